@@ -1,0 +1,69 @@
+# Each target sets up what it needs, quietly and only if missing, in a cache outside the tree.
+# CI calls these words and nothing else.
+
+CACHE := $(or $(BAROGRAPH_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/barograph)
+PYTHON ?= $(firstword $(wildcard /usr/bin/python3.11 /usr/bin/python3) python3)
+UV_VERSION := 0.13.9
+UV := $(CACHE)/uv-$(UV_VERSION)/bin/uv
+# One environment per checkout, since the checkout is installed into it in place.
+VENV := $(CACHE)/venv-$(shell printf '%s' '$(CURDIR)' | cksum | cut -d' ' -f1)
+READY := $(VENV)/.ready-$(shell cat requirements-dev.lock pyproject.toml | cksum | cut -d' ' -f1)
+BIN := $(VENV)/bin
+export PATH := $(BIN):$(PATH)
+export BAROGRAPH_CACHE := $(CACHE)
+export VIRTUAL_ENV := $(VENV)
+export PYTHONDONTWRITEBYTECODE :=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-long check bench format lock lab clean-cache
+
+help: ## what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(READY) ## the Python environment, as the lock file says
+
+$(UV):
+	@echo "setting up uv $(UV_VERSION) in $(CACHE)"
+	@$(PYTHON) -m venv $(CACHE)/uv-$(UV_VERSION)
+	@$(CACHE)/uv-$(UV_VERSION)/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+$(READY): | $(UV)
+	@echo "setting up the Python environment in $(VENV)"
+	@test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) $(VENV)
+	@$(UV) pip sync --quiet --require-hashes requirements-dev.lock
+	@$(UV) pip install --quiet --no-deps --editable .
+	@rm -f $(VENV)/.ready-* && touch $@
+
+demo: setup ## real guests under real QEMUs, samples in an embedded Kafka, one minute
+	@python -m tests.lab.setup qemu guest
+	@python -m tests.lab.demo
+
+check: setup ## seconds: format, lint, types, layers, contract, unit tests
+	@ruff format --check --quiet .
+	@ruff check --quiet .
+	@codespell
+	@lint-imports --no-cache > $(CACHE)/lint-imports.log 2>&1 || { cat $(CACHE)/lint-imports.log; exit 1; }
+	@basedpyright --level warning
+	@python -m pytest -q tests/unit tests/model tests/contract
+
+lab: setup ## build what the tests run against: guest, Kafka, Collector, Prometheus
+	@python -m tests.lab.setup
+
+test: lab ## everything
+	@python -m pytest -q -m "not long"
+
+test-long: lab ## the long forms, whose figures go into closing notes
+	@python -m pytest -q -s -m long
+
+bench: setup ## the figures: reads per sample, lag, CPU per sample
+	@python -m tests.lab.setup qemu guest
+	@python -m tests.lab.bench
+
+format: setup ## format and fix
+	@ruff format . && ruff check --fix .
+
+lock: $(UV) ## resolve the dependencies anew
+	@$(UV) pip compile pyproject.toml --quiet --group dev --all-extras --universal --python-version 3.11 \
+	  --generate-hashes --no-header --no-emit-index-url --output-file requirements-dev.lock
+	@$(UV) pip compile pyproject.toml --quiet --all-extras --universal --python-version 3.11 \
+	  --generate-hashes --no-header --no-emit-index-url --constraint requirements-dev.lock --output-file requirements.lock

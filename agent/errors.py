@@ -1,0 +1,109 @@
+"""Every error raised on purpose, and beside each leaf what its caller does about it.
+
+AgentError
+├── ConfigError            startup only; the CLI prints every problem and exits 2
+├── QmpError               one VM's monitor
+│   ├── QmpUnreachable       no conversation; `fault` says why           → retry
+│   ├── QmpTimeout           no answer before the deadline               → keep the link
+│   ├── QmpNotAllowed        outside the allow-list: never sent          → our bug
+│   └── QmpCommandError      QEMU understood and said no                 → keep the link
+├── StateFileError         what is owed could not be read or written     → say so, go on
+└── SinkError              one destination
+    └── SinkUnavailable      may succeed later; may carry a delay        → retry
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class LinkFault(StrEnum):
+    """Why there is no conversation with a monitor. The words are reasons of the states contract."""
+
+    MISSING = "missing"  # ENOENT: no such path
+    REFUSED = "refused"  # ECONNREFUSED: a socket file nobody listens on
+    DENIED = "denied"  # EACCES, EPERM
+    BUSY = "busy"  # EAGAIN: QEMU's backlog of one is full, other clients wait already
+    SILENT = "silent"  # accepted, no greeting before the deadline: held, wedged or not QMP
+    NOT_QMP = "not_qmp"  # speaks something else
+    HUNG_UP = "hung_up"  # the peer closed, or the link broke
+    FLOODING = "flooding"  # more events than any VM makes
+    PROTOCOL = "protocol"  # broke the QMP protocol after its greeting
+
+
+class AgentError(Exception):
+    """Base of every error raised on purpose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with the configuration: where, what, and the way out."""
+
+    place: str  # "kafka.bootstrap_servers", "--interval", a file's path
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}"
+
+
+class ConfigError(AgentError):
+    """The configuration cannot be used. Nothing was started."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class QmpError(AgentError):
+    """Something about one VM's monitor."""
+
+
+class QmpUnreachable(QmpError):
+    """There is no conversation, or it has ended. The link is dead."""
+
+    def __init__(self, path: str, fault: LinkFault, detail: str) -> None:
+        self.path = path
+        self.fault = fault
+        self.detail = detail
+        super().__init__(f"{path}: {detail}")
+
+
+class QmpTimeout(QmpError):
+    """No answer before the deadline. The link is kept; the command may still run."""
+
+
+class QmpNotAllowed(QmpError):
+    """A command or property outside the allow-list. Nothing was sent."""
+
+
+class QmpCommandError(QmpError):
+    """QEMU understood and said no. The link stays usable.
+
+    `error_class` is QMP's: GenericError, DeviceNotFound, CommandNotFound, DeviceNotActive, KVMMissingCap.
+    """
+
+    def __init__(self, path: str, command: str, error_class: str, description: str) -> None:
+        self.path = path
+        self.command = command
+        self.error_class = error_class
+        self.description = description
+        super().__init__(f"{path}: {command}: {error_class}: {description}")
+
+
+class StateFileError(AgentError):
+    """The state file could not be read or written."""
+
+
+class SinkError(AgentError):
+    """Something about one destination."""
+
+
+class SinkUnavailable(SinkError):
+    """The destination did not take the batch; it may later. Some of it may have arrived.
+
+    `retry_after_s` is the delay the peer asked for; `None`: it asked for none.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
