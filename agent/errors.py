@@ -27,6 +27,7 @@ class LinkFault(StrEnum):
     SILENT = "silent"  # accepted, no greeting before the deadline: held, wedged or not QMP
     NOT_QMP = "not_qmp"  # speaks something else
     HUNG_UP = "hung_up"  # the peer closed, or the link broke
+    NO_ANSWER = "no_answer"  # silent in the middle of a conversation; we left (`share`)
     FLOODING = "flooding"  # more events than any VM makes
     PROTOCOL = "protocol"  # broke the QMP protocol after its greeting
 

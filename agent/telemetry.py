@@ -37,7 +37,7 @@ class Count(StrEnum):
 
 
 class Counters:
-    """Totals since start. Owned by the event loop's thread; other threads hand their counts back as values."""
+    """Totals since start. The event loop's thread owns them; other threads hand back theirs as values."""
 
     def __init__(self) -> None:
         self._totals: Counter[str] = Counter()

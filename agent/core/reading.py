@@ -95,7 +95,7 @@ class VmIdentity:
     id_source: Literal["uuid", "path"]
     uuid: str | None  # None: QEMU was started without -uuid
     name: str | None  # -name, or what the glob's pattern took from the path
-    labels: Mapping[str, str] = field(default=NO_LABELS)  # what else the pattern took, e.g. vmid
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])  # what else the pattern took, e.g. vmid
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,160 @@
+"""What is new in a reading: epochs, the watermark, and what a sample says of itself.
+
+The law of this file: a sample is emitted if and only if `last_update_s` is above the watermark of
+its epoch and the reading differs from the last one seen. An epoch ends when `last-update` goes back
+(QEMU >= 10 sets it to 0 at a reset; a new process; a clock step), at RESET, and when a cumulative
+statistic falls (a reboot or loadvm on older QEMU: there the time goes on and only the values go
+back). The watermark then starts anew; the last reading seen carries over, so that nothing is emitted
+twice. An epoch's name is random and is made with its first sample.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from uuid import UUID
+
+from agent.core.reading import EpochEnd, Origin, Reading
+
+CUMULATIVE = frozenset(
+    {
+        "swap_in",
+        "swap_out",
+        "major_faults",
+        "minor_faults",
+        "htlb_pgalloc",
+        "htlb_pgfail",
+        "oom_kills",
+        "alloc_stalls",
+        "async_scans",
+        "direct_scans",
+        "async_reclaims",
+        "direct_reclaims",
+    }
+)
+"""Statistics that only grow while a guest runs. Source: linux drivers/virtio/virtio_balloon.c."""
+
+
+def uuid7(unix_ms: int, chance: int) -> str:
+    """Return a UUIDv7 (RFC 9562, 5.7) of `unix_ms` and the low 74 bits of `chance`."""
+    random_a = (chance >> 62) & 0xFFF
+    random_b = chance & ((1 << 62) - 1)
+    bits = (unix_ms & ((1 << 48) - 1)) << 80 | 0x7 << 76 | random_a << 64 | 0b10 << 62 | random_b
+    return str(UUID(int=bits))
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What must be known of the past to tell what is new."""
+
+    epoch: str | None = None  # None: no sample yet
+    watermark_s: int = 0  # last_update of the epoch's last sample
+    start_s: int = 0  # last_update of its first
+    sequence: int = 0  # of its last sample
+    ended: bool = False  # the next sample opens another epoch
+    last: Reading | None = None  # the last reading seen; outlives epochs
+    counters: Mapping[str, int] = field(default_factory=dict[str, int])  # newest of each, this epoch
+    given: frozenset[str] = frozenset()  # statistics this guest gave since its last reset
+    cadence_known: bool = False  # an update of this epoch was seen and nothing broke the rhythm since
+    kicked: bool = False  # we set 0 to N, which asks at once, and no update was seen since
+
+
+class News(Enum):
+    """What a reading turned out to be."""
+
+    NOTHING = "nothing"  # last-update is 0
+    REPEAT = "repeat"  # the reading we had
+    COALESCED = "coalesced"  # an update within the second of the one before: no advance
+    ADVANCE = "advance"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The history after a reading, and what the reading was. `previous` is set on an epoch's first sample."""
+
+    history: History
+    news: News
+    previous: EpochEnd | None = None
+    origin: Origin = Origin.UNSOLICITED
+    missing: frozenset[str] = frozenset()
+    epoch_ended: bool = False
+
+
+def end_epoch(history: History, *, guest_reset: bool) -> History:
+    """End the epoch: RESET was heard (`guest_reset`), or another process or device answers now."""
+    given: frozenset[str] = frozenset() if guest_reset else history.given
+    return replace(
+        history, ended=history.epoch is not None, counters={}, given=given, cadence_known=False, kicked=False
+    )
+
+
+def break_rhythm(history: History) -> History:
+    """The next update's age will not be known: after a pause, a stall, a wait."""
+    if not history.cadence_known and not history.kicked:
+        return history
+    return replace(history, cadence_known=False, kicked=False)
+
+
+def see(history: History, reading: Reading, *, on_time: bool, unix_ms: int, chance: int) -> Seen:
+    """Compare a reading with what was seen before.
+
+    Args:
+        history: before the reading.
+        reading: what QEMU answered.
+        on_time: the reading came about one cadence after the update before, on the VM's clock.
+        unix_ms: the wall clock, for the name of a new epoch.
+        chance: a uniform draw from [0, 2**128), for the same.
+    """
+    last = history.last
+    went_back = last is not None and reading.last_update_s < last.last_update_s
+    fell = _a_counter_fell(history.counters, reading.statistics)
+    epoch_ended = (went_back or fell) and not history.ended and history.epoch is not None
+    if went_back or fell:
+        history = end_epoch(history, guest_reset=True)
+    if reading.last_update_s == 0:
+        return Seen(replace(history, last=reading), News.NOTHING, epoch_ended=epoch_ended)
+    if last is not None and reading.last_update_s == last.last_update_s and not fell:
+        same = reading.statistics == last.statistics and reading.unset == last.unset
+        if same:
+            return Seen(history, News.REPEAT)
+        if not history.ended and history.epoch is not None:
+            return Seen(_remember(history, reading), News.COALESCED)
+    return _advance(
+        history, reading, on_time=on_time, unix_ms=unix_ms, chance=chance, epoch_ended=epoch_ended
+    )
+
+
+def _advance(
+    history: History, reading: Reading, *, on_time: bool, unix_ms: int, chance: int, epoch_ended: bool
+) -> Seen:
+    origin = Origin.POLL if history.kicked or (history.cadence_known and on_time) else Origin.UNSOLICITED
+    missing = history.given - reading.statistics.keys()
+    previous = None
+    if history.epoch is None or history.ended:
+        if history.epoch is not None:
+            previous = EpochEnd(history.epoch, history.sequence)
+        history = replace(
+            history, epoch=uuid7(unix_ms, chance), ended=False, sequence=0, start_s=reading.last_update_s
+        )
+    history = replace(
+        _remember(history, reading),
+        watermark_s=reading.last_update_s,
+        sequence=history.sequence + 1,
+        cadence_known=True,
+        kicked=False,
+    )
+    return Seen(history, News.ADVANCE, previous, origin, missing, epoch_ended)
+
+
+def _remember(history: History, reading: Reading) -> History:
+    counters = {name: value for name, value in reading.statistics.items() if name in CUMULATIVE}
+    # What was given once and is missing now must still be seen to fall later.
+    if history.counters.keys() - counters.keys():
+        counters = {**history.counters, **counters}
+    given = history.given
+    if not given.issuperset(reading.statistics):
+        given = given.union(reading.statistics)
+    return replace(history, last=reading, counters=counters, given=given)
+
+
+def _a_counter_fell(before: Mapping[str, int], after: Mapping[str, int]) -> bool:
+    return any(after.get(name, value) < value for name, value in before.items())

@@ -1,0 +1,102 @@
+"""Whose the polling interval is: when to set it, when to leave it, what to give back.
+
+Two agents that set the interval in turn starve the guest's statistics (QEMU re-arms its timer at
+every change), so a value that somebody sets back is set once more after a pause, and then never
+again until the device, the process or the configuration changes.
+"""
+
+from dataclasses import dataclass, replace
+
+from agent.core.reading import IntervalPolicy, SocketMark
+
+
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """An interval we changed, to be given back to this very QEMU process while it still reads what we set."""
+
+    path: str
+    mark: SocketMark
+    balloon_path: str
+    interval_before_s: int
+    interval_set_s: int
+    set_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """What we did about one device's interval."""
+
+    set_s: int | None = None  # what we set; None: nothing
+    before_s: int | None = None  # what it was before we set anything
+    times_set: int = 0  # on this device
+    again_at_ns: int | None = None  # somebody set it back: when ours is set once more
+    contended: bool = False
+    blocked: str | None = None  # why it cannot be set: QEMU refused, or it could not be remembered
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """The ownership after looking at the interval, and what to set it to; `None`: leave it."""
+
+    ownership: Ownership
+    set_to_s: int | None = None
+
+
+def look(
+    ownership: Ownership,
+    *,
+    interval_s: int,
+    policy: IntervalPolicy,
+    ours_s: int,
+    now_ns: int,
+    wait_ns: int,
+) -> Wish:
+    """Decide what the interval just read, or a pause that is over, asks for.
+
+    Args:
+        ownership: what we did so far.
+        interval_s: the device's interval, 0: off.
+        policy: who decides.
+        ours_s: the configured interval.
+        now_ns: the monotonic clock.
+        wait_ns: the pause before setting once more.
+    """
+    free = interval_s in (0, ownership.set_s)  # nobody else's value
+    wanted = policy is IntervalPolicy.ENFORCE or (policy is IntervalPolicy.FILL and free)
+    if not wanted or interval_s == ours_s:
+        if ownership.set_s is not None and interval_s != ownership.set_s:
+            ownership = replace(
+                ownership, set_s=None, before_s=None
+            )  # somebody else's value now: no longer ours to give back
+        return Wish(replace(ownership, again_at_ns=None) if ownership.again_at_ns is not None else ownership)
+    if ownership.contended or ownership.blocked is not None:
+        return Wish(ownership)
+    if ownership.times_set == 0:
+        return Wish(ownership, ours_s)
+    if ownership.times_set >= 2:
+        return Wish(replace(ownership, contended=True, again_at_ns=None, set_s=None))
+    if ownership.again_at_ns is None:
+        return Wish(replace(ownership, again_at_ns=now_ns + wait_ns))
+    if now_ns >= ownership.again_at_ns:
+        return Wish(ownership, ours_s)
+    return Wish(ownership)
+
+
+def written(ownership: Ownership, *, interval_before_s: int, set_to_s: int) -> Ownership:
+    """QEMU took our value."""
+    before_s = interval_before_s if ownership.before_s is None else ownership.before_s
+    return Ownership(set_s=set_to_s, before_s=before_s, times_set=ownership.times_set + 1)
+
+
+def recall(owed: Owed, *, ours_s: int) -> Ownership:
+    """Return the ownership that an earlier run of the agent left behind.
+
+    Where the configured interval is another one now, ours is set at once, as if for the first time.
+    """
+    times_set = 1 if owed.interval_set_s == ours_s else 0
+    return Ownership(set_s=owed.interval_set_s, before_s=owed.interval_before_s, times_set=times_set)
+
+
+def is_ours_to_give_back(owed: Owed, *, mark: SocketMark, interval_s: int | None) -> bool:
+    """Whether this process is the one we changed and still reads what we set."""
+    return owed.mark == mark and interval_s == owed.interval_set_s

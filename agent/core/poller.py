@@ -1,0 +1,145 @@
+"""What is known of one VM. Made by `begin`; changed by core/polling.py and nowhere else."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from agent.core import epochs
+from agent.core.epochs import History
+from agent.core.events import Away, Phase
+from agent.core.ownership import Ownership
+from agent.core.pacing import Pace
+from agent.core.reading import (
+    NO_LABELS,
+    Access,
+    Balloon,
+    IntervalPolicy,
+    SocketMark,
+    State,
+    VmId,
+    VmIdentity,
+)
+from agent.core.states import Judgement
+from agent.errors import LinkFault
+
+SECOND_NS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PollSettings:
+    """What the operator decides about polling."""
+
+    interval_s: int = 10  # whole seconds, as QEMU takes them
+    policy: IntervalPolicy = IntervalPolicy.FILL
+    stall_deadline_ns: int | None = None  # None: max(3 x interval, interval + 5 s), on the VM's running time
+    heartbeat_ns: int = 300 * SECOND_NS  # how often an unchanged state is repeated
+    reading_deadline_ns: int = SECOND_NS  # then the VM is unreachable; the reading stays in flight
+    recheck_ns: int = 30 * SECOND_NS  # how often interval and run state are read again
+    set_again_ns: int = 60 * SECOND_NS  # the pause before an interval that somebody set back is set once more
+    visit_ns: int = 80_000_000  # in `share`: leave before a second tool notices (100 ms is the promise)
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Time that can stand still. `since_ns` None: it stands."""
+
+    total_ns: int = 0
+    since_ns: int | None = None
+
+    def read(self, mono_ns: int) -> int:
+        """Return the time that has passed on it."""
+        return self.total_ns if self.since_ns is None else self.total_ns + mono_ns - self.since_ns
+
+    def run(self, running: bool, mono_ns: int) -> "Clock":
+        """Let it run, or stand still, from `mono_ns` on."""
+        if running == (self.since_ns is not None):
+            return self
+        return Clock(self.read(mono_ns), mono_ns if running else None)
+
+    def when(self, reads_ns: int) -> int | None:
+        """Return when (monotonic) it will read `reads_ns`, 0 where it does already; `None`: it stands."""
+        if reads_ns <= self.total_ns:
+            return 0
+        return None if self.since_ns is None else self.since_ns + reads_ns - self.total_ns
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """What was said of this VM last."""
+
+    judgement: Judgement
+    since_ms: int
+    previous: State | None
+    heartbeat_at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Poller:
+    """Everything that is known of one VM. Made by `begin`, changed by `step` alone."""
+
+    path: str
+    path_id: VmId  # its id where QEMU has no uuid
+    access: Access
+    given_name: str | None
+    labels: Mapping[str, str]
+    phase: Phase
+    # the link
+    path_present: bool = True
+    seen_mark: SocketMark | None = None  # what discovery saw last at the path
+    greeted: SocketMark | None = None  # the process of this link, or of the last one
+    answered: bool = False  # it has introduced itself and its id is ours
+    fault: LinkFault | None = None
+    fault_detail: str = ""
+    failures: int = 0  # in a row
+    other_path: str | None = None
+    visit_ends_ns: int | None = None  # in `share`, while the link is open
+    # the VM
+    identity: VmIdentity | None = None
+    run_state: str | None = None
+    balloon_path: str | None = None
+    interval_s: int = 0
+    balloon: Balloon | None = None
+    rebooted: bool = False
+    check_at_ns: int = 0
+    actual_at_ns: int | None = None
+    ownership: Ownership = field(default_factory=Ownership)
+    set_to_s: int | None = None  # the interval is to be set to this next
+    remembered: bool = False  # and that is written down
+    # its updates; instants on `running`, the VM's own time as far as we know
+    running: Clock = field(default_factory=Clock)
+    watched: Clock = field(default_factory=Clock)  # the same, but only while we were in conversation
+    pace: Pace | None = None
+    history: History = field(default_factory=History)
+    history_id: VmId | None = None  # whose history it is
+    read_at_ns: int | None = None  # the last reading of this device
+    updated_at_ns: int | None = None  # the last update seen
+    quiet_since_ns: int = 0  # on `watched`: the last update, or since when one is due
+    advancing: bool = False
+    # what was said
+    announced: Announced | None = None
+    sequence: int = 0  # of the last state event
+
+
+def begin(
+    path: str,
+    path_id: VmId,
+    access: Access,
+    *,
+    name: str | None = None,
+    labels: Mapping[str, str] = NO_LABELS,
+    before: Poller | None = None,
+) -> Poller:
+    """Return the poller of a VM just discovered; its first `step` opens a link.
+
+    `before` is the poller that retired from the same path in this run, where there was one: sequences
+    go on, and the first sample can name the epoch before.
+    """
+    poller = Poller(path, path_id, access, name, labels, Away(0))
+    if before is None:
+        return poller
+    return replace(
+        poller,
+        greeted=before.greeted,
+        history=epochs.end_epoch(before.history, guest_reset=True),
+        history_id=before.history_id,
+        sequence=before.sequence,
+    )

@@ -1,0 +1,686 @@
+"""One VM: what happened to it, what to do now, and what to say of it.
+
+Three rules hold here and nowhere else in the agent:
+
+1. Every change of a VM's polling state is made by `step`.
+2. This module reads no clock, draws no random number, logs nothing, awaits nothing.
+3. `step` accepts every event in every phase; `IGNORED` lists the pairs that do nothing.
+
+The state a VM is *in* is not stored: it is judged anew from the facts after every event
+(core/states.py), and announced when it differs from what was announced last.
+"""
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from agent.core import epochs, ownership, pacing
+from agent.core.epochs import History, News
+from agent.core.events import (
+    ActualRead,
+    Answered,
+    Ask,
+    Asking,
+    Away,
+    BalloonChanged,
+    Checked,
+    CloseLink,
+    Counted,
+    CountReading,
+    Disclaim,
+    Done,
+    Duplicate,
+    Effect,
+    EmitSample,
+    EmitState,
+    Event,
+    Forget,
+    Heard,
+    Idle,
+    Introduced,
+    LinkFailed,
+    MonitorSaid,
+    Opened,
+    Opening,
+    OpenLink,
+    PathMissing,
+    PathSeen,
+    Phase,
+    Question,
+    Refused,
+    Retire,
+    Retired,
+    Tick,
+)
+from agent.core.ownership import Owed, Ownership
+from agent.core.poller import SECOND_NS, Announced, Poller, PollSettings
+from agent.core.reading import (
+    Access,
+    Balloon,
+    Now,
+    Reading,
+    Sample,
+    SocketMark,
+    State,
+    StateEvent,
+    VmId,
+    VmIdentity,
+)
+from agent.core.states import LEFT_ALONE, Facts, Judgement, Reason, judge
+from agent.errors import LinkFault
+
+OPENING_BACKSTOP_NS = 300 * SECOND_NS
+"""An attempt may wait for its turn among those opened at once; the greeting's own deadline is the edge's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The next poller, and the effects to perform in order."""
+
+    poller: Poller
+    effects: tuple[Effect, ...] = ()
+
+
+_LEFT = "from a link we left"
+IGNORED: Mapping[tuple[type[Event], type[Phase]], str] = {
+    **{
+        (event, phase): _LEFT
+        for event in (Introduced, Answered, Checked, ActualRead, Done, Refused, Duplicate)
+        for phase in (Away, Opening, Idle)
+    },
+    **{(event, phase): _LEFT for event in (MonitorSaid, BalloonChanged) for phase in (Away, Opening)},
+    **{(Opened, phase): "an attempt we gave up" for phase in (Away, Idle, Asking)},
+    (LinkFailed, Away): "told already",
+}
+"""Late facts are normal; these pairs of event and phase do nothing, and why. `Retired` ignores everything."""
+
+
+ANSWERS: Mapping[type[Event], Container[Question]] = {
+    Introduced: {Question.INTRODUCE},
+    Answered: {Question.READ},
+    Checked: {Question.CHECK},
+    ActualRead: {Question.ACTUAL},
+    Done: {Question.CLAIM, Question.REMEMBER, Question.SET_INTERVAL},
+    Duplicate: {Question.CLAIM},
+}
+"""Which question each answer answers; `Refused` answers any."""
+
+
+def step(poller: Poller, event: Event, *, now: Now, chance: int, settings: PollSettings) -> Step:
+    """Apply one event.
+
+    Args:
+        poller: the poller `event` happened to.
+        event: what happened. An answer belongs to the question in flight.
+        now: the instant of the event; never earlier on the monotonic clock than in the call before.
+        chance: a uniform draw from [0, 2**128): names a new epoch, jitters a retry.
+        settings: what the operator decided.
+
+    Returns:
+        The next poller, and the effects to perform in order. No effect depends on the outcome of
+        another one in the same step.
+    """
+    if isinstance(poller.phase, Retired) or (type(event), type(poller.phase)) in IGNORED:
+        return Step(poller)
+    if isinstance(poller.phase, Asking) and poller.phase.question not in ANSWERS.get(type(event), Question):
+        return Step(poller)  # the answer to a question of a link we left
+    effects: list[Effect] = []
+    poller = _apply(poller, event, now, chance, settings, effects)
+    poller = _proceed(poller, now, settings, effects)
+    running = poller.run_state == "running"
+    poller = replace(
+        poller,
+        running=poller.running.run(running, now.mono_ns),
+        watched=poller.watched.run(running and _conversing(poller), now.mono_ns),
+    )
+    poller = _announce(poller, now, settings, effects)
+    return Step(poller, tuple(effects))
+
+
+def wakeup_at(poller: Poller, settings: PollSettings) -> int | None:
+    """Return when to call `step` with a `Tick` (monotonic nanoseconds); `None`: no need to."""
+    if isinstance(poller.phase, Retired):
+        return None
+    times = [
+        _phase_wakeup_at(poller),
+        _stall_at(poller, settings),
+        None if poller.announced is None else poller.announced.heartbeat_at_ns,
+    ]
+    return min((at for at in times if at is not None), default=None)
+
+
+def _phase_wakeup_at(p: Poller) -> int | None:
+    match p.phase:
+        case Away(retry_at_ns):
+            return retry_at_ns if p.path_present else None
+        case Opening(deadline_ns):
+            return deadline_ns
+        case Asking(deadline_ns=deadline_ns, overdue=overdue):
+            return None if overdue else deadline_ns
+        case Idle():
+            return _next_question_at(p)
+        case Retired():
+            return None
+
+
+# --- what an event means ---
+
+
+def _apply(
+    p: Poller, event: Event, now: Now, chance: int, settings: PollSettings, effects: list[Effect]
+) -> Poller:
+    match event:
+        case Opened(mark, owed):
+            return _opened(p, mark, owed, now, settings, effects)
+        case LinkFailed(fault, detail):
+            return _failed(p, fault, detail, now, chance)
+        case Introduced():
+            return _introduced(p, event, now, settings, effects)
+        case Answered(reading):
+            return _read(p, reading, now, chance, settings, effects)
+        case Checked(run_state, balloon_path, interval_s):
+            p = replace(p, phase=Idle(), check_at_ns=now.mono_ns + settings.recheck_ns)
+            return _ran(_device(p, balloon_path, interval_s, now, settings, effects), run_state, now)
+        case ActualRead(actual_bytes):
+            balloon = p.balloon if actual_bytes is None else Balloon(actual_bytes, now.unix_ms)
+            return replace(p, phase=Idle(), actual_at_ns=None, balloon=balloon)
+        case Done():
+            return _done(p, now)
+        case Refused(detail):
+            return _refused(p, detail, now, chance, settings, effects)
+        case MonitorSaid(heard):
+            return _heard(p, heard, now)
+        case BalloonChanged(actual_bytes):
+            return replace(p, balloon=Balloon(actual_bytes, now.unix_ms))
+        case PathSeen(mark):
+            if mark == p.seen_mark and p.path_present:
+                return p
+            again = isinstance(p.phase, Away) and (p.seen_mark is not None or p.failures > 0)
+            phase = Away(now.mono_ns) if again else p.phase
+            return replace(
+                p, path_present=True, seen_mark=mark, phase=phase, failures=0 if again else p.failures
+            )
+        case PathMissing():
+            missing = LinkFault.MISSING if isinstance(p.phase, Away) else p.fault
+            return replace(p, path_present=False, fault=missing)
+        case Duplicate(other_path):
+            p = _leave(p, now.mono_ns + settings.set_again_ns, effects)
+            return replace(p, other_path=other_path, identity=None, answered=False)
+        case Tick():
+            return _tick(p, now, chance, settings, effects)
+        case _:
+            assert_never(event)
+
+
+def _opened(
+    p: Poller, mark: SocketMark, owed: Owed | None, now: Now, settings: PollSettings, effects: list[Effect]
+) -> Poller:
+    visit_ends_ns = now.mono_ns + settings.visit_ns if p.access is Access.SHARE else None
+    run_state = p.run_state if p.fault is None else None
+    p = replace(p, phase=Idle(), fault=None, fault_detail="", path_present=True, visit_ends_ns=visit_ends_ns)
+    if mark == p.greeted and p.identity is not None:
+        # The same process: what is known of it stands, but anything may have happened meanwhile.
+        return replace(p, answered=True, failures=0, run_state=run_state, check_at_ns=now.mono_ns)
+    if mark != p.greeted:
+        if p.greeted is not None:
+            effects.append(Forget(p.greeted))
+        own = Ownership()
+        if owed is not None and owed.mark == mark:
+            own = ownership.recall(owed, ours_s=settings.interval_s)
+        p = _new_device(replace(p, ownership=own), now, guest_reset=True)
+    return replace(
+        p,
+        greeted=mark,
+        answered=False,
+        identity=None,
+        run_state=None,
+        balloon_path=None,
+        balloon=None,
+        interval_s=0,
+        rebooted=False,
+    )
+
+
+def _failed(p: Poller, fault: LinkFault, detail: str, now: Now, chance: int) -> Poller:
+    was_talking = p.answered and not isinstance(p.phase, Opening)
+    p = replace(p, answered=False, visit_ends_ns=None)
+    if not p.path_present:
+        return replace(p, phase=Away(None), fault=LinkFault.MISSING, fault_detail=detail)
+    if was_talking and fault is LinkFault.HUNG_UP and p.failures == 0:
+        # Whether QEMU has gone or only hung up, the next attempt tells within a millisecond.
+        return replace(p, phase=Away(now.mono_ns), failures=1)
+    failures = p.failures + 1
+    retry_at_ns = _retry_at(fault, failures, now.mono_ns, chance)
+    return replace(p, phase=Away(retry_at_ns), fault=fault, fault_detail=detail, failures=failures)
+
+
+def _retry_at(fault: LinkFault, failures: int, mono_ns: int, chance: int) -> int | None:
+    """Return when to try again. An attempt is itself intrusive where the monitor is somebody else's."""
+    if fault is LinkFault.NOT_QMP:
+        return None
+    first_s, longest_s = (60.0, 900.0) if fault in LEFT_ALONE else (0.25, 30.0)
+    wait_s = min(first_s * 2 ** min(failures - 1, 16), longest_s)
+    roll = (chance >> 75) / (1 << 53)
+    return mono_ns + int(wait_s * (0.8 + 0.2 * roll) * SECOND_NS)
+
+
+def _introduced(
+    p: Poller, event: Introduced, now: Now, settings: PollSettings, effects: list[Effect]
+) -> Poller:
+    name = p.given_name if event.name is None else event.name
+    if event.uuid is None:
+        identity = VmIdentity(p.path_id, "path", None, name, p.labels)
+    else:
+        identity = VmIdentity(VmId(event.uuid), "uuid", event.uuid, name, p.labels)
+    if p.history_id not in (None, identity.id):
+        p = replace(p, history=History())  # another VM's past says nothing of this one
+    balloon = None if event.actual_bytes is None else Balloon(event.actual_bytes, now.unix_ms)
+    p = replace(
+        p,
+        phase=Idle(),
+        identity=identity,
+        history_id=identity.id,
+        balloon=balloon,
+        check_at_ns=now.mono_ns + settings.recheck_ns,
+    )
+    return _ran(
+        _device(p, event.balloon_path, event.interval_s, now, settings, effects), event.run_state, now
+    )
+
+
+def _device(
+    p: Poller,
+    balloon_path: str | None,
+    interval_s: int | None,
+    now: Now,
+    settings: PollSettings,
+    effects: list[Effect],
+) -> Poller:
+    """Take in what balloon there is and what its interval is, and decide about the interval."""
+    if p.balloon_path is not None and balloon_path != p.balloon_path:
+        p = replace(_new_device(p, now, guest_reset=False), ownership=Ownership(), rebooted=False)
+        if p.greeted is not None:
+            effects.append(Forget(p.greeted))
+    if balloon_path is None or interval_s is None:
+        return replace(p, balloon_path=None, interval_s=0, set_to_s=None, pace=None)
+    if interval_s != p.interval_s or p.pace is None:
+        p = _paced(replace(p, interval_s=interval_s), now, kicked=False)
+    wish = ownership.look(
+        p.ownership,
+        interval_s=interval_s,
+        policy=settings.policy,
+        ours_s=settings.interval_s,
+        now_ns=now.mono_ns,
+        wait_ns=settings.set_again_ns,
+    )
+    if p.ownership.set_s is not None and wish.ownership.set_s is None and p.greeted is not None:
+        effects.append(Forget(p.greeted))
+    check_at_ns = p.check_at_ns
+    if wish.ownership.again_at_ns is not None:
+        check_at_ns = min(check_at_ns, wish.ownership.again_at_ns)
+    return replace(
+        p,
+        balloon_path=balloon_path,
+        ownership=wish.ownership,
+        set_to_s=wish.set_to_s,
+        remembered=False,
+        check_at_ns=check_at_ns,
+    )
+
+
+def _new_device(p: Poller, now: Now, *, guest_reset: bool) -> Poller:
+    return replace(
+        p,
+        history=epochs.end_epoch(p.history, guest_reset=guest_reset),
+        pace=None,
+        set_to_s=None,
+        read_at_ns=None,
+        updated_at_ns=None,
+        advancing=False,
+        quiet_since_ns=p.watched.read(now.mono_ns),
+    )
+
+
+def _paced(p: Poller, now: Now, *, kicked: bool) -> Poller:
+    interval_ns = p.interval_s * SECOND_NS or 30 * SECOND_NS  # off: looked at every 30 s
+    pace = pacing.start(interval_ns, p.running.read(now.mono_ns), kicked=kicked)
+    return replace(p, pace=pace, quiet_since_ns=p.watched.read(now.mono_ns))
+
+
+def _ran(p: Poller, run_state: str, now: Now) -> Poller:
+    """Take in the run state; what it was until now is told by the clocks."""
+    if run_state == p.run_state:
+        return p
+    if run_state != "running" and p.pace is not None:
+        # An update may have come just before the VM stopped: one more reading, then none.
+        p = replace(p, pace=pacing.read_at(p.pace, p.running.read(now.mono_ns)))
+    return replace(p, run_state=run_state)
+
+
+def _read(
+    p: Poller, reading: Reading, now: Now, chance: int, settings: PollSettings, effects: list[Effect]
+) -> Poller:
+    assert isinstance(p.phase, Asking)
+    pace = p.pace
+    assert pace is not None
+    interval_ns = p.interval_s * SECOND_NS
+    answered_ns = p.running.read(now.mono_ns)
+    asked_ns = max(answered_ns - (now.mono_ns - p.phase.asked_ns), 0)
+    since_update_ns = None if p.updated_at_ns is None else answered_ns - p.updated_at_ns
+    on_time = (
+        since_update_ns is not None
+        and interval_ns // 2 <= since_update_ns <= pace.cadence_ns * 3 // 2 + SECOND_NS // 2
+    )
+    seen = epochs.see(p.history, reading, on_time=on_time, unix_ms=now.unix_ms, chance=chance)
+    first = p.read_at_ns is None
+    gap_ns = 0 if p.read_at_ns is None else answered_ns - p.read_at_ns
+    p = replace(p, phase=Idle(), history=seen.history, read_at_ns=answered_ns)
+    if seen.news in (News.NOTHING, News.REPEAT):
+        effects.append(CountReading(Counted.REPEAT))
+        if p.interval_s and p.run_state == "running":
+            return replace(p, pace=pacing.miss(pace, asked_ns=asked_ns, answered_ns=answered_ns))
+        # Off, or paused: what was learnt stands for when it goes on.
+        return replace(p, pace=pacing.read_at(pace, pacing.expected_at(pace, answered_ns)))
+    missed = max(gap_ns // interval_ns - 1, 0) if interval_ns else 0
+    age_ns = max(now.unix_ms - reading.last_update_s * 1000, 0) * 1_000_000
+    if p.interval_s and since_update_ns is not None and since_update_ns < interval_ns // 2:
+        p = replace(p, check_at_ns=now.mono_ns)  # sooner than QEMU would ask: somebody changed the interval?
+    if seen.news is News.COALESCED:
+        effects.append(CountReading(Counted.COALESCED))
+    else:
+        effects.append(EmitSample(_sample(p, reading, seen, missed, now)))
+        if missed:
+            effects.append(CountReading(Counted.MISSED, missed))
+    young = age_ns <= deadline_ns(p.interval_s, settings)
+    return replace(
+        p,
+        pace=pacing.hit(
+            pace,
+            asked_ns=asked_ns,
+            answered_ns=answered_ns,
+            not_before_ns=answered_ns - age_ns,
+            missed=missed,
+        ),
+        updated_at_ns=answered_ns,
+        quiet_since_ns=p.watched.read(now.mono_ns),
+        advancing=not first or (young and p.set_to_s is None),
+        rebooted=False,
+    )
+
+
+def _sample(p: Poller, reading: Reading, seen: epochs.Seen, missed: int, now: Now) -> Sample:
+    assert p.identity is not None
+    assert seen.history.epoch is not None
+    return Sample(
+        vm=p.identity,
+        epoch=seen.history.epoch,
+        epoch_start_s=seen.history.start_s,
+        sequence=seen.history.sequence,
+        previous=seen.previous,
+        last_update_s=reading.last_update_s,
+        observed_at_ms=now.unix_ms,
+        origin=seen.origin,
+        missed_at_most=missed,
+        interval_s=p.interval_s,
+        run_state=p.run_state,
+        balloon=p.balloon,
+        statistics=reading.statistics,
+        missing=seen.missing,
+    )
+
+
+def _done(p: Poller, now: Now) -> Poller:
+    assert isinstance(p.phase, Asking)
+    match p.phase.question:
+        case Question.CLAIM:
+            return replace(p, phase=Idle(), answered=True, failures=0, other_path=None)
+        case Question.REMEMBER:
+            return replace(p, phase=Idle(), remembered=True)
+        case Question.SET_INTERVAL:
+            assert p.set_to_s is not None
+            kicked = p.interval_s == 0
+            p = replace(
+                p,
+                phase=Idle(),
+                ownership=ownership.written(p.ownership, interval_before_s=p.interval_s, set_to_s=p.set_to_s),
+                interval_s=p.set_to_s,
+                set_to_s=None,
+                remembered=False,
+                history=replace(p.history, kicked=kicked),
+            )
+            return _paced(p, now, kicked=kicked)
+        case question:
+            raise AssertionError(f"{question} is not answered by Done")
+
+
+def _refused(
+    p: Poller, detail: str, now: Now, chance: int, settings: PollSettings, effects: list[Effect]
+) -> Poller:
+    assert isinstance(p.phase, Asking)
+    match p.phase.question:
+        case Question.READ:
+            # Most likely the balloon has gone: look for it, and do not read again before.
+            assert p.pace is not None
+            later_ns = p.running.read(now.mono_ns) + p.pace.interval_ns
+            pace = pacing.read_at(p.pace, later_ns)
+            return replace(p, phase=Idle(), pace=pace, check_at_ns=now.mono_ns)
+        case Question.CHECK:
+            return replace(p, phase=Idle(), check_at_ns=now.mono_ns + settings.recheck_ns)
+        case Question.ACTUAL:
+            return replace(p, phase=Idle(), actual_at_ns=None)
+        case Question.REMEMBER | Question.SET_INTERVAL:
+            own = replace(p.ownership, blocked=detail)
+            return replace(p, phase=Idle(), ownership=own, set_to_s=None, remembered=False)
+        case Question.INTRODUCE | Question.CLAIM:
+            effects.append(CloseLink())
+            return _failed(p, LinkFault.PROTOCOL, detail, now, chance)
+
+
+def _heard(p: Poller, heard: Heard, now: Now) -> Poller:
+    p = replace(p, check_at_ns=now.mono_ns)
+    match heard:
+        case Heard.STOP | Heard.RESUME:
+            return replace(p, run_state=None)  # the check tells the word; the clock stops at once
+        case Heard.RESET:
+            return replace(p, rebooted=True, history=epochs.end_epoch(p.history, guest_reset=True))
+        case Heard.SHUTDOWN | Heard.DEVICE_DELETED | Heard.LOST:
+            return p
+
+
+def _tick(p: Poller, now: Now, chance: int, settings: PollSettings, effects: list[Effect]) -> Poller:
+    match p.phase:
+        case Opening(deadline_ns) if deadline_ns <= now.mono_ns:
+            effects.append(CloseLink())
+            return _failed(p, LinkFault.SILENT, "no greeting before the deadline", now, chance)
+        case Asking(deadline_ns=deadline_ns, overdue=False) if deadline_ns <= now.mono_ns:
+            if p.access is Access.HOLD:
+                return replace(p, phase=replace(p.phase, overdue=True))
+            effects.append(CloseLink())
+            return _failed(p, LinkFault.NO_ANSWER, "no answer before the deadline", now, chance)
+        case _:
+            return p
+
+
+# --- what to do next ---
+
+
+def _proceed(p: Poller, now: Now, settings: PollSettings, effects: list[Effect]) -> Poller:
+    match p.phase:
+        case Away(retry_at_ns) if retry_at_ns is not None and retry_at_ns <= now.mono_ns and p.path_present:
+            effects.append(OpenLink())
+            return replace(p, phase=Opening(now.mono_ns + OPENING_BACKSTOP_NS))
+        case Idle():
+            return _ask(p, now, settings, effects)
+        case _:
+            return p
+
+
+def _ask(p: Poller, now: Now, settings: PollSettings, effects: list[Effect]) -> Poller:
+    question = _next_question(p, now.mono_ns)
+    if question is None:
+        if p.visit_ends_ns is None or (at_ns := _next_question_at(p)) < p.visit_ends_ns:
+            return p
+        return _leave(p, at_ns, effects)
+    ask = Ask(question, p.balloon_path)
+    if question is Question.CLAIM:
+        ask = replace(ask, id=None if p.identity is None else p.identity.id)
+    elif question is Question.SET_INTERVAL:
+        ask = replace(ask, interval_s=p.set_to_s)
+    elif question is Question.REMEMBER:
+        ask = replace(ask, owed=_owed(p, now))
+    effects.append(ask)
+    return replace(p, phase=Asking(question, now.mono_ns, now.mono_ns + settings.reading_deadline_ns))
+
+
+def _next_question(p: Poller, mono_ns: int) -> Question | None:
+    if p.identity is None:
+        return Question.INTRODUCE
+    if not p.answered:
+        return Question.CLAIM
+    if p.check_at_ns <= mono_ns:
+        return Question.CHECK
+    if p.balloon_path is not None and p.pace is not None:
+        if p.set_to_s is not None and p.read_at_ns is not None:  # the reading current until now comes first
+            return Question.SET_INTERVAL if p.remembered else Question.REMEMBER
+        if p.pace.due_ns <= p.running.read(mono_ns):
+            return Question.READ
+    if p.actual_at_ns is not None and p.actual_at_ns <= mono_ns:
+        return Question.ACTUAL
+    return None
+
+
+def _next_question_at(p: Poller) -> int:
+    """Return when the next question is due (monotonic nanoseconds), on an open link or for the next visit."""
+    times = [p.check_at_ns, p.actual_at_ns]
+    if p.balloon_path is not None and p.pace is not None:
+        times.append(p.running.when(p.pace.due_ns))
+    return min(at for at in times if at is not None)
+
+
+def _owed(p: Poller, now: Now) -> Owed:
+    assert p.greeted is not None
+    assert p.balloon_path is not None
+    assert p.set_to_s is not None
+    before_s = p.interval_s if p.ownership.before_s is None else p.ownership.before_s
+    return Owed(p.path, p.greeted, p.balloon_path, before_s, p.set_to_s, now.unix_ms)
+
+
+def _leave(p: Poller, back_at_ns: int, effects: list[Effect]) -> Poller:
+    effects.append(CloseLink())
+    return replace(p, phase=Away(back_at_ns), visit_ends_ns=None)
+
+
+# --- what to say ---
+
+
+def deadline_ns(interval_s: int, settings: PollSettings) -> int:
+    """Return how long an update may stay away, on the VM's running time, before the VM is `stalled`."""
+    if settings.stall_deadline_ns is not None:
+        return settings.stall_deadline_ns
+    return max(3 * interval_s, interval_s + 5) * SECOND_NS
+
+
+def _conversing(p: Poller) -> bool:
+    return p.answered and p.fault is None and not (isinstance(p.phase, Asking) and p.phase.overdue)
+
+
+def _stall_at(p: Poller, settings: PollSettings) -> int | None:
+    """Return when silence becomes a stall, while it is not one yet."""
+    said = p.announced and p.announced.judgement
+    if said is None or not p.interval_s or p.balloon_path is None or p.watched.since_ns is None:
+        return None
+    if said.state is not State.REPORTING and said.reason != Reason.SETTLING:
+        return None
+    return p.watched.when(p.quiet_since_ns + deadline_ns(p.interval_s, settings) + 1)
+
+
+def _announce(p: Poller, now: Now, settings: PollSettings, effects: list[Effect]) -> Poller:
+    said = p.announced
+    judgement = judge(_facts(p, now, settings))
+    if judgement is None:
+        first = Judgement(State.CONNECTING, Reason.FIRST_ATTEMPT, "no answer yet")
+        judgement = first if said is None else said.judgement
+    if said is None or (said.judgement.state, said.judgement.reason) != (judgement.state, judgement.reason):
+        p = _say(p, judgement, now, settings, effects, heartbeat=False)
+        if judgement.state in (State.STALLED, State.WAITING, State.PAUSED):
+            p = replace(p, history=epochs.break_rhythm(p.history))
+        if judgement.state is State.GONE:
+            effects.append(Disclaim())
+            if p.greeted is not None:
+                effects.append(Forget(p.greeted))
+    elif now.mono_ns >= said.heartbeat_at_ns:
+        # With it the balloon is read, and what could not be set is tried again.
+        p = replace(p, actual_at_ns=now.mono_ns, ownership=replace(p.ownership, blocked=None))
+        p = _say(p, judgement, now, settings, effects, heartbeat=True)
+    if judgement.state is State.GONE and not p.path_present:
+        effects.append(Retire())
+        return replace(p, phase=Retired())
+    return p
+
+
+def _say(
+    p: Poller,
+    judgement: Judgement,
+    now: Now,
+    settings: PollSettings,
+    effects: list[Effect],
+    *,
+    heartbeat: bool,
+) -> Poller:
+    said = p.announced
+    if said is not None and said.judgement.state is judgement.state:  # a heartbeat, or only another reason
+        since_ms, previous = said.since_ms, said.previous
+    else:
+        since_ms, previous = now.unix_ms, None if said is None else said.judgement.state
+    next_ns = now.mono_ns + settings.heartbeat_ns
+    p = replace(p, announced=Announced(judgement, since_ms, previous, next_ns), sequence=p.sequence + 1)
+    history = p.history
+    event = StateEvent(
+        vm=p.identity,
+        path=p.path,
+        sequence=p.sequence,
+        state=judgement.state,
+        reason=judgement.reason,
+        detail=judgement.detail,
+        since_ms=since_ms,
+        observed_at_ms=now.unix_ms,
+        previous_state=previous,
+        heartbeat=heartbeat,
+        # A tenth more than the period: a record may wait for its batch and its broker.
+        next_heartbeat_by_ms=now.unix_ms + settings.heartbeat_ns * 11 // 10 // 1_000_000,
+        epoch=history.epoch,
+        last_sequence=None if history.epoch is None else history.sequence,
+        last_update_s=None if p.read_at_ns is None or history.last is None else history.last.last_update_s,
+        interval_s=None if p.balloon_path is None else p.interval_s,
+        run_state=p.run_state,
+    )
+    effects.append(EmitState(event))
+    return p
+
+
+def _facts(p: Poller, now: Now, settings: PollSettings) -> Facts:
+    in_touch = isinstance(p.phase, Idle | Asking) or p.answered  # in `share` also between two visits
+    silent_ns = now.mono_ns - p.phase.asked_ns if isinstance(p.phase, Asking) and p.phase.overdue else None
+    last = None if p.read_at_ns is None else p.history.last  # read from this very device
+    return Facts(
+        link_open=in_touch and p.fault is None and p.other_path is None,
+        answered=p.answered,
+        fault=p.fault,
+        fault_detail=p.fault_detail,
+        greeted_before=p.greeted is not None,
+        other_path=p.other_path,
+        silent_for_s=None if silent_ns is None else silent_ns / SECOND_NS,
+        has_balloon=p.balloon_path is not None,
+        run_state=p.run_state,
+        interval_s=p.interval_s,
+        about_to_set=p.set_to_s is not None,
+        set_back=p.ownership.again_at_ns is not None,
+        contended=p.ownership.contended,
+        blocked=p.ownership.blocked,
+        rebooted=p.rebooted,
+        last_update_s=None if last is None else last.last_update_s,
+        all_unset=last is not None and not last.statistics and not last.refused,
+        advancing=p.advancing,
+        quiet_for_s=(p.watched.read(now.mono_ns) - p.quiet_since_ns) / SECOND_NS,
+        deadline_s=deadline_ns(p.interval_s, settings) / SECOND_NS,
+    )
