@@ -1,0 +1,103 @@
+"""Expand globs on a file system that changes meanwhile. Blocking: for a worker thread.
+
+Unlike the standard library's glob this says which directories could not be read, notes those that a
+match could appear in (to be watched), never follows links under `**`, and stops at a bound.
+"""
+
+import fnmatch
+import os
+import re
+from collections.abc import Callable, Iterator
+
+from agent.discovery.settings import has_wildcard
+
+
+class TooManyError(Exception):
+    """The bound is reached."""
+
+
+class Walk:
+    """One pass over the file system. What it has met grows as `expand` is iterated."""
+
+    def __init__(self, bound: int) -> None:
+        """Look into at most `bound` directories, and return at most `bound` paths."""
+        self._left = bound
+        self._directories_left = bound
+        self.places: dict[str, set[str]] = {}  # directory, maybe missing -> parts awaited in it
+        self.unreadable: dict[str, OSError] = {}
+
+    def expand(self, glob: str) -> Iterator[str]:
+        """Yield the paths that match an absolute glob, sorted within each directory, of whatever kind.
+
+        A part without wildcard is yielded unseen: it may not exist.
+
+        Raises:
+            TooManyError: the bound is reached.
+        """
+        for path in self._expand("/", [part for part in glob.split("/") if part]):
+            if self._left == 0:
+                raise TooManyError
+            self._left -= 1
+            yield path
+
+    def _expand(self, directory: str, parts: list[str]) -> Iterator[str]:
+        part, rest = parts[0], parts[1:]
+        if part == "**":
+            yield from self._expand_any_depth(directory, rest)
+            return
+        if not has_wildcard(part):
+            self._note(directory, part)
+            there = os.path.join(directory, part)
+            yield from self._expand(there, rest) if rest else (there,)
+            return
+        matcher = _matcher(part)
+        for entry in self._entries(directory, part):
+            if matcher(entry.name):
+                if not rest:
+                    yield entry.path
+                elif _is_directory(entry, follow_symlinks=True):
+                    yield from self._expand(entry.path, rest)
+
+    def _expand_any_depth(self, directory: str, rest: list[str]) -> Iterator[str]:
+        yield from self._expand(directory, rest or ["*"])
+        for entry in self._entries(directory, "*"):
+            if not entry.name.startswith(".") and _is_directory(entry, follow_symlinks=False):
+                yield from self._expand_any_depth(entry.path, rest)
+
+    def _entries(self, directory: str, part: str) -> list["os.DirEntry[str]"]:
+        self._note(directory, part)
+        try:
+            with os.scandir(directory) as entries:
+                return sorted(entries, key=lambda entry: entry.name)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            self.unreadable[directory] = error
+            return []
+
+    def _note(self, directory: str, part: str) -> None:
+        if directory not in self.places:
+            if self._directories_left == 0:
+                raise TooManyError
+            self._directories_left -= 1
+            self.places[directory] = set()
+        self.places[directory].add(part)
+
+
+def matches(part: str, name: str) -> bool:
+    """Whether one part of a glob matches a file's name."""
+    return _matcher(part)(name)
+
+
+def _matcher(part: str) -> Callable[[str], bool]:
+    match = re.compile(fnmatch.translate(part)).match
+    if part.startswith("."):
+        return lambda name: match(name) is not None
+    return lambda name: not name.startswith(".") and match(name) is not None
+
+
+def _is_directory(entry: "os.DirEntry[str]", *, follow_symlinks: bool) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=follow_symlinks)
+    except OSError:  # vanished, or a link that leads nowhere
+        return False

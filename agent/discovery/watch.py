@@ -1,0 +1,147 @@
+"""Scans as the file system changes.
+
+Each round watches the directories that the last scan went through, scans, and waits for a change there or
+for the rescan. Watches are made anew each round: a directory removed and made again (a service's restart)
+is another one under the same name, and a watch on the old one is dead.
+"""
+
+import os
+import threading
+import time
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import replace
+
+import anyio
+import anyio.to_thread
+
+# The one documented way to open the watch, look, and only then wait: watchfiles.watch() does all in one.
+from watchfiles._rust_notify import (  # pyright: ignore[reportPrivateUsage]
+    RustNotify,
+    WatchfilesRustInternalError,
+)
+
+from agent.discovery.scan import RefusedPath, RefusedReason, Scan, survey
+from agent.discovery.settings import Settings
+from agent.discovery.walk import matches
+
+_HURRIES_MAX = 5
+"""How often we look again at once because directories came up between the last scan and its watches."""
+
+_WATCHED_MAX = 2_000
+"""Directories watched; the kernel's default was 8,192 for all of a user's for long."""
+
+_OPENINGS_MAX = 3
+"""How often directories may vanish under us before this round does without watches."""
+
+_STEP_MS = 50
+"""Changes within this time of each other are taken together."""
+
+_POLL_MS = 300
+"""Has no effect, since nothing is polled."""
+
+
+async def watch(settings: Settings) -> AsyncGenerator[Scan, None]:
+    """Yield a scan at once, and each later one that differs from the one before.
+
+    A new mark differs too: a QEMU started anew on its old path is yielded, and so is a socket that someone
+    touched. Close it (`contextlib.aclosing`); cancelled while waiting, it ends within a tenth of a second.
+    """
+    last = await anyio.to_thread.run_sync(survey, settings)
+    yield last.scan
+    hurries = 0
+    while True:
+        places = last.places
+        watcher = await anyio.to_thread.run_sync(_Watcher, places)
+        try:
+            found = await anyio.to_thread.run_sync(survey, settings)
+            found = replace(found, scan=_with_refused(found.scan, watcher.refused))
+            looked_at_s = anyio.current_time()
+            if found.scan != last.scan:
+                yield found.scan
+            last = found
+            if found.places != places and hurries < _HURRIES_MAX:
+                hurries += 1
+                continue
+            hurries = 0
+            await _wait(watcher, settings)
+            # One change is answered at once; of a stream of them, no more scans than this.
+            await anyio.sleep_until(looked_at_s + settings.gather_s)
+        finally:
+            watcher.close()
+
+
+async def _wait(watcher: "_Watcher", settings: Settings) -> None:
+    stop = threading.Event()
+
+    async def stop_when_cancelled() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            stop.set()  # a thread cannot be cancelled, but asked
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(stop_when_cancelled, name="stop the watching thread")
+        await anyio.to_thread.run_sync(watcher.wait, settings.rescan_s, settings.gather_s, stop)
+        group.cancel_scope.cancel()
+
+
+class _Watcher:
+    """The kernel's watches on some directories. Made and waited for in worker threads."""
+
+    def __init__(self, places: Mapping[str, frozenset[str]]) -> None:
+        self._places = places
+        self._notify: RustNotify | None = None
+        self.refused: tuple[RefusedPath, ...] = ()
+        for _ in range(_OPENINGS_MAX):
+            existing = [directory for directory in places if os.path.isdir(directory)]
+            try:
+                self._notify = _open(existing[:_WATCHED_MAX])
+            except FileNotFoundError as error:  # one has vanished since
+                self.refused = (_unwatched(existing[0], str(error)),)
+            except (OSError, WatchfilesRustInternalError) as error:
+                self.refused = (_unwatched(existing[0], str(error)),)
+                return
+            else:
+                left = existing[_WATCHED_MAX:]
+                self.refused = (_unwatched(left[0], f"over {_WATCHED_MAX} directories"),) if left else ()
+                return
+
+    def wait(self, rescan_s: float, gather_s: float, stop: threading.Event) -> None:
+        """Return at a change that matters, after `rescan_s`, or soon after `stop` is set."""
+        deadline_s = time.monotonic() + rescan_s
+        while not stop.is_set() and (left_s := deadline_s - time.monotonic()) > 0:
+            if self._notify is None:
+                stop.wait(left_s)
+                return
+            changes = self._notify.watch(int(gather_s * 1000), _STEP_MS, max(1, int(left_s * 1000)), stop)
+            if isinstance(changes, set) and any(self._matters(path) for _, path in changes):
+                return
+
+    def _matters(self, path: str) -> bool:
+        directory, name = os.path.split(path)
+        return any(matches(part, name) for part in self._places.get(directory, ()))
+
+    def close(self) -> None:
+        """Give the watches back."""
+        if self._notify is not None:
+            self._notify.close()
+
+
+def _open(directories: list[str]) -> RustNotify:
+    return RustNotify(
+        directories,
+        debug=False,
+        force_polling=False,
+        poll_delay_ms=_POLL_MS,
+        recursive=False,
+        ignore_permission_denied=True,
+    )
+
+
+def _unwatched(directory: str, why: str) -> RefusedPath:
+    detail = f"changes here and below are seen at rescans only: {why}; raise fs.inotify.max_user_watches"
+    return RefusedPath(directory, RefusedReason.UNWATCHED, detail)
+
+
+def _with_refused(scan: Scan, more: tuple[RefusedPath, ...]) -> Scan:
+    return replace(scan, refused=tuple(sorted((*scan.refused, *more), key=lambda found: found.path)))

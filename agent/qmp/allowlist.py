@@ -1,0 +1,119 @@
+"""What may be said to a monitor, as data, and the only maker of the bytes that go on the wire.
+
+QMP has no read-only mode: whoever may connect may stop the VM or read the host's files as QEMU's user.
+So what the agent can say is listed here, and everything else raises before a byte is written.
+
+Two rules hold here:
+
+1. A message is judged by exact types and names, and the bytes are made from what was judged.
+2. What is not listed is refused; nothing is listed as refused.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import cast
+
+from agent.errors import QmpNotAllowed
+
+PLAIN_COMMANDS = frozenset(
+    {
+        "qmp_capabilities",
+        "query-balloon",
+        "query-memory-size-summary",
+        "query-migrate",
+        "query-name",
+        "query-status",
+        "query-uuid",
+        "query-version",
+    }
+)
+"""Commands sent without an argument; `qmp_capabilities` so asks for none."""
+
+LIST_COMMAND = "qom-list"
+READ_COMMAND = "qom-get"
+WRITE_COMMAND = "qom-set"
+
+INTERVAL = "guest-stats-polling-interval"
+
+READABLE = frozenset({"deflate-on-oom", "guest-stats", INTERVAL, "type"})
+WRITABLE = frozenset({INTERVAL})
+
+INTERVAL_MAX_S = 2**32 - 1
+"""QEMU's own limit: hw/virtio/virtio-balloon.c, balloon_stats_set_poll_interval."""
+
+_MEMBERS = frozenset({"execute", "arguments", "id"})
+
+
+def encode(message: Mapping[str, object]) -> bytes:
+    """Return the bytes of an allowed message.
+
+    Args:
+        message: `execute`, and where there are any `arguments` and `id`.
+
+    Raises:
+        QmpNotAllowed: outside the list. Nothing was sent.
+    """
+    # A subclass may answer one thing to the check and another to the encoder, so both see plain ones.
+    members = dict(message)
+    _require(members.keys() <= _MEMBERS, members)
+    command = members.get("execute")
+    _require(type(command) is str, members)
+    arguments = members.get("arguments", {})
+    _require(type(arguments) is dict, members)
+    plain = dict(cast(dict[str, object], arguments))
+    _require(all(type(name) is str for name in plain), members)
+    _require(_allowed(cast(str, command), plain), members)
+    wire: dict[str, object] = {"execute": command}
+    if plain:
+        wire["arguments"] = plain
+    if "id" in members:
+        _require(type(members["id"]) is int, members)
+        wire["id"] = members["id"]
+    return json.dumps(wire, separators=(",", ":")).encode("ascii")
+
+
+def _allowed(command: str, arguments: dict[str, object]) -> bool:
+    if command in PLAIN_COMMANDS:
+        return not arguments
+    rule = _RULES.get(command)
+    return rule is not None and rule(arguments)
+
+
+def _allowed_list(arguments: dict[str, object]) -> bool:
+    return arguments.keys() == {"path"} and _is_device_path(arguments["path"])
+
+
+def _allowed_read(arguments: dict[str, object]) -> bool:
+    return (
+        arguments.keys() == {"path", "property"}
+        and _is_device_path(arguments["path"])
+        and type(arguments["property"]) is str
+        and arguments["property"] in READABLE
+    )
+
+
+def _allowed_write(arguments: dict[str, object]) -> bool:
+    return (
+        arguments.keys() == {"path", "property", "value"}
+        and _is_device_path(arguments["path"])
+        and type(arguments["property"]) is str
+        and arguments["property"] in WRITABLE
+        and type(arguments["value"]) is int
+        and 0 <= arguments["value"] <= INTERVAL_MAX_S
+    )
+
+
+_RULES: Mapping[str, Callable[[dict[str, object]], bool]] = {
+    LIST_COMMAND: _allowed_list,
+    READ_COMMAND: _allowed_read,
+    WRITE_COMMAND: _allowed_write,
+}
+
+
+def _is_device_path(path: object) -> bool:
+    return type(path) is str and path.startswith("/machine/")
+
+
+def _require(allowed: bool, message: Mapping[str, object]) -> None:
+    if not allowed:
+        raise QmpNotAllowed(f"not on the allow-list, not sent: {message!r:.200}")

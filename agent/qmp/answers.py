@@ -1,0 +1,82 @@
+"""From answers of QEMU to plain values; what is not as documented raises `ValueError`.
+
+Sources: QEMU qapi/misc.json, qapi/run-state.json, qapi/machine.json, docs/interop/qmp-spec.rst.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import cast
+from uuid import UUID
+
+from agent.qmp.allowlist import INTERVAL_MAX_S
+
+_RUN_STATE = re.compile(r"[a-z][a-z0-9-]{0,63}")
+_NO_UUID = UUID(int=0)
+_NAME_MAX_CHARACTERS = 256
+
+
+def parse_version(greeting_version: object) -> tuple[int, int, int]:
+    """Return major, minor, micro from `QMP.version` of the greeting."""
+    version = _object(_object(greeting_version, "version").get("qemu"), "version.qemu")
+    major, minor, micro = version.get("major"), version.get("minor"), version.get("micro")
+    if type(major) is int and type(minor) is int and type(micro) is int:
+        return major, minor, micro
+    raise ValueError("the greeting's version is not three integers")
+
+
+def parse_uuid(answer: object) -> str | None:
+    """Return the uuid in lower case, from `query-uuid`; `None`: QEMU was given none (all zeros)."""
+    text = _object(answer, "query-uuid").get("UUID")
+    if not isinstance(text, str):
+        raise ValueError("query-uuid did not answer with a string")
+    uuid = UUID(text)
+    return None if uuid == _NO_UUID else str(uuid)
+
+
+def parse_name(answer: object) -> str | None:
+    """Return `-name`, from `query-name`, made fit to print; `None`: QEMU was given none."""
+    name = _object(answer, "query-name").get("name")
+    if name is None or name == "":
+        return None
+    if not isinstance(name, str):
+        raise ValueError("query-name did not answer with a string")
+    shown = name[:_NAME_MAX_CHARACTERS]
+    return "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in shown
+    )
+
+
+def parse_run_state(answer: object) -> str:
+    """Return QEMU's word for the run state, from `query-status`."""
+    status = _object(answer, "query-status").get("status")
+    if not isinstance(status, str) or _RUN_STATE.fullmatch(status) is None:
+        raise ValueError("query-status did not answer with a run state")
+    return status
+
+
+def parse_interval_s(answer: object) -> int:
+    """Return the polling interval in seconds; 0: off."""
+    if type(answer) is not int or not 0 <= answer <= INTERVAL_MAX_S:
+        raise ValueError("the polling interval is not a number of seconds")
+    return answer
+
+
+def parse_flag(answer: object) -> bool:
+    """Return a boolean property."""
+    if not isinstance(answer, bool):
+        raise ValueError("a flag is neither true nor false")
+    return answer
+
+
+def parse_actual_bytes(answer: object) -> int:
+    """Return the balloon's `actual` in bytes, from `query-balloon`."""
+    actual = _object(answer, "query-balloon").get("actual")
+    if type(actual) is not int or not 0 <= actual < 2**63:
+        raise ValueError("query-balloon did not answer with a size")
+    return actual
+
+
+def _object(answer: object, what: str) -> Mapping[str, object]:
+    if not isinstance(answer, Mapping):
+        raise ValueError(f"{what} is not an object")
+    return cast(Mapping[str, object], answer)

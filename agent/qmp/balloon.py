@@ -1,0 +1,51 @@
+"""Which of QEMU's devices is the balloon: by its type and never by its name.
+
+A VM has at most one (QEMU refuses a second: "Only one balloon device is supported").
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+PLACES = ("/machine/peripheral", "/machine/peripheral-anon")
+"""Where `-device` puts what it makes, in the order to look: with an id, then without one."""
+
+TYPES = frozenset(
+    {
+        "child<virtio-balloon-pci>",
+        "child<virtio-balloon-pci-transitional>",
+        "child<virtio-balloon-pci-non-transitional>",
+        "child<virtio-balloon-ccw>",
+        "child<virtio-balloon-device>",  # virtio-mmio: the device itself
+    }
+)
+"""Types as `qom-list` writes them. `-device virtio-balloon` is an alias of one of these.
+
+Source: QEMU hw/virtio/virtio-balloon-pci.c, hw/s390x/virtio-ccw-balloon.c; the proxies have aliases of
+all properties of the device behind them.
+"""
+
+
+def choose_balloon(place: str, listing: object) -> str | None:
+    """Return the QOM path of the balloon in one of `PLACES`; `None`: it is not there.
+
+    Args:
+        place: the path that was listed.
+        listing: the answer to `qom-list`: a list of objects with `name` and `type`.
+
+    Raises:
+        ValueError: the answer is not of that shape.
+    """
+    if not isinstance(listing, Sequence) or isinstance(listing, str):
+        raise ValueError(f"qom-list of {place} did not answer with a list")
+    for entry in cast(Sequence[object], listing):
+        if not isinstance(entry, Mapping):
+            raise ValueError(f"qom-list of {place} has an entry that is not an object")
+        fields = cast(Mapping[str, object], entry)
+        name, type_name = fields.get("name"), fields.get("type")
+        if not isinstance(name, str) or not isinstance(type_name, str):
+            raise ValueError(f"qom-list of {place} has an entry without name or type")
+        if type_name in TYPES:
+            if not name or "/" in name:
+                raise ValueError(f"qom-list of {place} names the balloon {name!r:.100}")
+            return f"{place}/{name}"
+    return None

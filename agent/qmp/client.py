@@ -1,0 +1,283 @@
+"""One conversation with one monitor: the only file that knows qemu.qmp (0.0.6).
+
+What the library lacks or leaks is mended here, and nowhere else:
+
+- it has no deadlines: the caller's cancel scopes rule, and every await here may be cancelled;
+- its own event listener keeps every event for ever: it is given none;
+- whatever ends the link is told at once to all who wait, as `QmpUnreachable`, with the fault;
+- exceptions of other kinds (EOFError, OSError, ValueError, AssertionError...) stop here;
+- events that come before the greeting, or between `qmp_capabilities` and its answer, are events;
+- it asks for out-of-band execution wherever that is offered: it is shown none on offer;
+- it logs every message pretty-printed, and ordinary failures as errors: here it logs nothing;
+- it reads on without a pause while lines are buffered: here an event pauses, and too many end the link.
+"""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Mapping
+from typing import cast
+
+import anyio
+from qemu.qmp import ConnectError, QMPClient, Runstate
+from qemu.qmp.error import ProtocolError
+from qemu.qmp.message import Message
+from qemu.qmp.models import Greeting
+
+from agent.errors import LinkFault, QmpCommandError, QmpUnreachable
+from agent.qmp import allowlist
+from agent.qmp.events import EventQueue, MonitorEvent, parse_event
+
+_READ_MAX_BYTES = 64 * 1024
+"""The longest line. A reading takes 900 bytes, and a listing of 800 devices fits."""
+
+_UNSENT_MAX_BYTES = 64 * 1024
+"""What may wait here while QEMU does not read: some hundred commands, beside what the kernel holds."""
+
+_CLOSE_DEADLINE_S = 1.0
+"""Closing waits for nothing of the peer's; this bounds what is not foreseen."""
+
+
+_WEIGHT_BYTES = 1024
+"""A message nobody asked for counts once more for each of these: events take 100 to 500 bytes."""
+
+# Not from the registry, so that what the library says elsewhere is not touched.
+_SILENT = logging.Logger("agent.qmp.silent")
+_SILENT.disabled = True
+
+
+class _FloodingError(Exception):
+    """More messages that nobody asked for than the bound."""
+
+
+class MonitorClient(QMPClient):
+    """A QMP session, and all that can be said in it is what `allowlist` lists.
+
+    Owned by one task; `call` and `next_event` may be awaited by two tasks of it at the same time, and
+    `next_event` by one only.
+    """
+
+    def __init__(self, path: str, *, events_per_s_max: int) -> None:
+        super().__init__(readbuflen=_READ_MAX_BYTES)
+        self.logger = _SILENT
+        self._path = path
+        self._events_per_s_max = events_per_s_max
+        self._window_start_s = 0.0
+        self._window_count = 0
+        self._line_bytes = 0
+        self._serial = 0
+        self._waiting: dict[int, asyncio.Future[Message]] = {}
+        self._queue = EventQueue()
+        self._news = asyncio.Event()
+        self._ended: QmpUnreachable | None = None
+
+    # --- for link.py ---
+
+    async def begin(self, connection: socket.socket) -> None:
+        """Read the greeting and negotiate. Takes `connection` over: `close` closes it.
+
+        Raises:
+            QmpUnreachable: NOT_QMP, HUNG_UP, FLOODING or PROTOCOL. Close.
+        """
+        try:
+            await self.connect(connection)
+        except Exception as error:
+            cause = error.exc if isinstance(error, ConnectError) else error
+            self._end(cause)
+            raise self._told() from error
+
+    @property
+    def greeted(self) -> bool:
+        """Whether a greeting has been read."""
+        return self.greeting is not None
+
+    @property
+    def greeting_version(self) -> object:
+        """`QMP.version` of the greeting, not judged."""
+        return None if self.greeting is None else self.greeting.QMP.version
+
+    async def call(self, command: str, **arguments: object) -> object:
+        """Send one command and return its `return`, not judged.
+
+        If the caller is cancelled, the link stays usable; the command may still run, and a late answer is
+        dropped.
+
+        Raises:
+            QmpNotAllowed: outside the allow-list. Nothing was sent.
+            QmpCommandError: QEMU refused. The link stays usable.
+            QmpUnreachable: the link is dead.
+        """
+        if self._ended is not None:
+            raise self._told()
+        self._serial += 1
+        serial = self._serial
+        self._send_allowed({"execute": command, "arguments": arguments, "id": serial})
+        # A bare future, since the answer is set from the library's reader task: no task of ours is needed.
+        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._waiting[serial] = answer
+        try:
+            reply = await answer
+        finally:
+            del self._waiting[serial]
+        if "return" in reply:
+            return reply["return"]
+        refusal = cast(Mapping[str, object], reply["error"])
+        raise QmpCommandError(self._path, command, str(refusal["class"]), str(refusal["desc"]))
+
+    async def next_event(self) -> MonitorEvent:
+        """Return the oldest event not taken yet, waiting for one.
+
+        Raises:
+            QmpUnreachable: the link has ended and all its events have been taken.
+        """
+        while not self._queue:
+            if self._ended is not None:
+                raise self._told()
+            self._news.clear()
+            await self._news.wait()
+        return self._queue.take()
+
+    def fail(self, fault: LinkFault, error: Exception) -> QmpUnreachable:
+        """End the link, since an answer was not as documented; return what to raise."""
+        self._end(error, fault)
+        return self._told()
+
+    async def close(self) -> None:
+        """Close the socket at once, wait for nothing of the peer's. Ends also when cancelled; idempotent."""
+        self._end(EOFError("closed by us"))
+        with anyio.move_on_after(_CLOSE_DEADLINE_S, shield=True):
+            # What could be raised here are the library's own slips: the socket is closed already.
+            with contextlib.suppress(Exception):
+                if self.runstate is not Runstate.IDLE:
+                    await self.disconnect()
+
+    # --- the library's hooks ---
+
+    def _cb_outbound(self, msg: Message) -> Message:
+        return msg
+
+    def _cb_inbound(self, msg: Message) -> Message:
+        return msg
+
+    async def _readline(self) -> bytes:
+        line = await super()._readline()
+        if not line.endswith(b"\n"):
+            raise EOFError("hung up in the middle of a message")
+        self._line_bytes = len(line)
+        return line
+
+    async def _do_recv(self) -> Message:
+        message = await super()._do_recv()
+        while self.runstate is Runstate.CONNECTING and "event" in message:
+            self._hear(message)
+            await asyncio.sleep(0)
+            message = await super()._do_recv()
+        return message
+
+    async def _get_greeting(self) -> Greeting:
+        greeting = await super()._get_greeting()
+        greeting.QMP.capabilities = []
+        return greeting
+
+    def _do_send(self, msg: Message) -> None:
+        self._send_allowed(msg)
+
+    async def _bh_recv_message(self) -> None:
+        try:
+            await super()._bh_recv_message()
+        except Exception as error:
+            self._end(error)
+            # All who wait have been told. Taken for the task's cancellation this leaves the library nothing
+            # to raise again from `disconnect`, or to complain of when nobody fetches it.
+            raise asyncio.CancelledError from error
+
+    async def _on_message(self, msg: Message) -> None:
+        serial = msg.get("id")
+        answer = self._waiting.get(serial) if type(serial) is int else None
+        if answer is None:
+            self._hear(msg)
+            await asyncio.sleep(0)
+        elif not answer.done():
+            _require_answer(msg)
+            answer.set_result(msg)
+
+    # --- ours ---
+
+    def _send_allowed(self, message: Mapping[str, object]) -> None:
+        data = allowlist.encode(message)
+        writer = self._writer
+        if writer is None:
+            raise AssertionError("said before `begin`")
+        if writer.transport.get_write_buffer_size() > _UNSENT_MAX_BYTES:
+            raise self.fail(LinkFault.NO_ANSWER, TimeoutError("commands are not read any more"))
+        writer.write(data)
+
+    def _hear(self, message: Message) -> None:
+        # Late answers count as well: nobody waits for them.
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._window_start_s >= 1.0:
+            self._window_start_s, self._window_count = now_s, 0
+        self._window_count += 1 + self._line_bytes // _WEIGHT_BYTES
+        if self._window_count > self._events_per_s_max:
+            raise _FloodingError(f"more than {self._events_per_s_max} events a second")
+        event = parse_event(message)
+        if event is not None:
+            self._queue.put(event)
+            self._news.set()
+        elif "error" in message and "id" not in message:
+            raise ValueError("QEMU could not read what we sent")
+
+    def _end(self, error: Exception, fault: LinkFault | None = None) -> None:
+        if self._ended is not None:
+            return
+        fault = fault or self._fault_of(error)
+        self._ended = QmpUnreachable(self._path, fault, _detail(fault, error))
+        self._ended.__cause__ = error
+        for answer in self._waiting.values():
+            if not answer.done():
+                answer.set_exception(self._told())
+        self._news.set()
+        # Nothing of ours is worth flushing, and a stopped QEMU would never take it.
+        if self._writer is not None:
+            self._writer.transport.abort()
+
+    def _told(self) -> QmpUnreachable:
+        # A new one for each who is told: an exception raised twice carries both tracebacks.
+        ended = self._ended
+        if ended is None:
+            raise AssertionError("the link has not ended")
+        told = QmpUnreachable(ended.path, ended.fault, ended.detail)
+        told.__cause__ = ended.__cause__
+        return told
+
+    def _fault_of(self, error: Exception) -> LinkFault:
+        if isinstance(error, _FloodingError):
+            return LinkFault.FLOODING
+        if isinstance(error, EOFError | OSError):
+            return LinkFault.HUNG_UP
+        return LinkFault.PROTOCOL if self.greeted else LinkFault.NOT_QMP
+
+
+def _require_answer(message: Message) -> None:
+    if "return" in message:
+        return
+    refusal = message.get("error")
+    if isinstance(refusal, dict):
+        fields = cast(dict[str, object], refusal)
+        if isinstance(fields.get("class"), str) and isinstance(fields.get("desc"), str):
+            return
+    raise ValueError("an answer that is neither a value nor an error")
+
+
+def _detail(fault: LinkFault, error: Exception) -> str:
+    match fault:
+        case LinkFault.HUNG_UP:
+            return "the peer has closed the connection"
+        case LinkFault.NOT_QMP:
+            return "the peer does not speak QMP"
+        case LinkFault.PROTOCOL:
+            said = error.error_message if isinstance(error, ProtocolError) else str(error)
+            return f"broke the QMP protocol: {said:.200}"
+        case _:
+            return str(error)

@@ -1,0 +1,80 @@
+"""Connect to a monitor's socket file, without waiting and without a limit of 108 bytes on its path."""
+
+import errno
+import os
+import socket
+import stat
+from dataclasses import dataclass
+
+from agent.core.reading import SocketMark
+from agent.errors import LinkFault, QmpUnreachable
+
+_ATTEMPTS = 3
+"""How often a socket may be replaced under us before we leave it to the next attempt."""
+
+_FAULTS = {
+    errno.ENOENT: LinkFault.MISSING,
+    errno.ENOTDIR: LinkFault.MISSING,
+    errno.ELOOP: LinkFault.MISSING,  # links that lead nowhere
+    errno.ECONNREFUSED: LinkFault.REFUSED,
+    errno.EACCES: LinkFault.DENIED,
+    errno.EPERM: LinkFault.DENIED,
+    errno.EAGAIN: LinkFault.BUSY,
+    errno.EPROTOTYPE: LinkFault.NOT_QMP,  # a datagram socket
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A connected, non-blocking socket, and the mark of the very socket file it was connected through."""
+
+    connection: socket.socket
+    mark: SocketMark
+
+
+def connect(path: str) -> Endpoint:
+    """Connect to the socket file at `path`. Never waits for the peer; for a worker thread (file system).
+
+    The file is opened first (O_PATH) and connected to through /proc/self/fd: so its mark is that of what
+    we connect to, whatever happens to the path meanwhile, and the path may be of any length (sun_path
+    holds 108 bytes).
+
+    Raises:
+        QmpUnreachable: MISSING, REFUSED, DENIED, BUSY, NOT_QMP (not a socket), or HUNG_UP for the rest.
+    """
+    try:
+        for _ in range(_ATTEMPTS):
+            file = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            try:
+                status = os.fstat(file)
+                if not stat.S_ISSOCK(status.st_mode):
+                    raise QmpUnreachable(path, LinkFault.NOT_QMP, "not a socket")
+                try:
+                    return Endpoint(_connect_through(file), mark_of(status))
+                except ConnectionRefusedError:
+                    # Refused by the file we had opened: a new one may have taken its place since.
+                    if mark_of(os.stat(path)) == mark_of(status):
+                        raise
+            finally:
+                os.close(file)
+    except OSError as error:
+        fault = _FAULTS.get(error.errno or 0, LinkFault.HUNG_UP)
+        raise QmpUnreachable(path, fault, f"cannot connect: {error.strerror or error}") from error
+    raise QmpUnreachable(path, LinkFault.HUNG_UP, "replaced again and again while connecting")
+
+
+def _connect_through(file: int) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # Non-blocking, since a full backlog would make us wait; EAGAIN is the answer then.
+        connection.setblocking(False)
+        connection.connect(f"/proc/self/fd/{file}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def mark_of(status: os.stat_result) -> SocketMark:
+    """Return what recognises the QEMU process that bound this socket file."""
+    return SocketMark(device=status.st_dev, inode=status.st_ino, mtime_ns=status.st_mtime_ns)

@@ -1,0 +1,386 @@
+"""The link against a real QEMU, without a guest. Source of what is expected: QEMU 7.2 and 10.0."""
+
+import asyncio
+import gc
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from agent.errors import LinkFault, QmpUnreachable
+from agent.qmp.link import Link as OpenLink
+from agent.qmp.link import Settings, open_link
+
+QEMU = shutil.which("qemu-system-x86_64")
+pytestmark = pytest.mark.skipif(QEMU is None, reason="qemu-system-x86_64 is not installed")
+
+SETTINGS = Settings(greeting_timeout_s=5.0)
+IMPATIENT = Settings(greeting_timeout_s=0.2)
+Q35 = ("-machine", "q35,accel=tcg", "-m", "64")
+BARE = ("-machine", "none")
+UUID = "5f0c1e4e-28a6-4f0e-9a5f-0123456789ab"
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="barograph-") as name:
+        yield Path(name)
+
+
+def start(path: Path, *options: str) -> "subprocess.Popen[bytes]":
+    """Start a QEMU with a monitor at `path`, of any length: it binds it by its name from within."""
+    argv = [str(QEMU), *(options or BARE), "-nodefaults", "-display", "none", "-S"]
+    monitor = ["-qmp", f"unix:{path.name},server=on,wait=off"]
+    process = subprocess.Popen([*argv, *monitor], cwd=path.parent)
+    deadline = time.monotonic() + 20
+    while not is_listening(path):
+        assert process.poll() is None, "QEMU has ended"
+        assert time.monotonic() < deadline, "QEMU has not made its monitor"
+        time.sleep(0.005)
+    return process
+
+
+def is_listening(path: Path) -> bool:
+    """Whether the socket is there and its greeting comes, which also says that QEMU's main loop turns."""
+    client = connect(path)
+    if client is None:
+        return False
+    with client:
+        client.settimeout(10)
+        return client.recv(1) == b"{"
+
+
+def connect(path: Path) -> socket.socket | None:
+    client = socket.socket(socket.AF_UNIX)
+    try:
+        directory = os.open(path.parent, os.O_PATH)
+        try:
+            client.connect(f"/proc/self/fd/{directory}/{path.name}")
+        finally:
+            os.close(directory)
+    except OSError:
+        client.close()
+        return None
+    return client
+
+
+@asynccontextmanager
+async def qemu(path: Path, *options: str) -> AsyncGenerator["subprocess.Popen[bytes]", None]:
+    process = await anyio.to_thread.run_sync(lambda: start(path, *options))
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def openings() -> anyio.CapacityLimiter:
+    return anyio.CapacityLimiter(32)
+
+
+@asynccontextmanager
+async def linked(path: Path, settings: Settings = SETTINGS) -> AsyncGenerator[OpenLink, None]:
+    async with open_link(str(path), settings, openings()) as link:
+        yield link
+
+
+async def fault_of_opening(path: Path, settings: Settings = IMPATIENT) -> LinkFault:
+    with pytest.raises(QmpUnreachable) as caught:
+        async with linked(path, settings):
+            raise AssertionError("opened")
+    return caught.value.fault
+
+
+def command(client: socket.socket, name: str) -> dict[str, Any]:
+    """Send one command to another monitor, as another client would, and return the answer."""
+    client.sendall(json.dumps({"execute": name, "id": 1}).encode() + b"\n")
+    unread = b""
+    while True:
+        line, newline, unread = unread.partition(b"\n")
+        if not newline:
+            unread = line + client.recv(65536)
+            continue
+        message = json.loads(line)
+        if message.get("id") == 1:
+            return message
+
+
+# --- who answers ---
+
+
+async def test_a_bare_machine_introduces_itself(folder: Path) -> None:
+    async with qemu(folder / "q.sock"), linked(folder / "q.sock") as link:
+        introduction = await link.introduce()
+        assert await link.read_actual() is None
+
+    assert introduction.uuid is None
+    assert introduction.name is None
+    assert introduction.qemu_version >= (7, 0, 0)
+    assert introduction.run_state == "prelaunch"
+    assert introduction.balloon_path is None
+    assert introduction.interval_s is None
+    assert introduction.deflate_on_oom is None
+    assert introduction.actual_bytes is None
+
+
+@pytest.mark.parametrize(
+    ("options", "balloon_path"),
+    [
+        ((*Q35, "-device", "virtio-balloon,id=ballast"), "/machine/peripheral/ballast"),
+        ((*Q35, "-device", "virtio-balloon-pci"), "/machine/peripheral-anon/device[0]"),
+        (
+            (
+                *Q35,
+                "-device",
+                "pci-testdev,id=balloon0",
+                "-device",
+                "pci-testdev",
+                "-device",
+                "virtio-balloon-pci",
+            ),
+            "/machine/peripheral-anon/device[1]",
+        ),
+        ((*Q35, "-device", "virtio-balloon-pci-transitional,id=b"), "/machine/peripheral/b"),
+        ((*Q35, "-device", "virtio-balloon-pci-non-transitional,id=b"), "/machine/peripheral/b"),
+        (("-machine", "microvm,accel=tcg", "-device", "virtio-balloon-device,id=b"), "/machine/peripheral/b"),
+        (
+            ("-machine", "microvm,accel=tcg", "-device", "virtio-balloon-device"),
+            "/machine/peripheral-anon/device[0]",
+        ),
+    ],
+    ids=["alias", "anonymous", "beside others", "transitional", "non-transitional", "mmio", "mmio anonymous"],
+)
+async def test_each_balloon_is_found_read_and_set(
+    folder: Path, options: tuple[str, ...], balloon_path: str
+) -> None:
+    async with qemu(folder / "q.sock", *options), linked(folder / "q.sock") as link:
+        introduction = await link.introduce()
+        await link.write_interval(balloon_path, 7)
+        check = await link.check(balloon_path)
+        answer: Any = await link.read_stats(balloon_path)
+
+    assert introduction.balloon_path == balloon_path
+    assert introduction.interval_s == 0
+    assert introduction.deflate_on_oom is False
+    assert introduction.actual_bytes
+    assert check.balloon_path == balloon_path
+    assert check.interval_s == 7
+    assert answer["last-update"] == 0
+    assert answer["stats"]["stat-free-memory"] in (-1, 2**64 - 1)
+
+
+async def test_uuid_name_and_the_balloons_flag_are_told(folder: Path) -> None:
+    options = (*BARE, "-uuid", UUID.upper(), "-name", "web-3")
+    ballast = (*Q35, "-device", "virtio-balloon-pci,deflate-on-oom=on")
+    async with qemu(folder / "q.sock", *options), linked(folder / "q.sock") as link:
+        introduction = await link.introduce()
+    async with qemu(folder / "q.sock", *ballast), linked(folder / "q.sock") as link:
+        with_balloon = await link.introduce()
+
+    assert introduction.uuid == UUID
+    assert introduction.name == "web-3"
+    assert with_balloon.deflate_on_oom is True
+    assert with_balloon.actual_bytes == 64 * 1024 * 1024
+
+
+async def test_a_wrong_path_is_found_anew(folder: Path) -> None:
+    async with (
+        qemu(folder / "q.sock", *Q35, "-device", "virtio-balloon-pci"),
+        linked(folder / "q.sock") as link,
+    ):
+        gone = await link.check("/machine/peripheral/gone")
+        not_one = await link.check("/machine/peripheral")
+
+    assert gone.balloon_path == not_one.balloon_path == "/machine/peripheral-anon/device[0]"
+    assert gone.interval_s == not_one.interval_s == 0
+
+
+async def test_events_are_heard_from_the_first_moment(folder: Path) -> None:
+    second = ("-qmp", f"unix:{folder}/2.sock,server=on,wait=off")
+    async with qemu(folder / "q.sock", *BARE, *second), linked(folder / "q.sock") as link:
+        other = connect(folder / "2.sock")
+        assert other is not None
+        with other:
+            command(other, "qmp_capabilities")
+            command(other, "cont")
+            command(other, "stop")
+
+        with anyio.fail_after(10):
+            heard = [(await link.next_event()).name for _ in range(2)]
+        assert await link.read_run_state() == "paused"
+
+    assert heard == ["RESUME", "STOP"]
+
+
+# --- who does not ---
+
+
+async def test_a_held_monitor_is_silent_and_we_do_not_wait_in_its_queue(folder: Path) -> None:
+    path = folder / "q.sock"
+    async with qemu(path):
+        async with linked(path):
+            before = os.listdir("/proc/self/fd")
+            assert await fault_of_opening(path) is LinkFault.SILENT
+            assert os.listdir("/proc/self/fd") == before
+
+        # The holder has left. Whoever comes next is served: nobody of ours stands before him.
+        async with linked(path) as link:
+            assert await link.read_run_state() == "prelaunch"
+
+
+async def test_a_full_queue_is_busy_and_an_answer_at_once(folder: Path) -> None:
+    path = folder / "q.sock"
+    async with qemu(path), linked(path):
+        assert await fault_of_opening(path) is LinkFault.SILENT
+        assert await fault_of_opening(path) is LinkFault.SILENT
+
+        with anyio.fail_after(1):
+            assert await fault_of_opening(path, Settings(greeting_timeout_s=60)) is LinkFault.BUSY
+
+
+async def test_a_stopped_qemu_is_silent(folder: Path) -> None:
+    path = folder / "q.sock"
+    async with qemu(path) as process:
+        process.send_signal(signal.SIGSTOP)
+        assert await fault_of_opening(path) is LinkFault.SILENT
+        process.send_signal(signal.SIGCONT)
+
+        async with linked(path) as link:
+            assert await link.read_run_state() == "prelaunch"
+
+
+async def test_a_human_monitor_is_not_qmp(folder: Path) -> None:
+    async with qemu(folder / "q.sock", *BARE, "-monitor", f"unix:{folder}/hmp.sock,server=on,wait=off"):
+        assert await fault_of_opening(folder / "hmp.sock") is LinkFault.NOT_QMP
+
+
+async def test_a_killed_qemu_refuses_and_then_is_missing(folder: Path) -> None:
+    path = folder / "q.sock"
+    async with qemu(path):
+        pass
+
+    assert await fault_of_opening(path) is LinkFault.REFUSED
+    path.unlink()
+    assert await fault_of_opening(path) is LinkFault.MISSING
+
+
+# --- what happens in the middle ---
+
+
+async def test_a_stopped_qemu_answers_when_it_goes_on(folder: Path) -> None:
+    path = folder / "q.sock"
+    async with qemu(path) as process, linked(path) as link:
+        process.send_signal(signal.SIGSTOP)
+        with anyio.move_on_after(0.2) as scope:
+            await link.read_run_state()
+        process.send_signal(signal.SIGCONT)
+
+        with anyio.fail_after(10):
+            assert await link.read_run_state() == "prelaunch"
+        assert scope.cancelled_caught
+
+
+async def test_a_kill_during_a_call_is_a_hang_up_for_all_who_wait(folder: Path) -> None:
+    path = folder / "q.sock"
+    faults: list[LinkFault] = []
+    async with qemu(path) as process, linked(path) as link:
+
+        async def note_fault(question: Any) -> None:
+            with pytest.raises(QmpUnreachable) as caught:
+                await question()
+            faults.append(caught.value.fault)
+
+        process.send_signal(signal.SIGSTOP)
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                group.start_soon(note_fault, link.read_run_state)
+                group.start_soon(note_fault, link.next_event)
+                await anyio.wait_all_tasks_blocked()
+                process.kill()
+            await note_fault(link.read_run_state)
+
+    assert faults == [LinkFault.HUNG_UP] * 3
+
+
+async def test_another_qemu_on_the_same_path_has_another_mark(folder: Path) -> None:
+    path = folder / "q.sock"
+    marks: list[object] = []
+    for _ in range(2):
+        async with qemu(path):
+            for _ in range(2):
+                async with linked(path) as link:
+                    path.chmod(0o700)
+                    marks.append(link.mark)
+
+    assert marks[0] == marks[1]
+    assert marks[2] == marks[3]
+    assert marks[0] != marks[2]
+
+
+async def test_a_path_over_108_bytes_works(folder: Path) -> None:
+    path = folder / ("d" * 100) / ("e" * 100) / "q.sock"
+    path.parent.mkdir(parents=True)
+
+    async with qemu(path), linked(path) as link:
+        assert await link.read_run_state() == "prelaunch"
+
+
+# --- what is left behind ---
+
+
+async def visit(path: Path) -> None:
+    async with linked(path) as link:
+        await link.introduce()
+
+
+async def test_200_reconnects_leave_nothing_behind(folder: Path) -> None:
+    path = folder / "q.sock"
+
+    async def counts_after(visits: int) -> tuple[int, int, int]:
+        for _ in range(visits):
+            await visit(path)
+        gc.collect()
+        return len(os.listdir("/proc/self/fd")), len(asyncio.all_tasks()), len(gc.get_objects())
+
+    async with qemu(path):
+        files, tasks, objects = await counts_after(20)
+        files_later, tasks_later, objects_later = await counts_after(200)
+
+    assert files_later == files
+    assert tasks_later == tasks
+    assert objects_later - objects < 200  # below one object a visit
+
+
+async def test_cancelled_and_failed_openings_leave_nothing_behind(folder: Path) -> None:
+    path = folder / "q.sock"
+
+    async def counts_after(attempts: int) -> tuple[int, int]:
+        for attempt in range(attempts):
+            with anyio.move_on_after(attempt * 0.0002):  # from before the connect to after the greeting
+                await visit(path)
+        gc.collect()
+        return len(os.listdir("/proc/self/fd")), len(asyncio.all_tasks())
+
+    async with qemu(path):
+        await visit(path)
+        before = await counts_after(0)
+        after = await counts_after(60)
+        await visit(path)  # and QEMU serves the next one
+
+    assert after == before

@@ -1,0 +1,94 @@
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.discovery.links import ForeignLinkError, resolve
+
+NOBODY = 65534
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's files")
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="barograph-") as name:
+        yield Path(name).resolve()
+
+
+def test_links_of_ours_are_followed(folder: Path) -> None:
+    (folder / "real" / "deep").mkdir(parents=True)
+    (folder / "real" / "deep" / "q").touch()
+    (folder / "absolute").symlink_to(folder / "real")
+    (folder / "relative").symlink_to("absolute/./deep/../deep")
+    (folder / "last").symlink_to("relative/q")
+
+    assert resolve(str(folder / "last")) == str(folder / "real" / "deep" / "q")
+    assert resolve(str(folder / "relative" / "q")) == str(folder / "real" / "deep" / "q")
+    assert resolve(f"{folder}//real/./deep/q") == str(folder / "real" / "deep" / "q")
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o707])
+def test_links_where_others_may_write_are_not(folder: Path, mode: int) -> None:
+    (folder / "open").mkdir()
+    (folder / "open").chmod(mode)
+    (folder / "real").touch()
+    (folder / "open" / "link").symlink_to(folder / "real")
+    (folder / "through").symlink_to("open/link")
+
+    for path in (folder / "open" / "link", folder / "through"):
+        with pytest.raises(ForeignLinkError) as caught:
+            resolve(str(path))
+        assert caught.value.link == str(folder / "open" / "link")
+
+
+def test_what_is_no_link_may_lie_where_others_write(folder: Path) -> None:
+    (folder / "open").mkdir()
+    (folder / "open").chmod(0o777)
+    (folder / "open" / "q").touch()
+
+    assert resolve(str(folder / "open" / "q")) == str(folder / "open" / "q")
+
+
+def test_our_own_link_in_a_sticky_directory_is_followed(folder: Path) -> None:
+    (folder / "tmp").mkdir()
+    (folder / "tmp").chmod(0o1777)
+    (folder / "real").touch()
+    (folder / "tmp" / "link").symlink_to(folder / "real")
+
+    assert resolve(str(folder / "tmp" / "link")) == str(folder / "real")
+
+
+@as_root
+def test_another_users_link_in_a_sticky_directory_is_not(folder: Path) -> None:
+    (folder / "tmp").mkdir()
+    (folder / "tmp").chmod(0o1777)
+    (folder / "tmp" / "link").symlink_to(folder)
+    os.lchown(folder / "tmp" / "link", NOBODY, NOBODY)
+
+    with pytest.raises(ForeignLinkError):
+        resolve(str(folder / "tmp" / "link"))
+
+
+@as_root
+def test_links_in_another_users_directory_are_not(folder: Path) -> None:
+    (folder / "his").mkdir()
+    (folder / "his" / "link").symlink_to(folder)
+    os.chown(folder / "his", NOBODY, NOBODY)
+
+    with pytest.raises(ForeignLinkError):
+        resolve(str(folder / "his" / "link"))
+
+
+def test_a_circle_ends(folder: Path) -> None:
+    (folder / "a").symlink_to("b")
+    (folder / "b").symlink_to("a")
+
+    with pytest.raises(OSError, match="symbolic links"):
+        resolve(str(folder / "a"))
+
+
+def test_what_is_missing_is_told(folder: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        resolve(str(folder / "none" / "q"))

@@ -1,0 +1,226 @@
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from agent.core.reading import Access
+from agent.discovery.scan import RefusedReason, Scan, scan
+from agent.discovery.settings import MonitorGlob, Settings
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="barograph-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name).resolve()
+
+
+def make_socket(path: Path) -> None:
+    """Leave a socket file that nobody listens on: scanning never connects."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    directory = os.open(path.parent, os.O_PATH)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(f"/proc/self/fd/{directory}/{os.fsencode(path.name).decode('utf-8', 'surrogateescape')}")
+    os.close(directory)
+
+
+def look(*monitors: MonitorGlob | str, found_max: int = 1000) -> Scan:
+    globs = tuple(MonitorGlob(monitor) if isinstance(monitor, str) else monitor for monitor in monitors)
+    return scan(Settings(monitors=globs, found_max=found_max))
+
+
+def paths(found: Scan) -> list[str]:
+    return [seen.path for seen in found.seen]
+
+
+def refusals(found: Scan) -> dict[str, RefusedReason]:
+    assert all(refused.detail for refused in found.refused)
+    return {refused.path: refused.reason for refused in found.refused}
+
+
+def test_sockets_are_seen_and_nothing_else(folder: Path) -> None:
+    make_socket(folder / "b.sock")
+    make_socket(folder / "a.sock")
+    (folder / "file.sock").touch()
+    (folder / "directory.sock").mkdir()
+    os.mkfifo(folder / "pipe.sock")
+
+    found = look(f"{folder}/*.sock")
+
+    assert paths(found) == [f"{folder}/a.sock", f"{folder}/b.sock"]
+    assert found.refused == ()
+
+
+def test_a_mark_moves_with_a_new_socket_and_not_with_a_chmod(folder: Path) -> None:
+    make_socket(folder / "a.sock")
+    before = look(f"{folder}/*").seen[0].mark
+    (folder / "a.sock").chmod(0o700)
+    after_chmod = look(f"{folder}/*").seen[0].mark
+    (folder / "a.sock").unlink()
+    make_socket(folder / "a.sock")
+
+    assert after_chmod == before
+    assert look(f"{folder}/*").seen[0].mark != before
+
+
+def test_one_file_named_by_the_glob_is_told_when_it_is_no_socket(folder: Path) -> None:
+    (folder / "a.sock").touch()
+
+    found = look(f"{folder}/a.sock", f"{folder}/none.sock")
+
+    assert refusals(found) == {f"{folder}/a.sock": RefusedReason.NOT_A_SOCKET}
+
+
+def test_overlapping_globs_see_a_socket_once_and_the_first_one_counts(folder: Path) -> None:
+    make_socket(folder / "a.sock")
+
+    found = look(MonitorGlob(f"{folder}/a.sock", Access.SHARE), MonitorGlob(f"{folder}/*", Access.HOLD))
+
+    assert [(seen.path, seen.access) for seen in found.seen] == [(f"{folder}/a.sock", Access.SHARE)]
+
+
+def test_two_paths_to_one_socket_are_one(folder: Path) -> None:
+    make_socket(folder / "x" / "b.sock")
+    (folder / "x" / "z.sock").hardlink_to(folder / "x" / "b.sock")
+    (folder / "y").symlink_to("x")
+
+    assert paths(look(f"{folder}/*/*.sock")) == [f"{folder}/x/b.sock"]
+    assert paths(look(f"{folder}/y/*.sock", f"{folder}/x/*.sock")) == [f"{folder}/y/b.sock"]
+
+
+def test_a_pattern_names_the_vm_and_gives_labels(folder: Path) -> None:
+    make_socket(folder / "prod" / "web-3.sock")
+    make_socket(folder / "prod" / "7.sock")
+    pattern = r"/(?P<namespace>[^/]+)/((?P<vmid>\d+)|(?P<name>[^/]+))\.sock$"
+
+    number, name = look(MonitorGlob(f"{folder}/*/*.sock", None, pattern)).seen
+
+    assert (name.name, name.labels) == ("web-3", {"namespace": "prod"})
+    assert (number.name, number.labels) == (None, {"namespace": "prod", "vmid": "7"})
+
+
+def test_a_pattern_that_does_not_match_says_nothing(folder: Path) -> None:
+    make_socket(folder / "a.sock")
+
+    (seen,) = look(MonitorGlob(f"{folder}/*.sock", None, r"(?P<name>none)")).seen
+
+    assert seen.name is None
+    assert seen.labels == {}
+
+
+def test_proxmoxs_sockets_are_shared_unless_told_otherwise(folder: Path) -> None:
+    make_socket(folder / "qemu-server" / "100.qmp")
+    make_socket(folder / "mine" / "100.qmp")
+    (folder / "alias").symlink_to("qemu-server")
+
+    def access(monitor: MonitorGlob) -> Access:
+        (seen,) = look(monitor).seen
+        return seen.access
+
+    assert access(MonitorGlob(f"{folder}/qemu-server/*.qmp")) is Access.SHARE
+    assert access(MonitorGlob(f"{folder}/alias/*.qmp")) is Access.SHARE
+    assert access(MonitorGlob(f"{folder}/qemu-server/*.qmp", Access.HOLD)) is Access.HOLD
+    assert access(MonitorGlob(f"{folder}/mine/*.qmp")) is Access.HOLD
+    assert access(MonitorGlob(f"{folder}/mine/*.qmp", Access.SHARE)) is Access.SHARE
+
+
+def test_monitors_with_an_owner_are_refused_also_behind_a_link(folder: Path) -> None:
+    make_socket(folder / "domain-1-web" / "monitor.sock")
+    make_socket(folder / "incus" / "web" / "qemu.monitor")
+    (folder / "mine.sock").symlink_to("domain-1-web/monitor.sock")
+    (folder / "ours.sock").symlink_to("incus/web/qemu.monitor")
+
+    found = look(f"{folder}/**/*")
+
+    assert found.seen == ()
+    assert refusals(found) == {
+        f"{folder}/domain-1-web/monitor.sock": RefusedReason.LIBVIRT,
+        f"{folder}/incus/web/qemu.monitor": RefusedReason.INCUS,
+        f"{folder}/mine.sock": RefusedReason.LIBVIRT,
+        f"{folder}/ours.sock": RefusedReason.INCUS,
+    }
+
+
+def test_a_link_that_others_may_change_is_refused(folder: Path) -> None:
+    make_socket(folder / "real.sock")
+    (folder / "open").mkdir()
+    (folder / "open").chmod(0o777)
+    (folder / "open" / "a.sock").symlink_to(folder / "real.sock")
+    (folder / "open" / "file.sock").symlink_to(folder)
+    make_socket(folder / "open" / "b.sock")
+
+    found = look(f"{folder}/open/*.sock")
+
+    assert paths(found) == [f"{folder}/open/b.sock"]
+    assert refusals(found) == {f"{folder}/open/a.sock": RefusedReason.FOREIGN_LINK}
+    assert f"{folder}/open/a.sock" in found.refused[0].detail
+
+
+def test_links_that_lead_nowhere_are_not_there(folder: Path) -> None:
+    (folder / "a.sock").symlink_to("none")
+    (folder / "circle.sock").symlink_to("circle.sock")
+
+    found = look(f"{folder}/a.sock", f"{folder}/*.sock")
+
+    assert found.seen == ()
+    assert set(refusals(found)) <= {f"{folder}/circle.sock"}
+
+
+def test_a_directory_that_we_may_not_read_is_told(folder: Path) -> None:
+    make_socket(folder / "open" / "a.sock")
+    make_socket(folder / "shut" / "a.sock")
+    (folder / "shut").chmod(0o000)
+    with ExitStack() as stack:
+        stack.callback((folder / "shut").chmod, 0o700)
+        if os.geteuid() == 0:
+            stack.callback(os.seteuid, 0)
+            os.seteuid(NOBODY)
+
+        found = look(f"{folder}/*/*.sock", f"{folder}/shut/a.sock")
+
+    assert paths(found) == [f"{folder}/open/a.sock"]
+    assert refusals(found) == {
+        f"{folder}/shut": RefusedReason.UNREADABLE,
+        f"{folder}/shut/a.sock": RefusedReason.UNREADABLE,
+    }
+
+
+@pytest.mark.parametrize("name", [b"a\n.sock", b"a\xff.sock", b"a\x1b[31m.sock"])
+def test_a_path_that_cannot_be_shown_is_refused(folder: Path, name: bytes) -> None:
+    make_socket(Path(os.fsdecode(os.fsencode(folder) + b"/" + name)))
+
+    found = look(f"{folder}/*.sock")
+
+    assert found.seen == ()
+    (refused,) = found.refused
+    assert refused.reason is RefusedReason.UNPRINTABLE
+    assert refused.path.isprintable()
+
+
+def test_one_scan_is_bounded_and_says_what_it_left_out(folder: Path) -> None:
+    for number in range(20):
+        make_socket(folder / f"{number:02}.sock")
+
+    found = look(f"{folder}/*.sock", found_max=10)
+
+    assert paths(found) == [f"{folder}/{number:02}.sock" for number in range(10)]
+    assert refusals(found) == {f"{folder}/*.sock": RefusedReason.TOO_MANY}
+
+
+def test_a_path_over_108_bytes_is_seen(folder: Path) -> None:
+    make_socket(folder / ("d" * 100) / ("e" * 100) / "a.sock")
+
+    assert len(look(f"{folder}/*/*/a.sock").seen) == 1
+
+
+def test_two_scans_of_the_same_are_equal(folder: Path) -> None:
+    make_socket(folder / "a.sock")
+    monitor = MonitorGlob(f"{folder}/*.sock", None, r"(?P<name>a)\.(?P<kind>sock)")
+
+    assert look(monitor) == look(monitor)

@@ -1,0 +1,34 @@
+import pytest
+
+from agent.discovery.settings import MonitorGlob, mistakes
+
+
+@pytest.mark.parametrize(
+    "monitor",
+    [
+        MonitorGlob("/run/vm/*.qmp"),
+        MonitorGlob("/run/vm/a.qmp"),
+        MonitorGlob("/run/**/qmp.sock"),
+        MonitorGlob("/run/vm/*/qmp.sock", None, r"vm/(?P<name>[^/]+)/"),
+    ],
+)
+def test_what_can_be_used_has_no_mistake(monitor: MonitorGlob) -> None:
+    assert list(mistakes(monitor)) == []
+
+
+@pytest.mark.parametrize(
+    ("monitor", "hint"),
+    [
+        (MonitorGlob("run/vm/*.qmp"), "start it with /"),
+        (MonitorGlob(""), "start it with /"),
+        (MonitorGlob("/run/vm/"), "/run/vm/*.sock"),
+        (MonitorGlob("/run/../etc/*.sock"), "without it"),
+        (MonitorGlob("/run/**.sock"), "stand alone"),
+        (MonitorGlob("/run/*.sock", None, "(?P<name>"), "not a regular expression"),
+        (MonitorGlob("/run/*.sock", None, "([^/]+)"), "(?P<name>...)"),
+    ],
+)
+def test_each_mistake_tells_the_way_out(monitor: MonitorGlob, hint: str) -> None:
+    (said,) = mistakes(monitor)
+
+    assert hint in said

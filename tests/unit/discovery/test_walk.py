@@ -1,0 +1,87 @@
+import glob as globbing
+from pathlib import Path
+
+import pytest
+
+from agent.discovery.walk import TooManyError, Walk, matches
+
+FILES = ["a.sock", "b.sock", ".hidden.sock", "x/a.sock", "x/y/a.sock", "x/.z/a.sock", "[odd].sock", "x/b.txt"]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for name in FILES:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "*.sock",
+        "?.sock",
+        "[ab].sock",
+        "[!a].sock",
+        ".*.sock",
+        "*/a.sock",
+        "*/*/a.sock",
+        "*",
+        "[[]odd].sock",
+        "**/a.sock",
+        "**/*.sock",
+        "x/**/a.sock",
+        "none/*",
+        "a.sock/*",
+        "x/*/*",
+        "*/.z/*",
+    ],
+)
+def test_it_expands_as_the_standard_librarys_does(tree: Path, pattern: str) -> None:
+    expected = sorted(globbing.glob(f"{tree}/{pattern}", recursive=True))
+
+    assert sorted(Walk(1000).expand(f"{tree}/{pattern}")) == expected
+
+
+def test_a_path_without_wildcard_is_returned_unseen(tree: Path) -> None:
+    assert list(Walk(10).expand(f"{tree}/none/at/all.sock")) == [f"{tree}/none/at/all.sock"]
+
+
+def test_links_are_followed_by_name_but_not_under_any_depth(tree: Path) -> None:
+    (tree / "x" / "up").symlink_to(tree)
+
+    assert f"{tree}/x/up/a.sock" in Walk(1000).expand(f"{tree}/x/*/a.sock")
+    assert not any("/up/" in path for path in Walk(1000).expand(f"{tree}/**/a.sock"))
+
+
+def test_it_stops_at_its_bound(tree: Path) -> None:
+    found: list[str] = []
+
+    with pytest.raises(TooManyError):
+        found.extend(Walk(2).expand("/*"))
+    walk = Walk(len(tree.parts) + 1)
+    with pytest.raises(TooManyError):
+        found.extend(walk.expand(f"{tree}/**/none"))
+
+    assert len(walk.places) <= len(tree.parts) + 1
+
+
+def test_it_notes_where_a_match_may_appear(tree: Path) -> None:
+    walk = Walk(100)
+
+    list(walk.expand(f"{tree}/*/a.sock"))
+    list(walk.expand(f"{tree}/none/q.sock"))
+
+    assert walk.places[str(tree)] == {"*", "none"}
+    assert walk.places[f"{tree}/x"] == {"a.sock"}
+    assert walk.places[f"{tree}/none"] == {"q.sock"}
+    assert walk.places["/"] == {tree.parts[1]}
+    assert f"{tree}/x/y" not in walk.places
+
+
+def test_a_name_is_compared_as_the_expansion_does() -> None:
+    assert matches("*.sock", "a.sock")
+    assert not matches("*.sock", ".a.sock")
+    assert matches(".*", ".a")
+    assert matches("a.sock", "a.sock")
+    assert not matches("a.sock", "axsock")

@@ -1,0 +1,92 @@
+"""A scripted QMP server on a unix socket: for what a real QEMU does not do on cue."""
+
+import json
+import tempfile
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+from anyio.abc import SocketStream
+
+from agent.qmp.link import Settings
+
+GREETING = (
+    b'{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "Debian"},'
+    b' "capabilities": ["oob"]}}\r\n'
+)
+BALLOON = "/machine/peripheral/balloon0"
+
+SETTINGS = Settings(greeting_timeout_s=5.0, events_per_s_max=100_000)
+IMPATIENT = Settings(greeting_timeout_s=0.1)
+
+
+class Client:
+    """What the server sees of one client."""
+
+    def __init__(self, stream: SocketStream) -> None:
+        self._stream = stream
+        self._unread = ""
+        self.received: list[dict[str, Any]] = []
+
+    async def send(self, data: bytes) -> None:
+        """Send raw bytes."""
+        await self._stream.send(data)
+
+    async def say(self, message: object) -> None:
+        """Send one message."""
+        await self.send(json.dumps(message).encode() + b"\r\n")
+
+    async def hear(self) -> dict[str, Any]:
+        """Return the next command; the library ends none with a newline."""
+        while True:
+            try:
+                message, end = json.JSONDecoder().raw_decode(self._unread)
+            except json.JSONDecodeError:
+                self._unread += (await self._stream.receive()).decode()
+                continue
+            self._unread = self._unread[end:]
+            self.received.append(message)
+            return message
+
+    async def answer(self, value: object) -> dict[str, Any]:
+        """Hear a command and answer it."""
+        command = await self.hear()
+        await self.say({"return": value, "id": command["id"]} if "id" in command else {"return": value})
+        return command
+
+    async def greet(self) -> None:
+        """Do what QEMU does until commands are taken."""
+        await self.send(GREETING)
+        await self.answer({})
+
+    async def wait_closed(self) -> None:
+        """Return when the client has closed its end."""
+        try:
+            while True:
+                await self._stream.receive()
+        except (anyio.EndOfStream, anyio.BrokenResourceError):
+            return
+
+
+Script = Callable[[Client], Awaitable[None]]
+
+
+@asynccontextmanager
+async def serving(script: Script) -> AsyncGenerator[str, None]:
+    """Run `script` for each client; it hangs up when it returns. Yields the socket's path."""
+
+    async def handle(stream: SocketStream) -> None:
+        async with stream:
+            try:
+                await script(Client(stream))
+            except (anyio.EndOfStream, anyio.BrokenResourceError):
+                return  # the client left in the middle of the script
+
+    with tempfile.TemporaryDirectory(prefix="barograph-") as directory:
+        path = Path(directory) / "qmp.sock"
+        async with await anyio.create_unix_listener(path) as listener, anyio.create_task_group() as group:
+            group.start_soon(listener.serve, handle, name="peer")
+            yield str(path)
+            group.cancel_scope.cancel()

@@ -1,0 +1,156 @@
+import os
+import socket
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from agent.errors import LinkFault, QmpUnreachable
+from agent.qmp.endpoint import connect, mark_of
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    # Not tmp_path: that one is closed to other users, and too long for a socket's path.
+    with tempfile.TemporaryDirectory(prefix="barograph-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def listen(path: Path, stack: ExitStack, *, backlog: int = 8) -> None:
+    """Listen at `path`, of any length."""
+    directory = os.open(path.parent, os.O_PATH)
+    server = stack.enter_context(socket.socket(socket.AF_UNIX))
+    server.bind(f"/proc/self/fd/{directory}/{path.name}")
+    os.close(directory)
+    server.listen(backlog)
+
+
+def fault_of(path: Path) -> LinkFault:
+    with pytest.raises(QmpUnreachable) as caught:
+        connect(str(path))
+    assert caught.value.path == str(path)
+    assert caught.value.detail
+    return caught.value.fault
+
+
+@pytest.mark.parametrize(
+    "name", ["a.sock", f"{'d' * 90}/{'e' * 90}/a.sock", "n" * 255], ids=["short", "long path", "long name"]
+)
+def test_a_path_of_any_length_is_connected_to_and_marked(folder: Path, name: str) -> None:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        if len(path.name) > 90:  # too long even for its server: bound short, renamed
+            listen(folder / "short", stack)
+            (folder / "short").rename(path)
+        else:
+            listen(path, stack)
+
+        endpoint = connect(str(path))
+        stack.enter_context(endpoint.connection)
+
+        assert endpoint.mark == mark_of(path.stat())
+        assert not endpoint.connection.getblocking()
+
+
+def test_a_full_backlog_is_busy_at_once(folder: Path) -> None:
+    with ExitStack() as stack:
+        listen(folder / "a.sock", stack, backlog=1)
+        for _ in range(2):
+            stack.enter_context(connect(str(folder / "a.sock")).connection)
+
+        assert fault_of(folder / "a.sock") is LinkFault.BUSY
+
+
+def test_a_socket_file_without_a_listener_is_refused(folder: Path) -> None:
+    with ExitStack() as stack:
+        listen(folder / "a.sock", stack)
+
+    assert fault_of(folder / "a.sock") is LinkFault.REFUSED
+
+
+def test_what_is_not_there_is_missing(folder: Path) -> None:
+    (folder / "file").touch()
+    (folder / "circle").symlink_to("circle")
+
+    assert fault_of(folder / "a.sock") is LinkFault.MISSING
+    assert fault_of(folder / "none" / "a.sock") is LinkFault.MISSING
+    assert fault_of(folder / "file" / "a.sock") is LinkFault.MISSING
+    assert fault_of(folder / "circle") is LinkFault.MISSING
+
+
+def test_what_is_no_stream_socket_is_not_qmp(folder: Path) -> None:
+    (folder / "file").touch()
+    os.mkfifo(folder / "pipe")
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagrams:
+        datagrams.bind(str(folder / "datagrams"))
+
+        assert fault_of(folder / "datagrams") is LinkFault.NOT_QMP
+    assert fault_of(folder / "file") is LinkFault.NOT_QMP
+    assert fault_of(folder / "pipe") is LinkFault.NOT_QMP
+    assert fault_of(folder) is LinkFault.NOT_QMP
+
+
+def test_a_socket_that_we_may_not_write_to_is_denied(folder: Path) -> None:
+    with ExitStack() as stack:
+        listen(folder / "a.sock", stack)
+        (folder / "a.sock").chmod(0o000)
+        if os.geteuid() == 0:
+            stack.callback(os.seteuid, 0)
+            os.seteuid(NOBODY)
+
+        assert fault_of(folder / "a.sock") is LinkFault.DENIED
+
+
+def test_no_descriptor_is_left_whatever_happens(folder: Path) -> None:
+    with ExitStack() as stack:
+        listen(folder / "a.sock", stack, backlog=1)
+        (folder / "file").touch()
+        before = len(os.listdir("/proc/self/fd"))
+
+        connect(str(folder / "a.sock")).connection.close()
+        connect(str(folder / "a.sock")).connection.close()
+        for name in ("a.sock", "file", "none"):
+            fault_of(folder / name)
+
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_socket_replaced_while_we_connect_is_found(folder: Path) -> None:
+    path, stop = folder / "a.sock", threading.Event()
+
+    def replace_again_and_again() -> None:
+        before = None
+        while not stop.is_set():
+            server = socket.socket(socket.AF_UNIX)
+            server.bind(str(folder / "new"))
+            server.listen(8)
+            (folder / "new").rename(path)
+            if before is not None:
+                before.close()
+            before = server
+        if before is not None:
+            before.close()
+
+    replacing = threading.Thread(target=replace_again_and_again)
+    replacing.start()
+    try:
+        faults: Counter[LinkFault | None] = Counter()
+        for _ in range(2000):
+            try:
+                connect(str(path)).connection.close()
+            except QmpUnreachable as error:
+                faults[error.fault] += 1
+    finally:
+        stop.set()
+        replacing.join()
+
+    assert set(faults) <= {LinkFault.MISSING, LinkFault.HUNG_UP}

@@ -1,0 +1,439 @@
+"""The link against a scripted peer: everything that a real QEMU does not do on cue."""
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from agent.errors import LinkFault, QmpCommandError, QmpNotAllowed, QmpUnreachable
+from agent.qmp.link import Link, Settings, open_link
+from tests.unit.qmp.peer import BALLOON, GREETING, SETTINGS, Client, Script, serving
+
+Ask = Callable[[Link], Awaitable[object]]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def openings() -> anyio.CapacityLimiter:
+    return anyio.CapacityLimiter(32)
+
+
+async def opening_fault(script: Script, settings: Settings = SETTINGS) -> LinkFault:
+    async with serving(script) as path:
+        with pytest.raises(QmpUnreachable) as caught:
+            async with open_link(path, settings, openings()):
+                raise AssertionError("opened")
+    assert caught.value.path == path
+    assert caught.value.detail
+    return caught.value.fault
+
+
+# --- asking ---
+
+
+def answering(values: dict[str, object], asked: list[dict[str, Any]] | None = None) -> Script:
+    """Serve the keys' values: a command, or `property`/`path` for qom-get and qom-list."""
+
+    async def script(peer: Client) -> None:
+        await peer.greet()
+        while True:
+            command = await peer.hear()
+            if asked is not None:
+                asked.append(command)
+            arguments = command.get("arguments", {})
+            key = arguments.get("property", arguments.get("path", command["execute"]))
+            value = values.get(key, {"class": "DeviceNotFound", "desc": f"no {key}"})
+            kind = "return" if key in values else "error"
+            await peer.say({kind: value, "id": command["id"]})
+
+    return script
+
+
+VM: dict[str, object] = {
+    "query-uuid": {"UUID": "5F0C1E4E-28A6-4F0E-9A5F-0123456789AB"},
+    "query-name": {"name": "web-3"},
+    "query-status": {"status": "running", "running": True},
+    "/machine/peripheral": [
+        {"name": "type", "type": "string"},
+        {"name": "balloon0", "type": "child<virtio-balloon-pci>"},
+    ],
+    "/machine/peripheral-anon": [],
+    "guest-stats-polling-interval": 10,
+    "deflate-on-oom": False,
+    "query-balloon": {"actual": 134217728},
+    "guest-stats": {"stats": {}, "last-update": 0},
+}
+
+
+async def test_an_introduction_tells_who_it_is_and_how_it_stands() -> None:
+    async with serving(answering(VM)) as path, open_link(path, SETTINGS, openings()) as link:
+        introduction = await link.introduce()
+
+    assert introduction.uuid == "5f0c1e4e-28a6-4f0e-9a5f-0123456789ab"
+    assert introduction.name == "web-3"
+    assert introduction.qemu_version == (7, 2, 22)
+    assert introduction.run_state == "running"
+    assert introduction.balloon_path == BALLOON
+    assert introduction.interval_s == 10
+    assert introduction.deflate_on_oom is False
+    assert introduction.actual_bytes == 134217728
+
+
+async def test_a_reading_is_one_round_trip_and_not_judged() -> None:
+    asked: list[dict[str, Any]] = []
+    odd = {"stats": {"stat-free-memory": 2**64 - 1, "stat-new": 1.5}, "last-update": "never"}
+
+    script = answering({"guest-stats": odd}, asked)
+    async with serving(script) as path, open_link(path, SETTINGS, openings()) as link:
+        answer = await link.read_stats(BALLOON)
+
+    assert answer == odd
+    assert [command["arguments"] for command in asked] == [{"path": BALLOON, "property": "guest-stats"}]
+
+
+async def test_a_balloon_gone_or_elsewhere_is_looked_for_anew() -> None:
+    elsewhere: dict[str, object] = {
+        **VM,
+        "/machine/peripheral": [],
+        "/machine/peripheral-anon": [{"name": "device[3]", "type": "child<virtio-balloon-pci>"}],
+    }
+    gone = {name: value for name, value in VM.items() if name != "guest-stats-polling-interval"}
+    gone["/machine/peripheral"] = []
+
+    async with serving(answering(elsewhere)) as path, open_link(path, SETTINGS, openings()) as link:
+        assert (await link.check(None)).balloon_path == "/machine/peripheral-anon/device[3]"
+    async with serving(answering(gone)) as path, open_link(path, SETTINGS, openings()) as link:
+        check = await link.check(BALLOON)
+        assert check.balloon_path is None
+        assert check.interval_s is None
+        assert check.run_state == "running"
+
+
+async def test_a_balloon_unplugged_between_two_questions_is_gone() -> None:
+    gone = {name: value for name, value in VM.items() if name != "guest-stats-polling-interval"}
+
+    async with serving(answering(gone)) as path, open_link(path, SETTINGS, openings()) as link:
+        check = await link.check(None)
+
+    assert check.balloon_path is None
+    assert check.interval_s is None
+
+
+async def test_what_qemu_refuses_is_told_and_the_link_stays_usable() -> None:
+    script = answering({"query-status": {"status": "paused"}})
+    async with serving(script) as path, open_link(path, SETTINGS, openings()) as link:
+        with pytest.raises(QmpCommandError) as caught:
+            await link.write_interval(BALLOON, 5)
+        state = await link.read_run_state()
+
+    assert caught.value.error_class == "DeviceNotFound"
+    assert caught.value.command == "qom-set"
+    assert state == "paused"
+
+
+@pytest.mark.parametrize("interval_s", [-1, 2**32])
+async def test_an_impossible_interval_is_not_sent(interval_s: int) -> None:
+    asked: list[dict[str, Any]] = []
+
+    async with serving(answering({}, asked)) as path, open_link(path, SETTINGS, openings()) as link:
+        with pytest.raises(QmpNotAllowed):
+            await link.write_interval(BALLOON, interval_s)
+
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("query-uuid", {"UUID": 5}),
+        ("query-name", [1]),
+        ("query-status", None),
+        ("/machine/peripheral", {"name": 1}),
+        ("guest-stats-polling-interval", "10"),
+        ("deflate-on-oom", 1),
+        ("query-balloon", {"actual": "all"}),
+    ],
+)
+async def test_an_answer_of_another_shape_ends_the_link(name: str, value: object) -> None:
+    script = answering({**VM, name: value})
+    async with serving(script) as path, open_link(path, SETTINGS, openings()) as link:
+        with pytest.raises(QmpUnreachable) as caught:
+            await link.introduce()
+        with pytest.raises(QmpUnreachable) as later:
+            await link.read_run_state()
+
+    assert caught.value.fault is later.value.fault is LinkFault.PROTOCOL
+
+
+async def test_a_cancelled_call_leaves_the_link_usable_and_its_late_answer_is_dropped() -> None:
+    cancelled = anyio.Event()
+
+    async def script(peer: Client) -> None:
+        await peer.greet()
+        first = await peer.hear()
+        await cancelled.wait()
+        await peer.say({"return": {"status": "late"}, "id": first["id"]})
+        await peer.answer({"status": "running"})
+        await peer.wait_closed()
+
+    async with serving(script) as path, open_link(path, SETTINGS, openings()) as link:
+        with anyio.move_on_after(0.05) as scope:
+            await link.read_run_state()
+        cancelled.set()
+
+        with anyio.fail_after(5):
+            assert await link.read_run_state() == "running"
+        assert scope.cancelled_caught
+
+
+async def test_answers_in_another_order_reach_who_asked() -> None:
+    async def script(peer: Client) -> None:
+        await peer.greet()
+        asked = [await peer.hear(), await peer.hear()]
+        for command in reversed(asked):
+            value = {"status": "running"} if command["execute"] == "query-status" else {"actual": 7}
+            await peer.say({"return": value, "id": command["id"]})
+        await peer.wait_closed()
+
+    answers: dict[str, object] = {}
+
+    async def ask(name: str, question: Callable[[], Awaitable[object]]) -> None:
+        answers[name] = await question()
+
+    async with serving(script) as path, open_link(path, SETTINGS, openings()) as link:
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as group:
+                group.start_soon(ask, "state", link.read_run_state)
+                group.start_soon(ask, "actual", link.read_actual)
+
+    assert answers == {"state": "running", "actual": 7}
+
+
+# --- ending ---
+
+
+@pytest.mark.parametrize(
+    ("said", "fault"),
+    [
+        (b"", LinkFault.HUNG_UP),
+        (b'{"return": {"sta', LinkFault.HUNG_UP),
+        (b"garbage\n", LinkFault.PROTOCOL),
+        (b"[]\n", LinkFault.PROTOCOL),
+        (b"\xff\xff\n", LinkFault.PROTOCOL),
+        (b"[" * 60_000 + b"\n", LinkFault.PROTOCOL),
+        (b'{"return": ' + b"9" * 5000 + b', "id": 1}\n', LinkFault.PROTOCOL),
+        (b"x" * 200_000, LinkFault.PROTOCOL),
+        (b'{"id": 1}\n', LinkFault.PROTOCOL),
+        (b'{"error": 1, "id": 1}\n', LinkFault.PROTOCOL),
+        (b'{"error": {"class": 1, "desc": "x"}, "id": 1}\n', LinkFault.PROTOCOL),
+        (b'{"error": {"class": "GenericError", "desc": "parse error"}}\n', LinkFault.PROTOCOL),
+    ],
+    ids=lambda value: ascii(value)[:40],
+)
+async def test_whatever_ends_a_link_is_told_to_all_who_wait(said: bytes, fault: LinkFault) -> None:
+    async def script(peer: Client) -> None:
+        await peer.greet()
+        await peer.hear()
+        if said:
+            await peer.send(said)
+
+    faults: list[LinkFault] = []
+
+    async def note(question: Callable[[], Awaitable[object]]) -> None:
+        with pytest.raises(QmpUnreachable) as caught:
+            await question()
+        faults.append(caught.value.fault)
+
+    async with serving(script) as path, open_link(path, SETTINGS, openings()) as link:
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as group:
+                group.start_soon(note, link.next_event)
+                group.start_soon(note, link.read_run_state)
+            await note(link.read_run_state)
+            await note(link.next_event)
+
+    assert faults == [fault] * 4
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b'{"return": {}, "id": 99}\n',
+        b'{"return": {}, "id": "__qmp#00001"}\n',
+        b'{"return": {}, "id": [1]}\n',
+        b'{"return": {}, "id": true}\n',
+        b'{"return": {}, "id": 1.0}\n',
+        b'{"return": {}}\n',
+        b'{"return": {"status": "running"}, "id": 1}\n' * 2,
+        b'{"event": 7}\n',
+        b'{"event": ["STOP"], "data": 3}\n',
+        GREETING,
+        b"{}\n",
+    ],
+    ids=ascii,
+)
+async def test_what_nobody_asked_for_is_passed_over(odd: bytes) -> None:
+    async def script(peer: Client) -> None:
+        await peer.greet()
+        await peer.hear()
+        await peer.send(odd)
+        await peer.send(b'{"return": {"status": "running"}, "id": 1}\n')
+        await peer.answer({"status": "paused"})
+        await peer.wait_closed()
+
+    async with serving(script) as path, open_link(path, SETTINGS, openings()) as link:
+        with anyio.fail_after(5):
+            assert await link.read_run_state() == "running"
+            assert await link.read_run_state() == "paused"
+
+
+async def test_a_link_is_dead_when_its_block_has_ended() -> None:
+    async def script(peer: Client) -> None:
+        await peer.greet()
+        await peer.wait_closed()
+
+    faults: list[LinkFault] = []
+
+    async def note(question: Callable[[], Awaitable[object]]) -> None:
+        with pytest.raises(QmpUnreachable) as caught:
+            await question()
+        faults.append(caught.value.fault)
+
+    with anyio.fail_after(5):
+        async with serving(script) as path, anyio.create_task_group() as group:
+            async with open_link(path, SETTINGS, openings()) as link:
+                group.start_soon(note, link.read_run_state)
+                group.start_soon(note, link.next_event)
+                await anyio.wait_all_tasks_blocked()
+            await note(link.read_run_state)
+            await note(link.next_event)
+
+    assert faults == [LinkFault.HUNG_UP] * 4
+
+
+async def test_closing_does_not_wait_for_a_peer_that_reads_no_more() -> None:
+    async def script(peer: Client) -> None:
+        await peer.greet()
+        await anyio.sleep_forever()
+
+    async with serving(script) as path:
+        async with open_link(path, SETTINGS, openings()) as link:
+            for _ in range(1000):
+                with anyio.CancelScope() as scope, suppress(QmpUnreachable):
+                    scope.cancel()
+                    await link.read_stats(BALLOON + "x" * 1000)
+            closing_at_s = anyio.current_time()
+
+        assert anyio.current_time() - closing_at_s < 0.5
+
+
+async def test_events_before_the_end_are_still_returned() -> None:
+    async def script(peer: Client) -> None:
+        await peer.greet()
+        await peer.hear()
+        await peer.say({"event": "SHUTDOWN", "data": {"guest": True}})
+
+    async with serving(script) as path, open_link(path, SETTINGS, openings()) as link:
+        with pytest.raises(QmpUnreachable):
+            await link.read_run_state()
+
+        assert (await link.next_event()).name == "SHUTDOWN"
+        with pytest.raises(QmpUnreachable):
+            await link.next_event()
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [
+        b'{"event": "STOP"}\n' * 101,
+        b'{"event": "VNC"}\n' * 101,
+        b'{"return": 1, "id": 77}\n' * 101,
+        (b'{"event": "X", "data": {"x": "' + b"x" * 50_000 + b'"}}\n') * 3,
+    ],
+    ids=["events", "events that decide nothing", "answers", "large events"],
+)
+async def test_a_flood_ends_the_link(flood: bytes) -> None:
+    closed = anyio.Event()
+
+    async def script(peer: Client) -> None:
+        await peer.greet()
+        await peer.hear()
+        await peer.send(flood)
+        await peer.wait_closed()
+        closed.set()
+
+    settings = Settings(greeting_timeout_s=5.0, events_per_s_max=100)
+    async with serving(script) as path, open_link(path, settings, openings()) as link:
+        with anyio.fail_after(5), pytest.raises(QmpUnreachable) as caught:
+            await link.read_run_state()
+        with anyio.fail_after(5):
+            await closed.wait()
+
+    assert caught.value.fault is LinkFault.FLOODING
+
+
+async def test_a_flood_before_the_greeting_ends_the_opening() -> None:
+    async def script(peer: Client) -> None:
+        await peer.send(b'{"event": "STOP"}\n' * 101)
+        await peer.wait_closed()
+
+    assert await opening_fault(script, Settings(events_per_s_max=100)) is LinkFault.FLOODING
+
+
+async def test_a_flood_lets_others_run_between_any_two_of_its_events() -> None:
+    done = anyio.Event()
+
+    async def script(peer: Client) -> None:
+        await peer.greet()
+        await peer.send(b'{"event": "VNC_CONNECTED"}\n' * 2000)
+        await peer.answer({"status": "running"})
+        await peer.wait_closed()
+
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while not done.is_set():
+            turns += 1
+            await anyio.lowlevel.checkpoint()
+
+    async with (
+        serving(script) as path,
+        open_link(path, SETTINGS, openings()) as link,
+        anyio.create_task_group() as group,
+    ):
+        group.start_soon(count_turns)
+        with anyio.fail_after(10):
+            await link.read_run_state()
+        done.set()
+
+    assert turns >= 2000
+
+
+async def test_a_peer_that_reads_no_more_ends_the_link_before_our_commands_pile_up() -> None:
+    async def script(peer: Client) -> None:
+        await peer.greet()
+        await anyio.sleep_forever()
+
+    ended: list[QmpUnreachable] = []
+
+    async def give_up_at_once(link: Link) -> None:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            try:
+                await link.read_stats(BALLOON + "x" * 10_000)
+            except QmpUnreachable as error:
+                ended.append(error)
+
+    async with serving(script) as path, open_link(path, SETTINGS, openings()) as link:
+        for _ in range(1000):
+            await give_up_at_once(link)
+
+    assert ended[0].fault is LinkFault.NO_ANSWER
+    assert len(ended) > 900
