@@ -1,0 +1,187 @@
+"""Builds everything and wires it; the only place that knows all parts. Starts and stops them in order."""
+
+import gc
+import os
+import resource
+import signal
+from collections.abc import Sequence
+
+import anyio
+import structlog
+
+from agent import __version__
+from agent.config import Config
+from agent.contract.encode import Agent
+from agent.core.delivery import DeliverySettings
+from agent.core.epochs import uuid7
+from agent.core.reading import AgentPhase
+from agent.discovery.watch import watch
+from agent.runtime import clock, logs
+from agent.runtime.agent_state import AgentState
+from agent.runtime.deliver import Deliverer
+from agent.runtime.fleet import Fleet
+from agent.runtime.give_back import Outcome, Settlement, give_back
+from agent.runtime.recorder import Recorder
+from agent.runtime.vm import ClaimsRegistry, Surroundings
+from agent.sinks.kafka import KafkaSink
+from agent.sinks.lines import LinesSink
+from agent.sinks.otlp import OtlpSink
+from agent.sinks.record_sink import RecordSink
+from agent.spool.ledger import Ledger, open_ledger
+from agent.spool.memory import MemoryBuffer
+from agent.telemetry import Counters
+
+log = structlog.get_logger("barograph")
+
+
+async def run(config: Config) -> None:
+    """Watch this host's VMs until SIGTERM or SIGINT, then stop in order.
+
+    Raises:
+        StateFileError: the state directory cannot be used. Nothing was started.
+        SinkError: a sink that cannot be used at all ended the run.
+    """
+    logs.configure(config.log.level, config.log.format)
+    raise_descriptor_limit()
+    host = config.host_identity()
+    start = clock.now()
+    identity = Agent(host.id, host.name, uuid7(start.unix_ms, clock.chance()), __version__)
+    async with open_ledger(config.state_directory, start.unix_ms) as ledger:
+        _log_set_aside(ledger)
+        await _Run(config, identity, ledger).run()
+
+
+def raise_descriptor_limit() -> None:
+    """Allow as many descriptors as the host lets us: one per VM, and some."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+class _Run:
+    """One run of the agent, from the first scan to the last acknowledgement."""
+
+    def __init__(self, config: Config, identity: Agent, ledger: Ledger) -> None:
+        self._config = config
+        self._ledger = ledger
+        self._counters = Counters()
+        self._sinks = _sinks(config)
+        self._buffers = [
+            MemoryBuffer(sink.name, config.buffer.size_bytes, self._counters) for sink in self._sinks
+        ]
+        self._recorder = Recorder(identity, config.event_mode, self._buffers, self._counters)
+        self._otlp = (
+            OtlpSink(config.otlp_settings(), identity, self._counters) if config.otlp_enabled else None
+        )
+        polling = config.polling_settings()
+        self._qmp = config.qmp_settings()
+        self._openings = anyio.CapacityLimiter(self._qmp.opening_at_once)
+        around = Surroundings(
+            polling=polling,
+            qmp=self._qmp,
+            openings=self._openings,
+            emissions=self._recorder,
+            debts=ledger,
+            claims=ClaimsRegistry(),
+            counters=self._counters,
+        )
+        # CI makes the boundary around a VM let bugs of ours pass, so that tests do not pass over them.
+        self._fleet = Fleet(identity.host_id, around, contain="BAROGRAPH_NO_CONTAINMENT" not in os.environ)
+        self._state = AgentState(self._recorder, self._counters, polling.heartbeat_ns)
+
+    async def run(self) -> None:
+        collecting = anyio.CancelScope()
+        deliverers = [
+            Deliverer(sink, buffer, self._counters, DeliverySettings(), on_output_closed=collecting.cancel)
+            for sink, buffer in zip(self._sinks, self._buffers, strict=True)
+        ]
+        async with anyio.create_task_group() as group:
+            for deliverer in deliverers:
+                group.start_soon(deliverer.run)
+            await group.start(_stop_on_signal, collecting)
+            with collecting:
+                async with anyio.create_task_group() as collection:
+                    self._state.enter(AgentPhase.STARTING, "looking for monitors")
+                    collection.start_soon(self._state.run)
+                    if self._otlp is not None:
+                        collection.start_soon(self._otlp.run, self._recorder.views)
+                    # What has been built so far lives as long as the process: no need to look at it again.
+                    gc.freeze()
+                    await self._fleet.follow(watch(self._config.discovery_settings()), self._on_first_scan)
+            await self._stop(deliverers)
+            group.cancel_scope.cancel()
+
+    def _on_first_scan(self, monitors: int) -> None:
+        self._state.enter(AgentPhase.RUNNING, f"found {monitors} monitors")
+
+    async def _stop(self, deliverers: Sequence[Deliverer]) -> None:
+        """Collection has ended and its links are closed: give back, say so, deliver what can be delivered."""
+        deadline_s = self._config.shutdown.deadline_s
+        log.info("stopping", within_s=deadline_s)
+        with anyio.move_on_after(deadline_s):
+            if self._config.give_back_at_exit:
+                for settlement in await self._give_back():
+                    _log_settlement(settlement)
+            self._state.enter(AgentPhase.STOPPING, "a clean exit")
+            for deliverer in deliverers:
+                deliverer.close()
+            async with anyio.create_task_group() as group:
+                if self._otlp is not None:
+                    group.start_soon(self._otlp.finish, deadline_s / 2)
+                for deliverer in deliverers:
+                    group.start_soon(deliverer.done.wait)
+        log.info(
+            "stopped", **{name.replace("/", "."): total for name, total in self._counters.snapshot().items()}
+        )
+
+    async def _give_back(self) -> list[Settlement]:
+        return await give_back(
+            self._ledger,
+            self._qmp,
+            self._openings,
+            self._counters,
+            answer_within_s=self._qmp.greeting_timeout_s,
+        )
+
+
+def _sinks(config: Config) -> list[RecordSink]:
+    sinks: list[RecordSink] = []
+    if config.kafka is not None:
+        sinks.append(KafkaSink(config.kafka))
+    if config.lines_enabled:
+        sinks.append(LinesSink())
+    return sinks
+
+
+async def _stop_on_signal(collecting: anyio.CancelScope, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for number in signals:
+            if collecting.cancel_called:
+                log.warning("second signal: ending at once")
+                os._exit(128 + signal.SIGINT)  # nothing may hold this up
+            log.info("signal", signal=number.name)
+            collecting.cancel()
+
+
+async def settle_debts(config: Config) -> list[Settlement]:
+    """Give back every interval that is still ours: `barograph give-back`.
+
+    Raises:
+        StateFileError: the state directory cannot be used, or an agent that runs has it.
+    """
+    logs.configure(config.log.level, config.log.format)
+    qmp = config.qmp_settings()
+    openings = anyio.CapacityLimiter(qmp.opening_at_once)
+    async with open_ledger(config.state_directory, clock.now().unix_ms) as ledger:
+        _log_set_aside(ledger)
+        return await give_back(ledger, qmp, openings, Counters(), answer_within_s=qmp.greeting_timeout_s)
+
+
+def _log_set_aside(ledger: Ledger) -> None:
+    if ledger.set_aside is not None:
+        log.error("state file set aside", path=ledger.set_aside.path, detail=ledger.set_aside.detail)
+
+
+def _log_settlement(settlement: Settlement) -> None:
+    say = log.warning if settlement.outcome is Outcome.KEPT else log.info
+    say("interval", path=settlement.owed.path, outcome=settlement.outcome.value, detail=settlement.detail)

@@ -1,0 +1,159 @@
+"""QMP answers -> readings. Everything odd becomes a named reason; nothing raises, nothing is guessed.
+
+What a reading holds is QEMU's, untouched. What it does not hold was either *unset* (QEMU lists the
+name, the guest gave no value) or *refused*, with the reason:
+
+- `NOT_INTEGER`: a float, a string, a boolean, null, anything else;
+- `TOO_LARGE`: above 2^53-1 and not unset;
+- `IMPOSSIBLE`: `total_memory` of 0 is dropped itself; `free_memory` or `available_memory` above the
+  total is dropped and the total stays, since the host can check that one;
+- `BAD_NAME`: no name that can be carried, or two spellings of one name, of which neither is believed.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import cast
+
+from agent.contract.statistics import KNOWN_STATISTICS
+from agent.core.reading import Reading, Refusal
+
+EXACT_MAX = (1 << 53) - 1
+"""Above it not every JSON reader keeps an integer exact (RFC 8259, section 6)."""
+
+UNSET_FROM = 1 << 63
+"""From here up, and below 0, QEMU means "unset": 2^64-1 (-1 before about QEMU 2.10), and Windows' service
+up to a page size below it."""
+
+LAST_UPDATE_MAX_S = 253_402_300_799
+"""The end of the year 9999: RFC 3339 has no later time, so none could be put into an event."""
+
+STATISTICS_MAX = 256
+"""QEMU has had 16 names in fifteen years; an answer with more than this comes from something else."""
+
+
+class BadAnswerReason(StrEnum):
+    """Why an answer to `guest-stats` is no reading."""
+
+    NOT_AN_OBJECT = "not_an_object"
+    NO_LAST_UPDATE = "no_last_update"
+    BAD_LAST_UPDATE = "bad_last_update"  # not an integer, negative, or after the year 9999
+    NO_STATISTICS = "no_statistics"
+    TOO_MANY_STATISTICS = "too_many_statistics"
+
+
+@dataclass(frozen=True, slots=True)
+class BadAnswer:
+    """An answer that makes no sense; nothing of it is used."""
+
+    reason: BadAnswerReason
+    detail: str  # for people; holds nothing the peer wrote
+
+
+def decode_guest_stats(answer: object) -> Reading | BadAnswer:
+    """Decode the `return` of `qom-get <balloon> guest-stats`. Total over every JSON value; never raises.
+
+    The shape: `{"stats": {"stat-free-memory": 68141056, ...}, "last-update": 1795404146}`.
+    Source: QEMU hw/virtio/virtio-balloon.c, balloon_stats_get_all.
+    """
+    if type(answer) is not dict:
+        return BadAnswer(
+            BadAnswerReason.NOT_AN_OBJECT, f"guest-stats is {type(answer).__name__}, not an object"
+        )
+    parts = cast(Mapping[str, object], answer)
+    if "last-update" not in parts:
+        return BadAnswer(BadAnswerReason.NO_LAST_UPDATE, "guest-stats has no last-update")
+    last_update_s = parts["last-update"]
+    if type(last_update_s) is not int:
+        said = f"last-update is {type(last_update_s).__name__}, not an integer"
+        return BadAnswer(BadAnswerReason.BAD_LAST_UPDATE, said)
+    if not 0 <= last_update_s <= LAST_UPDATE_MAX_S:
+        said = "last-update is negative or after the year 9999"
+        return BadAnswer(BadAnswerReason.BAD_LAST_UPDATE, said)
+    stats = parts.get("stats")
+    if type(stats) is not dict:
+        return BadAnswer(BadAnswerReason.NO_STATISTICS, "guest-stats has no object of stats")
+    stats = cast(Mapping[str, object], stats)
+    if len(stats) > STATISTICS_MAX:
+        said = f"guest-stats has {len(stats)} statistics, more than {STATISTICS_MAX}"
+        return BadAnswer(BadAnswerReason.TOO_MANY_STATISTICS, said)
+    return _read(last_update_s, stats)
+
+
+_NAMES = {known.wire_name: known.name for known in KNOWN_STATISTICS.values()}
+
+
+def _read(last_update_s: int, stats: Mapping[str, object]) -> Reading:
+    statistics: dict[str, int] = {}
+    unset: list[str] = []
+    refused: dict[str, Refusal] = {}
+    unknown: list[str] = []
+    for wire_name, value in stats.items():
+        name = _NAMES.get(wire_name)
+        if name is None:
+            unknown.append(wire_name)
+        elif type(value) is not int:  # a bool is an int to isinstance
+            refused[name] = Refusal.NOT_INTEGER
+        elif 0 <= value <= EXACT_MAX:
+            statistics[name] = value
+        elif value < 0 or value >= UNSET_FROM:
+            unset.append(name)
+        else:
+            refused[name] = Refusal.TOO_LARGE
+    total = statistics.get("total_memory")
+    if total is not None:
+        _keep_out_impossible(total, statistics, refused)
+    if not unknown:
+        return Reading(last_update_s, statistics, frozenset(unset), refused)
+    return _with_unknown(Reading(last_update_s, statistics, frozenset(unset), refused), unknown, stats)
+
+
+def _keep_out_impossible(total: int, statistics: dict[str, int], refused: dict[str, Refusal]) -> None:
+    if total == 0:
+        del statistics["total_memory"]
+        refused["total_memory"] = Refusal.IMPOSSIBLE
+        return
+    for part in ("free_memory", "available_memory"):
+        if statistics.get(part, 0) > total:
+            del statistics[part]
+            refused[part] = Refusal.IMPOSSIBLE
+
+
+_NAME_MAX = 64
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+def _with_unknown(known: Reading, wire_names: list[str], stats: Mapping[str, object]) -> Reading:
+    """Add what this table of names does not have: a later QEMU's, carried through as it is."""
+    spellings: dict[str, list[str]] = {}
+    refused = dict(known.refused)
+    for wire_name in wire_names:
+        name = _carried(wire_name)
+        if name is None:
+            refused[f"?{len(refused)}"] = Refusal.BAD_NAME  # a name of no statistic, so that each is counted
+        else:
+            spellings.setdefault(name, []).append(wire_name)
+    statistics, unset = dict(known.statistics), set(known.unset)
+    for name, wires in spellings.items():
+        value = stats[wires[0]]
+        if name in KNOWN_STATISTICS or len(wires) > 1:
+            # QEMU's own spelling of a known name is believed; which of two others is right, nobody knows.
+            refused[f"?{name}"] = Refusal.BAD_NAME
+        elif type(value) is not int:
+            refused[name] = Refusal.NOT_INTEGER
+        elif 0 <= value <= EXACT_MAX:
+            statistics[name] = value
+        elif value < 0 or value >= UNSET_FROM:
+            unset.add(name)
+        else:
+            refused[name] = Refusal.TOO_LARGE
+    return Reading(known.last_update_s, statistics, frozenset(unset), refused)
+
+
+def _carried(wire_name: str) -> str | None:
+    """Return `stat-free-memory` as `free_memory`; `None` for what is no name that can be carried."""
+    if len(wire_name) > _NAME_MAX + len("stat-"):
+        return None
+    name = wire_name.removeprefix("stat-").replace("-", "_")
+    return name if len(name) <= _NAME_MAX and _NAME.fullmatch(name) else None

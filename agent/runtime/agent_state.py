@@ -1,0 +1,59 @@
+"""The agent's own state record: at each change, and as a heartbeat in between."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+import anyio
+
+from agent.core.reading import AgentEvent, AgentPhase, State
+from agent.runtime import clock
+from agent.runtime.recorder import Recorder
+from agent.telemetry import Counters
+
+
+class AgentState:
+    """Says where the agent stands. `enter` at each change; `run` repeats it."""
+
+    def __init__(self, recorder: Recorder, counters: Counters, heartbeat_ns: int) -> None:
+        self._recorder = recorder
+        self._counters = counters
+        self._heartbeat_ns = heartbeat_ns
+        self._sequence = 0
+        self._phase: AgentPhase | None = None
+        self._previous: AgentPhase | None = None
+        self._detail = ""
+        self._since_ms = 0
+
+    def enter(self, phase: AgentPhase, detail: str) -> None:
+        """The agent is in `phase` from now on."""
+        self._previous, self._phase, self._detail = self._phase, phase, detail
+        self._since_ms = clock.now().unix_ms
+        self._say(heartbeat=False)
+
+    async def run(self) -> None:
+        """Repeat the state every heartbeat until cancelled."""
+        while True:
+            await anyio.sleep(self._heartbeat_ns / 1e9)
+            self._say(heartbeat=True)
+
+    def _say(self, *, heartbeat: bool) -> None:
+        assert self._phase is not None
+        self._sequence += 1
+        now_ms = clock.now().unix_ms
+        self._recorder.agent_state(
+            AgentEvent(
+                sequence=self._sequence,
+                state=self._phase,
+                detail=self._detail,
+                since_ms=self._since_ms,
+                observed_at_ms=now_ms,
+                previous_state=self._previous,
+                heartbeat=heartbeat,
+                next_heartbeat_by_ms=now_ms + self._heartbeat_ns * 11 // 10 // 1_000_000,
+                vms=self._count_vms(),
+                counters=self._counters.snapshot(),
+            )
+        )
+
+    def _count_vms(self) -> Mapping[State, int]:
+        return Counter(view.state.state for view in self._recorder.views())

@@ -1,0 +1,16 @@
+"""The only place that reads the host's clocks and draws chance for the core."""
+
+import secrets
+import time
+
+from agent.core.reading import Now
+
+
+def now() -> Now:
+    """Return this instant on both clocks."""
+    return Now(time.monotonic_ns(), time.time_ns() // 1_000_000)
+
+
+def chance() -> int:
+    """Return a uniform draw from [0, 2**128)."""
+    return secrets.randbits(128)

@@ -1,0 +1,124 @@
+"""One record sink's task: takes batches from its buffer and performs what core/delivery.py decides."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import anyio
+import structlog
+
+from agent.core import delivery
+from agent.core.delivery import Delivery, DeliverySettings, Send, Stop, Wait
+from agent.errors import SinkUnavailable
+from agent.runtime import clock
+from agent.sinks.record_sink import OutputClosed, RecordSink
+from agent.spool.memory import MemoryBuffer
+from agent.telemetry import Count, Counters
+
+log = structlog.get_logger("barograph.delivery")
+
+
+class Deliverer:
+    """Delivers one buffer to one sink, in order, until closed."""
+
+    def __init__(
+        self,
+        sink: RecordSink,
+        buffer: MemoryBuffer,
+        counters: Counters,
+        settings: DeliverySettings,
+        *,
+        on_output_closed: Callable[[], None],
+    ) -> None:
+        self._sink = sink
+        self._buffer = buffer
+        self._counters = counters
+        self._settings = settings
+        self._on_output_closed = on_output_closed  # nobody reads any more: the agent has nothing left to do
+        self._delivery = Delivery()
+        self._closing = anyio.Event()
+        self.done = anyio.Event()
+
+    def close(self) -> None:
+        """Ask for the end: what is held is tried without new retries. `done` tells when."""
+        self._delivery = delivery.close(self._delivery)
+        self._closing.set()
+
+    async def run(self) -> None:
+        """Deliver until closed and done, or cancelled; what is left is then counted as dropped."""
+        try:
+            while True:
+                now_ns = clock.now().mono_ns
+                match delivery.next_action(self._delivery, waiting=self._buffer.waiting, now_ns=now_ns):
+                    case Send():
+                        await self._send()
+                    case Wait(until_ns):
+                        await self._wait(until_ns, now_ns)
+                    case Stop():
+                        return
+        finally:
+            dropped = self._buffer.drop_all("shutdown")
+            if dropped:
+                log.error("records dropped at shutdown", sink=self._sink.name, records=dropped)
+            self.done.set()
+            await self._sink.aclose()
+
+    async def _send(self) -> None:
+        batch = self._buffer.take(
+            records_max=self._sink.batch_records_max, size_bytes_max=self._sink.batch_bytes_max
+        )
+        try:
+            receipt = await self._sink.send(batch)
+        except SinkUnavailable as error:
+            self._unavailable(error)
+            return
+        except OutputClosed:
+            self._on_output_closed()
+            self._delivery = replace(delivery.close(self._delivery), failures=1)
+            return
+        if self._delivery.failures:
+            log.info("sink is back", sink=self._sink.name, failures=self._delivery.failures)
+        self._delivery = delivery.accepted(self._delivery)
+        for refused in receipt.refused:
+            # The dead-letter table of the spool will keep it; in memory there is no place for it.
+            log.error(
+                "record refused",
+                sink=self._sink.name,
+                id=batch[refused.index].id,
+                reason=refused.reason,
+                detail=refused.detail,
+            )
+            self._counters.add(Count.DROPPED, reason=f"{self._sink.name}:refused")
+        self._counters.add(Count.DELIVERED, len(batch) - len(receipt.refused), reason=self._sink.name)
+        if receipt.restamped:
+            self._counters.add(Count.RESTAMPED, receipt.restamped)
+        self._buffer.settle()
+
+    def _unavailable(self, error: SinkUnavailable) -> None:
+        self._counters.add(Count.DELIVERY_FAILURES, reason=self._sink.name)
+        if not self._delivery.failures:
+            log.warning(
+                "sink unavailable", sink=self._sink.name, problem=str(error), waiting=self._buffer.waiting
+            )
+        retry_after_ns = None if error.retry_after_s is None else int(error.retry_after_s * 1e9)
+        self._delivery = delivery.unavailable(
+            self._delivery,
+            now_ns=clock.now().mono_ns,
+            retry_after_ns=retry_after_ns,
+            chance=clock.chance(),
+            settings=self._settings,
+        )
+
+    async def _wait(self, until_ns: int | None, now_ns: int) -> None:
+        delay_s = math.inf if until_ns is None else (until_ns - now_ns) / 1e9
+        with anyio.move_on_after(delay_s):
+            async with anyio.create_task_group() as group:
+
+                async def closing() -> None:
+                    await self._closing.wait()
+                    group.cancel_scope.cancel()
+
+                group.start_soon(closing)
+                if until_ns is None:
+                    await self._buffer.arrival()
+                    group.cancel_scope.cancel()

@@ -1,0 +1,113 @@
+"""The VMs of this host: a task for each, started and told by what discovery sees.
+
+The one place where a failure of ours on one VM is contained: it is logged and counted, and the VM is
+watched anew after a pause. Expected failures never get here; they are events for the core.
+"""
+
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+from uuid import NAMESPACE_URL, uuid5
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup
+
+from agent.core.events import PathSeen
+from agent.core.fleet import Start, compare
+from agent.core.poller import Poller, begin
+from agent.core.reading import SocketMark, VmId
+from agent.discovery.scan import Scan, Seen
+from agent.runtime.vm import Surroundings, VmTask
+from agent.telemetry import Count
+
+log = structlog.get_logger("barograph.fleet")
+
+PAUSE_AFTER_FAILURE_S = 10.0
+RETIRED_REMEMBERED = 10_000
+"""Paths whose VM has gone and of which the sequences are kept, so that ids never repeat within a run."""
+
+
+def path_id(host_id: str, path: str) -> VmId:
+    """Return the id of a VM whose QEMU has no uuid."""
+    return VmId(str(uuid5(NAMESPACE_URL, f"barograph:{host_id}:{path}")))
+
+
+class Fleet:
+    """Follows the scans until cancelled."""
+
+    def __init__(self, host_id: str, around: Surroundings, *, contain: bool = True) -> None:
+        self._host_id = host_id
+        self._around = around
+        self._contain = contain
+        self._running: dict[str, VmTask] = {}
+        self._told: dict[str, SocketMark | None] = {}
+        self._retired: OrderedDict[str, Poller] = OrderedDict()
+        self._refused: frozenset[str] = frozenset()
+
+    @property
+    def watching(self) -> int:
+        """How many VMs have a task."""
+        return len(self._running)
+
+    async def follow(self, scans: AsyncIterator[Scan], on_first_scan: Callable[[int], None]) -> None:
+        """Watch every VM that the scans show. Ends only when cancelled."""
+        first = True
+        async with anyio.create_task_group() as group:
+            async for scan in scans:
+                await self._take_in(scan, group)
+                if first:
+                    first = False
+                    log.info("discovery", monitors=len(scan.seen), refused=len(scan.refused))
+                    on_first_scan(len(scan.seen))
+
+    async def _take_in(self, scan: Scan, group: TaskGroup) -> None:
+        for refused in scan.refused:
+            if refused.path not in self._refused:
+                log.warning(
+                    "monitor refused", path=refused.path, reason=str(refused.reason), detail=refused.detail
+                )
+        self._refused = frozenset(refused.path for refused in scan.refused)
+        seen = {each.path: each for each in scan.seen}
+        for change in compare(self._told, {path: each.mark for path, each in seen.items()}):
+            if isinstance(change, Start):
+                self._told[change.path] = seen[change.path].mark
+                group.start_soon(self._watch, seen[change.path], name=f"vm:{change.path}")
+            else:
+                self._told[change.path] = change.event.mark if isinstance(change.event, PathSeen) else None
+                task = self._running.get(change.path)
+                if task is not None:
+                    await task.tell(change.event)
+
+    async def _watch(self, seen: Seen) -> None:
+        while True:
+            before = self._retired.pop(seen.path, None)
+            poller = begin(
+                seen.path,
+                path_id(self._host_id, seen.path),
+                seen.access,
+                name=seen.name,
+                labels=seen.labels,
+                before=before,
+            )
+            task = self._running[seen.path] = VmTask(poller, self._around)
+            try:
+                await task.run()
+            except Exception:
+                # The boundary: a bug met on one VM must not stop the others.
+                self._around.counters.add(Count.VM_FAILURES)
+                if not self._contain:
+                    raise
+                log.exception("vm task failed", path=seen.path)
+                self._around.claims.disclaim(seen.path)
+            else:
+                break
+            finally:
+                self._remember(task.poller)
+            await anyio.sleep(PAUSE_AFTER_FAILURE_S)
+        self._running.pop(seen.path, None)
+        self._told.pop(seen.path, None)
+
+    def _remember(self, poller: Poller) -> None:
+        self._retired[poller.path] = poller
+        while len(self._retired) > RETIRED_REMEMBERED:
+            self._retired.popitem(last=False)

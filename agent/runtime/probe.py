@@ -1,0 +1,104 @@
+"""One VM, once: the state machine itself, run on one socket until it knows."""
+
+from dataclasses import dataclass, field
+
+import anyio
+
+from agent.core.ownership import Owed
+from agent.core.poller import PollSettings, begin
+from agent.core.reading import Access, Sample, SocketMark, State, StateEvent
+from agent.core.states import Reason
+from agent.qmp.link import Settings as QmpSettings
+from agent.runtime.fleet import path_id
+from agent.runtime.vm import ClaimsRegistry, Surroundings, VmTask
+from agent.telemetry import Counters
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one VM said. Either is `None` where there was none before the deadline."""
+
+    state: StateEvent | None
+    sample: Sample | None
+
+
+@dataclass(slots=True)
+class _Ear:
+    """Takes what the VM's task emits, and notes when enough is known."""
+
+    wait_for_update: bool
+    state_now: StateEvent | None = None
+    sample_now: Sample | None = None
+    updates: int = 0
+    known: anyio.Event = field(default_factory=anyio.Event)
+
+    def sample(self, path: str, sample: Sample) -> None:
+        self.sample_now = sample
+        self.updates += 1
+        self._judge()
+
+    def state(self, event: StateEvent) -> None:
+        self.state_now = event
+        self._judge()
+
+    def retire(self, path: str) -> None:
+        self.known.set()
+
+    def _judge(self) -> None:
+        said = self.state_now
+        if said is None or said.reason == Reason.FIRST_ATTEMPT:
+            return
+        if self.wait_for_update and self.updates < 2 and said.state in (State.CONNECTING, State.WAITING):
+            return
+        self.known.set()
+
+
+class _NoDebts:
+    """A probe remembers nothing: what it was told to change, it was told to leave changed."""
+
+    def owed(self, path: str, mark: SocketMark) -> Owed | None:
+        return None
+
+    async def remember(self, owed: Owed) -> None:
+        return
+
+    async def forget(self, path: str, mark: SocketMark) -> None:
+        return
+
+
+async def probe(
+    path: str,
+    host_id: str,
+    polling: PollSettings,
+    qmp: QmpSettings,
+    *,
+    deadline_s: float,
+    wait_for_update: bool,
+) -> Finding:
+    """Ask the VM behind `path` until its state is known, or the deadline has passed.
+
+    Args:
+        path: the monitor socket.
+        host_id: names a VM that has no uuid.
+        polling: `policy` decides whether the VM may be changed; `observe` leaves it as it is.
+        qmp: the link's deadlines.
+        deadline_s: how long to try at most.
+        wait_for_update: polling is being switched on: wait for the guest's first answer to it.
+    """
+    ear = _Ear(wait_for_update)
+    around = Surroundings(
+        polling=polling,
+        qmp=qmp,
+        openings=anyio.CapacityLimiter(1),
+        emissions=ear,
+        debts=_NoDebts(),
+        claims=ClaimsRegistry(),
+        counters=Counters(),
+    )
+    task = VmTask(begin(path, path_id(host_id, path), Access.HOLD), around)
+    with anyio.move_on_after(deadline_s):
+        async with anyio.create_task_group() as group:
+            group.start_soon(task.run)
+            await ear.known.wait()
+            group.cancel_scope.cancel()
+    return Finding(ear.state_now, ear.sample_now)

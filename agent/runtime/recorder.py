@@ -1,0 +1,83 @@
+"""Turns what the pollers emit into records, hands them to every sink's buffer, and keeps the board."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import structlog
+
+from agent.contract.encode import Agent, Mode, encode_agent_state, encode_sample, encode_state
+from agent.core.reading import AgentEvent, Record, Sample, State, StateEvent, VmView
+from agent.core.states import Reason
+from agent.spool.memory import MemoryBuffer
+from agent.telemetry import Count, Counters
+
+log = structlog.get_logger("barograph.vm")
+
+_EXPECTED = frozenset({State.CONNECTING, State.REPORTING, State.PAUSED, State.WAITING, State.GONE})
+
+
+class Recorder:
+    """Owned by the event loop's thread; nothing here awaits."""
+
+    def __init__(self, agent: Agent, mode: Mode, buffers: Sequence[MemoryBuffer], counters: Counters) -> None:
+        self._agent = agent
+        self._mode: Mode = mode
+        self._buffers = buffers
+        self._counters = counters
+        self._board: dict[str, VmView] = {}
+
+    @property
+    def board(self) -> Mapping[str, VmView]:
+        """The newest of each VM, by path."""
+        return self._board
+
+    def views(self) -> Sequence[VmView]:
+        """The board's values, as a snapshot."""
+        return tuple(self._board.values())
+
+    def sample(self, path: str, sample: Sample) -> None:
+        """Record an advance."""
+        self._counters.add(Count.SAMPLES)
+        view = self._board.get(path)
+        if view is not None:
+            self._board[path] = replace(view, sample=sample, balloon=sample.balloon)
+        self._hand_on(encode_sample(sample, self._agent, self._mode))
+
+    def state(self, event: StateEvent) -> None:
+        """Record a change of state, or a heartbeat."""
+        self._counters.add(Count.STATE_EVENTS)
+        before = self._board.get(event.path)
+        sample = None
+        if before is not None and before.state.vm == event.vm:
+            sample = before.sample
+        balloon = None if before is None else before.balloon
+        self._board[event.path] = VmView(event.path, event, sample, balloon)
+        if not event.heartbeat:
+            _log_state(event)
+        self._hand_on(encode_state(event, self._agent, self._mode))
+
+    def retire(self, path: str) -> None:
+        """The VM is gone for good: off the board."""
+        self._board.pop(path, None)
+
+    def agent_state(self, event: AgentEvent) -> None:
+        """Record where the agent itself stands."""
+        self._hand_on(encode_agent_state(event, self._agent, self._mode))
+
+    def _hand_on(self, record: Record) -> None:
+        for buffer in self._buffers:
+            buffer.append(record)
+
+
+def _log_state(event: StateEvent) -> None:
+    fine = event.state in _EXPECTED or event.reason == Reason.POLLING_DISABLED
+    say = log.info if fine else log.warning
+    say(
+        "vm state",
+        path=event.path,
+        vm=None if event.vm is None else event.vm.name or event.vm.id,
+        state=event.state.value,
+        reason=str(event.reason),
+        before=None if event.previous_state is None else event.previous_state.value,
+        detail=event.detail,
+    )

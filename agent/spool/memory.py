@@ -1,0 +1,97 @@
+"""What one sink has not taken yet, in memory, in order.
+
+Constraints (each has a test of the same name in tests/unit/spool/test_memory.py):
+
+- records come out in the order they went in;
+- a batch that was taken comes out again until it is settled;
+- the buffer never holds more than `size_bytes`, unless one batch alone is larger;
+- what does not fit is dropped oldest first, samples before states;
+- every drop is counted by sink and reason.
+
+The disk spool will stand behind the same seam.
+"""
+
+from collections import deque
+
+import anyio
+
+from agent.core.reading import Record, RecordKind
+from agent.telemetry import Count, Counters
+
+
+class MemoryBuffer:
+    """A bounded queue of records for one sink. One task appends, one takes."""
+
+    def __init__(self, sink: str, size_bytes: int, counters: Counters) -> None:
+        self._sink = sink
+        self._size_bytes = size_bytes
+        self._counters = counters
+        self._samples: deque[tuple[int, Record]] = deque()
+        self._states: deque[tuple[int, Record]] = deque()
+        self._taken: tuple[Record, ...] = ()
+        self._held_bytes = 0
+        self._appended = 0
+        self._arrival = anyio.Event()
+
+    @property
+    def waiting(self) -> int:
+        """How many records are held, the batch in flight included."""
+        return len(self._samples) + len(self._states) + len(self._taken)
+
+    @property
+    def held_bytes(self) -> int:
+        """What they weigh."""
+        return self._held_bytes
+
+    def append(self, record: Record) -> None:
+        """Hold `record` until it is settled; drop the oldest ones where there is no room."""
+        queue = self._samples if record.kind is RecordKind.SAMPLE else self._states
+        queue.append((self._appended, record))
+        self._appended += 1
+        self._held_bytes += record.size_bytes
+        while self._held_bytes > self._size_bytes and (self._samples or self._states):
+            _, oldest = (self._samples or self._states).popleft()
+            self._held_bytes -= oldest.size_bytes
+            self._counters.add(Count.DROPPED, reason=f"{self._sink}:full")
+        self._arrival.set()
+
+    async def arrival(self) -> None:
+        """Return when at least one record is held."""
+        while not self.waiting:
+            self._arrival = anyio.Event()
+            await self._arrival.wait()
+
+    def take(self, *, records_max: int, size_bytes_max: int) -> tuple[Record, ...]:
+        """Return the oldest records, at least one where any is held; the same ones until `settle`."""
+        if self._taken:
+            return self._taken
+        batch: list[Record] = []
+        size_bytes = 0
+        while (queue := self._oldest()) and len(batch) < records_max:
+            size_bytes += queue[0][1].size_bytes
+            if batch and size_bytes > size_bytes_max:
+                break
+            batch.append(queue.popleft()[1])
+        self._taken = tuple(batch)
+        return self._taken
+
+    def settle(self) -> None:
+        """The batch taken last is delivered, or refused for good and counted: forget it."""
+        self._held_bytes -= sum(record.size_bytes for record in self._taken)
+        self._taken = ()
+
+    def drop_all(self, reason: str) -> int:
+        """Forget everything, counted by `reason`; return how many records that was."""
+        dropped = self.waiting
+        if dropped:
+            self._counters.add(Count.DROPPED, dropped, reason=f"{self._sink}:{reason}")
+        self._samples.clear()
+        self._states.clear()
+        self._taken = ()
+        self._held_bytes = 0
+        return dropped
+
+    def _oldest(self) -> deque[tuple[int, Record]] | None:
+        if self._samples and self._states:
+            return self._samples if self._samples[0][0] < self._states[0][0] else self._states
+        return self._samples or self._states or None

@@ -1,0 +1,69 @@
+"""The docs say what the code does, or they fail here."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from agent import errors
+from agent.telemetry import Count
+
+ROOT = Path(__file__).parents[2]
+DOCS = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("schemas/**/*.md"), *ROOT.glob("tests/*.md")]
+)
+
+
+def layers_of_pyproject() -> list[set[str]]:
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    layers = tool["importlinter"]["contracts"][0]["layers"]
+    return [set(layer.replace(" ", "").split("|")) for layer in layers]
+
+
+def test_the_layers_in_the_architecture_page_are_those_of_pyproject() -> None:
+    rows = re.findall(r"^\| (`[^|]*`) \|", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE)
+
+    assert [set(re.findall(r"`(\w+)`", row)) for row in rows] == layers_of_pyproject()
+
+
+@pytest.mark.parametrize("page", DOCS, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_to_a_file_leads_to_one(page: Path) -> None:
+    targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
+
+    missing = [target for target in targets if not (page.parent / target).exists()]
+
+    assert missing == []
+
+
+def test_every_make_word_of_the_docs_is_a_target() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+    words = {word for page in DOCS for word in re.findall(r"\bmake ([a-z-]+)`", page.read_text())}
+
+    assert words <= targets
+    assert {"demo", "check", "test"} <= targets
+
+
+def test_every_error_on_purpose_is_in_the_tree_of_its_module() -> None:
+    tree = errors.__doc__ or ""
+    names = {
+        name
+        for name, thing in vars(errors).items()
+        if isinstance(thing, type) and issubclass(thing, errors.AgentError)
+    }
+
+    assert {name for name in names if name not in tree} == set()
+
+
+def test_every_counter_is_explained() -> None:
+    page = (ROOT / "docs/operations.md").read_text()
+
+    assert [count.value for count in Count if f"`{count.value}`" not in page] == []
+
+
+def test_ci_calls_the_two_commands_and_nothing_else() -> None:
+    script = (ROOT / ".ci/run").read_text()
+    commands = [line for line in script.splitlines() if line and not line.startswith(("#", "set ", "cd "))]
+
+    assert commands == ["make check", "make test"]
