@@ -1,0 +1,66 @@
+"""The agent as users run it: a process of its own, started by its command line."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.lab.qemu import die_with_parent
+
+
+class AgentProcess:
+    """One run of `barograph run`. Its output goes to files in its folder."""
+
+    def __init__(self, folder: Path, arguments: Sequence[str], env: Mapping[str, str] | None = None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.stdout, self.stderr = folder / "agent.out", folder / "agent.err"
+        clean = {
+            name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "BAROGRAPH_"))
+        }
+        with self.stdout.open("ab") as out, self.stderr.open("ab") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "agent", "run", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                preexec_fn=die_with_parent,
+                env={**clean, "BAROGRAPH_NO_CONTAINMENT": "1", **(env or {})},
+            )
+
+    def cpu_s(self) -> float:
+        """The CPU time it has used so far, user and system."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def wait_for_log(self, words: str, timeout_s: float = 30.0) -> None:
+        """Return once `words` stand in its log."""
+        deadline = time.monotonic() + timeout_s
+        while words not in self.stderr.read_text():
+            if time.monotonic() > deadline or self.process.poll() is not None:
+                raise RuntimeError(f"the agent did not say {words!r}:\n{self.stderr.read_text()[-4000:]}")
+            time.sleep(0.02)
+
+    def stop(self, timeout_s: float = 30.0) -> int:
+        """SIGTERM; return its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout_s)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.process.kill()
+        self.process.wait()
+
+
+@contextmanager
+def agent(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Generator[AgentProcess]:
+    """An agent with a state directory of its own, gone at the end of the block."""
+    process = AgentProcess(folder, [*arguments, "--state-directory", str(folder / "state")], env)
+    try:
+        yield process
+    finally:
+        if process.process.poll() is None:
+            process.kill()
