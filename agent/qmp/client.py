@@ -38,7 +38,6 @@ _UNSENT_MAX_BYTES = 64 * 1024
 _CLOSE_DEADLINE_S = 1.0
 """Closing waits for nothing of the peer's; this bounds what is not foreseen."""
 
-
 _WEIGHT_BYTES = 1024
 """A message nobody asked for counts once more for each of these: events take 100 to 500 bytes."""
 
@@ -188,9 +187,7 @@ class MonitorClient(QMPClient):
             await super()._bh_recv_message()
         except Exception as error:
             self._end(error)
-            # All who wait have been told. Taken for the task's cancellation this leaves the library nothing
-            # to raise again from `disconnect`, or to complain of when nobody fetches it.
-            raise asyncio.CancelledError from error
+            raise
 
     async def _on_message(self, msg: Message) -> None:
         serial = msg.get("id")

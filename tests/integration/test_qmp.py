@@ -8,9 +8,8 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -35,12 +34,6 @@ UUID = "5f0c1e4e-28a6-4f0e-9a5f-0123456789ab"
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="barograph-") as name:
-        yield Path(name)
 
 
 def start(path: Path, *options: str) -> "subprocess.Popen[bytes]":
@@ -88,6 +81,12 @@ async def qemu(path: Path, *options: str) -> AsyncGenerator["subprocess.Popen[by
     finally:
         process.kill()
         process.wait()
+
+
+def freeze(process: "subprocess.Popen[bytes]") -> None:
+    """Stop every thread of QEMU, and return when they stand."""
+    process.send_signal(signal.SIGSTOP)
+    os.waitpid(process.pid, os.WUNTRACED)
 
 
 def openings() -> anyio.CapacityLimiter:
@@ -257,7 +256,7 @@ async def test_a_full_queue_is_busy_and_an_answer_at_once(folder: Path) -> None:
 async def test_a_stopped_qemu_is_silent(folder: Path) -> None:
     path = folder / "q.sock"
     async with qemu(path) as process:
-        process.send_signal(signal.SIGSTOP)
+        freeze(process)
         assert await fault_of_opening(path) is LinkFault.SILENT
         process.send_signal(signal.SIGCONT)
 
@@ -286,7 +285,7 @@ async def test_a_killed_qemu_refuses_and_then_is_missing(folder: Path) -> None:
 async def test_a_stopped_qemu_answers_when_it_goes_on(folder: Path) -> None:
     path = folder / "q.sock"
     async with qemu(path) as process, linked(path) as link:
-        process.send_signal(signal.SIGSTOP)
+        freeze(process)
         with anyio.move_on_after(0.2) as scope:
             await link.read_run_state()
         process.send_signal(signal.SIGCONT)
@@ -306,7 +305,7 @@ async def test_a_kill_during_a_call_is_a_hang_up_for_all_who_wait(folder: Path) 
                 await question()
             faults.append(caught.value.fault)
 
-        process.send_signal(signal.SIGSTOP)
+        freeze(process)
         with anyio.fail_after(10):
             async with anyio.create_task_group() as group:
                 group.start_soon(note_fault, link.read_run_state)

@@ -201,7 +201,7 @@ async def test_an_opening_cancelled_at_any_step_leaves_no_task_and_no_complaint(
                     await anyio.lowlevel.checkpoint()
                 group.cancel_scope.cancel()
             assert await library_tasks() == set()
-            gc.collect()
+    gc.collect()
 
     assert complaints == []
     assert 0 < len(opened) < 150  # some were cancelled before and some after
