@@ -56,11 +56,19 @@ class AgentProcess:
 
 
 @contextmanager
-def agent(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Generator[AgentProcess]:
-    """An agent with a state directory of its own, gone at the end of the block."""
-    process = AgentProcess(folder, [*arguments, "--state-directory", str(folder / "state")], env)
+def agent(
+    folder: Path, *arguments: str, state: Path | None = None, env: Mapping[str, str] | None = None
+) -> Generator[AgentProcess]:
+    """An agent, gone at the end of the block. Its state directory is its own, unless given."""
+    process = AgentProcess(folder, [*arguments, "--state-directory", str(state or folder / "state")], env)
     try:
         yield process
     finally:
         if process.process.poll() is None:
             process.kill()
+
+
+def barograph(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run one of the other commands to its end."""
+    argv = [sys.executable, "-m", "agent", *words]
+    return subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60)

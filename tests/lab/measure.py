@@ -47,7 +47,7 @@ def compare(shown: Sequence[Shown], arrived: Sequence[Arrived], *, until_ms: flo
     """
     first: dict[int, float] = {}
     values: dict[int, list[Mapping[str, int]]] = {}
-    for update in shown:
+    for update in (each for each in shown if each.last_update_s):  # 0: nothing yet
         first.setdefault(update.last_update_s, update.first_seen_ms)
         values.setdefault(update.last_update_s, []).append(update.statistics)
     times = [sample.last_update_s for sample in arrived]

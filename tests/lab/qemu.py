@@ -75,6 +75,12 @@ class Monitor:
         """Read the polling interval."""
         return cast(int, self.get("guest-stats-polling-interval"))
 
+    def __enter__(self) -> "Monitor":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Leave the monitor to others."""
         self._stream.close()

@@ -1,0 +1,80 @@
+"""The lab's pieces as fixtures. A piece that can not be had is skipped aloud; where CI is set, that fails."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from tests.lab import setup
+from tests.lab.collector import Collector, collector
+from tests.lab.kafka import EmbeddedKafka, RealKafka, real_kafka
+from tests.lab.prometheus import Prometheus, prometheus
+
+
+def need(piece: str) -> None:
+    """Return once the piece is there; skip or fail where it can not be had."""
+    try:
+        setup.PIECES[piece]()
+    except setup.CannotHave as error:
+        message = f"{piece} can not be had here ({error}); `make lab` sets it up"
+        if os.environ.get("CI") or os.environ.get("BAROGRAPH_LAB") == "required":
+            pytest.fail(message)
+        pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def session_folder() -> Generator[Path]:
+    """A folder for what serves a whole session."""
+    path = Path(tempfile.mkdtemp(prefix="bs-", dir="/tmp"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def real_qemu() -> None:
+    """QEMU and the guest's image."""
+    need("qemu")
+    need("guest")
+
+
+@pytest.fixture(scope="session")
+def shared_kafka(session_folder: Path) -> Generator[RealKafka]:
+    """A real broker for tests that do not harm it; each with topics of its own."""
+    need("kafka")
+    with real_kafka(session_folder / "kafka") as broker:
+        yield broker
+
+
+@pytest.fixture
+def own_kafka(folder: Path) -> Generator[RealKafka]:
+    """A real broker for one test to harm."""
+    need("kafka")
+    with real_kafka(folder / "kafka") as broker:
+        yield broker
+
+
+@pytest.fixture
+def embedded_kafka() -> Generator[EmbeddedKafka]:
+    """librdkafka's mock cluster."""
+    cluster = EmbeddedKafka()
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def own_collector(folder: Path) -> Generator[Collector]:
+    """A real Collector."""
+    need("collector")
+    with collector(folder / "collector") as running:
+        yield running
+
+
+@pytest.fixture
+def own_prometheus(folder: Path) -> Generator[Prometheus]:
+    """A real Prometheus 3."""
+    need("prometheus")
+    with prometheus(folder / "prometheus") as running:
+        yield running

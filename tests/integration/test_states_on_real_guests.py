@@ -1,0 +1,249 @@
+"""The table of states, each on a real QEMU (Debian's 7.2 in CI) with a real Linux guest."""
+
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.integration.watching import Lines
+from tests.lab import qemu
+from tests.lab.agent import agent, barograph
+
+pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("real_qemu")]
+
+STALL_DEADLINE_S = 6.0  # max(3 x 1 s, 1 s + 5 s)
+
+
+def watch(folder: Path, *extra: str) -> list[str]:
+    return ["--monitor", f"{folder}/*.qmp", "--interval", "1s", *extra]
+
+
+def test_a_driver_unloaded_is_stalled_within_its_deadline_and_back_when_loaded(folder: Path) -> None:
+    with qemu.guest(folder, "g") as vm, agent(folder, *watch(folder)) as process:
+        lines = Lines(process)
+        lines.wait_for_state(vm.qmp, "reporting")
+        lines.wait(lambda: len(lines.samples("g")) >= 3, "three samples")
+
+        vm.order("unload")
+        before = len(lines.samples("g"))
+        took_s = lines.wait_for_state(vm.qmp, "stalled", STALL_DEADLINE_S + 2)
+        during = len(lines.samples("g"))
+        vm.order("load")
+        lines.wait_for_state(vm.qmp, "reporting")
+        lines.wait(lambda: len(lines.samples("g")) >= during + 3, "three more samples")
+
+        assert STALL_DEADLINE_S - 1.5 < took_s < STALL_DEADLINE_S + 1
+        assert during - before <= 1  # one may have been under way
+        came_back = lines.samples("g")[during:]
+        assert came_back[0]["origin"] == "unsolicited"
+        assert [each["origin"] for each in came_back[1:3]] == ["poll", "poll"]
+        assert "unreachable" not in dict(lines.words(vm.qmp))
+
+
+def test_a_guest_without_the_driver_is_waiting(folder: Path) -> None:
+    with qemu.guest(folder, "g", driver=False) as vm, agent(folder, *watch(folder)) as process:
+        lines = Lines(process)
+
+        lines.wait_for_state(vm.qmp, "waiting", 5)
+
+        assert lines.words(vm.qmp)[-1] == ("waiting", "no_update_yet")
+        assert lines.samples("g") == []
+
+
+def test_a_vm_without_the_device_is_no_balloon(folder: Path) -> None:
+    with qemu.bare(folder, "g") as vm, agent(folder, *watch(folder)) as process:
+        lines = Lines(process)
+
+        lines.wait_for_state(vm.qmp, "no-balloon", 5)
+
+        assert lines.words(vm.qmp)[-1] == ("no-balloon", "no_device")
+
+
+def test_a_monitor_held_by_another_client_is_no_greeting_and_stays_theirs(folder: Path) -> None:
+    with qemu.guest(folder, "g") as vm:
+        holder = qemu.Monitor(vm.qmp)
+        with agent(folder, *watch(folder)) as process:
+            lines = Lines(process)
+            lines.wait_for_state(vm.qmp, "no-greeting", 5)
+            assert lines.words(vm.qmp)[-1][1] in ("silent", "busy")
+            holder.command("query-status")
+            holder.close()
+            # Whoever comes next gets the monitor: nobody of ours waits in front.
+            again = qemu.Monitor(vm.qmp, timeout_s=3)
+            again.command("query-status")
+            again.close()
+
+
+def test_a_killed_qemu_is_gone_and_a_new_one_on_its_path_is_a_new_epoch(folder: Path) -> None:
+    with qemu.guest(folder, "g") as vm, agent(folder, *watch(folder)) as process:
+        lines = Lines(process)
+        lines.wait(lambda: len(lines.samples("g")) >= 3, "three samples")
+
+        vm.kill()
+        lines.wait_for_state(vm.qmp, "gone", 3)
+        first = lines.samples("g")
+        vm.restart()
+        vm.wait_until_booted()
+        lines.wait_for_state(vm.qmp, "reporting")
+        lines.wait(lambda: len(lines.samples("g")) >= len(first) + 2, "samples of the new process")
+
+        second = lines.samples("g")[len(first) :]
+        assert second[0]["epoch"] != first[-1]["epoch"]
+        assert second[0]["sequence"] == 1
+        assert second[0]["previous"] == {"epoch": first[-1]["epoch"], "sequence": first[-1]["sequence"]}
+        assert second[0]["origin"] == "unsolicited"
+        assert [state for state, _ in lines.words(vm.qmp)].count("unreachable") == 0
+
+
+def test_a_rebooted_guest_is_waiting_in_a_new_epoch_and_never_stalled(folder: Path) -> None:
+    with qemu.guest(folder, "g") as vm, agent(folder, *watch(folder)) as process:
+        lines = Lines(process)
+        lines.wait(lambda: len(lines.samples("g")) >= 3, "three samples")
+
+        vm.order("reboot")
+        lines.wait_for_state(vm.qmp, "waiting", 5)
+        before = lines.samples("g")
+        lines.wait_for_state(vm.qmp, "reporting")
+        lines.wait(lambda: len(lines.samples("g")) >= len(before) + 2, "samples of the new boot")
+
+        after = lines.samples("g")[len(before) :]
+        assert ("waiting", "rebooted") in lines.words(vm.qmp)
+        assert "stalled" not in [state for state, _ in lines.words(vm.qmp)]
+        assert after[0]["epoch"] != before[-1]["epoch"]
+        assert after[0]["origin"] == "unsolicited"
+
+
+def test_a_frozen_qemu_is_unreachable_within_its_deadline_and_back_when_thawed(folder: Path) -> None:
+    with qemu.guest(folder, "g") as vm, agent(folder, *watch(folder)) as process:
+        lines = Lines(process)
+        lines.wait(lambda: len(lines.samples("g")) >= 3, "three samples")
+
+        vm.freeze()
+        took_s = lines.wait_for_state(vm.qmp, "unreachable", 4)
+        time.sleep(STALL_DEADLINE_S + 2)  # longer than a stall takes: it must not be called one
+        vm.thaw()
+        lines.wait_for_state(vm.qmp, "reporting", 3)
+
+        assert took_s < 1.0 + 1.0 + 0.5  # the next reading is within a second, its deadline is one more
+        assert [state for state, _ in lines.words(vm.qmp)] == [
+            *("connecting", "reporting", "unreachable", "reporting"),
+        ]
+
+
+def test_polling_off_under_observe_is_off_and_old_values_are_not_emitted_again(folder: Path) -> None:
+    with qemu.guest(folder, "g") as vm, vm.monitor() as monitor:
+        monitor.set_interval(1)
+        with agent(folder, *watch(folder, "--policy", "observe")) as process:
+            lines = Lines(process)
+            lines.wait(lambda: len(lines.samples("g")) >= 3, "three samples")
+            monitor.set_interval(0)
+            lines.wait_for_state(vm.qmp, "off", 35)
+            count = len(lines.samples("g"))
+            time.sleep(3)
+
+            assert lines.words(vm.qmp)[-1] == ("off", "polling_disabled")
+            assert len(lines.samples("g")) == count
+        assert monitor.interval_s() == 0
+
+
+def test_stop_and_cont_are_paused_and_not_stalled(folder: Path) -> None:
+    with (
+        qemu.guest(folder, "g") as vm,
+        vm.monitor() as monitor,
+        agent(folder, *watch(folder)) as process,
+    ):
+        lines = Lines(process)
+        lines.wait(lambda: len(lines.samples("g")) >= 3, "three samples")
+
+        monitor.command("stop")
+        took_s = lines.wait_for_state(vm.qmp, "paused", 2)
+        time.sleep(STALL_DEADLINE_S + 2)
+        monitor.command("cont")
+        lines.wait_for_state(vm.qmp, "reporting", 5)
+        count = len(lines.samples("g"))
+        lines.wait(lambda: len(lines.samples("g")) >= count + 2, "two more samples")
+
+        assert took_s < 0.5
+        assert ("paused", "paused") in lines.words(vm.qmp)
+        assert "stalled" not in [state for state, _ in lines.words(vm.qmp)]
+        assert all(each["missed_at_most"] == 0 for each in lines.samples("g"))
+
+
+def test_a_clean_exit_gives_the_interval_back_and_a_kill_leaves_it_to_the_next_one(folder: Path) -> None:
+    with qemu.guest(folder, "g") as vm, vm.monitor() as monitor:
+        with agent(folder / "1", *watch(folder), state=folder) as process:
+            Lines(process).wait_for_state(vm.qmp, "reporting")
+            assert monitor.interval_s() == 1
+            assert process.stop() == 0
+        assert monitor.interval_s() == 0
+
+        with agent(folder / "2", *watch(folder), state=folder) as process:
+            Lines(process).wait(lambda: monitor.interval_s() == 1, "the interval set again")
+            process.kill()
+        assert monitor.interval_s() == 1
+
+        with agent(folder / "3", *watch(folder, "--policy", "observe"), state=folder) as process:
+            Lines(process).wait_for_state(vm.qmp, "reporting")
+            assert process.stop() == 0
+        assert monitor.interval_s() == 0  # the next run knew what was owed
+
+
+def test_give_back_returns_what_a_killed_agent_left_and_nothing_else(folder: Path) -> None:
+    with (
+        qemu.guest(folder, "g") as vm,
+        qemu.guest(folder, "h") as other,
+        vm.monitor() as monitor,
+        other.monitor() as others,
+    ):
+        with agent(folder / "1", *watch(folder), state=folder) as process:
+            lines = Lines(process)
+            lines.wait(lambda: monitor.interval_s() == others.interval_s() == 1, "both intervals set")
+            process.kill()
+        others.set_interval(7)  # somebody else's now
+
+        done = barograph("give-back", "--state-directory", str(folder))
+
+        assert done.returncode == 0, done.stderr
+        assert f"given-back {vm.qmp}" in done.stdout
+        assert f"not-ours {other.qmp}" in done.stdout
+        assert (monitor.interval_s(), others.interval_s()) == (0, 7)
+        assert barograph("give-back", "--state-directory", str(folder)).stdout == ""
+
+
+def test_a_second_socket_of_one_vm_is_duplicate_and_names_the_first(folder: Path) -> None:
+    uuid = "5f0cb4a5-9d3f-4b6e-8a39-3a2d5c1b0e11"
+    extra = ["-qmp", f"unix:{folder}/z.qmp,server=on,wait=off"]
+    with qemu.guest(folder, "g", *extra, uuid=uuid) as vm, agent(folder, *watch(folder)) as process:
+        lines = Lines(process)
+        states = [folder / "z.qmp", vm.qmp]
+        lines.wait(
+            lambda: (
+                sorted(lines.words(path)[-1][0] if lines.words(path) else "" for path in states)
+                == ["duplicate", "reporting"]
+            ),
+            "one reporting, one duplicate",
+        )
+
+        duplicate = next(path for path in states if lines.words(path)[-1][0] == "duplicate")
+        other = next(path for path in states if path != duplicate)
+        said = lines.states(duplicate)[-1]
+        assert str(other) in said["detail"]
+        assert "uuid" not in said["vm"]
+
+
+def test_a_socket_that_is_not_qmp_is_left_alone(folder: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder / "odd.qmp"))
+        listener.listen()
+        with agent(folder, *watch(folder)) as process:
+            lines = Lines(process)
+            peer, _ = listener.accept()
+            peer.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+            lines.wait_for_state(folder / "odd.qmp", "no-greeting", 5)
+            peer.close()
+
+            assert lines.words(folder / "odd.qmp")[-1] == ("no-greeting", "not_qmp")
+            listener.settimeout(2)
+            with pytest.raises(TimeoutError):
+                listener.accept()

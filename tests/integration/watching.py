@@ -1,0 +1,63 @@
+"""Reads what a running agent says, while it says it."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.lab.agent import AgentProcess
+
+Document = Mapping[str, Any]
+
+
+class Lines:
+    """An agent's JSON lines so far."""
+
+    def __init__(self, process: AgentProcess) -> None:
+        self._process = process
+
+    def all(self) -> list[Document]:
+        """Every whole line."""
+        text = self._process.stdout.read_text()
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+    def states(self, path: Path) -> list[Document]:
+        """A monitor's state events, in order."""
+        return [
+            each
+            for each in self.all()
+            if each["schema"].startswith("barograph.vm.state/") and each["vm"]["path"] == str(path)
+        ]
+
+    def words(self, path: Path) -> list[tuple[str, str]]:
+        """Its states and reasons, without heartbeats."""
+        return [(each["state"], each["reason"]) for each in self.states(path) if not each["heartbeat"]]
+
+    def samples(self, name: str) -> list[Document]:
+        """A VM's samples, by its name, in order."""
+        return [
+            each
+            for each in self.all()
+            if each["schema"].startswith("barograph.vm.sample/") and each["vm"].get("name") == name
+        ]
+
+    def wait(self, condition: Callable[[], bool], what: str, timeout_s: float = 30.0) -> float:
+        """Return how long it took until `condition` held, in seconds."""
+        begun_s = time.monotonic()
+        while not condition():
+            if time.monotonic() - begun_s > timeout_s or self._process.process.poll() is not None:
+                raise AssertionError(
+                    f"not seen within {timeout_s} s: {what}\n{self._process.stderr.read_text()[-3000:]}"
+                )
+            time.sleep(0.02)
+        return time.monotonic() - begun_s
+
+    def wait_for_state(self, path: Path, state: str, timeout_s: float = 30.0) -> float:
+        """Return how long it took until the VM is in `state`, in seconds."""
+
+        def is_in() -> bool:
+            said = self.states(path)
+            return bool(said) and said[-1]["state"] == state
+
+        return self.wait(is_in, f"{path.name} {state}; it went {self.words(path)}", timeout_s)
