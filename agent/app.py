@@ -5,22 +5,24 @@ import os
 import resource
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 
 import anyio
 import structlog
 
 from agent import __version__
 from agent.config import Config
-from agent.contract.encode import Agent
+from agent.contract.encode import Agent, sample_document, state_document
 from agent.core.delivery import DeliverySettings
 from agent.core.epochs import uuid7
-from agent.core.reading import AgentPhase
+from agent.core.reading import AgentPhase, IntervalPolicy
 from agent.discovery.watch import watch
 from agent.runtime import clock, logs
 from agent.runtime.agent_state import AgentState
 from agent.runtime.deliver import Deliverer
 from agent.runtime.fleet import Fleet
 from agent.runtime.give_back import Outcome, Settlement, give_back
+from agent.runtime.probe import probe as look
 from agent.runtime.recorder import Recorder
 from agent.runtime.vm import ClaimsRegistry, Surroundings
 from agent.sinks.kafka import KafkaSink
@@ -69,9 +71,7 @@ class _Run:
             MemoryBuffer(sink.name, config.buffer.size_bytes, self._counters) for sink in self._sinks
         ]
         self._recorder = Recorder(identity, config.event_mode, self._buffers, self._counters)
-        self._otlp = (
-            OtlpSink(config.otlp_settings(), identity, self._counters) if config.otlp_enabled else None
-        )
+        self._otlp = None if config.otlp is None else OtlpSink(config.otlp, identity, self._counters)
         polling = config.polling_settings()
         self._qmp = config.qmp_settings()
         self._openings = anyio.CapacityLimiter(self._qmp.opening_at_once)
@@ -175,6 +175,33 @@ async def settle_debts(config: Config) -> list[Settlement]:
     async with open_ledger(config.state_directory, clock.now().unix_ms) as ledger:
         _log_set_aside(ledger)
         return await give_back(ledger, qmp, openings, Counters(), answer_within_s=qmp.greeting_timeout_s)
+
+
+async def probe(
+    config: Config, path: str, enable_polling_s: int | None, deadline_s: float
+) -> tuple[dict[str, object], bool]:
+    """Ask one VM once: `barograph probe`.
+
+    Returns:
+        Its sample and its state as documents (`None`: there was none before the deadline), and whether
+        there is a sample.
+    """
+    logs.configure("critical", config.log.format)
+    host = config.host_identity()
+    identity = Agent(host.id, host.name, uuid7(clock.now().unix_ms, clock.chance()), __version__)
+    observing = replace(config.polling_settings(), policy=IntervalPolicy.OBSERVE)
+    filling = replace(observing, policy=IntervalPolicy.FILL, interval_s=enable_polling_s or 1)
+    finding = await look(
+        path,
+        host.id,
+        observing if enable_polling_s is None else filling,
+        config.qmp_settings(),
+        deadline_s=deadline_s,
+        wait_for_update=enable_polling_s is not None,
+    )
+    sample = None if finding.sample is None else sample_document(finding.sample, identity)
+    state = None if finding.state is None else state_document(finding.state, identity)
+    return {"state": state, "sample": sample}, sample is not None
 
 
 def _log_set_aside(ledger: Ledger) -> None:

@@ -589,7 +589,7 @@ def _stall_at(p: Poller, settings: PollSettings) -> int | None:
     said = p.announced and p.announced.judgement
     if said is None or not p.interval_s or p.balloon_path is None or p.watched.since_ns is None:
         return None
-    if said.state is not State.REPORTING and said.reason != Reason.SETTLING:
+    if said.state not in (State.REPORTING, State.CONNECTING) or not p.answered:
         return None
     return p.watched.when(p.quiet_since_ns + deadline_ns(p.interval_s, settings) + 1)
 
@@ -680,6 +680,7 @@ def _facts(p: Poller, now: Now, settings: PollSettings) -> Facts:
         rebooted=p.rebooted,
         last_update_s=None if last is None else last.last_update_s,
         all_unset=last is not None and not last.statistics and not last.refused,
+        kicked=p.history.kicked,
         advancing=p.advancing,
         quiet_for_s=(p.watched.read(now.mono_ns) - p.quiet_since_ns) / SECOND_NS,
         deadline_s=deadline_ns(p.interval_s, settings) / SECOND_NS,

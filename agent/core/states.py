@@ -14,7 +14,7 @@ from agent.errors import LinkFault
 class Reason(StrEnum):
     """Reasons beside the link's faults and QEMU's run states. Readers treat unknown ones as "other"."""
 
-    FIRST_ATTEMPT = "first_attempt"  # no answer yet
+    FIRST_ATTEMPT = "first_attempt"  # no answer yet, or polling has just been switched on
     SETTLING = "settling"  # answers; the last update is old, and the next one is not due yet
     UUID_IN_USE = "uuid_in_use"  # another monitor on this host already has this uuid
     NO_ANSWER = "no_answer"  # a command is past its deadline: QEMU is stopped or wedged
@@ -67,6 +67,7 @@ class Facts:
     rebooted: bool
     last_update_s: int | None  # None: nothing read from this process yet
     all_unset: bool
+    kicked: bool  # we have just asked for an update, which comes within milliseconds
     advancing: bool  # an advance was seen within the deadline, or the first reading was that young
     quiet_for_s: float  # on the VM's running time, since the last advance or since one was due
     deadline_s: float
@@ -133,7 +134,7 @@ def _judge_off(f: Facts) -> Judgement:
     return Judgement(State.OFF, Reason.POLLING_DISABLED, said)
 
 
-def _judge_updates(f: Facts) -> Judgement:
+def _judge_updates(f: Facts) -> Judgement | None:
     if f.rebooted:
         return Judgement(State.WAITING, Reason.REBOOTED, "reset; no update from the new boot yet")
     if f.last_update_s == 0:
@@ -146,6 +147,8 @@ def _judge_updates(f: Facts) -> Judgement:
         said = f"no update for {f.quiet_for_s:.0f} s at an interval of {f.interval_s} s"
         return Judgement(State.STALLED, Reason.NO_ADVANCE, said)
     if not f.advancing:
+        if f.kicked:
+            return None
         said = "answers; its last update is old and the next one not due yet"
         return Judgement(State.CONNECTING, Reason.SETTLING, said)
     return Judgement(State.REPORTING, Reason.ADVANCING, "all is well")
