@@ -96,7 +96,7 @@ class Deliverer:
 
     def _unavailable(self, error: SinkUnavailable) -> None:
         self._counters.add(Count.DELIVERY_FAILURES, reason=self._sink.name)
-        if not self._delivery.failures:
+        if not self._delivery.failures and not self._delivery.closing:
             log.warning(
                 "sink unavailable", sink=self._sink.name, problem=str(error), waiting=self._buffer.waiting
             )

@@ -1,0 +1,112 @@
+"""Broker or Collector absent at start, or gone for a while: collection goes on, and what is held arrives."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.integration.watching import Lines
+from tests.lab import qemu
+from tests.lab.agent import AgentProcess, agent
+from tests.lab.collector import Collector
+from tests.lab.kafka import RealKafka, consume, free_port
+
+pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("real_qemu"), pytest.mark.timeout(300)]
+
+WITH_LINES = {"BAROGRAPH_LINES__ENABLED": "true"}
+IMPATIENT = {
+    **WITH_LINES,
+    "BAROGRAPH_KAFKA__REQUEST_TIMEOUT": "1s",
+    "BAROGRAPH_KAFKA__DELIVERY_TIMEOUT": "2s",
+}
+
+
+def said(process: AgentProcess, words: str) -> int:
+    return process.stderr.read_text().count(words)
+
+
+def outage(folder: Path, kafka: RealKafka, gone_s: float) -> None:
+    kafka.create_topic("barograph.samples", 1)
+    kafka.create_topic("barograph.states", 1)
+    arguments = ("--monitor", f"{folder}/*.qmp", "--interval", "1s", "--kafka", kafka.bootstrap)
+    with qemu.guest(folder, "g"), agent(folder, *arguments, env=IMPATIENT) as process:
+        lines = Lines(process)
+        lines.wait(lambda: len(lines.samples("g")) >= 3, "three samples")
+
+        kafka.kill()
+        before = len(lines.samples("g"))
+        time.sleep(gone_s)
+        during = len(lines.samples("g")) - before
+        kafka.start()
+        lines.wait(lambda: said(process, "sink is back") == 1, "the sink is back", 90)
+        count = len(lines.samples("g"))
+        lines.wait(lambda: len(lines.samples("g")) >= count + 2, "two more samples")
+        assert process.stop() == 0
+        collected = [each["last_update"] for each in lines.samples("g")]
+
+    records = consume(kafka.bootstrap, ["barograph.samples"])
+    delivered = [json.loads(each.value)["last_update"] for each in records]
+    assert during >= gone_s * 0.8  # collection did not wait
+    assert said(process, "sink unavailable") == 1
+    assert list(dict.fromkeys(delivered)) == collected
+    assert len({each.headers["ce_id"] for each in records}) == len(collected)
+
+
+def test_a_broker_gone_for_a_while_gets_everything_when_it_is_back(
+    folder: Path, own_kafka: RealKafka
+) -> None:
+    outage(folder, own_kafka, 8)
+
+
+@pytest.mark.long
+def test_a_broker_gone_for_a_minute_gets_everything_when_it_is_back(
+    folder: Path, own_kafka: RealKafka
+) -> None:
+    outage(folder, own_kafka, 60)
+
+
+def test_a_broker_absent_at_start_and_for_good_costs_only_what_does_not_fit(folder: Path) -> None:
+    arguments = ("--monitor", f"{folder}/*.qmp", "--interval", "1s", "--kafka", f"127.0.0.1:{free_port()}")
+    env = {
+        **WITH_LINES,
+        "BAROGRAPH_BUFFER__SIZE": "64KiB",
+        "BAROGRAPH_POLLING__HEARTBEAT": "1s",  # more records a second
+        "BAROGRAPH_SHUTDOWN__DEADLINE": "2s",
+    }
+    with qemu.guest(folder, "g") as vm, agent(folder, *arguments, env=env) as process:
+        lines = Lines(process)
+        lines.wait_for_state(vm.qmp, "reporting")
+        lines.wait(lambda: "dropped/kafka:full" in process.stdout.read_text(), "a drop, counted", 90)
+        begun_s = time.monotonic()
+        assert process.stop() == 0
+        took_s = time.monotonic() - begun_s
+
+    assert took_s < 5
+    assert said(process, "sink unavailable") == 1
+    log = process.stderr.read_text()
+    assert "dropped.kafka:full" in log
+    assert "dropped.kafka:shutdown" in log
+
+
+def test_a_collector_absent_at_start_and_gone_on_the_way_gets_the_newest_when_it_is_back(
+    folder: Path, own_collector: Collector
+) -> None:
+    own_collector.stop()
+    arguments = ("--monitor", f"{folder}/*.qmp", "--interval", "1s", "--otlp", own_collector.http)
+    env = {**WITH_LINES, "BAROGRAPH_OTLP__INTERVAL": "1s", "BAROGRAPH_OTLP__TIMEOUT": "1s"}
+    with qemu.guest(folder, "g") as vm, agent(folder, *arguments, env=env) as process:
+        lines = Lines(process)
+        lines.wait_for_state(vm.qmp, "reporting")
+        lines.wait(lambda: len(lines.samples("g")) >= 4, "samples without a Collector")
+        own_collector.start()
+        lines.wait(lambda: len(own_collector.points()) > 0, "points once it is there", 60)
+        own_collector.stop()
+        count = len(lines.samples("g"))
+        lines.wait(lambda: len(lines.samples("g")) >= count + 4, "samples while it is gone")
+        points = len(own_collector.points())
+        own_collector.start()
+        lines.wait(lambda: len(own_collector.points()) > points, "points when it is back", 60)
+        assert process.stop() == 0
+
+    assert "stopped" in process.stderr.read_text()
