@@ -1,0 +1,276 @@
+"""Words on the command line, and exit codes. Results go to stdout, messages to stderr.
+
+0 done; 1 there is an answer, and it is not the one hoped for; 2 the configuration or the command line is
+wrong, nothing was started; 3 cannot start; 130 interrupted.
+"""
+
+import json
+import os
+from collections.abc import Awaitable, Callable
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from importlib.util import find_spec
+from typing import Annotated, Any, NoReturn, TypeVar, TypeVarTuple, Unpack
+
+import anyio
+import typer
+
+from agent import __version__
+from agent.config import Config, Flags, load
+from agent.config.summary import summary
+from agent.config.units import parse_duration
+from agent.errors import ConfigError, Problem, StateFileError
+
+EXIT_NOT_HOPED_FOR = 1
+EXIT_CONFIGURATION = 2
+EXIT_CANNOT_START = 3
+
+SCHEMAS = {
+    "config": "config.schema.json",
+    "sample": "sample/v1",
+    "state": "state/v1",
+    "agent": "agent/v1",
+    "asyncapi": "asyncapi.yaml",
+}
+"""Where each schema lies, below schemas/: a file, or a folder with a file for each version."""
+
+_T = TypeVar("_T")
+_Ts = TypeVarTuple("_Ts")
+
+cli = typer.Typer(
+    name="barograph",
+    help="Records the memory pressure of QEMU VMs through their virtio balloon, to Kafka and OTLP.",
+    no_args_is_help=True,
+    rich_markup_mode=None,  # the help is compared with docs/cli.md, wherever it is made
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+ConfigFlag = Annotated[
+    str | None, typer.Option("--config", metavar="FILE", help="YAML file. [env: BAROGRAPH_CONFIG]")
+]
+MonitorFlag = Annotated[
+    list[str] | None,
+    typer.Option("--monitor", metavar="GLOB", help="Where monitor sockets are; may be given again."),
+]
+IntervalFlag = Annotated[
+    str | None, typer.Option("--interval", metavar="DURATION", help="How often guests are asked, e.g. 10s.")
+]
+PolicyFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--policy", metavar="WORD", help="Whose the interval is: fill (where it is 0), enforce or observe."
+    ),
+]
+KafkaFlag = Annotated[
+    str | None, typer.Option("--kafka", metavar="HOST:PORT,...", help="Send everything to this Kafka.")
+]
+OtlpFlag = Annotated[
+    str | None,
+    typer.Option("--otlp", metavar="URL", help="Send metrics to this OTLP endpoint; gRPC on port 4317."),
+]
+HostIdFlag = Annotated[
+    str | None, typer.Option("--host-id", metavar="ID", help="Who the host is, instead of its machine-id.")
+]
+HostNameFlag = Annotated[
+    str | None, typer.Option("--host-name", metavar="NAME", help="The host's name, instead of its own word.")
+]
+StateDirectoryFlag = Annotated[
+    str | None,
+    typer.Option("--state-directory", metavar="PATH", help="Where what is owed to VMs is remembered."),
+]
+LogLevelFlag = Annotated[
+    str | None, typer.Option("--log-level", metavar="WORD", help="debug, info, warning or error.")
+]
+
+
+def main() -> None:
+    """Run the command line and end the process with its exit code."""
+    cli(prog_name="barograph")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        version()
+        raise typer.Exit
+
+
+@cli.callback()
+def _root(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    return
+
+
+@cli.command()
+def run(
+    config: ConfigFlag = None,
+    monitor: MonitorFlag = None,
+    interval: IntervalFlag = None,
+    policy: PolicyFlag = None,
+    kafka: KafkaFlag = None,
+    otlp: OtlpFlag = None,
+    host_id: HostIdFlag = None,
+    host_name: HostNameFlag = None,
+    state_directory: StateDirectoryFlag = None,
+    log_level: LogLevelFlag = None,
+) -> None:
+    """Watch this host's VMs until SIGTERM or ctrl-C.
+
+    Without a sink, samples are written to stdout. Flags go before BAROGRAPH_* variables, these before the
+    file; docs/configuration.md has every setting.
+    """
+    flags = Flags(
+        config=config,
+        monitors=tuple(monitor or ()),
+        interval=interval,
+        policy=policy,
+        kafka=kafka,
+        otlp=otlp,
+        host_id=host_id,
+        host_name=host_name,
+        state_directory=state_directory,
+        log_level=log_level,
+    )
+    configured = _load(flags)
+    from agent import (
+        app,  # takes as long as all libraries of the sinks together: --help shall not wait for it
+    )
+
+    _in_loop(app.run, configured)
+
+
+@cli.command("check-config")
+def check_config(
+    config: ConfigFlag = None,
+    monitor: MonitorFlag = None,
+    interval: IntervalFlag = None,
+    policy: PolicyFlag = None,
+    kafka: KafkaFlag = None,
+    otlp: OtlpFlag = None,
+    host_id: HostIdFlag = None,
+    host_name: HostNameFlag = None,
+    state_directory: StateDirectoryFlag = None,
+    log_level: LogLevelFlag = None,
+) -> None:
+    """Name every problem of the configuration, or say what it comes to.
+
+    It does exactly what run does, up to the first side effect.
+    """
+    flags = Flags(
+        config=config,
+        monitors=tuple(monitor or ()),
+        interval=interval,
+        policy=policy,
+        kafka=kafka,
+        otlp=otlp,
+        host_id=host_id,
+        host_name=host_name,
+        state_directory=state_directory,
+        log_level=log_level,
+    )
+    typer.echo(summary(_load(flags)))
+
+
+@cli.command()
+def probe(
+    socket: Annotated[str, typer.Argument(metavar="SOCKET", help="One VM's monitor.")],
+    enable_polling: Annotated[
+        int | None,
+        typer.Option(
+            "--enable-polling",
+            metavar="SECONDS",
+            min=1,
+            max=4_294_967_295,
+            help="Switch polling on where it is off, leave it on, and wait for an answer.",
+        ),
+    ] = None,
+    timeout: Annotated[
+        str, typer.Option("--timeout", metavar="DURATION", help="How long to try at most.")
+    ] = "10s",
+) -> None:
+    """Ask one VM once, and print its sample or its state as JSON.
+
+    The VM is left as it is, unless told to enable polling. Exit code 1: no sample; the state says why.
+    """
+    try:
+        timeout_s = parse_duration(timeout).s
+    except ValueError as error:
+        _refuse(ConfigError([Problem("--timeout", str(error))]))
+    configured = _load(Flags(), monitors_needed=False)
+    from agent import app
+
+    document, has_sample = _in_loop(app.probe, configured, socket, enable_polling, timeout_s)
+    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    if not has_sample:
+        raise typer.Exit(EXIT_NOT_HOPED_FOR)
+
+
+@cli.command("give-back")
+def give_back(config: ConfigFlag = None, state_directory: StateDirectoryFlag = None) -> None:
+    """Give back every polling interval that is still ours: before uninstalling, or after a kill.
+
+    Exit code 1: something could not be reached and is still owed.
+    """
+    configured = _load(Flags(config=config, state_directory=state_directory), monitors_needed=False)
+    from agent import app
+
+    settlements = _in_loop(app.settle_debts, configured)
+    for settlement in settlements:
+        typer.echo(f"{settlement.outcome} {settlement.owed.path}: {settlement.detail}")
+    if any(settlement.outcome is app.Outcome.KEPT for settlement in settlements):
+        raise typer.Exit(EXIT_NOT_HOPED_FOR)
+
+
+@cli.command()
+def schema(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Which one; see --list.")] = None,
+    list_names: Annotated[bool, typer.Option("--list", help="List the names.")] = False,
+) -> None:
+    """Print the schema of what the agent reads or writes."""
+    if list_names:
+        typer.echo("\n".join(SCHEMAS))
+    elif name in SCHEMAS:
+        typer.echo(_schema_file(SCHEMAS[name]).read_text(encoding="utf-8"), nl=False)
+    else:
+        _refuse(ConfigError([Problem("NAME", f"must be one of {', '.join(SCHEMAS)}")]))
+
+
+@cli.command()
+def version() -> None:
+    """Show the version."""
+    typer.echo(f"barograph {__version__}")
+
+
+def _schema_file(path: str) -> Traversable:
+    place = files("agent") / "schemas" / path
+    if place.is_file():
+        return place
+    versions = [file for file in place.iterdir() if file.name.endswith(".schema.json")]
+    return max(versions, key=lambda file: [int(part) for part in file.name.split(".")[:2]])
+
+
+def _load(flags: Flags, *, monitors_needed: bool = True) -> Config:
+    try:
+        return load(flags, os.environ, monitors_needed=monitors_needed)
+    except ConfigError as error:
+        _refuse(error)
+
+
+def _refuse(error: ConfigError) -> NoReturn:
+    count = len(error.problems)
+    typer.echo(f"{count} problem{'s' * (count != 1)} in the configuration; nothing was started", err=True)
+    for problem in error.problems:
+        typer.echo(f"  {problem}", err=True)
+    raise typer.Exit(EXIT_CONFIGURATION)
+
+
+def _in_loop(function: Callable[[Unpack[_Ts]], Awaitable[_T]], *args: *_Ts) -> _T:
+    options: dict[str, Any] = {"use_uvloop": find_spec("uvloop") is not None}
+    try:
+        return anyio.run(function, *args, backend_options=options)
+    except StateFileError as error:
+        typer.echo(f"cannot start: {error}", err=True)
+        raise typer.Exit(EXIT_CANNOT_START) from error

@@ -1,0 +1,171 @@
+"""Settings that are each right and do not go together. Pure."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from agent.config.choices import OtlpProtocol, Switch
+from agent.config.merge import Layer, SettingPath
+from agent.config.sinks import TlsFiles
+from agent.config.units import Duration
+from agent.config.written import Written
+from agent.sinks import otlp_settings
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something wrong with one setting in the light of others."""
+
+    path: SettingPath
+    message: str
+    others: tuple[SettingPath, ...] = ()  # where one of these is wrong by itself, nothing follows
+
+
+def contradictions(written: Written, own: Layer) -> Iterator[Finding]:
+    """Yield what does not go together.
+
+    Args:
+        written: the settings.
+        own: what was written for us: all but `OTEL_*`, which may be there for others.
+    """
+    yield from _polling(written)
+    yield from _monitors(written)
+    yield from _kafka(written, own)
+    yield from _sasl(written)
+    yield from _otlp(written, own)
+    yield from _sinks(written)
+
+
+def stall_deadline(written: Written) -> Duration:
+    """Return the configured one, or `max(3 x interval, interval + 5 s)`."""
+    interval_ns = written.polling.interval.ns
+    return written.polling.stall_deadline or Duration(max(3 * interval_ns, interval_ns + 5 * 10**9))
+
+
+def otlp_protocol(written: Written) -> OtlpProtocol:
+    """Return the configured one, or what the endpoint's port says."""
+    otlp = written.otlp
+    if otlp.protocol is not None:
+        return otlp.protocol
+    return OtlpProtocol(otlp_settings.protocol(otlp_settings.Settings(endpoint=otlp.endpoint), {}))
+
+
+def _polling(written: Written) -> Iterator[Finding]:
+    polling, interval, stall = written.polling, ("polling", "interval"), ("polling", "stall_deadline")
+    if polling.stall_deadline is not None and polling.stall_deadline <= polling.interval:
+        yield Finding(
+            stall,
+            f"{polling.stall_deadline} is not longer than polling.interval ({polling.interval}), so every VM "
+            "would be stalled between two updates: make it at least twice as long, or leave it out",
+            (interval,),
+        )
+    elif written.qmp.reading_deadline >= (deadline := stall_deadline(written)):
+        yield Finding(
+            ("qmp", "reading_deadline"),
+            f"{written.qmp.reading_deadline} is not shorter than the stall deadline ({deadline}): lower it",
+            (interval, stall),
+        )
+
+
+def _monitors(written: Written) -> Iterator[Finding]:
+    if not written.monitors:
+        yield Finding(("monitors",), "none given: say where monitors are, e.g. --monitor '/run/vm/*.qmp'")
+    globs = [monitor.glob for monitor in written.monitors]
+    for glob in dict.fromkeys(glob for glob in globs if globs.count(glob) > 1):
+        yield Finding(
+            ("monitors",), f"{glob!r} is there {globs.count(glob)} times: only the first counts; keep one"
+        )
+
+
+def _kafka(written: Written, own: Layer) -> Iterator[Finding]:
+    kafka, servers, states = written.kafka, ("kafka", "bootstrap_servers"), ("kafka", "states_topic")
+    if kafka.bootstrap_servers is None and own.holds(("kafka",)):
+        yield Finding(
+            servers, "missing, and without it nothing is sent to Kafka: add HOST:PORT, or remove the section"
+        )
+    if kafka.samples_topic == kafka.states_topic:
+        yield Finding(
+            states,
+            "is the same as kafka.samples_topic: give the two kinds a topic each",
+            (("kafka", "samples_topic"),),
+        )
+    elif kafka.samples_topic.replace(".", "_") == kafka.states_topic.replace(".", "_"):
+        message = (
+            "differs from kafka.samples_topic in '.' and '_' only, which Kafka takes for the same: rename one"
+        )
+        yield Finding(states, message, (("kafka", "samples_topic"),))
+    if kafka.delivery_timeout < kafka.request_timeout:
+        message = f"is shorter than kafka.request_timeout ({kafka.request_timeout}): raise it above that"
+        yield Finding(("kafka", "delivery_timeout"), message, (("kafka", "request_timeout"),))
+    if not kafka.tls.enabled:
+        for name in ("ca_file", "cert_file", "key_file"):
+            if getattr(kafka.tls, name) is not None:
+                yield Finding(
+                    ("kafka", "tls", name),
+                    "TLS is off: set kafka.tls.enabled: true, or remove it",
+                    (("kafka", "tls", "enabled"),),
+                )
+    yield from _pair(kafka.tls, ("kafka", "tls"))
+
+
+def _sasl(written: Written) -> Iterator[Finding]:
+    sasl = written.kafka.sasl
+    mechanism, username, password, password_file = (
+        ("kafka", "sasl", name) for name in ("mechanism", "username", "password", "password_file")
+    )
+    all_of_it = (mechanism, username, password, password_file)
+    has_password = sasl.password is not None or sasl.password_file is not None
+    if sasl.password is not None and sasl.password_file is not None:
+        yield Finding(
+            password_file, "the password is given twice: keep this file or the variable", (password,)
+        )
+    if sasl.mechanism is not None:
+        if sasl.username is None:
+            yield Finding(username, f"missing: {sasl.mechanism} needs one", all_of_it)
+        if not has_password:
+            yield Finding(
+                password_file,
+                f"missing: {sasl.mechanism} needs it, or BAROGRAPH_KAFKA__SASL__PASSWORD",
+                all_of_it,
+            )
+    elif sasl.username is not None or has_password:
+        message = "missing, so username and password are not used: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"
+        yield Finding(mechanism, message, all_of_it)
+
+
+def _otlp(written: Written, own: Layer) -> Iterator[Finding]:
+    otlp, endpoint = written.otlp, ("otlp", "endpoint")
+    if otlp.endpoint is None:
+        if own.holds(("otlp",)):
+            yield Finding(
+                endpoint, "missing, and without it no metrics are sent: add a URL, or remove the section"
+            )
+        return
+    scheme, _, rest = otlp.endpoint.partition("://")
+    for name in ("ca_file", "cert_file", "key_file"):
+        # OTEL_* may carry certificates for other exporters; ours are a contradiction.
+        if scheme == "http" and own.holds(("otlp", "tls", name)):
+            yield Finding(
+                ("otlp", "tls", name),
+                "the endpoint is http://, without TLS: write https://, or remove it",
+                (endpoint,),
+            )
+    if otlp_protocol(written) is OtlpProtocol.GRPC and rest.partition("/")[2]:
+        message = f"{otlp.endpoint!r} has a path, which gRPC does not: remove it, or set otlp.protocol: http"
+        yield Finding(endpoint, message, (("otlp", "protocol"),))
+    yield from _pair(otlp.tls, ("otlp", "tls"))
+
+
+def _pair(tls: TlsFiles, section: SettingPath) -> Iterator[Finding]:
+    cert, key = (*section, "cert_file"), (*section, "key_file")
+    if tls.cert_file is not None and tls.key_file is None:
+        yield Finding(key, "missing: a certificate is of no use without its key", (cert,))
+    if tls.key_file is not None and tls.cert_file is None:
+        yield Finding(cert, "missing: a key is of no use without its certificate", (key,))
+
+
+def _sinks(written: Written) -> Iterator[Finding]:
+    servers, endpoint = ("kafka", "bootstrap_servers"), ("otlp", "endpoint")
+    nowhere = written.kafka.bootstrap_servers is None and written.otlp.endpoint is None
+    if nowhere and written.lines.enabled is Switch.OFF:
+        message = "is false and no other sink is configured: give --kafka or --otlp, or leave it at auto"
+        yield Finding(("lines", "enabled"), message, (servers, endpoint))

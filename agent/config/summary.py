@@ -1,0 +1,33 @@
+"""What a configuration comes to, for people: `barograph check-config`."""
+
+from collections.abc import Iterator
+
+from agent.config.contradictions import otlp_protocol, stall_deadline
+from agent.config.settings import Config
+
+
+def summary(config: Config) -> str:
+    """Return a line for each thing that matters, without any secret."""
+    return "\n".join(f"{name:<9} {text}" for name, text in _lines(config))
+
+
+def _lines(config: Config) -> Iterator[tuple[str, str]]:
+    written, host = config.effective.written, config.host_identity()
+    yield "host", f"{host.id} ({host.name})"
+    for monitor in written.monitors:
+        yield "monitors", monitor.glob + ("" if monitor.access is None else f", {monitor.access}")
+    polling = written.polling
+    pace = f"every {polling.interval}, policy {polling.policy}, stalled after {stall_deadline(written)}"
+    yield "polling", f"{pace}, at exit {polling.on_exit}"
+    kafka = config.kafka
+    if kafka is not None:
+        secured = "" if kafka.tls is None else ", TLS"
+        if kafka.sasl is not None:
+            secured += f", {kafka.sasl.mechanism}"
+        servers = ",".join(kafka.bootstrap_servers)
+        yield "kafka", f"{servers} topics {kafka.samples_topic}, {kafka.states_topic}{secured}"
+    if config.otlp is not None:
+        yield "otlp", f"{config.otlp.endpoint} by {otlp_protocol(written)} every {written.otlp.interval}"
+    if config.lines_enabled:
+        yield "lines", "on stdout"
+    yield "state", config.state_directory

@@ -1,0 +1,200 @@
+"""What single settings must look like: hosts, URLs, topics, identifiers. Each refusal says the way out."""
+
+import re
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, cast
+from urllib.parse import unquote, urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    SecretStr,
+    WithJsonSchema,
+)
+from pydantic_core import CoreSchema
+from pydantic_core.core_schema import no_info_before_validator_function
+
+from agent.config.choices import Switch
+
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?\.?|\[[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?\]")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
+_IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,254}")
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")  # Kafka, org.apache.kafka.common.internals.Topic
+
+
+def _switch(written: object) -> object:
+    return str(written).lower() if isinstance(written, bool) else written
+
+
+def _comma_separated(written: object) -> object:
+    return (
+        [part.strip() for part in written.split(",") if part.strip()] if isinstance(written, str) else written
+    )
+
+
+def _some(servers: tuple[str, ...]) -> tuple[str, ...]:
+    if not servers:
+        raise ValueError("is empty: write HOST:PORT, or leave the setting out")
+    return servers
+
+
+def _bootstrap_server(written: str) -> str:
+    if "://" in written:
+        raise ValueError(f"{written!r} is a URL: write HOST:PORT, as in kafka-1:9092")
+    host, colon, port = written.rpartition(":")
+    if not colon or not port.isdecimal() or (":" in host and not host.startswith("[")):
+        raise ValueError(
+            f"{written!r} has no port: write HOST:PORT, as in kafka-1:9092 or [2001:db8::1]:9092"
+        )
+    if not 1 <= int(port) <= 65535:
+        raise ValueError(f"{written!r}: there is no port {port}: it must be from 1 to 65535")
+    if _HOST.fullmatch(host) is None:
+        raise ValueError(
+            f"{written!r}: {host!r} is not a host: write a name or an address, as in kafka-1:9092"
+        )
+    if host.startswith("["):
+        _check_ipv6(written, host)
+    return written
+
+
+def _check_ipv6(written: str, host: str) -> None:
+    try:
+        socket.inet_pton(socket.AF_INET6, host[1:-1].partition("%")[0])
+    except OSError as error:
+        raise ValueError(f"{written!r}: {host} is not an IPv6 address") from error
+
+
+def _endpoint(written: str) -> str:
+    example = "as in http://collector:4318 or https://otlp.example.net"
+    if "://" not in written:
+        raise ValueError(f"{written!r} has no scheme: write http:// or https:// before it, {example}")
+    try:
+        url = urlsplit(written)
+        port = url.port
+    except ValueError as error:
+        raise ValueError(f"{written!r} is not a URL ({error}): write one {example}") from error
+    if url.scheme not in ("http", "https"):
+        raise ValueError(f"{written!r}: {url.scheme!r} is not http or https: write a URL {example}")
+    if url.username is not None or url.password is not None:
+        # Not repeated: it holds a secret.
+        raise ValueError("has a user or a password in it: send them as otlp.headers, e.g. authorization")
+    if (
+        not url.hostname
+        or _HOST.fullmatch(url.netloc.rpartition(":")[0] if port is not None else url.netloc) is None
+    ):
+        raise ValueError(f"{written!r} names no host: write a URL {example}")
+    if port == 0:
+        raise ValueError(f"{written!r}: there is no port 0: it must be from 1 to 65535")
+    if url.query or url.fragment:
+        raise ValueError(f"{written!r} has a query or a fragment: end it with the path")
+    return written
+
+
+def _topic(written: str) -> str:
+    if _TOPIC.fullmatch(written) is None or written in (".", ".."):
+        raise ValueError(
+            f"{written!r} is not a topic of Kafka: 1 to 249 letters, digits, dots, underscores and hyphens"
+        )
+    return written
+
+
+def _identifier(written: str) -> str:
+    if _IDENTIFIER.fullmatch(written) is None:
+        raise ValueError(
+            f"{written!r} cannot name anything: 1 to 255 letters, digits, dots, hyphens, underscores, colons "
+            "and @, a letter or digit first"
+        )
+    return written
+
+
+def _absolute(written: str) -> str:
+    if not written.startswith("/"):
+        raise ValueError(f"{written!r} is not an absolute path: start it with /")
+    if "\0" in written or not written.isprintable():
+        raise ValueError(f"{written!r} has characters that no path should have")
+    return written
+
+
+def _headers(written: object) -> object:
+    """`k=v,k2=v2` with percent-encoded values, as OTEL_EXPORTER_OTLP_HEADERS has them."""
+    if not isinstance(written, str):
+        return written
+    headers: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in written.split(","))):
+        name, equals, value = part.partition("=")
+        if not equals:
+            raise ValueError("must be NAME=VALUE pairs with commas between, values percent-encoded")
+        headers[name.strip()] = unquote(value.strip())
+    return headers
+
+
+def _header_names(headers: Mapping[str, Any]) -> Mapping[str, Any]:
+    for name, value in headers.items():
+        if _HEADER_NAME.fullmatch(name) is None:
+            raise ValueError(f"{name!r} is not a header's name")
+        if not cast(str, value.get_secret_value()).isprintable():
+            raise ValueError(
+                f"the value of {name!r} has characters that no header may have, a line break perhaps"
+            )
+    return {name.lower(): value for name, value in headers.items()}  # gRPC takes lower case only
+
+
+def _count(written: object) -> object:
+    if isinstance(written, bool):
+        raise ValueError("must be a whole number")  # else true would be 1
+    return written
+
+
+@dataclass(frozen=True, slots=True)
+class Takes:
+    """What a setting takes, in the words of docs/configuration.md."""
+
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextOr:
+    """A value that may also be written as text, which `parse` turns into it."""
+
+    parse: Callable[[object], object]
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_before_validator_function(self.parse, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, object]:
+        return {"anyOf": [handler(schema), {"type": "string"}]}
+
+
+Names = TextOr(_comma_separated)
+OnOff = Annotated[Switch, BeforeValidator(_switch), WithJsonSchema({"enum": ["auto", True, False]})]
+NotBool = BeforeValidator(_count)
+Server = Annotated[str, AfterValidator(_bootstrap_server)]
+Servers = Annotated[tuple[Server, ...], AfterValidator(_some), Names, Takes("list of `HOST:PORT`")]
+Endpoint = Annotated[
+    str,
+    AfterValidator(_endpoint),
+    WithJsonSchema({"type": "string", "pattern": "^https?://"}),
+    Takes("URL"),
+]
+Topic = Annotated[
+    str,
+    AfterValidator(_topic),
+    WithJsonSchema({"type": "string", "pattern": "^[A-Za-z0-9._-]{1,249}$"}),
+    Takes("topic"),
+]
+Identifier = Annotated[str, AfterValidator(_identifier), Takes("name")]
+AbsolutePath = Annotated[
+    str, AfterValidator(_absolute), WithJsonSchema({"type": "string", "pattern": "^/"}), Takes("path")
+]
+Headers = Annotated[
+    Mapping[str, SecretStr], TextOr(_headers), AfterValidator(_header_names), Takes("names and values")
+]
+Text = Annotated[str, Field(min_length=1), Takes("text")]
+Secret = Annotated[SecretStr, Field(min_length=1), Takes("text")]

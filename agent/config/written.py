@@ -1,0 +1,262 @@
+"""What users may write: every setting with its type, its default and why; the sinks' are in `sinks.py`.
+
+What they mean together is in `contradictions.py`; what code is handed is in `settings.py`.
+"""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from agent.config.choices import LogFormat, LogLevel, OnExit
+from agent.config.section import Section
+from agent.config.sinks import KafkaConfig, LinesConfig, OtlpConfig
+from agent.config.units import Duration, Size, WrittenDuration, WrittenSize, within
+from agent.config.words import AbsolutePath, Identifier, Names, NotBool, Takes, TextOr
+from agent.core.reading import Access, IntervalPolicy
+from agent.discovery.settings import MonitorGlob, mistakes
+
+ENV_PREFIX = "BAROGRAPH_"
+ENV_NESTED = "__"
+INTERVAL_MAX_S = 4_294_967_295
+"""QEMU takes no more: hw/virtio/virtio-balloon.c, balloon_stats_set_poll_interval."""
+
+
+def _whole_seconds(interval: Duration) -> Duration:
+    seconds, rest = divmod(interval.ns, 1_000_000_000)
+    if rest or not 1 <= seconds <= INTERVAL_MAX_S:
+        raise ValueError(
+            f"{interval}: QEMU takes whole seconds from 1s to {INTERVAL_MAX_S}s: write e.g. 1s or 10s"
+        )
+    return interval
+
+
+def _glob(glob: str) -> str:
+    return _good(glob, MonitorGlob(glob))
+
+
+def _pattern(pattern: str) -> str:
+    return _good(pattern, MonitorGlob("/good", None, pattern))
+
+
+def _good(written: str, monitor: MonitorGlob) -> str:
+    if wrong := "; ".join(mistakes(monitor)):
+        raise ValueError(wrong)
+    return written
+
+
+def _plain_globs(written: object) -> object:
+    """A plain string is a glob."""
+    return {"glob": written} if isinstance(written, str) else written
+
+
+class MonitorConfig(Section):
+    """Where monitors are."""
+
+    glob: Annotated[str, AfterValidator(_glob), Takes("glob")] = Field(
+        description=(
+            "Absolute path of a monitor socket, with `*`, `?`, `[...]` within a name and `**` for"
+            " any number of directories."
+        )
+    )
+    access: Access | None = Field(
+        default=None,
+        description=(
+            "`hold` keeps the link and hears events; `share` leaves within 100 ms, for sockets "
+            "that other tools use too. Default: `hold`, but `share` under a directory "
+            "`qemu-server` (Proxmox)."
+        ),
+    )
+    pattern: Annotated[str, AfterValidator(_pattern), Takes("regular expression")] | None = Field(
+        default=None,
+        description=(
+            "Regular expression searched for in the path. Its named groups are labels of the VM; "
+            "the one called `name` names it where QEMU does not."
+        ),
+    )
+
+
+class PollingConfig(Section):
+    """How VMs are asked."""
+
+    interval: Annotated[WrittenDuration, AfterValidator(_whole_seconds)] = Field(
+        default=Duration(10 * 10**9),
+        description=(
+            "How often a guest is asked, where the policy lets us decide: whole seconds from 1s, "
+            "as QEMU takes them. 10 s is what Nova and KubeVirt set."
+        ),
+    )
+    policy: IntervalPolicy = Field(
+        default=IntervalPolicy.FILL,
+        description=(
+            "Whose a VM's interval is. `fill`: set ours only where it is 0, so nobody's choice is"
+            " overruled. `enforce`: ours everywhere. `observe`: never set."
+        ),
+    )
+    on_exit: OnExit = Field(
+        default=OnExit.GIVE_BACK,
+        description=(
+            "What happens at a clean exit to the intervals we set. `give-back`, since nothing "
+            "else is kept over a restart either; `keep` leaves them for the next start."
+        ),
+    )
+    stall_deadline: Annotated[WrittenDuration, within("1s", "365d")] | None = Field(
+        default=None,
+        description=(
+            "A guest that has not answered for this long is `stalled`; counted while the VM runs."
+            " Longer than the interval. Default: three intervals, or the interval and 5 s if that"
+            " is longer."
+        ),
+    )
+    heartbeat: Annotated[WrittenDuration, within("1s", "1d")] = Field(
+        default=Duration(300 * 10**9),
+        description=(
+            "How often an unchanged state is repeated. With 5 min the last ten minutes of the "
+            "states topic are the present."
+        ),
+    )
+
+
+class HostConfig(Section):
+    """Who the host is. In a pod both must be given: what is found there are the pod's."""
+
+    id: Identifier | None = Field(
+        default=None, description="The host's id. Default: what `host.id_file` holds."
+    )
+    id_file: AbsolutePath = Field(
+        default="/etc/machine-id",
+        description=(
+            "A file with the host's id: its machine-id, which is there on every host with "
+            "systemd. In a pod, where the host's is mounted."
+        ),
+    )
+    name: Identifier | None = Field(
+        default=None, description="The host's name. Default: what the kernel says it is."
+    )
+
+
+class QmpConfig(Section):
+    """How monitors are talked to."""
+
+    greeting_deadline: Annotated[WrittenDuration, within("50ms", "10s")] = Field(
+        default=Duration(10**9),
+        description=(
+            "How long to wait for a monitor's greeting. QEMU greets within 1 ms; whoever waits "
+            "longer stands in the way of the monitor's owner."
+        ),
+    )
+    reading_deadline: Annotated[WrittenDuration, within("50ms", "60s")] = Field(
+        default=Duration(10**9),
+        description=(
+            "An answer that takes longer makes the VM `unreachable`; the link is kept and the "
+            "late answer ends it. Shorter than the stall deadline."
+        ),
+    )
+    connections_opened_at_once: Annotated[int, Field(ge=1, le=1024), NotBool] = Field(
+        default=32,
+        description="Links being opened at the same time, so that a start on a full host is no stampede.",
+    )
+
+
+class DiscoveryConfig(Section):
+    """How monitors are found."""
+
+    rescan: Annotated[WrittenDuration, within("100ms", "1h")] = Field(
+        default=Duration(10 * 10**9),
+        description=(
+            "How often the globs are looked through again. Changes are seen at once where the "
+            "kernel tells them; this is for where it does not (network file systems, some "
+            "mounts)."
+        ),
+    )
+
+
+class BufferConfig(Section):
+    """What waits for a sink, in memory."""
+
+    size: Annotated[WrittenSize, within("64KiB", "64GiB")] = Field(
+        default=Size(64 * 2**20),
+        description=(
+            "How much may wait for each sink; then the oldest samples go, counted. 64 MiB are "
+            "about 50 minutes of 100 VMs at 5 s."
+        ),
+    )
+
+
+class LogConfig(Section):
+    """What the agent says of itself, on stderr."""
+
+    level: LogLevel = Field(default=LogLevel.INFO, description="A line per change, none per sample.")
+    format: LogFormat = Field(
+        default=LogFormat.CONSOLE,
+        description="`console` for people, `json` (one object a line) for log collectors.",
+    )
+
+
+class ShutdownConfig(Section):
+    """How to end."""
+
+    deadline: Annotated[WrittenDuration, within("100ms", "10m")] = Field(
+        default=Duration(10 * 10**9),
+        description=(
+            "How long giving intervals back and sending what is held may take; shorter than what "
+            "systemd (90 s) and Kubernetes (30 s) allow."
+        ),
+    )
+
+
+class Written(BaseSettings):
+    """The configuration of barograph."""
+
+    # `load` has merged the sources already and keeps where each value came from.
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        validate_default=False,
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter=ENV_NESTED,
+        env_ignore_empty=True,
+        enable_decoding=False,  # lists are written with commas, not as JSON
+    )
+
+    monitors: Annotated[
+        tuple[Annotated[MonitorConfig, TextOr(_plain_globs)], ...],
+        Names,
+        Takes("list of globs or sections"),
+    ] = Field(
+        default=(),
+        description=(
+            "Where monitors are: globs, or sections with `glob`, `access` and `pattern`. Where "
+            "two match one socket the first counts. Needed."
+        ),
+    )
+    polling: PollingConfig = PollingConfig()
+    host: HostConfig = HostConfig()
+    qmp: QmpConfig = QmpConfig()
+    discovery: DiscoveryConfig = DiscoveryConfig()
+    state_directory: AbsolutePath | None = Field(
+        default=None,
+        description=(
+            "Where what is owed to VMs is remembered. Default: `$STATE_DIRECTORY` (systemd sets "
+            "it), else `/var/lib/barograph` for root, else `$XDG_STATE_HOME/barograph`."
+        ),
+    )
+    buffer: BufferConfig = BufferConfig()
+    kafka: KafkaConfig = KafkaConfig()
+    otlp: OtlpConfig = OtlpConfig()
+    lines: LinesConfig = LinesConfig()
+    log: LogConfig = LogConfig()
+    shutdown: ShutdownConfig = ShutdownConfig()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what it is given: the environment is read by `load`, and not a second time here."""
+        return (init_settings,)

@@ -1,0 +1,180 @@
+"""What the agent owes: intervals it set on VMs and shall give back.
+
+Constraints (each has a test of the same name in tests/unit/spool/test_ledger.py):
+
+- what is remembered is on the disk before the caller goes on, and found by the next start;
+- what is forgotten is not found again;
+- two agents cannot have one ledger at a time;
+- a file that cannot be understood is set aside under a dated name and reported;
+- a write that fails leaves the file as it was, and is reported;
+- a cancelled caller leaves the write whole.
+
+A file instead of a database: it holds at most one line for each VM of the host and changes when an
+interval is set or given back, not with samples.
+"""
+
+import fcntl
+import os
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from agent.core.ownership import Owed
+from agent.core.reading import SocketMark
+from agent.errors import StateFileError
+from agent.spool.ledger_format import FILE_NAME, NotOurFormat, decode_owed, encode_owed
+
+_Key = tuple[str, SocketMark]
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """A ledger that could not be understood, kept for people."""
+
+    path: str  # where it is now
+    detail: str  # what was wrong with it
+
+
+class Ledger:
+    """Everything owed, in memory and on disk. Made by `open_ledger`; used by the tasks of one event loop."""
+
+    def __init__(self, directory: Path, entries: dict[_Key, Owed], set_aside: SetAside | None) -> None:
+        self._directory = directory
+        self._entries = entries
+        self._lock = anyio.Lock()
+        self.set_aside = set_aside  # None: nothing had to be; else to be logged
+
+    def entries(self) -> tuple[Owed, ...]:
+        """Everything owed, by path."""
+        return tuple(sorted(self._entries.values(), key=lambda owed: (owed.path, owed.set_at_ms)))
+
+    def owed(self, path: str, mark: SocketMark) -> Owed | None:
+        """What this very QEMU process is owed; `None`: nothing."""
+        return self._entries.get((path, mark))
+
+    async def remember(self, owed: Owed) -> None:
+        """Return once `owed` is on stable storage, in the place of what the same process was owed before.
+
+        If the caller is cancelled meanwhile, the write still completes.
+
+        Raises:
+            StateFileError: it could not be written; nothing has changed.
+        """
+        async with self._lock:
+            if self._entries.get((owed.path, owed.mark)) != owed:
+                await self._replace({**self._entries, (owed.path, owed.mark): owed})
+
+    async def forget(self, path: str, mark: SocketMark) -> None:
+        """Return once nothing is owed to this process, on stable storage. What was not owed is no error.
+
+        Raises:
+            StateFileError: it could not be written; nothing has changed.
+        """
+        async with self._lock:
+            if (path, mark) in self._entries:
+                await self._replace({key: owed for key, owed in self._entries.items() if key != (path, mark)})
+
+    async def _replace(self, entries: dict[_Key, Owed]) -> None:
+        # Not abandoned when cancelled: memory must say what the disk says.
+        await anyio.to_thread.run_sync(_write, self._directory, encode_owed(list(entries.values())))
+        self._entries = entries
+
+
+@asynccontextmanager
+async def open_ledger(directory: str, now_ms: int) -> AsyncGenerator[Ledger, None]:
+    """Open the ledger in `directory`, which is made where it is missing, and keep others out until the end.
+
+    Args:
+        directory: the state directory.
+        now_ms: Unix milliseconds; names what has to be set aside.
+
+    Raises:
+        StateFileError: the directory cannot be made, written to or locked (another agent has it), or the
+            ledger cannot be read. Nothing was changed.
+    """
+    place = Path(directory)
+    descriptor = await anyio.to_thread.run_sync(_lock, place)
+    try:
+        entries, set_aside = await anyio.to_thread.run_sync(_read, place, now_ms)
+        yield Ledger(place, {(owed.path, owed.mark): owed for owed in entries}, set_aside)
+    finally:
+        os.close(descriptor)  # and with it the lock
+
+
+def _lock(directory: Path) -> int:
+    try:
+        directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StateFileError(f"{directory}: the state directory cannot be had: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _check_writable(directory)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        message = "another agent uses this state directory: stop it, or give this one a directory of its own"
+        raise StateFileError(f"{directory}: {message}") from error
+    except OSError as error:
+        os.close(descriptor)
+        raise StateFileError(f"{directory}: the state directory cannot be used: {error.strerror}") from error
+    return descriptor
+
+
+def _check_writable(directory: Path) -> None:
+    """By doing it: permissions say nothing about a file system mounted read-only, or a full one."""
+    probe = directory / f".{FILE_NAME}.new"
+    try:
+        probe.write_bytes(b"\n")
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _read(directory: Path, now_ms: int) -> tuple[tuple[Owed, ...], SetAside | None]:
+    path = directory / FILE_NAME
+    try:
+        content = path.read_bytes()
+        return decode_owed(content), None
+    except FileNotFoundError:
+        return (), None
+    except NotOurFormat as error:
+        return (), _set_aside(path, now_ms, str(error))
+    except OSError as error:
+        raise StateFileError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _set_aside(path: Path, now_ms: int, detail: str) -> SetAside:
+    moment = datetime.fromtimestamp(now_ms / 1000, UTC).strftime("%Y%m%dT%H%M%SZ")
+    aside = path.with_name(f"{path.name}.{moment}.bad")
+    number = 1
+    while aside.exists():  # nobody else makes one meanwhile: the directory is locked
+        aside = path.with_name(f"{path.name}.{moment}.bad.{number}")
+        number += 1
+    try:
+        path.rename(aside)
+    except OSError as error:
+        raise StateFileError(f"{path}: {detail}, and cannot be set aside: {error.strerror}") from error
+    return SetAside(str(aside), detail)
+
+
+def _write(directory: Path, content: bytes) -> None:
+    new = directory / f".{FILE_NAME}.new"
+    try:
+        with new.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, directory / FILE_NAME)
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        with suppress(OSError):
+            new.unlink()
+        raise StateFileError(f"{directory / FILE_NAME}: cannot be written: {error.strerror}") from error

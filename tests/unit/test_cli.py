@@ -1,0 +1,131 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from agent import __version__
+from agent.cli import SCHEMAS, cli
+
+HOST = {"BAROGRAPH_HOST__ID": "host-1", "BAROGRAPH_HOST__NAME": "one"}
+
+
+def barograph(*words: str, **environ: str) -> Result:
+    return CliRunner().invoke(cli, words, env=HOST | environ, prog_name="barograph")
+
+
+@pytest.mark.parametrize("words", [["version"], ["--version"]])
+def test_the_version_is_told(words: list[str]) -> None:
+    assert barograph(*words).stdout == f"barograph {__version__}\n"
+
+
+def test_check_config_says_what_the_configuration_comes_to_and_no_secret(tmp_path: Path) -> None:
+    file = tmp_path / "b.yaml"
+    file.write_text(
+        "monitors: [{glob: /run/a, access: share}]\nkafka: {sasl: {mechanism: PLAIN, username: u}}"
+    )
+
+    done = barograph(
+        "check-config", "--config", str(file), "--kafka", "a:1,b:2", "--otlp", "http://c:4317",
+        "--state-directory", "/var/lib/x", BAROGRAPH_KAFKA__SASL__PASSWORD="geheim",
+    )  # fmt: skip
+
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "host      host-1 (one)",
+        "monitors  /run/a, share",
+        "polling   every 10s, policy fill, stalled after 30s, at exit give-back",
+        "kafka     a:1,b:2 topics barograph.samples, barograph.states, PLAIN",
+        "otlp      http://c:4317 by grpc every 10s",
+        "state     /var/lib/x",
+    ]
+
+
+def test_flags_alone_are_enough() -> None:
+    words = "--monitor /run/a --monitor /run/b --interval 5s --policy observe --host-id h --host-name n"
+
+    done = barograph("check-config", *words.split(), "--log-level", "debug")
+
+    assert done.exit_code == 0
+    assert done.stdout.splitlines()[:4] == [
+        "host      h (n)",
+        "monitors  /run/a",
+        "monitors  /run/b",
+        "polling   every 5s, policy observe, stalled after 15s, at exit give-back",
+    ]
+
+
+@pytest.mark.parametrize("command", ["run", "check-config"])
+def test_problems_go_to_stderr_with_exit_code_2(command: str) -> None:
+    done = barograph(command, "--interval", "5")
+
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        "2 problems in the configuration; nothing was started",
+        '  --interval: 5 has no unit: write "5s", or ms, m, h, d',
+        "  monitors: none given: say where monitors are, e.g. --monitor '/run/vm/*.qmp'",
+    ]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "run --intervals 5s",
+        "nonsense",
+        "probe",
+        "schema x",
+        "probe /x --timeout 5",
+        "probe /x --enable-polling 0",
+    ],
+)
+def test_a_wrong_command_line_is_exit_code_2(words: str) -> None:
+    done = barograph(*words.split())
+
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr
+
+
+def test_give_back_needs_no_monitors_and_refuses_a_bad_configuration() -> None:
+    done = barograph("give-back", "--state-directory", "relative")
+
+    assert done.exit_code == 2
+    assert done.stderr.splitlines()[1:] == [
+        "  --state-directory: 'relative' is not an absolute path: start it with /"
+    ]
+
+
+def test_a_state_directory_that_another_agent_has_is_exit_code_3() -> None:
+    done = barograph("give-back", "--state-directory", "/proc/barograph")
+
+    assert (done.exit_code, done.stdout) == (3, "")
+    assert "cannot start: /proc/barograph: the state directory cannot be had" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["config", "sample", "state", "agent"])
+def test_every_schema_can_be_printed(name: str) -> None:
+    done = barograph("schema", name)
+
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+
+
+def test_the_description_of_the_topics_can_be_printed() -> None:
+    assert yaml.safe_load(barograph("schema", "asyncapi").stdout)["asyncapi"].startswith("3.")
+
+
+def test_the_schemas_are_listed() -> None:
+    assert barograph("schema", "--list").stdout.split() == list(SCHEMAS)
+
+
+def test_help_does_not_wait_for_the_libraries_of_the_sinks() -> None:
+    heavy = "{'aiokafka', 'grpc', 'opentelemetry'}"
+    script = f"import sys, agent.cli; print(sorted({heavy} & set(sys.modules)))"
+
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+
+    assert done.stdout == "[]\n"
