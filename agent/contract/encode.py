@@ -76,7 +76,7 @@ def sample_document(sample: Sample, agent: Agent, via: str = "qmp") -> Document:
         document["previous"] = {"epoch": sample.previous.epoch, "sequence": sample.previous.sequence}
     if sample.run_state is not None:
         document["run_state"] = _text(sample.run_state)
-    # A size that not every JSON reader keeps exact is no size: `actual` is arithmetic on a field the guest writes.
+    # `actual` is arithmetic on a field the guest writes; what JSON cannot carry exactly is no size.
     if sample.balloon is not None and sample.balloon.actual_bytes <= EXACT_MAX:
         document["balloon"] = {
             "actual_bytes": sample.balloon.actual_bytes,
@@ -88,7 +88,7 @@ def sample_document(sample: Sample, agent: Agent, via: str = "qmp") -> Document:
 
 
 def state_document(event: StateEvent, agent: Agent, via: str = "qmp") -> Document:
-    """Return the value of a state's record: schemas/state. `vm` has only the path while nothing else is known."""
+    """Return the value of a state's record: schemas/state. Of a VM not known yet, `vm` has only the path."""
     vm: Document = {} if event.vm is None else _vm(event.vm)
     vm["path"] = _text(event.path, PATH_MAX)
     document: Document = {
@@ -155,7 +155,7 @@ def _host(agent: Agent) -> Document:
 
 
 def _text(text: str, characters_max: int = TEXT_MAX) -> str:
-    """Return `text` bounded, and with "?" for the half characters (lone surrogates) that UTF-8 does not have."""
+    """Return `text` bounded, with "?" for half characters (lone surrogates): UTF-8 does not have them."""
     return text[:characters_max].encode("utf-8", "replace").decode("utf-8")
 
 

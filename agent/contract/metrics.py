@@ -1,7 +1,7 @@
 """The OTLP metrics: names, units and kinds. schemas/metrics/registry.yaml says the same, and a test compares.
 
-A name is never used again for another quantity or unit. Only the statistics listed here become metrics:
-one that a later QEMU adds has neither a known unit nor a known kind, so it is in the samples alone.
+A name is never used again for another quantity or unit. A statistic that is not listed here, since a later
+QEMU has added it, goes out under `OTHER_PREFIX` as a gauge without a unit: neither is known.
 """
 
 from collections.abc import Mapping
@@ -12,8 +12,14 @@ from typing import Final, Literal
 VM_ID: Final = "qemu.vm.id"
 VM_NAME: Final = "qemu.vm.name"
 VM_STATE: Final = "qemu.vm.state"
+VM_PATH: Final = "qemu.vm.monitor.path"
+VM_LABEL_PREFIX: Final = "qemu.vm.label."
 HOST_ID: Final = "host.id"
 HOST_NAME: Final = "host.name"
+
+OTHER_PREFIX: Final = "qemu.vm.guest.other."
+
+Kind = Literal["counter", "updowncounter", "gauge"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +31,7 @@ class Metric:
 
     name: str
     unit: str
-    kind: Literal["counter", "updowncounter", "gauge"]
+    kind: Kind
     description: str
 
 

@@ -1,0 +1,164 @@
+"""The AsyncAPI document is whole, and says what the records really carry."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+
+from agent.contract.encode import Mode, encode_agent_state, encode_sample, encode_state
+from agent.core.reading import Record
+from tests.contract.schema_files import SCHEMAS, load, open_path, versions
+from tests.unit.contract.test_encode import AGENT, AGENT_EVENT, SAMPLE, STATE
+
+DOCUMENT: dict[str, Any] = yaml.safe_load((SCHEMAS / "asyncapi.yaml").read_text())
+
+# What AsyncAPI 3.1 lets stand in each object used here, and what it requires.
+# Source: asyncapi/spec, spec/asyncapi.md; asyncapi/bindings, kafka, 0.5.0.
+OBJECTS: dict[str, tuple[set[str], set[str]]] = {
+    "document": (
+        {"asyncapi", "info"},
+        {"id", "servers", "defaultContentType", "channels", "operations", "components"},
+    ),
+    "info": ({"title", "version"}, {"description", "license", "contact", "tags", "externalDocs"}),
+    "channel": (
+        set(),
+        {
+            "address",
+            "messages",
+            "title",
+            "summary",
+            "description",
+            "servers",
+            "parameters",
+            "tags",
+            "bindings",
+        },
+    ),
+    "operation": (
+        {"action", "channel"},
+        {"title", "summary", "description", "security", "tags", "bindings", "traits", "messages", "reply"},
+    ),
+    "message": (
+        set(),
+        {"headers", "payload", "correlationId", "contentType", "name", "title", "summary", "description"}
+        | {"tags", "externalDocs", "bindings", "examples", "traits"},
+    ),
+    "payload": ({"schemaFormat", "schema"}, set()),
+    "kafka channel binding": (
+        set(),
+        {"topic", "partitions", "replicas", "topicConfiguration", "bindingVersion"},
+    ),
+    "kafka message binding": (
+        set(),
+        {"key", "schemaIdLocation", "schemaIdPayloadEncoding", "schemaLookupStrategy", "bindingVersion"},
+    ),
+}
+
+
+def objects() -> Iterator[tuple[str, dict[str, Any]]]:
+    yield "document", DOCUMENT
+    yield "info", DOCUMENT["info"]
+    for channel in DOCUMENT["channels"].values():
+        yield "channel", channel
+        yield "kafka channel binding", channel["bindings"]["kafka"]
+    for operation in DOCUMENT["operations"].values():
+        yield "operation", operation
+    for message in DOCUMENT["components"]["messages"].values():
+        yield "message", message
+        yield "payload", message["payload"]
+        yield "kafka message binding", message["bindings"]["kafka"]
+
+
+def references(node: object) -> Iterator[str]:
+    if isinstance(node, dict):
+        for name, value in cast(dict[str, object], node).items():
+            if name == "$ref":
+                yield str(value)
+            else:
+                yield from references(value)
+    elif isinstance(node, list):
+        for each in cast(list[object], node):
+            yield from references(each)
+
+
+def resolve(reference: str) -> Any:
+    """Follow a reference: within the document, or to a file beside it."""
+    if not reference.startswith("#/"):
+        return load(SCHEMAS / reference)
+    node: Any = DOCUMENT
+    for part in reference[2:].split("/"):
+        node = node[part]
+    while "$ref" in node:
+        node = resolve(node["$ref"])
+    return node
+
+
+def messages_of(channel: str) -> dict[str, Any]:
+    return {
+        name: resolve(message["$ref"]) for name, message in DOCUMENT["channels"][channel]["messages"].items()
+    }
+
+
+def test_every_object_holds_what_asyncapi_requires_and_nothing_it_does_not_know() -> None:
+    assert DOCUMENT["asyncapi"] == "3.1.0"
+    for kind, found in objects():
+        required, optional = OBJECTS[kind]
+        assert required <= found.keys() <= required | optional, kind
+
+
+def test_every_reference_leads_somewhere() -> None:
+    found = set(references(DOCUMENT))
+
+    assert len(found) > 10
+    for reference in found:
+        assert resolve(reference)
+
+
+def test_an_operation_sends_all_messages_of_its_channel() -> None:
+    for operation in DOCUMENT["operations"].values():
+        channel = operation["channel"]["$ref"]
+        messages = [message["$ref"] for message in operation["messages"]]
+        assert operation["action"] == "send"
+        assert messages == [f"{channel}/messages/{name}" for name in resolve(channel)["messages"]]
+
+
+def test_the_topics_are_those_of_the_contract() -> None:
+    topics = {channel["address"]: set(messages_of(name)) for name, channel in DOCUMENT["channels"].items()}
+
+    assert topics == {"barograph.samples": {"sample"}, "barograph.states": {"state", "agent"}}
+
+
+@pytest.mark.parametrize("document", ["sample", "state", "agent"])
+def test_a_payload_is_the_newest_open_schema(document: str) -> None:
+    payload = DOCUMENT["components"]["messages"][document]["payload"]["schema"]["$ref"]
+
+    assert (SCHEMAS / Path(payload)).resolve() == open_path(document, versions(document)[-1]).resolve()
+
+
+RECORDS: dict[str, tuple[str, Record]] = {
+    "sample": ("sample", encode_sample(SAMPLE, AGENT, Mode.BINARY)),
+    "state": ("state", encode_state(STATE, AGENT, Mode.BINARY)),
+    "state of an unknown VM": ("state", encode_state(replace(STATE, vm=None), AGENT, Mode.BINARY)),
+    "agent": ("agent", encode_agent_state(AGENT_EVENT, AGENT, Mode.BINARY)),
+}
+
+
+@pytest.mark.parametrize(("name", "record"), RECORDS.values(), ids=RECORDS)
+def test_the_headers_are_those_a_record_has(name: str, record: Record) -> None:
+    message = DOCUMENT["components"]["messages"][name]
+    headers = {header: value.decode() for header, value in record.headers}
+    schema = {**message["headers"], "components": DOCUMENT["components"]}
+    described = {
+        header
+        for part in resolve(message["headers"]["$ref"])["allOf"]
+        for header in (resolve(part["$ref"]) if "$ref" in part else part)["properties"]
+    }
+
+    Draft202012Validator(schema).validate(headers)  # pyright: ignore[reportUnknownMemberType]: its stub is untyped
+
+    assert headers.keys() <= described
+    assert headers["ce_type"] == message["name"]
