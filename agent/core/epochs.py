@@ -33,6 +33,9 @@ CUMULATIVE = frozenset(
 )
 """Statistics that only grow while a guest runs. Source: linux drivers/virtio/virtio_balloon.c."""
 
+GIVEN_MAX = 512
+"""Names remembered of one guest: far above QEMU's 16, and a bound for a monitor that makes up new ones."""
+
 
 def uuid7(unix_ms: int, chance: int) -> str:
     """Return a UUIDv7 (RFC 9562, 5.7) of `unix_ms` and the low 74 bits of `chance`."""
@@ -151,7 +154,7 @@ def _remember(history: History, reading: Reading) -> History:
     if history.counters.keys() - counters.keys():
         counters = {**history.counters, **counters}
     given = history.given
-    if not given.issuperset(reading.statistics):
+    if len(given) < GIVEN_MAX and not given.issuperset(reading.statistics):
         given = given.union(reading.statistics)
     return replace(history, last=reading, counters=counters, given=given)
 

@@ -5,28 +5,36 @@ re-armed by the guest's answer, so updates come an interval plus the guest's res
 VM's own clock. All instants here are on that clock (nanoseconds of running time), so that a pause
 moves nothing.
 
-The newest update happened in a window: after the last reading that missed it, not after the one that
-hit it. While the window is wide it is halved at each update, by reading in its middle. Once it is
-narrow we follow it: each hit comes a touch earlier than the one before, until one comes too early
-and misses; the next hit, a small step later, is then known to the step, and tells the cadence. How
-far past the expected moment to start again (`spread_ns`) is learnt from how soon the misses come.
+A reading that shows an update says only that it came before; one that comes too early, followed by
+one that hits, brackets it. So, once the rhythm is known, we aim a little past the expected moment
+(`spread_ns`) and creep towards it with each hit, until one reading comes too early and tells where
+the update is. How soon that happens teaches how far to aim past it (the guest's jitter); the time
+between two bracketed updates teaches the cadence, and how well it is known sets the pace of the creep.
+While it is not known where in its interval the update falls, the uncertain stretch is halved at each
+update.
 """
 
 from dataclasses import dataclass, replace
 
-NARROW_NS = 12_000_000
-"""A window narrower than this is followed; it is about what one retry step resolves."""
+STEP_NS = 4_000_000
+"""The first step after a miss, then doubled: the scale of a guest's jitter."""
 
-FIRST_STEP_NS = 4_000_000
-"""The first step after a miss: the scale of a guest's jitter under emulation."""
+NARROW_NS = 3 * STEP_NS
+"""A bracket this narrow teaches the cadence: a miss and one or two steps."""
+
+WIDE_NS = 48_000_000
+"""Not known better than this, the stretch is halved instead of followed."""
 
 KICK_NS = 8_000_000
 """After 0 to N the guest was seen to answer within 2 to 14 ms."""
 
 SPREAD_MIN_NS, SPREAD_MAX_NS = 3_000_000, 40_000_000
 
-HITS_PER_MISS = 45
-"""How many hits the creep takes to use up the spread: sets readings per sample near 1.02."""
+HITS_PER_MISS = 60
+"""Hits that the creep takes to use up the spread: about 1.02 readings per sample."""
+
+STEPS_MAX = 12
+"""Steps after a miss before the VM is taken to be silent, and read once an interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +44,14 @@ class Pace:
     interval_ns: int
     due_ns: int  # when to read next
     cadence_ns: int  # learnt time between updates; the interval until then
+    cadence_error_ns: int = STEP_NS  # how well it is known
     low_ns: int | None = None  # the newest update came after this; None: not known
     high_ns: int | None = None  # and not after this; None: none seen yet
     missed_at_ns: int | None = None  # the newest reading of this cycle that came too early
     misses: int = 0  # in this cycle
-    spread_ns: int = 10_000_000
+    spread_ns: int = 8_000_000
     hits: int = 0  # since the last miss
-    tight_ns: int | None = None  # the last update known to the step
+    bracketed_ns: int | None = None  # an update known to a narrow bracket
     updates: int = 0  # since then
 
 
@@ -60,7 +69,7 @@ def expected_at(pace: Pace, now_ns: int) -> int:
     """Return when the next update is expected, or an interval from now where that is not known."""
     if pace.high_ns is None:
         return now_ns + pace.interval_ns
-    return max(pace.high_ns + pace.cadence_ns, now_ns + FIRST_STEP_NS)
+    return max(pace.high_ns + pace.cadence_ns, now_ns + STEP_NS)
 
 
 def hit(pace: Pace, *, asked_ns: int, answered_ns: int, not_before_ns: int, missed: int) -> Pace:
@@ -73,62 +82,82 @@ def hit(pace: Pace, *, asked_ns: int, answered_ns: int, not_before_ns: int, miss
         not_before_ns: the update is no older, by its own time in whole seconds on the wall clock.
         missed: updates that may have been overwritten since the reading before.
     """
-    bounds = [not_before_ns]
+    low_ns = not_before_ns
     if pace.missed_at_ns is not None:
-        bounds.append(pace.missed_at_ns)
+        low_ns = max(low_ns, pace.missed_at_ns)
     if pace.low_ns is not None and not missed:
-        bounds.append(pace.low_ns + pace.cadence_ns - FIRST_STEP_NS)
-    low_ns = min(max(bounds), asked_ns)
-    tight = pace.missed_at_ns is not None and answered_ns - pace.missed_at_ns <= NARROW_NS
-    pace = _learn(pace, answered_ns, tight=tight, missed=missed)
-    followed = pace.high_ns is not None and answered_ns - low_ns <= 4 * NARROW_NS
-    spread_ns, hits = pace.spread_ns, pace.hits + 1
-    if pace.misses and followed:
-        # Misses that come too often mean that the guest jitters more than we allow for.
-        wider = hits <= HITS_PER_MISS // 2
-        spread_ns = spread_ns * 5 // 4 if wider else spread_ns * 7 // 8
-        spread_ns = min(max(spread_ns, SPREAD_MIN_NS), SPREAD_MAX_NS)
-        hits = 0
-    if answered_ns - low_ns > 4 * NARROW_NS:
-        aim_ns = low_ns + (answered_ns - low_ns) // 2
-    elif pace.misses:
-        aim_ns = answered_ns + spread_ns
+        low_ns = max(low_ns, pace.low_ns + pace.cadence_ns - pace.cadence_error_ns - STEP_NS // 10)
+    low_ns = min(low_ns, asked_ns)
+    bracketed = pace.missed_at_ns is not None and answered_ns - pace.missed_at_ns <= NARROW_NS
+    pace = _learn_cadence(pace, answered_ns, bracketed=bracketed, missed=missed)
+    wide = answered_ns - low_ns > WIDE_NS
+    if pace.misses:
+        pace = pace if wide else _learn_spread(pace)
+        aim_ns = answered_ns + pace.spread_ns
     else:
-        aim_ns = asked_ns - max(spread_ns // HITS_PER_MISS, 50_000)
+        # From the moment planned: our own delays must not add up.
+        aim_ns = min(max(pace.due_ns, low_ns), asked_ns) - _creep_ns(pace)
+    if wide:
+        aim_ns = low_ns + (answered_ns - low_ns) // 2
     return replace(
         pace,
-        due_ns=aim_ns + pace.cadence_ns,
+        due_ns=max(aim_ns + pace.cadence_ns, answered_ns + STEP_NS),
         low_ns=low_ns,
         high_ns=answered_ns,
         missed_at_ns=None,
         misses=0,
-        spread_ns=spread_ns,
-        hits=hits,
+        hits=0 if pace.misses else pace.hits + 1,
     )
 
 
 def miss(pace: Pace, *, asked_ns: int, answered_ns: int) -> Pace:
     """A reading showed nothing new. Never slower than the interval: an update must not be overwritten."""
-    step_ns = min(FIRST_STEP_NS << min(pace.misses, 16), max(pace.interval_ns // 10, FIRST_STEP_NS))
-    if pace.misses > 12:
+    step_ns = min(STEP_NS << pace.misses, max(pace.interval_ns // 10, STEP_NS))
+    if pace.misses >= STEPS_MAX:
         step_ns = pace.interval_ns * 9 // 10
     due_ns = answered_ns + step_ns
-    expected_by_ns = None if pace.high_ns is None else pace.high_ns + pace.cadence_ns
-    if pace.misses == 0 and expected_by_ns is not None and expected_by_ns - asked_ns > NARROW_NS:
-        due_ns = expected_by_ns + FIRST_STEP_NS  # halving a wide window: it must be there by then
-    return replace(pace, due_ns=due_ns, missed_at_ns=asked_ns, misses=pace.misses + 1)
+    if pace.misses == 0 and pace.high_ns is not None and pace.low_ns is not None:
+        by_ns = pace.high_ns + pace.cadence_ns
+        if pace.high_ns - pace.low_ns > WIDE_NS:  # halving: it must be there by then
+            due_ns = max(due_ns, by_ns + STEP_NS)
+    return replace(pace, due_ns=due_ns, missed_at_ns=asked_ns, misses=min(pace.misses + 1, STEPS_MAX))
 
 
-def _learn(pace: Pace, answered_ns: int, *, tight: bool, missed: int) -> Pace:
+def _creep_ns(pace: Pace) -> int:
+    creep_ns = max(pace.spread_ns // HITS_PER_MISS, pace.cadence_error_ns)
+    # Too long without a miss: the cadence has become shorter than we think, and the lag grows unseen.
+    overdue = max(pace.hits - HITS_PER_MISS, 0)
+    return min(creep_ns * (1 + overdue), pace.interval_ns // 10)
+
+
+def _learn_spread(pace: Pace) -> Pace:
+    """A miss ends a run of hits. Soon: the guest jitters more than we allow for; late: less."""
+    if pace.cadence_error_ns > pace.spread_ns // HITS_PER_MISS:
+        return pace  # still learning: it was the creep
+    spread_ns = pace.spread_ns * 6 // 5 if pace.hits < HITS_PER_MISS * 2 // 3 else pace.spread_ns * 9 // 10
+    return replace(pace, spread_ns=min(max(spread_ns, SPREAD_MIN_NS), SPREAD_MAX_NS))
+
+
+def _learn_cadence(pace: Pace, answered_ns: int, *, bracketed: bool, missed: int) -> Pace:
     updates = pace.updates + 1
-    if missed:
-        return replace(pace, tight_ns=None, updates=0)
-    if not tight:
+    if missed or pace.bracketed_ns is None:
+        return replace(pace, bracketed_ns=answered_ns if bracketed else None, updates=0)
+    if not bracketed:
         return replace(pace, updates=updates)
-    cadence_ns = pace.cadence_ns
-    if pace.tight_ns is not None:
-        measured_ns = (answered_ns - pace.tight_ns) // updates
-        if pace.interval_ns * 9 // 10 <= measured_ns <= pace.interval_ns * 3 // 2:
-            first = cadence_ns == pace.interval_ns
-            cadence_ns = measured_ns if first else (cadence_ns + measured_ns) // 2
-    return replace(pace, cadence_ns=cadence_ns, tight_ns=answered_ns, updates=0)
+    measured_ns = (answered_ns - pace.bracketed_ns) // updates
+    error_ns = NARROW_NS // 2 // updates
+    if not pace.interval_ns * 9 // 10 <= measured_ns <= pace.interval_ns * 3 // 2:
+        return replace(pace, bracketed_ns=answered_ns, updates=0)
+    # Two estimates, each counted by how well the other is known.
+    both_ns = pace.cadence_error_ns + error_ns
+    cadence_ns = (pace.cadence_ns * error_ns + measured_ns * pace.cadence_error_ns) // max(both_ns, 1)
+    if pace.cadence_error_ns == STEP_NS:
+        cadence_ns = measured_ns
+    again = updates >= HITS_PER_MISS
+    return replace(
+        pace,
+        cadence_ns=cadence_ns,
+        cadence_error_ns=max(min(error_ns, pace.cadence_error_ns), STEP_NS // 40),
+        bracketed_ns=answered_ns if again else pace.bracketed_ns,
+        updates=0 if again else updates,
+    )

@@ -277,7 +277,7 @@ class VmTask:
 def _heard(said: MonitorEvent) -> Event | None:
     if said.name == "BALLOON_CHANGE":
         actual = said.data.get("actual")
-        return BalloonChanged(actual) if isinstance(actual, int) and 0 <= actual < 1 << 63 else None
+        return BalloonChanged(actual) if type(actual) is int and 0 <= actual < 1 << 63 else None
     try:
         return MonitorSaid(Heard(said.name))
     except ValueError:
