@@ -316,7 +316,7 @@ def _device(
     if p.ownership.set_s is not None and wish.ownership.set_s is None and p.greeted is not None:
         effects.append(Forget(p.greeted))
     check_at_ns = p.check_at_ns
-    if wish.ownership.again_at_ns is not None:
+    if wish.set_to_s is None and wish.ownership.again_at_ns is not None:
         check_at_ns = min(check_at_ns, wish.ownership.again_at_ns)
     return replace(
         p,

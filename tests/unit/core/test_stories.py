@@ -1,0 +1,445 @@
+"""One told story for each state and for what the design promises of it."""
+
+from dataclasses import replace
+
+import pytest
+
+from agent.core.events import (
+    Ask,
+    CloseLink,
+    Counted,
+    CountReading,
+    Duplicate,
+    Forget,
+    Heard,
+    LinkFailed,
+    PathMissing,
+    PathSeen,
+    Question,
+    Refused,
+    Retire,
+)
+from agent.core.poller import PollSettings, begin
+from agent.core.polling import wakeup_at
+from agent.core.reading import Access, IntervalPolicy, Origin, SocketMark, State, VmId
+from agent.errors import LinkFault
+from tests.unit.core.driving import MARK, Story, reading
+
+OBSERVE = PollSettings(interval_s=1, policy=IntervalPolicy.OBSERVE)
+
+
+def reporting(**how: object) -> Story:
+    story = Story(**how)  # pyright: ignore[reportArgumentType]
+    story.update()
+    story.start()
+    story.run_s(5)
+    assert story.words[-1] == ("reporting", "advancing")
+    return story
+
+
+def questions(story: Story) -> list[Question]:
+    return [ask.question for ask in story.asked]
+
+
+def test_a_guest_without_a_driver_is_waiting_and_reports_once_it_answers() -> None:
+    story = Story().start()
+    story.pass_s(30)
+    assert story.words == [("connecting", "first_attempt"), ("waiting", "no_update_yet")]
+
+    story.run_s(3)
+
+    assert story.words[-1] == ("reporting", "advancing")
+    assert [each.origin for each in story.samples] == [Origin.UNSOLICITED, Origin.POLL, Origin.POLL]
+
+
+def test_each_advance_is_one_sample_with_a_sequence_without_gaps() -> None:
+    story = reporting()
+
+    assert [each.sequence for each in story.samples] == [1, 2, 3, 4, 5]
+    assert len({each.epoch for each in story.samples}) == 1
+    assert all(each.missed_at_most == 0 for each in story.samples)
+
+
+def test_silence_is_stalled_after_its_deadline_and_the_first_update_back_is_unsolicited() -> None:
+    story = reporting()
+    story.pass_s(4.5)
+    assert story.words[-1][0] == "reporting"
+
+    story.pass_s(2)
+    assert story.words[-1] == ("stalled", "no_advance")
+    story.pass_s(100)
+    story.run_s(3)
+
+    assert story.words[-1] == ("reporting", "advancing")
+    assert [each.origin for each in story.samples[5:7]] == [Origin.UNSOLICITED, Origin.POLL]
+
+
+def test_a_silent_guest_is_read_about_once_an_interval() -> None:
+    story = reporting(settings=PollSettings(interval_s=10), interval_s=10)
+    story.pass_s(60)
+    before = len(story.asked)
+
+    story.pass_s(1_000)
+
+    reads = questions(story)[before:].count(Question.READ)
+    assert 100 <= reads <= 125
+
+
+def test_a_pause_longer_than_the_deadline_is_paused_and_nothing_is_missed() -> None:
+    story = reporting()
+
+    story.run_state = "paused"
+    story.hear(Heard.STOP)
+    story.pass_s(600)
+    story.run_state = "running"
+    story.hear(Heard.RESUME)
+    story.run_s(3)
+
+    assert [state for state, _ in story.words[-2:]] == ["paused", "reporting"]
+    after = story.samples[5]
+    assert (after.missed_at_most, after.origin) == (0, Origin.UNSOLICITED)
+
+
+def test_a_migration_names_qemus_own_word() -> None:
+    story = reporting()
+
+    story.run_state = "postmigrate"
+    story.hear(Heard.STOP)
+
+    assert story.words[-1] == ("paused", "postmigrate")
+
+
+def test_a_reset_is_waiting_in_a_new_epoch_although_the_time_goes_on() -> None:
+    story = reporting()
+    first = story.samples[-1]
+
+    story.hear(Heard.RESET)
+    story.hear(Heard.RESET)
+    assert story.words[-1] == ("waiting", "rebooted")
+    story.pass_s(8)
+    story.run_s(2)
+
+    assert [state for state, _ in story.words[-2:]] == ["waiting", "reporting"]
+    second = story.samples[5]
+    assert second.epoch != first.epoch
+    assert second.previous is not None
+    assert (second.previous.epoch, second.previous.sequence) == (first.epoch, first.sequence)
+    assert (second.sequence, second.origin) == (1, Origin.UNSOLICITED)
+
+
+def test_a_counter_that_falls_ends_the_epoch_where_no_reset_was_heard() -> None:
+    story = Story(access=Access.SHARE)
+    story.update(minor_faults=1_000)
+    story.start()
+    story.pass_s(1)
+    story.update(minor_faults=10)
+    story.pass_s(1)
+
+    assert [each.sequence for each in story.samples] == [1, 1]
+    assert story.samples[0].epoch != story.samples[1].epoch
+
+
+def test_a_time_that_goes_back_ends_the_epoch_and_repeats_nothing() -> None:
+    story = reporting()
+    count = len(story.samples)
+
+    story.wall_ms -= 3_600_000
+    story.run_s(3)
+
+    after = story.samples[count:]
+    assert [each.sequence for each in after] == [1, 2, 3]
+    assert after[0].epoch != story.samples[0].epoch
+
+
+def test_two_updates_within_a_second_are_one_sample_and_a_count() -> None:
+    story = reporting()
+    count = len(story.samples)
+
+    story.reading = replace(story.reading, statistics={"free_memory": 1})
+    story.pass_s(0.9)
+
+    assert len(story.samples) == count
+    assert CountReading(Counted.COALESCED) in story.effects
+
+
+def test_overwritten_updates_are_counted_on_the_next_sample() -> None:
+    story = reporting()
+    story.mute = True
+    story.pass_s(1.5)
+    asked = story.poller.phase
+    story.now_ns += 5_000_000_000
+    story.mute = False
+    story.update()
+    assert asked == story.poller.phase
+    story.feed(story.answer(Ask(Question.READ)))  # pyright: ignore[reportArgumentType]
+
+    assert 4 <= story.samples[-1].missed_at_most <= 6
+
+
+def test_a_reading_past_its_deadline_is_unreachable_and_the_late_answer_ends_it() -> None:
+    story = reporting()
+    story.mute = True
+    story.pass_s(2.2)
+    assert story.words[-1] == ("unreachable", "no_answer")
+    asked = len(story.asked)
+    story.pass_s(60)
+    assert len(story.asked) == asked  # one reading in flight, never a second
+
+    story.mute = False
+    story.update()
+    story.feed(story.answer(Ask(Question.READ)))  # pyright: ignore[reportArgumentType]
+
+    assert story.words[-1] == ("reporting", "advancing")
+    assert "stalled" not in dict(story.words)
+
+
+def test_a_killed_qemu_is_gone_without_a_flap_and_the_next_one_a_new_epoch() -> None:
+    story = reporting()
+    story.mute = True
+
+    story.feed(LinkFailed(LinkFault.HUNG_UP, "hung up"))
+    story.feed(LinkFailed(LinkFault.REFUSED, "refused"))
+    assert [state for state, _ in story.words[-2:]] == ["reporting", "gone"]
+
+    story.mute, story.mark = False, SocketMark(1, 2, 99)
+    story.reading = reading(0)
+    story.feed(PathSeen(story.mark))
+    assert story.words[-1] == ("waiting", "no_update_yet")
+    story.run_s(1)
+    assert story.samples[-1].sequence == 1
+    assert story.samples[-1].previous is not None
+    assert Forget(MARK) in story.effects
+
+
+def test_a_removed_socket_of_a_dead_link_retires_the_vm_and_of_a_living_one_changes_nothing() -> None:
+    story = reporting()
+    words = list(story.words)
+
+    story.feed(PathMissing())
+    assert story.words == words
+    story.mute = True
+    story.feed(LinkFailed(LinkFault.HUNG_UP, "hung up"))
+
+    assert story.words[-1] == ("gone", "missing")
+    assert Retire() in story.effects
+    assert wakeup_at(story.poller, story.settings) is None
+
+
+def test_sequences_go_on_when_a_vm_comes_back_to_its_path() -> None:
+    story = reporting()
+    story.feed(PathMissing())
+    story.mute = True
+    story.feed(LinkFailed(LinkFault.HUNG_UP, "hung up"))
+    last = story.states[-1].sequence
+
+    again = Story(mark=SocketMark(1, 2, 99))
+    again.poller = begin("/run/vm/a.qmp", VmId("path-id"), Access.HOLD, before=story.poller)
+    again.update()
+    again.start()
+
+    assert again.states[0].sequence == last + 1
+    assert again.samples[0].previous is not None
+
+
+def test_no_balloon_is_looked_for_again() -> None:
+    story = Story(balloon_path=None).start()
+    assert story.words[-1] == ("no-balloon", "no_device")
+
+    story.balloon_path = "/machine/peripheral/balloon0"
+    story.run_s(31)
+
+    assert story.words[-1] == ("reporting", "advancing")
+
+
+def test_every_statistic_unset_is_empty_and_the_sample_has_none() -> None:
+    story = Story()
+    story.reading = replace(reading(story.unix_s), statistics={}, unset=frozenset({"free_memory"}))
+    story.start()
+
+    assert story.words[-1] == ("empty", "all_unset")
+    assert [dict(each.statistics) for each in story.samples] == [{}]
+
+
+def test_a_statistic_given_before_and_not_now_is_missing() -> None:
+    story = Story()
+    story.update(free_memory=1, disk_caches=2)
+    story.start()
+    story.pass_s(1)
+    story.update(free_memory=1)
+    story.pass_s(1)
+
+    assert story.samples[-1].missing == {"disk_caches"}
+
+
+def test_polling_off_under_observe_is_off_and_the_old_reading_comes_once() -> None:
+    story = Story(settings=OBSERVE, interval_s=0)
+    story.reading = reading(story.unix_s - 5_000)
+    story.start()
+    story.pass_s(300)
+
+    assert story.words[-1] == ("off", "polling_disabled")
+    assert len(story.samples) == 1
+    assert Question.SET_INTERVAL not in questions(story)
+
+
+def test_fill_remembers_before_it_sets_and_leaves_another_value_alone() -> None:
+    filled = Story(interval_s=0).start()
+    left = Story(interval_s=7).start()
+
+    asked = questions(filled)
+    assert asked.index(Question.READ) < asked.index(Question.REMEMBER) < asked.index(Question.SET_INTERVAL)
+    assert Question.SET_INTERVAL not in questions(left)
+    assert left.poller.interval_s == 7
+
+
+def test_an_interval_that_cannot_be_remembered_is_not_set() -> None:
+    story = Story(interval_s=0)
+    answer = story.answer
+
+    def refuse(effect: object) -> object:
+        if isinstance(effect, Ask) and effect.question is Question.REMEMBER:
+            return Refused("disk full")
+        return answer(effect)  # pyright: ignore[reportArgumentType]
+
+    story.answer = refuse  # pyright: ignore[reportAttributeAccessIssue]
+    story.update()
+    story.start()
+
+    assert Question.SET_INTERVAL not in questions(story)
+    assert story.words[-1] == ("off", "cannot_set")
+
+
+@pytest.mark.parametrize("policy", [IntervalPolicy.FILL, IntervalPolicy.ENFORCE])
+def test_an_interval_set_back_is_set_once_more_and_then_contended(policy: IntervalPolicy) -> None:
+    story = Story(settings=PollSettings(interval_s=1, policy=policy), interval_s=0)
+    story.update()
+    story.start()
+    assert questions(story).count(Question.SET_INTERVAL) == 1
+
+    story.interval_s = 0
+    story.pass_s(31)
+    assert story.words[-1] == ("off", "set_back")
+    story.pass_s(61)
+    assert questions(story).count(Question.SET_INTERVAL) == 2
+    story.interval_s = 0
+    story.pass_s(1_000)
+
+    assert questions(story).count(Question.SET_INTERVAL) == 2
+    assert story.words[-1] == ("off", "contended")
+    assert Forget(MARK) in story.effects
+
+
+def test_somebody_elses_value_is_no_longer_ours_to_give_back() -> None:
+    story = Story(interval_s=0)
+    story.update()
+    story.start()
+
+    story.interval_s = 5
+    story.pass_s(31)
+
+    assert Forget(MARK) in story.effects
+    assert story.poller.interval_s == 5
+
+
+def test_share_leaves_between_readings_and_asks_the_run_state_at_each_visit() -> None:
+    story = reporting(access=Access.SHARE)
+
+    opened = sum(type(effect).__name__ == "OpenLink" for effect in story.effects)
+    closed = sum(isinstance(effect, CloseLink) for effect in story.effects)
+    assert opened >= 5
+    assert closed == opened
+    assert questions(story).count(Question.CHECK) >= opened - 1
+    assert dict(story.words).keys() == {"connecting", "reporting"}
+
+
+def test_a_silent_visit_is_left_at_its_deadline() -> None:
+    story = reporting(access=Access.SHARE)
+    answer = story.answer
+    story.answer = lambda effect: None if isinstance(effect, Ask) else answer(effect)
+    story.pass_s(3)
+
+    assert story.words[-1] == ("unreachable", "no_answer")
+    assert isinstance(story.effects[-2], CloseLink) or story.closed
+
+
+def test_a_duplicate_names_the_other_path_and_takes_over_when_it_is_free() -> None:
+    story = Story()
+    answer = story.answer
+    taken = True
+
+    def claim(effect: object) -> object:
+        if isinstance(effect, Ask) and effect.question is Question.CLAIM and taken:
+            return Duplicate("/run/vm/first.qmp")
+        return answer(effect)  # pyright: ignore[reportArgumentType]
+
+    story.answer = claim  # pyright: ignore[reportAttributeAccessIssue]
+    story.update()
+    story.start()
+    assert story.words[-1] == ("duplicate", "uuid_in_use")
+    assert "/run/vm/first.qmp" in story.states[-1].detail
+    assert story.states[-1].vm is None
+    story.pass_s(200)
+    assert story.words[-1] == ("duplicate", "uuid_in_use")
+
+    taken = False
+    story.run_s(61)
+    assert story.words[-1] == ("reporting", "advancing")
+
+
+def test_a_held_monitor_is_no_greeting_and_tried_ever_more_rarely() -> None:
+    story = Story(mute=True).start()
+    waits: list[float] = []
+    for _ in range(8):
+        story.feed(LinkFailed(LinkFault.SILENT, "no greeting"))
+        at_ns = story.poller.phase.retry_at_ns  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownVariableType]
+        waits.append((at_ns - story.now_ns) / 1e9)  # pyright: ignore[reportUnknownArgumentType]
+        story.pass_s(waits[-1] + 0.001)
+
+    assert story.words[-1] == ("no-greeting", "silent")
+    assert 48 <= waits[0] <= 60
+    assert 720 <= waits[-1] <= 900
+
+
+def test_a_peer_that_is_not_qmp_is_left_alone_until_its_socket_is_another() -> None:
+    story = Story(mute=True).start()
+    story.feed(PathSeen(MARK))
+    story.feed(LinkFailed(LinkFault.NOT_QMP, "SSH-2.0"))
+    opened = len(story.effects)
+    story.pass_s(250)
+    assert "OpenLink" not in {type(effect).__name__ for effect in story.effects[opened:]}
+
+    story.mute = False
+    story.update()
+    story.feed(PathSeen(SocketMark(1, 2, 9)))
+
+    assert story.words[-1] == ("reporting", "advancing")
+
+
+def test_an_unchanged_state_is_repeated_and_says_when_it_is_void() -> None:
+    story = reporting(settings=PollSettings(interval_s=1, heartbeat_ns=10_000_000_000))
+    story.run_s(18)
+
+    beats = [each for each in story.states if each.heartbeat]
+    assert [each.state for each in beats] == [State.REPORTING] * 2
+    assert all(each.next_heartbeat_by_ms == each.observed_at_ms + 11_000 for each in beats)
+    assert all(each.since_ms == story.states[1].since_ms for each in beats)
+    assert questions(story).count(Question.ACTUAL) == 2
+    assert [each.sequence for each in story.states] == list(range(1, len(story.states) + 1))
+
+
+def test_a_restart_knows_what_an_earlier_run_set() -> None:
+    from agent.core.events import Opened, OpenLink
+    from agent.core.ownership import Owed
+
+    owed = Owed("/run/vm/a.qmp", MARK, "/machine/peripheral/balloon0", 0, 1, 5)
+    story = Story(settings=PollSettings(interval_s=2), interval_s=1)
+    answer = story.answer
+    story.answer = lambda effect: Opened(MARK, owed) if isinstance(effect, OpenLink) else answer(effect)
+    story.update()
+    story.start()
+
+    # Ours from before, at another interval now: set anew, and what is owed is still the first value.
+    asks = [ask for ask in story.asked if ask.question in (Question.REMEMBER, Question.SET_INTERVAL)]
+    assert asks[0].owed is not None
+    assert asks[0].owed.interval_before_s == 0
+    assert asks[1].interval_s == 2
