@@ -100,6 +100,17 @@ def test_a_pause_longer_than_the_deadline_is_paused_and_nothing_is_missed() -> N
     assert (after.missed_at_most, after.origin) == (0, Origin.UNSOLICITED)
 
 
+def test_the_vms_clock_stands_still_from_the_moment_stop_is_heard() -> None:
+    story = reporting()
+    story.mute = True  # which word for it is being asked
+
+    story.hear(Heard.STOP)
+    before_ns = story.poller.running.read(story.now_ns)
+    story.now_ns += 500_000_000
+
+    assert story.poller.running.read(story.now_ns) == before_ns
+
+
 def test_a_migration_names_qemus_own_word() -> None:
     story = reporting()
 
@@ -391,7 +402,7 @@ def test_a_held_monitor_is_no_greeting_and_tried_ever_more_rarely() -> None:
     waits: list[float] = []
     for _ in range(8):
         story.feed(LinkFailed(LinkFault.SILENT, "no greeting"))
-        at_ns = story.poller.phase.retry_at_ns  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownVariableType]
+        at_ns = story.poller.phase.retry_at_ns or 0  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownVariableType]
         waits.append((at_ns - story.now_ns) / 1e9)  # pyright: ignore[reportUnknownArgumentType]
         story.pass_s(waits[-1] + 0.001)
 

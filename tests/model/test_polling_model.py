@@ -1,0 +1,218 @@
+"""Random histories of one VM against a model that only counts."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from agent.core.events import (
+    Answered,
+    Ask,
+    Asking,
+    Away,
+    CloseLink,
+    EmitState,
+    Heard,
+    Idle,
+    LinkFailed,
+    OpenLink,
+    PathMissing,
+    PathSeen,
+    Question,
+    Retired,
+    Tick,
+)
+from agent.core.poller import PollSettings
+from agent.core.reading import Access, IntervalPolicy, Reading, SocketMark, State
+from agent.errors import LinkFault
+from tests.unit.core.driving import Story, reading
+
+SECONDS = st.one_of(st.sampled_from((0.0, 0.001, 0.999, 1.0, 1.001, 6.0, 31.0, 61.0)), st.floats(0, 30))
+
+
+class PollingModel(RuleBasedStateMachine):
+    @initialize(
+        access=st.sampled_from(Access),
+        policy=st.sampled_from(IntervalPolicy),
+        interval_s=st.sampled_from((0, 1, 2, 10)),
+    )
+    def begin(self, access: Access, policy: IntervalPolicy, interval_s: int) -> None:
+        settings = PollSettings(interval_s=1, policy=policy)
+        self.story = Story(settings=settings, access=access, interval_s=interval_s)
+        self.updates = 0
+        self.marks = 3
+        self.checked = 0
+        self.link_open = False
+        self.remembered = False
+        self.story.start()
+
+    # --- what happens in the world ---
+
+    @rule(seconds=SECONDS)
+    def time_passes(self, seconds: float) -> None:
+        self.story.pass_s(seconds)
+
+    @rule(counter=st.integers(0, 3), known=st.booleans())
+    def the_guest_updates(self, counter: int, known: bool) -> None:
+        self.updates += 1
+        before = self.story.reading.statistics.get("minor_faults", 0)
+        statistics = {"free_memory": self.updates, "minor_faults": before + counter}
+        self.story.reading = Reading(self.story.unix_s, statistics if known else {})
+
+    @rule()
+    def the_guest_reboots(self) -> None:
+        self.story.update(minor_faults=0, free_memory=1)
+        if self.story.access is Access.HOLD:
+            self.story.hear(Heard.RESET)
+
+    @rule()
+    def qemu_ten_resets_the_time(self) -> None:
+        self.story.reading = reading(0)
+        self.story.hear(Heard.RESET)
+
+    @rule(running=st.booleans())
+    def the_vm_stops_or_goes_on(self, running: bool) -> None:
+        self.story.run_state = "running" if running else "paused"
+        self.story.hear(Heard.RESUME if running else Heard.STOP)
+
+    @rule(by_s=st.sampled_from((-3600, -5, -1, 1, 3600)))
+    def the_wall_clock_steps(self, by_s: int) -> None:
+        self.story.wall_ms += by_s * 1000
+
+    @rule(interval_s=st.sampled_from((0, 1, 5)))
+    def somebody_sets_the_interval(self, interval_s: int) -> None:
+        self.story.interval_s = interval_s
+
+    @rule(there=st.booleans())
+    def the_balloon_goes_or_comes(self, there: bool) -> None:
+        self.story.balloon_path = "/machine/peripheral/balloon0" if there else None
+        self.story.hear(Heard.DEVICE_DELETED)
+
+    @rule()
+    def qemu_falls_silent(self) -> None:
+        self.story.mute = True
+
+    @rule()
+    def qemu_answers_again(self) -> None:
+        self.story.mute = False
+        phase = self.story.poller.phase
+        if isinstance(phase, Asking):
+            last = self.story.asked[-1]
+            answer = self.story.answer(replace(last, question=phase.question))
+            if answer is not None:
+                self.story.feed(answer)
+        elif not isinstance(phase, Away | Idle | Retired):
+            answer = self.story.answer(OpenLink())
+            if answer is not None:
+                self.story.feed(answer)
+
+    @rule(fault=st.sampled_from(LinkFault))
+    def the_link_ends(self, fault: LinkFault) -> None:
+        self.link_open = False
+        self.story.feed(LinkFailed(fault, "ended"))
+
+    @rule()
+    def another_process_takes_the_path(self) -> None:
+        self.marks += 1
+        self.story.mark = SocketMark(1, 2, self.marks)
+        self.story.reading = reading(0)
+        self.the_link_ends(LinkFault.HUNG_UP)
+        self.story.feed(PathSeen(self.story.mark))
+
+    @precondition(lambda self: self.marks % 3 == 0)
+    @rule()
+    def the_path_goes(self) -> None:
+        self.story.feed(PathMissing())
+
+    @rule()
+    def a_stray_answer(self) -> None:
+        if not isinstance(self.story.poller.phase, Asking):
+            before = self.story.poller
+            self.story.feed(Answered(reading(self.story.unix_s + 7)))
+            assert self.story.poller == before
+
+    @rule()
+    def a_wake_up_changes_something(self) -> None:
+        # `pass_s` asserts it for each wake-up on the way.
+        self.story.pass_s(70)
+
+    # --- what must hold ---
+
+    @invariant()
+    def each_epoch_counts_from_one_without_a_gap_and_only_forward(self) -> None:
+        newest: dict[str, tuple[int, int]] = {}
+        order: list[str] = []
+        for sample in self.story.samples:
+            sequence, last_update_s = newest.get(sample.epoch, (0, 0))
+            assert sample.sequence == sequence + 1
+            assert sample.last_update_s > last_update_s
+            newest[sample.epoch] = (sample.sequence, sample.last_update_s)
+            if sample.epoch not in order:
+                assert (sample.previous is None) == (not order)
+                if sample.previous is not None:
+                    assert sample.previous.epoch == order[-1]
+                    assert sample.previous.sequence == newest[order[-1]][0]
+                order.append(sample.epoch)
+            assert sample.epoch == order[-1], "an epoch that ended is never taken up again"
+
+    @invariant()
+    def nothing_is_emitted_twice_in_a_row(self) -> None:
+        for one, other in pairwise(self.story.samples):
+            assert (one.last_update_s, one.statistics) != (other.last_update_s, other.statistics)
+
+    @invariant()
+    def one_question_at_a_time_and_only_on_an_open_link(self) -> None:
+        for effect in self.story.effects[self.checked :]:
+            match effect:
+                case OpenLink():
+                    assert not self.link_open
+                    self.link_open = True
+                case CloseLink():
+                    self.link_open = False
+                case Ask(question=question):
+                    if question is Question.SET_INTERVAL:
+                        assert self.remembered, "set before it was written down"
+                    self.remembered = question is Question.REMEMBER
+                case _:
+                    pass
+        self.checked = len(self.story.effects)
+
+    @invariant()
+    def states_are_numbered_without_a_gap_and_change(self) -> None:
+        events = [effect.event for effect in self.story.effects if isinstance(effect, EmitState)]
+        assert [each.sequence for each in events] == list(range(1, len(events) + 1))
+        for one, other in pairwise(events):
+            assert other.heartbeat == ((one.state, one.reason) == (other.state, other.reason))
+
+    @invariant()
+    def a_vm_that_is_not_running_is_never_stalled(self) -> None:
+        said = self.story.poller.announced
+        if self.story.poller.run_state not in ("running", None) and said is not None:
+            assert said.judgement.state is not State.STALLED
+
+    @invariant()
+    def nothing_is_set_where_we_only_observe(self) -> None:
+        if self.story.settings.policy is IntervalPolicy.OBSERVE:
+            assert not any(ask.question is Question.SET_INTERVAL for ask in self.story.asked)
+
+    @invariant()
+    def nobody_fights_over_the_interval(self) -> None:
+        assert self.story.poller.ownership.times_set <= 2
+
+    @invariant()
+    def every_wait_is_bounded(self) -> None:
+        phase = self.story.poller.phase
+        if isinstance(phase, Away) and phase.retry_at_ns is not None:
+            assert phase.retry_at_ns - self.story.now_ns <= 900 * 10**9
+
+
+def test_wake_ups_are_never_in_vain_over_an_hour() -> None:
+    story = Story()
+    story.update()
+    story.feed(Tick())
+    story.run_s(60)
+    story.pass_s(3600)
+
+
+TestPolling = PollingModel.TestCase

@@ -1,0 +1,126 @@
+"""The figures of pacing on rhythms as guests have them, and its bounds on any rhythm."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.core import pacing
+
+MS = 1_000_000
+SECOND = 1_000 * MS
+STEADY_AFTER = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    readings_per_sample: float
+    lag_p50_ms: float
+    lag_p99_ms: float
+    missed: int
+
+
+def run(interval_s: float, response_ms: Callable[[], float], updates: int, rng: random.Random) -> Figures:
+    """Drive the pace against a guest that answers `response_ms` after each request."""
+    interval_ns = int(interval_s * SECOND)
+    update_ns = rng.randrange(interval_ns)
+    pace = pacing.start(interval_ns, interval_ns)
+    now_ns, seen, done, readings, lags, missed = interval_ns, -1, 0, 0, list[float](), 0
+    while done < updates:
+        now_ns = max(now_ns, pace.due_ns) + int(rng.uniform(0.1, 1.2) * MS)
+        asked_ns, now_ns = now_ns, now_ns + int(rng.uniform(0.3, 0.8) * MS)
+        while (following_ns := update_ns + interval_ns + int(max(response_ms(), 0.2) * MS)) <= asked_ns:
+            update_ns = following_ns
+            done += 1
+        readings += done > STEADY_AFTER
+        if done == seen:
+            pace = pacing.miss(pace, asked_ns=asked_ns, answered_ns=now_ns)
+        else:
+            missed += done - seen - 1 if seen >= 0 else 0
+            seen = done
+            if done > STEADY_AFTER:
+                lags.append((now_ns - update_ns) / MS)
+            pace = pacing.hit(
+                pace,
+                asked_ns=asked_ns,
+                answered_ns=now_ns,
+                not_before_ns=update_ns // SECOND * SECOND,
+                missed=0,
+            )
+        assert pace.due_ns > now_ns - interval_ns
+    lags.sort()
+    return Figures(readings / len(lags), lags[len(lags) // 2], lags[len(lags) * 99 // 100], missed)
+
+
+RHYTHMS: dict[str, tuple[Callable[[random.Random], float], int, float, int, int]] = {
+    "quiet": (lambda rng: 2.0, 1, 1.04, 20, 60),
+    "usual": (lambda rng: rng.gauss(4, 1.5), 1, 1.04, 20, 80),
+    "emulated": (lambda rng: abs(rng.gauss(6, 3)), 1, 1.06, 30, 120),
+    "every ten seconds": (lambda rng: rng.gauss(4, 1.5), 10, 1.04, 20, 80),
+    "outliers": (lambda rng: 4 if rng.random() < 0.98 else 80, 1, 1.1, 40, 150),
+}
+
+
+@pytest.mark.parametrize("name", RHYTHMS)
+def test_one_reading_per_update_and_just_after_it(name: str) -> None:
+    response_ms, interval_s, readings_max, p50_ms, p99_ms = RHYTHMS[name]
+    found: list[Figures] = []
+    for seed in range(5):
+        rng = random.Random(seed)
+        found.append(run(interval_s, lambda rng=rng: response_ms(rng), 400, rng))
+
+    assert sorted(each.readings_per_sample for each in found)[2] <= readings_max
+    assert sorted(each.lag_p50_ms for each in found)[2] <= p50_ms
+    assert sorted(each.lag_p99_ms for each in found)[2] <= p99_ms
+    assert sum(each.missed for each in found) == 0
+
+
+def test_the_phase_is_found_within_fifteen_updates_of_a_start_at_any_moment() -> None:
+    for seed in range(20):
+        rng = random.Random(seed)
+        found = run(10, lambda rng=rng: rng.gauss(4, 1), 40, rng)
+        assert found.lag_p50_ms < 60, seed
+
+
+@given(
+    interval_s=st.sampled_from((1, 2, 10, 60, 4_294_967_295)),
+    steps=st.lists(
+        st.tuples(st.booleans(), st.integers(0, 5 * SECOND), st.integers(0, SECOND), st.integers(0, 3)),
+        max_size=60,
+    ),
+)
+def test_a_reading_is_due_after_the_last_one_and_within_an_interval(
+    interval_s: int, steps: list[tuple[bool, int, int, int]]
+) -> None:
+    interval_ns = interval_s * SECOND
+    pace = pacing.start(interval_ns, 0)
+    now_ns = 0
+    for is_hit, late_ns, took_ns, missed in steps:
+        asked_ns = max(now_ns, pace.due_ns) + late_ns
+        now_ns = asked_ns + took_ns
+        if is_hit:
+            before_ns = asked_ns - min(late_ns, interval_ns)
+            pace = pacing.hit(
+                pace, asked_ns=asked_ns, answered_ns=now_ns, not_before_ns=before_ns, missed=missed
+            )
+        else:
+            pace = pacing.miss(pace, asked_ns=asked_ns, answered_ns=now_ns)
+        assert now_ns < pace.due_ns <= now_ns + 2 * interval_ns + took_ns
+        assert interval_ns * 9 // 10 <= pace.cadence_ns <= interval_ns * 3 // 2
+
+
+def test_a_silent_guest_is_read_once_an_interval_and_never_less() -> None:
+    interval_ns = 10 * SECOND
+    pace = pacing.start(interval_ns, 0)
+    now_ns = 0
+    gaps: list[int] = []
+    for _ in range(50):
+        gaps.append(pace.due_ns - now_ns)
+        now_ns = pace.due_ns
+        pace = pacing.miss(pace, asked_ns=now_ns, answered_ns=now_ns)
+
+    assert max(gaps) < interval_ns
+    assert set(gaps[20:]) == {interval_ns * 9 // 10}
