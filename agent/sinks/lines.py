@@ -1,0 +1,104 @@
+"""Records as JSON lines on standard output: what `barograph run` does when no sink is configured."""
+
+import os
+import select
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import anyio
+import anyio.to_thread
+
+from agent.core.reading import Record
+from agent.errors import SinkUnavailable
+from agent.sinks.record_sink import OutputClosed, Receipt
+
+# A pipe that polls as writable takes this much without blocking: pipe(7), PIPE_BUF.
+_CHUNK_BYTES = 4096
+# How long a thread may wait for a reader that has stopped reading; bounds how late a cancellation is.
+_PATIENCE_MS = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Where the lines go."""
+
+    descriptor: int = 1  # standard output; never closed by us
+    write_timeout_s: float = 5.0  # a reader that takes nothing for this long is away
+
+
+class LinesSink:
+    """Writes each record's value and a newline."""
+
+    name = "lines"
+    batch_bytes_max = 256 * 1024
+    batch_records_max = 500
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self._settings = settings or Settings()
+        self._written: set[str] = set()  # ids of a batch that failed half-way: not written again
+        self._cut = b""  # the rest of a line that has been begun
+
+    async def send(self, records: Sequence[Record]) -> Receipt:
+        """Write one line for each record.
+
+        Raises:
+            SinkUnavailable: the reader takes nothing, or the disk is full.
+            OutputClosed: the reader has gone.
+        """
+        left = [record for record in records if record.id not in self._written]
+        lines = [record.value + b"\n" for record in left]
+        self._written.intersection_update(record.id for record in records)
+        data = memoryview(self._cut + b"".join(lines))
+        cut_bytes, done_bytes = len(self._cut), 0
+        try:
+            with anyio.fail_after(self._settings.write_timeout_s) as scope:
+                while done_bytes < len(data):
+                    # In pieces: a thread cannot be cancelled, so it gets no more than it can put down.
+                    piece_bytes = await anyio.to_thread.run_sync(
+                        _write_some, self._settings.descriptor, data[done_bytes:]
+                    )
+                    done_bytes += piece_bytes
+                    if piece_bytes:
+                        scope.deadline = anyio.current_time() + self._settings.write_timeout_s
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise OutputClosed("standard output: its reader has gone") from error
+        except TimeoutError as error:
+            message = f"standard output: takes nothing since {self._settings.write_timeout_s:g} s"
+            raise SinkUnavailable(message) from error
+        except OSError as error:
+            raise SinkUnavailable(f"standard output: {error.strerror}") from error
+        finally:
+            self._remember(left, lines, cut_bytes, done_bytes)
+        self._written.clear()
+        return Receipt()
+
+    async def aclose(self) -> None:
+        """Nothing is held: standard output is not ours to close."""
+
+    def _remember(self, left: list[Record], lines: list[bytes], cut_bytes: int, done_bytes: int) -> None:
+        """Keep what was begun: a line is finished before anything else, and never begun twice."""
+        self._cut = self._cut[min(cut_bytes, done_bytes) :]
+        at = cut_bytes
+        for record, line in zip(left, lines, strict=True):
+            if done_bytes <= at:
+                return
+            self._written.add(record.id)
+            self._cut = line[done_bytes - at :]
+            at += len(line)
+
+
+def _write_some(descriptor: int, data: memoryview) -> int:
+    """Write as much of `data` as the reader takes without a pause; return how many bytes that was."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    done = 0
+    while done < len(data) and poll.poll(_PATIENCE_MS):
+        try:
+            done += os.write(descriptor, data[done : done + _CHUNK_BYTES])
+        except BlockingIOError:  # somebody made it non-blocking, and it has less room than it said
+            break
+        except OSError:
+            if done:
+                break  # what was written counts; the error comes again
+            raise
+    return done

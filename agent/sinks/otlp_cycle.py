@@ -1,0 +1,161 @@
+"""One cycle: the newest values of every VM, built and sent in slices. Runs on the exporter's thread.
+
+In slices, with a pause between: building and encoding hold the interpreter's lock, and in one piece
+1,000 VMs made every reading 74-107 ms late where slices made it 6.5-13 ms.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from opentelemetry.sdk.metrics.export import MetricsData
+
+from agent.contract.encode import Agent
+from agent.core.reading import VmView
+from agent.sinks import otlp_points
+from agent.sinks.otlp_points import NOTHING_SENT, RefusedPoint, SentVm, VmPoints
+from agent.sinks.otlp_settings import Identity
+
+SLICE_VMS = 25
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one export."""
+
+    accepted: bool
+    refused: bool = False  # the request itself: it would be refused again
+    rejected_points: int = 0  # of an accepted one: partial success
+    detail: str = ""
+    retry_after_s: float | None = None  # the delay the backend asked for
+
+
+class Exporter(Protocol):
+    """Sends metrics and waits for the answer, with a deadline of its own."""
+
+    def export(self, data: MetricsData) -> Outcome:
+        """Send `data`; never raises for what the backend or the network does."""
+        ...
+
+    def shutdown(self) -> None:
+        """Close the connections."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Cycle:
+    """What one cycle starts from."""
+
+    views: Sequence[VmView]
+    sent: Mapping[str, SentVm]  # by Target.key
+    now_ns: int  # Unix nanoseconds
+
+
+@dataclass(frozen=True, slots=True)
+class SliceReport:
+    """What is settled after a slice."""
+
+    settled: Mapping[str, SentVm] = field(default_factory=dict[str, SentVm])
+    points_sent: int = 0
+    points_refused: Mapping[RefusedPoint, int] = field(default_factory=dict[RefusedPoint, int])
+    passed_over: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CycleEnd:
+    """How the cycle ended: `failure` is the outcome that stopped it."""
+
+    failure: Outcome | None = None
+    exports: int = 0  # 0: there was nothing to send, so nothing is known of the backend
+
+
+def run_cycle(
+    cycle: Cycle, exporter: Exporter, agent: Agent, identity: Identity, pause: Callable[[], bool]
+) -> Iterator[SliceReport | CycleEnd]:
+    """Send the newest of each VM; the first slice that fails ends the cycle.
+
+    Args:
+        cycle: the VMs and what has been sent of them.
+        exporter: where to send.
+        agent: who speaks.
+        identity: whether the VM's identity stands on the points too.
+        pause: waits between two slices; `True`: there is no time for another one.
+
+    Yields:
+        A report for each slice, then the end.
+    """
+    targets = otlp_points.targets(cycle.views, agent)
+    exports = 0
+    for start in range(0, len(targets), SLICE_VMS):
+        if start and pause():
+            break
+        built = [
+            otlp_points.build(target, cycle.sent.get(target.key, NOTHING_SENT), agent, identity, cycle.now_ns)
+            for target in targets[start : start + SLICE_VMS]
+        ]
+        report, failure = _send(built, exporter)
+        exports += 1
+        yield report
+        if failure is not None:
+            yield CycleEnd(failure, exports)
+            return
+    yield CycleEnd(None, exports)
+
+
+def _send(built: Sequence[VmPoints], exporter: Exporter) -> tuple[SliceReport, Outcome | None]:
+    vms = [vm for vm in built if vm.points]
+    if not vms:
+        return _report(built, [], [], 0), None
+    outcome = exporter.export(_data(vms))
+    if outcome.accepted:
+        return _report(built, vms, [], outcome.rejected_points), None
+    if not outcome.refused:
+        return SliceReport(), outcome
+    return _send_alone(built, vms, exporter, outcome)
+
+
+def _send_alone(
+    built: Sequence[VmPoints], vms: Sequence[VmPoints], exporter: Exporter, outcome: Outcome
+) -> tuple[SliceReport, Outcome | None]:
+    """Send each VM of a refused slice by itself: one VM's bad point must not cost the others.
+
+    Prometheus stores nothing of a request with one point that is too old. Where not one VM is
+    accepted, it is the backend that is wrong, and the cycle ends.
+    """
+    accepted: list[VmPoints] = []
+    refused: list[VmPoints] = []
+    rejected_points = 0
+    failure: Outcome | None = outcome
+    for vm in vms:
+        alone = outcome if len(vms) == 1 else exporter.export(_data([vm]))
+        if alone.accepted:
+            accepted.append(vm)
+            rejected_points += alone.rejected_points
+            failure = None
+        elif alone.refused:
+            refused.append(vm)
+        else:
+            failure = alone
+            break
+    return _report(built, accepted, refused, rejected_points), failure
+
+
+def _report(
+    built: Sequence[VmPoints], accepted: Sequence[VmPoints], refused: Sequence[VmPoints], rejected_points: int
+) -> SliceReport:
+    points_refused: Counter[RefusedPoint] = Counter()
+    for vm in (*accepted, *refused, *(vm for vm in built if not vm.points)):
+        points_refused.update(vm.kept_out)
+    points_refused[RefusedPoint.BACKEND] += sum(vm.points for vm in refused)
+    points_refused[RefusedPoint.PARTIAL_SUCCESS] += rejected_points
+    return SliceReport(
+        settled={vm.key: vm.accepted for vm in accepted} | {vm.key: vm.refused for vm in refused},
+        points_sent=sum(vm.points for vm in accepted) - rejected_points,
+        points_refused={reason: points for reason, points in points_refused.items() if points},
+        passed_over=sum(vm.passed_over for vm in (*accepted, *refused)),
+    )
+
+
+def _data(vms: Sequence[VmPoints]) -> MetricsData:
+    return MetricsData(resource_metrics=[vm.metrics for vm in vms])

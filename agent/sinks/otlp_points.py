@@ -1,0 +1,300 @@
+"""One VM's newest values as OTLP metrics. Pure: what was sent before and the time are arguments.
+
+Rules, each with a test in tests/unit/sinks/test_otlp_points.py:
+
+- a guest's values go out when its sample is newer than the last one sent, with the time of `last_update`:
+  never twice, never an earlier time than the last one;
+- a counter starts where its epoch starts, and never before the last point of the epoch before;
+- what the host knows goes out each cycle, with the time it was observed;
+- one VM has one resource, and one VM id stands on one resource only;
+- the exporter gets nothing it would choke on: integers that fit, names in UTF-8.
+
+The values are the SDK's public `MetricsData`, since its instruments cannot carry a measurement's own time,
+many resources or a counter's start (OpenTelemetry specification, metrics/sdk.md, "MetricReader").
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    Gauge,
+    NumberDataPoint,
+    ResourceMetrics,
+    ScopeMetrics,
+    Sum,
+)
+from opentelemetry.sdk.metrics.export import Metric as OtlpMetric
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+from agent.contract import metrics
+from agent.contract.encode import Agent
+from agent.contract.metrics import Metric
+from agent.core.reading import Sample, State, VmId, VmIdentity, VmView
+from agent.sinks.otlp_settings import Identity
+
+VM_PATH = "qemu.vm.monitor.path"
+VM_LABEL_PREFIX = "qemu.vm.label."
+OTHER_PREFIX = "qemu.vm.guest.other."
+"""Statistics that a later QEMU may add: carried as gauges without a unit, since we know neither."""
+
+_SECOND_NS = 1_000_000_000
+_TIME_LIMIT_NS = 1 << 63
+_VALUE_LIMIT = 1 << 63
+_OTHER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")  # instrument name syntax: metrics/api.md
+
+
+class RefusedPoint(StrEnum):
+    """Why a point was not taken: by us before it was sent, or by the backend."""
+
+    BAD_VALUE = "bad_value"  # no integer, or not one of 64 bits
+    BAD_NAME = "bad_name"  # not a metric's name
+    TIME_WENT_BACK = "time_went_back"  # the host's clock was set back: silent until it has caught up
+    BACKEND = "backend"  # the request was refused, for this VM alone too
+    PARTIAL_SUCCESS = "partial_success"  # the backend took the rest
+
+
+@dataclass(frozen=True, slots=True)
+class SentVm:
+    """What has been sent of one VM. Times are Unix nanoseconds; 0: nothing yet."""
+
+    epoch: str | None = None  # of the last sample settled: sent, or refused by the backend
+    sequence: int = 0
+    guest_time_ns: int = 0
+    guest_start_ns: int = 0  # where the epoch's counters start
+    host_time_ns: int = 0
+    host_start_ns: int = 0
+    balloon_time_ns: int = 0
+    balloon_start_ns: int = 0
+
+
+NOTHING_SENT = SentVm()
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One VM of a cycle. `key` is its `service.instance.id`, unique in the cycle."""
+
+    key: str
+    view: VmView
+    vm: VmIdentity | None  # None: nobody knows yet, or it is only another path to a VM
+
+
+@dataclass(frozen=True, slots=True)
+class VmPoints:
+    """One VM's metrics, and what is true once they are settled."""
+
+    key: str
+    metrics: ResourceMetrics
+    points: int
+    passed_over: int  # samples of which this one is the newest
+    accepted: SentVm
+    refused: SentVm  # not stored: the sample is not tried again, and a later one may have an earlier time
+    kept_out: Mapping[RefusedPoint, int] = field(default_factory=dict[RefusedPoint, int])
+
+
+def targets(views: Iterable[VmView], agent: Agent) -> list[Target]:
+    """Return the VMs of a cycle, each once.
+
+    Where several paths lead to one VM, it is shown by the one that speaks; a duplicate is shown as
+    a path, since its values under the VM's id would contradict the other's.
+    """
+    chosen: dict[VmId, VmView] = {}
+    paths: list[VmView] = []
+    for view in views:
+        vm = view.state.vm
+        if vm is None or view.state.state is State.DUPLICATE:
+            paths.append(view)
+        elif vm.id not in chosen or _liveness(view) > _liveness(chosen[vm.id]):
+            chosen[vm.id] = view
+    known = [Target(f"{agent.host_id}/{id}", view, view.state.vm) for id, view in chosen.items()]
+    return known + [Target(f"{agent.host_id}/{_text(view.path)}", view, None) for view in paths]
+
+
+def build(target: Target, before: SentVm, agent: Agent, identity: Identity, now_ns: int) -> VmPoints:
+    """Return what is to be sent of one VM: no points where time has gone back.
+
+    Args:
+        target: the VM.
+        before: what has been sent of it.
+        agent: who speaks.
+        identity: whether the VM's identity stands on the points too.
+        now_ns: Unix nanoseconds of this cycle.
+    """
+    who = _who(target, agent)
+    made = _Made(who if identity == "points" else {})
+    after = _host_values(made, target.view, before, now_ns)
+    after = _balloon(made, target.view, after)
+    sample = target.view.sample
+    passed_over = 0
+    if (
+        sample is not None
+        and target.vm is not None
+        and sample.vm.id == target.vm.id
+        and _is_newer(sample, before)
+    ):
+        passed_over = _passed_over(sample, before)
+        after = _guest_values(made, sample, after)
+    return VmPoints(
+        key=target.key,
+        metrics=ResourceMetrics(
+            resource=Resource({"service.name": "barograph", "service.instance.id": target.key, **who}),
+            scope_metrics=[ScopeMetrics(InstrumentationScope("barograph", agent.version), made.metrics, "")],
+            schema_url="",
+        ),
+        points=made.points,
+        passed_over=passed_over,
+        accepted=after,
+        refused=replace(after, guest_time_ns=before.guest_time_ns),
+        kept_out=made.kept_out,
+    )
+
+
+def forget_old(
+    sent: Mapping[str, SentVm], keys: frozenset[str], now_ns: int, after_ns: int
+) -> dict[str, SentVm]:
+    """Return `sent` without the VMs that are gone for `after_ns`: remembered a while, so that one that
+    comes back is not sent twice; not for ever, so that nothing grows."""
+    return {key: each for key, each in sent.items() if key in keys or each.host_time_ns + after_ns > now_ns}
+
+
+class _Made:
+    """The metrics made so far for one VM."""
+
+    def __init__(self, identity: Mapping[str, str]) -> None:
+        self.metrics: list[OtlpMetric] = []
+        self.points = 0
+        self.kept_out: Counter[RefusedPoint] = Counter()
+        self._identity = dict(identity)
+
+    def add(self, metric: Metric, value: int, *, time_ns: int, start_ns: int) -> None:
+        self._add(metric, [self._point(value, time_ns, start_ns, self._identity)])
+
+    def add_states(self, metric: Metric, state: State, *, time_ns: int, start_ns: int) -> None:
+        self._add(
+            metric,
+            [
+                self._point(
+                    int(each is state), time_ns, start_ns, {**self._identity, metrics.VM_STATE: each.value}
+                )
+                for each in State
+            ],
+        )
+
+    def _add(self, metric: Metric, points: list[NumberDataPoint]) -> None:
+        if metric.kind == "gauge":
+            data = Gauge(data_points=points)
+        else:
+            data = Sum(points, AggregationTemporality.CUMULATIVE, is_monotonic=metric.kind == "counter")
+        # Descriptions stay in the docs: on the wire they would be a third of the bytes.
+        self.metrics.append(OtlpMetric(name=metric.name, description="", unit=metric.unit, data=data))
+        self.points += len(points)
+
+    @staticmethod
+    def _point(value: int, time_ns: int, start_ns: int, attributes: Mapping[str, str]) -> NumberDataPoint:
+        return NumberDataPoint(
+            attributes=attributes,
+            start_time_unix_nano=start_ns,
+            time_unix_nano=time_ns,
+            value=value,
+            exemplars=[],
+        )
+
+
+def _host_values(made: _Made, view: VmView, before: SentVm, now_ns: int) -> SentVm:
+    if now_ns <= before.host_time_ns:
+        made.kept_out[RefusedPoint.TIME_WENT_BACK] += 1
+        return before
+    start_ns = before.host_start_ns or now_ns
+    state = view.state
+    made.add_states(metrics.STATE, state.state, time_ns=now_ns, start_ns=start_ns)
+    newest_s = state.last_update_s if view.sample is None else view.sample.last_update_s
+    if newest_s and _fits(newest_s):
+        made.add(metrics.LAST_UPDATE, newest_s, time_ns=now_ns, start_ns=start_ns)
+    if state.interval_s is not None and _fits(state.interval_s):
+        made.add(metrics.POLLING_INTERVAL, state.interval_s, time_ns=now_ns, start_ns=start_ns)
+    return replace(before, host_time_ns=now_ns, host_start_ns=start_ns)
+
+
+def _balloon(made: _Made, view: VmView, before: SentVm) -> SentVm:
+    """`actual` goes out when it has been observed anew: asking for it at each cycle would cost the VM."""
+    if view.balloon is None:
+        return before
+    time_ns = view.balloon.observed_at_ms * 1_000_000
+    if time_ns <= before.balloon_time_ns:
+        return before
+    if not _fits(view.balloon.actual_bytes):
+        made.kept_out[RefusedPoint.BAD_VALUE] += 1
+        return before
+    start_ns = before.balloon_start_ns or time_ns
+    made.add(metrics.BALLOON_ACTUAL, view.balloon.actual_bytes, time_ns=time_ns, start_ns=start_ns)
+    return replace(before, balloon_time_ns=time_ns, balloon_start_ns=start_ns)
+
+
+def _guest_values(made: _Made, sample: Sample, before: SentVm) -> SentVm:
+    time_ns = sample.last_update_s * _SECOND_NS
+    if sample.epoch == before.epoch and before.guest_start_ns:
+        start_ns = before.guest_start_ns
+    else:
+        # A clock set back lets an epoch start before the last point of the one before it.
+        start_ns = min(max(sample.epoch_start_s * _SECOND_NS, before.guest_time_ns), time_ns)
+    for name, value in sample.statistics.items():
+        metric = metrics.GUEST_METRICS.get(name) or _other(name)
+        if metric is None:
+            made.kept_out[RefusedPoint.BAD_NAME] += 1
+        elif not _fits(value):
+            made.kept_out[RefusedPoint.BAD_VALUE] += 1
+        else:
+            made.add(metric, value, time_ns=time_ns, start_ns=start_ns)
+    return replace(
+        before, epoch=sample.epoch, sequence=sample.sequence, guest_time_ns=time_ns, guest_start_ns=start_ns
+    )
+
+
+def _is_newer(sample: Sample, before: SentVm) -> bool:
+    if sample.epoch == before.epoch and sample.sequence <= before.sequence:
+        return False
+    return before.guest_time_ns < sample.last_update_s * _SECOND_NS < _TIME_LIMIT_NS
+
+
+def _passed_over(sample: Sample, before: SentVm) -> int:
+    """How many samples of this run of the agent nobody will see in OTLP."""
+    if before.epoch is None:
+        return 0  # the ones before it were another run's
+    if sample.epoch == before.epoch:
+        return sample.sequence - before.sequence - 1
+    ended = sample.previous
+    of_the_old = ended.sequence - before.sequence if ended is not None and ended.epoch == before.epoch else 0
+    return of_the_old + sample.sequence - 1
+
+
+def _who(target: Target, agent: Agent) -> dict[str, str]:
+    who = {metrics.HOST_ID: agent.host_id, metrics.HOST_NAME: _text(agent.host_name)}
+    if target.vm is None:
+        return {**who, VM_PATH: _text(target.view.path)}
+    who[metrics.VM_ID] = target.vm.id
+    if target.vm.name:
+        who[metrics.VM_NAME] = _text(target.vm.name)
+    return who | {VM_LABEL_PREFIX + _text(label): _text(value) for label, value in target.vm.labels.items()}
+
+
+def _other(name: str) -> Metric | None:
+    return Metric(OTHER_PREFIX + name, "", "gauge", "") if _OTHER_NAME.fullmatch(name) else None
+
+
+def _liveness(view: VmView) -> tuple[bool, int]:
+    return view.state.state is not State.GONE, view.state.since_ms
+
+
+def _fits(value: object) -> bool:
+    """Whether the exporter can carry it: it takes `True` for a number and breaks at 64 bits."""
+    return type(value) is int and -_VALUE_LIMIT <= value < _VALUE_LIMIT
+
+
+def _text(text: str) -> str:
+    """Return `text` in UTF-8: a path may hold any byte, and one broken name would cost the whole request."""
+    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")

@@ -1,0 +1,225 @@
+"""OTLP backends that behave as told, over HTTP and gRPC, decoding with opentelemetry-proto."""
+
+import gzip
+import threading
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import grpc
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsPartialSuccess,
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2_grpc import (
+    MetricsServiceServicer,
+    add_MetricsServiceServicer_to_server,  # pyright: ignore[reportUnknownVariableType] # generated, untyped
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One data point that arrived."""
+
+    instance: str  # service.instance.id
+    name: str
+    attributes: Mapping[str, str]
+    time_ns: int
+    start_ns: int
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request that arrived."""
+
+    path: str
+    headers: Mapping[str, str]
+    points: Sequence[Point]
+
+    def instances(self) -> set[str]:
+        """Which VMs it speaks of."""
+        return {point.instance for point in self.points}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What to answer. `status` is HTTP's; over gRPC 200 is OK, 400 INVALID_ARGUMENT, all else UNAVAILABLE."""
+
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    rejected_points: int = 0
+    silent: bool = False  # accepts the request and never answers
+    trickle: bool = False  # a byte of the answer now and then
+
+
+def parse(path: str, headers: Mapping[str, str], message: ExportMetricsServiceRequest) -> Request:
+    """Return what a request says."""
+    points: list[Point] = []
+    for of_resource in message.resource_metrics:
+        resource = {each.key: each.value.string_value for each in of_resource.resource.attributes}
+        for metric in (metric for scope in of_resource.scope_metrics for metric in scope.metrics):
+            data = metric.sum if metric.WhichOneof("data") == "sum" else metric.gauge
+            points += [
+                Point(
+                    resource["service.instance.id"],
+                    metric.name,
+                    {each.key: each.value.string_value for each in point.attributes},
+                    point.time_unix_nano,
+                    point.start_time_unix_nano,
+                    point.as_int,
+                )
+                for point in data.data_points
+            ]
+    return Request(path, headers, points)
+
+
+class Backend:
+    """What both have in common: how to answer, and what has come."""
+
+    def __init__(self) -> None:
+        self.answer: Callable[[Request], Answer] = lambda _: Answer()
+        self.requests: list[Request] = []
+        self.accepted: list[Request] = []
+        self.endpoint = ""
+        self.released = threading.Event()  # what trickles ends, and well
+        self._ending = threading.Event()
+
+    def take(self, request: Request) -> Answer:
+        """Note a request, and say what to answer; holds it where the answer is none."""
+        answer = self.answer(request)
+        self.requests.append(request)
+        if answer.status == 200 and not answer.silent:
+            self.accepted.append(request)
+        if answer.silent:
+            self._ending.wait(60)
+        return answer
+
+    def points(self, name: str) -> list[Point]:
+        """The accepted points of one metric, in order."""
+        return [point for request in self.accepted for point in request.points if point.name == name]
+
+
+class HttpBackend(Backend):
+    """OTLP over HTTP."""
+
+    protocol = "http"
+
+    def __init__(self, port: int = 0) -> None:
+        super().__init__()
+        backend = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if self.headers.get("Content-Encoding") == "gzip":
+                    body = gzip.decompress(body)
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                message = ExportMetricsServiceRequest.FromString(body)
+                backend.respond(self, backend.take(parse(self.path, headers, message)))
+
+            def log_message(self, format: str, *args: object) -> None:
+                return
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self._server.daemon_threads = True
+        self.port = self._server.server_address[1]
+        self.endpoint = f"http://127.0.0.1:{self.port}"
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def close(self) -> None:
+        """End it, and every answer that is held back."""
+        self._ending.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def respond(self, handler: BaseHTTPRequestHandler, answer: Answer) -> None:
+        """Send the answer."""
+        body = _response(answer).SerializeToString() if answer.status == 200 else b"no: told so by the test"
+        try:
+            handler.send_response(answer.status)
+            for name, value in answer.headers.items():
+                handler.send_header(name, value)
+            kind = "application/x-protobuf" if answer.status == 200 else "text/plain"
+            handler.send_header("Content-Type", kind)
+            handler.send_header("Content-Length", str(1000 if answer.trickle else len(body)))
+            handler.end_headers()
+            if answer.trickle:
+                written = 0
+                while not self._ending.is_set() and not self.released.wait(0.05):
+                    written += handler.wfile.write(b" ")
+                body = b" " * (1000 - written)
+            handler.wfile.write(body)
+        except OSError:
+            handler.close_connection = True  # the client has gone
+
+
+class GrpcBackend(Backend):
+    """OTLP over gRPC."""
+
+    protocol = "grpc"
+
+    def __init__(self, port: int = 0) -> None:
+        super().__init__()
+        backend = self
+
+        class Servicer(MetricsServiceServicer):
+            def Export(
+                self, request: ExportMetricsServiceRequest, context: Any
+            ) -> ExportMetricsServiceResponse:
+                headers = {str(name): str(value) for name, value in context.invocation_metadata()}
+                answer = backend.take(parse("", headers, request))
+                if answer.status != 200:
+                    context.set_trailing_metadata(tuple(answer.headers.items()))
+                    code = (
+                        grpc.StatusCode.INVALID_ARGUMENT
+                        if answer.status == 400
+                        else grpc.StatusCode.UNAVAILABLE
+                    )
+                    context.abort(code, "no: told so by the test")
+                return _response(answer)
+
+        self._pool = ThreadPoolExecutor(4)
+        self._server = grpc.server(self._pool)
+        add_MetricsServiceServicer_to_server(Servicer(), self._server)
+        self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
+        self.endpoint = f"http://127.0.0.1:{self.port}"
+        self._server.start()
+
+    def close(self) -> None:
+        """End it, and every answer that is held back."""
+        self._ending.set()
+        self._server.stop(0).wait(5)
+        self._pool.shutdown()
+
+
+def _response(answer: Answer) -> ExportMetricsServiceResponse:
+    return ExportMetricsServiceResponse(
+        partial_success=ExportMetricsPartialSuccess(rejected_data_points=answer.rejected_points)
+    )
+
+
+@contextmanager
+def http_backend(port: int = 0) -> Generator[HttpBackend]:
+    """A backend over HTTP that ends with the block."""
+    backend = HttpBackend(port)
+    try:
+        yield backend
+    finally:
+        backend.close()
+
+
+@contextmanager
+def grpc_backend(port: int = 0) -> Generator[GrpcBackend]:
+    """A backend over gRPC that ends with the block."""
+    backend = GrpcBackend(port)
+    try:
+        yield backend
+    finally:
+        backend.close()

@@ -1,0 +1,127 @@
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from agent.errors import SinkUnavailable
+from agent.sinks.lines import LinesSink, Settings
+from agent.sinks.record_sink import OutputClosed
+from tests.unit.sinks.records import record
+from tests.unit.sinks.sink_contract import PATIENCE_S, SinkContract
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class PipePeer:
+    """A reader at the other end of a pipe."""
+
+    def __init__(self) -> None:
+        self._read_end, self._write_end = os.pipe()
+        self._wanted = threading.Event()
+        self._wanted.set()
+        self._lines = bytearray()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def sink(self) -> LinesSink:
+        return LinesSink(Settings(descriptor=self._write_end, write_timeout_s=PATIENCE_S))
+
+    def stall(self) -> None:
+        self._wanted.clear()
+
+    def resume(self) -> None:
+        self._wanted.set()
+
+    async def values(self, count: int) -> list[bytes]:
+        await anyio.to_thread.run_sync(self.close)
+        lines = bytes(self._lines).split(b"\n")
+        assert lines.pop() == b""
+        return [line.rstrip() for line in lines]
+
+    def close(self) -> None:
+        if self._write_end >= 0:
+            os.close(self._write_end)
+            self._write_end = -1
+        self._wanted.set()
+        self._reader.join()
+
+    def _read(self) -> None:
+        while True:
+            self._wanted.wait()
+            piece = os.read(self._read_end, 65536)
+            if not piece:
+                break
+            self._lines += piece
+        os.close(self._read_end)
+
+
+@pytest.fixture
+def peer() -> Iterator[PipePeer]:
+    pipe = PipePeer()
+    yield pipe
+    pipe.close()
+
+
+class TestLinesSink(SinkContract):
+    pass
+
+
+async def test_a_line_that_was_cut_is_finished_before_anything_else(peer: PipePeer) -> None:
+    sink = peer.sink()
+    peer.stall()
+    with pytest.raises(SinkUnavailable):
+        await sink.send([record(0, size_bytes=300_000)])
+    peer.resume()
+
+    await sink.send([record(1)])  # the batch before was given up: its buffer was full
+
+    assert await peer.values(2) == [record(0).value, record(1).value]
+
+
+async def test_a_reader_that_takes_a_little_at_a_time_is_not_away() -> None:
+    read_end, write_end = os.pipe()
+    sink = LinesSink(Settings(descriptor=write_end, write_timeout_s=0.4))
+    left_bytes = 4 * 100_001
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(sink.send, [record(n, size_bytes=100_000) for n in range(4)])
+        while left_bytes:
+            await anyio.sleep(0.15)
+            left_bytes -= len(await anyio.to_thread.run_sync(os.read, read_end, 65536))
+
+    os.close(read_end)
+    os.close(write_end)
+
+
+async def test_a_reader_that_has_gone_closes_the_output() -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    sink = LinesSink(Settings(descriptor=write_end))
+
+    with pytest.raises(OutputClosed):
+        await sink.send([record(0)])
+
+    os.close(write_end)
+
+
+async def test_a_full_disk_is_unavailable() -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    sink = LinesSink(Settings(descriptor=full))
+
+    with pytest.raises(SinkUnavailable, match="No space left"):
+        await sink.send([record(0)])
+
+    os.close(full)
+
+
+async def test_lines_go_to_a_file_too(tmp_path: Path) -> None:
+    with (tmp_path / "out").open("wb") as file:
+        await LinesSink(Settings(descriptor=file.fileno())).send([record(0), record(1)])
+
+    assert (tmp_path / "out").read_bytes() == b'{"n":0}\n{"n":1}\n'

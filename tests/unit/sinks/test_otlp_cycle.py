@@ -1,0 +1,143 @@
+"""The fake stands where the official exporters stand: it takes MetricsData and gives an Outcome."""
+
+from collections.abc import Callable
+
+from opentelemetry.sdk.metrics.export import MetricsData
+
+from agent.sinks.otlp_cycle import SLICE_VMS, Cycle, CycleEnd, Outcome, SliceReport, run_cycle
+from agent.sinks.otlp_points import RefusedPoint
+from tests.unit.sinks.views import AGENT, SECOND_NS, T0_S, sample, view, vm
+
+ACCEPTED = Outcome(accepted=True)
+AWAY = Outcome(accepted=False, detail="away")
+BAD_REQUEST = Outcome(accepted=False, refused=True, detail="HTTP 400")
+NOW_NS = (T0_S + 100) * SECOND_NS
+
+
+class Backend:
+    """Answers as told, by the VMs that are in the request."""
+
+    def __init__(self, answer: Callable[[list[str]], Outcome]) -> None:
+        self._answer = answer
+        self.requests: list[list[str]] = []
+
+    def export(self, data: MetricsData) -> Outcome:
+        vms = [str(each.resource.attributes["qemu.vm.id"]) for each in data.resource_metrics]
+        self.requests.append(vms)
+        return self._answer(vms)
+
+    def shutdown(self) -> None:
+        raise AssertionError("not the cycle's business")
+
+
+def cycle(vms: int) -> Cycle:
+    return Cycle([view(sample(of=vm(f"vm-{n}"))) for n in range(vms)], {}, NOW_NS)
+
+
+def run(
+    vms: int, backend: Backend, pause: Callable[[], bool] = lambda: False
+) -> tuple[list[SliceReport], CycleEnd]:
+    *reports, end = run_cycle(cycle(vms), backend, AGENT, "points", pause)
+    assert isinstance(end, CycleEnd)
+    return [report for report in reports if isinstance(report, SliceReport)], end
+
+
+def test_vms_are_sent_in_slices_with_a_pause_between() -> None:
+    backend = Backend(lambda _: ACCEPTED)
+    pauses: list[int] = []
+
+    reports, end = run(2 * SLICE_VMS + 1, backend, lambda: bool(pauses.append(len(backend.requests))))
+
+    assert [len(request) for request in backend.requests] == [SLICE_VMS, SLICE_VMS, 1]
+    assert pauses == [1, 2]
+    assert [len(report.settled) for report in reports] == [SLICE_VMS, SLICE_VMS, 1]
+    assert end == CycleEnd(None, exports=3)
+
+
+def test_at_shutdown_no_further_slice_is_sent() -> None:
+    backend = Backend(lambda _: ACCEPTED)
+
+    _, end = run(2 * SLICE_VMS, backend, lambda: True)
+
+    assert len(backend.requests) == 1
+    assert end.failure is None
+
+
+def test_the_first_slice_that_fails_ends_the_cycle() -> None:
+    backend = Backend(lambda vms: AWAY if "vm-30" in vms else ACCEPTED)
+
+    reports, end = run(3 * SLICE_VMS, backend)
+
+    assert len(backend.requests) == 2
+    assert [len(report.settled) for report in reports] == [SLICE_VMS, 0]
+    assert end.failure == AWAY
+
+
+def test_one_vms_refused_point_does_not_cost_the_others() -> None:
+    backend = Backend(lambda vms: BAD_REQUEST if "vm-3" in vms else ACCEPTED)
+
+    reports, end = run(10, backend)
+
+    assert backend.requests[1:] == [[f"vm-{n}"] for n in range(10)]
+    assert end.failure is None
+    assert reports[0].settled.keys() == {f"host-1/vm-{n}" for n in range(10)}
+    refused_points = reports[0].points_refused[RefusedPoint.BACKEND]
+    assert refused_points > 0
+    assert reports[0].points_sent == 9 * refused_points
+
+
+def test_a_refused_sample_is_settled_and_the_rest_of_its_vm_is_sent_next_time() -> None:
+    refusing = Backend(lambda _: BAD_REQUEST)
+    (report,), _ = run(1, refusing)
+
+    *_, end = run_cycle(
+        Cycle(cycle(1).views, report.settled, NOW_NS + 1), Backend(lambda _: ACCEPTED), AGENT, "points", bool
+    )
+
+    assert report.settled["host-1/vm-0"].sequence == 1
+    assert report.settled["host-1/vm-0"].guest_time_ns == 0
+    assert end == CycleEnd(None, exports=1)
+
+
+def test_where_every_vm_is_refused_it_is_the_backend_and_the_cycle_ends() -> None:
+    backend = Backend(lambda _: BAD_REQUEST)
+
+    reports, end = run(2 * SLICE_VMS, backend)
+
+    assert len(backend.requests) == 1 + SLICE_VMS
+    assert len(reports) == 1
+    assert end.failure == BAD_REQUEST
+
+
+def test_a_backend_that_goes_away_while_vms_are_tried_alone_ends_the_cycle() -> None:
+    backend = Backend(lambda vms: BAD_REQUEST if len(vms) > 1 else AWAY if vms == ["vm-2"] else ACCEPTED)
+
+    reports, end = run(5, backend)
+
+    assert backend.requests[-1] == ["vm-2"]
+    assert reports[0].settled.keys() == {"host-1/vm-0", "host-1/vm-1"}
+    assert end.failure == AWAY
+
+
+def test_points_that_the_backend_took_only_in_part_are_counted() -> None:
+    (all_of_it,), _ = run(2, Backend(lambda _: ACCEPTED))
+
+    (report,), end = run(2, Backend(lambda _: Outcome(accepted=True, rejected_points=3)))
+
+    assert report.points_refused == {RefusedPoint.PARTIAL_SUCCESS: 3}
+    assert report.points_sent == all_of_it.points_sent - 3
+    assert end.failure is None
+
+
+def test_without_vms_nothing_is_sent_and_nothing_is_known_of_the_backend() -> None:
+    backend = Backend(lambda _: ACCEPTED)
+
+    reports, end = run(0, backend)
+
+    assert (backend.requests, reports, end) == ([], [], CycleEnd(None, exports=0))
+
+
+def test_a_failed_slice_settles_nothing_so_that_the_newest_is_tried_again() -> None:
+    (report,), _ = run(3, Backend(lambda _: AWAY))
+
+    assert report == SliceReport()

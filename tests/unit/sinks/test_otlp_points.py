@@ -1,0 +1,379 @@
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric, NumberDataPoint
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+from opentelemetry.sdk.metrics.export import MetricsData
+
+from agent.contract.metrics import GUEST_METRICS
+from agent.core.reading import Balloon, EpochEnd, Sample, State, VmView
+from agent.sinks.otlp_points import (
+    NOTHING_SENT,
+    RefusedPoint,
+    SentVm,
+    VmPoints,
+    build,
+    forget_old,
+    targets,
+)
+from agent.sinks.otlp_settings import Identity
+from tests.unit.sinks.views import AGENT, SECOND_NS, T0_S, sample, view, vm
+
+NOW_NS = (T0_S + 100) * SECOND_NS
+
+
+def built(
+    shown: VmView, before: SentVm = NOTHING_SENT, *, now_ns: int = NOW_NS, identity: Identity = "points"
+) -> VmPoints:
+    (target,) = targets([shown], AGENT)
+    return build(target, before, AGENT, identity, now_ns)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point as it is on the wire."""
+
+    value: int
+    time_ns: int
+    start_ns: int
+    attributes: Mapping[str, str]
+    monotonic: bool | None  # None: a gauge
+    unit: str
+
+
+def on_the_wire(points: VmPoints) -> dict[str, Point]:
+    """The points by metric name; of `qemu.vm.state`, the one that is 1."""
+    (resource,) = encode_metrics(MetricsData([points.metrics])).resource_metrics
+    return {
+        metric.name: decoded(metric, point)
+        for metric in resource.scope_metrics[0].metrics
+        for point in data_points(metric)
+        if metric.name != "qemu.vm.state" or point.as_int == 1
+    }
+
+
+def decoded(metric: Metric, point: NumberDataPoint) -> Point:
+    return Point(
+        value=point.as_int,
+        time_ns=point.time_unix_nano,
+        start_ns=point.start_time_unix_nano,
+        attributes={each.key: each.value.string_value for each in point.attributes},
+        monotonic=metric.sum.is_monotonic if metric.WhichOneof("data") == "sum" else None,
+        unit=metric.unit,
+    )
+
+
+def data_points(metric: Metric) -> Iterator[NumberDataPoint]:
+    yield from metric.sum.data_points if metric.WhichOneof("data") == "sum" else metric.gauge.data_points
+
+
+def resource_of(points: VmPoints) -> dict[str, str]:
+    (metrics,) = encode_metrics(MetricsData([points.metrics])).resource_metrics
+    assert isinstance(metrics.resource, Resource)
+    return {each.key: each.value.string_value for each in metrics.resource.attributes}
+
+
+# --- the guest's values ---
+
+
+def test_a_guests_values_have_the_time_of_its_update() -> None:
+    points = on_the_wire(built(view(sample(T0_S + 20, statistics={"free_memory": 7, "major_faults": 3}))))
+
+    assert points["qemu.vm.guest.memory.free"].time_ns == (T0_S + 20) * SECOND_NS
+    assert points["qemu.vm.guest.memory.free"].value == 7
+    assert points["qemu.vm.guest.faults.major"].time_ns == (T0_S + 20) * SECOND_NS
+
+
+@pytest.mark.parametrize("name", GUEST_METRICS)
+def test_every_known_statistic_has_the_name_unit_and_kind_of_the_table(name: str) -> None:
+    metric = GUEST_METRICS[name]
+
+    point = on_the_wire(built(view(sample(statistics={name: 5}))))[metric.name]
+
+    assert point.unit == metric.unit
+    assert point.monotonic == {"counter": True, "updowncounter": False, "gauge": None}[metric.kind]
+
+
+def test_a_sample_is_sent_once() -> None:
+    shown = view(sample())
+    first = built(shown)
+
+    again = on_the_wire(built(shown, first.accepted, now_ns=NOW_NS + SECOND_NS))
+
+    assert not any(name.startswith("qemu.vm.guest") for name in again)
+
+
+def test_an_earlier_time_is_never_sent() -> None:
+    before = built(view(sample(T0_S + 20))).accepted
+
+    points = on_the_wire(built(view(sample(T0_S + 19, epoch="epoch-2")), before, now_ns=NOW_NS + 1))
+
+    assert not any(name.startswith("qemu.vm.guest") for name in points)
+
+
+def test_after_a_refusal_an_earlier_time_than_the_refused_one_is_sent() -> None:
+    ahead = built(view(sample(T0_S + 9_000_000)))
+
+    later = built(view(sample(T0_S + 20, epoch="epoch-2")), ahead.refused, now_ns=NOW_NS + 1)
+
+    assert "qemu.vm.guest.memory.free" in on_the_wire(later)
+
+
+def test_a_refused_sample_is_not_tried_again() -> None:
+    shown = view(sample())
+
+    again = built(shown, built(shown).refused, now_ns=NOW_NS + 1)
+
+    assert "qemu.vm.guest.memory.free" not in on_the_wire(again)
+
+
+def test_a_counter_starts_where_its_epoch_starts() -> None:
+    first = built(view(sample(T0_S + 20, epoch_start_s=T0_S)))
+    second = built(view(sample(T0_S + 30, sequence=2)), first.accepted, now_ns=NOW_NS + 1)
+
+    assert on_the_wire(first)["qemu.vm.guest.faults.major"].start_ns == T0_S * SECOND_NS
+    assert on_the_wire(second)["qemu.vm.guest.faults.major"].start_ns == T0_S * SECOND_NS
+
+
+def test_a_new_epochs_counters_never_start_before_the_last_point_of_the_old_one() -> None:
+    before = built(view(sample(T0_S + 20))).accepted
+    reborn = sample(T0_S + 30, sequence=40, epoch="epoch-2", epoch_start_s=T0_S - 3600)
+
+    after = built(view(reborn), before, now_ns=NOW_NS + 1)
+    later = built(
+        view(replace(reborn, sequence=41, last_update_s=T0_S + 40)), after.accepted, now_ns=NOW_NS + 2
+    )
+
+    assert on_the_wire(after)["qemu.vm.guest.faults.major"].start_ns == (T0_S + 20) * SECOND_NS
+    assert on_the_wire(later)["qemu.vm.guest.faults.major"].start_ns == (T0_S + 20) * SECOND_NS
+
+
+def test_an_unknown_statistic_is_a_gauge_without_a_unit() -> None:
+    point = on_the_wire(built(view(sample(statistics={"zswap_pages": 9}))))["qemu.vm.guest.other.zswap_pages"]
+
+    assert (point.value, point.monotonic, point.unit) == (9, None, "")
+
+
+@pytest.mark.parametrize(
+    ("statistics", "reason"),
+    [
+        ({"free_memory": None}, RefusedPoint.BAD_VALUE),
+        ({"free_memory": True}, RefusedPoint.BAD_VALUE),
+        ({"free_memory": 1 << 63}, RefusedPoint.BAD_VALUE),
+        ({"free_memory": 0.5}, RefusedPoint.BAD_VALUE),
+        ({"": 1}, RefusedPoint.BAD_NAME),
+        ({"a b": 1}, RefusedPoint.BAD_NAME),
+        ({"\udcff": 1}, RefusedPoint.BAD_NAME),
+        ({"x" * 65: 1}, RefusedPoint.BAD_NAME),
+    ],
+    ids=str,
+)
+def test_what_the_exporter_would_choke_on_is_kept_out_and_the_rest_goes(
+    statistics: dict[str, int], reason: RefusedPoint
+) -> None:
+    points = built(view(sample(statistics={**statistics, "total_memory": 4})))
+
+    assert points.kept_out == {reason: 1}
+    assert on_the_wire(points)["qemu.vm.guest.memory.total"].value == 4
+
+
+def test_a_sample_of_the_vm_that_was_here_before_is_not_sent_as_this_ones() -> None:
+    shown = view(sample(of=vm("vm-old")), of=vm("vm-new"))
+
+    assert not any(name.startswith("qemu.vm.guest") for name in on_the_wire(built(shown)))
+
+
+# --- passed over ---
+
+
+@pytest.mark.parametrize(
+    ("newest", "passed_over"),
+    [
+        (sample(T0_S + 30, sequence=6), 0),
+        (sample(T0_S + 30, sequence=9), 3),
+        (sample(T0_S + 30, epoch="epoch-2", sequence=1, previous=EpochEnd("epoch-1", 8)), 3),
+        (sample(T0_S + 30, epoch="epoch-2", sequence=3), 2),
+        (sample(T0_S + 30, epoch="epoch-3", sequence=1, previous=EpochEnd("epoch-2", 8)), 0),
+    ],
+    ids=["the next one", "a gap", "the old epoch's rest", "a new epoch's first ones", "an epoch between"],
+)
+def test_samples_passed_over_are_counted(newest: Sample, passed_over: int) -> None:
+    before = built(view(sample(sequence=5))).accepted
+
+    assert built(view(newest), before, now_ns=NOW_NS + 1).passed_over == passed_over
+
+
+def test_what_another_run_of_the_agent_sent_is_not_passed_over() -> None:
+    assert built(view(sample(sequence=500))).passed_over == 0
+
+
+# --- what the host knows ---
+
+
+def test_the_hosts_values_go_out_each_cycle_with_its_time() -> None:
+    shown = view(sample(T0_S + 20), state=State.STALLED, interval_s=10)
+    before = built(shown).accepted
+
+    points = on_the_wire(built(shown, before, now_ns=NOW_NS + 5))
+
+    assert points["qemu.vm.last_update"].value == T0_S + 20
+    assert points["qemu.vm.polling.interval"].value == 10
+    assert points["qemu.vm.state"].attributes["qemu.vm.state"] == "stalled"
+    assert {point.time_ns for point in points.values()} == {NOW_NS + 5}
+
+
+def test_every_state_has_a_point_and_one_of_them_is_1() -> None:
+    (resource,) = encode_metrics(MetricsData([built(view()).metrics])).resource_metrics
+    (states,) = (each for each in resource.scope_metrics[0].metrics if each.name == "qemu.vm.state")
+
+    shown = {
+        decoded(states, point).attributes["qemu.vm.state"]: point.as_int for point in data_points(states)
+    }
+
+    assert shown == {state.value: int(state is State.REPORTING) for state in State}
+
+
+def test_before_the_first_update_there_is_no_last_update() -> None:
+    for unknown in (None, 0):
+        assert "qemu.vm.last_update" not in on_the_wire(built(view(last_update_s=unknown)))
+
+
+def test_last_update_is_known_from_the_state_where_no_sample_is_held() -> None:
+    assert on_the_wire(built(view(last_update_s=T0_S)))["qemu.vm.last_update"].value == T0_S
+
+
+def test_with_the_hosts_clock_set_back_nothing_goes_out_and_it_is_counted() -> None:
+    shown = view(sample())
+
+    points = built(shown, built(shown).accepted, now_ns=NOW_NS)
+
+    assert points.points == 0
+    assert points.kept_out == {RefusedPoint.TIME_WENT_BACK: 1}
+
+
+def test_the_balloon_goes_out_when_it_was_observed_anew() -> None:
+    first = built(view(balloon=Balloon(1 << 30, T0_S * 1000)))
+    same = built(view(balloon=Balloon(1 << 30, T0_S * 1000)), first.accepted, now_ns=NOW_NS + 1)
+    anew = built(view(balloon=Balloon(1 << 29, T0_S * 1000 + 5)), same.accepted, now_ns=NOW_NS + 2)
+
+    assert on_the_wire(first)["qemu.vm.balloon.actual"].time_ns == T0_S * SECOND_NS
+    assert "qemu.vm.balloon.actual" not in on_the_wire(same)
+    assert on_the_wire(anew)["qemu.vm.balloon.actual"].value == 1 << 29
+    assert on_the_wire(anew)["qemu.vm.balloon.actual"].start_ns == T0_S * SECOND_NS
+
+
+# --- who it is ---
+
+WHO = {"host.id": "host-1", "host.name": "node-7", "qemu.vm.id": "vm-1", "qemu.vm.name": "web-3"}
+
+
+def test_the_resource_is_the_vm() -> None:
+    expected = {"service.name": "barograph", "service.instance.id": "host-1/vm-1", **WHO}
+
+    assert resource_of(built(view())) == expected
+
+
+def test_id_name_and_host_stand_on_the_points_too() -> None:
+    points = on_the_wire(built(view(sample())))
+
+    assert all(WHO.items() <= point.attributes.items() for point in points.values())
+
+
+def test_id_name_and_host_stand_on_the_resource_only_where_asked() -> None:
+    points = built(view(sample()), identity="resource")
+
+    assert on_the_wire(points)["qemu.vm.guest.memory.free"].attributes == {}
+    assert on_the_wire(points)["qemu.vm.state"].attributes == {"qemu.vm.state": "reporting"}
+    assert WHO.items() <= resource_of(points).items()
+
+
+def test_what_a_glob_takes_from_the_path_is_there() -> None:
+    shown = view(of=vm(labels={"vmid": "104"}))
+
+    assert resource_of(built(shown))["qemu.vm.label.vmid"] == "104"
+
+
+def test_a_vm_that_nobody_knows_yet_is_a_path() -> None:
+    resource = resource_of(built(view(unknown=True, path="/run/vm/7.sock", state=State.NO_GREETING)))
+
+    assert resource["service.instance.id"] == "host-1//run/vm/7.sock"
+    assert resource["qemu.vm.monitor.path"] == "/run/vm/7.sock"
+    assert "qemu.vm.id" not in resource
+
+
+def test_broken_names_are_mended() -> None:
+    shown = view(of=vm(name="web-\udcff\ud800"), path="/run/\udce4.sock")
+    nobody = view(unknown=True, path="/run/\udce4.sock")
+
+    assert resource_of(built(shown))["qemu.vm.name"].startswith("web-\N{REPLACEMENT CHARACTER}")
+    assert resource_of(built(nobody))["service.instance.id"].startswith(
+        "host-1//run/\N{REPLACEMENT CHARACTER}"
+    )
+
+
+def test_a_vm_with_two_paths_is_shown_by_the_one_that_speaks() -> None:
+    gone = view(path="/a", state=State.GONE, since_ms=9)
+    alive = view(path="/b", state=State.REPORTING, since_ms=1)
+
+    for views in ([gone, alive], [alive, gone]):
+        assert [target.view.path for target in targets(views, AGENT)] == ["/b"]
+
+
+def test_a_duplicate_is_shown_as_a_path_and_leaves_the_vm_alone() -> None:
+    shown = targets([view(path="/a", state=State.DUPLICATE), view(path="/b")], AGENT)
+
+    assert [(target.key, target.vm is None) for target in shown] == [
+        ("host-1/vm-1", False),
+        ("host-1//a", True),
+    ]
+
+
+def test_there_is_no_description_on_the_wire() -> None:
+    (resource,) = encode_metrics(MetricsData([built(view(sample())).metrics])).resource_metrics
+
+    assert {metric.description for metric in resource.scope_metrics[0].metrics} == {""}
+
+
+def test_a_vm_that_is_gone_is_remembered_a_while_and_then_forgotten() -> None:
+    sent = {
+        "here": SentVm(host_time_ns=1),
+        "lately": SentVm(host_time_ns=90),
+        "long ago": SentVm(host_time_ns=80),
+    }
+
+    assert forget_old(sent, frozenset({"here"}), now_ns=100, after_ns=15).keys() == {"here", "lately"}
+
+
+# --- whatever happens ---
+
+STEPS = st.tuples(
+    st.integers(0, 6),  # last_update
+    st.sampled_from(("epoch-1", "epoch-2", "epoch-3")),
+    st.integers(1, 4),  # sequence
+    st.integers(0, 6),  # the host's clock
+    st.sampled_from(("accepted", "refused", "failed")),
+)
+
+
+@given(st.lists(STEPS, max_size=30))
+def test_no_stream_ever_repeats_a_time_or_goes_back(steps: list[tuple[int, str, int, int, str]]) -> None:
+    before = NOTHING_SENT
+    newest: dict[str, Point] = {}
+    for at_s, epoch, sequence, now, fate in steps:
+        shown = view(sample(T0_S + at_s, epoch=epoch, sequence=sequence), balloon=Balloon(1, 1 + now))
+
+        points = built(shown, before, now_ns=NOW_NS + now)
+
+        for name, point in on_the_wire(points).items():
+            assert point.start_ns <= point.time_ns
+            if name in newest:
+                assert point.time_ns > newest[name].time_ns
+                assert point.start_ns >= newest[name].start_ns
+            if fate == "accepted":
+                newest[name] = point
+        if fate != "failed":
+            before = points.accepted if fate == "accepted" else points.refused

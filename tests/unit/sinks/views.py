@@ -1,0 +1,78 @@
+"""Values of the board, as short as tests want them."""
+
+from collections.abc import Mapping
+
+from agent.contract.encode import Agent
+from agent.core.reading import Balloon, EpochEnd, Origin, Sample, State, StateEvent, VmId, VmIdentity, VmView
+
+AGENT = Agent(host_id="host-1", host_name="node-7", run="run-1", version="1.2.3")
+SECOND_NS = 1_000_000_000
+T0_S = 1_795_404_000
+
+
+def vm(id: str = "vm-1", name: str | None = "web-3", labels: Mapping[str, str] | None = None) -> VmIdentity:
+    """A VM with a uuid."""
+    return VmIdentity(VmId(id), "uuid", id, name, labels or {})
+
+
+def sample(
+    at_s: int = T0_S,
+    *,
+    sequence: int = 1,
+    epoch: str = "epoch-1",
+    epoch_start_s: int = T0_S,
+    previous: EpochEnd | None = None,
+    of: VmIdentity | None = None,
+    statistics: Mapping[str, int] | None = None,
+) -> Sample:
+    """A sample with `last_update` at `at_s`."""
+    return Sample(
+        vm=of or vm(),
+        epoch=epoch,
+        epoch_start_s=epoch_start_s,
+        sequence=sequence,
+        previous=previous,
+        last_update_s=at_s,
+        observed_at_ms=at_s * 1000 + 3,
+        origin=Origin.POLL,
+        missed_at_most=0,
+        interval_s=10,
+        run_state="running",
+        balloon=None,
+        statistics=statistics or {"free_memory": 1, "major_faults": 2},
+    )
+
+
+def view(
+    newest: Sample | None = None,
+    *,
+    of: VmIdentity | None = None,
+    unknown: bool = False,
+    path: str = "/run/vm/1.sock",
+    state: State = State.REPORTING,
+    since_ms: int = 0,
+    interval_s: int | None = 10,
+    last_update_s: int | None = None,
+    balloon: Balloon | None = None,
+) -> VmView:
+    """What the board shows of one VM; `unknown`: nobody has told us yet who it is."""
+    who = None if unknown else of or (newest.vm if newest else vm())
+    event = StateEvent(
+        vm=who,
+        path=path,
+        sequence=1,
+        state=state,
+        reason="",
+        detail="",
+        since_ms=since_ms,
+        observed_at_ms=0,
+        previous_state=None,
+        heartbeat=False,
+        next_heartbeat_by_ms=0,
+        epoch=None,
+        last_sequence=None,
+        last_update_s=last_update_s,
+        interval_s=interval_s,
+        run_state=None,
+    )
+    return VmView(path, event, newest, balloon)
