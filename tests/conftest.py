@@ -1,6 +1,5 @@
-"""What all tests share: a short folder for sockets, and no child process left behind."""
+"""What all tests share: a short folder for sockets, kept where a test fails, and no process left behind."""
 
-import os
 import shutil
 import tempfile
 from collections.abc import Generator
@@ -8,34 +7,47 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab.process import no_child_left
+
+FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Note on each test whether it has failed, for the fixtures that clean up after it."""
+    report = yield
+    item.stash[FAILED] = report.failed or item.stash.get(FAILED, False)
+    return report
+
 
 @pytest.fixture
-def folder() -> Generator[Path]:
-    """A folder with a short path: a socket's may have 108 bytes."""
+def folder(request: pytest.FixtureRequest) -> Generator[Path]:
+    """A folder with a short path, since a socket's may have 108 bytes; kept where the test fails."""
     path = Path(tempfile.mkdtemp(prefix="bt-", dir="/tmp"))
     yield path
-    shutil.rmtree(path, ignore_errors=True)
+    node: pytest.Item = request.node
+    if node.stash.get(FAILED, False):
+        node.add_report_section("teardown", "logs", f"kept in {path}: {', '.join(kept(path))}")
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
-def children() -> set[int]:
-    """The processes this one has started and that still are."""
-    found: set[int] = set()
-    for task in Path("/proc/self/task").iterdir():
-        try:
-            found |= {int(word) for word in (task / "children").read_text().split()}
-        except OSError:
-            continue
-    return found
+def kept(folder: Path) -> list[str]:
+    """Drop what nobody reads from a failed test's folder; return what stays."""
+    for data in folder.glob("*/data"):
+        shutil.rmtree(data, ignore_errors=True)
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 @pytest.fixture(scope="session", autouse=True)
 def no_process_is_left_behind() -> Generator[None]:
     """Whatever a session started has ended when it ends."""
-    before = children()
-    yield
-    left = {
-        pid: Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:200]
-        for pid in children() - before
-        if os.path.exists(f"/proc/{pid}/cmdline")
-    }
-    assert {pid: words for pid, words in left.items() if "resource_tracker" not in words} == {}
+    with no_child_left():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def no_process_outlives_its_test() -> Generator[None]:
+    """The same for each test. What serves a whole session starts before this, so it does not count."""
+    with no_child_left():
+        yield

@@ -1,4 +1,4 @@
-"""The lab's pieces as fixtures. A piece that can not be had is skipped aloud; where CI is set, that fails."""
+"""The lab's pieces as fixtures. One that is missing is skipped aloud; where CI is set, that is a failure."""
 
 import os
 import shutil
@@ -14,30 +14,36 @@ from tests.lab.kafka import EmbeddedKafka, RealKafka, real_kafka
 from tests.lab.prometheus import Prometheus, prometheus
 
 
-def need(piece: str) -> None:
-    """Return once the piece is there; skip or fail where it can not be had."""
-    try:
-        setup.PIECES[piece]()
-    except setup.CannotHave as error:
-        message = f"{piece} can not be had here ({error}); `make lab` sets it up"
-        if os.environ.get("CI") or os.environ.get("BAROGRAPH_LAB") == "required":
-            pytest.fail(message)
-        pytest.skip(message)
+def need(*names: str) -> None:
+    """Return where the pieces are there; skip, or fail where all are required. Nothing is set up here."""
+    missing = [name for name in names if not setup.PIECES[name].there()]
+    if not missing:
+        return
+    words = " ".join(missing)
+    message = (
+        f"missing: {words}. `make lab` sets everything up; `python -m tests.lab.setup {words}` just this"
+    )
+    in_ci = os.environ.get("CI", "").lower() in ("1", "true")
+    if in_ci or os.environ.get("BAROGRAPH_LAB") == "required":
+        pytest.fail(message)
+    pytest.skip(message)
 
 
 @pytest.fixture(scope="session")
-def session_folder() -> Generator[Path]:
-    """A folder for what serves a whole session."""
+def session_folder(request: pytest.FixtureRequest) -> Generator[Path]:
+    """A folder for what serves a whole session; kept where a test of it failed."""
     path = Path(tempfile.mkdtemp(prefix="bs-", dir="/tmp"))
     yield path
-    shutil.rmtree(path, ignore_errors=True)
+    if request.session.testsfailed:
+        print(f"\nlogs of the whole session are kept in {path}")
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
 def real_qemu() -> None:
     """QEMU and the guest's image."""
-    need("qemu")
-    need("guest")
+    need("qemu", "guest")
 
 
 @pytest.fixture(scope="session")

@@ -2,10 +2,8 @@
 
 import json
 import re
-import socket
 import subprocess
 import threading
-import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab import setup
-from tests.lab.kafka import free_port
-from tests.lab.qemu import die_with_parent
+from tests.lab.process import free_port, kill, listens, start, wait_until
 
-_UCUM = re.compile(r"1|s|ms|By|\{[a-z_]+\}")
+# UCUM (ucum.org) as far as metrics need it: a prefix and a unit, 1, % or a note in braces; quotients of them.
+_UCUM_TERM = r"(?:(?:[numkMGT]|[KMGT]i)?(?:s|By|bit|Hz|m|g|J|W|V|A|Cel)|min|h|d|%|1|)(?:\{[!-z|~]+\})?"
+_UCUM = re.compile(rf"(?=.){_UCUM_TERM}(?:[./]{_UCUM_TERM})*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,7 @@ class Point:
     attributes: tuple[tuple[str, str], ...]
     time_ns: int
     start_ns: int | None
-    value: float
+    value: float  # an int where it was sent as one; NaN where the point says that there is none
 
     @property
     def stream(self) -> tuple[object, ...]:
@@ -81,16 +80,24 @@ def parse(document: dict[str, Any]) -> list[Point]:
                         _attributes(each),
                         int(each["timeUnixNano"]),
                         int(each["startTimeUnixNano"]) if each.get("startTimeUnixNano") else None,
-                        float(each["asInt"] if "asInt" in each else each["asDouble"]),
+                        _value(each),
                     )
                     for each in data["dataPoints"]
                 ]
     return points
 
 
+def _value(point: dict[str, Any]) -> float:
+    if int(point.get("flags", 0)) & 1:  # "no recorded value"
+        return float("nan")
+    return int(point["asInt"]) if "asInt" in point else float(point["asDouble"])
+
+
 def _kind(metric: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     if "gauge" in metric:
         return "gauge", metric["gauge"]
+    if "sum" not in metric:
+        raise ValueError(f"{metric['name']} is neither a gauge nor a sum")
     return ("counter" if metric["sum"].get("isMonotonic") else "updowncounter"), metric["sum"]
 
 
@@ -108,6 +115,7 @@ class Collector:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._points: list[Point] = []
+        self._odd: list[str] = []
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._server = self._receive()
@@ -141,22 +149,15 @@ class Collector:
 
     def start(self, timeout_s: float = 20.0) -> None:
         """Start it, and return once it listens."""
-        with (self._folder / "collector.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [setup.collector(), "--config", f"file:{self._config}"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                preexec_fn=die_with_parent,
-            )
+        log = self._folder / "collector.log"
+        self._process = process = start([setup.collector(), "--config", f"file:{self._config}"], log)
         for port in (self.grpc_port, self.http_port):
-            _wait_for_port(port, self._process, timeout_s, self._folder / "collector.log")
+            wait_until(lambda port=port: listens(port), "the Collector", process, log, timeout_s)
 
     def stop(self) -> None:
         """SIGKILL it; what came out stays."""
         if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+            kill(self._process)
             self._process = None
 
     def close(self) -> None:
@@ -166,8 +167,14 @@ class Collector:
         self._server.server_close()
 
     def points(self) -> list[Point]:
-        """Every point so far, in order of arrival."""
+        """Every point so far, in order of arrival.
+
+        Raises:
+            ValueError: something came out that `parse` does not understand.
+        """
         with self._lock:
+            if self._odd:
+                raise ValueError(self._odd[0])
             return list(self._points)
 
     def _receive(self) -> ThreadingHTTPServer:
@@ -177,7 +184,10 @@ class Collector:
             def do_POST(self) -> None:
                 document = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with collector._lock:
-                    collector._points += parse(document)
+                    try:
+                        collector._points += parse(document)
+                    except (KeyError, ValueError) as error:
+                        collector._odd.append(f"{error!r} in {json.dumps(document)[:2000]}")
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", "2")
@@ -189,7 +199,7 @@ class Collector:
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         return server
 
 
@@ -203,15 +213,3 @@ def collector(folder: Path) -> Generator[Collector]:
         yield running
     finally:
         running.close()
-
-
-def _wait_for_port(port: int, process: subprocess.Popen[bytes], timeout_s: float, log: Path) -> None:
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            with socket.create_connection(("127.0.0.1", port), 1):
-                return
-        except OSError:
-            if time.monotonic() > deadline or process.poll() is not None:
-                raise RuntimeError(f"nothing listens on port {port}; see {log}") from None
-            time.sleep(0.05)

@@ -4,7 +4,6 @@ import ctypes
 import glob
 import os
 import signal
-import socket
 import subprocess
 import time
 import uuid
@@ -16,12 +15,15 @@ from pathlib import Path
 from typing import cast
 
 import confluent_kafka
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from tests.lab import setup
-from tests.lab.qemu import die_with_parent
+from tests.lab.process import free_port as free_port
+from tests.lab.process import kill, listens, start, wait_until
+
+HEALTH_TOPIC = "lab.health"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,41 +76,48 @@ class RealKafka:
             "transaction.state.log.replication.factor": "1",
             "transaction.state.log.min.isr": "1",
             "group.initial.rebalance.delay.ms": "0",
+            # A broker started again is admitted only when its former self's session is over: 9 s by default.
+            "broker.session.timeout.ms": "3000",
+            "broker.heartbeat.interval.ms": "500",
             **(overrides or {}),
         }
         self._config = folder / "kraft.properties"
         self._config.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+        self._log = folder / "kafka.log"
         cluster = uuid.uuid4().hex[:22]
-        self._java("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._config)).wait(60)
+        format_ = self._java("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._config))
+        if format_.wait(60):
+            raise RuntimeError(f"Kafka's storage can not be formatted; see {self._log}")
 
     def start(self, timeout_s: float = 60.0) -> None:
-        """Start the broker, and return once a record produced is read back."""
+        """Start the broker, on the data it has, and return once a record produced is read back.
+
+        Raises:
+            RuntimeError: it does not start, or takes nothing, or gives nothing back.
+        """
         self._process = self._java("kafka.Kafka", str(self._config))
-        deadline = time.monotonic() + timeout_s
-        while True:
-            try:
-                with socket.create_connection(("127.0.0.1", self.port), 1):
-                    break
-            except OSError:
-                if time.monotonic() > deadline or self._process.poll() is not None:
-                    raise RuntimeError(f"Kafka does not start; see {self._folder}/kafka.log") from None
-                time.sleep(0.1)
+        wait_until(lambda: listens(self.port), "Kafka", self._process, self._log, timeout_s)
+        self.create_topic(HEALTH_TOPIC, 1)
         token = uuid.uuid4().hex
         producer = Producer({"bootstrap.servers": self.bootstrap, "log_level": 0})
-        producer.produce("lab.health", token.encode())
-        if producer.flush(max(deadline - time.monotonic(), 1)):
-            raise RuntimeError("Kafka listens and takes nothing")
-        if not any(each.value == token.encode() for each in consume(self.bootstrap, ["lab.health"])):
-            raise RuntimeError("Kafka took a record and does not give it back")
+        producer.produce(HEALTH_TOPIC, token.encode())
+        if producer.flush(timeout_s):
+            raise RuntimeError(f"Kafka listens and takes nothing; see {self._log}")
+        if not any(each.value == token.encode() for each in consume(self.bootstrap, [HEALTH_TOPIC])):
+            raise RuntimeError(f"Kafka took a record and does not give it back; see {self._log}")
 
     def create_topic(self, name: str, partitions: int = 3, **config: str) -> None:
-        """Create a topic, and return once it is there."""
+        """Create a topic where there is none of that name, and return once it is there."""
         admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
         created = cast(
             Mapping[str, Future[None]],
             admin.create_topics([NewTopic(name, partitions, 1, config=config)]),  # pyright: ignore[reportUnknownMemberType]
         )
-        created[name].result(30)
+        try:
+            created[name].result(30)
+        except KafkaException as error:
+            if cast(KafkaError, error.args[0]).code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise
 
     def freeze(self) -> None:
         """SIGSTOP."""
@@ -118,11 +127,17 @@ class RealKafka:
         """SIGCONT."""
         self._signal(signal.SIGCONT)
 
+    def stop(self, timeout_s: float = 30.0) -> None:
+        """SIGTERM: an orderly end, as in a rollout; `start` goes on with its data."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(timeout_s)
+            self._process = None
+
     def kill(self) -> None:
         """SIGKILL; its data stay, `start` goes on with them."""
         if self._process is not None:
-            self._signal(signal.SIGKILL)
-            self._process.wait()
+            kill(self._process)
             self._process = None
 
     def _signal(self, number: signal.Signals) -> None:
@@ -130,15 +145,8 @@ class RealKafka:
             os.kill(self._process.pid, number)
 
     def _java(self, *words: str) -> subprocess.Popen[bytes]:
-        with (self._folder / "kafka.log").open("ab") as log:
-            return subprocess.Popen(
-                ["java", "-Xmx512m", "-XX:+UseSerialGC", "-cp", self._classes, *words],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                preexec_fn=die_with_parent,
-                cwd=self._folder,
-            )
+        java = ["java", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", self._classes]
+        return start([*java, *words], self._log, cwd=self._folder)
 
 
 @contextmanager
@@ -150,46 +158,60 @@ def real_kafka(folder: Path, **overrides: str) -> Generator[RealKafka]:
         broker.start()
         yield broker
     finally:
-        broker.thaw()
         broker.kill()
 
 
 def consume(bootstrap: str, topics: Sequence[str], timeout_s: float = 30.0) -> list[Received]:
-    """Read everything the topics hold now, in order per partition."""
+    """Read everything the topics hold now, in order per partition.
+
+    Raises:
+        TimeoutError: not everything came in time.
+    """
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap,
             "group.id": uuid.uuid4().hex,
             "enable.auto.commit": False,
+            "enable.partition.eof": True,  # the last offsets may hold no record: a transaction's marks
             "auto.offset.reset": "earliest",
             "log_level": 0,
         }
     )
+    deadline = time.monotonic() + timeout_s
     try:
-        ends: dict[tuple[str, int], int] = {}
-        for topic in topics:
-            metadata = consumer.list_topics(topic, timeout=timeout_s).topics[topic]
-            for partition in metadata.partitions:
-                low, high = consumer.get_watermark_offsets(
-                    TopicPartition(topic, partition), timeout=timeout_s
-                )
-                if high > low:
-                    ends[topic, partition] = high
-        consumer.assign([TopicPartition(topic, partition, 0) for topic, partition in ends])
+        ends = _ends(consumer, topics, timeout_s)
+        consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for topic, partition in ends])
         received: list[Received] = []
-        deadline = time.monotonic() + timeout_s
-        while ends and time.monotonic() < deadline:
-            for message in consumer.consume(500, timeout=0.5):
+        while ends:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{len(received)} records in {timeout_s} s, and not the ends of {ends}")
+            for message in consumer.consume(500, timeout=0.2):
+                place = (message.topic() or "", message.partition() or 0)
                 error = message.error()
-                if error is not None:
-                    raise RuntimeError(str(error))
-                received.append(_received(message))
-                place = (received[-1].topic, received[-1].partition)
-                if received[-1].offset >= ends.get(place, 0) - 1:
+                if error is None:
+                    received.append(_received(message))
+                    if received[-1].offset >= ends.get(place, 0) - 1:
+                        ends.pop(place, None)
+                elif error.code() == KafkaError._PARTITION_EOF:  # pyright: ignore[reportPrivateUsage] documented
                     ends.pop(place, None)
+                else:
+                    raise KafkaException(error)
         return sorted(received, key=lambda each: (each.topic, each.partition, each.offset))
     finally:
         consumer.close()
+
+
+def _ends(consumer: Consumer, topics: Sequence[str], timeout_s: float) -> dict[tuple[str, int], int]:
+    """Return the next offset of every partition that holds something."""
+    ends: dict[tuple[str, int], int] = {}
+    for topic in topics:
+        metadata = consumer.list_topics(topic, timeout=timeout_s).topics[topic]
+        for partition in metadata.partitions:
+            place = TopicPartition(topic, partition)
+            low, high = consumer.get_watermark_offsets(place, timeout=timeout_s)
+            if high > low:
+                ends[topic, partition] = high
+    return ends
 
 
 def _received(message: confluent_kafka.Message) -> Received:
@@ -204,13 +226,6 @@ def _received(message: confluent_kafka.Message) -> Received:
         headers=headers,
         value=message.value() or b"",
     )
-
-
-def free_port() -> int:
-    """Return a port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def library() -> ctypes.CDLL:

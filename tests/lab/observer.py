@@ -1,23 +1,25 @@
 """The truth: what a second monitor shows, read every 5 ms by a process of its own.
 
-Not the agent's code and not its process, so that neither its mistakes nor its delays are shared.
+Not the agent's code and not its process, so that neither its mistakes nor its delays are shared. Each VM is
+asked when its own last answer is in, so a busy QEMU does not blind us for the others.
 """
 
 import json
-import os
-import select
+import selectors
+import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import TextIO, cast
 
 from tests.lab.measure import Shown
-from tests.lab.qemu import BALLOON, die_with_parent
+from tests.lab.process import kill, start, wait_until
+from tests.lab.qemu import BALLOON
 
 PERIOD_S = 0.005
+AWAY_S = 0.05  # how often to look for a monitor that hung up: QEMU may be started again on its path
 UNSET_FROM = 1 << 63
 
 
@@ -31,75 +33,149 @@ def decoded(stats: Mapping[str, int]) -> dict[str, int]:
 
 
 class Observer:
-    """Watches some VMs' truth monitors from its start until `stop`."""
+    """Watches some VMs' truth monitors from its start until `stop`. They serve nobody else meanwhile.
+
+    Raises:
+        RuntimeError: a monitor does not answer.
+    """
 
     def __init__(self, truths: Sequence[Path], folder: Path) -> None:
         self._file = folder / "observed.jsonl"
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.lab.observer", str(self._file), *map(str, truths)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            preexec_fn=die_with_parent,
-            cwd=Path(__file__).parents[2],
-        )
-        assert self._process.stdout is not None
-        if self._process.stdout.readline() != b"watching\n":
-            raise RuntimeError("the observer did not start")
+        self._file.unlink(missing_ok=True)
+        log = folder / "observer.log"
+        argv = [sys.executable, "-m", "tests.lab.observer", self._file, *truths]
+        self._process = start(argv, log, cwd=Path(__file__).parents[2])
+        try:
+            wait_until(self._file.exists, "the observer", self._process, log, 20)
+        except BaseException:
+            kill(self._process)
+            raise
 
-    def stop(self) -> dict[Path, list[Shown]]:
-        """End it; return every update it saw, by truth monitor, in order."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.wait()
-        self._process.stdout.close()
+    @property
+    def pid(self) -> int:
+        """Its process's id."""
+        return self._process.pid
+
+    def updates(self) -> dict[Path, list[Shown]]:
+        """Return every update seen so far, by truth monitor, in order."""
+        text = self._file.read_text()
         shown: dict[Path, list[Shown]] = {}
-        for line in self._file.read_text().splitlines():
+        for line in text[: text.rfind("\n") + 1].splitlines():
             path, seen_ns, last_update_s, stats = cast(tuple[str, int, int, dict[str, int]], json.loads(line))
             shown.setdefault(Path(path), []).append(Shown(last_update_s, seen_ns / 1e6, decoded(stats)))
         return shown
 
+    def stop(self) -> dict[Path, list[Shown]]:
+        """End it, and return what it saw.
+
+        Raises:
+            RuntimeError: it had ended before.
+        """
+        self._process.terminate()
+        if self._process.wait(10) != 0:
+            raise RuntimeError(f"the observer ended before its time; see {self._file.parent}/observer.log")
+        return self.updates()
+
+    def __enter__(self) -> "Observer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        kill(self._process)
+
+
+QUESTION = {"execute": "qom-get", "arguments": {"path": BALLOON, "property": "guest-stats"}}
+
 
 class _Watched:
+    """One VM's truth monitor."""
+
     def __init__(self, path: str) -> None:
         self.path = path
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.connect(path)
-        self.stream = self.socket.makefile("rb")
-        self.stream.readline()
-        self.ask('{"execute": "qmp_capabilities"}')
-        self.stream.readline()
-        self.last: object = None
+        self.due_s = 0.0
+        self.asked = False
+        self.socket: socket.socket | None = None
+        self._buffer = b""
+        self._last = b""
 
-    def ask(self, words: str) -> None:
-        self.socket.sendall(words.encode() + b"\n")
+    def connect(self) -> None:
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.settimeout(10)
+            connection.connect(self.path)
+            stream = connection.makefile("rb")
+            stream.readline()
+            connection.sendall(b'{"execute": "qmp_capabilities"}\n')
+            while b'"return"' not in (line := stream.readline()):
+                if not line:
+                    raise ConnectionError(f"{self.path} has hung up")
+        except BaseException:
+            connection.close()
+            raise
+        self.socket, self.asked, self._buffer = connection, False, b""
 
-    def look(self) -> dict[str, object] | None:
-        """Return the reading where it is another one than the last; `None` also for an event."""
-        message = cast(dict[str, dict[str, object]], json.loads(self.stream.readline()))
-        if "return" not in message:
-            return self.look() if "event" in message else None
-        reading = message["return"]
-        if reading == self.last:
-            return None
-        self.last = reading
-        return reading
+    def ask(self, now_s: float) -> None:
+        assert self.socket is not None
+        self.socket.sendall(json.dumps(QUESTION).encode() + b"\n")
+        self.asked = True
+        self.due_s = max(self.due_s + PERIOD_S, now_s)
+
+    def hear(self, out: TextIO) -> bool:
+        """Write a reading that is another one than the last; return whether the monitor is still there."""
+        assert self.socket is not None
+        try:
+            heard = self.socket.recv(65536)
+        except OSError:
+            heard = b""
+        seen_ns = time.time_ns()
+        *lines, self._buffer = (self._buffer + heard).split(b"\n")
+        for line in lines:
+            if b'"event"' in line:
+                continue
+            self.asked = False
+            if b'"last-update"' in line and line != self._last:  # QEMU writes the same reading the same way
+                self._last = line
+                reading = cast(dict[str, dict[str, object]], json.loads(line))["return"]
+                out.write(json.dumps((self.path, seen_ns, reading["last-update"], reading["stats"])) + "\n")
+        return bool(heard)
 
 
 def _main(file: str, paths: Sequence[str]) -> None:
+    ending: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: ending.append(number))
     watched = [_Watched(path) for path in paths]
-    question = json.dumps({"execute": "qom-get", "arguments": {"path": BALLOON, "property": "guest-stats"}})
-    os.write(1, b"watching\n")
-    with Path(file).open("w") as out:
-        due_s = time.monotonic()
-        while not select.select([0], [], [], max(due_s - time.monotonic(), 0))[0]:
-            due_s = max(due_s + PERIOD_S, time.monotonic())
+    with Path(f"{file}.new").open("w", buffering=1) as out, selectors.DefaultSelector() as selector:
+        for each in watched:
+            each.connect()
+            selector.register(cast(socket.socket, each.socket), selectors.EVENT_READ, each)
+        Path(f"{file}.new").rename(file)  # now it watches
+        while not ending:
+            now_s = time.monotonic()
             for each in watched:
-                each.ask(question)
-                reading = each.look()
-                if reading is not None:
-                    seen = (each.path, time.time_ns(), reading["last-update"], reading["stats"])
-                    out.write(json.dumps(seen) + "\n")
+                if each.due_s <= now_s and not each.asked:
+                    _go_on(each, selector, now_s)
+            due_s = min((each.due_s for each in watched if not each.asked), default=now_s + AWAY_S)
+            for key, _ in selector.select(min(max(due_s - time.monotonic(), 0), AWAY_S)):
+                each = cast(_Watched, key.data)
+                if not each.hear(out):
+                    _leave(each, selector)
+
+
+def _go_on(each: _Watched, selector: selectors.BaseSelector, now_s: float) -> None:
+    try:
+        if each.socket is None:
+            each.connect()
+            selector.register(cast(socket.socket, each.socket), selectors.EVENT_READ, each)
+        each.ask(now_s)
+    except OSError:
+        _leave(each, selector)
+
+
+def _leave(each: _Watched, selector: selectors.BaseSelector) -> None:
+    if each.socket is not None:
+        selector.unregister(each.socket)
+        each.socket.close()
+        each.socket = None
+    each.asked, each.due_s = False, time.monotonic() + AWAY_S
 
 
 if __name__ == "__main__":

@@ -1,8 +1,6 @@
 """A real Prometheus 3 with its default settings and its OTLP receiver."""
 
 import json
-import subprocess
-import time
 import urllib.parse
 import urllib.request
 from collections.abc import Generator
@@ -11,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab import setup
-from tests.lab.kafka import free_port
-from tests.lab.qemu import die_with_parent
+from tests.lab.process import free_port, kill, start, wait_until
+
+_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever the environment says
 
 
 class Prometheus:
@@ -25,37 +24,33 @@ class Prometheus:
         self.otlp = f"{self._url}/api/v1/otlp"
         config = folder / "prometheus.yml"
         config.write_text("global: {scrape_interval: 15s}\n")
-        with (folder / "prometheus.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [
-                    setup.prometheus(),
-                    "--web.enable-otlp-receiver",
-                    f"--config.file={config}",
-                    f"--storage.tsdb.path={folder / 'data'}",
-                    f"--web.listen-address=127.0.0.1:{port}",
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                preexec_fn=die_with_parent,
-            )
+        self._log = folder / "prometheus.log"
+        self.process = start(
+            [
+                setup.prometheus(),
+                "--web.enable-otlp-receiver",
+                f"--config.file={config}",
+                f"--storage.tsdb.path={folder / 'data'}",
+                f"--web.listen-address=127.0.0.1:{port}",
+            ],
+            self._log,
+        )
 
     def wait_until_ready(self, timeout_s: float = 30.0) -> None:
         """Return once it takes data."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            try:
-                with urllib.request.urlopen(f"{self._url}/-/ready", timeout=1):
-                    return
-            except OSError:
-                if time.monotonic() > deadline or self.process.poll() is not None:
-                    raise RuntimeError("Prometheus does not get ready") from None
-                time.sleep(0.1)
+        wait_until(self._ready, "Prometheus", self.process, self._log, timeout_s)
+
+    def _ready(self) -> bool:
+        try:
+            with _direct.open(f"{self._url}/-/ready", timeout=1):
+                return True
+        except OSError:
+            return False
 
     def query(self, promql: str) -> list[dict[str, Any]]:
         """Return the result of an instant query."""
         words = urllib.parse.urlencode({"query": promql})
-        with urllib.request.urlopen(f"{self._url}/api/v1/query?{words}", timeout=10) as answer:
+        with _direct.open(f"{self._url}/api/v1/query?{words}", timeout=10) as answer:
             return json.load(answer)["data"]["result"]
 
 
@@ -67,5 +62,4 @@ def prometheus(folder: Path) -> Generator[Prometheus]:
         running.wait_until_ready()
         yield running
     finally:
-        running.process.kill()
-        running.process.wait()
+        kill(running.process)

@@ -1,6 +1,5 @@
 """Real QEMUs, with and without a guest. Whatever starts here dies with the process that started it."""
 
-import ctypes
 import json
 import os
 import signal
@@ -13,35 +12,38 @@ from pathlib import Path
 from typing import cast
 
 from tests.lab import setup
+from tests.lab.process import die_with_parent as die_with_parent
+from tests.lab.process import kill, start, wait_until
 
 BALLOON = "/machine/peripheral/balloon0"
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None)
-
-
-def die_with_parent() -> None:
-    """For `preexec_fn`: the kernel kills the child when this process ends, however it ends."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Monitor:
     """A blocking QMP client for one more monitor than the agent's. Not the agent's code, on purpose."""
 
-    def __init__(self, path: Path, timeout_s: float = 10.0) -> None:
+    def __init__(self, path: Path, timeout_s: float = 10.0, *, patience_s: float = 10.0) -> None:
+        """Connect, waiting for a listener at most `patience_s`, and for each answer at most `timeout_s`."""
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(timeout_s)
-        deadline = time.monotonic() + timeout_s
+        self._stream = self._socket.makefile("rwb")
+        try:
+            self._connect(path, patience_s)
+            self.greeting = self._read()
+            self.command("qmp_capabilities")
+        except BaseException:
+            self.close()
+            raise
+
+    def _connect(self, path: Path, patience_s: float) -> None:
+        deadline = time.monotonic() + patience_s
         while True:
             try:
                 self._socket.connect(str(path))
-                break
+                return
             except (FileNotFoundError, ConnectionRefusedError):
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.01)
-        self._stream = self._socket.makefile("rwb")
-        self.greeting = self._read()
-        self.command("qmp_capabilities")
 
     def command(self, name: str, **arguments: object) -> object:
         """Return the answer's `return`.
@@ -75,6 +77,20 @@ class Monitor:
         """Read the polling interval."""
         return cast(int, self.get("guest-stats-polling-interval"))
 
+    def wait_for_update(self, timeout_s: float = 30.0) -> int:
+        """Return the `last-update` of the first update after now. The interval must be set.
+
+        Raises:
+            TimeoutError: none came: no driver in the guest, or it does not answer.
+        """
+        before, _ = self.guest_stats()
+        deadline = time.monotonic() + timeout_s
+        while (now := self.guest_stats()[0]) <= before:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"last-update is still {now} after {timeout_s} s")
+            time.sleep(0.01)
+        return now
+
     def __enter__(self) -> "Monitor":
         return self
 
@@ -102,10 +118,12 @@ class Vm:
         self.qmp = folder / f"{name}.qmp"
         self.truth = folder / f"{name}.truth"
         self.console = folder / f"{name}.console"
+        self.log = folder / f"{name}.log"
         self._orders_path = folder / f"{name}.orders"
         self._argv = argv
         self._process: subprocess.Popen[bytes] | None = None
         self._orders: socket.socket | None = None
+        self._boots = 1
         self.start()
 
     @property
@@ -115,17 +133,25 @@ class Vm:
         return self._process.pid
 
     def start(self) -> None:
-        """Start it, and return once both monitors listen."""
-        with (self.folder / f"{self.name}.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                self._argv,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                preexec_fn=die_with_parent,
-                start_new_session=True,
-            )
-        self.monitor().close()  # truth is bound after qmp
+        """Start it, and return once both monitors listen.
+
+        Raises:
+            RuntimeError: QEMU did not; the message has its log.
+        """
+        self._process = start(self._argv, self.log)
+        self._boots = 1
+        try:
+            wait_until(self._answers, self.name, self._process, self.log, 20)
+        except BaseException:
+            self.kill()
+            raise
+
+    def _answers(self) -> bool:
+        try:
+            Monitor(self.truth, patience_s=0).close()  # truth is bound after qmp
+        except (FileNotFoundError, ConnectionError):
+            return False
+        return True
 
     def monitor(self) -> Monitor:
         """Open the tests' own monitor."""
@@ -143,21 +169,32 @@ class Vm:
         self._orders.settimeout(timeout_s)
         self._orders.sendall(words.encode() + b"\n")
         answer = b""
-        while not answer.endswith(b"\n"):
-            got = self._orders.recv(100)
-            if not got:
-                raise RuntimeError(f"{self.name}: {words}: QEMU is gone")
-            answer += got
+        try:
+            while not answer.endswith(b"\n"):
+                got = self._orders.recv(100)
+                if not got:
+                    raise RuntimeError(f"{self.name}: {words}: QEMU is gone")
+                answer += got
+        except BaseException:
+            self._forget_orders()  # a late answer must not pass for the next one's
+            raise
         if answer.strip() != b"ok":
             raise RuntimeError(f"{self.name}: {words}: the guest says {answer!r}")
+        if words == "reboot":
+            self._boots += 1
 
     def wait_until_booted(self, timeout_s: float = 60.0) -> None:
-        """Return once the guest takes orders."""
-        deadline = time.monotonic() + timeout_s
-        while b"ready" not in (self.console.read_bytes() if self.console.exists() else b""):
-            if time.monotonic() > deadline or self._process is None or self._process.poll() is not None:
-                raise RuntimeError(f"{self.name} did not boot; see {self.console}")
-            time.sleep(0.05)
+        """Return once the guest takes orders; after the order `reboot`, once it does so again.
+
+        Raises:
+            RuntimeError: it did not; the message has the path of its console.
+        """
+        assert self._process is not None
+
+        def ready() -> bool:
+            return self.console.exists() and self.console.read_bytes().count(b"ready") >= self._boots
+
+        wait_until(ready, f"{self.name} boots, see {self.console}", self._process, self.log, timeout_s)
 
     def freeze(self) -> None:
         """SIGSTOP: a wedged QEMU."""
@@ -170,9 +207,11 @@ class Vm:
     def kill(self) -> None:
         """SIGKILL; the sockets' files stay, as they do."""
         if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+            kill(self._process)
             self._process = None
+        self._forget_orders()
+
+    def _forget_orders(self) -> None:
         if self._orders is not None:
             self._orders.close()
             self._orders = None

@@ -1,0 +1,387 @@
+"""The lab itself: each piece is healthy, tells the truth, and leaves nothing behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+
+from tests.lab import cache, qemu
+from tests.lab.collector import Collector, Point, problems
+from tests.lab.kafka import EmbeddedKafka, RealKafka, consume
+from tests.lab.observer import Observer, decoded
+from tests.lab.process import no_child_left, start, wait_until
+from tests.lab.prometheus import Prometheus
+
+ROOT = Path(__file__).parents[2]
+MIB = 1024 * 1024
+
+
+# --- setting up ---
+
+
+def set_up(*pieces: str, **env: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "tests.lab.setup", *pieces]
+    return subprocess.run(
+        argv, check=False, capture_output=True, text=True, cwd=ROOT, env={**os.environ, **env}
+    )
+
+
+def test_an_unknown_piece_is_named_with_those_there_are() -> None:
+    done = set_up("qemo")
+
+    assert done.returncode == 2
+    assert "qemo" in done.stderr
+    assert "qemu, guest, kafka, collector, prometheus" in done.stderr
+
+
+def test_what_can_not_be_had_says_how_to_get_it_and_leaves_nothing(folder: Path) -> None:
+    done = set_up("qemu", "guest", PATH=str(folder), BAROGRAPH_CACHE=str(folder))
+
+    assert done.returncode == 1
+    assert "qemu-system-x86 (Debian's names), the VMs: install what brings them" in done.stderr
+    assert [each for each in (folder / "lab").iterdir() if each.is_dir()] == []
+
+
+def test_a_piece_is_whole_or_not_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BAROGRAPH_CACHE", str(folder))
+
+    def build_half() -> None:
+        with cache.made("thing", "1") as work:
+            assert work is not None
+            (work / "half").touch()
+            raise cache.CannotHave
+
+    with pytest.raises(cache.CannotHave):
+        build_half()
+    assert not cache.place("thing", "1").exists()
+    assert not list((folder / "lab").glob(".thing-*"))
+
+
+def test_two_set_ups_at_once_build_a_piece_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BAROGRAPH_CACHE", str(folder))
+    together = threading.Barrier(2)
+    built: list[Path] = []
+
+    def build() -> None:
+        together.wait()
+        with cache.made("thing", "1") as work:
+            if work is not None:
+                time.sleep(0.1)  # long enough for the other one to come
+                built.append(work)
+
+    threads = [threading.Thread(target=build) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(built) == 1
+    assert cache.place("thing", "1").is_dir()
+
+
+@pytest.mark.parametrize(("required", "code", "word"), [("", 0, "skipped"), ("required", 1, "error")])
+def test_a_missing_piece_is_skipped_aloud_and_fails_where_it_is_required(
+    folder: Path, required: str, code: int, word: str
+) -> None:
+    argv = [
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "tests/integration/test_lab.py",
+        "-k",
+        "comes_out_of_the_collector",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *argv],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "CI": "", "BAROGRAPH_LAB": required, "BAROGRAPH_CACHE": str(folder)},
+    )
+
+    assert done.returncode == code, done.stdout
+    assert f"1 {word}" in done.stdout
+    assert "missing: collector. `make lab` sets everything up" in done.stdout
+
+
+# --- processes ---
+
+
+def test_a_process_started_by_a_thread_outlives_the_thread(folder: Path) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    thread = threading.Thread(target=lambda: started.append(start(["sleep", "60"], folder / "log")))
+    thread.start()
+    thread.join()
+
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):
+            started[0].wait(0.2)
+    finally:
+        started[0].kill()
+        started[0].wait()
+
+
+def test_what_was_started_ends_with_its_starter_however_that_ends(folder: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from tests.lab.process import start;"
+        "print(start(['sleep', '60'], Path(sys.argv[1])).pid, flush=True); sys.stdin.read()"
+    )
+    argv = [sys.executable, "-c", program, folder / "log"]
+    with subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as starter:
+        assert starter.stdout is not None
+        pid = int(starter.stdout.readline())
+        os.kill(pid, signal.SIGSTOP)  # not even a frozen one stays
+        assert Path(f"/proc/{pid}").exists()
+
+        starter.kill()
+
+        deadline = time.monotonic() + 5
+        while is_running(pid):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_process_left_behind_is_found(folder: Path) -> None:
+    left: list[subprocess.Popen[bytes]] = []
+    try:
+        with pytest.raises(AssertionError, match="sleep 60"), no_child_left(grace_s=0.1):
+            left.append(start(["sleep", "60"], folder / "log"))
+    finally:
+        left[0].kill()
+        left[0].wait()
+
+
+def test_a_process_that_does_not_come_up_says_why_at_once(folder: Path) -> None:
+    log = folder / "log"
+    process = start(["sh", "-c", "echo no such thing; exit 3"], log)
+
+    with pytest.raises(RuntimeError, match=r"(?s)ended with 3.*no such thing"):
+        wait_until(lambda: False, "it", process, log, 20)
+
+
+# --- QEMU and the guest ---
+
+
+@pytest.mark.usefixtures("real_qemu")
+def test_a_bare_qemu_answers_on_both_monitors(folder: Path) -> None:
+    with qemu.bare(folder, "b") as vm, vm.monitor() as truth, qemu.Monitor(vm.qmp) as monitor:
+        for each in (truth, monitor):
+            assert each.command("query-status")
+        with pytest.raises(RuntimeError, match="not found"):
+            monitor.guest_stats()
+
+
+@pytest.mark.usefixtures("real_qemu")
+def test_a_qemu_that_does_not_start_says_why_and_is_gone(folder: Path) -> None:
+    with (
+        pytest.raises(RuntimeError, match="no-such-device"),
+        qemu.bare(folder, "b", "-device", "no-such-device"),
+    ):
+        pass
+
+
+@pytest.mark.guest
+@pytest.mark.usefixtures("real_qemu")
+def test_a_guest_follows_its_orders(folder: Path) -> None:
+    with qemu.guest(folder, "g", driver=False) as vm, vm.monitor() as monitor:
+        monitor.set_interval(1)
+        assert (monitor.interval_s(), monitor.guest_stats()[0]) == (1, 0)
+
+        vm.order("load")
+        monitor.wait_for_update()
+        before = free(monitor)
+        assert 30 * MIB < before < 128 * MIB
+
+        vm.order("dirty 24")
+        monitor.wait_for_update()
+        assert before - free(monitor) > 20 * MIB
+        vm.order("clean")
+        monitor.wait_for_update()
+        assert before - free(monitor) < 10 * MIB
+
+        vm.order("unload")
+        with pytest.raises(TimeoutError):
+            monitor.wait_for_update(2.5)
+        with pytest.raises(RuntimeError, match="no driver"):
+            vm.order("unload")
+        with pytest.raises(RuntimeError, match="no such order"):
+            vm.order("dance")
+
+        vm.order("reboot")
+        vm.wait_until_booted()
+        vm.order("load")
+        monitor.wait_for_update()
+        vm.order("crash")
+        with pytest.raises(TimeoutError):
+            monitor.wait_for_update(2.5)
+
+
+def free(monitor: qemu.Monitor) -> int:
+    return decoded(monitor.guest_stats()[1])["free_memory"]
+
+
+@pytest.mark.guest
+@pytest.mark.usefixtures("real_qemu")
+def test_the_observer_sees_what_another_monitor_shows_also_of_a_qemu_started_again(folder: Path) -> None:
+    with qemu.guest(folder, "g") as vm, qemu.guest(folder, "other") as frozen:
+        with Observer([vm.truth, frozen.truth], folder) as observer:
+            frozen.freeze()  # it answers nothing, and must not blind the observer
+            shown = watch(vm, 3)
+            vm.restart()
+            vm.wait_until_booted()
+            shown |= watch(vm, 2)
+            seen = {each.last_update_s: each.statistics for each in observer.stop()[vm.truth]}
+        frozen.thaw()
+
+    assert len(shown) == 5
+    for last_update_s, statistics in shown.items():
+        assert seen[last_update_s] == statistics
+
+
+def watch(vm: qemu.Vm, updates: int) -> dict[int, dict[str, int]]:
+    """Return some updates as the agent's monitor shows them, whole readings only."""
+    with qemu.Monitor(vm.qmp) as monitor:
+        monitor.set_interval(1)
+        shown: dict[int, dict[str, int]] = {}
+        for _ in range(updates):
+            monitor.wait_for_update()
+            last_update_s, stats = monitor.guest_stats()
+            shown[last_update_s] = decoded(stats)
+        monitor.wait_for_update()  # what is shown has been shown for a second then
+    return shown
+
+
+# --- Kafka ---
+
+
+def produce(bootstrap: str, topic: str, value: bytes) -> None:
+    producer = Producer({"bootstrap.servers": bootstrap, "log_level": 0})
+    producer.produce(topic, value, key=b"key", headers=[("name", b"value")], timestamp=1234567890123)
+    assert producer.flush(20) == 0
+
+
+def test_the_embedded_kafka_gives_back_what_it_took(embedded_kafka: EmbeddedKafka) -> None:
+    produce(embedded_kafka.bootstrap, "t", b"1")
+
+    (got,) = consume(embedded_kafka.bootstrap, ["t"])
+
+    assert (got.topic, got.offset, got.key, got.value) == ("t", 0, "key", b"1")
+    assert (got.timestamp_ms, got.headers) == (1234567890123, {"name": b"value"})
+
+
+def test_the_real_kafka_keeps_what_it_took_however_it_ends(own_kafka: RealKafka) -> None:
+    own_kafka.create_topic("t", 1)
+    own_kafka.create_topic("t", 1)  # where it is there already, well
+    produce(own_kafka.bootstrap, "t", b"1")
+
+    own_kafka.kill()
+    own_kafka.start()
+    produce(own_kafka.bootstrap, "t", b"2")
+    own_kafka.stop()
+    own_kafka.start()
+    own_kafka.freeze()
+    own_kafka.thaw()
+
+    got = consume(own_kafka.bootstrap, ["t"])
+    assert [(each.offset, each.key, each.value) for each in got] == [(0, "key", b"1"), (1, "key", b"2")]
+    assert (got[0].timestamp_ms, got[0].headers) == (1234567890123, {"name": b"value"})
+
+
+# --- OTLP ---
+
+NOW_NS = time.time_ns()
+
+
+def request(value: int) -> Mapping[str, Any]:
+    """One gauge and one counter as OTLP/JSON."""
+    time_ = {"timeUnixNano": str(NOW_NS), "attributes": [{"key": "a", "value": {"stringValue": "x"}}]}
+    total = {**time_, "startTimeUnixNano": str(NOW_NS - 10**9), "asInt": "9007199254740993"}
+    metrics = [
+        {"name": "lab.gauge", "unit": "By", "gauge": {"dataPoints": [{**time_, "asInt": str(value)}]}},
+        {
+            "name": "lab.total",
+            "unit": "{page}",
+            "sum": {"dataPoints": [total], "isMonotonic": True, "aggregationTemporality": 2},
+        },
+    ]
+    resource = {"attributes": [{"key": "service.name", "value": {"stringValue": "lab"}}]}
+    return {"resourceMetrics": [{"resource": resource, "scopeMetrics": [{"metrics": metrics}]}]}
+
+
+def post(url: str, document: Mapping[str, Any]) -> None:
+    body = json.dumps(document).encode()
+    headers = {"Content-Type": "application/json"}
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with direct.open(urllib.request.Request(f"{url}/v1/metrics", body, headers), timeout=10) as answer:
+        assert answer.status == 200
+
+
+def test_what_goes_in_comes_out_of_the_collector(own_collector: Collector) -> None:
+    post(own_collector.http, request(5))
+    deadline = time.monotonic() + 10
+    while len(own_collector.points()) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+    gauge, total = own_collector.points()
+    assert (gauge.name, gauge.unit, gauge.kind, gauge.value, gauge.time_ns) == (
+        *("lab.gauge", "By", "gauge", 5, NOW_NS),
+    )
+    assert (gauge.about("service.name"), gauge.attributes, gauge.start_ns) == ("lab", (("a", "x"),), None)
+    assert (total.kind, total.value, total.start_ns) == ("counter", 2**53 + 1, NOW_NS - 10**9)
+    assert problems([gauge, total]) == []
+
+
+def point(
+    *, name: str = "m", unit: str = "By", kind: str = "gauge", at: int = 2, start_at: int | None = None
+) -> Point:
+    return Point((), name, unit, kind, (), at, start_at, 1)
+
+
+@pytest.mark.parametrize(
+    ("points", "what"),
+    [
+        ([point(kind="counter")], "without a start"),
+        ([point(kind="counter", start_at=3)], "starts after"),
+        ([point(at=2), point(at=2)], "sent twice"),
+        ([point(at=2), point(at=1)], "older than"),
+        ([point(unit="bytes")], "not UCUM"),
+        ([point(unit="")], "not UCUM"),
+        ([point(unit="{two words}")], "not UCUM"),
+    ],
+)
+def test_what_no_collector_refuses_is_found(points: list[Point], what: str) -> None:
+    (found,) = problems(points)
+    assert what in found
+
+
+@pytest.mark.parametrize("unit", ["By", "1", "s", "ms", "KiBy", "{fault}", "{fault}/s", "By/s", "%"])
+def test_what_is_right_is_no_problem(unit: str) -> None:
+    assert problems([point(unit=unit, at=1), point(unit=unit, at=2), point(name="n", unit=unit, at=1)]) == []
+
+
+def test_prometheus_takes_otlp_and_answers(own_prometheus: Prometheus) -> None:
+    post(own_prometheus.otlp, request(5))
+
+    (gauge,) = own_prometheus.query("lab_gauge_bytes")
+
+    assert gauge["value"][1] == "5"
+    assert gauge["metric"]["job"] == "lab"

@@ -1,0 +1,83 @@
+"""Where the lab keeps what it builds: outside the tree, each piece whole or not there."""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class CannotHave(Exception):
+    """A piece that can not be had on this machine; the message says how to get it."""
+
+
+def cache() -> Path:
+    """Return the lab's folder: under `BAROGRAPH_CACHE`, else under the user's cache."""
+    base = os.environ.get("BAROGRAPH_CACHE")
+    if not base:
+        base = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "barograph")
+    return Path(base) / "lab"
+
+
+def place(name: str, inputs: str) -> Path:
+    """Return where a piece stands once built from `inputs`: another place for other inputs."""
+    return cache() / f"{name}-{hashlib.sha256(inputs.encode()).hexdigest()[:12]}"
+
+
+@contextmanager
+def locked(name: str) -> Generator[None]:
+    """Keep two set-ups apart: whoever comes second waits, and then finds the piece."""
+    cache().mkdir(parents=True, exist_ok=True)
+    with (cache() / f".{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def made(name: str, inputs: str) -> Generator[Path | None]:
+    """Yield a folder to build a piece in; `None` where it stands already.
+
+    The folder is renamed to the piece's `place` when the block ends well: a half-built one is never found.
+    """
+    if place(name, inputs).is_dir():
+        yield None
+        return
+    with locked(name):
+        if place(name, inputs).is_dir():
+            yield None
+            return
+        for left in cache().glob(f".{name}-*"):  # of a set-up that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=cache(), prefix=f".{name}-") as build:
+            work = Path(build) / "piece"
+            work.mkdir()
+            yield work
+            work.rename(place(name, inputs))
+
+
+def say(message: str) -> None:
+    """Print one line for whoever waits."""
+    print(f"lab: {message}", file=sys.stderr, flush=True)
+
+
+def run(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
+    """Run a command quietly and return its output.
+
+    Raises:
+        CannotHave: it failed or is not there; the message has the end of what it said.
+    """
+    words = [str(word) for word in argv]
+    try:
+        done = subprocess.run(
+            words, check=False, capture_output=True, text=True, cwd=cwd, env={**os.environ, **(env or {})}
+        )
+    except FileNotFoundError as error:
+        raise CannotHave(f"{words[0]} is not here") from error
+    if done.returncode:
+        raise CannotHave(f"{' '.join(words)}\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
+    return done.stdout
