@@ -33,14 +33,9 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from agent.contract import metrics
 from agent.contract.encode import Agent
-from agent.contract.metrics import Metric
+from agent.contract.metrics import OTHER_PREFIX, VM_LABEL_PREFIX, VM_PATH, Metric
 from agent.core.reading import Sample, State, VmId, VmIdentity, VmView
 from agent.sinks.otlp_settings import Identity
-
-VM_PATH = "qemu.vm.monitor.path"
-VM_LABEL_PREFIX = "qemu.vm.label."
-OTHER_PREFIX = "qemu.vm.guest.other."
-"""Statistics that a later QEMU may add: carried as gauges without a unit, since we know neither."""
 
 _SECOND_NS = 1_000_000_000
 _TIME_LIMIT_NS = 1 << 63
@@ -264,7 +259,7 @@ def _is_newer(sample: Sample, before: SentVm) -> bool:
 def _passed_over(sample: Sample, before: SentVm) -> int:
     """How many samples of this run of the agent nobody will see in OTLP."""
     if before.epoch is None:
-        return 0  # the ones before it were another run's
+        return sample.sequence - 1  # each run opens an epoch of its own: they came before the first cycle
     if sample.epoch == before.epoch:
         return sample.sequence - before.sequence - 1
     ended = sample.previous

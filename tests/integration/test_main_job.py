@@ -93,7 +93,8 @@ def run_main_job(folder: Path, kafka: RealKafka, collected: Collector, seconds: 
     ]
     recorded = totals["samples"]
     sent = len([point for point in collected.points() if point.name == "qemu.vm.guest.memory.free"])
-    assert recorded - sent <= totals.get("otlp_samples_passed_over", 0) + len(vms)
+    # The last record was written before the last cycle was sent: it does not know of that one.
+    assert 0 <= recorded - sent - totals.get("otlp_samples_passed_over", 0) <= len(vms)
     print(
         f"lag p50 {quantile(lags, 0.5):.1f} ms, p99 {quantile(lags, 0.99):.1f} ms;"
         f" {recorded} samples, {sent} by OTLP"

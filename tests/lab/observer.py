@@ -8,9 +8,11 @@ import json
 import selectors
 import signal
 import socket
+import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO, cast
 
@@ -30,6 +32,14 @@ def decoded(stats: Mapping[str, int]) -> dict[str, int]:
         for name, value in stats.items()
         if 0 <= value < UNSET_FROM
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How closely a VM was watched: an update is seen late by at most the gap it fell into."""
+
+    usual_gap_ms: float  # the median between two answers
+    worst_gap_ms: float  # includes the time the VM was frozen
 
 
 class Observer:
@@ -76,6 +86,11 @@ class Observer:
             raise RuntimeError(f"the observer ended before its time; see {self._file.parent}/observer.log")
         return self.updates()
 
+    def paces(self) -> dict[Path, Pace]:
+        """Return how closely each VM was watched; after `stop`."""
+        text = self._file.with_suffix(".pace").read_text()
+        return {Path(path): Pace(*gaps) for path, gaps in json.loads(text).items()}
+
     def __enter__(self) -> "Observer":
         return self
 
@@ -94,8 +109,10 @@ class _Watched:
         self.due_s = 0.0
         self.asked = False
         self.socket: socket.socket | None = None
+        self.gaps_ms: list[float] = []
         self._buffer = b""
         self._last = b""
+        self._heard_ns = 0
 
     def connect(self) -> None:
         connection = socket.socket(socket.AF_UNIX)
@@ -111,7 +128,7 @@ class _Watched:
         except BaseException:
             connection.close()
             raise
-        self.socket, self.asked, self._buffer = connection, False, b""
+        self.socket, self.asked, self._buffer, self._heard_ns = connection, False, b"", 0
 
     def ask(self, now_s: float) -> None:
         assert self.socket is not None
@@ -132,6 +149,9 @@ class _Watched:
             if b'"event"' in line:
                 continue
             self.asked = False
+            if self._heard_ns:
+                self.gaps_ms.append((seen_ns - self._heard_ns) / 1e6)
+            self._heard_ns = seen_ns
             if b'"last-update"' in line and line != self._last:  # QEMU writes the same reading the same way
                 self._last = line
                 reading = cast(dict[str, dict[str, object]], json.loads(line))["return"]
@@ -158,6 +178,9 @@ def _main(file: str, paths: Sequence[str]) -> None:
                 each = cast(_Watched, key.data)
                 if not each.hear(out):
                     _leave(each, selector)
+    gaps = {each.path: each.gaps_ms or [0.0] for each in watched}
+    paces = {path: (statistics.median(of_vm), max(of_vm)) for path, of_vm in gaps.items()}
+    Path(file).with_suffix(".pace").write_text(json.dumps(paces))
 
 
 def _go_on(each: _Watched, selector: selectors.BaseSelector, now_s: float) -> None:
