@@ -228,12 +228,16 @@ def give_back(config: ConfigFlag = None, state_directory: StateDirectoryFlag = N
 def schema(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Which one; see --list.")] = None,
     list_names: Annotated[bool, typer.Option("--list", help="List the names.")] = False,
+    closed: Annotated[
+        bool,
+        typer.Option("--closed", help="What the agent emits, and no more; readers want the open one."),
+    ] = False,
 ) -> None:
-    """Print the schema of what the agent reads or writes."""
+    """Print the schema of what the agent reads or writes: of records, the one that readers use."""
     if list_names:
         typer.echo("\n".join(SCHEMAS))
     elif name in SCHEMAS:
-        typer.echo(_schema_file(SCHEMAS[name]).read_text(encoding="utf-8"), nl=False)
+        typer.echo(_schema_file(SCHEMAS[name], closed=closed).read_text(encoding="utf-8"), nl=False)
     else:
         _refuse(ConfigError([Problem("NAME", f"must be one of {', '.join(SCHEMAS)}")]))
 
@@ -244,11 +248,12 @@ def version() -> None:
     typer.echo(f"barograph {__version__}")
 
 
-def _schema_file(path: str) -> Traversable:
+def _schema_file(path: str, *, closed: bool) -> Traversable:
     place = files("agent") / "schemas" / path
     if place.is_file():
         return place
-    versions = [file for file in place.iterdir() if file.name.endswith(".schema.json")]
+    ending = ".schema.json" if closed else ".open.json"
+    versions = [file for file in place.iterdir() if file.name.endswith(ending)]
     return max(versions, key=lambda file: [int(part) for part in file.name.split(".")[:2]])
 
 

@@ -365,6 +365,20 @@ async def test_after_a_record_that_is_too_large_the_later_ones_still_go(
     assert arrived["vm-0"] == [b'{"n":0}']
 
 
+async def test_behind_a_refused_produce_batch_nothing_overtakes_it(shared_kafka: RealKafka) -> None:
+    topic = topic_of(shared_kafka, **{"max.message.bytes": "20000"})
+    sink = KafkaSink(settings(shared_kafka.bootstrap, topic=topic))
+    now_ms = int(time.time() * 1000)
+    # The first 17 fill one produce batch, which is refused as a whole; the last is in the next, which is not.
+    batch = [record(n, size_bytes=15_000, timestamp_ms=now_ms) for n in range(18)]
+
+    receipt = await sink.send(batch)
+
+    await sink.aclose()
+    assert receipt == Receipt()
+    assert numbers(await received(shared_kafka.bootstrap, topic)) == [each.value.rstrip() for each in batch]
+
+
 async def test_a_time_that_the_broker_refuses_costs_no_record(shared_kafka: RealKafka) -> None:
     topic = topic_of(shared_kafka, **{"message.timestamp.after.max.ms": "3600000"})
     sink = KafkaSink(settings(shared_kafka.bootstrap, topic=topic))

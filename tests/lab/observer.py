@@ -134,7 +134,7 @@ class _Watched:
         assert self.socket is not None
         self.socket.sendall(json.dumps(QUESTION).encode() + b"\n")
         self.asked = True
-        self.due_s = max(self.due_s + PERIOD_S, now_s)
+        self.due_s = now_s + PERIOD_S
 
     def hear(self, out: TextIO) -> bool:
         """Write a reading that is another one than the last; return whether the monitor is still there."""

@@ -129,3 +129,11 @@ def test_help_does_not_wait_for_the_libraries_of_the_sinks() -> None:
     )
 
     assert done.stdout == "[]\n"
+
+
+def test_readers_get_the_open_variant_and_who_asks_for_it_the_closed_one() -> None:
+    readers = json.loads(barograph("schema", "sample").stdout)
+    closed = json.loads(barograph("schema", "sample", "--closed").stdout)
+
+    assert closed["additionalProperties"] is False
+    assert readers.get("additionalProperties", True) is not False
