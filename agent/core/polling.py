@@ -72,6 +72,9 @@ from agent.errors import LinkFault
 OPENING_BACKSTOP_NS = 300 * SECOND_NS
 """An attempt may wait for its turn among those opened at once; the greeting's own deadline is the edge's."""
 
+DYING_TRIES, DYING_WAIT_NS = 5, 40_000_000
+"""A killed QEMU closes its connections before its listener: `gone` within 0.4 s, not `unreachable` first."""
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -246,9 +249,11 @@ def _failed(p: Poller, fault: LinkFault, detail: str, now: Now, chance: int) -> 
     p = replace(p, answered=False, visit_ends_ns=None)
     if not p.path_present:
         return replace(p, phase=Away(None), fault=LinkFault.MISSING, fault_detail=detail)
-    if was_talking and fault is LinkFault.HUNG_UP and p.failures == 0:
-        # Whether QEMU has gone or only hung up, the next attempt tells within a millisecond.
-        return replace(p, phase=Away(now.mono_ns), failures=1)
+    may_be_dying = p.fault is None and (was_talking or p.failures > 0) and p.failures < DYING_TRIES
+    if fault is LinkFault.HUNG_UP and may_be_dying:
+        # Whether QEMU has gone or only hung up, the next attempt tells; a dying one may listen a while.
+        wait_ns = DYING_WAIT_NS * p.failures
+        return replace(p, phase=Away(now.mono_ns + wait_ns), failures=p.failures + 1)
     failures = p.failures + 1
     retry_at_ns = _retry_at(fault, failures, now.mono_ns, chance)
     return replace(p, phase=Away(retry_at_ns), fault=fault, fault_detail=detail, failures=failures)

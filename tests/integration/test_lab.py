@@ -193,6 +193,26 @@ def test_a_bare_qemu_answers_on_both_monitors(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("real_qemu")
+def test_a_qemu_starts_also_while_another_client_holds_its_monitor(folder: Path) -> None:
+    held: list[qemu.Monitor] = []
+
+    with qemu.bare(folder, "b") as vm:
+        begun_s = time.monotonic()
+        for _ in range(5):
+            vm.kill()
+            thread = threading.Thread(target=lambda: held.append(qemu.Monitor(vm.truth)))
+            thread.start()  # it has the monitor as soon as there is one
+            vm.restart()
+            thread.join()
+        took_s = time.monotonic() - begun_s
+    for each in held:
+        each.close()
+
+    assert len(held) == 5
+    assert took_s < 8  # a monitor that is waited for costs 10
+
+
+@pytest.mark.usefixtures("real_qemu")
 def test_a_qemu_that_does_not_start_says_why_and_is_gone(folder: Path) -> None:
     with (
         pytest.raises(RuntimeError, match="no-such-device"),

@@ -27,12 +27,13 @@ def install(packages: Sequence[str], why: str, *, there: Callable[[], bool]) -> 
         if there():
             return
         say(f"installing {names} from Debian: {why}")
-        words = ["apt-get", "install", "-qq", "-y", "--no-install-recommends", *_WAIT_FOR_OTHERS, *packages]
+        sudo = _sudo(f"apt-get install {names}")
+        words = ["install", "-y", "--no-install-recommends", *_WAIT_FOR_OTHERS, *packages]
         try:
-            _as_root(*words)
+            _apt(sudo, *words)
         except CannotHave:  # a fresh machine has no lists, an old one stale ones
-            _as_root("apt-get", "update", "-qq")
-            _as_root(*words)
+            _apt(sudo, "update")
+            _apt(sudo, *words)
     if not there():
         raise CannotHave(f"{names} is installed and does not bring what is needed, {why}")
 
@@ -48,7 +49,7 @@ def unpack_kernel(folder: Path) -> None:
     try:
         _download_kernel(folder)
     except CannotHave:
-        _as_root("apt-get", "update", "-qq")
+        _apt(_sudo("apt-get update"), "update")
         _download_kernel(folder)
     package = next(folder.glob("*.deb"))
     run(["dpkg-deb", "-x", package, folder])
@@ -63,12 +64,22 @@ def _download_kernel(folder: Path) -> None:
     run(["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", names[0]], cwd=folder)
 
 
-def _as_root(*words: str) -> None:
-    words = ("env", "DEBIAN_FRONTEND=noninteractive", *words)
+def _sudo(todo: str) -> list[str]:
+    """Return what to put before a command to run it as root.
+
+    Raises:
+        CannotHave: we may not; the message says what to do as root.
+    """
     if os.geteuid() == 0:
-        run(words)
-        return
-    if shutil.which("sudo") is None:
-        raise CannotHave(f"there is no sudo here: as root, once: {' '.join(words[2:])}")
-    # Where someone sits at a terminal, sudo asks for the password there and not in the output.
-    run(["sudo", *([] if sys.stdin.isatty() else ["--non-interactive"]), *words])
+        return []
+    if sys.stdin.isatty() and shutil.which("sudo"):
+        return ["sudo"]  # it asks for the password at the terminal
+    try:
+        run(["sudo", "--non-interactive", "true"])
+    except CannotHave as error:
+        raise CannotHave(f"this is not root, and sudo does not let us: as root, once: {todo}") from error
+    return ["sudo", "--non-interactive"]
+
+
+def _apt(sudo: Sequence[str], *words: str) -> None:
+    run([*sudo, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", *words])

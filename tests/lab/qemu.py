@@ -120,6 +120,7 @@ class Vm:
         self.console = folder / f"{name}.console"
         self.log = folder / f"{name}.log"
         self._orders_path = folder / f"{name}.orders"
+        self._up = folder / f"{name}.up"  # nobody else's: an observer takes truth as soon as it is there
         self._argv = argv
         self._process: subprocess.Popen[bytes] | None = None
         self._orders: socket.socket | None = None
@@ -133,7 +134,7 @@ class Vm:
         return self._process.pid
 
     def start(self) -> None:
-        """Start it, and return once both monitors listen.
+        """Start it, and return once its monitors answer.
 
         Raises:
             RuntimeError: QEMU did not; the message has its log.
@@ -148,7 +149,7 @@ class Vm:
 
     def _answers(self) -> bool:
         try:
-            Monitor(self.truth, patience_s=0).close()  # truth is bound after qmp
+            Monitor(self._up, patience_s=0).close()
         except (FileNotFoundError, ConnectionError):
             return False
         return True
@@ -227,6 +228,7 @@ def _monitors(folder: Path, name: str) -> list[str]:
     return [
         *("-qmp", f"unix:{folder / name}.qmp,server=on,wait=off"),
         *("-qmp", f"unix:{folder / name}.truth,server=on,wait=off"),
+        *("-qmp", f"unix:{folder / name}.up,server=on,wait=off"),
     ]
 
 

@@ -1,5 +1,6 @@
 """A sink that takes, refuses to, or asks for patience, against a clock and a count."""
 
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -95,3 +96,4 @@ class DeliveryModel(RuleBasedStateMachine):
 
 
 TestDelivery = DeliveryModel.TestCase
+TestDelivery.settings = settings()  # the profile's: the class took its own when hypothesis was imported

@@ -1,5 +1,6 @@
 """Scans come and go; the fleet's decisions against sets that only count. And who may have an id."""
 
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -72,3 +73,4 @@ class FleetModel(RuleBasedStateMachine):
 
 
 TestFleet = FleetModel.TestCase
+TestFleet.settings = settings()  # the profile's: the class took its own when hypothesis was imported

@@ -209,6 +209,8 @@ def test_a_killed_qemu_is_gone_without_a_flap_and_the_next_one_a_new_epoch() -> 
     story.mute = True
 
     story.feed(LinkFailed(LinkFault.HUNG_UP, "hung up"))
+    story.feed(LinkFailed(LinkFault.HUNG_UP, "its listener is still there"))
+    story.pass_s(0.1)
     story.feed(LinkFailed(LinkFault.REFUSED, "refused"))
     assert [state for state, _ in story.words[-2:]] == ["reporting", "gone"]
 
@@ -220,6 +222,16 @@ def test_a_killed_qemu_is_gone_without_a_flap_and_the_next_one_a_new_epoch() -> 
     assert story.samples[-1].sequence == 1
     assert story.samples[-1].previous is not None
     assert Forget(MARK) in story.effects
+
+
+def test_a_peer_that_hangs_up_again_and_again_is_unreachable() -> None:
+    story = reporting()
+    story.mute = True
+    for _ in range(6):
+        story.feed(LinkFailed(LinkFault.HUNG_UP, "hung up"))
+        story.pass_s(0.25)
+
+    assert story.words[-1] == ("unreachable", "hung_up")
 
 
 def test_a_removed_socket_of_a_dead_link_retires_the_vm_and_of_a_living_one_changes_nothing() -> None:
