@@ -8,18 +8,19 @@ Three rules hold here and nowhere else in the agent:
 
 The state a VM is *in* is not stored: it is judged anew from the facts after every event
 (core/states.py), and announced when it differs from what was announced last.
+
+Here is what each event means; core/asking.py says what to do next, core/announcing.py what to say.
 """
 
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from agent.core import epochs, ownership, pacing
+from agent.core import announcing, asking, epochs, ownership, pacing
 from agent.core.epochs import History, News
 from agent.core.events import (
     ActualRead,
     Answered,
-    Ask,
     Asking,
     Away,
     BalloonChanged,
@@ -27,12 +28,10 @@ from agent.core.events import (
     CloseLink,
     Counted,
     CountReading,
-    Disclaim,
     Done,
     Duplicate,
     Effect,
     EmitSample,
-    EmitState,
     Event,
     Forget,
     Heard,
@@ -42,18 +41,16 @@ from agent.core.events import (
     MonitorSaid,
     Opened,
     Opening,
-    OpenLink,
     PathMissing,
     PathSeen,
     Phase,
     Question,
     Refused,
-    Retire,
     Retired,
     Tick,
 )
 from agent.core.ownership import Owed, Ownership
-from agent.core.poller import SECOND_NS, Announced, Poller, PollSettings
+from agent.core.poller import SECOND_NS, Poller, PollSettings
 from agent.core.reading import (
     Access,
     Balloon,
@@ -61,16 +58,11 @@ from agent.core.reading import (
     Reading,
     Sample,
     SocketMark,
-    State,
-    StateEvent,
     VmId,
     VmIdentity,
 )
-from agent.core.states import LEFT_ALONE, Facts, Judgement, Reason, judge
+from agent.core.states import LEFT_ALONE
 from agent.errors import LinkFault
-
-OPENING_BACKSTOP_NS = 300 * SECOND_NS
-"""An attempt may wait for its turn among those opened at once; the greeting's own deadline is the edge's."""
 
 DYING_TRIES, DYING_WAIT_NS = 5, 40_000_000
 """A killed QEMU closes its connections before its listener: `gone` within 0.4 s, not `unreachable` first."""
@@ -129,14 +121,14 @@ def step(poller: Poller, event: Event, *, now: Now, chance: int, settings: PollS
         return Step(poller)  # the answer to a question of a link we left
     effects: list[Effect] = []
     poller = _apply(poller, event, now, chance, settings, effects)
-    poller = _proceed(poller, now, settings, effects)
+    poller = asking.proceed(poller, now, settings, effects)
     running = poller.run_state == "running"
     poller = replace(
         poller,
         running=poller.running.run(running, now.mono_ns),
-        watched=poller.watched.run(running and _conversing(poller), now.mono_ns),
+        watched=poller.watched.run(running and announcing.conversing(poller), now.mono_ns),
     )
-    poller = _announce(poller, now, settings, effects)
+    poller = announcing.announce(poller, now, settings, effects)
     return Step(poller, tuple(effects))
 
 
@@ -146,7 +138,7 @@ def wakeup_at(poller: Poller, settings: PollSettings) -> int | None:
         return None
     times = [
         _phase_wakeup_at(poller),
-        _stall_at(poller, settings),
+        announcing.stall_at(poller, settings),
         None if poller.announced is None else poller.announced.heartbeat_at_ns,
     ]
     return min((at for at in times if at is not None), default=None)
@@ -161,7 +153,7 @@ def _phase_wakeup_at(p: Poller) -> int | None:
         case Asking(deadline_ns=deadline_ns, overdue=overdue):
             return None if overdue else deadline_ns
         case Idle():
-            return _next_question_at(p)
+            return asking.next_question_at(p)
         case Retired():
             return None
 
@@ -207,7 +199,7 @@ def _apply(
             missing = LinkFault.MISSING if isinstance(p.phase, Away) else p.fault
             return replace(p, path_present=False, fault=missing)
         case Duplicate(other_path):
-            p = _leave(p, now.mono_ns + settings.set_again_ns, effects)
+            p = asking.leave(p, now.mono_ns + settings.set_again_ns, effects)
             return replace(p, other_path=other_path, identity=None, answered=False)
         case Tick():
             return _tick(p, now, chance, settings, effects)
@@ -396,7 +388,7 @@ def _read(
         effects.append(EmitSample(_sample(p, reading, seen, missed, now)))
         if missed:
             effects.append(CountReading(Counted.MISSED, missed))
-    young = age_ns <= deadline_ns(p.interval_s, settings)
+    young = age_ns <= announcing.deadline_ns(p.interval_s, settings)
     return replace(
         p,
         pace=pacing.hit(
@@ -504,189 +496,3 @@ def _tick(p: Poller, now: Now, chance: int, settings: PollSettings, effects: lis
             return _failed(p, LinkFault.NO_ANSWER, "no answer before the deadline", now, chance)
         case _:
             return p
-
-
-# --- what to do next ---
-
-
-def _proceed(p: Poller, now: Now, settings: PollSettings, effects: list[Effect]) -> Poller:
-    match p.phase:
-        case Away(retry_at_ns) if retry_at_ns is not None and retry_at_ns <= now.mono_ns and p.path_present:
-            effects.append(OpenLink())
-            return replace(p, phase=Opening(now.mono_ns + OPENING_BACKSTOP_NS))
-        case Idle():
-            return _ask(p, now, settings, effects)
-        case _:
-            return p
-
-
-def _ask(p: Poller, now: Now, settings: PollSettings, effects: list[Effect]) -> Poller:
-    question = _next_question(p, now.mono_ns)
-    if question is None:
-        if p.visit_ends_ns is None or (at_ns := _next_question_at(p)) < p.visit_ends_ns:
-            return p
-        return _leave(p, at_ns, effects)
-    ask = Ask(question, p.balloon_path)
-    if question is Question.CLAIM:
-        ask = replace(ask, id=None if p.identity is None else p.identity.id)
-    elif question is Question.SET_INTERVAL:
-        ask = replace(ask, interval_s=p.set_to_s)
-    elif question is Question.REMEMBER:
-        ask = replace(ask, owed=_owed(p, now))
-    effects.append(ask)
-    return replace(p, phase=Asking(question, now.mono_ns, now.mono_ns + settings.reading_deadline_ns))
-
-
-def _next_question(p: Poller, mono_ns: int) -> Question | None:
-    if p.identity is None:
-        return Question.INTRODUCE
-    if not p.answered:
-        return Question.CLAIM
-    if p.check_at_ns <= mono_ns:
-        return Question.CHECK
-    if p.balloon_path is not None and p.pace is not None:
-        if p.set_to_s is not None and p.read_at_ns is not None:  # the reading current until now comes first
-            return Question.SET_INTERVAL if p.remembered else Question.REMEMBER
-        if p.pace.due_ns <= p.running.read(mono_ns):
-            return Question.READ
-    if p.actual_at_ns is not None and p.actual_at_ns <= mono_ns:
-        return Question.ACTUAL
-    return None
-
-
-def _next_question_at(p: Poller) -> int:
-    """Return when the next question is due (monotonic nanoseconds), on an open link or for the next visit."""
-    times = [p.check_at_ns, p.actual_at_ns]
-    if p.balloon_path is not None and p.pace is not None:
-        times.append(p.running.when(p.pace.due_ns))
-    return min(at for at in times if at is not None)
-
-
-def _owed(p: Poller, now: Now) -> Owed:
-    assert p.greeted is not None
-    assert p.balloon_path is not None
-    assert p.set_to_s is not None
-    before_s = p.interval_s if p.ownership.before_s is None else p.ownership.before_s
-    return Owed(p.path, p.greeted, p.balloon_path, before_s, p.set_to_s, now.unix_ms)
-
-
-def _leave(p: Poller, back_at_ns: int, effects: list[Effect]) -> Poller:
-    effects.append(CloseLink())
-    return replace(p, phase=Away(back_at_ns), visit_ends_ns=None)
-
-
-# --- what to say ---
-
-
-def deadline_ns(interval_s: int, settings: PollSettings) -> int:
-    """Return how long an update may stay away, on the VM's running time, before the VM is `stalled`."""
-    if settings.stall_deadline_ns is not None:
-        return settings.stall_deadline_ns
-    return max(3 * interval_s, interval_s + 5) * SECOND_NS
-
-
-def _conversing(p: Poller) -> bool:
-    return p.answered and p.fault is None and not (isinstance(p.phase, Asking) and p.phase.overdue)
-
-
-def _stall_at(p: Poller, settings: PollSettings) -> int | None:
-    """Return when silence becomes a stall, while it is not one yet."""
-    said = p.announced and p.announced.judgement
-    if said is None or not p.interval_s or p.balloon_path is None or p.watched.since_ns is None:
-        return None
-    if said.state not in (State.REPORTING, State.CONNECTING) or not p.answered:
-        return None
-    return p.watched.when(p.quiet_since_ns + deadline_ns(p.interval_s, settings) + 1)
-
-
-def _announce(p: Poller, now: Now, settings: PollSettings, effects: list[Effect]) -> Poller:
-    said = p.announced
-    judgement = judge(_facts(p, now, settings))
-    if judgement is None:
-        first = Judgement(State.CONNECTING, Reason.FIRST_ATTEMPT, "no answer yet")
-        judgement = first if said is None else said.judgement
-    if said is None or (said.judgement.state, said.judgement.reason) != (judgement.state, judgement.reason):
-        p = _say(p, judgement, now, settings, effects, heartbeat=False)
-        if judgement.state in (State.STALLED, State.WAITING, State.PAUSED):
-            p = replace(p, history=epochs.break_rhythm(p.history))
-        if judgement.state is State.GONE:
-            effects.append(Disclaim())
-            if p.greeted is not None:
-                effects.append(Forget(p.greeted))
-    elif now.mono_ns >= said.heartbeat_at_ns:
-        # With it the balloon is read, and what could not be set is tried again.
-        p = replace(p, actual_at_ns=now.mono_ns, ownership=replace(p.ownership, blocked=None))
-        p = _say(p, judgement, now, settings, effects, heartbeat=True)
-    if judgement.state is State.GONE and not p.path_present:
-        effects.append(Retire())
-        return replace(p, phase=Retired())
-    return p
-
-
-def _say(
-    p: Poller,
-    judgement: Judgement,
-    now: Now,
-    settings: PollSettings,
-    effects: list[Effect],
-    *,
-    heartbeat: bool,
-) -> Poller:
-    said = p.announced
-    if said is not None and said.judgement.state is judgement.state:  # a heartbeat, or only another reason
-        since_ms, previous = said.since_ms, said.previous
-    else:
-        since_ms, previous = now.unix_ms, None if said is None else said.judgement.state
-    next_ns = now.mono_ns + settings.heartbeat_ns
-    p = replace(p, announced=Announced(judgement, since_ms, previous, next_ns), sequence=p.sequence + 1)
-    history = p.history
-    event = StateEvent(
-        vm=p.identity,
-        path=p.path,
-        sequence=p.sequence,
-        state=judgement.state,
-        reason=judgement.reason,
-        detail=judgement.detail,
-        since_ms=since_ms,
-        observed_at_ms=now.unix_ms,
-        previous_state=previous,
-        heartbeat=heartbeat,
-        # A tenth more than the period: a record may wait for its batch and its broker.
-        next_heartbeat_by_ms=now.unix_ms + settings.heartbeat_ns * 11 // 10 // 1_000_000,
-        epoch=history.epoch,
-        last_sequence=None if history.epoch is None else history.sequence,
-        last_update_s=None if p.read_at_ns is None or history.last is None else history.last.last_update_s,
-        interval_s=None if p.balloon_path is None else p.interval_s,
-        run_state=p.run_state,
-    )
-    effects.append(EmitState(event))
-    return p
-
-
-def _facts(p: Poller, now: Now, settings: PollSettings) -> Facts:
-    in_touch = isinstance(p.phase, Idle | Asking) or p.answered  # in `share` also between two visits
-    silent_ns = now.mono_ns - p.phase.asked_ns if isinstance(p.phase, Asking) and p.phase.overdue else None
-    last = None if p.read_at_ns is None else p.history.last  # read from this very device
-    return Facts(
-        link_open=in_touch and p.fault is None and p.other_path is None,
-        answered=p.answered,
-        fault=p.fault,
-        fault_detail=p.fault_detail,
-        greeted_before=p.greeted is not None,
-        other_path=p.other_path,
-        silent_for_s=None if silent_ns is None else silent_ns / SECOND_NS,
-        has_balloon=p.balloon_path is not None,
-        run_state=p.run_state,
-        interval_s=p.interval_s,
-        about_to_set=p.set_to_s is not None,
-        set_back=p.ownership.again_at_ns is not None,
-        contended=p.ownership.contended,
-        blocked=p.ownership.blocked,
-        rebooted=p.rebooted,
-        last_update_s=None if last is None else last.last_update_s,
-        all_unset=last is not None and not last.statistics and not last.refused,
-        kicked=p.history.kicked,
-        advancing=p.advancing,
-        quiet_for_s=(p.watched.read(now.mono_ns) - p.quiet_since_ns) / SECOND_NS,
-        deadline_s=deadline_ns(p.interval_s, settings) / SECOND_NS,
-    )

@@ -24,7 +24,7 @@ POLLING = (
     ),
     ("core/polling.py", "if wish.set_to_s is None and wish.ownership", "if wish.ownership"),
     (
-        "core/polling.py",
+        "core/asking.py",
         "Question.SET_INTERVAL if p.remembered else Question.REMEMBER",
         "Question.SET_INTERVAL",
     ),

@@ -1,0 +1,91 @@
+"""What to do next: open a link, put the question that is due, or leave. Part of `step`."""
+
+from dataclasses import replace
+
+from agent.core.events import (
+    Ask,
+    Asking,
+    Away,
+    CloseLink,
+    Effect,
+    Idle,
+    Opening,
+    OpenLink,
+    Question,
+)
+from agent.core.ownership import Owed
+from agent.core.poller import SECOND_NS, Poller, PollSettings
+from agent.core.reading import (
+    Now,
+)
+
+OPENING_BACKSTOP_NS = 300 * SECOND_NS
+"""An attempt may wait for its turn among those opened at once; the greeting's own deadline is the edge's."""
+
+
+def proceed(p: Poller, now: Now, settings: PollSettings, effects: list[Effect]) -> Poller:
+    """Return the poller with the next thing under way, where one is due and nothing else is."""
+    match p.phase:
+        case Away(retry_at_ns) if retry_at_ns is not None and retry_at_ns <= now.mono_ns and p.path_present:
+            effects.append(OpenLink())
+            return replace(p, phase=Opening(now.mono_ns + OPENING_BACKSTOP_NS))
+        case Idle():
+            return _ask(p, now, settings, effects)
+        case _:
+            return p
+
+
+def _ask(p: Poller, now: Now, settings: PollSettings, effects: list[Effect]) -> Poller:
+    question = _next_question(p, now.mono_ns)
+    if question is None:
+        if p.visit_ends_ns is None or (at_ns := next_question_at(p)) < p.visit_ends_ns:
+            return p
+        return leave(p, at_ns, effects)
+    ask = Ask(question, p.balloon_path)
+    if question is Question.CLAIM:
+        ask = replace(ask, id=None if p.identity is None else p.identity.id)
+    elif question is Question.SET_INTERVAL:
+        ask = replace(ask, interval_s=p.set_to_s)
+    elif question is Question.REMEMBER:
+        ask = replace(ask, owed=_owed(p, now))
+    effects.append(ask)
+    return replace(p, phase=Asking(question, now.mono_ns, now.mono_ns + settings.reading_deadline_ns))
+
+
+def _next_question(p: Poller, mono_ns: int) -> Question | None:
+    if p.identity is None:
+        return Question.INTRODUCE
+    if not p.answered:
+        return Question.CLAIM
+    if p.check_at_ns <= mono_ns:
+        return Question.CHECK
+    if p.balloon_path is not None and p.pace is not None:
+        if p.set_to_s is not None and p.read_at_ns is not None:  # the reading current until now comes first
+            return Question.SET_INTERVAL if p.remembered else Question.REMEMBER
+        if p.pace.due_ns <= p.running.read(mono_ns):
+            return Question.READ
+    if p.actual_at_ns is not None and p.actual_at_ns <= mono_ns:
+        return Question.ACTUAL
+    return None
+
+
+def next_question_at(p: Poller) -> int:
+    """Return when the next question is due (monotonic nanoseconds), on an open link or for the next visit."""
+    times = [p.check_at_ns, p.actual_at_ns]
+    if p.balloon_path is not None and p.pace is not None:
+        times.append(p.running.when(p.pace.due_ns))
+    return min(at for at in times if at is not None)
+
+
+def _owed(p: Poller, now: Now) -> Owed:
+    assert p.greeted is not None
+    assert p.balloon_path is not None
+    assert p.set_to_s is not None
+    before_s = p.interval_s if p.ownership.before_s is None else p.ownership.before_s
+    return Owed(p.path, p.greeted, p.balloon_path, before_s, p.set_to_s, now.unix_ms)
+
+
+def leave(p: Poller, back_at_ns: int, effects: list[Effect]) -> Poller:
+    """Return the poller away from its monitor until `back_at_ns`."""
+    effects.append(CloseLink())
+    return replace(p, phase=Away(back_at_ns), visit_ends_ns=None)
