@@ -9,6 +9,7 @@ AgentError
 │   └── QmpCommandError      QEMU understood and said no                 → keep the link
 ├── StateFileError         what is owed could not be read or written     → say so, go on
 └── SinkError              one destination
+    ├── OutputClosed         nobody will read more                       → end quietly
     └── SinkUnavailable      may succeed later; may carry a delay        → retry
 """
 
@@ -97,6 +98,10 @@ class StateFileError(AgentError):
 
 class SinkError(AgentError):
     """Something about one destination."""
+
+
+class OutputClosed(SinkError):
+    """The reader of our output has gone, as `head` does: nobody will read more. The agent ends quietly."""
 
 
 class SinkUnavailable(SinkError):

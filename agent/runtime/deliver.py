@@ -9,9 +9,9 @@ import structlog
 
 from agent.core import delivery
 from agent.core.delivery import Delivery, DeliverySettings, Send, Stop, Wait
-from agent.errors import SinkUnavailable
+from agent.errors import OutputClosed, SinkUnavailable
 from agent.runtime import clock
-from agent.sinks.record_sink import OutputClosed, RecordSink
+from agent.sinks.record_sink import RecordSink
 from agent.spool.memory import MemoryBuffer
 from agent.telemetry import Count, Counters
 

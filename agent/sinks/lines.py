@@ -9,8 +9,8 @@ import anyio
 import anyio.to_thread
 
 from agent.core.reading import Record
-from agent.errors import SinkUnavailable
-from agent.sinks.record_sink import OutputClosed, Receipt
+from agent.errors import OutputClosed, SinkUnavailable
+from agent.sinks.record_sink import Receipt
 
 # A pipe that polls as writable takes this much without blocking: pipe(7), PIPE_BUF.
 _CHUNK_BYTES = 4096

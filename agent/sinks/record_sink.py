@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from agent.core.reading import Record
-from agent.errors import SinkError
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +22,6 @@ class Receipt:
 
     refused: tuple[RefusedRecord, ...] = ()
     restamped: int = 0  # delivered, but with the time of sending: the peer refused the record's own
-
-
-class OutputClosed(SinkError):
-    """The reader of our output has gone, as `head` does: nobody will read more. The agent ends quietly."""
 
 
 class RecordSink(Protocol):

@@ -6,9 +6,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from agent.errors import SinkUnavailable
+from agent.errors import OutputClosed, SinkUnavailable
 from agent.sinks.lines import LinesSink, Settings
-from agent.sinks.record_sink import OutputClosed
 from tests.unit.sinks.records import record
 from tests.unit.sinks.sink_contract import PATIENCE_S, SinkContract
 
