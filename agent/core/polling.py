@@ -376,7 +376,9 @@ def _read(
         effects.append(CountReading(Counted.REPEAT))
         if p.interval_s and p.run_state == "running":
             return replace(p, pace=pacing.miss(pace, asked_ns=asked_ns, answered_ns=answered_ns))
-        # Off, or paused: what was learnt stands for when it goes on.
+        if not p.interval_s:
+            return replace(p, pace=pacing.read_at(pace, answered_ns + pace.interval_ns))
+        # Paused: what was learnt stands for when it goes on.
         return replace(p, pace=pacing.read_at(pace, pacing.expected_at(pace, answered_ns)))
     missed = max(gap_ns // interval_ns - 1, 0) if interval_ns else 0
     age_ns = max(now.unix_ms - reading.last_update_s * 1000, 0) * 1_000_000

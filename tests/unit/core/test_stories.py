@@ -302,6 +302,7 @@ def test_polling_off_under_observe_is_off_and_the_old_reading_comes_once() -> No
 
     assert story.words[-1] == ("off", "polling_disabled")
     assert len(story.samples) == 1
+    assert questions(story).count(Question.READ) <= 12
     assert Question.SET_INTERVAL not in questions(story)
 
 
