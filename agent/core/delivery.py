@@ -82,4 +82,4 @@ def unavailable(
 
 def close(delivery: Delivery) -> Delivery:
     """The agent is stopping: a batch that waits for its retry is tried once more, at once."""
-    return Delivery(closing=True)
+    return delivery if delivery.closing else Delivery(closing=True)

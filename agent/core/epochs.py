@@ -129,10 +129,12 @@ def see(history: History, reading: Reading, *, on_time: bool, unix_ms: int, chan
 def _advance(
     history: History, reading: Reading, *, on_time: bool, unix_ms: int, chance: int, epoch_ended: bool
 ) -> Seen:
-    origin = Origin.POLL if history.kicked or (history.cadence_known and on_time) else Origin.UNSOLICITED
+    first = history.epoch is None or history.ended
+    asked_for = not first and (history.kicked or (history.cadence_known and on_time))
+    origin = Origin.POLL if asked_for else Origin.UNSOLICITED
     missing = history.given - reading.statistics.keys()
     previous = None
-    if history.epoch is None or history.ended:
+    if first:
         if history.epoch is not None:
             previous = EpochEnd(history.epoch, history.sequence)
         history = replace(

@@ -89,7 +89,8 @@ class Poller:
     answered: bool = False  # it has introduced itself and its id is ours
     fault: LinkFault | None = None
     fault_detail: str = ""
-    failures: int = 0  # in a row
+    failures: int = 0  # in a row; forgotten once a conversation has lasted
+    in_touch_since_ns: int | None = None  # since when links open and nothing fails
     other_path: str | None = None
     visit_ends_ns: int | None = None  # in `share`, while the link is open
     # the VM
@@ -99,6 +100,7 @@ class Poller:
     interval_s: int = 0
     balloon: Balloon | None = None
     rebooted: bool = False
+    reset_unread: bool = False  # the next reading may still show the boot before
     check_at_ns: int = 0
     actual_at_ns: int | None = None
     ownership: Ownership = field(default_factory=Ownership)

@@ -58,6 +58,7 @@ from agent.core.reading import (
     Reading,
     Sample,
     SocketMark,
+    State,
     VmId,
     VmIdentity,
 )
@@ -66,6 +67,9 @@ from agent.errors import LinkFault
 
 DYING_TRIES, DYING_WAIT_NS = 5, 40_000_000
 """A killed QEMU closes its connections before its listener: `gone` within 0.4 s, not `unreachable` first."""
+
+LASTING_NS = 30 * SECOND_NS
+"""A conversation that ends sooner was no success: a peer that greets and hangs up is not asked in a loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,8 +200,10 @@ def _apply(
                 p, path_present=True, seen_mark=mark, phase=phase, failures=0 if again else p.failures
             )
         case PathMissing():
-            missing = LinkFault.MISSING if isinstance(p.phase, Away) else p.fault
-            return replace(p, path_present=False, fault=missing)
+            p = replace(p, path_present=False)
+            if isinstance(p.phase, Idle | Asking) and p.access is Access.SHARE:
+                return _left_for_good(p, effects)
+            return replace(p, fault=LinkFault.MISSING) if isinstance(p.phase, Away) else p
         case Duplicate(other_path):
             p = asking.leave(p, now.mono_ns + settings.set_again_ns, effects)
             return replace(p, other_path=other_path, identity=None, answered=False)
@@ -212,10 +218,24 @@ def _opened(
 ) -> Poller:
     visit_ends_ns = now.mono_ns + settings.visit_ns if p.access is Access.SHARE else None
     run_state = p.run_state if p.fault is None else None
-    p = replace(p, phase=Idle(), fault=None, fault_detail="", path_present=True, visit_ends_ns=visit_ends_ns)
-    if mark == p.greeted and p.identity is not None:
+    since_ns = now.mono_ns if p.in_touch_since_ns is None else p.in_touch_since_ns
+    p = replace(
+        p,
+        phase=Idle(),
+        fault=None,
+        fault_detail="",
+        visit_ends_ns=visit_ends_ns,
+        in_touch_since_ns=since_ns,
+    )
+    if p.access is Access.SHARE and not p.path_present:
+        return _left_for_good(p, effects)
+    let_go = p.announced is not None and p.announced.judgement.state is State.GONE  # of its id
+    if mark == p.greeted and p.identity is not None and not let_go:
         # The same process: what is known of it stands, but anything may have happened meanwhile.
-        return replace(p, answered=True, failures=0, run_state=run_state, check_at_ns=now.mono_ns)
+        actual_at_ns = now.mono_ns if p.access is Access.HOLD else p.actual_at_ns
+        return replace(
+            p, answered=True, run_state=run_state, check_at_ns=now.mono_ns, actual_at_ns=actual_at_ns
+        )
     if mark != p.greeted:
         if p.greeted is not None:
             effects.append(Forget(p.greeted))
@@ -233,12 +253,35 @@ def _opened(
         balloon=None,
         interval_s=0,
         rebooted=False,
+        reset_unread=False,
+    )
+
+
+def _left_for_good(p: Poller, effects: list[Effect]) -> Poller:
+    """Return the poller away from a socket whose path has gone: in `share` a link is no reason to stay."""
+    effects.append(CloseLink())
+    return replace(
+        p,
+        phase=Away(None),
+        answered=False,
+        visit_ends_ns=None,
+        in_touch_since_ns=None,
+        fault=LinkFault.MISSING,
     )
 
 
 def _failed(p: Poller, fault: LinkFault, detail: str, now: Now, chance: int) -> Poller:
     was_talking = p.answered and not isinstance(p.phase, Opening)
-    p = replace(p, answered=False, visit_ends_ns=None)
+    since_ns = p.in_touch_since_ns
+    lasted = since_ns is not None and now.mono_ns - since_ns >= LASTING_NS
+    p = replace(
+        p,
+        answered=False,
+        visit_ends_ns=None,
+        in_touch_since_ns=None,
+        other_path=None,
+        failures=0 if lasted else p.failures,
+    )
     if not p.path_present:
         return replace(p, phase=Away(None), fault=LinkFault.MISSING, fault_detail=detail)
     may_be_dying = p.fault is None and (was_talking or p.failures > 0) and p.failures < DYING_TRIES
@@ -246,7 +289,8 @@ def _failed(p: Poller, fault: LinkFault, detail: str, now: Now, chance: int) -> 
         # Whether QEMU has gone or only hung up, the next attempt tells; a dying one may listen a while.
         wait_ns = DYING_WAIT_NS * p.failures
         return replace(p, phase=Away(now.mono_ns + wait_ns), failures=p.failures + 1)
-    failures = p.failures + 1
+    same_patience = (fault in LEFT_ALONE) == (p.fault in LEFT_ALONE)
+    failures = p.failures + 1 if same_patience else 1
     retry_at_ns = _retry_at(fault, failures, now.mono_ns, chance)
     return replace(p, phase=Away(retry_at_ns), fault=fault, fault_detail=detail, failures=failures)
 
@@ -341,7 +385,14 @@ def _new_device(p: Poller, now: Now, *, guest_reset: bool) -> Poller:
 def _paced(p: Poller, now: Now, *, kicked: bool) -> Poller:
     interval_ns = p.interval_s * SECOND_NS or 30 * SECOND_NS  # off: looked at every 30 s
     pace = pacing.start(interval_ns, p.running.read(now.mono_ns), kicked=kicked)
-    return replace(p, pace=pace, quiet_since_ns=p.watched.read(now.mono_ns))
+    # Its silence is counted anew; that is no reason to call it reporting where it was not.
+    reported = p.announced is not None and p.announced.judgement.state is State.REPORTING
+    return replace(
+        p,
+        pace=pace,
+        quiet_since_ns=p.watched.read(now.mono_ns),
+        advancing=p.advancing and reported,
+    )
 
 
 def _ran(p: Poller, run_state: str, now: Now) -> Poller:
@@ -371,7 +422,9 @@ def _read(
     seen = epochs.see(p.history, reading, on_time=on_time, unix_ms=now.unix_ms, chance=chance)
     first = p.read_at_ns is None
     gap_ns = 0 if p.read_at_ns is None else answered_ns - p.read_at_ns
-    p = replace(p, phase=Idle(), history=seen.history, read_at_ns=answered_ns)
+    rebooted = p.rebooted and p.reset_unread  # an update from before the reset says nothing of this boot
+    history = epochs.break_rhythm(seen.history) if rebooted else seen.history
+    p = replace(p, phase=Idle(), history=history, read_at_ns=answered_ns, reset_unread=False)
     if seen.news in (News.NOTHING, News.REPEAT):
         effects.append(CountReading(Counted.REPEAT))
         if p.interval_s and p.run_state == "running":
@@ -403,7 +456,7 @@ def _read(
         updated_at_ns=answered_ns,
         quiet_since_ns=p.watched.read(now.mono_ns),
         advancing=not first or (young and p.set_to_s is None),
-        rebooted=False,
+        rebooted=rebooted,
     )
 
 
@@ -468,6 +521,8 @@ def _refused(
         case Question.ACTUAL:
             return replace(p, phase=Idle(), actual_at_ns=None)
         case Question.REMEMBER | Question.SET_INTERVAL:
+            if p.ownership.set_s is None and p.greeted is not None:
+                effects.append(Forget(p.greeted))  # remembered, and then not done
             own = replace(p.ownership, blocked=detail)
             return replace(p, phase=Idle(), ownership=own, set_to_s=None, remembered=False)
         case Question.INTRODUCE | Question.CLAIM:
@@ -478,10 +533,15 @@ def _refused(
 def _heard(p: Poller, heard: Heard, now: Now) -> Poller:
     p = replace(p, check_at_ns=now.mono_ns)
     match heard:
-        case Heard.STOP | Heard.RESUME:
+        case Heard.STOP:
             return replace(p, run_state=None)  # the check tells the word; the clock stops at once
+        case Heard.RESUME:  # QEMU may read an old buffer again
+            return replace(p, run_state=None, history=epochs.break_rhythm(p.history))
         case Heard.RESET:
-            return replace(p, rebooted=True, history=epochs.end_epoch(p.history, guest_reset=True))
+            # What the boot before left is read at once: no guest boots within a round trip.
+            pace = None if p.pace is None else pacing.read_at(p.pace, p.running.read(now.mono_ns))
+            history = epochs.end_epoch(p.history, guest_reset=True)
+            return replace(p, rebooted=True, reset_unread=True, pace=pace, history=history)
         case Heard.SHUTDOWN | Heard.DEVICE_DELETED | Heard.LOST:
             return p
 

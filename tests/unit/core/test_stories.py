@@ -467,3 +467,24 @@ def test_a_restart_knows_what_an_earlier_run_set() -> None:
     assert asks[0].owed is not None
     assert asks[0].owed.interval_before_s == 0
     assert asks[1].interval_s == 2
+
+
+def test_a_peer_that_greets_answers_and_hangs_up_is_not_asked_in_a_loop() -> None:
+    story = reporting()
+    opened = sum(type(effect).__name__ == "OpenLink" for effect in story.effects)
+
+    for _ in range(50):
+        story.feed(LinkFailed(LinkFault.HUNG_UP, "hung up"))
+        story.pass_s(0.2)
+
+    again = sum(type(effect).__name__ == "OpenLink" for effect in story.effects) - opened
+    assert again <= 15
+    assert story.words[-1] == ("unreachable", "hung_up")
+
+
+def test_the_first_sample_of_an_epoch_is_unsolicited_although_we_have_just_asked() -> None:
+    story = Story(interval_s=0).start()
+    story.update()
+    story.pass_s(1)
+
+    assert [each.origin for each in story.samples] == [Origin.UNSOLICITED]
