@@ -82,7 +82,8 @@ def _say(
     if said is not None and said.judgement.state is judgement.state:  # a heartbeat, or only another reason
         since_ms, previous = said.since_ms, said.previous
     else:
-        since_ms, previous = now.unix_ms, None if said is None else said.judgement.state
+        left_as = None if p.before is None else p.before.state
+        since_ms, previous = now.unix_ms, left_as if said is None else said.judgement.state
     next_ns = now.mono_ns + settings.heartbeat_ns
     p = replace(p, announced=Announced(judgement, since_ms, previous, next_ns), sequence=p.sequence + 1)
     history = p.history
@@ -109,6 +110,10 @@ def _say(
     return p
 
 
+def _greeted_another_run(p: Poller) -> bool:
+    return p.before is not None and p.before.mark is not None and p.before.mark == p.seen_mark
+
+
 def _facts(p: Poller, now: Now, settings: PollSettings) -> Facts:
     in_touch = isinstance(p.phase, Idle | Asking) or p.answered  # in `share` also between two visits
     silent_ns = now.mono_ns - p.phase.asked_ns if isinstance(p.phase, Asking) and p.phase.overdue else None
@@ -118,7 +123,7 @@ def _facts(p: Poller, now: Now, settings: PollSettings) -> Facts:
         answered=p.answered,
         fault=p.fault,
         fault_detail=p.fault_detail,
-        greeted_before=p.greeted is not None,
+        greeted_before=p.greeted is not None or _greeted_another_run(p),
         other_path=p.other_path,
         silent_for_s=None if silent_ns is None else silent_ns / SECOND_NS,
         has_balloon=p.balloon_path is not None,

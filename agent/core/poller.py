@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from agent.core import epochs
 from agent.core.epochs import History
 from agent.core.events import Away, Phase
+from agent.core.memory import Memory
 from agent.core.ownership import Ownership
 from agent.core.pacing import Pace
 from agent.core.reading import (
@@ -113,10 +114,14 @@ class Poller:
     history: History = field(default_factory=History)
     history_id: VmId | None = None  # whose history it is
     read_at_ns: int | None = None  # the last reading of this device
+    read_mono_ns: int | None = None  # the same on the monotonic clock, also where an earlier run took it
     updated_at_ns: int | None = None  # the last update seen
     quiet_since_ns: int = 0  # on `watched`: the last update, or since when one is due
     advancing: bool = False
     # what was said
+    before: Memory | None = (
+        None  # how this path was left before, until the first link tells whether it is the same
+    )
     announced: Announced | None = None
     sequence: int = 0  # of the last state event
 
@@ -128,20 +133,30 @@ def begin(
     *,
     name: str | None = None,
     labels: Mapping[str, str] = NO_LABELS,
-    before: Poller | None = None,
+    mark: SocketMark | None = None,
+    before: Memory | None = None,
 ) -> Poller:
     """Return the poller of a VM just discovered; its first `step` opens a link.
 
-    `before` is the poller that retired from the same path in this run, where there was one: sequences
-    go on, and the first sample can name the epoch before.
+    `mark` is what discovery saw at the path. `before` is how the same path was left, in this run or an
+    earlier one, where that is known: nothing is emitted twice, sequences go on, and the first sample of a
+    new epoch can name the one before.
     """
-    poller = Poller(path, path_id, access, name, labels, Away(0))
+    poller = Poller(path, path_id, access, name, labels, Away(0), seen_mark=mark)
     if before is None:
         return poller
     return replace(
         poller,
-        greeted=before.greeted,
+        before=before,
         history=epochs.end_epoch(before.history, guest_reset=True),
-        history_id=before.history_id,
+        history_id=before.vm_id,
         sequence=before.sequence,
     )
+
+
+def remember(p: Poller) -> Memory:
+    """Return what to keep of a VM, for `begin`."""
+    if p.before is not None:  # nobody has answered yet: what was known stands
+        return replace(p.before, sequence=p.sequence)
+    state = None if p.announced is None else p.announced.judgement.state
+    return Memory(p.path, p.greeted, p.history_id, p.history, p.read_mono_ns, state, p.sequence)

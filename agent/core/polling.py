@@ -237,12 +237,18 @@ def _opened(
             p, answered=True, run_state=run_state, check_at_ns=now.mono_ns, actual_at_ns=actual_at_ns
         )
     if mark != p.greeted:
-        if p.greeted is not None:
-            effects.append(Forget(p.greeted))
+        before_mark = p.greeted if p.before is None else p.before.mark
+        if before_mark is not None and mark != before_mark:
+            effects.append(Forget(before_mark))
         own = Ownership()
         if owed is not None and owed.mark == mark:
             own = ownership.recall(owed, ours_s=settings.interval_s)
         p = _new_device(replace(p, ownership=own), now, guest_reset=True)
+        if p.before is not None and p.before.mark == mark:
+            # The process of before: what was emitted stands, and what could not be seen meanwhile is missed.
+            history = epochs.break_rhythm(p.before.history)
+            p = replace(p, history=history, read_mono_ns=p.before.read_mono_ns)
+        p = replace(p, before=None)
     return replace(
         p,
         greeted=mark,
@@ -376,6 +382,7 @@ def _new_device(p: Poller, now: Now, *, guest_reset: bool) -> Poller:
         pace=None,
         set_to_s=None,
         read_at_ns=None,
+        read_mono_ns=None,
         updated_at_ns=None,
         advancing=False,
         quiet_since_ns=p.watched.read(now.mono_ns),
@@ -421,10 +428,17 @@ def _read(
     )
     seen = epochs.see(p.history, reading, on_time=on_time, unix_ms=now.unix_ms, chance=chance)
     first = p.read_at_ns is None
-    gap_ns = 0 if p.read_at_ns is None else answered_ns - p.read_at_ns
+    gap_ns = _gap_ns(p, answered_ns, now)
     rebooted = p.rebooted and p.reset_unread  # an update from before the reset says nothing of this boot
     history = epochs.break_rhythm(seen.history) if rebooted else seen.history
-    p = replace(p, phase=Idle(), history=history, read_at_ns=answered_ns, reset_unread=False)
+    p = replace(
+        p,
+        phase=Idle(),
+        history=history,
+        read_at_ns=answered_ns,
+        read_mono_ns=now.mono_ns,
+        reset_unread=False,
+    )
     if seen.news in (News.NOTHING, News.REPEAT):
         effects.append(CountReading(Counted.REPEAT))
         if p.interval_s and p.run_state == "running":
@@ -458,6 +472,13 @@ def _read(
         advancing=not first or (young and p.set_to_s is None),
         rebooted=rebooted,
     )
+
+
+def _gap_ns(p: Poller, answered_ns: int, now: Now) -> int:
+    """Return for how long nobody read this device; 0 where nobody has yet."""
+    if p.read_at_ns is not None:
+        return answered_ns - p.read_at_ns  # the VM's own time: while it stood, nothing was missed
+    return 0 if p.read_mono_ns is None else max(now.mono_ns - p.read_mono_ns, 0)
 
 
 def _sample(p: Poller, reading: Reading, seen: epochs.Seen, missed: int, now: Now) -> Sample:

@@ -5,7 +5,9 @@ watched anew after a pause. Expected failures never get here; they are events fo
 """
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
 from uuid import NAMESPACE_URL, uuid5
 
 import anyio
@@ -14,7 +16,8 @@ from anyio.abc import TaskGroup
 
 from agent.core.events import PathSeen
 from agent.core.fleet import Start, compare
-from agent.core.poller import Poller, begin
+from agent.core.memory import Memory
+from agent.core.poller import begin, remember
 from agent.core.reading import SocketMark, VmId
 from agent.discovery.scan import Scan, Seen
 from agent.runtime.vm import Surroundings, VmTask
@@ -26,6 +29,8 @@ PAUSE_AFTER_FAILURE_S = 10.0
 RETIRED_REMEMBERED = 10_000
 """Paths whose VM has gone and of which the sequences are kept, so that ids never repeat within a run."""
 
+NO_MEMORIES: Mapping[str, Memory] = MappingProxyType({})
+
 
 def path_id(host_id: str, path: str) -> VmId:
     """Return the id of a VM whose QEMU has no uuid."""
@@ -35,13 +40,21 @@ def path_id(host_id: str, path: str) -> VmId:
 class Fleet:
     """Follows the scans until cancelled."""
 
-    def __init__(self, host_id: str, around: Surroundings, *, contain: bool = True) -> None:
+    def __init__(
+        self,
+        host_id: str,
+        around: Surroundings,
+        memories: Mapping[str, Memory] = NO_MEMORIES,
+        *,
+        contain: bool = True,
+    ) -> None:
+        """Make it; `memories` are those of an earlier run, by path."""
         self._host_id = host_id
         self._around = around
         self._contain = contain
         self._running: dict[str, VmTask] = {}
         self._told: dict[str, SocketMark | None] = {}
-        self._retired: OrderedDict[str, Poller] = OrderedDict()
+        self._retired = OrderedDict((path, replace(each, sequence=0)) for path, each in memories.items())
         self._refused: frozenset[str] = frozenset()
 
     @property
@@ -87,6 +100,7 @@ class Fleet:
                 seen.access,
                 name=seen.name,
                 labels=seen.labels,
+                mark=seen.mark,
                 before=before,
             )
             task = self._running[seen.path] = VmTask(poller, self._around)
@@ -102,12 +116,12 @@ class Fleet:
             else:
                 break
             finally:
-                self._remember(task.poller)
+                self._retire(remember(task.poller))
             await anyio.sleep(PAUSE_AFTER_FAILURE_S)
         self._running.pop(seen.path, None)
         self._told.pop(seen.path, None)
 
-    def _remember(self, poller: Poller) -> None:
-        self._retired[poller.path] = poller
+    def _retire(self, memory: Memory) -> None:
+        self._retired[memory.path] = memory
         while len(self._retired) > RETIRED_REMEMBERED:
             self._retired.popitem(last=False)

@@ -19,9 +19,9 @@ from agent.core.events import (
     Refused,
     Retire,
 )
-from agent.core.poller import PollSettings, begin
+from agent.core.poller import SECOND_NS, PollSettings, begin, remember
 from agent.core.polling import wakeup_at
-from agent.core.reading import Access, IntervalPolicy, Origin, SocketMark, State, VmId
+from agent.core.reading import Access, EpochEnd, IntervalPolicy, Origin, SocketMark, State, VmId
 from agent.errors import LinkFault
 from tests.unit.core.driving import MARK, Story, reading
 
@@ -256,12 +256,82 @@ def test_sequences_go_on_when_a_vm_comes_back_to_its_path() -> None:
     last = story.states[-1].sequence
 
     again = Story(mark=SocketMark(1, 2, 99))
-    again.poller = begin("/run/vm/a.qmp", VmId("path-id"), Access.HOLD, before=story.poller)
+    again.poller = begin("/run/vm/a.qmp", VmId("path-id"), Access.HOLD, before=remember(story.poller))
     again.update()
     again.start()
 
     assert again.states[0].sequence == last + 1
     assert again.samples[0].previous is not None
+
+
+def restarted(story: Story, *, away_s: int = 0) -> Story:
+    """An agent that knows what the one before wrote down last, `away_s` later."""
+    again = replace(story, now_ns=story.now_ns + away_s * SECOND_NS, effects=[], asked=[])
+    memory = replace(remember(story.poller), sequence=0)
+    again.poller = begin("/run/vm/a.qmp", VmId("path-id"), Access.HOLD, mark=story.mark, before=memory)
+    return again
+
+
+def test_a_restart_emits_nothing_twice_and_goes_on_in_the_same_epoch() -> None:
+    before = reporting()
+    after = restarted(before)
+    after.start()
+    assert after.samples == []
+
+    after.update()
+    after.run_s(2)
+
+    last, first = before.samples[-1], after.samples[0]
+    assert (first.epoch, first.sequence) == (last.epoch, last.sequence + 1)
+    assert first.epoch_start_s == last.epoch_start_s
+    assert first.previous is None
+    assert first.origin is Origin.UNSOLICITED
+    assert after.states[0].previous_state is State.REPORTING
+    assert after.states[0].sequence == 1
+
+
+def test_a_restart_emits_the_update_that_came_while_we_were_away_and_counts_those_overwritten() -> None:
+    before = reporting()
+    after = restarted(before, away_s=10)
+    after.update()
+    after.start()
+
+    assert [(each.sequence, each.missed_at_most) for each in after.samples] == [
+        (before.samples[-1].sequence + 1, 9)
+    ]
+    assert CountReading(Counted.MISSED, 9) in after.effects
+
+
+def test_a_restart_finds_a_new_qemu_and_names_the_epoch_before() -> None:
+    before = reporting()
+    after = restarted(before, away_s=10)
+    after.mark = SocketMark(1, 2, 99)
+    after.update()
+    after.start()
+
+    last, first = before.samples[-1], after.samples[0]
+    assert first.epoch != last.epoch
+    assert (first.sequence, first.missed_at_most) == (1, 0)
+    assert first.previous == EpochEnd(last.epoch, last.sequence)
+    assert Forget(before.mark) in after.effects
+
+
+def test_a_restart_finds_nobody_behind_the_socket_of_before() -> None:
+    after = restarted(reporting())
+    after.mute = True
+    after.start()
+    after.feed(LinkFailed(LinkFault.REFUSED, "refused"))
+
+    assert after.words[-1] == ("gone", "refused")
+
+
+def test_what_was_known_stands_until_the_first_link() -> None:
+    before = reporting()
+    after = restarted(before)
+    after.mute = True
+    after.start()
+
+    assert remember(after.poller).history == before.poller.history
 
 
 def test_no_balloon_is_looked_for_again() -> None:
