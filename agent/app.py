@@ -4,7 +4,8 @@ import gc
 import os
 import resource
 import signal
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 import anyio
@@ -15,25 +16,30 @@ from agent.config import Config
 from agent.contract.encode import Agent, sample_document, state_document
 from agent.core.delivery import DeliverySettings
 from agent.core.epochs import uuid7
-from agent.core.reading import AgentPhase, IntervalPolicy
+from agent.core.reading import AgentPhase, IntervalPolicy, RecordKind
 from agent.discovery.watch import watch
 from agent.runtime import clock, logs
 from agent.runtime.agent_state import AgentState
 from agent.runtime.deliver import Deliverer
-from agent.runtime.fleet import Fleet
+from agent.runtime.fleet import NO_MEMORIES, Fleet
 from agent.runtime.give_back import Outcome, Settlement, give_back
 from agent.runtime.probe import probe as look
-from agent.runtime.recorder import Recorder
+from agent.runtime.recorder import Keeper, Recorder
 from agent.runtime.vm import ClaimsRegistry, Surroundings
 from agent.sinks.kafka import KafkaSink
 from agent.sinks.lines import LinesSink
 from agent.sinks.otlp import OtlpSink
 from agent.sinks.record_sink import RecordSink
+from agent.spool.disk import DiskSpool, open_spool
 from agent.spool.ledger import Ledger, open_ledger
 from agent.spool.memory import MemoryBuffer
+from agent.spool.record_queue import RecordQueue
+from agent.spool.store import Queue
 from agent.telemetry import Counters
 
 log = structlog.get_logger("barograph")
+
+_LAST_COMMIT_S = 2.0
 
 
 async def run(config: Config) -> None:
@@ -50,7 +56,10 @@ async def run(config: Config) -> None:
     identity = Agent(host.id, host.name, uuid7(start.unix_ms, clock.chance()), __version__)
     async with open_ledger(config.state_directory, start.unix_ms) as ledger:
         _log_set_aside(ledger)
-        await _Run(config, identity, ledger).run()
+        counters = Counters()
+        opening = nullcontext() if config.spool is None else open_spool(config.spool, counters, clock.unix_ms)
+        async with opening as spool:
+            await _Run(config, identity, ledger, spool, counters).run()
 
 
 def raise_descriptor_limit() -> None:
@@ -62,15 +71,15 @@ def raise_descriptor_limit() -> None:
 class _Run:
     """One run of the agent, from the first scan to the last acknowledgement."""
 
-    def __init__(self, config: Config, identity: Agent, ledger: Ledger) -> None:
+    def __init__(
+        self, config: Config, identity: Agent, ledger: Ledger, spool: DiskSpool | None, counters: Counters
+    ) -> None:
         self._config = config
         self._ledger = ledger
-        self._counters = Counters()
-        self._sinks = _sinks(config)
-        self._buffers = [
-            MemoryBuffer(sink.name, config.buffer.size_bytes, self._counters) for sink in self._sinks
-        ]
-        self._recorder = Recorder(identity, config.event_mode, self._buffers, self._counters)
+        self._spool = spool
+        self._counters = counters
+        keepers, self._deliveries = _deliveries(config, spool, counters)
+        self._recorder = Recorder(identity, config.event_mode, keepers, counters)
         self._otlp = None if config.otlp is None else OtlpSink(config.otlp, identity, self._counters)
         polling = config.polling_settings()
         self._qmp = config.qmp_settings()
@@ -85,18 +94,22 @@ class _Run:
             counters=self._counters,
         )
         # CI makes the boundary around a VM let bugs of ours pass, so that tests do not pass over them.
-        self._fleet = Fleet(identity.host_id, around, contain="BAROGRAPH_NO_CONTAINMENT" not in os.environ)
+        contain = "BAROGRAPH_NO_CONTAINMENT" not in os.environ
+        memories = NO_MEMORIES if spool is None else spool.memories
+        self._fleet = Fleet(identity.host_id, around, memories, contain=contain)
         self._state = AgentState(self._recorder, self._counters, polling.heartbeat_ns)
 
     async def run(self) -> None:
         collecting = anyio.CancelScope()
         deliverers = [
-            Deliverer(sink, buffer, self._counters, DeliverySettings(), on_output_closed=collecting.cancel)
-            for sink, buffer in zip(self._sinks, self._buffers, strict=True)
+            Deliverer(sink, queue, self._counters, DeliverySettings(), on_output_closed=collecting.cancel)
+            for sink, queue in self._deliveries
         ]
         async with anyio.create_task_group() as group:
             for deliverer in deliverers:
                 group.start_soon(deliverer.run)
+            if self._spool is not None:
+                group.start_soon(self._spool.run)
             await group.start(_stop_on_signal, collecting)
             with collecting:
                 async with anyio.create_task_group() as collection:
@@ -109,6 +122,9 @@ class _Run:
                     await self._fleet.follow(watch(self._config.discovery_settings()), self._on_first_scan)
             await self._stop(deliverers)
             group.cancel_scope.cancel()
+        if self._spool is not None:  # what the deliverers settled last, and what they could not send
+            with anyio.move_on_after(_LAST_COMMIT_S):
+                await self._spool.flush()
 
     def _on_first_scan(self, monitors: int) -> None:
         self._state.enter(AgentPhase.RUNNING, f"found {monitors} monitors")
@@ -122,6 +138,8 @@ class _Run:
                 for settlement in await self._give_back():
                     _log_settlement(settlement)
             self._state.enter(AgentPhase.STOPPING, "a clean exit")
+            if self._spool is not None:
+                await self._spool.flush()
             for deliverer in deliverers:
                 deliverer.close()
             async with anyio.create_task_group() as group:
@@ -143,13 +161,28 @@ class _Run:
         )
 
 
-def _sinks(config: Config) -> list[RecordSink]:
-    sinks: list[RecordSink] = []
+def _deliveries(
+    config: Config, spool: DiskSpool | None, counters: Counters
+) -> tuple[list[Keeper], list[tuple[RecordSink, RecordQueue]]]:
+    """Return what records are handed to, and what delivers them from where."""
+    keepers: list[Keeper] = [] if spool is None else [spool]
+    deliveries: list[tuple[RecordSink, RecordQueue]] = []
+
+    def from_memory(sink: RecordSink, kinds: Collection[RecordKind]) -> None:
+        buffer = MemoryBuffer(sink.name, config.buffer.size_bytes, counters, kinds)
+        keepers.append(buffer)
+        deliveries.append((sink, buffer))
+
     if config.kafka is not None:
-        sinks.append(KafkaSink(config.kafka))
+        for queue in Queue:  # a topic's trouble is its own
+            sink = KafkaSink(config.kafka)
+            if spool is None:
+                from_memory(sink, queue.kinds)
+            else:
+                deliveries.append((sink, spool.queue(queue)))
     if config.lines_enabled:
-        sinks.append(LinesSink())
-    return sinks
+        from_memory(LinesSink(), tuple(RecordKind))
+    return keepers, deliveries
 
 
 async def _stop_on_signal(collecting: anyio.CancelScope, *, task_status: anyio.abc.TaskStatus[None]) -> None:

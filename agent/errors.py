@@ -8,6 +8,7 @@ AgentError
 │   ├── QmpNotAllowed        outside the allow-list: never sent          → our bug
 │   └── QmpCommandError      QEMU understood and said no                 → keep the link
 ├── StateFileError         what is owed could not be read or written     → say so, go on
+├── SpoolError             the spool's file; `fault` says why            → try again, or set it aside
 └── SinkError              one destination
     ├── OutputClosed         nobody will read more                       → end quietly
     └── SinkUnavailable      may succeed later; may carry a delay        → retry
@@ -94,6 +95,30 @@ class QmpCommandError(QmpError):
 
 class StateFileError(AgentError):
     """The state file could not be read or written."""
+
+
+class SpoolFault(StrEnum):
+    """Why the spool's file cannot be used."""
+
+    FULL = "full"  # no room on the file system
+    UNUSABLE = "unusable"  # it cannot be opened, read or written now: permissions, read-only, an I/O error
+    DAMAGED = "damaged"  # not a database, or one with broken pages or rows
+    FOREIGN = "foreign"  # a database of something else
+    NEWER = "newer"  # of an agent newer than this one
+
+
+SET_ASIDE = frozenset({SpoolFault.DAMAGED, SpoolFault.FOREIGN, SpoolFault.NEWER})
+"""Trying again will not help: the file is kept under another name, and a new one made."""
+
+
+class SpoolError(AgentError):
+    """The spool's file could not be opened, read or written; nothing of what was asked has happened."""
+
+    def __init__(self, path: str, fault: SpoolFault, detail: str) -> None:
+        self.path = path
+        self.fault = fault
+        self.detail = detail
+        super().__init__(f"{path}: {detail}")
 
 
 class SinkError(AgentError):

@@ -26,9 +26,13 @@ class Count(StrEnum):
     INTERVALS_SET = "intervals_set"
     INTERVALS_GIVEN_BACK = "intervals_given_back"
     VM_FAILURES = "vm_failures"  # a bug of ours met on one VM and contained
+    QUEUED = "queued"  # by sink; records handed to it, delivered or not
+    CARRIED = "carried"  # by sink; records that the run before left on disk
     DELIVERED = "delivered"  # by sink
+    DEAD_LETTERED = "dead_lettered"  # by "<sink>:<reason>"; refused for good and kept for people
+    DEAD_LETTERS_DROPPED = "dead_letters_dropped"  # no room for them within the spool's bound
     DELIVERY_FAILURES = "delivery_failures"  # by sink; the batch is kept and tried again
-    DROPPED = "dropped"  # by "<sink>:<reason>"; reasons: full, refused, shutdown
+    DROPPED = "dropped"  # by "<sink>:<reason>"; reasons: full, expired, damaged, refused, shutdown
     RESTAMPED = "restamped"  # the broker refused the record's time; sent again with a new one
     POINTS_SENT = "otlp_points_sent"
     POINTS_REFUSED = "otlp_points_refused"  # by reason

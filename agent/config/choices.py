@@ -10,6 +10,14 @@ class OnExit(StrEnum):
     KEEP = "keep"
 
 
+class SpoolMode(StrEnum):
+    """Where records wait for Kafka, and where what is known of VMs outlives the agent."""
+
+    AUTO = "auto"
+    DISK = "disk"
+    NONE = "none"
+
+
 class KafkaCompression(StrEnum):
     """How batches are compressed."""
 

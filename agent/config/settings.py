@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from agent.config.choices import OnExit, Switch
+from agent.config.choices import OnExit, SpoolMode, Switch
 from agent.config.contradictions import otlp_protocol
 from agent.config.effective import Effective, effective
 from agent.config.flags import Flags
@@ -17,6 +17,8 @@ from agent.discovery.settings import MonitorGlob
 from agent.discovery.settings import Settings as DiscoverySettings
 from agent.qmp.link import Settings as QmpSettings
 from agent.sinks import kafka_settings, otlp_settings
+from agent.spool import disk
+from agent.spool.store import Bounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,19 @@ class Config:
         return BufferSettings(self.effective.written.buffer.size.bytes)
 
     @property
+    def spool(self) -> disk.Settings | None:
+        """Where records wait for Kafka and VMs are remembered; `None`: nowhere but in memory."""
+        spool = self.effective.written.spool
+        worth_it = self.kafka is not None or self.otlp is not None
+        if spool.mode is SpoolMode.NONE or (spool.mode is SpoolMode.AUTO and not worth_it):
+            return None
+        return disk.Settings(
+            directory=Path(self.state_directory),
+            bounds=Bounds(size_bytes=spool.size.bytes, age_ms=spool.age.ns // 1_000_000),
+            memory_bytes=self.buffer.size_bytes,
+        )
+
+    @property
     def shutdown(self) -> ShutdownSettings:
         """How to end."""
         return ShutdownSettings(self.effective.written.shutdown.deadline.s)
@@ -75,7 +90,8 @@ class Config:
     @property
     def give_back_at_exit(self) -> bool:
         """Whether a clean exit gives intervals back."""
-        return self.effective.written.polling.on_exit is OnExit.GIVE_BACK
+        on_exit = self.effective.written.polling.on_exit
+        return self.spool is None if on_exit is None else on_exit is OnExit.GIVE_BACK
 
     @property
     def event_mode(self) -> Mode:
@@ -134,6 +150,7 @@ class Config:
             policy=polling.policy,
             stall_deadline_ns=None if polling.stall_deadline is None else polling.stall_deadline.ns,
             heartbeat_ns=polling.heartbeat.ns,
+            recheck_ns=polling.recheck.ns,
             reading_deadline_ns=qmp.reading_deadline.ns,
         )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from agent.config.choices import OnExit
 from agent.config.contradictions import otlp_protocol, stall_deadline
 from agent.config.settings import Config
 
@@ -18,7 +19,8 @@ def _lines(config: Config) -> Iterator[tuple[str, str]]:
         yield "monitors", monitor.glob + ("" if monitor.access is None else f", {monitor.access}")
     polling = written.polling
     pace = f"every {polling.interval}, policy {polling.policy}, stalled after {stall_deadline(written)}"
-    yield "polling", f"{pace}, at exit {polling.on_exit}"
+    on_exit = OnExit.GIVE_BACK if config.give_back_at_exit else OnExit.KEEP
+    yield "polling", f"{pace}, at exit {on_exit}"
     kafka = config.kafka
     if kafka is not None:
         secured = "" if kafka.tls is None else ", TLS"
@@ -31,3 +33,5 @@ def _lines(config: Config) -> Iterator[tuple[str, str]]:
     if config.lines_enabled:
         yield "lines", "on stdout"
     yield "state", config.state_directory
+    if config.spool is not None:
+        yield "spool", f"on disk, up to {written.spool.size} and {written.spool.age}"

@@ -8,7 +8,12 @@ from agent.core.reading import Now
 
 def now() -> Now:
     """Return this instant on both clocks."""
-    return Now(time.monotonic_ns(), time.time_ns() // 1_000_000)
+    return Now(time.monotonic_ns(), unix_ms())
+
+
+def unix_ms() -> int:
+    """Return the wall clock alone, in Unix milliseconds."""
+    return time.time_ns() // 1_000_000
 
 
 def chance() -> int:

@@ -1,7 +1,7 @@
-"""One record sink's task: takes batches from its buffer and performs what core/delivery.py decides."""
+"""One record sink's task: takes batches from its queue and performs what core/delivery.py decides."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import anyio
@@ -9,29 +9,30 @@ import structlog
 
 from agent.core import delivery
 from agent.core.delivery import Delivery, DeliverySettings, Send, Stop, Wait
+from agent.core.reading import Record
 from agent.errors import OutputClosed, SinkUnavailable
 from agent.runtime import clock
-from agent.sinks.record_sink import RecordSink
-from agent.spool.memory import MemoryBuffer
+from agent.sinks.record_sink import Receipt, RecordSink
+from agent.spool.record_queue import DeadLetter, RecordQueue
 from agent.telemetry import Count, Counters
 
 log = structlog.get_logger("barograph.delivery")
 
 
 class Deliverer:
-    """Delivers one buffer to one sink, in order, until closed."""
+    """Delivers one queue to one sink, in order, until closed."""
 
     def __init__(
         self,
         sink: RecordSink,
-        buffer: MemoryBuffer,
+        queue: RecordQueue,
         counters: Counters,
         settings: DeliverySettings,
         *,
         on_output_closed: Callable[[], None],
     ) -> None:
         self._sink = sink
-        self._buffer = buffer
+        self._queue = queue
         self._counters = counters
         self._settings = settings
         self._on_output_closed = on_output_closed  # nobody reads any more: the agent has nothing left to do
@@ -45,11 +46,11 @@ class Deliverer:
         self._closing.set()
 
     async def run(self) -> None:
-        """Deliver until closed and done, or cancelled; what is left is then counted as dropped."""
+        """Deliver until closed and done, or cancelled; what is left is the queue's to keep or to count."""
         try:
             while True:
                 now_ns = clock.now().mono_ns
-                match delivery.next_action(self._delivery, waiting=self._buffer.waiting, now_ns=now_ns):
+                match delivery.next_action(self._delivery, waiting=self._queue.waiting, now_ns=now_ns):
                     case Send():
                         await self._send()
                     case Wait(until_ns):
@@ -57,16 +58,18 @@ class Deliverer:
                     case Stop():
                         return
         finally:
-            dropped = self._buffer.drop_all("shutdown")
+            dropped = self._queue.abandon()
             if dropped:
                 log.error("records dropped at shutdown", sink=self._sink.name, records=dropped)
             self.done.set()
             await self._sink.aclose()
 
     async def _send(self) -> None:
-        batch = self._buffer.take(
+        batch = await self._queue.take(
             records_max=self._sink.batch_records_max, size_bytes_max=self._sink.batch_bytes_max
         )
+        if not batch:
+            return
         try:
             receipt = await self._sink.send(batch)
         except SinkUnavailable as error:
@@ -79,26 +82,32 @@ class Deliverer:
         if self._delivery.failures:
             log.info("sink is back", sink=self._sink.name, failures=self._delivery.failures)
         self._delivery = delivery.accepted(self._delivery)
-        for refused in receipt.refused:
-            # The dead-letter table of the spool will keep it; in memory there is no place for it.
+        refused = self._refused(batch, receipt)
+        self._counters.add(Count.DELIVERED, len(batch) - len(refused), reason=self._sink.name)
+        if receipt.restamped:
+            self._counters.add(Count.RESTAMPED, receipt.restamped)
+        await self._queue.settle(refused)
+
+    def _refused(self, batch: Sequence[Record], receipt: Receipt) -> Sequence[DeadLetter]:
+        now_ms = clock.now().unix_ms
+        refused = [
+            DeadLetter(batch[each.index], each.reason, each.detail, now_ms) for each in receipt.refused
+        ]
+        for each in refused:
             log.error(
                 "record refused",
                 sink=self._sink.name,
-                id=batch[refused.index].id,
-                reason=refused.reason,
-                detail=refused.detail,
+                id=each.record.id,
+                reason=each.reason,
+                detail=each.detail,
             )
-            self._counters.add(Count.DROPPED, reason=f"{self._sink.name}:refused")
-        self._counters.add(Count.DELIVERED, len(batch) - len(receipt.refused), reason=self._sink.name)
-        if receipt.restamped:
-            self._counters.add(Count.RESTAMPED, receipt.restamped)
-        self._buffer.settle()
+        return refused
 
     def _unavailable(self, error: SinkUnavailable) -> None:
         self._counters.add(Count.DELIVERY_FAILURES, reason=self._sink.name)
         if not self._delivery.failures and not self._delivery.closing:
             log.warning(
-                "sink unavailable", sink=self._sink.name, problem=str(error), waiting=self._buffer.waiting
+                "sink unavailable", sink=self._sink.name, problem=str(error), waiting=self._queue.waiting
             )
         retry_after_ns = None if error.retry_after_s is None else int(error.retry_after_s * 1e9)
         self._delivery = delivery.unavailable(
@@ -120,5 +129,5 @@ class Deliverer:
 
                 group.start_soon(closing)
                 if until_ns is None:
-                    await self._buffer.arrival()
+                    await self._queue.arrival()
                     group.cancel_scope.cancel()

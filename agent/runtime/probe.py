@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import anyio
 
+from agent.core.memory import Memory
 from agent.core.ownership import Owed
 from agent.core.poller import PollSettings, begin
 from agent.core.reading import Access, Sample, SocketMark, State, StateEvent
@@ -32,12 +33,12 @@ class _Ear:
     updates: int = 0
     known: anyio.Event = field(default_factory=anyio.Event)
 
-    def sample(self, path: str, sample: Sample) -> None:
+    def sample(self, path: str, sample: Sample, memory: Memory) -> None:
         self.sample_now = sample
         self.updates += 1
         self._judge()
 
-    def state(self, event: StateEvent) -> None:
+    def state(self, event: StateEvent, memory: Memory) -> None:
         self.state_now = event
         self._judge()
 

@@ -1,14 +1,15 @@
-"""Turns what the pollers emit into records, hands them to every sink's buffer, and keeps the board."""
+"""Turns what the pollers emit into records for whatever keeps them until they are sent, and has the board."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 import structlog
 
 from agent.contract.encode import Agent, Mode, encode_agent_state, encode_sample, encode_state
+from agent.core.memory import Memory
 from agent.core.reading import AgentEvent, Record, Sample, State, StateEvent, VmView
 from agent.core.states import Reason
-from agent.spool.memory import MemoryBuffer
 from agent.telemetry import Count, Counters
 
 log = structlog.get_logger("barograph.vm")
@@ -16,13 +17,19 @@ log = structlog.get_logger("barograph.vm")
 _EXPECTED = frozenset({State.CONNECTING, State.REPORTING, State.PAUSED, State.WAITING, State.GONE})
 
 
+class Keeper(Protocol):
+    """Holds records until their sink has them: in memory, or on disk with what their VM is remembered by."""
+
+    def append(self, record: Record | None, memory: Memory | None) -> None: ...
+
+
 class Recorder:
     """Owned by the event loop's thread; nothing here awaits."""
 
-    def __init__(self, agent: Agent, mode: Mode, buffers: Sequence[MemoryBuffer], counters: Counters) -> None:
+    def __init__(self, agent: Agent, mode: Mode, keepers: Sequence[Keeper], counters: Counters) -> None:
         self._agent = agent
         self._mode: Mode = mode
-        self._buffers = buffers
+        self._keepers = keepers
         self._counters = counters
         self._board: dict[str, VmView] = {}
 
@@ -35,15 +42,15 @@ class Recorder:
         """The board's values, as a snapshot."""
         return tuple(self._board.values())
 
-    def sample(self, path: str, sample: Sample) -> None:
+    def sample(self, path: str, sample: Sample, memory: Memory) -> None:
         """Record an advance."""
         self._counters.add(Count.SAMPLES)
         view = self._board.get(path)
         if view is not None:
             self._board[path] = replace(view, sample=sample, balloon=sample.balloon)
-        self._hand_on(encode_sample(sample, self._agent, self._mode))
+        self._hand_on(encode_sample(sample, self._agent, self._mode), memory)
 
-    def state(self, event: StateEvent) -> None:
+    def state(self, event: StateEvent, memory: Memory) -> None:
         """Record a change of state, or a heartbeat."""
         self._counters.add(Count.STATE_EVENTS)
         before = self._board.get(event.path)
@@ -54,7 +61,7 @@ class Recorder:
         self._board[event.path] = VmView(event.path, event, sample, balloon)
         if not event.heartbeat:
             _log_state(event)
-        self._hand_on(encode_state(event, self._agent, self._mode))
+        self._hand_on(encode_state(event, self._agent, self._mode), memory)
 
     def retire(self, path: str) -> None:
         """The VM is gone for good: off the board."""
@@ -62,11 +69,11 @@ class Recorder:
 
     def agent_state(self, event: AgentEvent) -> None:
         """Record where the agent itself stands."""
-        self._hand_on(encode_agent_state(event, self._agent, self._mode))
+        self._hand_on(encode_agent_state(event, self._agent, self._mode), None)
 
-    def _hand_on(self, record: Record) -> None:
-        for buffer in self._buffers:
-            buffer.append(record)
+    def _hand_on(self, record: Record, memory: Memory | None) -> None:
+        for keeper in self._keepers:
+            keeper.append(record, memory)
 
 
 def _log_state(event: StateEvent) -> None:

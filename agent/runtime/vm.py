@@ -45,8 +45,9 @@ from agent.core.events import (
     Tick,
 )
 from agent.core.fleet import Claims
+from agent.core.memory import Memory
 from agent.core.ownership import Owed
-from agent.core.poller import Poller, PollSettings
+from agent.core.poller import Poller, PollSettings, remember
 from agent.core.reading import Now, Sample, SocketMark, StateEvent
 from agent.errors import QmpCommandError, QmpUnreachable, StateFileError
 from agent.qmp.link import Link, MonitorEvent, open_link
@@ -63,10 +64,10 @@ _COUNTS = {Counted.REPEAT: Count.REPEATS, Counted.COALESCED: Count.COALESCED, Co
 
 
 class Emissions(Protocol):
-    """Where samples and states go."""
+    """Where samples and states go, each with what the VM is remembered by after it."""
 
-    def sample(self, path: str, sample: Sample) -> None: ...
-    def state(self, event: StateEvent) -> None: ...
+    def sample(self, path: str, sample: Sample, memory: Memory) -> None: ...
+    def state(self, event: StateEvent, memory: Memory) -> None: ...
     def retire(self, path: str) -> None: ...
 
 
@@ -186,9 +187,9 @@ class VmTask:
             case Forget(mark):
                 group.start_soon(self._forget, mark)
             case EmitSample(sample):
-                around.emissions.sample(self.poller.path, sample)
+                around.emissions.sample(self.poller.path, sample, remember(self.poller))
             case EmitState(event):
-                around.emissions.state(event)
+                around.emissions.state(event, remember(self.poller))
             case CountReading(counted, amount):
                 around.counters.add(_COUNTS[counted], amount)
             case Retire():

@@ -8,22 +8,33 @@ Constraints (each has a test of the same name in tests/unit/spool/test_memory.py
 - what does not fit is dropped oldest first, samples before states;
 - every drop is counted by sink and reason.
 
-The disk spool will stand behind the same seam.
+The disk spool (disk.py) stands behind the same seam.
 """
 
 from collections import deque
+from collections.abc import Collection, Sequence
 
 import anyio
 
+from agent.core.memory import Memory
 from agent.core.reading import Record, RecordKind
+from agent.spool.record_queue import DeadLetter
 from agent.telemetry import Count, Counters
 
 
 class MemoryBuffer:
     """A bounded queue of records for one sink. One task appends, one takes."""
 
-    def __init__(self, sink: str, size_bytes: int, counters: Counters) -> None:
+    def __init__(
+        self,
+        sink: str,
+        size_bytes: int,
+        counters: Counters,
+        kinds: Collection[RecordKind] = tuple(RecordKind),
+    ) -> None:
+        """Make it; records of other `kinds` are not for this sink."""
         self._sink = sink
+        self._kinds = kinds
         self._size_bytes = size_bytes
         self._counters = counters
         self._samples: deque[tuple[int, Record]] = deque()
@@ -43,12 +54,15 @@ class MemoryBuffer:
         """What they weigh."""
         return self._held_bytes
 
-    def append(self, record: Record) -> None:
-        """Hold `record` until it is settled; drop the oldest ones where there is no room."""
+    def append(self, record: Record | None, memory: Memory | None = None) -> None:
+        """Hold `record` until it is settled; drop the oldest where there is no room. `memory` is not kept."""
+        if record is None or record.kind not in self._kinds:
+            return
         queue = self._samples if record.kind is RecordKind.SAMPLE else self._states
         queue.append((self._appended, record))
         self._appended += 1
         self._held_bytes += record.size_bytes
+        self._counters.add(Count.QUEUED, reason=self._sink)
         while self._held_bytes > self._size_bytes and (self._samples or self._states):
             _, oldest = (self._samples or self._states).popleft()
             self._held_bytes -= oldest.size_bytes
@@ -61,7 +75,7 @@ class MemoryBuffer:
             self._arrival = anyio.Event()
             await self._arrival.wait()
 
-    def take(self, *, records_max: int, size_bytes_max: int) -> tuple[Record, ...]:
+    async def take(self, *, records_max: int, size_bytes_max: int) -> tuple[Record, ...]:
         """Return the oldest records, at least one where any is held; the same ones until `settle`."""
         if self._taken:
             return self._taken
@@ -75,16 +89,18 @@ class MemoryBuffer:
         self._taken = tuple(batch)
         return self._taken
 
-    def settle(self) -> None:
-        """The batch taken last is delivered, or refused for good and counted: forget it."""
+    async def settle(self, refused: Sequence[DeadLetter]) -> None:
+        """The batch taken last is delivered, or refused for good: forget it. Memory keeps no dead letters."""
+        for each in refused:
+            self._counters.add(Count.DROPPED, reason=f"{self._sink}:{each.reason}")
         self._held_bytes -= sum(record.size_bytes for record in self._taken)
         self._taken = ()
 
-    def drop_all(self, reason: str) -> int:
-        """Forget everything, counted by `reason`; return how many records that was."""
+    def abandon(self) -> int:
+        """The agent ends: forget everything, counted as dropped; return how many records that was."""
         dropped = self.waiting
         if dropped:
-            self._counters.add(Count.DROPPED, dropped, reason=f"{self._sink}:{reason}")
+            self._counters.add(Count.DROPPED, dropped, reason=f"{self._sink}:shutdown")
         self._samples.clear()
         self._states.clear()
         self._taken = ()

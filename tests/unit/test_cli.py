@@ -37,10 +37,11 @@ def test_check_config_says_what_the_configuration_comes_to_and_no_secret(tmp_pat
     assert done.stdout.splitlines() == [
         "host      host-1 (one)",
         "monitors  /run/a, share",
-        "polling   every 10s, policy fill, stalled after 30s, at exit give-back",
+        "polling   every 10s, policy fill, stalled after 30s, at exit keep",
         "kafka     a:1,b:2 topics barograph.samples, barograph.states, PLAIN",
         "otlp      http://c:4317 by grpc every 10s",
         "state     /var/lib/x",
+        "spool     on disk, up to 1GiB and 7d",
     ]
 
 

@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import anyio
 
 from agent.core.reading import Record, RecordKind
@@ -9,93 +11,93 @@ def record(n: int, kind: RecordKind = RecordKind.SAMPLE, size_bytes: int = 100) 
     return Record(kind, str(n), "k", n, (), b"x" * (size_bytes - 1))
 
 
-def ids(records: tuple[Record, ...]) -> list[str]:
+def ids(records: Sequence[Record]) -> list[str]:
     return [each.id for each in records]
 
 
-def drain(buffer: MemoryBuffer) -> list[str]:
+async def drain(buffer: MemoryBuffer) -> list[str]:
     out: list[str] = []
-    while batch := buffer.take(records_max=3, size_bytes_max=10_000):
+    while batch := await buffer.take(records_max=3, size_bytes_max=10_000):
         out += ids(batch)
-        buffer.settle()
+        await buffer.settle(())
     return out
 
 
-def test_records_come_out_in_the_order_they_went_in() -> None:
+async def test_records_come_out_in_the_order_they_went_in() -> None:
     buffer = MemoryBuffer("kafka", 10_000, Counters())
     for n in range(20):
         buffer.append(record(n, RecordKind.VM_STATE if n % 3 == 0 else RecordKind.SAMPLE))
 
-    assert drain(buffer) == [str(n) for n in range(20)]
+    assert await drain(buffer) == [str(n) for n in range(20)]
     assert (buffer.waiting, buffer.held_bytes) == (0, 0)
 
 
-def test_a_batch_that_was_taken_comes_out_again_until_it_is_settled() -> None:
+async def test_a_batch_that_was_taken_comes_out_again_until_it_is_settled() -> None:
     buffer = MemoryBuffer("kafka", 10_000, Counters())
     for n in range(4):
         buffer.append(record(n))
 
-    first = buffer.take(records_max=2, size_bytes_max=10_000)
-    again = buffer.take(records_max=4, size_bytes_max=10_000)
-    buffer.settle()
-    second = buffer.take(records_max=4, size_bytes_max=10_000)
+    first = await buffer.take(records_max=2, size_bytes_max=10_000)
+    again = await buffer.take(records_max=4, size_bytes_max=10_000)
+    await buffer.settle(())
+    second = await buffer.take(records_max=4, size_bytes_max=10_000)
 
     assert ids(first) == ids(again) == ["0", "1"]
     assert ids(second) == ["2", "3"]
 
 
-def test_a_batch_is_bounded_in_bytes_and_never_empty() -> None:
+async def test_a_batch_is_bounded_in_bytes_and_never_empty() -> None:
     buffer = MemoryBuffer("kafka", 10_000, Counters())
     for n in range(4):
         buffer.append(record(n))
 
-    assert ids(buffer.take(records_max=10, size_bytes_max=250)) == ["0", "1"]
-    buffer.settle()
-    assert ids(buffer.take(records_max=10, size_bytes_max=1)) == ["2"]
+    assert ids(await buffer.take(records_max=10, size_bytes_max=250)) == ["0", "1"]
+    await buffer.settle(())
+    assert ids(await buffer.take(records_max=10, size_bytes_max=1)) == ["2"]
 
 
-def test_the_buffer_never_holds_more_than_its_size() -> None:
+async def test_the_buffer_never_holds_more_than_its_size() -> None:
     counters = Counters()
     buffer = MemoryBuffer("kafka", 1_000, counters)
     for n in range(50):
         buffer.append(record(n))
         assert buffer.held_bytes <= 1_000
 
-    assert drain(buffer) == [str(n) for n in range(40, 50)]
+    assert await drain(buffer) == [str(n) for n in range(40, 50)]
 
 
-def test_what_does_not_fit_is_dropped_oldest_first_samples_before_states() -> None:
+async def test_what_does_not_fit_is_dropped_oldest_first_samples_before_states() -> None:
     counters = Counters()
     buffer = MemoryBuffer("kafka", 500, counters)
     buffer.append(record(0, RecordKind.VM_STATE))
     for n in range(1, 8):
         buffer.append(record(n))
 
-    assert drain(buffer) == ["0", "4", "5", "6", "7"]
+    assert await drain(buffer) == ["0", "4", "5", "6", "7"]
     assert counters.total(Count.DROPPED, "kafka:full") == 3
 
 
-def test_a_batch_in_flight_is_not_dropped() -> None:
+async def test_a_batch_in_flight_is_not_dropped() -> None:
     buffer = MemoryBuffer("kafka", 300, Counters())
     for n in range(3):
         buffer.append(record(n))
-    in_flight = buffer.take(records_max=2, size_bytes_max=10_000)
+    in_flight = await buffer.take(records_max=2, size_bytes_max=10_000)
 
     for n in range(3, 10):
         buffer.append(record(n))
 
-    assert buffer.take(records_max=9, size_bytes_max=10_000) == in_flight
+    assert await buffer.take(records_max=9, size_bytes_max=10_000) == in_flight
 
 
-def test_every_drop_is_counted_by_sink_and_reason() -> None:
+async def test_every_drop_is_counted_by_sink_and_reason() -> None:
     counters = Counters()
     buffer = MemoryBuffer("lines", 10_000, counters)
     for n in range(5):
         buffer.append(record(n))
-    buffer.take(records_max=2, size_bytes_max=10_000)
+    await buffer.take(records_max=2, size_bytes_max=10_000)
 
-    assert buffer.drop_all("shutdown") == 5
-    assert counters.snapshot() == {"dropped/lines:shutdown": 5}
+    assert buffer.abandon() == 5
+    assert counters.snapshot() == {"dropped/lines:shutdown": 5, "queued/lines": 5}
     assert buffer.waiting == 0
 
 

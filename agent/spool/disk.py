@@ -1,0 +1,450 @@
+"""The spool: what waits for Kafka and what is remembered of each VM, on disk before it is sent.
+
+Constraints (each has a test of the same name in tests/unit/spool/test_disk.py):
+
+- a record is sent only after the commit that wrote it, and again by the next run if this one is killed;
+- records gather for a moment, so that a thousand VMs make some ten commits a second and not a thousand;
+- while the disk takes nothing, records wait in memory and are sent from there, after those on disk;
+- what fits neither disk nor memory is dropped oldest first, samples before states, and counted;
+- a file that cannot be used is set aside under a dated name, what was lost with it is counted, and a new
+  one made, with every VM's memory in it;
+- a disk that hangs holds up neither collection nor the end.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import anyio
+import structlog
+
+from agent.core.memory import Memory
+from agent.core.reading import Record
+from agent.errors import SET_ASIDE, SpoolError
+from agent.spool.record_queue import DeadLetter
+from agent.spool.store import (
+    VMS_REMEMBERED,
+    Bounds,
+    Change,
+    Queue,
+    Store,
+    Totals,
+    open_store,
+    set_aside,
+)
+from agent.spool.thread import DiskThread
+from agent.telemetry import Count, Counters
+
+log = structlog.get_logger("barograph.spool")
+
+FILE_NAME = "spool.sqlite"
+
+_CLOSE_TIMEOUT_S = 2.0
+_NOTHING_DROPPED = 1 << 62
+"""A position above all: while rows are being read, none of them may be dropped."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How the spool keeps what it is given."""
+
+    directory: Path
+    sink: str = "kafka"  # whose records these are: names the queues in counters
+    bounds: Bounds = field(default_factory=Bounds)
+    memory_bytes: int = 64 << 20  # what may wait in memory while the disk takes nothing
+    # An update counts as seen once it has been visible for 500 ms: gathering must leave room for a commit.
+    gather_s: float = 0.1
+    gather_slow_s: float = 0.3  # with few records there is nothing to gain from haste, and a disk to spare
+    few_records_per_s: float = 200.0
+    gather_records: int = 500
+    retry_first_s: float = 1.0
+    retry_longest_s: float = 30.0
+
+
+class DiskQueue:
+    """One queue of the spool, as its deliverer sees it."""
+
+    def __init__(self, spool: "DiskSpool", name: Queue, sink: str) -> None:
+        self.name = name
+        self.sink = sink
+        self.position = 0  # of the newest record
+        self.front: deque[tuple[int, Record]] = deque()  # not on disk yet, and not on the way there
+        self.committing: Sequence[tuple[int, Record]] = ()
+        self.rows = 0  # on disk, neither in flight nor settled
+        self.settled = 0  # up to here
+        self._read_to = 0
+        self._reading = False
+        self._taken: Sequence[tuple[int, Record]] = ()
+        self._taken_from_disk = True
+        self._spool = spool
+        self._arrival = anyio.Event()
+
+    @property
+    def held(self) -> int:
+        """How many records are not delivered, wherever they are."""
+        return len(self._taken) + self.rows + len(self.committing) + len(self.front)
+
+    @property
+    def waiting(self) -> int:
+        """How many records can be had now, the batch in flight included."""
+        rows = self.rows if self._spool.is_open else 0
+        return len(self._taken) + rows + (len(self.front) if self._front_is_next else 0)
+
+    @property
+    def sending(self) -> int:
+        """The position up to which rows may be in flight."""
+        return _NOTHING_DROPPED if self._reading else self._read_to
+
+    @property
+    def _front_is_next(self) -> bool:
+        # Only while the disk takes nothing, and behind what is on it or on its way there.
+        return self._spool.trouble is not None and not self.rows and not self.committing
+
+    def wake(self) -> None:
+        """Something may have arrived."""
+        if self.waiting:
+            self._arrival.set()
+
+    async def arrival(self) -> None:
+        """Return when at least one record can be had."""
+        while not self.waiting:
+            self._arrival = anyio.Event()
+            await self._arrival.wait()
+
+    async def take(self, *, records_max: int, size_bytes_max: int) -> Sequence[Record]:
+        """Return the oldest records, the same ones until `settle`; none where none can be read now."""
+        if not self._taken and self.rows:
+            await self._take_rows(records_max, size_bytes_max)
+        elif not self._taken and self._front_is_next:
+            self._taken_from_disk = False
+            self._taken = self._spool.take_front(self, records_max, size_bytes_max)
+        return [record for _, record in self._taken]
+
+    async def settle(self, refused: Sequence[DeadLetter]) -> None:
+        """The batch taken last is delivered, but for those refused: the next commit takes it off the disk."""
+        if self._taken_from_disk and self._taken:
+            self.settled = self._taken[-1][0]
+        elif self._taken:
+            self._spool.sent_from_memory(self._taken)
+        self._taken = ()
+        self._spool.settled(self, refused)
+
+    def abandon(self) -> int:
+        """Return 0: what is on disk is sent by the next run, and the last commit writes what is not."""
+        if not self._taken_from_disk:
+            self.front.extendleft(reversed(self._taken))
+        self._taken = ()
+        return 0
+
+    def reopened(self, position: int, rows: int) -> None:
+        """The file is another one, or open for the first time."""
+        if position >= self.position - len(self.front):  # it has records that we did not know of
+            self.front = deque((position + number, each) for number, (_, each) in enumerate(self.front, 1))
+            self.position = position + len(self.front)
+        self.rows, self.settled, self._read_to = rows, 0, 0
+
+    async def _take_rows(self, records_max: int, size_bytes_max: int) -> None:
+        self._reading = True
+        try:
+            taken = await self._spool.read(
+                self.name, after=self._read_to, records_max=records_max, size_bytes_max=size_bytes_max
+            )
+        finally:
+            self._reading = False
+        if taken:
+            self.rows -= len(taken)
+            self._taken, self._taken_from_disk = taken, True
+            self._read_to = taken[-1][0]
+
+
+class DiskSpool:
+    """Owned by the event loop's thread. Made by `open_spool`; `run` does the commits."""
+
+    def __init__(
+        self, settings: Settings, thread: DiskThread, counters: Counters, wall_ms: Callable[[], int]
+    ) -> None:
+        self.memories: OrderedDict[str, Memory] = OrderedDict()  # by path, touched longest ago first
+        self.trouble: SpoolError | None = None  # why the disk takes nothing now
+        self.totals = Totals({}, 0)
+        self._path = settings.directory / FILE_NAME
+        self._settings = settings
+        self._thread = thread
+        self._counters = counters
+        self._wall_ms = wall_ms
+        self._store: Store | None = None
+        self._file_in_use = anyio.Lock()  # by a commit, or by what puts another file in its place
+        self._queues = {name: DiskQueue(self, name, f"{settings.sink}.{name}") for name in Queue}
+        self._touched: dict[str, Memory] = {}
+        self._refused: list[DeadLetter] = []
+        self._memory_bytes = 0
+        self._wanted = anyio.Event()
+        self._plenty = anyio.Event()
+        self._committed_at_s = anyio.current_time()
+        self._gather_s = settings.gather_s
+        self._failures = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a file to read from."""
+        return self._store is not None
+
+    def queue(self, name: Queue) -> DiskQueue:
+        """Return the records of one queue, for their deliverer."""
+        return self._queues[name]
+
+    def append(self, record: Record | None, memory: Memory | None) -> None:
+        """Take in a record and what its VM is remembered by: one commit has both, or neither."""
+        if memory is not None:
+            self._touched[memory.path] = memory
+        if record is not None:
+            queue = self._queues[Queue.of(record)]
+            queue.position += 1
+            queue.front.append((queue.position, record))
+            self._memory_bytes += record.size_bytes
+            self._counters.add(Count.QUEUED, reason=queue.sink)
+            self._drop_what_does_not_fit()
+            queue.wake()
+        self._wanted.set()
+        if sum(len(queue.front) for queue in self._queues.values()) >= self._settings.gather_records:
+            self._plenty.set()
+
+    # --- what its queues ask for ---
+
+    async def read(
+        self, name: Queue, *, after: int, records_max: int, size_bytes_max: int
+    ) -> Sequence[tuple[int, Record]]:
+        """Return rows of the file; none where it cannot be read."""
+        store = self._store
+        if store is None:
+            return ()
+        read = partial(store.read, name, after=after, records_max=records_max, size_bytes_max=size_bytes_max)
+        try:
+            return await self._thread.run(read)
+        except SpoolError as error:
+            # Whatever is wrong with reading: what lies behind must not be kept waiting for it for ever.
+            async with self._file_in_use:
+                if self._store is store:
+                    await self._set_aside(error)
+            return ()
+
+    def take_front(
+        self, queue: DiskQueue, records_max: int, size_bytes_max: int
+    ) -> Sequence[tuple[int, Record]]:
+        """Take the oldest records that are only in memory."""
+        batch: list[tuple[int, Record]] = []
+        size_bytes = 0
+        while queue.front and len(batch) < records_max:
+            size_bytes += queue.front[0][1].size_bytes
+            if batch and size_bytes > size_bytes_max:
+                break
+            batch.append(queue.front.popleft())
+        return batch
+
+    def sent_from_memory(self, batch: Sequence[tuple[int, Record]]) -> None:
+        """Records that never came to the disk are settled."""
+        self._memory_bytes -= _size_bytes(batch)
+
+    def settled(self, queue: DiskQueue, refused: Sequence[DeadLetter]) -> None:
+        """Some of `queue` is settled."""
+        self._refused += refused
+        for each in refused:
+            self._counters.add(Count.DEAD_LETTERED, reason=f"{queue.sink}:{each.reason}")
+        self._wanted.set()
+
+    # --- committing ---
+
+    async def open(self) -> None:
+        """Open the file, or say why not and go on without it; `run` tries again."""
+        try:
+            await self._open()
+        except SpoolError as error:
+            await self._failed(error)
+        else:
+            for queue in self._queues.values():
+                if queue.rows:
+                    self._counters.add(Count.CARRIED, queue.rows, reason=queue.sink)
+
+    async def run(self) -> None:
+        """Commit what comes, until cancelled."""
+        while True:
+            await self._wanted.wait()
+            with anyio.move_on_after(self._gather_s):
+                await self._plenty.wait()
+            if not await self.flush():
+                pause_s = self._settings.retry_first_s * 2 ** min(self._failures - 1, 16)
+                await anyio.sleep(min(pause_s, self._settings.retry_longest_s))
+
+    async def flush(self) -> bool:
+        """Commit what there is now; return whether the disk took it."""
+        async with self._file_in_use:
+            change: Change | None = None
+            try:
+                store = self._store or await self._open()
+                change = self._gather()
+                totals = await self._thread.run(partial(store.commit, change))
+            except SpoolError as error:
+                if change is not None:
+                    self._put_back(change)
+                await self._failed(error)
+                return False
+            self._committed(change, totals)
+            return True
+
+    async def close(self) -> None:
+        """Let go of the file, soon or not at all."""
+        store, self._store = self._store, None
+        if store is not None:
+            with anyio.move_on_after(_CLOSE_TIMEOUT_S, shield=True):
+                try:
+                    await self._thread.run(store.close)
+                except SpoolError as error:
+                    log.warning("spool not closed", problem=str(error))
+
+    def _gather(self) -> Change:
+        # An event that nobody has set stays: somebody may be waiting for it.
+        self._wanted = anyio.Event() if self._wanted.is_set() else self._wanted
+        self._plenty = anyio.Event() if self._plenty.is_set() else self._plenty
+        for queue in self._queues.values():
+            queue.committing = tuple(queue.front)
+            queue.front.clear()
+        change = Change(
+            now_ms=self._wall_ms(),
+            records=[each for queue in self._queues.values() for each in queue.committing],
+            memories=tuple(self._touched.values()),
+            settled={name: queue.settled for name, queue in self._queues.items() if queue.settled},
+            refused=tuple(self._refused),
+            sending={name: queue.sending for name, queue in self._queues.items()},
+        )
+        self._touched, self._refused = {}, []
+        return change
+
+    def _put_back(self, change: Change) -> None:
+        for queue in self._queues.values():
+            queue.front.extendleft(reversed(queue.committing))
+            queue.committing = ()
+        self._touched = {each.path: each for each in change.memories} | self._touched
+        self._refused = [*change.refused, *self._refused]
+        self._wanted.set()
+
+    def _committed(self, change: Change, totals: Totals) -> None:
+        for queue in self._queues.values():
+            queue.rows += len(queue.committing)
+            self._memory_bytes -= _size_bytes(queue.committing)
+            queue.committing = ()
+        for memory in change.memories:
+            self.memories[memory.path] = memory
+            self.memories.move_to_end(memory.path)
+        while len(self.memories) > VMS_REMEMBERED:
+            self.memories.popitem(last=False)
+        self._take_losses(totals)
+        if totals.rescued:
+            log.error("spool file was deleted", path=str(self._path), detail="written anew, nothing is lost")
+        if self.trouble is not None:
+            log.info("spool is back", path=str(self._path), failures=self._failures)
+        self.trouble, self._failures = None, 0
+        now_s = anyio.current_time()
+        per_s = len(change.records) / max(now_s - self._committed_at_s, 1e-3)
+        few = per_s < self._settings.few_records_per_s
+        self._gather_s = self._settings.gather_slow_s if few else self._settings.gather_s
+        self._committed_at_s = now_s
+        for queue in self._queues.values():
+            queue.wake()
+
+    def _take_losses(self, totals: Totals) -> None:
+        for (table, loss), count in totals.dropped.items():
+            if table in self._queues:
+                queue = self._queues[Queue(table)]
+                queue.rows -= count
+                self._counters.add(Count.DROPPED, count, reason=f"{queue.sink}:{loss}")
+            else:
+                self._counters.add(Count.DEAD_LETTERS_DROPPED, count)
+            if not any(each == (table, loss) for each in self.totals.dropped):
+                log.error("spool drops the oldest", table=table, reason=loss.value, records=count)
+        self.totals = totals
+
+    def _drop_what_does_not_fit(self) -> None:
+        for queue in self._queues.values():  # samples first
+            while self._memory_bytes > self._settings.memory_bytes and queue.front:
+                _, oldest = queue.front.popleft()
+                self._memory_bytes -= oldest.size_bytes
+                self._counters.add(Count.DROPPED, reason=f"{queue.sink}:full")
+
+    # --- trouble ---
+
+    async def _failed(self, error: SpoolError) -> None:
+        self._failures += 1
+        if error.fault in SET_ASIDE:
+            await self._set_aside(error)
+            return
+        self._troubled(error)
+
+    def _troubled(self, error: SpoolError) -> None:
+        if self.trouble is None:
+            log.error(
+                "spool cannot be written", problem=str(error), detail="records wait in memory until it can"
+            )
+        self.trouble = error
+        self._wanted.set()
+        for queue in self._queues.values():
+            queue.wake()
+
+    async def _set_aside(self, error: SpoolError) -> None:
+        """Go on with a new file; what was in the old one is kept for people, and counted as lost."""
+        await self.close()
+        lost = 0
+        for queue in self._queues.values():
+            lost += queue.rows
+            if queue.rows:
+                self._counters.add(Count.DROPPED, queue.rows, reason=f"{queue.sink}:damaged")
+            queue.rows = 0
+        self._touched = dict(self.memories) | self._touched
+        moment = datetime.fromtimestamp(self._wall_ms() / 1000, UTC).strftime("%Y%m%dT%H%M%SZ")
+        try:
+            aside = await self._thread.run(partial(set_aside, self._path, moment))
+            log.error("spool set aside", path=aside, problem=error.detail, records_lost=lost)
+            await self._open()
+        except SpoolError as another:
+            self._troubled(another)
+
+    async def _open(self) -> Store:
+        store = await self._thread.run(partial(open_store, self._path, self._settings.bounds))
+        totals = await self._thread.run(store.totals)
+        for name, queue in self._queues.items():
+            position = await self._thread.run(partial(store.last_position, name))
+            queue.reopened(position, totals.rows.get(name, 0))
+        memories, problems = await self._thread.run(store.memories)
+        for problem in problems:
+            log.error("memory of a VM not understood", problem=problem)
+        self.memories = OrderedDict({**memories, **self.memories})
+        self.totals = totals
+        self._store = store
+        return store
+
+
+def _size_bytes(batch: Sequence[tuple[int, Record]]) -> int:
+    return sum(record.size_bytes for _, record in batch)
+
+
+@asynccontextmanager
+async def open_spool(
+    settings: Settings, counters: Counters, wall_ms: Callable[[], int]
+) -> AsyncGenerator[DiskSpool, None]:
+    """Open the spool, with what the run before left in it. Where it cannot be had, records wait in memory.
+
+    Args:
+        settings: where it is and how much it may keep.
+        counters: what goes in and what is lost.
+        wall_ms: the wall clock, Unix milliseconds.
+    """
+    thread = DiskThread("spool")
+    spool = DiskSpool(settings, thread, counters, wall_ms)
+    try:
+        await spool.open()
+        yield spool
+    finally:
+        await spool.close()
+        thread.end()

@@ -1,0 +1,360 @@
+"""The spool's file: SQLite, one connection, one caller at a time. Blocks; agent/spool/disk.py has the thread.
+
+Constraints (each has a test of the same name in tests/unit/spool/test_store.py):
+
+- what one commit brings is there whole after a kill, or not at all;
+- records come out of a queue in the order they went in;
+- a record is there until it is settled, and is given again by a store opened anew;
+- a refused record is moved to the dead letters by the commit that settles it;
+- the oldest samples go first where there is no room, then dead letters, states last;
+- what is being sent is never dropped;
+- records older than the bound are dropped, dead letters are not;
+- the totals are those of the rows;
+- a file of a newer format, of something else, or damaged, is told apart and left as it is;
+- a deleted file is noticed, and written anew with all that was in it;
+- the VMs remembered are bounded, and those touched longest ago are forgotten first.
+
+With `synchronous=FULL` in WAL mode a commit is on the disk when it returns: a kill of the agent loses
+nothing of it, and neither does a power cut, as far as the disk keeps its word about flushing. What was
+not committed is missing as a whole (sqlite.org/pragma.html#pragma_synchronous).
+"""
+
+import os
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from errno import EISDIR
+from itertools import chain
+from pathlib import Path
+
+from agent.core.memory import Memory
+from agent.core.reading import Record, RecordKind
+from agent.errors import SpoolError, SpoolFault
+from agent.spool.format import (
+    Undecodable,
+    decode_memory,
+    decode_record,
+    encode_memory,
+    encode_record,
+)
+from agent.spool.record_queue import DeadLetter
+from agent.spool.tables import connect, pragma, translated
+
+VMS_REMEMBERED = 10_000
+"""Far above what one host can run."""
+
+_DROPPED_AT_ONCE = 500
+_VACUUMED_AT_ONCE_PAGES = 512
+_BACKLOG_ROWS = 1_000
+_SPARE_PAGES = 2_048
+"""8 MiB of free pages stay in the file, for what comes next."""
+
+
+class Queue(StrEnum):
+    """What is delivered in order. The names are those of the tables."""
+
+    SAMPLES = "samples"
+    STATES = "states"
+
+    @property
+    def kinds(self) -> frozenset[RecordKind]:
+        """What is in it."""
+        samples = frozenset({RecordKind.SAMPLE})
+        return samples if self is Queue.SAMPLES else frozenset(RecordKind) - samples
+
+    @staticmethod
+    def of(record: Record) -> "Queue":
+        """Return the queue a record belongs to."""
+        return Queue.SAMPLES if record.kind is RecordKind.SAMPLE else Queue.STATES
+
+
+class Loss(StrEnum):
+    """Why the spool let go of a record undelivered."""
+
+    FULL = "full"  # no room within the bound
+    EXPIRED = "expired"  # older than the bound
+
+
+DEAD_LETTERS = "dead_letters"
+Dropped = Mapping[tuple[str, Loss], int]
+"""How many records went, by table and reason."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """How much is kept."""
+
+    size_bytes: int = 1 << 30
+    age_ms: int = 7 * 24 * 3600 * 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What one commit brings. Positions grow, within a queue and from commit to commit."""
+
+    now_ms: int
+    records: Sequence[tuple[int, Record]] = ()
+    memories: Sequence[Memory] = ()
+    settled: Mapping[Queue, int] = field(default_factory=dict[Queue, int])  # up to here, inclusive
+    refused: Sequence[DeadLetter] = ()
+    sending: Mapping[Queue, int] = field(default_factory=dict[Queue, int])  # in flight up to here
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What is in the file after a commit."""
+
+    rows: Mapping[str, int]  # by table: each queue's, and the dead letters
+    used_bytes: int  # of the pages in use; the write-ahead log comes on top
+    dropped: Dropped = field(default_factory=dict[tuple[str, Loss], int])  # by this commit
+    rescued: bool = False  # the file had been deleted, and was written anew
+
+
+class Store:
+    """One open spool. Made by `open_store`; used by one thread at a time."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path, bounds: Bounds) -> None:
+        self.path = path
+        self._connection = connection
+        self._bounds = bounds
+        self._file_id = _file_id(path)
+        self._rows = Counter(dict(connection.execute("SELECT name, total FROM totals")))
+
+    def close(self) -> None:
+        """Write the log into the file and let go of it."""
+        with translated(self.path):
+            self._connection.close()
+
+    def totals(self) -> Totals:
+        """Return what is in the file."""
+        with translated(self.path):
+            return Totals(dict(self._rows), self._used_bytes())
+
+    def memories(self) -> tuple[dict[str, Memory], list[str]]:
+        """Return what is remembered by path, touched longest ago first, and what is not understood."""
+        found: dict[str, Memory] = {}
+        problems: list[str] = []
+        with translated(self.path):
+            rows: Iterator[tuple[str, bytes]] = self._connection.execute(
+                "SELECT path, memory FROM vms ORDER BY touched_ms"
+            )
+            for path, content in rows:
+                try:
+                    found[path] = decode_memory(content)
+                except Undecodable as error:
+                    problems.append(f"{path}: {error}")
+        return found, problems
+
+    def last_position(self, queue: Queue) -> int:
+        """Return the position of a queue's newest record; 0: it is empty."""
+        with translated(self.path):
+            row: tuple[int | None] = self._connection.execute(f"SELECT max(position) FROM {queue}").fetchone()
+            return row[0] or 0
+
+    def read(
+        self, queue: Queue, *, after: int, records_max: int, size_bytes_max: int
+    ) -> list[tuple[int, Record]]:
+        """Return the oldest records above the position `after`, at least one where there is any.
+
+        Raises:
+            SpoolError: they cannot be read.
+        """
+        batch: list[tuple[int, Record]] = []
+        size_bytes = 0
+        with translated(self.path):
+            rows = self._connection.execute(
+                f"SELECT * FROM {queue} WHERE position > ? ORDER BY position LIMIT ?", (after, records_max)
+            )
+            for position, *columns in rows:
+                try:
+                    record = decode_record(tuple(columns))
+                except Undecodable as error:
+                    raise SpoolError(str(self.path), SpoolFault.DAMAGED, str(error)) from error
+                size_bytes += record.size_bytes
+                if batch and size_bytes > size_bytes_max:
+                    break
+                batch.append((position, record))
+            rows.close()
+        return batch
+
+    # --- writing ---
+
+    def commit(self, change: Change) -> Totals:
+        """Return once all of `change` is on the disk.
+
+        Raises:
+            SpoolError: nothing of it is.
+        """
+        rows_before = self._rows.copy()
+        with translated(self.path):
+            rescued = self._rescue()
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                dropped = self._apply(change)
+                self._connection.execute("COMMIT")
+            except BaseException:
+                self._rows = rows_before
+                if self._connection.in_transaction:  # some errors end it by themselves
+                    self._connection.execute("ROLLBACK")
+                raise
+            self._shrink()
+            return Totals(dict(self._rows), self._used_bytes(), dropped, rescued)
+
+    def _apply(self, change: Change) -> Dropped:
+        for queue, position in change.settled.items():
+            self._delete(queue, "position <= ?", position)
+        self._insert(DEAD_LETTERS, [_dead_letter_row(each) for each in change.refused])
+        for queue in Queue:
+            mine = [(at, *encode_record(each)) for at, each in change.records if Queue.of(each) is queue]
+            self._insert(queue, mine)
+        self._remember(change)
+        dropped = Counter[tuple[str, Loss]]()
+        self._drop_expired(change, dropped)
+        self._drop_oldest(change, dropped)
+        self._connection.executemany(
+            "UPDATE totals SET total = ? WHERE name = ?",
+            [(total, name) for name, total in self._rows.items()],
+        )
+        return {what: count for what, count in dropped.items() if count}
+
+    def _remember(self, change: Change) -> None:
+        if not change.memories:
+            return
+        self._connection.executemany(
+            "INSERT INTO vms VALUES (?, ?, ?) ON CONFLICT (path) DO UPDATE "
+            "SET touched_ms = excluded.touched_ms, memory = excluded.memory",
+            [(each.path, change.now_ms, encode_memory(each)) for each in change.memories],
+        )
+        self._connection.execute(
+            "DELETE FROM vms WHERE path IN (SELECT path FROM vms ORDER BY touched_ms DESC LIMIT -1 OFFSET ?)",
+            (VMS_REMEMBERED,),
+        )
+
+    def _drop_expired(self, change: Change, dropped: Counter[tuple[str, Loss]]) -> None:
+        for queue in Queue:
+            # From the old end to the first one young enough: nothing behind it is looked at.
+            dropped[queue, Loss.EXPIRED] += self._delete(
+                queue,
+                f"position > ? AND position < coalesce((SELECT position FROM {queue} "
+                "WHERE position > ? AND timestamp_ms >= ? ORDER BY position LIMIT 1), 9e18)",
+                *(change.sending.get(queue, 0), change.sending.get(queue, 0)),
+                change.now_ms - self._bounds.age_ms,
+            )
+
+    def _drop_oldest(self, change: Change, dropped: Counter[tuple[str, Loss]]) -> None:
+        for table in (Queue.SAMPLES, DEAD_LETTERS, Queue.STATES):
+            sending = change.sending.get(table, 0) if isinstance(table, Queue) else 0
+            while self._used_bytes() > self._bounds.size_bytes:
+                gone = self._delete(
+                    table,
+                    f"position IN (SELECT position FROM {table} WHERE position > ? "
+                    f"ORDER BY position LIMIT {_DROPPED_AT_ONCE})",
+                    sending,
+                )
+                if not gone:
+                    break
+                dropped[table, Loss.FULL] += gone
+
+    def _insert(self, table: str, rows: Sequence[tuple[object, ...]]) -> None:
+        if rows:
+            places = ", ".join("?" * len(rows[0]))
+            self._connection.executemany(f"INSERT INTO {table} VALUES ({places})", rows)
+            self._rows[table] += len(rows)
+
+    def _delete(self, table: str, where: str, *arguments: int) -> int:
+        gone = self._connection.execute(f"DELETE FROM {table} WHERE {where}", arguments).rowcount
+        self._rows[table] -= gone
+        return gone
+
+    def _used_bytes(self) -> int:
+        pages = pragma(self._connection, "page_count") - pragma(self._connection, "freelist_count")
+        return pages * pragma(self._connection, "page_size")
+
+    def _shrink(self) -> None:
+        """Once the backlog is gone, give its pages back to the file system, a few at each commit."""
+        if self._rows.total() > _BACKLOG_ROWS:
+            return
+        if pragma(self._connection, "freelist_count") > _SPARE_PAGES:
+            # It frees a page at each step, and only a script is stepped to its end.
+            self._connection.executescript(f"PRAGMA incremental_vacuum({_VACUUMED_AT_ONCE_PAGES})")
+
+    # --- a file that somebody deleted ---
+
+    def _rescue(self) -> bool:
+        """Where our file is no longer the one at our path, write all that is in it there again."""
+        if _file_id(self.path) == self._file_id:
+            return False
+        if self.path.is_dir():  # what else may stand there can be replaced
+            raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
+        fresh = self.path.with_name(f".{self.path.name}.new")
+        _unlink_with_logs(fresh)
+        target = sqlite3.connect(fresh)
+        try:
+            self._connection.backup(target)
+        finally:
+            target.close()
+        # Closing removes the log by its name: it must be ours still, and none may wait for the new file.
+        self._connection.close()
+        _unlink_with_logs(self.path)
+        os.replace(fresh, self.path)
+        self._connection = connect(self.path)
+        self._file_id = _file_id(self.path)
+        return True
+
+
+def open_store(path: Path, bounds: Bounds) -> Store:
+    """Open the spool at `path`, made where it is missing.
+
+    Raises:
+        SpoolError: it cannot be had. A file that is not ours, damaged, or a newer agent's, is as it was.
+    """
+    connection = connect(path)
+    try:
+        with translated(path):
+            return Store(connection, path, bounds)
+    except BaseException:
+        connection.close()
+        raise
+
+
+def set_aside(path: Path, moment: str) -> str:
+    """Rename a spool that cannot be used, its log with it, and return its name now.
+
+    Args:
+        path: the spool.
+        moment: goes into the name.
+
+    Raises:
+        SpoolError: it cannot be renamed.
+    """
+    aside = path.with_name(f"{path.name}.{moment}.bad")
+    number = 1
+    while aside.exists():  # nobody else makes one meanwhile: the directory is locked
+        number += 1
+        aside = path.with_name(f"{path.name}.{moment}.{number}.bad")
+    with translated(path):
+        path.rename(aside)
+        for log in ("-wal", "-shm"):
+            beside = path.with_name(path.name + log)
+            if beside.exists():
+                beside.rename(aside.with_name(aside.name + log))
+    return str(aside)
+
+
+def _dead_letter_row(letter: DeadLetter) -> tuple[object, ...]:
+    return (None, *encode_record(letter.record), letter.reason, letter.detail, letter.refused_at_ms)
+
+
+def _file_id(path: Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _unlink_with_logs(path: Path) -> None:
+    for each in chain([path], (path.with_name(path.name + log) for log in ("-wal", "-shm"))):
+        each.unlink(missing_ok=True)

@@ -1,0 +1,255 @@
+"""The constraints of agent/spool/disk.py, one test each."""
+
+import os
+import threading
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+from agent.core.reading import Record, RecordKind
+from agent.spool.disk import FILE_NAME, DiskQueue, DiskSpool, Settings, open_spool
+from agent.spool.record_queue import DeadLetter
+from agent.spool.store import Bounds, Queue, open_store
+from agent.telemetry import Count, Counters
+from tests.unit.spool.making import NOW_MS, memory, record
+
+
+@asynccontextmanager
+async def running(
+    directory: Path, counters: Counters | None = None, **how: object
+) -> AsyncGenerator[DiskSpool]:
+    """A spool whose commits are done, as the agent has it."""
+    quick = Settings(directory=directory, gather_s=0.01, gather_slow_s=0.02, retry_first_s=0.02)
+    settings = replace(quick, **how)  # pyright: ignore[reportArgumentType]
+    async with open_spool(settings, counters or Counters(), lambda: NOW_MS) as spool:
+        async with anyio.create_task_group() as group:
+            group.start_soon(spool.run)
+            yield spool
+            group.cancel_scope.cancel()
+        await spool.flush()
+
+
+async def take(queue: DiskQueue, records_max: int = 1000) -> list[str]:
+    with anyio.fail_after(10):
+        await queue.arrival()
+        return [each.id for each in await queue.take(records_max=records_max, size_bytes_max=1 << 20)]
+
+
+async def until(spool: DiskSpool, *, trouble: bool) -> None:
+    with anyio.fail_after(10):
+        while (spool.trouble is not None) is not trouble:
+            await spool.flush()
+
+
+def block(directory: Path) -> None:
+    """Make the disk take nothing, for root as well: a directory stands where the file should be."""
+    for each in list(directory.iterdir()):
+        each.unlink()
+    (directory / FILE_NAME).mkdir()
+
+
+def samples(*numbers: int) -> Sequence[Record]:
+    return [record(n) for n in numbers]
+
+
+async def test_a_record_is_sent_only_after_the_commit_that_wrote_it(tmp_path: Path) -> None:
+    async with running(tmp_path, gather_s=3600, gather_slow_s=3600) as spool:
+        queue = spool.queue(Queue.SAMPLES)
+        spool.append(record(1), memory())
+        await checkpoint()
+        assert (queue.waiting, queue.held) == (0, 1)
+
+        await spool.flush()
+
+        assert await take(queue) == ["id-1"]
+        assert (queue.waiting, queue.held) == (1, 1)
+
+
+async def test_a_record_is_sent_again_by_the_next_run_if_this_one_is_killed(tmp_path: Path) -> None:
+    counters = Counters()
+    async with running(tmp_path) as spool:
+        for each in samples(1, 2, 3):
+            spool.append(each, memory())
+        assert await take(spool.queue(Queue.SAMPLES), 1) == ["id-1"]
+        await spool.queue(Queue.SAMPLES).settle(())
+        assert await take(spool.queue(Queue.SAMPLES), 1) == ["id-2"]
+
+    async with running(tmp_path, counters) as spool:
+        assert spool.memories == {"/run/vm/a.qmp": memory()}
+        assert counters.total(Count.CARRIED, "kafka.samples") == 2
+        spool.append(record(4), None)
+        await spool.flush()
+        assert await take(spool.queue(Queue.SAMPLES)) == ["id-2", "id-3", "id-4"]
+
+
+async def test_records_gather_for_a_moment(tmp_path: Path) -> None:
+    async with running(tmp_path, gather_s=0.2, gather_slow_s=0.2, gather_records=3) as spool:
+        queue = spool.queue(Queue.SAMPLES)
+        begun_s = anyio.current_time()
+        spool.append(record(1), None)
+        assert await take(queue) == ["id-1"]
+        assert anyio.current_time() - begun_s >= 0.19
+        await queue.settle(())
+        await spool.flush()
+
+        begun_s = anyio.current_time()
+        for each in samples(2, 3, 4):  # enough of them do not wait
+            spool.append(each, None)
+        assert await take(queue) == ["id-2", "id-3", "id-4"]
+        assert anyio.current_time() - begun_s < 0.15
+
+
+async def test_while_the_disk_takes_nothing_records_are_sent_from_memory_in_order(tmp_path: Path) -> None:
+    counters = Counters()
+    async with running(tmp_path, counters) as spool:
+        queue = spool.queue(Queue.SAMPLES)
+        await spool.flush()
+        block(tmp_path)
+        for each in samples(1, 2, 3):
+            spool.append(each, memory())
+        await until(spool, trouble=True)
+
+        assert await take(queue, 2) == ["id-1", "id-2"]
+        await queue.settle([DeadLetter(record(2), "invalid", "", NOW_MS)])
+        assert await take(queue, 1) == ["id-3"]  # in flight while the disk comes back
+        spool.append(record(4), memory(sequence=4))
+        (tmp_path / FILE_NAME).rmdir()
+        await until(spool, trouble=False)
+        assert await take(queue) == ["id-3"]
+        await queue.settle(())
+        assert await take(queue) == ["id-4"]
+        assert queue.held == 1
+
+    store = open_store(tmp_path / FILE_NAME, Bounds())
+    assert dict(store.totals().rows) == {"samples": 1, "states": 0, "dead_letters": 1}
+    assert store.memories()[0]["/run/vm/a.qmp"] == memory(sequence=4)
+    store.close()
+
+
+async def test_what_was_in_flight_from_memory_alone_is_written_at_the_end(tmp_path: Path) -> None:
+    async with running(tmp_path) as spool:
+        queue = spool.queue(Queue.SAMPLES)
+        await spool.flush()
+        block(tmp_path)
+        for each in samples(1, 2):
+            spool.append(each, None)
+        await until(spool, trouble=True)
+        assert await take(queue, 1) == ["id-1"]
+        (tmp_path / FILE_NAME).rmdir()
+        assert queue.abandon() == 0
+
+    async with running(tmp_path) as spool:
+        assert await take(spool.queue(Queue.SAMPLES)) == ["id-1", "id-2"]
+
+
+async def test_what_fits_neither_disk_nor_memory_is_dropped_oldest_first_samples_before_states(
+    tmp_path: Path,
+) -> None:
+    block(tmp_path)
+    counters = Counters()
+    weight = record(1).size_bytes
+    async with running(tmp_path, counters, memory_bytes=3 * weight) as spool:
+        spool.append(record(0, RecordKind.VM_STATE), None)
+        for each in samples(1, 2, 3, 4):
+            spool.append(each, None)
+
+        assert spool.queue(Queue.STATES).held == 1
+        assert await take(spool.queue(Queue.SAMPLES)) == ["id-3", "id-4"]
+        assert counters.total(Count.DROPPED, "kafka.samples:full") == 2
+
+        for n in range(5, 8):
+            spool.append(record(n, RecordKind.VM_STATE), None)
+        assert counters.total(Count.DROPPED, "kafka.states:full") == 3
+
+
+async def test_a_spool_that_cannot_be_had_at_the_start_is_taken_up_later_behind_what_is_in_it(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as spool:
+        for each in samples(1, 2):
+            spool.append(each, None)
+    kept = tmp_path.parent / f"{tmp_path.name}-kept"
+    (tmp_path / FILE_NAME).rename(kept)
+    block(tmp_path)
+    async with running(tmp_path) as spool:
+        queue = spool.queue(Queue.SAMPLES)
+        assert spool.trouble is not None
+        for each in samples(3, 4):
+            spool.append(each, None)
+        (tmp_path / FILE_NAME).rmdir()
+        kept.rename(tmp_path / FILE_NAME)
+        await until(spool, trouble=False)
+
+        assert await take(queue) == ["id-1", "id-2", "id-3", "id-4"]
+
+
+@pytest.mark.parametrize("when", ["at the start", "while it runs"])
+async def test_a_file_that_cannot_be_used_is_set_aside_what_was_lost_is_counted_and_a_new_one_made(
+    tmp_path: Path, when: str
+) -> None:
+    counters = Counters()
+    async with running(tmp_path) as spool:
+        for n in range(500):
+            spool.append(record(n, size_bytes=1000), memory())
+        if when == "at the start":
+            await spool.flush()
+    if when == "at the start":
+        _damage(tmp_path / FILE_NAME)
+    async with running(tmp_path, counters) as spool:
+        queue = spool.queue(Queue.SAMPLES)
+        if when == "while it runs":
+            _damage(tmp_path / FILE_NAME)
+            assert await queue.take(records_max=1000, size_bytes_max=1 << 20) == []
+            assert counters.total(Count.DROPPED, "kafka.samples:damaged") == 500
+        spool.append(record(1000), memory(sequence=2))
+        assert await take(queue) == ["id-1000"]
+        assert spool.trouble is None
+
+    aside = [name for name in os.listdir(tmp_path) if name.endswith(".bad")]
+    assert len(aside) == 1
+    assert aside[0].startswith(f"{FILE_NAME}.2026")
+    async with running(tmp_path) as spool:  # every VM's memory was written into the new one
+        assert spool.memories["/run/vm/a.qmp"].history.sequence == 2
+
+
+def _damage(path: Path) -> None:
+    """Overwrite every page but the first few, as a bad disk would; the log is in the file already."""
+    with path.open("r+b") as file:
+        for page in range(20, path.stat().st_size // 4096):
+            file.seek(page * 4096)
+            file.write(b"\xa5" * 4096)
+        if path.stat().st_size // 4096 <= 20:
+            raise AssertionError("nothing to damage")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+async def test_a_disk_that_hangs_holds_up_neither_collection_nor_the_end(tmp_path: Path) -> None:
+    hang, hung = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        hung.set()
+        hang.wait(30)
+
+    begun_s = anyio.current_time()
+    with anyio.move_on_after(5) as too_long:
+        async with (
+            open_spool(Settings(directory=tmp_path), Counters(), lambda: NOW_MS) as spool,
+            anyio.create_task_group() as group,
+        ):
+            group.start_soon(spool._thread.run, wait)  # pyright: ignore[reportPrivateUsage]
+            await anyio.to_thread.run_sync(hung.wait)
+            group.start_soon(spool.run)
+            for n in range(2000):  # goes on taking records in
+                spool.append(record(n), None)
+            await anyio.sleep(0.05)
+            group.cancel_scope.cancel()
+    hang.set()
+
+    assert not too_long.cancel_called
+    assert anyio.current_time() - begun_s < 4

@@ -1,0 +1,314 @@
+"""The constraints of agent/spool/store.py, one test each."""
+
+import os
+import signal
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from agent.core.reading import Record, RecordKind
+from agent.errors import SpoolError, SpoolFault
+from agent.spool.record_queue import DeadLetter
+from agent.spool.store import (
+    DEAD_LETTERS,
+    VMS_REMEMBERED,
+    Bounds,
+    Change,
+    Loss,
+    Queue,
+    Store,
+    Totals,
+    open_store,
+    set_aside,
+)
+from tests.unit.spool.making import NOW_MS, memory, record
+
+ALL = {"after": 0, "records_max": 10_000, "size_bytes_max": 1 << 30}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "spool.sqlite"
+
+
+def at(first: int, records: Sequence[Record]) -> Sequence[tuple[int, Record]]:
+    return list(enumerate(records, first))
+
+
+def filled(path: Path, count: int, bounds: Bounds | None = None) -> Store:
+    store = open_store(path, bounds or Bounds())
+    store.commit(Change(now_ms=NOW_MS, records=at(1, [record(n) for n in range(1, count + 1)])))
+    return store
+
+
+def ids(rows: Sequence[tuple[int, Record]]) -> list[str]:
+    return [each.id for _, each in rows]
+
+
+def waiting(totals: Totals) -> tuple[int, int, int]:
+    return tuple(totals.rows[table] for table in (Queue.SAMPLES, Queue.STATES, DEAD_LETTERS))  # pyright: ignore[reportReturnType]
+
+
+def test_what_one_commit_brings_is_there_whole_after_a_kill_or_not_at_all(path: Path) -> None:
+    filled(path, 1).close()
+    child = os.fork()
+    if child == 0:
+        store = open_store(path, Bounds())
+        store.commit(Change(now_ms=NOW_MS, records=at(2, [record(2)]), memories=[memory(sequence=2)]))
+        store._connection.execute("BEGIN IMMEDIATE")  # pyright: ignore[reportPrivateUsage]
+        store._apply(Change(now_ms=NOW_MS, records=at(3, [record(3)]), memories=[memory(sequence=3)]))  # pyright: ignore[reportPrivateUsage]
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+
+    store = open_store(path, Bounds())
+
+    assert ids(store.read(Queue.SAMPLES, **ALL)) == ["id-1", "id-2"]
+    assert store.memories()[0]["/run/vm/a.qmp"].history.sequence == 2
+    store.close()
+
+
+def test_records_come_out_of_a_queue_in_the_order_they_went_in(path: Path) -> None:
+    store = open_store(path, Bounds())
+    kinds = [RecordKind.SAMPLE, RecordKind.VM_STATE, RecordKind.AGENT_STATE]
+    records = [record(n, kinds[n % 3]) for n in range(9)]
+    for n in range(0, 9, 3):
+        store.commit(Change(now_ms=NOW_MS, records=at(n + 1, records[n : n + 3])))
+
+    assert ids(store.read(Queue.SAMPLES, **ALL)) == ["id-0", "id-3", "id-6"]
+    assert ids(store.read(Queue.STATES, **ALL)) == ["id-1", "id-2", "id-4", "id-5", "id-7", "id-8"]
+    assert [each for _, each in store.read(Queue.SAMPLES, **ALL)] == records[::3]
+    store.close()
+
+
+def test_a_batch_is_bounded_and_never_empty(path: Path) -> None:
+    store = filled(path, 5)
+    weight = record(1).size_bytes
+
+    assert len(store.read(Queue.SAMPLES, after=1, records_max=2, size_bytes_max=1 << 20)) == 2
+    assert len(store.read(Queue.SAMPLES, after=0, records_max=9, size_bytes_max=3 * weight)) == 3
+    assert len(store.read(Queue.SAMPLES, after=0, records_max=9, size_bytes_max=1)) == 1
+    store.close()
+
+
+def test_a_record_is_there_until_it_is_settled_and_is_given_again_by_a_store_opened_anew(path: Path) -> None:
+    filled(path, 3).close()
+    store = open_store(path, Bounds())
+    assert ids(store.read(Queue.SAMPLES, **ALL)) == ["id-1", "id-2", "id-3"]
+
+    store.commit(Change(now_ms=NOW_MS, settled={Queue.SAMPLES: 2}))
+    store.close()
+
+    store = open_store(path, Bounds())
+    assert ids(store.read(Queue.SAMPLES, **ALL)) == ["id-3"]
+    assert store.last_position(Queue.SAMPLES) == 3
+    store.close()
+
+
+def test_a_refused_record_is_moved_to_the_dead_letters_by_the_commit_that_settles_it(path: Path) -> None:
+    store = filled(path, 2)
+    letter = DeadLetter(record(1), "too_large", "larger than the topic takes", NOW_MS)
+
+    totals = store.commit(Change(now_ms=NOW_MS, settled={Queue.SAMPLES: 1}, refused=[letter]))
+
+    assert waiting(totals) == (1, 0, 1)
+    store.close()
+
+
+def test_the_oldest_samples_go_first_where_there_is_no_room_then_dead_letters_states_last(path: Path) -> None:
+    store = open_store(path, Bounds(size_bytes=1 << 20))
+    states = [record(n, RecordKind.VM_STATE, size_bytes=1000) for n in range(100)]
+    letters = [DeadLetter(record(n, size_bytes=1000), "invalid", "", NOW_MS) for n in range(100)]
+    store.commit(Change(now_ms=NOW_MS, records=at(1, states), refused=letters))
+    samples = [record(n, size_bytes=1000) for n in range(3000)]
+
+    first = store.commit(Change(now_ms=NOW_MS, records=at(1, samples)))
+
+    assert first.used_bytes <= 1 << 20
+    assert waiting(first)[1:] == (100, 100)
+    assert first.dropped == {(Queue.SAMPLES, Loss.FULL): 3000 - waiting(first)[0]}
+    assert store.read(Queue.SAMPLES, **ALL)[-1][1].id == "id-2999"
+
+    more = [record(n, RecordKind.VM_STATE, size_bytes=1000) for n in range(2000)]
+    second = store.commit(Change(now_ms=NOW_MS, records=at(101, more)))
+
+    assert waiting(second)[0] == waiting(second)[2] == 0
+    assert second.dropped[DEAD_LETTERS, Loss.FULL] == 100
+    assert second.dropped[Queue.STATES, Loss.FULL] == 2100 - waiting(second)[1] > 0
+    store.close()
+
+
+def test_what_is_being_sent_is_never_dropped(path: Path) -> None:
+    store = open_store(path, Bounds(size_bytes=1 << 20, age_ms=1000))
+    samples = [record(n, size_bytes=1000) for n in range(1, 3001)]
+
+    store.commit(Change(now_ms=NOW_MS + 2000, records=at(1, samples), sending={Queue.SAMPLES: 10}))
+
+    left = ids(store.read(Queue.SAMPLES, **ALL))
+    assert left[:10] == [f"id-{n}" for n in range(1, 11)]
+    store.close()
+
+
+def test_records_older_than_the_bound_are_dropped_dead_letters_are_not(path: Path) -> None:
+    store = open_store(path, Bounds(age_ms=1000))
+    letter = DeadLetter(record(1, at_ms=NOW_MS - 5000), "invalid", "", NOW_MS - 5000)
+    ages_ms = [1500, 1001, 1000, 0]
+    samples = [record(n, at_ms=NOW_MS - age_ms) for n, age_ms in enumerate(ages_ms)]
+    states = [record(n, RecordKind.VM_STATE, at_ms=NOW_MS - 2000) for n in range(3)]
+
+    totals = store.commit(Change(now_ms=NOW_MS, records=[*at(1, samples), *at(1, states)], refused=[letter]))
+
+    assert ids(store.read(Queue.SAMPLES, **ALL)) == ["id-2", "id-3"]
+    assert totals.dropped == {(Queue.SAMPLES, Loss.EXPIRED): 2, (Queue.STATES, Loss.EXPIRED): 3}
+    assert waiting(totals) == (2, 0, 1)
+    store.close()
+
+
+def test_the_totals_are_those_of_the_rows(path: Path) -> None:
+    store = filled(path, 7)
+    letters = [DeadLetter(record(1), "invalid", "", NOW_MS)]
+    store.commit(Change(now_ms=NOW_MS, settled={Queue.SAMPLES: 3}, refused=letters))
+    with pytest.raises(SpoolError):  # the second of them is there already: nothing of it is kept
+        store.commit(Change(now_ms=NOW_MS, records=[(8, record(8)), (7, record(7))]))
+    store.close()
+
+    with sqlite3.connect(path) as connection:
+        counted = {
+            table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+            for table in (*Queue, DEAD_LETTERS)
+        }
+    connection.close()
+    store = open_store(path, Bounds())
+
+    assert dict(store.totals().rows) == counted == {"samples": 4, "states": 0, "dead_letters": 1}
+    store.close()
+
+
+def _newer(path: Path) -> None:
+    open_store(path, Bounds()).close()
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+
+
+def _foreign(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE theirs (a)")
+    connection.close()
+
+
+def _text(path: Path) -> None:
+    path.write_text("dear diary\n" * 1000)
+
+
+def _broken_page(path: Path) -> None:
+    filled(path, 500).close()
+    with path.open("r+b") as file:
+        for page in range(1, path.stat().st_size // 4096):
+            file.seek(page * 4096)
+            file.write(b"\xa5" * 200)
+
+
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        (_newer, SpoolFault.NEWER),
+        (_foreign, SpoolFault.FOREIGN),
+        (_text, SpoolFault.DAMAGED),
+        (_broken_page, SpoolFault.DAMAGED),
+    ],
+)
+def test_a_file_of_a_newer_format_of_something_else_or_damaged_is_told_apart_and_left_as_it_is(
+    path: Path, damage: object, fault: SpoolFault
+) -> None:
+    damage(path)  # pyright: ignore[reportCallIssue, reportUnknownVariableType]
+    content = path.read_bytes()
+
+    with pytest.raises(SpoolError) as told:
+        open_store(path, Bounds())
+
+    assert told.value.fault is fault
+    assert path.read_bytes() == content
+    aside = set_aside(path, "20261123T000000Z")
+    assert Path(aside).read_bytes() == content
+    open_store(path, Bounds()).close()
+
+
+def test_a_second_file_set_aside_within_the_second_keeps_the_first(path: Path) -> None:
+    path.write_text("one")
+    first = set_aside(path, "now")
+    path.write_text("two")
+    second = set_aside(path, "now")
+
+    assert (Path(first).read_text(), Path(second).read_text()) == ("one", "two")
+
+
+def test_a_directory_that_is_not_there_is_no_reason_to_set_anything_aside(tmp_path: Path) -> None:
+    with pytest.raises(SpoolError) as told:
+        open_store(tmp_path / "missing" / "spool.sqlite", Bounds())
+
+    assert told.value.fault is SpoolFault.UNUSABLE
+
+
+@pytest.mark.parametrize("logs_too", [True, False], ids=["all of it", "the file alone"])
+def test_a_deleted_file_is_noticed_and_written_anew_with_all_that_was_in_it(
+    path: Path, logs_too: bool
+) -> None:
+    store = filled(path, 3)
+    for each in list(path.parent.iterdir()):
+        if logs_too or each == path:
+            each.unlink()
+
+    totals = store.commit(Change(now_ms=NOW_MS, records=at(4, [record(4)]), memories=[memory()]))
+    store.close()
+
+    assert totals.rescued
+    assert waiting(totals) == (4, 0, 0)
+    store = open_store(path, Bounds())
+    assert ids(store.read(Queue.SAMPLES, **ALL)) == ["id-1", "id-2", "id-3", "id-4"]
+    assert list(store.memories()[0]) == ["/run/vm/a.qmp"]
+    store.close()
+
+
+def test_the_vms_remembered_are_bounded_and_those_touched_longest_ago_are_forgotten_first(path: Path) -> None:
+    store = open_store(path, Bounds())
+    store.commit(Change(now_ms=1, memories=[memory("/old"), memory("/kept")]))
+    store.commit(Change(now_ms=2, memories=[memory("/kept")]))
+    many = [memory(f"/run/{n}") for n in range(VMS_REMEMBERED - 1)]
+
+    store.commit(Change(now_ms=3, memories=many))
+
+    found, problems = store.memories()
+    assert (len(found), problems) == (VMS_REMEMBERED, [])
+    assert next(iter(found)) == "/kept"
+    store.close()
+
+
+def test_a_memory_that_cannot_be_understood_costs_only_its_vm(path: Path) -> None:
+    store = open_store(path, Bounds())
+    store.commit(Change(now_ms=1, memories=[memory("/a"), memory("/b")]))
+    store.close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE vms SET memory = x'7b7d' WHERE path = '/a'")
+    connection.close()
+
+    store = open_store(path, Bounds())
+    found, problems = store.memories()
+
+    assert found == {"/b": memory("/b")}
+    assert len(problems) == 1
+    assert problems[0].startswith("/a: ")
+    store.close()
+
+
+def test_pages_are_given_back_once_the_backlog_is_gone(path: Path) -> None:
+    store = open_store(path, Bounds())
+    samples = [record(n, size_bytes=4000) for n in range(1, 6001)]
+    store.commit(Change(now_ms=NOW_MS, records=at(1, samples)))
+    store.commit(Change(now_ms=NOW_MS, settled={Queue.SAMPLES: 6000}))
+    for _ in range(20):
+        store.commit(Change(now_ms=NOW_MS))
+    store.close()
+
+    assert path.stat().st_size < 10 << 20 < 6000 * 4000
