@@ -1,0 +1,155 @@
+"""The agent killed at any instant, again and again, against a second monitor's truth and a real Kafka.
+
+Owed is an update that stayed visible for 500 ms while one agent process was past its first reading of that
+VM. Every owed one must arrive; a repeat must be one byte for byte; sequences have no gap; order is per VM.
+"""
+
+import json
+import random
+import re
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from tests.lab import qemu
+from tests.lab.agent import AgentProcess, agent
+from tests.lab.kafka import RealKafka, Received, consume
+from tests.lab.measure import Shown
+from tests.lab.observer import Observer
+
+pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("real_qemu"), pytest.mark.timeout(900)]
+
+VISIBLE_MS = 500
+
+
+@dataclass
+class Run:
+    """One life of the agent."""
+
+    killed_ms: float = 0.0
+    first_reading_ms: dict[str, float] = field(default_factory=dict[str, float])  # by the VM's path
+
+
+def first_readings(log: str) -> dict[str, float]:
+    """Return when each VM had been read for the first time: the state that follows is in the log."""
+    found: dict[str, float] = {}
+    for line in log.splitlines():
+        said = re.match(r"(\S+) .*vm state.* path=(\S+) reason=(\S+) state=(\S+)", line)
+        if said and (said[3] == "settling" or said[4] == "reporting"):
+            at_ms = datetime.fromisoformat(said[1]).timestamp() * 1000
+            found.setdefault(said[2], at_ms)
+    return found
+
+
+def kill_at_a_bad_moment(process: AgentProcess, wal: Path, chance: random.Random) -> float:
+    """Kill it at a random time, or just as it writes to the spool; return when."""
+    time.sleep(chance.uniform(0.1, 3.0))
+    if chance.random() < 0.5:
+        before, deadline_s = _changed_ns(wal), time.monotonic() + 2
+        while _changed_ns(wal) == before and time.monotonic() < deadline_s:
+            time.sleep(0.0002)
+        time.sleep(chance.choice([0, 0.0005, 0.002, 0.01]))
+    killed_ms = time.time() * 1000
+    process.kill()
+    return killed_ms
+
+
+def _changed_ns(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def owed(path: Path, shown: Sequence[Shown], runs: Sequence[Run]) -> list[Shown]:
+    """Return the advances that stayed long enough while somebody was watching."""
+    found: list[Shown] = []
+    for number, update in enumerate(shown):
+        until_ms = shown[number + 1].first_seen_ms if number + 1 < len(shown) else float("inf")
+        is_advance = update.last_update_s > (shown[number - 1].last_update_s if number else 0)
+        for run in runs:
+            first_ms = run.first_reading_ms.get(str(path), float("inf"))
+            begun_ms, ended_ms = max(update.first_seen_ms, first_ms), min(until_ms, run.killed_ms)
+            if is_advance and ended_ms - begun_ms >= VISIBLE_MS:
+                found.append(update)
+                break
+    return found
+
+
+def once_each(records: Sequence[Received]) -> list[Received]:
+    """Return the records without repeats; a repeat must be one in every byte."""
+    first: dict[bytes, Received] = {}
+    for record in records:
+        id = record.headers["ce_id"]
+        assert (record.key, record.value, record.headers) == (
+            (known := first.setdefault(id, record)).key,
+            known.value,
+            known.headers,
+        ), "one id, two contents"
+    return list(first.values())
+
+
+def survive(folder: Path, kafka: RealKafka, kills: int, seed: int) -> None:
+    topics = [f"{folder.name}.samples", f"{folder.name}.states"]
+    for topic in topics:
+        kafka.create_topic(topic)
+    env = {"BAROGRAPH_KAFKA__SAMPLES_TOPIC": topics[0], "BAROGRAPH_KAFKA__STATES_TOPIC": topics[1]}
+    words = ("--monitor", f"{folder}/*.qmp", "--interval", "1s", "--kafka", kafka.bootstrap)
+    chance = random.Random(seed)
+    runs: list[Run] = []
+    with ExitStack() as stack:
+        vms = [stack.enter_context(qemu.guest(folder, f"g{number}", booted=False)) for number in range(3)]
+        for vm in vms:
+            vm.wait_until_booted()
+        observer = Observer([vm.truth for vm in vms], folder)
+        for number in range(kills + 1):
+            run = Run()
+            with agent(folder / f"{number}", *words, state=folder / "state", env=env) as process:
+                if number < kills:
+                    run.killed_ms = kill_at_a_bad_moment(process, folder / "state/spool.sqlite-wal", chance)
+                else:
+                    time.sleep(5)
+                    run.killed_ms = time.time() * 1000 - VISIBLE_MS  # read, if not yet said to be stopping
+                    assert process.stop() == 0
+                run.first_reading_ms = first_readings(process.stderr.read_text())
+                assert "set aside" not in process.stderr.read_text()
+            runs.append(run)
+        shown = observer.stop()
+
+    records = consume(kafka.bootstrap, topics[:1])
+    documents = [json.loads(each.value) for each in once_each(records)]
+    owed_in_all = 0
+    for vm in vms:
+        mine = [each for each in documents if each["vm"]["name"] == vm.name]
+        by_time = {each["last_update"]: each["statistics"] for each in mine}
+        due = owed(vm.qmp, shown[vm.truth], runs)
+        owed_in_all += len(due)
+        values = {
+            (each.last_update_s, json.dumps(each.statistics, sort_keys=True)) for each in shown[vm.truth]
+        }
+        assert [each.last_update_s for each in due if each.last_update_s not in by_time] == []
+        assert all((at_s, json.dumps(said, sort_keys=True)) in values for at_s, said in by_time.items())
+        assert len({each["epoch"] for each in mine}) == 1  # the guests were never reset
+        assert [each["sequence"] for each in mine] == list(range(1, len(mine) + 1))
+        assert [each["last_update"] for each in mine] == sorted(by_time)
+    assert owed_in_all > kills
+    print(
+        f"{kills} kills: {owed_in_all} updates owed, {len(documents)} samples arrived, "
+        f"{len(records) - len(documents)} repeats, nothing lost (seed {seed})"
+    )
+
+
+def test_kills_lose_nothing_that_is_owed_and_repeat_only_what_can_be_told(
+    folder: Path, shared_kafka: RealKafka
+) -> None:
+    survive(folder, shared_kafka, 6, random.randrange(1 << 32))
+
+
+@pytest.mark.long
+def test_a_hundred_kills_lose_nothing_that_is_owed(folder: Path, shared_kafka: RealKafka) -> None:
+    survive(folder, shared_kafka, 100, random.randrange(1 << 32))
