@@ -10,8 +10,9 @@ one that hits, brackets it. So, once the rhythm is known, we aim a little past t
 (`spread_ns`) and creep towards it with each hit, until one reading comes too early and tells where
 the update is. How soon that happens teaches how far to aim past it (the guest's jitter); the time
 between two bracketed updates teaches the cadence, and how well it is known sets the pace of the creep.
-While it is not known where in its interval the update falls, the uncertain stretch is halved at each
-update.
+While it is not known where in its interval the update falls, the uncertain stretch, which is never longer
+than the second that `last-update` names, is searched in a few steps at each update: halving it would need
+fewer readings, but leave updates unread for half an interval, and a kill of the agent would lose them.
 """
 
 from dataclasses import dataclass, replace
@@ -23,7 +24,13 @@ NARROW_NS = 3 * STEP_NS
 """A bracket this narrow teaches the cadence: a miss and one or two steps."""
 
 WIDE_NS = 48_000_000
-"""Not known better than this, the stretch is halved instead of followed."""
+"""Not known better than this, the stretch is searched instead of followed."""
+
+SEARCH_STEPS = 4
+"""Of a whole second: an update is read within 250 ms also while its place is not known."""
+
+TICK_NS = 1_000_000_000
+"""What `last-update` counts in."""
 
 KICK_NS = 8_000_000
 """After 0 to N the guest was seen to answer within 2 to 14 ms."""
@@ -88,9 +95,10 @@ def hit(pace: Pace, *, asked_ns: int, answered_ns: int, not_before_ns: int, miss
     if pace.low_ns is not None and not missed:
         low_ns = max(low_ns, pace.low_ns + pace.cadence_ns - pace.cadence_error_ns - STEP_NS // 10)
     low_ns = min(low_ns, asked_ns)
+    high_ns = min(answered_ns, max(not_before_ns + TICK_NS, low_ns + STEP_NS))
     bracketed = pace.missed_at_ns is not None and answered_ns - pace.missed_at_ns <= NARROW_NS
     pace = _learn_cadence(pace, answered_ns, bracketed=bracketed, missed=missed)
-    wide = answered_ns - low_ns > WIDE_NS
+    wide = high_ns - low_ns > WIDE_NS
     if pace.misses:
         pace = pace if wide else _learn_spread(pace)
         aim_ns = answered_ns + pace.spread_ns
@@ -98,12 +106,12 @@ def hit(pace: Pace, *, asked_ns: int, answered_ns: int, not_before_ns: int, miss
         # From the moment planned: our own delays must not add up.
         aim_ns = min(max(pace.due_ns, low_ns), asked_ns) - _creep_ns(pace)
     if wide:
-        aim_ns = low_ns + (answered_ns - low_ns) // 2
+        aim_ns = low_ns + (high_ns - low_ns) // SEARCH_STEPS
     return replace(
         pace,
         due_ns=max(aim_ns + pace.cadence_ns, answered_ns + STEP_NS),
         low_ns=low_ns,
-        high_ns=answered_ns,
+        high_ns=high_ns,
         missed_at_ns=None,
         misses=0,
         hits=0 if pace.misses else pace.hits + 1,
@@ -116,10 +124,10 @@ def miss(pace: Pace, *, asked_ns: int, answered_ns: int) -> Pace:
     if pace.misses >= STEPS_MAX:
         step_ns = pace.interval_ns * 9 // 10
     due_ns = answered_ns + step_ns
-    if pace.misses == 0 and pace.high_ns is not None and pace.low_ns is not None:
-        by_ns = pace.high_ns + pace.cadence_ns
-        if pace.high_ns - pace.low_ns > WIDE_NS:  # halving: it must be there by then
-            due_ns = max(due_ns, by_ns + STEP_NS)
+    if pace.high_ns is not None and pace.low_ns is not None:
+        stretch_ns, by_ns = pace.high_ns - pace.low_ns, pace.high_ns + pace.cadence_ns
+        if stretch_ns > WIDE_NS and answered_ns < by_ns:  # searching: it must be there by then
+            due_ns = min(answered_ns + stretch_ns // SEARCH_STEPS, by_ns + STEP_NS)
     return replace(pace, due_ns=due_ns, missed_at_ns=asked_ns, misses=min(pace.misses + 1, STEPS_MAX))
 
 

@@ -56,9 +56,10 @@ class Settings:
     sink: str = "kafka"  # whose records these are: names the queues in counters
     bounds: Bounds = field(default_factory=Bounds)
     memory_bytes: int = 64 << 20  # what may wait in memory while the disk takes nothing
-    # An update counts as seen once it has been visible for 500 ms: gathering must leave room for a commit.
+    # An update is promised once it has been visible for 500 ms: finding it takes up to 250 ms while its place
+    # is not known (core/pacing.py), and the commit some 10 ms more.
     gather_s: float = 0.1
-    gather_slow_s: float = 0.3  # with few records there is nothing to gain from haste, and a disk to spare
+    gather_slow_s: float = 0.2  # with few records haste would only cost the disk more commits
     few_records_per_s: float = 200.0
     gather_records: int = 500
     retry_first_s: float = 1.0

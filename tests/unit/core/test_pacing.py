@@ -21,6 +21,8 @@ class Figures:
     lag_p50_ms: float
     lag_p99_ms: float
     missed: int
+    worst_from_the_start_ms: float  # after the first reading that showed an update
+    readings_while_learning: int
 
 
 def run(interval_s: float, response_ms: Callable[[], float], updates: int, rng: random.Random) -> Figures:
@@ -29,6 +31,7 @@ def run(interval_s: float, response_ms: Callable[[], float], updates: int, rng: 
     update_ns = rng.randrange(interval_ns)
     pace = pacing.start(interval_ns, interval_ns)
     now_ns, seen, done, readings, lags, missed = interval_ns, -1, 0, 0, list[float](), 0
+    worst_ms, learning = 0.0, 0
     while done < updates:
         now_ns = max(now_ns, pace.due_ns) + int(rng.uniform(0.1, 1.2) * MS)
         asked_ns, now_ns = now_ns, now_ns + int(rng.uniform(0.3, 0.8) * MS)
@@ -36,10 +39,13 @@ def run(interval_s: float, response_ms: Callable[[], float], updates: int, rng: 
             update_ns = following_ns
             done += 1
         readings += done > STEADY_AFTER
+        learning += done <= STEADY_AFTER
         if done == seen:
             pace = pacing.miss(pace, asked_ns=asked_ns, answered_ns=now_ns)
         else:
-            missed += done - seen - 1 if seen >= 0 else 0
+            if seen >= 0:
+                missed += done - seen - 1
+                worst_ms = max(worst_ms, (now_ns - update_ns) / MS)
             seen = done
             if done > STEADY_AFTER:
                 lags.append((now_ns - update_ns) / MS)
@@ -52,7 +58,8 @@ def run(interval_s: float, response_ms: Callable[[], float], updates: int, rng: 
             )
         assert pace.due_ns > now_ns - interval_ns
     lags.sort()
-    return Figures(readings / len(lags), lags[len(lags) // 2], lags[len(lags) * 99 // 100], missed)
+    p50_ms, p99_ms = lags[len(lags) // 2], lags[len(lags) * 99 // 100]
+    return Figures(readings / len(lags), p50_ms, p99_ms, missed, worst_ms, learning)
 
 
 RHYTHMS: dict[str, tuple[Callable[[random.Random], float], int, float, int, int]] = {
@@ -83,6 +90,15 @@ def test_the_phase_is_found_within_fifteen_updates_of_a_start_at_any_moment() ->
         rng = random.Random(seed)
         found = run(10, lambda rng=rng: rng.gauss(4, 1), 40, rng)
         assert found.lag_p50_ms < 60, seed
+
+
+@pytest.mark.parametrize("interval_s", [1, 10, 300])
+def test_an_update_is_read_soon_also_while_its_place_is_not_known(interval_s: int) -> None:
+    for seed in range(20):
+        rng = random.Random(seed)
+        found = run(interval_s, lambda rng=rng: rng.gauss(4, 1), 20, rng)
+        assert found.worst_from_the_start_ms < 300, seed
+        assert found.readings_while_learning <= 2 * STEADY_AFTER, seed
 
 
 @given(
