@@ -24,6 +24,7 @@ class RefusedReason(StrEnum):
 
     LIBVIRT = "libvirt"  # libvirt owns this monitor
     INCUS = "incus"  # Incus or LXD owns it
+    OTHER_AGENT = "other_agent"  # another agent of this host watches it
     FOREIGN_LINK = "foreign_link"  # reached through a symbolic link that others may change
     NOT_A_SOCKET = "not_a_socket"  # only said where the glob names one file
     UNREADABLE = "unreadable"  # a directory we may not look into, or a path that cannot be followed

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
+from functools import partial
 
 import anyio
 import anyio.to_thread
@@ -20,7 +21,8 @@ from watchfiles._rust_notify import (  # pyright: ignore[reportPrivateUsage]
     WatchfilesRustInternalError,
 )
 
-from agent.discovery.scan import RefusedPath, RefusedReason, Scan, survey
+from agent.discovery.locks import MonitorLocks
+from agent.discovery.scan import RefusedPath, RefusedReason, Scan, Survey, survey
 from agent.discovery.settings import Settings
 from agent.discovery.walk import matches
 
@@ -40,20 +42,22 @@ _POLL_MS = 300
 """Has no effect, since nothing is polled."""
 
 
-async def watch(settings: Settings) -> AsyncGenerator[Scan, None]:
+async def watch(settings: Settings, locks: MonitorLocks | None = None) -> AsyncGenerator[Scan, None]:
     """Yield a scan at once, and each later one that differs from the one before.
 
     A new mark differs too: a QEMU started anew on its old path is yielded, and so is a socket that someone
-    touched. Close it (`contextlib.aclosing`); cancelled while waiting, it ends within a tenth of a second.
+    touched. What `locks` cannot have for this agent is refused. Close it (`contextlib.aclosing`); cancelled
+    while waiting, it ends within a tenth of a second.
     """
-    last = await anyio.to_thread.run_sync(survey, settings)
+    look = partial(_look, settings, locks or MonitorLocks(None))
+    last = await anyio.to_thread.run_sync(look)
     yield last.scan
     hurries = 0
     while True:
         places = last.places
         watcher = await anyio.to_thread.run_sync(_Watcher, places)
         try:
-            found = await anyio.to_thread.run_sync(survey, settings)
+            found = await anyio.to_thread.run_sync(look)
             found = replace(found, scan=_with_refused(found.scan, watcher.refused))
             looked_at_s = anyio.current_time()
             if found.scan != last.scan:
@@ -68,6 +72,11 @@ async def watch(settings: Settings) -> AsyncGenerator[Scan, None]:
             await anyio.sleep_until(looked_at_s + settings.gather_s)
         finally:
             watcher.close()
+
+
+def _look(settings: Settings, locks: MonitorLocks) -> Survey:
+    found = survey(settings)
+    return replace(found, scan=locks.claim(found.scan))
 
 
 async def _wait(watcher: "_Watcher", settings: Settings) -> None:

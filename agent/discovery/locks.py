@@ -1,0 +1,91 @@
+"""One agent for each monitor of a host: a second one refuses what a first one watches, until it ends.
+
+All agents of a host open one file and lock one byte of it for each monitor, at the place that the socket's
+device and inode give. The kernel lets go of it however an agent ends. Agents that cannot see the same file
+(other containers) are kept apart by QEMU alone, which serves one client at a time.
+"""
+
+import fcntl
+import os
+import struct
+from dataclasses import replace
+from hashlib import blake2b
+from pathlib import Path
+
+from agent.core.reading import SocketMark
+from agent.discovery.scan import RefusedPath, RefusedReason, Scan, Seen
+
+_DETAIL = "another agent on this host watches it: give each its own globs, or stop one"
+
+# struct flock of 64-bit Linux: type, whence, start, length, pid (fcntl(2)); the pid must be 0.
+_FLOCK = struct.Struct("@hhqqi0q")
+
+
+class MonitorLocks:
+    """The monitors this agent has for itself. Blocks, for a moment; used by one thread at a time."""
+
+    def __init__(self, path: Path | None) -> None:
+        """Make it; where `path` is `None`, or cannot be opened, nothing is locked."""
+        self.problem: str | None = None  # why nothing is locked
+        self._held: set[int] = set()
+        self._file: int | None = None
+        if path is None:
+            return
+        try:
+            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        except OSError as error:
+            self.problem = f"{path}: {error.strerror}"
+
+    def claim(self, scan: Scan) -> Scan:
+        """Return `scan` with what others watch among the refused; let go of what is not seen any more."""
+        file = self._file
+        if file is None:
+            return scan
+        places = {_place(seen.mark): seen for seen in scan.seen}
+        for place in self._held - places.keys():
+            _lock(file, place, fcntl.F_UNLCK)
+        self._held &= places.keys()
+        self._held |= {place for place in places.keys() - self._held if _lock(file, place, fcntl.F_WRLCK)}
+        taken = [seen for place, seen in places.items() if place not in self._held]
+        if not taken:
+            return scan
+        ours = tuple(seen for seen in scan.seen if seen not in taken)
+        refused = (*scan.refused, *(_refused(seen) for seen in taken))
+        return replace(scan, seen=ours, refused=tuple(sorted(refused, key=lambda found: found.path)))
+
+    def close(self) -> None:
+        """Let go of everything."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+def default_path(user_id: int, runtime_directory: str | None) -> Path | None:
+    """Return where the agents of a user meet; `None`: there is no such place.
+
+    Args:
+        user_id: the agent's; 0 is root.
+        runtime_directory: what `$XDG_RUNTIME_DIR` says.
+    """
+    if user_id == 0:
+        return Path("/run/barograph/monitors.lock")
+    return None if not runtime_directory else Path(runtime_directory) / "barograph" / "monitors.lock"
+
+
+def _lock(file: int, place: int, kind: int) -> bool:
+    try:
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, place, 1, 0))
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _place(mark: SocketMark) -> int:
+    # Without the modification time: a socket that somebody touched is still the same monitor.
+    digest = blake2b(f"{mark.device}:{mark.inode}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 2
+
+
+def _refused(seen: Seen) -> RefusedPath:
+    return RefusedPath(seen.path, RefusedReason.OTHER_AGENT, _DETAIL)

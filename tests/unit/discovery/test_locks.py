@@ -1,0 +1,60 @@
+"""One agent for each monitor. The kernel's locks are an open file's, so one process can play two agents."""
+
+from pathlib import Path
+
+from agent.core.reading import NO_LABELS, Access, SocketMark
+from agent.discovery.locks import MonitorLocks, default_path
+from agent.discovery.scan import RefusedReason, Scan, Seen
+
+
+def scan(*inodes: int) -> Scan:
+    seen = (
+        Seen(f"/run/{inode}.qmp", SocketMark(1, inode, 5), Access.HOLD, None, NO_LABELS) for inode in inodes
+    )
+    return Scan(tuple(seen), ())
+
+
+def paths(found: Scan) -> list[str]:
+    return [seen.path for seen in found.seen]
+
+
+def test_a_second_agent_refuses_what_a_first_one_watches_until_it_ends(tmp_path: Path) -> None:
+    first, second = (MonitorLocks(tmp_path / "run" / "monitors.lock") for _ in range(2))
+    assert paths(first.claim(scan(1, 2))) == ["/run/1.qmp", "/run/2.qmp"]
+
+    found = second.claim(scan(1, 2, 3))
+
+    assert paths(found) == ["/run/3.qmp"]
+    assert [(each.path, each.reason) for each in found.refused] == [
+        ("/run/1.qmp", RefusedReason.OTHER_AGENT),
+        ("/run/2.qmp", RefusedReason.OTHER_AGENT),
+    ]
+    first.close()
+    assert paths(second.claim(scan(1, 2, 3))) == ["/run/1.qmp", "/run/2.qmp", "/run/3.qmp"]
+    second.close()
+
+
+def test_what_is_not_seen_any_more_is_let_go_of(tmp_path: Path) -> None:
+    first, second = (MonitorLocks(tmp_path / "monitors.lock") for _ in range(2))
+    first.claim(scan(1, 2))
+    first.claim(scan(2))
+
+    assert paths(second.claim(scan(1, 2))) == ["/run/1.qmp"]
+    assert paths(first.claim(scan(1, 2))) == ["/run/2.qmp"]
+    first.close()
+    second.close()
+
+
+def test_where_nothing_can_be_locked_everything_is_watched_and_it_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    locks = MonitorLocks(tmp_path / "file" / "monitors.lock")
+
+    assert locks.problem is not None
+    assert paths(locks.claim(scan(1))) == ["/run/1.qmp"]
+    assert MonitorLocks(None).problem is None
+
+
+def test_the_place_where_agents_meet() -> None:
+    assert default_path(0, None) == Path("/run/barograph/monitors.lock")
+    assert default_path(1000, "/run/user/1000") == Path("/run/user/1000/barograph/monitors.lock")
+    assert default_path(1000, None) is None
