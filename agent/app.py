@@ -17,6 +17,7 @@ from agent.contract.encode import Agent, sample_document, state_document
 from agent.core.delivery import DeliverySettings
 from agent.core.epochs import uuid7
 from agent.core.reading import AgentPhase, IntervalPolicy, RecordKind
+from agent.discovery.locks import MonitorLocks, default_path
 from agent.discovery.watch import watch
 from agent.runtime import clock, logs
 from agent.runtime.agent_state import AgentState
@@ -119,12 +120,16 @@ class _Run:
                         collection.start_soon(self._otlp.run, self._recorder.views)
                     # What has been built so far lives as long as the process: no need to look at it again.
                     gc.freeze()
-                    await self._fleet.follow(watch(self._config.discovery_settings()), self._on_first_scan)
+                    scans = watch(self._config.discovery_settings(), _monitor_locks())
+                    await self._fleet.follow(scans, self._on_first_scan)
             await self._stop(deliverers)
             group.cancel_scope.cancel()
         if self._spool is not None:  # what the deliverers settled last, and what they could not send
             with anyio.move_on_after(_LAST_COMMIT_S):
                 await self._spool.flush()
+        totals = {name.replace("/", "."): total for name, total in self._counters.snapshot().items()}
+        waiting = {f"waiting.{sink.name}": queue.held for sink, queue in self._deliveries if queue.held}
+        log.info("stopped", **totals, **waiting)
 
     def _on_first_scan(self, monitors: int) -> None:
         self._state.enter(AgentPhase.RUNNING, f"found {monitors} monitors")
@@ -147,9 +152,6 @@ class _Run:
                     group.start_soon(self._otlp.finish, deadline_s / 2)
                 for deliverer in deliverers:
                     group.start_soon(deliverer.done.wait)
-        log.info(
-            "stopped", **{name.replace("/", "."): total for name, total in self._counters.snapshot().items()}
-        )
 
     async def _give_back(self) -> list[Settlement]:
         return await give_back(
@@ -183,6 +185,13 @@ def _deliveries(
     if config.lines_enabled:
         from_memory(LinesSink(), tuple(RecordKind))
     return keepers, deliveries
+
+
+def _monitor_locks() -> MonitorLocks:
+    locks = MonitorLocks(default_path(os.getuid(), os.environ.get("XDG_RUNTIME_DIR")))
+    if locks.problem is not None:
+        log.info("monitors are not locked against other agents", problem=locks.problem)
+    return locks
 
 
 async def _stop_on_signal(collecting: anyio.CancelScope, *, task_status: anyio.abc.TaskStatus[None]) -> None:

@@ -78,6 +78,7 @@ class Config:
             return None
         return disk.Settings(
             directory=Path(self.state_directory),
+            keeps_records=self.kafka is not None,
             bounds=Bounds(size_bytes=spool.size.bytes, age_ms=spool.age.ns // 1_000_000),
             memory_bytes=self.buffer.size_bytes,
         )

@@ -54,6 +54,7 @@ class Settings:
 
     directory: Path
     sink: str = "kafka"  # whose records these are: names the queues in counters
+    keeps_records: bool = True  # False: nobody delivers them, only what VMs are remembered by counts
     bounds: Bounds = field(default_factory=Bounds)
     memory_bytes: int = 64 << 20  # what may wait in memory while the disk takes nothing
     # An update is promised once it has been visible for 500 ms: finding it takes up to 250 ms while its place
@@ -86,7 +87,7 @@ class DiskQueue:
 
     @property
     def held(self) -> int:
-        """How many records are not delivered, wherever they are."""
+        """How many records are neither delivered nor lost, also those that cannot be had now."""
         return len(self._taken) + self.rows + len(self.committing) + len(self.front)
 
     @property
@@ -136,7 +137,9 @@ class DiskQueue:
 
     def abandon(self) -> int:
         """Return 0: what is on disk is sent by the next run, and the last commit writes what is not."""
-        if not self._taken_from_disk:
+        if self._taken_from_disk:
+            self.rows += len(self._taken)
+        else:
             self.front.extendleft(reversed(self._taken))
         self._taken = ()
         return 0
@@ -201,7 +204,7 @@ class DiskSpool:
         """Take in a record and what its VM is remembered by: one commit has both, or neither."""
         if memory is not None:
             self._touched[memory.path] = memory
-        if record is not None:
+        if record is not None and self._settings.keeps_records:
             queue = self._queues[Queue.of(record)]
             queue.position += 1
             queue.front.append((queue.position, record))

@@ -50,6 +50,11 @@ class MemoryBuffer:
         return len(self._samples) + len(self._states) + len(self._taken)
 
     @property
+    def held(self) -> int:
+        """The same: everything held can be had."""
+        return self.waiting
+
+    @property
     def held_bytes(self) -> int:
         """What they weigh."""
         return self._held_bytes

@@ -25,6 +25,11 @@ class RecordQueue(Protocol):
         """How many records can be had now, the batch in flight included."""
         ...
 
+    @property
+    def held(self) -> int:
+        """How many records are neither delivered nor lost, also those that cannot be had now."""
+        ...
+
     async def arrival(self) -> None:
         """Return when at least one record can be had."""
         ...

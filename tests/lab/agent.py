@@ -9,7 +9,9 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.lab.qemu import die_with_parent
+from tests.lab.process import start
+
+MACHINE_ID = Path("/etc/machine-id")
 
 
 class AgentProcess:
@@ -21,15 +23,14 @@ class AgentProcess:
         clean = {
             name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "BAROGRAPH_"))
         }
-        with self.stdout.open("ab") as out, self.stderr.open("ab") as err:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "agent", "run", *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                preexec_fn=die_with_parent,
-                env={**clean, "BAROGRAPH_NO_CONTAINMENT": "1", **(env or {})},
-            )
+        if not MACHINE_ID.exists():  # as in a container; a server has one
+            clean["BAROGRAPH_HOST__ID"] = "4c8ad2f0e1b74b6d9a37c5f2d86e9b10"
+        self.process = start(
+            [sys.executable, "-m", "agent", "run", *arguments],
+            self.stdout,
+            errors=self.stderr,
+            env={**clean, "BAROGRAPH_NO_CONTAINMENT": "1", **(env or {})},
+        )
 
     def cpu_s(self) -> float:
         """The CPU time it has used so far, user and system."""

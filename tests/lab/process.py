@@ -24,20 +24,25 @@ def die_with_parent() -> None:
 
 
 def start(
-    argv: Sequence[str | Path], log: Path, *, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    argv: Sequence[str | Path],
+    log: Path,
+    *,
+    errors: Path | None = None,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a process without input, its output appended to `log`.
+    """Start a process without input, its output appended to `log`, with stderr or that to `errors`.
 
     It has a session of its own: ctrl-C at the terminal reaches only us, who end it in order.
     """
 
     def begin() -> subprocess.Popen[bytes]:
-        with log.open("ab") as output:
+        with log.open("ab") as output, (errors or log).open("ab") as complaints:
             return subprocess.Popen(
                 [str(word) for word in argv],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
-                stderr=output,
+                stderr=complaints,
                 cwd=cwd,
                 env=env,
                 preexec_fn=die_with_parent,

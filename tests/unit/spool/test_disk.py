@@ -188,6 +188,17 @@ async def test_a_spool_that_cannot_be_had_at_the_start_is_taken_up_later_behind_
         assert await take(queue) == ["id-1", "id-2", "id-3", "id-4"]
 
 
+async def test_without_kafka_only_what_vms_are_remembered_by_is_kept(tmp_path: Path) -> None:
+    counters = Counters()
+    async with running(tmp_path, counters, keeps_records=False) as spool:
+        spool.append(record(1), memory())
+    assert counters.snapshot() == {}
+
+    async with running(tmp_path) as spool:
+        assert list(spool.memories) == ["/run/vm/a.qmp"]
+        assert spool.queue(Queue.SAMPLES).held == 0
+
+
 @pytest.mark.parametrize("when", ["at the start", "while it runs"])
 async def test_a_file_that_cannot_be_used_is_set_aside_what_was_lost_is_counted_and_a_new_one_made(
     tmp_path: Path, when: str
