@@ -49,8 +49,9 @@ check: setup ## seconds: format, lint, types, layers, contract, unit tests
 lab: setup ## build what the tests run against: guest, Kafka, Collector, Prometheus
 	@python -m tests.lab.setup
 
-test: lab ## everything
-	@python -m pytest -q -m "not long"
+test: lab ## everything: first what mostly waits, side by side, then what measures time, alone
+	@python -m pytest -q -m "not long and not alone" --numprocesses 3 --dist loadfile
+	@python -m pytest -q -m "alone and not long"
 
 test-long: lab ## the long forms, whose figures go into closing notes
 	@python -m pytest -q -s -m long

@@ -16,13 +16,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.watching import conserved
 from tests.lab import qemu
 from tests.lab.agent import AgentProcess, agent
 from tests.lab.kafka import RealKafka, Received, consume
 from tests.lab.measure import Shown
 from tests.lab.observer import Observer
 
-pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("real_qemu"), pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.guest,
+    pytest.mark.alone,
+    pytest.mark.usefixtures("real_qemu"),
+    pytest.mark.timeout(900),
+]
 
 VISIBLE_MS = 500
 
@@ -116,6 +122,7 @@ def survive(folder: Path, kafka: RealKafka, kills: int, seed: int) -> None:
                     time.sleep(5)
                     run.killed_ms = time.time() * 1000 - VISIBLE_MS  # read, if not yet said to be stopping
                     assert process.stop() == 0
+                    conserved(process)
                 run.first_reading_ms = first_readings(process.stderr.read_text())
                 assert "set aside" not in process.stderr.read_text()
             runs.append(run)

@@ -15,7 +15,7 @@ from tests.lab.kafka import RealKafka, Received, consume
 from tests.lab.measure import Arrived, Shown, compare, quantile
 from tests.lab.observer import Observer
 
-pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("real_qemu")]
+pytestmark = [pytest.mark.guest, pytest.mark.alone, pytest.mark.usefixtures("real_qemu")]
 
 
 def samples_of(records: Sequence[Received], name: str) -> list[Arrived]:

@@ -15,7 +15,12 @@ from tests.lab.hostile import hostile
 from tests.lab.measure import compare, quantile
 from tests.lab.observer import Observer
 
-pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("real_qemu"), pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.guest,
+    pytest.mark.alone,
+    pytest.mark.usefixtures("real_qemu"),
+    pytest.mark.timeout(900),
+]
 
 LEARNT_S = 16
 

@@ -134,11 +134,12 @@ def test_a_frozen_qemu_is_unreachable_within_its_deadline_and_back_when_thawed(f
 def test_polling_off_under_observe_is_off_and_old_values_are_not_emitted_again(folder: Path) -> None:
     with qemu.guest(folder, "g") as vm, vm.monitor() as monitor:
         monitor.set_interval(1)
-        with agent(folder, *watch(folder, "--policy", "observe")) as process:
+        often = {"BAROGRAPH_POLLING__RECHECK": "2s"}
+        with agent(folder, *watch(folder, "--policy", "observe"), env=often) as process:
             lines = Lines(process)
             lines.wait(lambda: len(lines.samples("g")) >= 3, "three samples")
             monitor.set_interval(0)
-            lines.wait_for_state(vm.qmp, "off", 35)
+            lines.wait_for_state(vm.qmp, "off", 5)
             count = len(lines.samples("g"))
             time.sleep(3)
 

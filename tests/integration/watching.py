@@ -1,6 +1,7 @@
 """Reads what a running agent says, while it says it."""
 
 import json
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -61,3 +62,27 @@ class Lines:
             return bool(said) and said[-1]["state"] == state
 
         return self.wait(is_in, f"{path.name} {state}; it went {self.words(path)}", timeout_s)
+
+
+def conserved(process: AgentProcess) -> Mapping[str, int]:
+    """Assert that nothing was lost uncounted, by what an agent said when it stopped; return its totals.
+
+    Every answer was something, and every record is somewhere.
+    """
+    stopped = process.stderr.read_text().rpartition(" stopped ")[2].splitlines()[0]
+    totals = {name: int(total) for name, total in re.findall(r"(\S+)=(\d+)", stopped)}
+
+    def total(name: str) -> int:
+        return sum(
+            amount
+            for key, amount in totals.items()
+            if key == name or key.startswith((f"{name}.", f"{name}:"))
+        )
+
+    assert total("readings") == total("samples") + total("repeats") + total("coalesced"), totals
+    for sink in {key.removeprefix("queued.") for key in totals if key.startswith("queued.")}:
+        into = total(f"queued.{sink}") + total(f"carried.{sink}")
+        ends = ("delivered", "waiting", "dropped", "dead_lettered")
+        assert into == sum(total(f"{end}.{sink}") for end in ends), (sink, totals)
+    assert total("queued.kafka.samples") in (0, total("samples")), totals
+    return totals
