@@ -2,15 +2,17 @@
 
 import json
 import time
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
-from tests.integration.watching import Lines
+from tests.integration.conftest import need
+from tests.integration.watching import Lines, conserved
 from tests.lab import qemu
 from tests.lab.agent import AgentProcess, agent
 from tests.lab.collector import Collector
-from tests.lab.kafka import RealKafka, consume, free_port
+from tests.lab.kafka import RealKafka, consume, free_port, real_kafka
 
 pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("real_qemu"), pytest.mark.timeout(300)]
 
@@ -66,10 +68,108 @@ def test_a_broker_gone_for_a_minute_gets_everything_when_it_is_back(
     outage(folder, own_kafka, 60)
 
 
+@pytest.fixture
+def strict_kafka(folder: Path) -> Generator[RealKafka]:
+    """A broker that makes no topic by itself."""
+    need("kafka")
+    with real_kafka(folder / "strict", auto_create_topics_enable="false") as broker:
+        yield broker
+
+
+def without_a_topic(folder: Path, kafka: RealKafka, *, made_later: bool) -> None:
+    kafka.create_topic("barograph.states", 1)
+    arguments = ("--monitor", f"{folder}/*.qmp", "--interval", "1s", "--kafka", kafka.bootstrap)
+    with qemu.guest(folder, "g"), agent(folder, *arguments, env=IMPATIENT) as process:
+        lines = Lines(process)
+        lines.wait(lambda: said(process, "topic barograph.samples does not exist") == 1, "the topic is named")
+        lines.wait(lambda: len(lines.samples("g")) >= 3, "three samples")
+        states = [
+            json.loads(each.value).get("state") for each in consume(kafka.bootstrap, ["barograph.states"])
+        ]
+        if made_later:
+            kafka.create_topic("barograph.samples", 1)
+            lines.wait(lambda: said(process, "sink is back") == 1, "the sink is back", 60)
+        assert process.stop() == 0
+        collected = [each["last_update"] for each in lines.samples("g")]
+
+    totals = conserved(process)
+    assert "reporting" in states  # while the other topic was missing
+    assert said(process, "sink unavailable") == 1
+    if made_later:
+        delivered = consume(kafka.bootstrap, ["barograph.samples"])
+        assert [json.loads(each.value)["last_update"] for each in delivered] == collected
+    else:
+        assert totals["waiting.kafka.samples"] == len(collected)
+
+
+def test_a_topic_that_is_missing_keeps_its_records_waiting_and_no_others(
+    folder: Path, strict_kafka: RealKafka
+) -> None:
+    without_a_topic(folder, strict_kafka, made_later=False)
+
+
+@pytest.mark.long
+def test_a_topic_that_is_made_late_gets_everything(folder: Path, strict_kafka: RealKafka) -> None:
+    without_a_topic(folder, strict_kafka, made_later=True)
+
+
+@pytest.mark.long
+def test_a_broker_back_at_another_port_gets_everything_where_the_list_names_both(
+    folder: Path, own_kafka: RealKafka
+) -> None:
+    for topic in ("barograph.samples", "barograph.states"):
+        own_kafka.create_topic(topic, 1)
+    (broker,) = own_kafka.brokers
+    before = broker.address
+    broker.move()
+    both = f"{before},{broker.address}"
+    arguments = ("--monitor", f"{folder}/*.qmp", "--interval", "1s", "--kafka", both)
+    with qemu.guest(folder, "g"), agent(folder, *arguments, env=IMPATIENT) as process:
+        lines = Lines(process)
+        lines.wait(lambda: len(lines.samples("g")) >= 3, "three samples")
+        own_kafka.stop()
+        lines.wait(lambda: said(process, "sink unavailable") == 1, "the sink is away", 60)
+        own_kafka.start()
+        lines.wait(lambda: said(process, "sink is back") == 1, "the sink is back", 60)
+        assert process.stop() == 0
+        collected = [each["last_update"] for each in lines.samples("g")]
+
+    records = consume(own_kafka.bootstrap, ["barograph.samples"])
+    assert list(dict.fromkeys(json.loads(each.value)["last_update"] for each in records)) == collected
+
+
+def test_a_broker_absent_for_a_whole_run_gets_it_all_from_the_next_one(
+    folder: Path, own_kafka: RealKafka
+) -> None:
+    for topic in ("barograph.samples", "barograph.states"):
+        own_kafka.create_topic(topic, 1)
+    own_kafka.kill()
+    arguments = ("--monitor", f"{folder}/*.qmp", "--interval", "1s", "--kafka", own_kafka.bootstrap)
+    collected: list[int] = []
+    with qemu.guest(folder, "g"):
+        with agent(folder / "1", *arguments, state=folder / "state", env=IMPATIENT) as process:
+            lines = Lines(process)
+            lines.wait(lambda: len(lines.samples("g")) >= 4, "four samples")
+            assert process.stop() == 0
+            assert conserved(process)["waiting.kafka.samples"] == len(lines.samples("g"))
+            collected += [each["last_update"] for each in lines.samples("g")]
+        own_kafka.start()
+        with agent(folder / "2", *arguments, state=folder / "state", env=IMPATIENT) as process:
+            lines = Lines(process)
+            lines.wait(lambda: len(lines.samples("g")) >= 2, "two more samples")
+            assert process.stop() == 0
+            assert "waiting.kafka.samples" not in conserved(process)
+            collected += [each["last_update"] for each in lines.samples("g")]
+
+    records = consume(own_kafka.bootstrap, ["barograph.samples"])
+    assert [json.loads(each.value)["last_update"] for each in records] == collected
+
+
 def test_a_broker_absent_at_start_and_for_good_costs_only_what_does_not_fit(folder: Path) -> None:
     arguments = ("--monitor", f"{folder}/*.qmp", "--interval", "1s", "--kafka", f"127.0.0.1:{free_port()}")
     env = {
         **WITH_LINES,
+        "BAROGRAPH_SPOOL__MODE": "none",
         "BAROGRAPH_BUFFER__SIZE": "64KiB",
         "BAROGRAPH_POLLING__HEARTBEAT": "1s",  # more records a second
         "BAROGRAPH_SHUTDOWN__DEADLINE": "2s",
@@ -77,16 +177,16 @@ def test_a_broker_absent_at_start_and_for_good_costs_only_what_does_not_fit(fold
     with qemu.guest(folder, "g") as vm, agent(folder, *arguments, env=env) as process:
         lines = Lines(process)
         lines.wait_for_state(vm.qmp, "reporting")
-        lines.wait(lambda: "dropped/kafka:full" in process.stdout.read_text(), "a drop, counted", 90)
+        lines.wait(lambda: "dropped/kafka.states:full" in process.stdout.read_text(), "a drop, counted", 90)
         begun_s = time.monotonic()
         assert process.stop() == 0
         took_s = time.monotonic() - begun_s
 
     assert took_s < 5
-    assert said(process, "sink unavailable") == 1
-    log = process.stderr.read_text()
-    assert "dropped.kafka:full" in log
-    assert "dropped.kafka:shutdown" in log
+    assert said(process, "sink unavailable") == 2  # one for each topic
+    totals = conserved(process)
+    assert totals["dropped.kafka.states:full"] > 0
+    assert totals["dropped.kafka.samples:shutdown"] > 0
 
 
 def test_a_collector_absent_at_start_and_gone_on_the_way_gets_the_newest_when_it_is_back(

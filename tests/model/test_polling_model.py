@@ -13,6 +13,7 @@ from agent.core.events import (
     Asking,
     Away,
     CloseLink,
+    EmitSample,
     EmitState,
     Heard,
     Idle,
@@ -24,7 +25,8 @@ from agent.core.events import (
     Retired,
     Tick,
 )
-from agent.core.poller import PollSettings
+from agent.core.memory import Memory
+from agent.core.poller import SECOND_NS, PollSettings, begin, remember
 from agent.core.reading import Access, IntervalPolicy, Reading, SocketMark, State
 from agent.errors import LinkFault
 from tests.unit.core.driving import Story, reading
@@ -46,6 +48,8 @@ class PollingModel(RuleBasedStateMachine):
         self.checked = 0
         self.link_open = False
         self.remembered = False
+        self.run_begins = 0  # the first effect of the agent's present run
+        self.committed: list[tuple[int, Memory]] = []  # so many effects, and what the VM is remembered by
         self.story.start()
 
     # --- what happens in the world ---
@@ -122,6 +126,20 @@ class PollingModel(RuleBasedStateMachine):
         self.the_link_ends(LinkFault.HUNG_UP)
         self.story.feed(PathSeen(self.story.mark))
 
+    @rule(lost=st.integers(0, 2), away_s=SECONDS)
+    def the_agent_is_killed_and_started_again(self, lost: int, away_s: float) -> None:
+        """What it emitted since a commit was never recorded; what is remembered is as old as that commit."""
+        del self.committed[max(len(self.committed) - lost, 1) :]
+        count, memory = self.committed[-1]
+        del self.story.effects[count:]
+        self.checked = self.run_begins = count
+        self.link_open = self.remembered = False
+        self.story.now_ns += int(away_s * SECOND_NS)
+        path, path_id = self.story.poller.path, self.story.poller.path_id
+        before = replace(memory, sequence=0)
+        self.story.poller = begin(path, path_id, self.story.access, mark=self.story.mark, before=before)
+        self.story.start()
+
     @precondition(lambda self: self.marks % 3 == 0)
     @rule()
     def the_path_goes(self) -> None:
@@ -140,6 +158,13 @@ class PollingModel(RuleBasedStateMachine):
         self.story.pass_s(70)
 
     # --- what must hold ---
+
+    @invariant()
+    def what_is_emitted_is_committed_with_its_memory(self) -> None:
+        count = len(self.story.effects)
+        since = self.committed[-1][0] if self.committed else 0
+        if any(isinstance(each, EmitSample | EmitState) for each in self.story.effects[since:]):
+            self.committed.append((count, remember(self.story.poller)))
 
     @invariant()
     def each_epoch_counts_from_one_without_a_gap_and_only_forward(self) -> None:
@@ -183,7 +208,8 @@ class PollingModel(RuleBasedStateMachine):
 
     @invariant()
     def states_are_numbered_without_a_gap_and_change(self) -> None:
-        events = [effect.event for effect in self.story.effects if isinstance(effect, EmitState)]
+        said = self.story.effects[self.run_begins :]
+        events = [effect.event for effect in said if isinstance(effect, EmitState)]
         assert [each.sequence for each in events] == list(range(1, len(events) + 1))
         for one, other in pairwise(events):
             assert other.heartbeat == ((one.state, one.reason) == (other.state, other.reason))
