@@ -176,8 +176,9 @@ def _deliveries(
         deliveries.append((sink, buffer))
 
     if config.kafka is not None:
-        for queue in Queue:  # a topic's trouble is its own
-            sink = KafkaSink(config.kafka)
+        topics = {Queue.SAMPLES: config.kafka.samples_topic, Queue.STATES: config.kafka.states_topic}
+        for queue, topic in topics.items():  # a topic's trouble is its own
+            sink = KafkaSink(config.kafka, topic, f"kafka.{queue}")
             if spool is None:
                 from_memory(sink, queue.kinds)
             else:

@@ -39,6 +39,7 @@ class Fault(StrEnum):
 
     RECORD = "record"  # a record's own: refused every time
     TIME = "time"  # a record's timestamp
+    TOPIC = "topic"  # it is not there, or not ours to write to: every record of it waits
     LINK = "link"  # anything else; nothing is wrong with the records
 
 
@@ -56,7 +57,7 @@ class Batch(Protocol):
     """Records for one partition, not sent yet (aiokafka's BatchBuilder)."""
 
     def append(
-        self, *, timestamp: int | None, key: bytes, value: bytes, headers: list[tuple[str, bytes]]
+        self, *, timestamp: int | None, key: bytes | None, value: bytes, headers: list[tuple[str, bytes]]
     ) -> object | None:
         """Add a record; `None`: full, and closed now. The first one always fits."""
         ...
@@ -101,7 +102,7 @@ class _Producer(Protocol):
 
 
 class KafkaClient:
-    """A started producer. Once anything has failed with `Fault.LINK`, or a record was refused, close it."""
+    """A started producer. Once anything has failed, or a record was refused, close it."""
 
     def __init__(self, producer: _Producer, complaints: Complaints) -> None:
         self._producer = producer
@@ -152,7 +153,7 @@ class KafkaClient:
             return len(await self._producer.partitions_for(topic))
         except kafka_errors.UnknownTopicOrPartitionError as error:
             detail = f"topic {topic} does not exist; create it, or let the brokers create topics"
-            raise KafkaTrouble(Fault.LINK, "", self._with_complaint(detail)) from error
+            raise KafkaTrouble(Fault.TOPIC, "", self._with_complaint(detail)) from error
         except _FOREIGN as error:
             raise self.trouble(error) from error
 
@@ -186,7 +187,9 @@ class KafkaClient:
             case kafka_errors.KafkaConnectionError():
                 detail = "no broker can be talked to"
             case kafka_errors.TopicAuthorizationFailedError():
-                detail = f"not allowed to write to a topic: {error}"
+                return KafkaTrouble(Fault.TOPIC, "", f"not allowed to write to a topic: {error}")
+            case kafka_errors.InvalidTopicError():
+                return KafkaTrouble(Fault.TOPIC, "", "not a topic that can be written to")
             case kafka_errors.ClusterAuthorizationFailedError():
                 detail = "not allowed to write idempotently (IdempotentWrite on the cluster)"
             case kafka_errors.OutOfOrderSequenceNumber() | kafka_errors.ProducerFenced():
@@ -257,6 +260,11 @@ def append(batch: Batch, record: Record, *, restamp: bool = False) -> bool:
 async def wait(futures: Iterable[asyncio.Future[object]]) -> None:
     """Return when all are done, however they ended; cancelled, they go on."""
     await asyncio.wait(futures)
+
+
+async def wait_for_any(futures: Iterable[asyncio.Future[object]]) -> None:
+    """Return when one is done, however it ended; cancelled, they go on."""
+    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
 
 
 async def _security(settings: Settings) -> dict[str, Any]:

@@ -1,10 +1,5 @@
-"""Kafka: the mock cluster inside librdkafka, and the real broker."""
+"""The real Kafka, one broker or three, and a reader of what any Kafka holds."""
 
-import ctypes
-import glob
-import os
-import signal
-import subprocess
 import time
 import uuid
 from collections.abc import Generator, Mapping, Sequence
@@ -19,9 +14,9 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from tests.lab import setup
+from tests.lab.broker import Broker, new_cluster_id
+from tests.lab.embedded_kafka import EmbeddedKafka as EmbeddedKafka
 from tests.lab.process import free_port as free_port
-from tests.lab.process import kill, listens, start, wait_until
 
 HEALTH_TOPIC = "lab.health"
 
@@ -39,114 +34,143 @@ class Received:
     value: bytes
 
 
-class EmbeddedKafka:
-    """librdkafka's mock cluster, in this process. Keeps and checks little; for the demo and for faults."""
-
-    def __init__(self, brokers: int = 3) -> None:
-        self._producer = Producer({"test.mock.num.brokers": brokers, "log_level": 0})
-        metadata = self._producer.list_topics(timeout=10)
-        self.bootstrap = ",".join(f"{broker.host}:{broker.port}" for broker in metadata.brokers.values())
-        self._brokers = brokers
-
-    def close(self) -> None:
-        """End the cluster."""
-        del self._producer
-
-
 class RealKafka:
-    """Apache Kafka 4, one node, KRaft."""
+    """Apache Kafka 4: one node, or three. Its data stay over any end; `start` goes on with them."""
 
-    def __init__(self, folder: Path, overrides: Mapping[str, str] | None = None) -> None:
-        self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
-        self.port, controller_port = free_port(), free_port()
-        self.bootstrap = f"127.0.0.1:{self.port}"
-        self._classes = f"{setup.kafka()}/*"
-        settings = {
-            "process.roles": "broker,controller",
-            "node.id": "1",
-            "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
-            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{controller_port}",
-            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
-            "controller.listener.names": "CONTROLLER",
-            "log.dirs": str(folder / "data"),
-            "num.partitions": "3",
-            "offsets.topic.replication.factor": "1",
-            "offsets.topic.num.partitions": "1",
-            "transaction.state.log.replication.factor": "1",
-            "transaction.state.log.min.isr": "1",
-            "group.initial.rebalance.delay.ms": "0",
-            # A broker started again is admitted only when its former self's session is over: 9 s by default.
-            "broker.session.timeout.ms": "3000",
-            "broker.heartbeat.interval.ms": "500",
-            **(overrides or {}),
-        }
-        self._config = folder / "kraft.properties"
-        self._config.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
-        self._log = folder / "kafka.log"
-        cluster = uuid.uuid4().hex[:22]
-        format_ = self._java("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._config))
-        if format_.wait(60):
-            raise RuntimeError(f"Kafka's storage can not be formatted; see {self._log}")
+    def __init__(
+        self, folder: Path, overrides: Mapping[str, str] | None = None, *, nodes: int = 1, heap_mib: int = 512
+    ) -> None:
+        voters = {node: free_port() for node in range(1, nodes + 1)}
+        self._replication = nodes
+        cluster_id = new_cluster_id()
+        folders = [folder] if nodes == 1 else [folder / str(node) for node in voters]
+        for each in folders:
+            each.mkdir(parents=True, exist_ok=True)
+        self.brokers = [
+            Broker(each, node, voters, cluster_id, overrides or {}, heap_mib)
+            for each, node in zip(folders, voters, strict=True)
+        ]
+
+    @property
+    def bootstrap(self) -> str:
+        """Where all of its brokers listen."""
+        return ",".join(broker.address for broker in self.brokers)
+
+    @property
+    def port(self) -> int:
+        """Where the first broker listens."""
+        return self.brokers[0].port
 
     def start(self, timeout_s: float = 60.0) -> None:
-        """Start the broker, on the data it has, and return once a record produced is read back.
+        """Start it, on the data it has, and return once a record produced is read back.
 
         Raises:
             RuntimeError: it does not start, or takes nothing, or gives nothing back.
         """
-        self._process = self._java("kafka.Kafka", str(self._config))
-        wait_until(lambda: listens(self.port), "Kafka", self._process, self._log, timeout_s)
+        for broker in self.brokers:
+            broker.begin()
+        for broker in self.brokers:
+            broker.wait_until_listening(timeout_s)
+        logs = ", ".join(str(broker.log) for broker in self.brokers)
         self.create_topic(HEALTH_TOPIC, 1)
         token = uuid.uuid4().hex
         producer = Producer({"bootstrap.servers": self.bootstrap, "log_level": 0})
         producer.produce(HEALTH_TOPIC, token.encode())
         if producer.flush(timeout_s):
-            raise RuntimeError(f"Kafka listens and takes nothing; see {self._log}")
+            raise RuntimeError(f"Kafka listens and takes nothing; see {logs}")
         if not any(each.value == token.encode() for each in consume(self.bootstrap, [HEALTH_TOPIC])):
-            raise RuntimeError(f"Kafka took a record and does not give it back; see {self._log}")
+            raise RuntimeError(f"Kafka took a record and does not give it back; see {logs}")
 
     def create_topic(self, name: str, partitions: int = 3, **config: str) -> None:
-        """Create a topic where there is none of that name, and return once it is there."""
+        """Create a topic where there is none of that name, a replica at each broker; return once it is there.
+
+        Names in `config` use _ for a dot.
+        """
         admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
-        created = cast(
-            Mapping[str, Future[None]],
-            admin.create_topics([NewTopic(name, partitions, 1, config=config)]),  # pyright: ignore[reportUnknownMemberType]
-        )
-        try:
-            created[name].result(30)
-        except KafkaException as error:
-            if cast(KafkaError, error.args[0]).code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise
+        settings = {name.replace("_", "."): value for name, value in config.items()}
+        deadline = time.monotonic() + 30
+        while True:
+            topic = NewTopic(name, partitions, self._replication, config=settings)
+            created = cast(
+                Mapping[str, Future[None]],
+                admin.create_topics([topic]),  # pyright: ignore[reportUnknownMemberType]
+            )
+            try:
+                created[name].result(30)
+            except KafkaException as error:
+                code = cast(KafkaError, error.args[0]).code()
+                if code == KafkaError.TOPIC_ALREADY_EXISTS:
+                    return
+                # A broker listens before it has told the controller that it is there.
+                if code != KafkaError.INVALID_REPLICATION_FACTOR or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+            else:
+                return
+
+    def delete_topic(self, name: str) -> None:
+        """Delete a topic, and return once it is gone from the first broker."""
+        admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+        deleted = cast(Mapping[str, Future[None]], admin.delete_topics([name]))  # pyright: ignore[reportUnknownMemberType]
+        deleted[name].result(30)
+
+    def wait_until_in_sync(self, topic: str, timeout_s: float = 60.0) -> None:
+        """Return once every replica of the topic is in sync and leads what it should lead.
+
+        Raises:
+            TimeoutError: not in time.
+        """
+        admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+        deadline = time.monotonic() + timeout_s
+        while True:
+            partitions = admin.list_topics(topic, timeout=timeout_s).topics[topic].partitions
+            if all(len(each.isrs) == self._replication for each in partitions.values()):
+                return
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{topic} is not in sync after {timeout_s} s")
+            time.sleep(0.05)
 
     def freeze(self) -> None:
-        """SIGSTOP."""
-        self._signal(signal.SIGSTOP)
+        """SIGSTOP all."""
+        for broker in self.brokers:
+            broker.freeze()
 
     def thaw(self) -> None:
-        """SIGCONT."""
-        self._signal(signal.SIGCONT)
+        """SIGCONT all."""
+        for broker in self.brokers:
+            broker.thaw()
 
     def stop(self, timeout_s: float = 30.0) -> None:
-        """SIGTERM: an orderly end, as in a rollout; `start` goes on with its data."""
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(timeout_s)
-            self._process = None
+        """SIGTERM, one after the other."""
+        for broker in self.brokers:
+            broker.stop(timeout_s)
 
     def kill(self) -> None:
-        """SIGKILL; its data stay, `start` goes on with them."""
-        if self._process is not None:
-            kill(self._process)
-            self._process = None
+        """SIGKILL all."""
+        for broker in self.brokers:
+            broker.kill()
 
-    def _signal(self, number: signal.Signals) -> None:
-        if self._process is not None:
-            os.kill(self._process.pid, number)
 
-    def _java(self, *words: str) -> subprocess.Popen[bytes]:
-        java = ["java", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", self._classes]
-        return start([*java, *words], self._log, cwd=self._folder)
+REPLICATED = {
+    "default.replication.factor": "3",
+    "min.insync.replicas": "2",
+    # Who does not follow any more is out of the way after so long: 30 s by default.
+    "replica.lag.time.max.ms": "3000",
+    # A broker that waits for a controller that hangs is fenced itself meanwhile: 30 s by default.
+    "controller.socket.timeout.ms": "2000",
+    "auto.create.topics.enable": "false",
+}
+
+
+@contextmanager
+def kafka_cluster(folder: Path) -> Generator[RealKafka]:
+    """Three brokers that run, and end with the block: each record at all three, and at two to be taken."""
+    cluster = RealKafka(folder, REPLICATED, nodes=3, heap_mib=256)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.kill()
 
 
 @contextmanager
@@ -226,9 +250,3 @@ def _received(message: confluent_kafka.Message) -> Received:
         headers=headers,
         value=message.value() or b"",
     )
-
-
-def library() -> ctypes.CDLL:
-    """librdkafka itself, as the wheel brings it: its `rd_kafka_mock_*` functions inject faults."""
-    base = Path(confluent_kafka.__file__).parent.parent
-    return ctypes.CDLL(glob.glob(str(base / "confluent_kafka.libs" / "librdkafka*.so*"))[0])

@@ -1,0 +1,104 @@
+"""Kafka sinks as the tests want them, and what arrived."""
+
+import asyncio
+import gc
+import time
+from collections.abc import AsyncGenerator, Sequence
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from agent.core.reading import Record
+from agent.errors import SinkUnavailable
+from agent.sinks.kafka import KafkaSink
+from agent.sinks.kafka_settings import Compression, Sasl, Settings, Tls
+from tests.lab.kafka import Received, consume
+from tests.unit.sinks.records import record
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+async def no_task_is_left() -> AsyncGenerator[None]:
+    yield
+    gc.collect()  # what is dropped unclosed warns, and warnings are errors
+    left = [repr(task) for task in asyncio.all_tasks() if "aiokafka" in repr(task)]
+    assert not left
+
+
+def sink_to(
+    bootstrap: str,
+    topic: str = "samples",
+    *,
+    delivery_timeout_s: float = 10.0,
+    request_timeout_s: float = 5.0,
+    compression: Compression = "none",
+    tls: Tls | None = None,
+    sasl: Sasl | None = None,
+) -> KafkaSink:
+    """A sink as impatient as a test."""
+    settings = Settings(
+        bootstrap_servers=tuple(bootstrap.split(",")),
+        delivery_timeout_s=delivery_timeout_s,
+        request_timeout_s=request_timeout_s,
+        compression=compression,
+        tls=tls,
+        sasl=sasl,
+    )
+    return KafkaSink(settings, topic, f"kafka.{topic}")
+
+
+def many(count: int, keys: int = 20, first: int = 0) -> list[Record]:
+    """Records of now, their keys in turn."""
+    now_ms = int(time.time() * 1000)
+    return [record(n, key=f"vm-{n % keys}", timestamp_ms=now_ms) for n in range(first, first + count)]
+
+
+async def received(bootstrap: str, topic: str = "samples") -> list[Received]:
+    """Everything the topic holds."""
+    return await anyio.to_thread.run_sync(consume, bootstrap, [topic])
+
+
+def numbers(records: Sequence[Received]) -> list[bytes]:
+    """The values, without the blanks that make them large."""
+    return [each.value.rstrip() for each in records]
+
+
+def by_key(records: Sequence[Received]) -> dict[str, list[bytes]]:
+    """The values of each key, in the order of arrival."""
+    keys: dict[str, list[bytes]] = {}
+    for each in records:
+        keys.setdefault(each.key, []).append(each.value.rstrip())
+    return keys
+
+
+def sent_by_key(records: Sequence[Record]) -> dict[str, list[bytes]]:
+    """The same of what was sent."""
+    keys: dict[str, list[bytes]] = {}
+    for each in records:
+        keys.setdefault(each.key, []).append(each.value.rstrip())
+    return keys
+
+
+def assert_nothing_lost(arrived: Sequence[Received], sent: Sequence[Record]) -> None:
+    """Everything is there, in order per key. A repeat may be there, but never in front of its turn."""
+    first = {key: list(dict.fromkeys(values)) for key, values in by_key(arrived).items()}
+    assert first == sent_by_key(sent)
+    ids = {(each.headers["ce_id"], each.value) for each in arrived}
+    assert ids == {(each.id.encode(), each.value) for each in sent}
+
+
+async def send_until_taken(sink: KafkaSink, batch: Sequence[Record], within_s: float = 30.0) -> None:
+    """Send until the sink takes it, as the deliverer does."""
+    with anyio.fail_after(within_s):
+        while True:
+            try:
+                await sink.send(batch)
+            except SinkUnavailable:
+                await anyio.sleep(0.1)
+            else:
+                return

@@ -1,0 +1,129 @@
+"""One process of Apache Kafka 4 (KRaft, broker and controller in one), to be killed, frozen and moved."""
+
+import os
+import signal
+import subprocess
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.lab import setup
+from tests.lab.process import free_port, kill, listens, start, wait_until
+
+Voters = Mapping[int, int]
+"""Who elects the controller: node id -> port of its controller on loopback."""
+
+
+class Broker:
+    """One node of a cluster. Its data stay over any end; `start` goes on with them."""
+
+    def __init__(
+        self,
+        folder: Path,
+        node: int,
+        voters: Voters,
+        cluster_id: str,
+        overrides: Mapping[str, str],
+        heap_mib: int = 512,
+    ) -> None:
+        self.node = node
+        self.port = free_port()
+        self.log = folder / "kafka.log"
+        self._folder = folder
+        self._heap_mib = heap_mib
+        self._process: subprocess.Popen[bytes] | None = None
+        self._classes = f"{setup.kafka()}/*"
+        self._controller = f"CONTROLLER://127.0.0.1:{voters[node]}"
+        self._settings = {
+            "process.roles": "broker,controller",
+            "node.id": str(node),
+            "controller.quorum.voters": ",".join(f"{id}@127.0.0.1:{port}" for id, port in voters.items()),
+            "controller.listener.names": "CONTROLLER",
+            "log.dirs": str(folder / "data"),
+            "num.partitions": "3",
+            "offsets.topic.replication.factor": "1",
+            "offsets.topic.num.partitions": "1",
+            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.min.isr": "1",
+            "group.initial.rebalance.delay.ms": "0",
+            # A broker started again is admitted only when its former self's session is over: 9 s by default.
+            "broker.session.timeout.ms": "3000",
+            "broker.heartbeat.interval.ms": "500",
+            **overrides,
+        }
+        self._config = folder / "kraft.properties"
+        self._write_config()
+        self._format = self._java("kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", self._config)
+
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        return f"127.0.0.1:{self.port}"
+
+    def begin(self) -> None:
+        """Start the process; `wait_until_listening` tells when it can be talked to.
+
+        Raises:
+            RuntimeError: its storage cannot be formatted.
+        """
+        if self._format.wait(60):
+            raise RuntimeError(f"Kafka's storage can not be formatted; see {self.log}")
+        self._process = self._java("kafka.Kafka", self._config)
+
+    def wait_until_listening(self, timeout_s: float) -> None:
+        """Return once it accepts connections.
+
+        Raises:
+            RuntimeError: it does not in time, or has ended.
+        """
+        if self._process is not None:
+            wait_until(lambda: listens(self.port), "Kafka", self._process, self.log, timeout_s)
+
+    def move(self) -> None:
+        """Listen at another port from the next start on."""
+        self.port = free_port()
+        self._write_config()
+
+    def freeze(self) -> None:
+        """SIGSTOP: it accepts connections still, and answers nothing."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        self._signal(signal.SIGCONT)
+
+    def stop(self, timeout_s: float = 30.0) -> None:
+        """SIGTERM: an orderly end, as in a rollout."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(timeout_s)
+            self._process = None
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        kill(self._format)
+        if self._process is not None:
+            kill(self._process)
+            self._process = None
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            os.kill(self._process.pid, number)
+
+    def _write_config(self) -> None:
+        listeners = {
+            "listeners": f"PLAINTEXT://{self.address},{self._controller}",
+            "advertised.listeners": f"PLAINTEXT://{self.address}",
+        }
+        settings = {**self._settings, **listeners}
+        self._config.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+
+    def _java(self, *words: str | Path) -> subprocess.Popen[bytes]:
+        heap = f"-Xmx{self._heap_mib}m"
+        java = ["java", heap, "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", self._classes]
+        return start([*java, *words], self.log, cwd=self._folder)
+
+
+def new_cluster_id() -> str:
+    """Return a name for a cluster, as KRaft wants it."""
+    return uuid.uuid4().hex[:22]
