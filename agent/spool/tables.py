@@ -1,5 +1,6 @@
 """The spool's tables, how a file comes to have them, and how SQLite's errors are told apart."""
 
+import os
 import sqlite3
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -70,12 +71,23 @@ def connect(path: Path) -> sqlite3.Connection:
 def connect_read_only(path: Path) -> sqlite3.Connection:
     """Open the spool at `path` to look at it, also while an agent uses it.
 
+    Such a connection neither writes nor checkpoints, so it cannot meet the one fault of SQLite's logs that
+    takes a second connection (sqlite.org/wal.html#walresetbug).
+
     Raises:
         SpoolError: it cannot be had, or is not of the present format.
     """
     with translated(path):
+        if not path.is_file():
+            raise SpoolError(str(path), SpoolFault.UNUSABLE, "there is no spool here")
+        # SQLite makes a log beside a file even to read it. Where it cannot and there is none, nobody writes.
+        can_make_one = os.access(path.parent, os.W_OK, effective_ids=True)
+        is_still = not can_make_one and not path.with_name(f"{path.name}-wal").exists()
         connection = sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_TIMEOUT_S, isolation_level=None
+            f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if is_still else ''}",
+            uri=True,
+            timeout=_BUSY_TIMEOUT_S,
+            isolation_level=None,
         )
         try:
             found = check_ours(connection, path)

@@ -15,7 +15,11 @@ CONFIGURATION = ROOT / "docs/configuration.md"
 CLI = ROOT / "docs/cli.md"
 CONFIG_SCHEMA = ROOT / "schemas/config.schema.json"
 
-COMMANDS = ("run", "check-config", "probe", "give-back", "schema", "version")
+COMMANDS = (
+    "run", "check-config", "probe", "give-back", "schema", "version",
+    "spool", "spool status", "spool verify",
+    "spool dead-letters", "spool dead-letters list", "spool dead-letters requeue", "spool dead-letters drop",
+)  # fmt: skip
 _SETTINGS = re.compile(
     r"(?<=<!-- settings: made by python -m tests\.contract\.generate_reference -->\n).*(?=<!-- end)", re.S
 )
@@ -42,7 +46,7 @@ def _configuration() -> str:
 
 def _cli() -> str:
     parts = [_CLI_INTRODUCTION, f"```\n{_help()}```\n"]
-    parts += [f"## {command}\n\n```\n{_help(command)}```\n" for command in COMMANDS]
+    parts += [f"## {command}\n\n```\n{_help(*command.split())}```\n" for command in COMMANDS]
     return "\n".join(parts)
 
 

@@ -10,6 +10,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from agent.contract.encode import Mode, encode_agent_state, encode_sample, encode_state
+from agent.contract.redelivered import redelivered
 from agent.core.reading import Record
 from tests.contract.schema_files import SCHEMAS, load, open_path, versions
 from tests.unit.contract.test_encode import AGENT, AGENT_EVENT, SAMPLE, STATE
@@ -144,6 +145,7 @@ RECORDS: dict[str, tuple[str, Record]] = {
     "state": ("state", encode_state(STATE, AGENT, Mode.BINARY)),
     "state of an unknown VM": ("state", encode_state(replace(STATE, vm=None), AGENT, Mode.BINARY)),
     "agent": ("agent", encode_agent_state(AGENT_EVENT, AGENT, Mode.BINARY)),
+    "redelivered": ("sample", redelivered(encode_sample(SAMPLE, AGENT, Mode.BINARY))),
 }
 
 

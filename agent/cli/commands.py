@@ -1,29 +1,37 @@
-"""Words on the command line, and exit codes. Results go to stdout, messages to stderr.
-
-0 done; 1 there is an answer, and it is not the one hoped for; 2 the configuration or the command line is
-wrong, nothing was started; 3 cannot start; 130 interrupted.
-"""
+"""The commands. Results go to stdout, messages to stderr; exit codes are in flags.py."""
 
 import json
-import os
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from importlib.util import find_spec
-from typing import Annotated, Any, NoReturn, TypeVar, TypeVarTuple, Unpack
+from typing import Annotated, Any, TypeVar, TypeVarTuple, Unpack
 
 import anyio
 import typer
 
 from agent import __version__
-from agent.config import Config, Flags, load
+from agent.cli import spool
+from agent.cli.flags import (
+    EXIT_CANNOT_START,
+    EXIT_NOT_HOPED_FOR,
+    ConfigFlag,
+    HostIdFlag,
+    HostNameFlag,
+    IntervalFlag,
+    KafkaFlag,
+    LogLevelFlag,
+    MonitorFlag,
+    OtlpFlag,
+    PolicyFlag,
+    StateDirectoryFlag,
+    load_config,
+    refuse,
+)
+from agent.config import Flags
 from agent.config.summary import summary
 from agent.config.units import parse_duration
 from agent.errors import ConfigError, Problem, StateFileError
-
-EXIT_NOT_HOPED_FOR = 1
-EXIT_CONFIGURATION = 2
-EXIT_CANNOT_START = 3
 
 SCHEMAS = {
     "config": "config.schema.json",
@@ -45,43 +53,7 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-
-ConfigFlag = Annotated[
-    str | None, typer.Option("--config", metavar="FILE", help="YAML file. [env: BAROGRAPH_CONFIG]")
-]
-MonitorFlag = Annotated[
-    list[str] | None,
-    typer.Option("--monitor", metavar="GLOB", help="Where monitor sockets are; may be given again."),
-]
-IntervalFlag = Annotated[
-    str | None, typer.Option("--interval", metavar="DURATION", help="How often guests are asked, e.g. 10s.")
-]
-PolicyFlag = Annotated[
-    str | None,
-    typer.Option(
-        "--policy", metavar="WORD", help="Whose the interval is: fill (where it is 0), enforce or observe."
-    ),
-]
-KafkaFlag = Annotated[
-    str | None, typer.Option("--kafka", metavar="HOST:PORT,...", help="Send everything to this Kafka.")
-]
-OtlpFlag = Annotated[
-    str | None,
-    typer.Option("--otlp", metavar="URL", help="Send metrics to this OTLP endpoint; gRPC on port 4317."),
-]
-HostIdFlag = Annotated[
-    str | None, typer.Option("--host-id", metavar="ID", help="Who the host is, instead of its machine-id.")
-]
-HostNameFlag = Annotated[
-    str | None, typer.Option("--host-name", metavar="NAME", help="The host's name, instead of its own word.")
-]
-StateDirectoryFlag = Annotated[
-    str | None,
-    typer.Option("--state-directory", metavar="PATH", help="Where what is owed to VMs is remembered."),
-]
-LogLevelFlag = Annotated[
-    str | None, typer.Option("--log-level", metavar="WORD", help="debug, info, warning or error.")
-]
+cli.add_typer(spool.commands, name="spool")
 
 
 def main() -> None:
@@ -134,7 +106,7 @@ def run(
         state_directory=state_directory,
         log_level=log_level,
     )
-    configured = _load(flags)
+    configured = load_config(flags)
     from agent import (
         app,  # takes as long as all libraries of the sinks together: --help shall not wait for it
     )
@@ -171,7 +143,7 @@ def check_config(
         state_directory=state_directory,
         log_level=log_level,
     )
-    typer.echo(summary(_load(flags)))
+    typer.echo(summary(load_config(flags)))
 
 
 @cli.command()
@@ -198,8 +170,8 @@ def probe(
     try:
         timeout_s = parse_duration(timeout).s
     except ValueError as error:
-        _refuse(ConfigError([Problem("--timeout", str(error))]))
-    configured = _load(Flags(), monitors_needed=False)
+        refuse(ConfigError([Problem("--timeout", str(error))]))
+    configured = load_config(Flags(), monitors_needed=False)
     from agent import app
 
     document, has_sample = _in_loop(app.probe, configured, socket, enable_polling, timeout_s)
@@ -214,7 +186,7 @@ def give_back(config: ConfigFlag = None, state_directory: StateDirectoryFlag = N
 
     Exit code 1: something could not be reached and is still owed.
     """
-    configured = _load(Flags(config=config, state_directory=state_directory), monitors_needed=False)
+    configured = load_config(Flags(config=config, state_directory=state_directory), monitors_needed=False)
     from agent import app
 
     settlements = _in_loop(app.settle_debts, configured)
@@ -239,7 +211,7 @@ def schema(
     elif name in SCHEMAS:
         typer.echo(_schema_file(SCHEMAS[name], closed=closed).read_text(encoding="utf-8"), nl=False)
     else:
-        _refuse(ConfigError([Problem("NAME", f"must be one of {', '.join(SCHEMAS)}")]))
+        refuse(ConfigError([Problem("NAME", f"must be one of {', '.join(SCHEMAS)}")]))
 
 
 @cli.command()
@@ -255,21 +227,6 @@ def _schema_file(path: str, *, closed: bool) -> Traversable:
     ending = ".schema.json" if closed else ".open.json"
     versions = [file for file in place.iterdir() if file.name.endswith(ending)]
     return max(versions, key=lambda file: [int(part) for part in file.name.split(".")[:2]])
-
-
-def _load(flags: Flags, *, monitors_needed: bool = True) -> Config:
-    try:
-        return load(flags, os.environ, monitors_needed=monitors_needed)
-    except ConfigError as error:
-        _refuse(error)
-
-
-def _refuse(error: ConfigError) -> NoReturn:
-    count = len(error.problems)
-    typer.echo(f"{count} problem{'s' * (count != 1)} in the configuration; nothing was started", err=True)
-    for problem in error.problems:
-        typer.echo(f"  {problem}", err=True)
-    raise typer.Exit(EXIT_CONFIGURATION)
 
 
 def _in_loop(function: Callable[[Unpack[_Ts]], Awaitable[_T]], *args: *_Ts) -> _T:

@@ -1,0 +1,160 @@
+"""Whether a spool is whole: the file, its rows, its totals, and the order of each VM's samples.
+
+It looks at one instant, so a running agent's spool can be verified as well as a copy.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent.contract.redelivered import is_redelivered
+from agent.core.reading import Record, RecordKind
+from agent.errors import SpoolError
+from agent.spool.format import FORMAT, RecordRow, Undecodable, decode_memory, decode_record
+from agent.spool.inspect import snapshot
+from agent.spool.store import DEAD_LETTERS, Queue
+from agent.spool.tables import translated
+
+_NAMED_MAX = 100
+"""Problems of one kind that are named, the rest are counted: a file with broken pages has no end of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was looked at, and what is wrong with it."""
+
+    seen: Sequence[str]
+    problems: Sequence[str]  # none: the spool is whole
+
+
+def verify(path: Path) -> Verdict:
+    """Look at everything in the spool at `path`. What cannot be read is a problem like any other."""
+    seen: list[str] = []
+    problems: list[str] = []
+    try:
+        with snapshot(path) as connection:
+            seen.append(f"format {FORMAT}, read with SQLite {sqlite3.sqlite_version}")
+            for look in (_file, _records, _memories):
+                try:
+                    with translated(path):
+                        look(connection, seen, problems)
+                except SpoolError as error:  # the next look may be at pages that are whole
+                    problems.append(error.detail)
+    except SpoolError as error:
+        problems.append(error.detail)
+    return Verdict(seen, problems)
+
+
+def _file(connection: sqlite3.Connection, seen: list[str], problems: list[str]) -> None:
+    found: list[tuple[str]] = connection.execute(f"PRAGMA integrity_check({_NAMED_MAX})").fetchall()
+    if found == [("ok",)]:
+        seen.append("pages and indexes are whole")
+    problems.extend(line for (line,) in found if line != "ok")
+
+
+def _records(connection: sqlite3.Connection, seen: list[str], problems: list[str]) -> None:
+    totals = dict(connection.execute("SELECT name, total FROM totals"))
+    remembered = dict(_watermarks(connection))
+    for table in (*Queue, DEAD_LETTERS):
+        order = _Order(remembered)
+        broken: list[str] = []
+        rows = 0
+        for position, record in _read(connection, table):
+            rows += 1
+            broken += [f"{table} {position}: {problem}" for problem in _wrong(record, table, order)]
+        if totals.get(table) != rows:
+            broken.append(f"{table}: the total says {totals.get(table)}, and there are {rows} records")
+        vms = f" of {order.vms} VMs" if table is Queue.SAMPLES else ""
+        seen.append(f"{table}: {rows} records{vms}")
+        problems += broken[:_NAMED_MAX]
+        if len(broken) > _NAMED_MAX:
+            problems.append(f"{table}: {len(broken) - _NAMED_MAX} more problems")
+
+
+def _memories(connection: sqlite3.Connection, seen: list[str], problems: list[str]) -> None:
+    rows = 0
+    for path, content in connection.execute("SELECT path, memory FROM vms"):
+        rows += 1
+        try:
+            decode_memory(content)
+        except Undecodable as error:
+            problems.append(f"memory of {path}: {error}")
+    seen.append(f"vms: {rows} remembered")
+
+
+def _watermarks(connection: sqlite3.Connection) -> Iterator[tuple[str, int]]:
+    """Yield the epoch of each VM remembered and its last sequence."""
+    for (content,) in connection.execute("SELECT memory FROM vms"):
+        try:
+            history = decode_memory(content).history
+        except Undecodable:
+            continue  # `_memories` says so
+        if history.epoch is not None:
+            yield history.epoch, history.sequence
+
+
+def _read(connection: sqlite3.Connection, table: str) -> Iterator[tuple[int, Record | Undecodable]]:
+    rows: Iterator[tuple[int, *RecordRow]] = connection.execute(
+        f"SELECT position, kind, id, key, timestamp_ms, headers, value FROM {table} ORDER BY position"
+    )
+    for position, *columns in rows:
+        try:
+            yield position, decode_record(tuple(columns))
+        except Undecodable as error:
+            yield position, error
+
+
+def _wrong(record: Record | Undecodable, table: str, order: "_Order") -> Iterator[str]:
+    if isinstance(record, Undecodable):
+        yield str(record)
+        return
+    if table != DEAD_LETTERS and Queue.of(record) != table:
+        yield f"is of another queue: {record.kind}"
+    try:
+        value: Any = json.loads(record.value)
+        if table == Queue.SAMPLES and record.kind is RecordKind.SAMPLE and not is_redelivered(record):
+            yield from order.follow(value.get("data", value), record)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        yield f"record {record.id!r} holds no document: {error}"
+
+
+class _Order:
+    """Where the samples of each VM stand while they are read from the oldest on.
+
+    What comes first is not judged: what was before it is sent.
+    """
+
+    def __init__(self, remembered: dict[str, int]) -> None:
+        self._remembered = remembered
+        self._last: dict[str, tuple[str, int]] = {}  # VM -> epoch and sequence
+
+    @property
+    def vms(self) -> int:
+        return len(self._last)
+
+    def follow(self, sample: Any, record: Record) -> Iterator[str]:
+        vm, epoch, sequence = str(sample["vm"]["id"]), str(sample["epoch"]), int(sample["sequence"])
+        before = self._last.get(vm)
+        self._last[vm] = (epoch, sequence)
+        if record.id != f"{vm}/{epoch}/{sample['last_update']}":
+            yield f"the id {record.id!r} is not that of its sample"
+        if sequence > self._remembered.get(epoch, sequence):
+            yield f"VM {vm} is remembered at {self._remembered[epoch]} of its epoch, before this sample"
+        if before is None:
+            return
+        last = f"after sequence {before[1]} of epoch {before[0]}"
+        if epoch == before[0] and sequence != before[1] + 1:
+            yield f"VM {vm} goes on with {sequence} {last}: {_said(sequence - before[1] - 1)}"
+        elif epoch != before[0]:
+            previous = sample.get("previous")
+            if sequence != 1 or (
+                previous is not None and (previous["epoch"], previous["sequence"]) != before
+            ):
+                yield f"VM {vm} goes on with {sequence} of epoch {epoch} {last}: a loss"
+
+
+def _said(missing: int) -> str:
+    return f"{missing} missing" if missing > 0 else "not in order"

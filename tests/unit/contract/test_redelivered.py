@@ -1,0 +1,58 @@
+"""A requeued record says so, in both modes, and is otherwise what it was."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from agent.contract.encode import Mode, encode_sample
+from agent.contract.redelivered import is_redelivered, redelivered
+from tests.unit.contract.test_encode import AGENT, SAMPLE, read
+
+BINARY, STRUCTURED = (encode_sample(SAMPLE, AGENT, mode) for mode in Mode)
+
+
+@pytest.mark.parametrize("record", [BINARY, STRUCTURED], ids=["binary", "structured"])
+def test_a_cloudevents_reader_finds_the_mark_and_the_rest_as_it_was(record: object) -> None:
+    assert record in (BINARY, STRUCTURED)
+    before = BINARY if record is BINARY else STRUCTURED
+
+    event = read(redelivered(before))
+
+    assert event.get_attributes() == {**read(before).get_attributes(), "redelivered": "true"}
+    assert event.get_data() == read(before).get_data()
+
+
+def test_in_binary_mode_it_is_a_header_and_the_value_is_untouched() -> None:
+    marked = redelivered(BINARY)
+
+    assert marked == replace(BINARY, headers=(*BINARY.headers, ("ce_redelivered", b"true")))
+
+
+def test_in_structured_mode_it_stands_in_the_value_and_no_number_is_changed() -> None:
+    odd = b'"statistics":{"x" : 1.10, "y":123456789012345678901234567890,'
+    written = STRUCTURED.value.replace(b'"statistics":{', odd)
+    record = replace(STRUCTURED, value=written)
+
+    marked = redelivered(record)
+
+    assert marked == replace(record, value=marked.value)
+    assert odd in marked.value
+    assert json.loads(marked.value) == {**json.loads(written), "redelivered": "true"}
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_a_record_is_marked_once(mode: Mode) -> None:
+    record = encode_sample(SAMPLE, AGENT, mode)
+
+    once = redelivered(record)
+
+    assert not is_redelivered(record)
+    assert is_redelivered(once)
+    assert redelivered(once) == once
+
+
+@pytest.mark.parametrize("value", [b"", b"[]", b"\xff", b'{"a":'])
+def test_a_structured_value_that_is_no_event_cannot_be_marked(value: bytes) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        redelivered(replace(STRUCTURED, value=value))

@@ -1,0 +1,49 @@
+"""An agent and a hand in its spool keep each other out."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from agent.errors import StateFileError
+from agent.spool.directory_lock import is_in_use, kept_out
+from agent.spool.ledger import open_ledger
+from tests.unit.spool.making import NOW_MS
+
+
+async def test_a_directory_is_in_use_while_an_agent_has_it(tmp_path: Path) -> None:
+    assert is_in_use(tmp_path) is False
+    async with open_ledger(str(tmp_path), NOW_MS):
+        assert is_in_use(tmp_path) is True
+    assert is_in_use(tmp_path) is False
+
+
+def test_whether_a_directory_is_in_use_is_not_known_where_it_cannot_be_opened(tmp_path: Path) -> None:
+    assert is_in_use(tmp_path / "missing") is None
+
+
+async def test_a_running_agent_keeps_hands_out(tmp_path: Path) -> None:
+    async with open_ledger(str(tmp_path), NOW_MS):
+        with pytest.raises(StateFileError, match="an agent uses this state directory: stop it first"):
+            kept_out(tmp_path).__enter__()
+
+
+def test_two_hands_keep_each_other_out(tmp_path: Path) -> None:
+    with kept_out(tmp_path), pytest.raises(StateFileError, match="stop it first"):
+        kept_out(tmp_path).__enter__()
+
+
+async def test_no_agent_starts_meanwhile(tmp_path: Path) -> None:
+    with kept_out(tmp_path), pytest.raises(StateFileError, match="another agent"):
+        await open_ledger(str(tmp_path), NOW_MS).__aenter__()
+    async with open_ledger(str(tmp_path), NOW_MS):
+        pass
+
+
+def test_asking_leaves_no_descriptor_open(tmp_path: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+
+    with kept_out(tmp_path):
+        is_in_use(tmp_path)
+
+    assert os.listdir("/proc/self/fd") == before

@@ -1,0 +1,164 @@
+"""Looks into the file that an agent uses, or into a copy, change neither."""
+
+import hashlib
+import os
+import shutil
+import sqlite3
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from agent.errors import SpoolError, SpoolFault
+from agent.spool.format import APPLICATION_ID, FORMAT
+from agent.spool.inspect import Waiting, contents
+from agent.spool.store import Bounds, Change, Queue, open_store
+from tests.unit.spool.letters import fill, refused, sample, state
+from tests.unit.spool.making import NOW_MS, memory
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "spool.sqlite"
+
+
+def test_what_is_in_a_spool_is_told(path: Path) -> None:
+    store = open_store(path, Bounds())
+    records = [sample(1, at_ms=NOW_MS - 5_000), sample(2), state()]
+    letters = [refused(sample(3)), refused(sample(4)), refused(state(), "invalid")]
+    store.commit(
+        Change(now_ms=NOW_MS, records=list(enumerate(records, 1)), memories=[memory()], refused=letters)
+    )
+    used_bytes = store.totals().used_bytes
+    store.close()
+
+    found = contents(path)
+
+    assert found.format == FORMAT
+    assert found.waiting[Queue.SAMPLES] == Waiting(2, NOW_MS - 5_000)
+    assert found.waiting[Queue.STATES] == Waiting(1, state().timestamp_ms)
+    assert found.dead_letters == {"invalid": 1, "too_large": 2}
+    assert found.vms == 1
+    assert found.used_bytes == used_bytes
+    assert found.file_bytes == path.stat().st_size
+
+
+def test_pages_that_are_free_to_be_used_again_are_not_used(path: Path) -> None:
+    store = open_store(path, Bounds())
+    store.commit(Change(now_ms=NOW_MS, records=[(n, sample(n)) for n in range(1, 500)]))
+    store.commit(Change(now_ms=NOW_MS, settled={Queue.SAMPLES: 499}))
+    used_bytes = store.totals().used_bytes
+    store.close()
+
+    found = contents(path)
+
+    assert found.used_bytes == used_bytes < found.file_bytes
+
+
+def test_nothing_waits_in_an_empty_spool(path: Path) -> None:
+    fill(path)
+
+    assert set(contents(path).waiting.values()) == {Waiting(0, None)}
+
+
+def test_a_running_agents_file_is_read_with_its_log_and_left_as_it_is(path: Path) -> None:
+    store = open_store(path, Bounds())
+    store.commit(Change(now_ms=NOW_MS, records=[(1, sample(1))]))
+    log = path.with_name("spool.sqlite-wal")
+    before = [hashlib.sha256(each.read_bytes()).digest() for each in (path, log)]
+
+    found = contents(path)
+
+    assert found.waiting[Queue.SAMPLES].records == 1
+    assert found.log_bytes == log.stat().st_size > 0
+    assert [hashlib.sha256(each.read_bytes()).digest() for each in (path, log)] == before
+    store.commit(Change(now_ms=NOW_MS, records=[(2, sample(2))]))
+    assert contents(path).waiting[Queue.SAMPLES].records == 2
+    store.close()
+
+
+def test_a_copy_of_a_killed_agents_file_and_log_is_read(path: Path, tmp_path: Path) -> None:
+    store = open_store(path, Bounds())
+    store.commit(Change(now_ms=NOW_MS, records=[(1, sample(1))]))
+    copy = tmp_path / "copy" / "c.sqlite"
+    copy.parent.mkdir()
+    for ending in ("", "-wal"):
+        shutil.copy(f"{path}{ending}", f"{copy}{ending}")
+    store.close()
+
+    assert contents(copy).waiting[Queue.SAMPLES].records == 1
+
+
+def test_a_file_where_nothing_can_be_written_is_read() -> None:
+    with TemporaryDirectory() as folder:  # pytest's own folders are closed to other users
+        path = Path(folder) / "spool.sqlite"
+        fill(path, [sample(1)])
+        path.chmod(0o444)
+        path.parent.chmod(0o555)
+        child = os.fork()
+        if child == 0:
+            found = 9
+            try:
+                if os.geteuid() == 0:  # who may write everywhere
+                    os.seteuid(65_534)
+                found = contents(path).waiting[Queue.SAMPLES].records
+            finally:
+                os._exit(found)
+
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+        assert [each.name for each in path.parent.iterdir()] == ["spool.sqlite"]
+        path.parent.chmod(0o755)
+
+
+def test_a_missing_spool_is_not_made(path: Path) -> None:
+    with pytest.raises(SpoolError) as raised:
+        contents(path)
+
+    assert str(raised.value) == f"{path}: there is no spool here"
+    assert not path.exists()
+
+
+def foreign(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE theirs (x)")
+    connection.close()
+
+
+def newer(path: Path) -> None:
+    fill(path)
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+
+
+def older(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    connection.executescript(f"PRAGMA application_id = {APPLICATION_ID}; CREATE TABLE samples (x)")
+    connection.close()
+
+
+def not_a_database(path: Path) -> None:
+    path.write_bytes(b"something else entirely " * 100)
+
+
+@pytest.mark.parametrize(
+    ("make", "fault", "detail"),
+    [
+        (foreign, SpoolFault.FOREIGN, "is a database of something else"),
+        (newer, SpoolFault.NEWER, f"has the format 99, and this version reads up to {FORMAT}"),
+        (older, SpoolFault.UNUSABLE, "has the format 0: start the agent once"),
+        (not_a_database, SpoolFault.DAMAGED, "file is not a database (SQLITE_NOTADB)"),
+    ],
+)
+def test_what_cannot_be_used_is_told_and_left_as_it_is(
+    path: Path, make: object, fault: SpoolFault, detail: str
+) -> None:
+    assert callable(make)
+    make(path)
+    before = path.read_bytes()
+
+    with pytest.raises(SpoolError) as raised:
+        contents(path)
+
+    assert (raised.value.fault, raised.value.detail) == (fault, detail)
+    assert path.read_bytes() == before
