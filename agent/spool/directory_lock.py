@@ -1,10 +1,11 @@
 """Whether an agent has a state directory, and keeping agents out while its spool is changed by hand.
 
-The lock is the agent's own: `flock` of the directory (agent/spool/ledger.py).
+A running agent holds the lock: `flock` of the directory (agent/spool/ledger.py takes it).
 """
 
 import fcntl
 import os
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +16,10 @@ from agent.errors import StateFileError
 def is_in_use(directory: Path) -> bool | None:
     """Whether an agent has it; `None`: we may not look.
 
-    Asking takes the lock for some microseconds: an agent that starts in these is refused, and starts again.
+    Asking takes the lock for some microseconds; an agent that starts in these tries again (`lock`).
     """
     try:
-        os.close(_lock(directory, fcntl.LOCK_SH))
+        os.close(_flock(directory, fcntl.LOCK_SH))
     except BlockingIOError:
         return True
     except OSError:
@@ -34,7 +35,7 @@ def kept_out(directory: Path) -> Generator[None]:
         StateFileError: an agent has it, or we may not have it.
     """
     try:
-        descriptor = _lock(directory, fcntl.LOCK_EX)
+        descriptor = lock(directory)
     except BlockingIOError as error:
         raise StateFileError(f"{directory}: an agent uses this state directory: stop it first") from error
     except OSError as error:
@@ -45,7 +46,21 @@ def kept_out(directory: Path) -> Generator[None]:
         os.close(descriptor)  # and with it the lock
 
 
-def _lock(directory: Path, kind: int) -> int:
+def lock(directory: Path) -> int:
+    """Lock `directory` for this process; return the descriptor, which holds the lock until it is closed.
+
+    Raises:
+        BlockingIOError: somebody else has it, also a tenth of a second later.
+        OSError: it cannot be opened.
+    """
+    try:
+        return _flock(directory, fcntl.LOCK_EX)
+    except BlockingIOError:
+        time.sleep(0.1)  # somebody may only have been asking
+        return _flock(directory, fcntl.LOCK_EX)
+
+
+def _flock(directory: Path, kind: int) -> int:
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)

@@ -13,7 +13,6 @@ A file instead of a database: it holds at most one line for each VM of the host 
 interval is set or given back, not with samples.
 """
 
-import fcntl
 import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
@@ -27,6 +26,7 @@ import anyio.to_thread
 from agent.core.ownership import Owed
 from agent.core.reading import SocketMark
 from agent.errors import StateFileError
+from agent.spool.directory_lock import lock
 from agent.spool.ledger_format import FILE_NAME, NotOurFormat, decode_owed, encode_owed
 
 _Key = tuple[str, SocketMark]
@@ -109,16 +109,14 @@ async def open_ledger(directory: str, now_ms: int) -> AsyncGenerator[Ledger, Non
 def _lock(directory: Path) -> int:
     try:
         directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptor = lock(directory)
+    except BlockingIOError as error:
+        message = "another agent uses this state directory: stop it, or give this one a directory of its own"
+        raise StateFileError(f"{directory}: {message}") from error
     except OSError as error:
         raise StateFileError(f"{directory}: the state directory cannot be had: {error.strerror}") from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _check_writable(directory)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        message = "another agent uses this state directory: stop it, or give this one a directory of its own"
-        raise StateFileError(f"{directory}: {message}") from error
     except OSError as error:
         os.close(descriptor)
         raise StateFileError(f"{directory}: the state directory cannot be used: {error.strerror}") from error
