@@ -47,6 +47,12 @@ def real_qemu() -> None:
 
 
 @pytest.fixture(scope="session")
+def faketime() -> None:
+    """The library that sets a process's wall clock."""
+    need("faketime")
+
+
+@pytest.fixture(scope="session")
 def shared_kafka(session_folder: Path) -> Generator[RealKafka]:
     """A real broker for tests that do not harm it; each with topics of its own."""
     need("kafka")

@@ -272,6 +272,25 @@ async def test_what_was_settled_before_a_failure_is_not_sent_again(mock: Embedde
     assert numbers(await received(mock.bootstrap)) == [record(n).value for n in (0, 2, 3)]
 
 
+async def test_what_is_on_its_way_when_another_partition_fails_may_still_arrive_and_is_not_repeated(
+    mock: EmbeddedKafka,
+) -> None:
+    mock.create_topic("samples", 3)  # one at each broker
+    sink = sink_to(mock.bootstrap)
+    batch = [record(n, key=f"vm-{n}") for n in range(60)]
+    await sink.send(batch)
+    mock.fail_next_at(1, PRODUCE, FENCED)
+    mock.delay(300, brokers=(2, 3))
+    with pytest.raises(SinkUnavailable, match="lost track"):
+        await sink.send([record(n + 60, key=f"vm-{n}") for n in range(60)])
+    mock.delay(0)
+
+    await sink.send([record(n + 60, key=f"vm-{n}") for n in range(60)])
+
+    await sink.aclose()
+    assert sorted(numbers(await received(mock.bootstrap))) == sorted(record(n).value for n in range(120))
+
+
 async def test_an_unknown_topic_is_named(mock: EmbeddedKafka) -> None:
     sink = sink_to(mock.bootstrap, "nowhere", request_timeout_s=0.5)
     mock.refuse_topic("nowhere", UNKNOWN_TOPIC)

@@ -6,7 +6,7 @@ of 1 kB were counted. For the demo, and for faults that come on cue.
 
 import ctypes
 import glob
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,6 +48,13 @@ class EmbeddedKafka:
             self._cluster, ctypes.c_int16(request), ctypes.c_size_t(len(codes)), errors
         )
 
+    def fail_next_at(self, broker: int, request: int, code: int) -> None:
+        """Answer the next request of a kind to one broker with this error code."""
+        one, no_delay_ms = ctypes.c_size_t(1), 0
+        self._library.rd_kafka_mock_broker_push_request_error_rtts(
+            self._cluster, broker, ctypes.c_int16(request), one, code, no_delay_ms
+        )
+
     def take_down(self) -> None:
         """Close every broker's connections and refuse new ones."""
         for broker in self._brokers:
@@ -58,9 +65,9 @@ class EmbeddedKafka:
         for broker in self._brokers:
             self._library.rd_kafka_mock_broker_set_up(self._cluster, broker)
 
-    def delay(self, delay_ms: int) -> None:
-        """Answer every request so much later."""
-        for broker in self._brokers:
+    def delay(self, delay_ms: int, brokers: Iterable[int] | None = None) -> None:
+        """Answer every request so much later, at once though it is done; `None`: all brokers."""
+        for broker in brokers or self._brokers:
             self._library.rd_kafka_mock_broker_set_rtt(self._cluster, broker, delay_ms)
 
     def close(self) -> None:

@@ -6,13 +6,12 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
 from tests.lab import setup
-from tests.lab.process import die_with_parent as die_with_parent
 from tests.lab.process import kill, start, wait_until
 
 BALLOON = "/machine/peripheral/balloon0"
@@ -112,7 +111,9 @@ class Monitor:
 class Vm:
     """One QEMU process. `qmp` is the agent's monitor, `truth` the tests' own."""
 
-    def __init__(self, folder: Path, name: str, argv: Sequence[str]) -> None:
+    def __init__(
+        self, folder: Path, name: str, argv: Sequence[str], env: Mapping[str, str] | None = None
+    ) -> None:
         self.name = name
         self.folder = folder
         self.qmp = folder / f"{name}.qmp"
@@ -122,6 +123,7 @@ class Vm:
         self._orders_path = folder / f"{name}.orders"
         self._up = folder / f"{name}.up"  # nobody else's: an observer takes truth as soon as it is there
         self._argv = argv
+        self._env = None if env is None else {**os.environ, **env}
         self._process: subprocess.Popen[bytes] | None = None
         self._orders: socket.socket | None = None
         self._boots = 1
@@ -139,7 +141,7 @@ class Vm:
         Raises:
             RuntimeError: QEMU did not; the message has its log.
         """
-        self._process = start(self._argv, self.log)
+        self._process = start(self._argv, self.log, env=self._env)
         self._boots = 1
         try:
             wait_until(self._answers, self.name, self._process, self.log, 20)
@@ -252,6 +254,7 @@ def guest(
     balloon: bool = True,
     uuid: str | None = None,
     booted: bool = True,
+    env: Mapping[str, str] | None = None,
 ) -> Generator[Vm]:
     """A real Linux guest of 128 MiB under TCG: boots in about 3 s.
 
@@ -263,6 +266,7 @@ def guest(
         balloon: whether it has the device.
         uuid: none by default.
         booted: wait until it takes orders.
+        env: variables for QEMU on top of ours.
     """
     image = setup.guest()
     words = "console=ttyS0 quiet random.trust_cpu=on panic=0" + ("" if driver else " barograph.balloon=off")
@@ -275,7 +279,7 @@ def guest(
         *(("-device", "virtio-balloon-pci,id=balloon0") if balloon else ()),
         *(("-uuid", uuid) if uuid else ()),
     ]
-    vm = Vm(folder, name, [*argv, *_monitors(folder, name), *extra])
+    vm = Vm(folder, name, [*argv, *_monitors(folder, name), *extra], env)
     try:
         if booted:
             vm.wait_until_booted()

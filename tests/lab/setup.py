@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from tests.lab import debian
 from tests.lab.cache import CannotHave, made, place, run, say
@@ -199,11 +200,22 @@ def _built(name: str, inputs: str) -> Callable[[], bool]:
     return lambda: place(name, inputs).is_dir()
 
 
+def faketime() -> Path:
+    """Return the library that lies to a process about the wall clock, installed where it is missing."""
+    debian.install(["libfaketime"], "wall clocks that step", there=lambda: _faketime() is not None)
+    return cast(Path, _faketime())
+
+
+def _faketime() -> Path | None:
+    return next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+
+
 PIECES: Mapping[str, Piece] = {
     "qemu": Piece(qemu, _on_path(QEMU)),
     "guest": Piece(guest, _built("guest", GUEST_INPUTS)),
     "kafka": Piece(kafka, lambda: _on_path("java")() and _built("kafka", KAFKA_POM)()),
     "collector": Piece(collector, _built("collector", COLLECTOR_BUILDER + COLLECTOR_MANIFEST)),
+    "faketime": Piece(faketime, lambda: _faketime() is not None),
     "prometheus": Piece(prometheus, _built("prometheus", PROMETHEUS_MODULE)),
 }
 
