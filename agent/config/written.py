@@ -202,10 +202,11 @@ class SpoolConfig(Section):
             "Kafka or OTLP is configured."
         ),
     )
-    size: Annotated[WrittenSize, within("1MiB", "1TiB")] = Field(
+    size: Annotated[WrittenSize, within("32MiB", "1TiB")] = Field(
         default=Size(2**30),
         description=(
-            "How large the file may grow; then the oldest samples go first, states last, counted. "
+            "How large the file may grow; then the oldest samples go first, states last, counted. What "
+            "VMs are remembered by, some 1 KiB each, is in it too. "
             "1 GiB holds some 600,000 samples: 100 VMs at 10 s for 16 hours."
         ),
     )

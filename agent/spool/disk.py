@@ -11,7 +11,8 @@ Constraints (each has a test of the same name in tests/unit/spool/test_disk.py):
 - a disk that hangs holds up neither collection nor the end.
 """
 
-from collections import OrderedDict, deque
+import math
+from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from agent.spool.store import (
     VMS_REMEMBERED,
     Bounds,
     Change,
+    Loss,
     Queue,
     Store,
     Totals,
@@ -44,6 +46,7 @@ log = structlog.get_logger("barograph.spool")
 FILE_NAME = "spool.sqlite"
 
 _CLOSE_TIMEOUT_S = 2.0
+_SAY_LOSSES_S = 60.0
 _NOTHING_DROPPED = 1 << 62
 """A position above all: while rows are being read, none of them may be dropped."""
 
@@ -190,6 +193,8 @@ class DiskSpool:
         self._committed_at_s = anyio.current_time()
         self._gather_s = settings.gather_s
         self._failures = 0
+        self._losses: Counter[tuple[str, Loss]] = Counter()  # not said yet
+        self._losses_said_at_s = -math.inf
 
     @property
     def is_open(self) -> bool:
@@ -366,8 +371,13 @@ class DiskSpool:
                 self._counters.add(Count.DROPPED, count, reason=f"{queue.sink}:{loss}")
             else:
                 self._counters.add(Count.DEAD_LETTERS_DROPPED, count)
-            if not any(each == (table, loss) for each in self.totals.dropped):
+            self._losses[table, loss] += count
+        now_s = anyio.current_time()
+        if totals.dropped and now_s >= self._losses_said_at_s + _SAY_LOSSES_S:
+            for (table, loss), count in self._losses.items():
                 log.error("spool drops the oldest", table=table, reason=loss.value, records=count)
+            self._losses.clear()
+            self._losses_said_at_s = now_s
         self.totals = totals
 
     def _drop_what_does_not_fit(self) -> None:

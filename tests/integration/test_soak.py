@@ -1,0 +1,122 @@
+"""Thirty days of VMs that come, report, are reset and go, squeezed into minutes: nothing grows."""
+
+import gc
+import resource
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+from agent.core.delivery import DeliverySettings
+from agent.core.epochs import History
+from agent.core.memory import Memory
+from agent.core.reading import Reading, Record, RecordKind, SocketMark, State, VmId
+from agent.errors import SinkUnavailable
+from agent.runtime.deliver import Deliverer
+from agent.sinks.record_sink import Receipt
+from agent.spool.disk import FILE_NAME, Settings, open_spool
+from agent.spool.store import Bounds, Queue
+from agent.telemetry import Count, Counters
+
+DAY_MS = 86_400_000
+GROWTH_MAX = 1.05
+
+
+class Broker:
+    """Takes everything, but on some days nothing."""
+
+    name = "kafka.samples"
+    batch_bytes_max = 1 << 20
+    batch_records_max = 1_000
+
+    def __init__(self) -> None:
+        self.away = False
+        self.taken = 0
+
+    async def send(self, records: Sequence[Record]) -> Receipt:
+        if self.away:
+            raise SinkUnavailable("away")
+        self.taken += len(records)
+        return Receipt()
+
+    async def aclose(self) -> None:
+        pass
+
+
+def memory(vm: int, sequence: int) -> Memory:
+    reading = Reading(1_795_400_000 + sequence, {"free_memory": vm, "minor_faults": sequence})
+    history = History(f"{vm}", reading.last_update_s, 1, sequence, last=reading)
+    return Memory(f"/run/vm/{vm}.qmp", SocketMark(1, vm, 3), VmId(f"{vm}"), history, 7, State.REPORTING)
+
+
+def resident_mib() -> float:
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110 - what it depends on is the product's own
+        await anyio.sleep(0.005)
+
+
+async def live(folder: Path, days: int, vms_a_day: int, samples_a_vm: int) -> None:
+    """Each day other VMs; every fifth day no broker, and more than the spool holds."""
+    now_ms = 1_795_400_000_000
+    counters = Counters()
+    broker = Broker()
+    memory_mib: list[float] = []
+    file_mib: list[float] = []
+    # What ten thousand VMs are remembered by, and a part of a day's samples.
+    bounds = Bounds(size_bytes=(7 << 20) + vms_a_day * samples_a_vm * 300)
+    settings = Settings(directory=folder, bounds=bounds, gather_s=0.001, gather_slow_s=0.001)
+    impatient = DeliverySettings(first_retry_ns=1_000_000, longest_retry_ns=10_000_000)
+    async with open_spool(settings, counters, lambda: now_ms) as spool:
+        queue = spool.queue(Queue.SAMPLES)
+        async with anyio.create_task_group() as group:
+            group.start_soon(spool.run)
+            deliverer = Deliverer(broker, queue, counters, impatient, on_output_closed=lambda: None)
+            group.start_soon(deliverer.run)
+            for day in range(days):
+                broker.away = day % 5 == 4
+                for vm in range(day * vms_a_day, (day + 1) * vms_a_day):
+                    for sequence in range(1, samples_a_vm + 1):
+                        value = b"%d %d" % (vm, sequence) * 80
+                        record = Record(RecordKind.SAMPLE, f"{vm}/{sequence}", f"{vm}", now_ms, (), value)
+                        spool.append(record, memory(vm, sequence))
+                    now_ms += DAY_MS // vms_a_day
+                    await checkpoint()
+                    if not broker.away:
+                        await until(lambda: queue.held < 5_000)
+                await spool.flush()
+                broker.away = False
+                await until(lambda: not queue.held)
+                for _ in range(200):  # its pages go back to the file system
+                    spool.append(None, memory(day * vms_a_day, 1))
+                    await spool.flush()
+                memory_mib.append(resident_mib())
+                file_mib.append((folder / FILE_NAME).stat().st_size / 2**20)
+            group.cancel_scope.cancel()
+    queued, delivered = (counters.total(which, queue.sink) for which in (Count.QUEUED, Count.DELIVERED))
+    dropped = counters.total(Count.DROPPED, f"{queue.sink}:full")
+    print(
+        f"{days} days, {queued} samples of {days * vms_a_day} VMs: {delivered} delivered, {dropped} dropped;"
+        f" memory {memory_mib[9]:.1f} then {memory_mib[-1]:.1f} MiB,"
+        f" file {file_mib[9]:.1f} then {file_mib[-1]:.1f} MiB"
+    )
+    assert queued == days * vms_a_day * samples_a_vm == delivered + dropped
+    assert dropped > 0
+    assert len(spool.memories) <= 10_000
+    for figures in (memory_mib, file_mib):
+        assert max(figures[10:]) <= GROWTH_MAX * max(figures[5:10])
+
+
+async def test_fifteen_days_leave_nothing_behind(folder: Path) -> None:
+    await live(folder, 15, 2_500, 3)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+async def test_thirty_days_leave_nothing_behind(folder: Path) -> None:
+    await live(folder, 30, 5_000, 20)
