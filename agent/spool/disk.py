@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import anyio
 import structlog
@@ -38,12 +39,15 @@ from agent.spool.store import (
     open_store,
     set_aside,
 )
-from agent.spool.thread import DiskThread
+from agent.spool.thread import DiskThread, Job
 from agent.telemetry import Count, Counters
 
 log = structlog.get_logger("barograph.spool")
 
 FILE_NAME = "spool.sqlite"
+
+Rows: TypeAlias = Sequence[tuple[int, Record]]
+"""Records with their positions, in order."""
 
 _CLOSE_TIMEOUT_S = 2.0
 _SAY_LOSSES_S = 60.0
@@ -78,12 +82,12 @@ class DiskQueue:
         self.sink = sink
         self.position = 0  # of the newest record
         self.front: deque[tuple[int, Record]] = deque()  # not on disk yet, and not on the way there
-        self.committing: Sequence[tuple[int, Record]] = ()
+        self.committing: Rows = ()
         self.rows = 0  # on disk, neither in flight nor settled
         self.settled = 0  # up to here
-        self._read_to = 0
-        self._reading = False
-        self._taken: Sequence[tuple[int, Record]] = ()
+        self._read_to = 0  # taken up to here
+        self._ahead: Job[Rows] | None = None  # the rows after these, read while these are sent
+        self._taken: Rows = ()
         self._taken_from_disk = True
         self._spool = spool
         self._arrival = anyio.Event()
@@ -102,7 +106,10 @@ class DiskQueue:
     @property
     def sending(self) -> int:
         """The position up to which rows may be in flight."""
-        return _NOTHING_DROPPED if self._reading else self._read_to
+        if self._ahead is None:
+            return self._read_to
+        rows = self._ahead.result
+        return rows[-1][0] if rows else _NOTHING_DROPPED
 
     @property
     def _front_is_next(self) -> bool:
@@ -152,20 +159,18 @@ class DiskQueue:
         if position >= self.position - len(self.front):  # it has records that we did not know of
             self.front = deque((position + number, each) for number, (_, each) in enumerate(self.front, 1))
             self.position = position + len(self.front)
-        self.rows, self.settled, self._read_to = rows, 0, 0
+        self.rows, self.settled, self._read_to, self._ahead = rows, 0, 0, None
 
     async def _take_rows(self, records_max: int, size_bytes_max: int) -> None:
-        self._reading = True
-        try:
-            taken = await self._spool.read(
-                self.name, after=self._read_to, records_max=records_max, size_bytes_max=size_bytes_max
-            )
-        finally:
-            self._reading = False
-        if taken:
-            self.rows -= len(taken)
-            self._taken, self._taken_from_disk = taken, True
-            self._read_to = taken[-1][0]
+        read = partial(self._spool.read, self.name, records_max=records_max, size_bytes_max=size_bytes_max)
+        job = self._ahead = self._ahead or read(after=self._read_to)
+        rows = () if job is None else await self._spool.rows_of(job)
+        if not rows or self._ahead is not job:  # unreadable, or of a file that is no longer ours
+            return
+        self.rows -= len(rows)
+        self._taken, self._taken_from_disk = rows, True
+        self._read_to = rows[-1][0]
+        self._ahead = read(after=self._read_to) if self.rows else None
 
 
 class DiskSpool:
@@ -223,16 +228,19 @@ class DiskSpool:
 
     # --- what its queues ask for ---
 
-    async def read(
-        self, name: Queue, *, after: int, records_max: int, size_bytes_max: int
-    ) -> Sequence[tuple[int, Record]]:
-        """Return rows of the file; none where it cannot be read."""
+    def read(self, name: Queue, *, after: int, records_max: int, size_bytes_max: int) -> Job[Rows] | None:
+        """Begin to read rows of the file; `None`: there is none."""
         store = self._store
         if store is None:
-            return ()
+            return None
         read = partial(store.read, name, after=after, records_max=records_max, size_bytes_max=size_bytes_max)
+        return self._thread.submit(read)
+
+    async def rows_of(self, job: Job[Rows]) -> Rows:
+        """Return the rows that `read` began to read; none where they cannot be read."""
+        store = self._store
         try:
-            return await self._thread.run(read)
+            return await job.wait()
         except SpoolError as error:
             # Whatever is wrong with reading: what lies behind must not be kept waiting for it for ever.
             async with self._file_in_use:
@@ -240,9 +248,7 @@ class DiskSpool:
                     await self._set_aside(error)
             return ()
 
-    def take_front(
-        self, queue: DiskQueue, records_max: int, size_bytes_max: int
-    ) -> Sequence[tuple[int, Record]]:
+    def take_front(self, queue: DiskQueue, records_max: int, size_bytes_max: int) -> Rows:
         """Take the oldest records that are only in memory."""
         batch: list[tuple[int, Record]] = []
         size_bytes = 0
@@ -253,7 +259,7 @@ class DiskSpool:
             batch.append(queue.front.popleft())
         return batch
 
-    def sent_from_memory(self, batch: Sequence[tuple[int, Record]]) -> None:
+    def sent_from_memory(self, batch: Rows) -> None:
         """Records that never came to the disk are settled."""
         self._memory_bytes -= _size_bytes(batch)
 
@@ -439,7 +445,7 @@ class DiskSpool:
         return store
 
 
-def _size_bytes(batch: Sequence[tuple[int, Record]]) -> int:
+def _size_bytes(batch: Rows) -> int:
     return sum(record.size_bytes for _, record in batch)
 
 

@@ -49,6 +49,12 @@ def decode_record(row: RecordRow) -> Record:
         raise Undecodable(f"record {id!r}: {error}") from error
 
 
+def record_size_bytes(row: RecordRow) -> int:
+    """Return about what `Record.size_bytes` is, for a fifth of the time."""
+    _, _, key, _, headers, value = row
+    return len(key) + len(headers) + len(value)
+
+
 def encode_memory(memory: Memory) -> bytes:
     """Return a VM's memory as JSON."""
     return _encoder.encode(memory)

@@ -38,6 +38,7 @@ from agent.spool.format import (
     decode_record,
     encode_memory,
     encode_record,
+    record_size_bytes,
 )
 from agent.spool.record_queue import DeadLetter
 from agent.spool.tables import connect, pragma, translated
@@ -167,15 +168,14 @@ class Store:
             rows = self._connection.execute(
                 f"SELECT * FROM {queue} WHERE position > ? ORDER BY position LIMIT ?", (after, records_max)
             )
-            for position, *columns in rows:
-                try:
-                    record = decode_record(tuple(columns))
-                except Undecodable as error:
-                    raise SpoolError(str(self.path), SpoolFault.DAMAGED, str(error)) from error
-                size_bytes += record.size_bytes
+            for row in rows:
+                size_bytes += record_size_bytes(row[1:])
                 if batch and size_bytes > size_bytes_max:
                     break
-                batch.append((position, record))
+                try:
+                    batch.append((row[0], decode_record(row[1:])))
+                except Undecodable as error:
+                    raise SpoolError(str(self.path), SpoolFault.DAMAGED, str(error)) from error
             rows.close()
         return batch
 

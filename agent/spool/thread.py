@@ -7,7 +7,7 @@ SQLite's connection is used by nobody else meanwhile.
 import queue
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import anyio
 import anyio.from_thread
@@ -16,14 +16,21 @@ from anyio.lowlevel import EventLoopToken, current_token
 T = TypeVar("T")
 
 
-class Job:
-    """What became of a call."""
+class Job(Generic[T]):
+    """A call that the thread will make, and what became of it."""
 
-    def __init__(self, function: Callable[[], object]) -> None:
+    def __init__(self, function: Callable[[], T]) -> None:
         self.function = function
         self.done = anyio.Event()
-        self.result: object = None
+        self.result: T | None = None
         self.error: BaseException | None = None
+
+    async def wait(self) -> T:
+        """Return what the function returned, or raise what it raised. Cancelled, the call goes on."""
+        await self.done.wait()
+        if self.error is not None:
+            raise self.error
+        return cast("T", self.result)
 
 
 class DiskThread:
@@ -31,20 +38,18 @@ class DiskThread:
 
     def __init__(self, name: str) -> None:
         self._loop: EventLoopToken = current_token()
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Job[Any] | None] = queue.SimpleQueue()
         threading.Thread(target=self._work, name=name, daemon=True).start()
 
-    async def run(self, function: Callable[[], T]) -> T:
-        """Return what `function` returned, or raise what it raised, once its turn has come.
-
-        Cancelled, it is called all the same; nobody hears of it.
-        """
+    def submit(self, function: Callable[[], T]) -> Job[T]:
+        """Have `function` called once its turn has come."""
         job = Job(function)
         self._jobs.put(job)
-        await job.done.wait()
-        if job.error is not None:
-            raise job.error
-        return job.result  # pyright: ignore[reportReturnType]
+        return job
+
+    async def run(self, function: Callable[[], T]) -> T:
+        """The same, and wait for it."""
+        return await self.submit(function).wait()
 
     def end(self) -> None:
         """Let the thread end after the jobs it has."""

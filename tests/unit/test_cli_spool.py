@@ -32,7 +32,7 @@ def spool(tmp_path: Path) -> Path:
 
 
 def test_status_says_what_waits_and_what_it_takes(spool: Path) -> None:
-    done = barograph("status", spool.parent, BAROGRAPH_SPOOL__SIZE="2MiB")
+    done = barograph("status", spool.parent, BAROGRAPH_SPOOL__SIZE="64MiB")
 
     assert (done.exit_code, done.stderr) == (0, "")
     said = dict(line.split("  ", 1) for line in done.stdout.splitlines())
@@ -42,7 +42,7 @@ def test_status_says_what_waits_and_what_it_takes(spool: Path) -> None:
     assert said["states"].strip() == "0 waiting"
     assert said["dead letters"].strip() == "2: 1 invalid, 1 too_large"
     assert said["vms"].strip() == "0 remembered"
-    assert said["used"].strip().endswith("KiB of 2MiB")
+    assert said["used"].strip().endswith("KiB of 64MiB")
     assert said["on disk"].strip().endswith("log 0B")
 
 
