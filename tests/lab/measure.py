@@ -40,7 +40,13 @@ class Comparison:
     lags_ms: tuple[float, ...]  # of steady ones, in order
 
 
-def compare(shown: Sequence[Shown], arrived: Sequence[Arrived], *, until_ms: float) -> Comparison:
+def compare(
+    shown: Sequence[Shown],
+    arrived: Sequence[Arrived],
+    *,
+    until_ms: float,
+    steady_after: int = STEADY_AFTER,
+) -> Comparison:
     """Compare what was shown until `until_ms` with what arrived, from the first sample on.
 
     Several updates within one second are one advance: any of their values is right.
@@ -55,7 +61,7 @@ def compare(shown: Sequence[Shown], arrived: Sequence[Arrived], *, until_ms: flo
     owed = [at_s for at_s, seen_ms in first.items() if at_s >= begin_s and seen_ms < until_ms]
     lags = [
         sample.observed_at_ms - first[sample.last_update_s]
-        for sample in arrived[STEADY_AFTER:]
+        for sample in arrived[steady_after:]
         if sample.last_update_s in first
     ]
     return Comparison(
