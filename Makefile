@@ -56,9 +56,11 @@ test: lab ## everything: first what mostly waits, side by side, then what measur
 test-long: lab ## the long forms, whose figures go into closing notes
 	@python -m pytest -q -s -m long
 
-bench: setup ## the figures: reads per sample, lag, CPU per sample
-	@python -m tests.lab.setup qemu guest
+bench: setup ## the figures: reads per sample, lag, CPU; what the spool costs, how fast it drains
+	@python -m tests.lab.setup qemu guest kafka
 	@python -m tests.lab.bench
+	-@python -m tests.lab.bench_kafka 200000
+	-@python -m tests.lab.bench_spool 200000
 
 format: setup ## format and fix
 	@ruff format . && ruff check --fix .
