@@ -5,43 +5,140 @@ re-armed by the guest's answer, so updates come an interval plus the guest's res
 VM's own clock. All instants here are on that clock (nanoseconds of running time), so that a pause
 moves nothing.
 
-A reading that shows an update says only that it came before; one that comes too early, followed by
-one that hits, brackets it. So, once the rhythm is known, we aim a little past the expected moment
-(`spread_ns`) and creep towards it with each hit, until one reading comes too early and tells where
-the update is. How soon that happens teaches how far to aim past it (the guest's jitter); the time
-between two bracketed updates teaches the cadence, and how well it is known sets the pace of the creep.
+A reading tells only whether the update has come by then. What is known of the next one is kept as a
+`Belief`: a normal distribution of its moment and of the cadence. From update to update it widens by the
+guest's jitter; a reading that shows the update cuts off what lies after it, one that comes too early what
+lies before. We aim where one reading of `HITS_PER_MISS` comes too early, and how often that happens
+teaches the jitter.
+
 While it is not known where in its interval the update falls, the uncertain stretch, which is never longer
 than the second that `last-update` names, is searched in a few steps at each update: halving it would need
 fewer readings, but leave updates unread for half an interval, and a kill of the agent would lose them.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 STEP_NS = 4_000_000
-"""The first step after a miss, then doubled: the scale of a guest's jitter."""
+"""The step after a miss, then doubled: the scale of a guest's jitter."""
 
-NARROW_NS = 3 * STEP_NS
-"""A bracket this narrow teaches the cadence: a miss and one or two steps."""
-
-WIDE_NS = 48_000_000
-"""Not known better than this, the stretch is searched instead of followed."""
-
-SEARCH_STEPS = 4
-"""Of a whole second: an update is read within 250 ms also while its place is not known."""
+STEPS_MAX = 12
+"""Steps after a miss before the VM is taken to be silent, and read once an interval."""
 
 TICK_NS = 1_000_000_000
 """What `last-update` counts in."""
 
+SEARCH_STEPS = 4
+"""Of a whole second: an update is read within 250 ms also while its place is not known."""
+
+WIDE_NS = 48_000_000
+"""Not known better than this, the stretch is searched."""
+
 KICK_NS = 8_000_000
 """After 0 to N the guest was seen to answer within 2 to 14 ms."""
 
-SPREAD_MIN_NS, SPREAD_MAX_NS = 3_000_000, 40_000_000
+RESPONSE_NS, RESPONSE_ERROR_NS = 4e6, 5e6
+"""What a guest takes to answer, as long as nothing else is known of this one."""
 
-HITS_PER_MISS = 60
-"""Hits that the creep takes to use up the spread: about 1.02 readings per sample."""
+JITTER_NS, JITTER_MIN_NS, JITTER_MAX_NS = 2e6, 0.3e6, 20e6
+"""By how much its response differs from update to update: at first, and the bounds of what is learnt."""
 
-STEPS_MAX = 12
-"""Steps after a miss before the VM is taken to be silent, and read once an interval."""
+DRIFT_NS = 2e4
+"""By how much the cadence itself may change from one update to the next."""
+
+HITS_PER_MISS, AIM = 33, 1.88
+"""One reading of so many may come too early; as many standard deviations past the expected moment is that."""
+
+OVERDUE_HITS, DOUBT = 2 * HITS_PER_MISS, 1.3
+"""After so many without a miss the cadence may have become shorter, and the lag grows unseen: each further
+hit makes the belief so many times as uncertain, until a reading comes too early."""
+
+AIM_AGAIN = 1.3
+"""The same for the reading after one that came too early: one of ten."""
+
+SURE, AIM_UNSURE = 4.0, 0.7
+"""An error above so many times the jitter is our ignorance: then misses teach more than hits."""
+
+LEARN = 0.1
+"""How fast the jitter is learnt, in its logarithm."""
+
+
+@dataclass(frozen=True, slots=True)
+class Belief:
+    """A normal distribution of an update's moment and of the cadence, in ns and ns². A cut one is taken for
+    the normal one with the same mean and variance (Minka, Expectation propagation, 2001, section 3.2)."""
+
+    moment: float
+    cadence: float
+    moment_var: float
+    cadence_var: float
+    covar: float = 0.0
+
+    @property
+    def error(self) -> float:
+        """The standard deviation of the moment."""
+        return math.sqrt(self.moment_var)
+
+    def next(self, jitter: float) -> "Belief":
+        """Return the belief about the update after this one."""
+        return Belief(
+            self.moment + self.cadence,
+            self.cadence,
+            self.moment_var + 2 * self.covar + self.cadence_var + jitter * jitter,
+            self.cadence_var + DRIFT_NS * DRIFT_NS,
+            self.covar + self.cadence_var,
+        )
+
+    def doubted(self, times: float) -> "Belief":
+        """Return the belief with its errors so many times as large."""
+        more = times * times
+        return replace(
+            self,
+            moment_var=self.moment_var * more,
+            cadence_var=self.cadence_var * more,
+            covar=self.covar * more,
+        )
+
+    def not_after(self, at_ns: int) -> "Belief":
+        """The update has come by `at_ns`."""
+        cut = max((at_ns - self.moment) / self.error, -_CUT_MAX)
+        ratio = _density(cut) / _below(cut)
+        return self._cut(-ratio, 1 - cut * ratio - ratio * ratio)
+
+    def not_before(self, at_ns: int) -> "Belief":
+        """The update has not come by `at_ns`."""
+        cut = (at_ns - self.moment) / self.error
+        if cut > _CUT_MAX:  # nobody would have believed it: it comes when it comes
+            return replace(self, moment=at_ns, moment_var=STEP_NS**2 / 12, covar=0.0)
+        ratio = _density(cut) / _below(-cut)
+        return self._cut(ratio, 1 + cut * ratio - ratio * ratio)
+
+    def _cut(self, by: float, narrowed: float) -> "Belief":
+        narrowed = min(max(narrowed, 1e-3), 1.0)
+        gain = self.covar / self.moment_var
+        # An update far off the mark is an outlier: it moves the next ones, and says nothing of the cadence.
+        by_at_most = min(max(by, -2.0), 2.0)
+        return Belief(
+            self.moment + by * self.error,
+            self.cadence + gain * by_at_most * self.error,
+            max(self.moment_var * narrowed, _ERROR_MIN_NS**2),
+            self.cadence_var - gain * self.covar * (1 - narrowed),
+            self.covar * narrowed,
+        )
+
+
+_ERROR_MIN_NS = 1e5  # what a reading itself takes
+
+_CUT_MAX = 30.0
+"""Standard deviations; further out the tail is smaller than a float."""
+
+
+def _density(x: float) -> float:
+    return math.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+
+
+def _below(x: float) -> float:
+    return math.erfc(-x / math.sqrt(2)) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +147,29 @@ class Pace:
 
     interval_ns: int
     due_ns: int  # when to read next
-    cadence_ns: int  # learnt time between updates; the interval until then
-    cadence_error_ns: int = STEP_NS  # how well it is known
+    belief: Belief | None = None  # about the next update; None: its place is not known well enough
     low_ns: int | None = None  # the newest update came after this; None: not known
     high_ns: int | None = None  # and not after this; None: none seen yet
     missed_at_ns: int | None = None  # the newest reading of this cycle that came too early
     misses: int = 0  # in this cycle
-    spread_ns: int = 8_000_000
     hits: int = 0  # since the last miss
-    bracketed_ns: int | None = None  # an update known to a narrow bracket
-    updates: int = 0  # since then
+    jitter: float = JITTER_NS
+
+    @property
+    def cadence_ns(self) -> int:
+        """The learnt time between updates; the interval until then."""
+        return self.interval_ns if self.belief is None else int(self.belief.cadence)
+
+    @property
+    def sure(self) -> bool:
+        """Whether what is not known of the next update is the guest's jitter, and not our ignorance."""
+        known = self.belief is not None and self.belief.error <= SURE * self.jitter
+        return known and self.hits <= OVERDUE_HITS
 
 
 def start(interval_ns: int, now_ns: int, *, kicked: bool = False) -> Pace:
     """Return the pace of a VM of which nothing is known: read at once, or just after a kick."""
-    return Pace(interval_ns, now_ns + KICK_NS if kicked else now_ns, interval_ns)
+    return Pace(interval_ns, now_ns + KICK_NS if kicked else now_ns)
 
 
 def read_at(pace: Pace, due_ns: int) -> Pace:
@@ -93,79 +198,70 @@ def hit(pace: Pace, *, asked_ns: int, answered_ns: int, not_before_ns: int, miss
     if pace.missed_at_ns is not None:
         low_ns = max(low_ns, pace.missed_at_ns)
     if pace.low_ns is not None and not missed:
-        low_ns = max(low_ns, pace.low_ns + pace.cadence_ns - pace.cadence_error_ns - STEP_NS // 10)
+        low_ns = max(low_ns, pace.low_ns + pace.interval_ns)
     low_ns = min(low_ns, asked_ns)
     high_ns = min(answered_ns, max(not_before_ns + TICK_NS, low_ns + STEP_NS))
-    bracketed = pace.missed_at_ns is not None and answered_ns - pace.missed_at_ns <= NARROW_NS
-    pace = _learn_cadence(pace, answered_ns, bracketed=bracketed, missed=missed)
-    wide = high_ns - low_ns > WIDE_NS
-    if pace.misses:
-        pace = pace if wide else _learn_spread(pace)
-        aim_ns = answered_ns + pace.spread_ns
-    else:
-        # From the moment planned: our own delays must not add up.
-        aim_ns = min(max(pace.due_ns, low_ns), asked_ns) - _creep_ns(pace)
-    if wide:
-        aim_ns = low_ns + (high_ns - low_ns) // SEARCH_STEPS
-    return replace(
+    jitter = pace.jitter if pace.misses or not pace.sure else pace.jitter * math.exp(-LEARN / HITS_PER_MISS)
+    belief = None if pace.belief is None or missed else pace.belief.not_after(answered_ns)
+    if belief is not None and pace.hits > OVERDUE_HITS:
+        belief = belief.doubted(DOUBT)
+    if belief is not None and not _credible(belief, pace.interval_ns, high_ns):
+        belief = None
+    if belief is None and high_ns - low_ns <= WIDE_NS:
+        belief = Belief(
+            (low_ns + high_ns) / 2,
+            pace.interval_ns + RESPONSE_NS,
+            max(high_ns - low_ns, STEP_NS) ** 2 / 12,  # anywhere between the two
+            RESPONSE_ERROR_NS**2,
+        )
+    pace = replace(
         pace,
-        due_ns=max(aim_ns + pace.cadence_ns, answered_ns + STEP_NS),
+        belief=None if belief is None else belief.next(jitter),
         low_ns=low_ns,
         high_ns=high_ns,
         missed_at_ns=None,
         misses=0,
         hits=0 if pace.misses else pace.hits + 1,
+        jitter=max(jitter, JITTER_MIN_NS),
+    )
+    if pace.belief is None:
+        due_ns = low_ns + (high_ns - low_ns) // SEARCH_STEPS + pace.interval_ns
+    else:
+        due_ns = int(pace.belief.moment + (AIM if pace.sure else AIM_UNSURE) * pace.belief.error)
+    return replace(
+        pace, due_ns=min(max(due_ns, answered_ns + STEP_NS), answered_ns + pace.interval_ns * 3 // 2)
     )
 
 
 def miss(pace: Pace, *, asked_ns: int, answered_ns: int) -> Pace:
     """A reading showed nothing new. Never slower than the interval: an update must not be overwritten."""
     step_ns = min(STEP_NS << pace.misses, max(pace.interval_ns // 10, STEP_NS))
-    if pace.misses >= STEPS_MAX:
+    silent = pace.misses >= STEPS_MAX
+    if silent:
         step_ns = pace.interval_ns * 9 // 10
     due_ns = answered_ns + step_ns
-    if pace.high_ns is not None and pace.low_ns is not None:
+    jitter = pace.jitter
+    belief = None if pace.belief is None or silent else pace.belief.not_before(asked_ns)
+    if belief is not None and not pace.misses:
+        if pace.sure:
+            jitter = min(jitter * math.exp(LEARN * (1 - 1 / HITS_PER_MISS)), JITTER_MAX_NS)
+        again_ns = int(belief.moment + AIM_AGAIN * belief.error)
+        due_ns = min(due_ns, max(again_ns, answered_ns + STEP_NS // 4))
+    elif belief is None and not silent and pace.high_ns is not None and pace.low_ns is not None:
         stretch_ns, by_ns = pace.high_ns - pace.low_ns, pace.high_ns + pace.cadence_ns
         if stretch_ns > WIDE_NS and answered_ns < by_ns:  # searching: it must be there by then
             due_ns = min(answered_ns + stretch_ns // SEARCH_STEPS, by_ns + STEP_NS)
-    return replace(pace, due_ns=due_ns, missed_at_ns=asked_ns, misses=min(pace.misses + 1, STEPS_MAX))
-
-
-def _creep_ns(pace: Pace) -> int:
-    creep_ns = max(pace.spread_ns // HITS_PER_MISS, pace.cadence_error_ns)
-    # Too long without a miss: the cadence has become shorter than we think, and the lag grows unseen.
-    overdue = max(pace.hits - HITS_PER_MISS, 0)
-    return min(creep_ns * (1 + overdue), pace.interval_ns // 10)
-
-
-def _learn_spread(pace: Pace) -> Pace:
-    """A miss ends a run of hits. Soon: the guest jitters more than we allow for; late: less."""
-    if pace.cadence_error_ns > pace.spread_ns // HITS_PER_MISS:
-        return pace  # still learning: it was the creep
-    spread_ns = pace.spread_ns * 6 // 5 if pace.hits < HITS_PER_MISS * 2 // 3 else pace.spread_ns * 9 // 10
-    return replace(pace, spread_ns=min(max(spread_ns, SPREAD_MIN_NS), SPREAD_MAX_NS))
-
-
-def _learn_cadence(pace: Pace, answered_ns: int, *, bracketed: bool, missed: int) -> Pace:
-    updates = pace.updates + 1
-    if missed or pace.bracketed_ns is None:
-        return replace(pace, bracketed_ns=answered_ns if bracketed else None, updates=0)
-    if not bracketed:
-        return replace(pace, updates=updates)
-    measured_ns = (answered_ns - pace.bracketed_ns) // updates
-    error_ns = NARROW_NS // 2 // updates
-    if not pace.interval_ns * 9 // 10 <= measured_ns <= pace.interval_ns * 3 // 2:
-        return replace(pace, bracketed_ns=answered_ns, updates=0)
-    # Two estimates, each counted by how well the other is known.
-    both_ns = pace.cadence_error_ns + error_ns
-    cadence_ns = (pace.cadence_ns * error_ns + measured_ns * pace.cadence_error_ns) // max(both_ns, 1)
-    if pace.cadence_error_ns == STEP_NS:
-        cadence_ns = measured_ns
-    again = updates >= HITS_PER_MISS
     return replace(
         pace,
-        cadence_ns=cadence_ns,
-        cadence_error_ns=max(min(error_ns, pace.cadence_error_ns), STEP_NS // 40),
-        bracketed_ns=answered_ns if again else pace.bracketed_ns,
-        updates=0 if again else updates,
+        due_ns=due_ns,
+        belief=belief,
+        missed_at_ns=asked_ns,
+        misses=min(pace.misses + 1, STEPS_MAX),
+        jitter=jitter,
     )
+
+
+def _credible(belief: Belief, interval_ns: int, high_ns: int) -> bool:
+    """Whether the rhythm is one that QEMU can have, and the update was not seen a second away from it."""
+    good = interval_ns * 0.95 <= belief.cadence <= interval_ns * 1.4
+    return good and high_ns - belief.moment <= TICK_NS

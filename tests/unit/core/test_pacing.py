@@ -1,5 +1,7 @@
 """The figures of pacing on rhythms as guests have them, and its bounds on any rhythm."""
 
+import math
+import operator
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -63,11 +65,12 @@ def run(interval_s: float, response_ms: Callable[[], float], updates: int, rng: 
 
 
 RHYTHMS: dict[str, tuple[Callable[[random.Random], float], int, float, int, int]] = {
-    "quiet": (lambda rng: 2.0, 1, 1.04, 20, 60),
-    "usual": (lambda rng: rng.gauss(4, 1.5), 1, 1.04, 20, 80),
-    "emulated": (lambda rng: abs(rng.gauss(6, 3)), 1, 1.06, 30, 120),
-    "every ten seconds": (lambda rng: rng.gauss(4, 1.5), 10, 1.04, 20, 80),
-    "outliers": (lambda rng: 4 if rng.random() < 0.98 else 80, 1, 1.1, 40, 150),
+    "quiet": (lambda rng: 2.0, 1, 1.035, 10, 20),
+    "usual": (lambda rng: rng.gauss(4, 1.5), 1, 1.045, 14, 40),
+    "emulated": (lambda rng: abs(rng.gauss(6, 3)), 1, 1.05, 22, 65),
+    "every ten seconds": (lambda rng: rng.gauss(4, 1.5), 10, 1.045, 14, 40),
+    "outliers": (lambda rng: 4 if rng.random() < 0.98 else 80, 1, 1.05, 40, 120),
+    "strong jitter": (lambda rng: abs(rng.gauss(10, 8)), 1, 1.08, 45, 130),
 }
 
 
@@ -99,6 +102,53 @@ def test_an_update_is_read_soon_also_while_its_place_is_not_known(interval_s: in
         found = run(interval_s, lambda rng=rng: rng.gauss(4, 1), 20, rng)
         assert found.worst_from_the_start_ms < 300, seed
         assert found.readings_while_learning <= 2 * STEADY_AFTER, seed
+
+
+@dataclass
+class Changing:
+    """A guest whose answers take another time from one moment on."""
+
+    before_ms: float
+    after_ms: float
+    asked: int = 0
+
+    def __call__(self) -> float:
+        self.asked += 1
+        return self.before_ms if self.asked < 220 else self.after_ms
+
+
+@pytest.mark.parametrize(("before_ms", "after_ms"), [(12.0, 1.0), (6.0, 2.0), (1.0, 12.0)])
+def test_a_cadence_that_changes_is_followed(before_ms: float, after_ms: float) -> None:
+    for seed in range(5):
+        found = run(1, Changing(before_ms, after_ms), 500, random.Random(seed))
+        assert found.missed == 0
+        assert found.lag_p50_ms < 30
+        # Only a reading that comes too early tells, and one of 33 does.
+        assert found.worst_from_the_start_ms < max(300, 80 * (before_ms - after_ms))
+
+
+@pytest.mark.parametrize("cut_ms", [-12.0, -3.0, 0.0, 2.0, 9.0])
+def test_a_belief_is_cut_to_the_mean_and_variance_of_what_is_left(cut_ms: float) -> None:
+    belief = pacing.Belief(0.0, 1.0 * SECOND, (4.0 * MS) ** 2, (1.0 * MS) ** 2, 2.0 * MS * MS)
+    points = [step * 0.01 * MS for step in range(-4000, 4001)]
+    for cut, left in (
+        (belief.not_before(int(cut_ms * MS)), [each for each in points if each >= cut_ms * MS]),
+        (belief.not_after(int(cut_ms * MS)), [each for each in points if each <= cut_ms * MS]),
+    ):
+        weights = [math.exp(-((each / (4.0 * MS)) ** 2) / 2) for each in left]
+        mean = sum(map(operator.mul, weights, left)) / sum(weights)
+        variance = sum(w * (each - mean) ** 2 for w, each in zip(weights, left, strict=True)) / sum(weights)
+        assert cut.moment == pytest.approx(mean, abs=0.02 * MS)
+        assert cut.moment_var == pytest.approx(variance, rel=0.02)
+
+
+def test_a_belief_far_off_starts_anew_where_it_was_proven_wrong() -> None:
+    belief = pacing.Belief(0.0, 1.0 * SECOND, (1.0 * MS) ** 2, (1.0 * MS) ** 2)
+
+    late = belief.not_before(80 * MS)
+
+    assert late.moment == 80 * MS
+    assert late.cadence == belief.cadence
 
 
 @given(
