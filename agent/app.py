@@ -115,7 +115,7 @@ class _Run:
             with collecting:
                 async with anyio.create_task_group() as collection:
                     self._state.enter(AgentPhase.STARTING, "looking for monitors")
-                    collection.start_soon(self._state.run)
+                    collection.start_soon(self._state.run, self._problem)
                     if self._otlp is not None:
                         collection.start_soon(self._otlp.run, self._recorder.views)
                     # What has been built so far lives as long as the process: no need to look at it again.
@@ -130,6 +130,9 @@ class _Run:
         totals = {name.replace("/", "."): total for name, total in self._counters.snapshot().items()}
         waiting = {f"waiting.{sink.name}": queue.held for sink, queue in self._deliveries if queue.held}
         log.info("stopped", **totals, **waiting)
+
+    def _problem(self) -> str | None:
+        return None if self._spool is None else self._spool.problem
 
     def _on_first_scan(self, monitors: int) -> None:
         self._state.enter(AgentPhase.RUNNING, f"found {monitors} monitors")

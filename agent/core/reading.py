@@ -211,6 +211,7 @@ class AgentPhase(StrEnum):
 
     STARTING = "starting"  # not every VM found at the first scan has a state yet
     RUNNING = "running"
+    DEGRADED = "degraded"  # it goes on, but records are lost or may be: `detail` says why
     STOPPING = "stopping"  # a clean exit: the last word of this run
 
 

@@ -1,7 +1,7 @@
 """The agent's own state record: at each change, and as a heartbeat in between."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import anyio
 
@@ -9,6 +9,8 @@ from agent.core.reading import AgentEvent, AgentPhase, State
 from agent.runtime import clock
 from agent.runtime.recorder import Recorder
 from agent.telemetry import Counters
+
+_LOOK_EVERY_S = 1.0
 
 
 class AgentState:
@@ -30,11 +32,24 @@ class AgentState:
         self._since_ms = clock.now().unix_ms
         self._say(heartbeat=False)
 
-    async def run(self) -> None:
-        """Repeat the state every heartbeat until cancelled."""
+    async def run(self, problem: Callable[[], str | None]) -> None:
+        """Repeat the state every heartbeat until cancelled, and say when the agent is degraded, or no longer.
+
+        Args:
+            problem: what costs records now; `None`: nothing.
+        """
+        heartbeat_at_s = anyio.current_time() + self._heartbeat_ns / 1e9
         while True:
-            await anyio.sleep(self._heartbeat_ns / 1e9)
-            self._say(heartbeat=True)
+            await anyio.sleep_until(min(anyio.current_time() + _LOOK_EVERY_S, heartbeat_at_s))
+            found = problem()
+            if found is not None and self._phase in (AgentPhase.RUNNING, AgentPhase.DEGRADED):
+                if found != self._detail:
+                    self.enter(AgentPhase.DEGRADED, found)
+            elif found is None and self._phase is AgentPhase.DEGRADED:
+                self.enter(AgentPhase.RUNNING, f"it is over: {self._detail}")
+            if anyio.current_time() >= heartbeat_at_s:
+                heartbeat_at_s += self._heartbeat_ns / 1e9
+                self._say(heartbeat=True)
 
     def _say(self, *, heartbeat: bool) -> None:
         assert self._phase is not None

@@ -200,11 +200,21 @@ class DiskSpool:
         self._failures = 0
         self._losses: Counter[tuple[str, Loss]] = Counter()  # not said yet
         self._losses_said_at_s = -math.inf
+        self._dropped_at_s = -math.inf
 
     @property
     def is_open(self) -> bool:
         """Whether there is a file to read from."""
         return self._store is not None
+
+    @property
+    def problem(self) -> str | None:
+        """What costs records now, or may; `None`: nothing."""
+        if self.trouble is not None:
+            return f"the spool cannot be written ({self.trouble.fault}): records wait in memory"
+        if anyio.current_time() < self._dropped_at_s + _SAY_LOSSES_S:
+            return "the spool drops the oldest records: it is full, or they are too old"
+        return None
 
     def queue(self, name: Queue) -> DiskQueue:
         """Return the records of one queue, for their deliverer."""
@@ -379,6 +389,8 @@ class DiskSpool:
                 self._counters.add(Count.DEAD_LETTERS_DROPPED, count)
             self._losses[table, loss] += count
         now_s = anyio.current_time()
+        if totals.dropped:
+            self._dropped_at_s = now_s
         if totals.dropped and now_s >= self._losses_said_at_s + _SAY_LOSSES_S:
             for (table, loss), count in self._losses.items():
                 log.error("spool drops the oldest", table=table, reason=loss.value, records=count)

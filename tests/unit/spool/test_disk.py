@@ -113,6 +113,7 @@ async def test_while_the_disk_takes_nothing_records_are_sent_from_memory_in_orde
         for each in samples(1, 2, 3):
             spool.append(each, memory())
         await until(spool, trouble=True)
+        assert spool.problem == "the spool cannot be written (unusable): records wait in memory"
 
         assert await take(queue, 2) == ["id-1", "id-2"]
         await queue.settle([DeadLetter(record(2), "invalid", "", NOW_MS)])
@@ -120,6 +121,7 @@ async def test_while_the_disk_takes_nothing_records_are_sent_from_memory_in_orde
         spool.append(record(4), memory(sequence=4))
         (tmp_path / FILE_NAME).rmdir()
         await until(spool, trouble=False)
+        assert spool.problem is None
         assert await take(queue) == ["id-3"]
         await queue.settle(())
         assert await take(queue) == ["id-4"]

@@ -1,0 +1,145 @@
+"""What happens to the disk under a running agent: full, the file deleted or damaged; and at a start."""
+
+import json
+import os
+import sqlite3
+import subprocess
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.integration.watching import Lines, conserved
+from tests.lab import qemu
+from tests.lab.agent import AgentProcess, agent
+from tests.lab.embedded_kafka import EmbeddedKafka
+from tests.lab.kafka import consume
+
+pytestmark = [
+    pytest.mark.guest,
+    pytest.mark.usefixtures("real_qemu"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system of its own: needs root"),
+]
+
+SPOOL = "spool.sqlite"
+LINES = {"BAROGRAPH_LINES__ENABLED": "true"}
+
+
+@pytest.fixture
+def disk(folder: Path) -> Generator[Path]:
+    """A file system of 4 MiB."""
+    place = folder / "disk"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@contextmanager
+def watched(folder: Path, disk: Path, kafka: EmbeddedKafka) -> Generator[tuple[Lines, AgentProcess]]:
+    """A guest, and an agent whose state is on `disk`. Every sample that it had must reach Kafka, in order."""
+    words = ("--monitor", f"{folder}/*.qmp", "--interval", "1s", "--kafka", kafka.bootstrap)
+    with qemu.guest(folder, "g"), agent(folder, *words, state=disk, env=LINES) as process:
+        lines = Lines(process)
+        lines.wait(lambda: len(lines.samples("g")) >= 2, "two samples")
+        yield lines, process
+        assert process.stop() == 0
+        samples = lines.samples("g")
+    sent = [json.loads(each.value) for each in consume(kafka.bootstrap, ["barograph.samples"])]
+    assert [each["last_update"] for each in sent] == [each["last_update"] for each in samples]
+    assert [each["sequence"] for each in sent] == list(range(1, len(sent) + 1))
+    conserved(process)
+
+
+def degraded(lines: Lines) -> bool:
+    said = [each for each in lines.all() if each["schema"].startswith("barograph.agent.state/")]
+    return said[-1]["state"] == "degraded"
+
+
+def more_samples(lines: Lines, count: int = 2) -> None:
+    have = len(lines.samples("g"))
+    lines.wait(lambda: len(lines.samples("g")) >= have + count, f"{count} more samples")
+
+
+def fill(disk: Path) -> Callable[[], None]:
+    ballast = disk / "ballast"
+    with ballast.open("wb") as file:
+        try:
+            while True:
+                file.write(b"\0" * 65536)
+                file.flush()
+        except OSError:
+            pass
+    return ballast.unlink
+
+
+def test_a_full_disk_costs_nothing_and_is_said(
+    folder: Path, disk: Path, embedded_kafka: EmbeddedKafka
+) -> None:
+    with watched(folder, disk, embedded_kafka) as (lines, process):
+        empty = fill(disk)
+        process.wait_for_log("spool cannot be written")
+        lines.wait(lambda: degraded(lines), "degraded")
+        more_samples(lines, 3)
+        empty()
+        process.wait_for_log("spool is back", 60)
+        lines.wait(lambda: not degraded(lines), "not degraded any more")
+        more_samples(lines)
+    assert process.stderr.read_text().count("spool cannot be written") == 1
+
+
+def test_a_deleted_file_is_written_anew(folder: Path, disk: Path, embedded_kafka: EmbeddedKafka) -> None:
+    with watched(folder, disk, embedded_kafka) as (lines, process):
+        for each in disk.glob(f"{SPOOL}*"):
+            each.unlink()
+        process.wait_for_log("spool file was deleted")
+        more_samples(lines)
+    assert (disk / SPOOL).exists()
+
+
+def test_damaged_pages_cost_neither_collection_nor_the_next_start(
+    folder: Path, disk: Path, embedded_kafka: EmbeddedKafka
+) -> None:
+    with watched(folder, disk, embedded_kafka) as (lines, process):
+        for name in (SPOOL, f"{SPOOL}-wal"):
+            with (disk / name).open("r+b") as file:
+                file.write(b"\xa5" * (disk / name).stat().st_size)
+        more_samples(lines, 4)  # SQLite may still have every page in memory
+    words = ("--monitor", f"{folder}/*.qmp", "--interval", "1s", "--kafka", embedded_kafka.bootstrap)
+    with qemu.guest(folder, "g") as vm, agent(folder / "2", *words, state=disk, env=LINES) as process:
+        Lines(process).wait_for_state(vm.qmp, "reporting")
+        assert process.stop() == 0
+        conserved(process)
+
+
+def _text(path: Path) -> None:
+    path.write_text("dear diary\n" * 1000)
+
+
+def _foreign(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE theirs (a)")
+    connection.close()
+
+
+def _newer(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA application_id = 1113682543")
+    connection.execute("PRAGMA user_version = 99")
+    connection.execute("CREATE TABLE samples (later)")
+    connection.close()
+
+
+@pytest.mark.parametrize("make", [_text, _foreign, _newer])
+def test_a_start_on_a_file_that_is_no_spool_of_ours_sets_it_aside(
+    folder: Path, disk: Path, embedded_kafka: EmbeddedKafka, make: Callable[[Path], None]
+) -> None:
+    make(disk / SPOOL)
+    content = (disk / SPOOL).read_bytes()
+    with watched(folder, disk, embedded_kafka) as (_, process):
+        process.wait_for_log("spool set aside")
+    (aside,) = disk.glob(f"{SPOOL}.2*.bad")
+    assert aside.read_bytes() == content
