@@ -12,14 +12,13 @@ Constraints (each has a test of the same name in tests/unit/spool/test_disk.py):
 """
 
 import math
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
 
 import anyio
 import structlog
@@ -27,6 +26,7 @@ import structlog
 from agent.core.memory import Memory
 from agent.core.reading import Record
 from agent.errors import SET_ASIDE, SpoolError
+from agent.spool.disk_queue import DiskQueue, Rows
 from agent.spool.record_queue import DeadLetter
 from agent.spool.store import (
     VMS_REMEMBERED,
@@ -46,13 +46,8 @@ log = structlog.get_logger("barograph.spool")
 
 FILE_NAME = "spool.sqlite"
 
-Rows: TypeAlias = Sequence[tuple[int, Record]]
-"""Records with their positions, in order."""
-
 _CLOSE_TIMEOUT_S = 2.0
 _SAY_LOSSES_S = 60.0
-_NOTHING_DROPPED = 1 << 62
-"""A position above all: while rows are being read, none of them may be dropped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,105 +67,6 @@ class Settings:
     gather_records: int = 500
     retry_first_s: float = 1.0
     retry_longest_s: float = 30.0
-
-
-class DiskQueue:
-    """One queue of the spool, as its deliverer sees it."""
-
-    def __init__(self, spool: "DiskSpool", name: Queue, sink: str) -> None:
-        self.name = name
-        self.sink = sink
-        self.position = 0  # of the newest record
-        self.front: deque[tuple[int, Record]] = deque()  # not on disk yet, and not on the way there
-        self.committing: Rows = ()
-        self.rows = 0  # on disk, neither in flight nor settled
-        self.settled = 0  # up to here
-        self._read_to = 0  # taken up to here
-        self._ahead: Job[Rows] | None = None  # the rows after these, read while these are sent
-        self._taken: Rows = ()
-        self._taken_from_disk = True
-        self._spool = spool
-        self._arrival = anyio.Event()
-
-    @property
-    def held(self) -> int:
-        """How many records are neither delivered nor lost, also those that cannot be had now."""
-        return len(self._taken) + self.rows + len(self.committing) + len(self.front)
-
-    @property
-    def waiting(self) -> int:
-        """How many records can be had now, the batch in flight included."""
-        rows = self.rows if self._spool.is_open else 0
-        return len(self._taken) + rows + (len(self.front) if self._front_is_next else 0)
-
-    @property
-    def sending(self) -> int:
-        """The position up to which rows may be in flight."""
-        if self._ahead is None:
-            return self._read_to
-        rows = self._ahead.result
-        return rows[-1][0] if rows else _NOTHING_DROPPED
-
-    @property
-    def _front_is_next(self) -> bool:
-        # Only while the disk takes nothing, and behind what is on it or on its way there.
-        return self._spool.trouble is not None and not self.rows and not self.committing
-
-    def wake(self) -> None:
-        """Something may have arrived."""
-        if self.waiting:
-            self._arrival.set()
-
-    async def arrival(self) -> None:
-        """Return when at least one record can be had."""
-        while not self.waiting:
-            self._arrival = anyio.Event()
-            await self._arrival.wait()
-
-    async def take(self, *, records_max: int, size_bytes_max: int) -> Sequence[Record]:
-        """Return the oldest records, the same ones until `settle`; none where none can be read now."""
-        if not self._taken and self.rows:
-            await self._take_rows(records_max, size_bytes_max)
-        elif not self._taken and self._front_is_next:
-            self._taken_from_disk = False
-            self._taken = self._spool.take_front(self, records_max, size_bytes_max)
-        return [record for _, record in self._taken]
-
-    async def settle(self, refused: Sequence[DeadLetter]) -> None:
-        """The batch taken last is delivered, but for those refused: the next commit takes it off the disk."""
-        if self._taken_from_disk and self._taken:
-            self.settled = self._taken[-1][0]
-        elif self._taken:
-            self._spool.sent_from_memory(self._taken)
-        self._taken = ()
-        self._spool.settled(self, refused)
-
-    def abandon(self) -> int:
-        """Return 0: what is on disk is sent by the next run, and the last commit writes what is not."""
-        if self._taken_from_disk:
-            self.rows += len(self._taken)
-        else:
-            self.front.extendleft(reversed(self._taken))
-        self._taken = ()
-        return 0
-
-    def reopened(self, position: int, rows: int) -> None:
-        """The file is another one, or open for the first time."""
-        if position >= self.position - len(self.front):  # it has records that we did not know of
-            self.front = deque((position + number, each) for number, (_, each) in enumerate(self.front, 1))
-            self.position = position + len(self.front)
-        self.rows, self.settled, self._read_to, self._ahead = rows, 0, 0, None
-
-    async def _take_rows(self, records_max: int, size_bytes_max: int) -> None:
-        read = partial(self._spool.read, self.name, records_max=records_max, size_bytes_max=size_bytes_max)
-        job = self._ahead = self._ahead or read(after=self._read_to)
-        rows = () if job is None else await self._spool.rows_of(job)
-        if not rows or self._ahead is not job:  # unreadable, or of a file that is no longer ours
-            return
-        self.rows -= len(rows)
-        self._taken, self._taken_from_disk = rows, True
-        self._read_to = rows[-1][0]
-        self._ahead = read(after=self._read_to) if self.rows else None
 
 
 class DiskSpool:
@@ -257,17 +153,6 @@ class DiskSpool:
                 if self._store is store:
                     await self._set_aside(error)
             return ()
-
-    def take_front(self, queue: DiskQueue, records_max: int, size_bytes_max: int) -> Rows:
-        """Take the oldest records that are only in memory."""
-        batch: list[tuple[int, Record]] = []
-        size_bytes = 0
-        while queue.front and len(batch) < records_max:
-            size_bytes += queue.front[0][1].size_bytes
-            if batch and size_bytes > size_bytes_max:
-                break
-            batch.append(queue.front.popleft())
-        return batch
 
     def sent_from_memory(self, batch: Rows) -> None:
         """Records that never came to the disk are settled."""

@@ -12,7 +12,8 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from agent.core.reading import Record, RecordKind
-from agent.spool.disk import FILE_NAME, DiskQueue, DiskSpool, Settings, open_spool
+from agent.spool.disk import FILE_NAME, DiskSpool, Settings, open_spool
+from agent.spool.disk_queue import DiskQueue
 from agent.spool.record_queue import DeadLetter
 from agent.spool.store import Bounds, Queue, open_store
 from agent.telemetry import Count, Counters

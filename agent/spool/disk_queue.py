@@ -1,0 +1,159 @@
+"""One queue of the disk spool: which rows are taken, read ahead, settled, and what only memory has."""
+
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
+from typing import Protocol, TypeAlias
+
+import anyio
+
+from agent.core.reading import Record
+from agent.errors import SpoolError
+from agent.spool.record_queue import DeadLetter
+from agent.spool.store import Queue
+from agent.spool.thread import Job
+
+Rows: TypeAlias = Sequence[tuple[int, Record]]
+"""Records with their positions, in order."""
+
+_NOTHING_DROPPED = 1 << 62
+"""A position above all: while rows are being read, none of them may be dropped."""
+
+
+class Spool(Protocol):
+    """What a queue asks of the spool it belongs to."""
+
+    trouble: SpoolError | None  # why the disk takes nothing now
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a file to read from."""
+        ...
+
+    def read(self, name: Queue, *, after: int, records_max: int, size_bytes_max: int) -> Job[Rows] | None:
+        """Begin to read rows of the file; `None`: there is none."""
+        ...
+
+    async def rows_of(self, job: Job[Rows]) -> Rows:
+        """Return the rows that `read` began to read; none where they cannot be read."""
+        ...
+
+    def sent_from_memory(self, batch: Rows) -> None:
+        """Records that never came to the disk are settled."""
+        ...
+
+    def settled(self, queue: "DiskQueue", refused: Sequence[DeadLetter]) -> None:
+        """Some of `queue` is settled."""
+        ...
+
+
+class DiskQueue:
+    """One queue of the spool, as its deliverer sees it."""
+
+    def __init__(self, spool: Spool, name: Queue, sink: str) -> None:
+        self.name = name
+        self.sink = sink
+        self.position = 0  # of the newest record
+        self.front: deque[tuple[int, Record]] = deque()  # not on disk yet, and not on the way there
+        self.committing: Rows = ()
+        self.rows = 0  # on disk, neither in flight nor settled
+        self.settled = 0  # up to here
+        self._read_to = 0  # taken up to here
+        self._ahead: Job[Rows] | None = None  # the rows after these, read while these are sent
+        self._taken: Rows = ()
+        self._taken_from_disk = True
+        self._spool = spool
+        self._arrival = anyio.Event()
+
+    @property
+    def held(self) -> int:
+        """How many records are neither delivered nor lost, also those that cannot be had now."""
+        return len(self._taken) + self.rows + len(self.committing) + len(self.front)
+
+    @property
+    def waiting(self) -> int:
+        """How many records can be had now, the batch in flight included."""
+        rows = self.rows if self._spool.is_open else 0
+        return len(self._taken) + rows + (len(self.front) if self._front_is_next else 0)
+
+    @property
+    def sending(self) -> int:
+        """The position up to which rows may be in flight."""
+        if self._ahead is None:
+            return self._read_to
+        rows = self._ahead.result
+        return rows[-1][0] if rows else _NOTHING_DROPPED
+
+    @property
+    def _front_is_next(self) -> bool:
+        # Only while the disk takes nothing, and behind what is on it or on its way there.
+        return self._spool.trouble is not None and not self.rows and not self.committing
+
+    def wake(self) -> None:
+        """Something may have arrived."""
+        if self.waiting:
+            self._arrival.set()
+
+    async def arrival(self) -> None:
+        """Return when at least one record can be had."""
+        while not self.waiting:
+            self._arrival = anyio.Event()
+            await self._arrival.wait()
+
+    async def take(self, *, records_max: int, size_bytes_max: int) -> Sequence[Record]:
+        """Return the oldest records, the same ones until `settle`; none where none can be read now."""
+        if not self._taken and self.rows:
+            await self._take_rows(records_max, size_bytes_max)
+        elif not self._taken and self._front_is_next:
+            self._taken_from_disk = False
+            self._taken = self._take_front(records_max, size_bytes_max)
+        return [record for _, record in self._taken]
+
+    async def settle(self, refused: Sequence[DeadLetter]) -> None:
+        """The batch taken last is delivered, but for those refused: the next commit takes it off the disk."""
+        if self._taken_from_disk and self._taken:
+            self.settled = self._taken[-1][0]
+        elif self._taken:
+            self._spool.sent_from_memory(self._taken)
+        self._taken = ()
+        self._spool.settled(self, refused)
+
+    def abandon(self) -> int:
+        """Return 0: what is on disk is sent by the next run, and the last commit writes what is not."""
+        if self._taken_from_disk:
+            self.rows += len(self._taken)
+        else:
+            self.front.extendleft(reversed(self._taken))
+        self._taken = ()
+        return 0
+
+    def reopened(self, position: int, rows: int) -> None:
+        """The file is another one, or open for the first time."""
+        if position >= self.position - len(self.front):  # it has records that we did not know of
+            self.front = deque((position + number, each) for number, (_, each) in enumerate(self.front, 1))
+            self.position = position + len(self.front)
+        self.rows, self.settled, self._read_to, self._ahead = rows, 0, 0, None
+
+    async def _take_rows(self, records_max: int, size_bytes_max: int) -> None:
+        read = partial(self._spool.read, self.name, records_max=records_max, size_bytes_max=size_bytes_max)
+        job = self._ahead = self._ahead or read(after=self._read_to)
+        rows = () if job is None else await self._spool.rows_of(job)
+        if self._ahead is not job:  # of a file that is no longer ours
+            return
+        if not rows:  # unreadable, or dropped by a commit that we have not heard of yet
+            self._ahead = None
+            return
+        self.rows -= len(rows)
+        self._taken, self._taken_from_disk = rows, True
+        self._read_to = rows[-1][0]
+        self._ahead = read(after=self._read_to) if self.rows else None
+
+    def _take_front(self, records_max: int, size_bytes_max: int) -> Rows:
+        batch: list[tuple[int, Record]] = []
+        size_bytes = 0
+        while self.front and len(batch) < records_max:
+            size_bytes += self.front[0][1].size_bytes
+            if batch and size_bytes > size_bytes_max:
+                break
+            batch.append(self.front.popleft())
+        return batch
