@@ -5,6 +5,7 @@ Constraints (each has a test of the same name in tests/unit/spool/test_disk.py):
 - a record is sent only after the commit that wrote it, and again by the next run if this one is killed;
 - records gather for a moment, so that a thousand VMs make some ten commits a second and not a thousand;
 - while the disk takes nothing, records wait in memory and are sent from there, after those on disk;
+- killed meanwhile, the next run begins new epochs, since nothing on disk knows what was sent;
 - what fits neither disk nor memory is dropped oldest first, samples before states, and counted;
 - a file that cannot be used is set aside under a dated name, what was lost with it is counted, and a new
   one made, with every VM's memory in it;
@@ -36,8 +37,11 @@ from agent.spool.store import (
     Queue,
     Store,
     Totals,
+    disown,
+    is_vouched_for,
     open_store,
     set_aside,
+    vouch,
 )
 from agent.spool.thread import DiskThread, Job
 from agent.telemetry import Count, Counters
@@ -94,6 +98,7 @@ class DiskSpool:
         self._committed_at_s = anyio.current_time()
         self._gather_s = settings.gather_s
         self._failures = 0
+        self._vouched = False
         self._losses: Counter[tuple[str, Loss]] = Counter()  # not said yet
         self._losses_said_at_s = -math.inf
         self._dropped_at_s = -math.inf
@@ -154,8 +159,20 @@ class DiskSpool:
                     await self._set_aside(error)
             return ()
 
+    async def before_sending_from_memory(self) -> None:
+        """Records are about to be sent that never came to the disk.
+
+        Killed now, the next run would give their sequence numbers to others: it must begin new epochs.
+        """
+        if self._vouched:
+            self._vouched = False
+            try:
+                await self._thread.run(partial(disown, self._path))
+            except SpoolError as error:
+                log.error("spool not marked", problem=str(error), detail="a kill now may repeat sequences")
+
     def sent_from_memory(self, batch: Rows) -> None:
-        """Records that never came to the disk are settled."""
+        """Such records are settled."""
         self._memory_bytes -= _size_bytes(batch)
 
     def settled(self, queue: DiskQueue, refused: Sequence[DeadLetter]) -> None:
@@ -173,10 +190,6 @@ class DiskSpool:
             await self._open()
         except SpoolError as error:
             await self._failed(error)
-        else:
-            for queue in self._queues.values():
-                if queue.rows:
-                    self._counters.add(Count.CARRIED, queue.rows, reason=queue.sink)
 
     async def run(self) -> None:
         """Commit what comes, until cancelled."""
@@ -202,7 +215,17 @@ class DiskSpool:
                 await self._failed(error)
                 return False
             self._committed(change, totals)
+            if not self._vouched:  # what was sent from memory is remembered now
+                await self._vouch()
             return True
+
+    async def _vouch(self) -> None:
+        try:
+            await self._thread.run(partial(vouch, self._path))
+        except SpoolError as error:
+            log.warning("spool not marked", problem=str(error), detail="the next start begins new epochs")
+        else:
+            self._vouched = True
 
     async def close(self) -> None:
         """Let go of the file, soon or not at all."""
@@ -333,12 +356,21 @@ class DiskSpool:
         for name, queue in self._queues.items():
             position = await self._thread.run(partial(store.last_position, name))
             queue.reopened(position, totals.rows.get(name, 0))
+            if queue.rows:
+                self._counters.add(Count.CARRIED, queue.rows, reason=queue.sink)
         memories, problems = await self._thread.run(store.memories)
         for problem in problems:
             log.error("memory of a VM not understood", problem=problem)
+        if memories and not await self._thread.run(partial(is_vouched_for, self._path)):
+            detail = "killed while records were sent from memory, or a copy: every VM begins a new epoch"
+            log.warning("spool not relied on", path=str(self._path), detail=detail)
+            await self._thread.run(store.forget_memories)
+            memories = {}
         self.memories = OrderedDict({**memories, **self.memories})
         self.totals = totals
         self._store = store
+        if not self._vouched and self.trouble is None:
+            await self._vouch()
         return store
 
 

@@ -38,8 +38,12 @@ class Spool(Protocol):
         """Return the rows that `read` began to read; none where they cannot be read."""
         ...
 
+    async def before_sending_from_memory(self) -> None:
+        """Records are about to be sent that never came to the disk."""
+        ...
+
     def sent_from_memory(self, batch: Rows) -> None:
-        """Records that never came to the disk are settled."""
+        """Such records are settled."""
         ...
 
     def settled(self, queue: "DiskQueue", refused: Sequence[DeadLetter]) -> None:
@@ -105,8 +109,10 @@ class DiskQueue:
         if not self._taken and self.rows:
             await self._take_rows(records_max, size_bytes_max)
         elif not self._taken and self._front_is_next:
-            self._taken_from_disk = False
-            self._taken = self._take_front(records_max, size_bytes_max)
+            await self._spool.before_sending_from_memory()
+            if self._front_is_next:  # still
+                self._taken_from_disk = False
+                self._taken = self._take_front(records_max, size_bytes_max)
         return [record for _, record in self._taken]
 
     async def settle(self, refused: Sequence[DeadLetter]) -> None:

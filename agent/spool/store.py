@@ -148,6 +148,11 @@ class Store:
                     problems.append(f"{path}: {error}")
         return found, problems
 
+    def forget_memories(self) -> None:
+        """Forget every VM."""
+        with translated(self.path):
+            self._connection.execute("DELETE FROM vms")
+
     def last_position(self, queue: Queue) -> int:
         """Return the position of a queue's newest record; 0: it is empty."""
         with translated(self.path):
@@ -319,6 +324,31 @@ def open_store(path: Path, bounds: Bounds) -> Store:
         raise
 
 
+def vouch(path: Path) -> None:
+    """Say, beside the spool at `path`, that what it remembers of VMs is what was sent of them.
+
+    Raises:
+        SpoolError: it cannot be said.
+    """
+    with translated(path):
+        _voucher(path).touch()
+
+
+def disown(path: Path) -> None:
+    """Say no longer so: records are about to be sent that the spool knows nothing of. Works on a full disk.
+
+    Raises:
+        SpoolError: it cannot be done.
+    """
+    with translated(path):
+        _voucher(path).unlink(missing_ok=True)
+
+
+def is_vouched_for(path: Path) -> bool:
+    """Whether the memories of the spool at `path` can be relied on."""
+    return _voucher(path).exists()
+
+
 def set_aside(path: Path, moment: str) -> str:
     """Rename a spool that cannot be used, its log with it, and return its name now.
 
@@ -345,6 +375,10 @@ def set_aside(path: Path, moment: str) -> str:
 
 def _dead_letter_row(letter: DeadLetter) -> tuple[object, ...]:
     return (None, *encode_record(letter.record), letter.reason, letter.detail, letter.refused_at_ms)
+
+
+def _voucher(path: Path) -> Path:
+    return path.with_name(f"{path.name}.vouched")
 
 
 def _file_id(path: Path) -> tuple[int, int] | None:

@@ -1,6 +1,7 @@
 """The constraints of agent/spool/disk.py, one test each."""
 
 import os
+import shutil
 import threading
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
@@ -132,6 +133,37 @@ async def test_while_the_disk_takes_nothing_records_are_sent_from_memory_in_orde
     assert dict(store.totals().rows) == {"samples": 1, "states": 0, "dead_letters": 1}
     assert store.memories()[0]["/run/vm/a.qmp"] == memory(sequence=4)
     store.close()
+
+
+@pytest.mark.parametrize("killed", [True, False])
+async def test_killed_meanwhile_the_next_run_begins_new_epochs(tmp_path: Path, killed: bool) -> None:
+    kept = tmp_path.parent / f"{tmp_path.name}-kept"
+    async with running(tmp_path) as spool:
+        spool.append(record(1), memory())
+    async with running(tmp_path) as spool:
+        assert list(spool.memories) == ["/run/vm/a.qmp"]
+        queue = spool.queue(Queue.SAMPLES)
+        assert await take(queue) == ["id-1"]
+        await queue.settle(())
+        await spool.flush()
+        (tmp_path / FILE_NAME).rename(kept)
+        (tmp_path / FILE_NAME).mkdir()
+        spool.append(record(2), memory(sequence=2))
+        await until(spool, trouble=True)
+        assert await take(queue) == ["id-2"]  # sent, and nothing on disk knows of it
+        (tmp_path / FILE_NAME).rmdir()
+        if killed:
+            at_the_kill = tmp_path.parent / f"{tmp_path.name}-killed"
+            at_the_kill.mkdir()
+            kept.rename(at_the_kill / FILE_NAME)
+            for each in os.listdir(tmp_path):  # as it stood at the kill
+                if each != FILE_NAME:
+                    shutil.copy(f"{tmp_path}/{each}", at_the_kill)
+
+    async with running(at_the_kill if killed else tmp_path) as spool:  # pyright: ignore[reportPossiblyUnboundVariable]
+        assert list(spool.memories) == ([] if killed else ["/run/vm/a.qmp"])
+    async with running(at_the_kill if killed else tmp_path) as spool:  # pyright: ignore[reportPossiblyUnboundVariable]
+        assert list(spool.memories) == ([] if killed else ["/run/vm/a.qmp"])
 
 
 async def test_what_was_in_flight_from_memory_alone_is_written_at_the_end(tmp_path: Path) -> None:
