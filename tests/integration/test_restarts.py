@@ -61,8 +61,9 @@ def test_updates_overwritten_while_nobody_watched_are_counted_as_missed(folder: 
 
 
 def test_a_second_agent_leaves_the_monitors_of_the_first_alone_until_it_ends(folder: Path) -> None:
-    often = {"BAROGRAPH_DISCOVERY__RESCAN": "300ms"}
-    with qemu.guest(folder, "g") as vm, agent(folder / "1", *watch(folder)) as first:
+    # Where agents meet: root's have a place of their own.
+    often = {"BAROGRAPH_DISCOVERY__RESCAN": "300ms", "XDG_RUNTIME_DIR": str(folder)}
+    with qemu.guest(folder, "g") as vm, agent(folder / "1", *watch(folder), env=often) as first:
         Lines(first).wait_for_state(vm.qmp, "reporting")
         with agent(folder / "2", *watch(folder), env=often) as second:
             second.wait_for_log("reason=other_agent")
