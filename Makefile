@@ -23,7 +23,7 @@ help: ## what there is
 setup: $(READY) ## the Python environment, as the lock file says
 
 $(UV):
-	@echo "setting up uv $(UV_VERSION) in $(CACHE)"
+	@echo "setting up uv $(UV_VERSION) in $(CACHE): it installs what the lock file names"
 	@$(PYTHON) -m venv $(CACHE)/uv-$(UV_VERSION)
 	@$(CACHE)/uv-$(UV_VERSION)/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 

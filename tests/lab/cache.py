@@ -81,3 +81,29 @@ def run(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None, cwd
     if done.returncode:
         raise CannotHave(f"{' '.join(words)}\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
     return done.stdout
+
+
+def run_to_its_end(argv: Sequence[str | Path]) -> None:
+    """Run a command quietly that must not be killed half way: ctrl-C ends us when it has ended.
+
+    Raises:
+        CannotHave: it failed or is not there; the message has the end of what it said.
+    """
+    words = [str(word) for word in argv]
+    interrupted = False
+    with tempfile.TemporaryFile() as output:
+        try:
+            process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        except FileNotFoundError as error:
+            raise CannotHave(f"{words[0]} is not here") from error
+        while process.returncode is None:
+            try:
+                process.wait()
+            except KeyboardInterrupt:
+                interrupted = True
+                say("ending; what has begun to be installed is finished first")
+        if interrupted:
+            raise KeyboardInterrupt
+        if process.returncode:
+            output.seek(0)
+            raise CannotHave(f"{' '.join(words)}\n{output.read().decode(errors='replace')[-8000:]}")

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.lab.cache import CannotHave, locked, run, say
+from tests.lab.cache import CannotHave, locked, run, run_to_its_end, say
 
 KERNEL = "linux-image-cloud-amd64"
 _WAIT_FOR_OTHERS = ("-o", "DPkg::Lock::Timeout=300")
@@ -82,4 +82,5 @@ def _sudo(todo: str) -> list[str]:
 
 
 def _apt(sudo: Sequence[str], *words: str) -> None:
-    run([*sudo, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", *words])
+    # Killed half way, dpkg leaves a state that every later installation on the machine complains of.
+    run_to_its_end([*sudo, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", *words])

@@ -71,8 +71,11 @@ def guest() -> Path:
     """Return the folder with a small Linux guest that takes orders: `vmlinuz` and `initrd.gz`."""
     with made("guest", GUEST_INPUTS) as work:
         if work is not None:
-            debian.install(["busybox-static"], "the guests' user land", there=lambda: _busybox() is not None)
-            debian.install(["cpio"], "packs the guests' user land", there=_on_path("cpio"))
+            # Both at once: whoever may not install them is told of both.
+            packages = ["busybox-static", "cpio"]
+            debian.install(
+                packages, "the guests' user land", there=lambda: _busybox() is not None and _on_path("cpio")()
+            )
             say("building the guest: Debian's cloud kernel, unpacked, and a user land of 1 MB")
             with tempfile.TemporaryDirectory() as folder:
                 debian.unpack_kernel(Path(folder))
@@ -160,7 +163,8 @@ def collector() -> Path:
             tool = go()
             say("building the OpenTelemetry Collector, about a minute")
             with tempfile.TemporaryDirectory() as folder:
-                env = _go_environment(tool, GOBIN=folder, GOFLAGS="-buildvcs=false")
+                # The builder leaves a folder where temporary ones are made.
+                env = _go_environment(tool, GOBIN=folder, GOFLAGS="-buildvcs=false", TMPDIR=folder)
                 run([tool, "install", COLLECTOR_BUILDER], env=env)
                 (Path(folder) / "manifest.yaml").write_text(COLLECTOR_MANIFEST)
                 run([Path(folder) / "builder", "--config", "manifest.yaml"], env=env, cwd=Path(folder))
@@ -233,6 +237,9 @@ def main(names: Sequence[str]) -> int:
         except CannotHave as error:
             say(f"{name} can not be had: {error}")
             failed = 1
+        except KeyboardInterrupt:
+            say("interrupted; what was finished stays, the rest is done the next time")
+            return 130
     return failed
 
 

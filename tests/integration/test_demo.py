@@ -1,0 +1,112 @@
+"""The demo: it ends in order when interrupted, and its summary hides nothing."""
+
+import io
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from rich.console import Console
+
+from tests.lab.demo_reader import Document, Reader
+from tests.lab.demo_screen import lags_ms, summary
+from tests.lab.measure import STEADY_AFTER, Shown
+from tests.lab.process import kill, no_child_left, start, wait_until
+
+ROOT = Path(__file__).parents[2]
+BEGIN_S = 1795404000
+END_MS = (BEGIN_S + 1000) * 1000.0
+
+
+def shown(count: int) -> list[Shown]:
+    return [Shown(BEGIN_S + n, (BEGIN_S + n) * 1000.0, {"free_memory": n}) for n in range(count)]
+
+
+def samples(lags: Sequence[int], unsolicited: Sequence[int] = ()) -> list[Document]:
+    return [
+        {
+            "last_update": BEGIN_S + number,
+            "observed_at_ms": (BEGIN_S + number) * 1000 + lag_ms,
+            "sequence": number + 1,
+            "origin": "unsolicited" if number in unsolicited else "poll",
+            "statistics": {"free_memory": number},
+        }
+        for number, lag_ms in enumerate(lags)
+    ]
+
+
+class Arrived:
+    """What the summary asks a reader for."""
+
+    def __init__(self, of_vm: Sequence[Document]) -> None:
+        self.samples: Mapping[str, Sequence[Document]] = {"vm": of_vm}
+
+
+def faults(of_vm: Sequence[Document], count: int, until_ms: float = END_MS) -> int:
+    reader = cast(Reader, Arrived(of_vm))
+
+    return summary(Console(file=io.StringIO()), reader, {"vm": shown(count)}, until_ms)
+
+
+def test_what_arrived_as_it_was_shown_is_no_fault() -> None:
+    assert faults(samples([5] * 10), 10) == 0
+
+
+def changed(of_vm: list[Document], number: int, **fields: Any) -> list[Document]:
+    return [{**each, **fields} if at == number else each for at, each in enumerate(of_vm)]
+
+
+TEN = samples([5] * 10)
+
+
+@pytest.mark.parametrize(
+    "of_vm",
+    [
+        pytest.param(TEN[:4] + TEN[5:], id="lost"),
+        pytest.param(TEN[:5] + TEN[4:], id="twice"),
+        pytest.param(changed(TEN, 4, statistics={"free_memory": 99}), id="wrong"),
+        pytest.param([*TEN[:4], TEN[5], TEN[4], *TEN[6:]], id="disordered"),
+        pytest.param([*TEN, {**TEN[0], "last_update": BEGIN_S + 70}], id="invented"),
+    ],
+)
+def test_every_fault_is_counted(of_vm: list[Document]) -> None:
+    assert faults(of_vm, 10) == 1
+
+
+def test_what_came_too_late_to_be_read_is_not_counted() -> None:
+    assert faults(TEN[:9], 10, until_ms=(BEGIN_S + 9) * 1000.0) == 0
+    assert faults(TEN[:8], 10, until_ms=(BEGIN_S + 9) * 1000.0) == 1
+
+
+def test_lags_while_the_rhythm_is_learnt_are_told_apart() -> None:
+    silence_ends = 20
+    lags = [800, *[50] * STEADY_AFTER, 7, 7, 7, 7, 600, *[90] * (STEADY_AFTER - 1), 8]
+
+    steady, learning = lags_ms(shown(len(lags)), samples(lags, unsolicited=[silence_ends]))
+
+    assert 800 not in steady + learning, "the first one was there before the agent"
+    assert steady == [50, 7, 7, 7, 7, 8]
+    assert learning == [*[50] * (STEADY_AFTER - 1), 600, *[90] * (STEADY_AFTER - 1)]
+
+
+@pytest.mark.usefixtures("real_qemu")
+def test_interrupted_it_gives_back_sums_up_and_leaves_nothing(folder: Path) -> None:
+    log = folder / "demo.log"
+    with no_child_left():
+        demo = start([sys.executable, "-u", "-m", "tests.lab.demo"], log, cwd=ROOT)
+        try:
+            wait_until(lambda: log.read_text().count("reporting") >= 2, "the demo", demo, log, 90)
+            demo.send_signal(signal.SIGINT)
+            code = demo.wait(60)
+        finally:
+            kill(demo)
+
+    told = log.read_text()
+    assert code == 130
+    assert told.count("given-back") == 3
+    assert "updates" in told
+    assert told.splitlines()[-1] == "nothing of it is left running"
+    monitors = next(word for word in told.split() if word.endswith("/*.qmp"))
+    assert not Path(monitors).parent.exists()
