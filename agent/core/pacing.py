@@ -150,6 +150,9 @@ class Pace:
     belief: Belief | None = None  # about the next update; None: its place is not known well enough
     low_ns: int | None = None  # the newest update came after this; None: not known
     high_ns: int | None = None  # and not after this; None: none seen yet
+    regular: bool = (
+        False  # it came an interval after another: the timer asked for it, so the next is no sooner
+    )
     missed_at_ns: int | None = None  # the newest reading of this cycle that came too early
     misses: int = 0  # in this cycle
     hits: int = 0  # since the last miss
@@ -197,7 +200,7 @@ def hit(pace: Pace, *, asked_ns: int, answered_ns: int, not_before_ns: int, miss
     low_ns = not_before_ns
     if pace.missed_at_ns is not None:
         low_ns = max(low_ns, pace.missed_at_ns)
-    if pace.low_ns is not None and not missed:
+    if pace.low_ns is not None and pace.regular and not missed:
         low_ns = max(low_ns, pace.low_ns + pace.interval_ns)
     low_ns = min(low_ns, asked_ns)
     high_ns = min(answered_ns, max(not_before_ns + TICK_NS, low_ns + STEP_NS))
@@ -219,6 +222,7 @@ def hit(pace: Pace, *, asked_ns: int, answered_ns: int, not_before_ns: int, miss
         belief=None if belief is None else belief.next(jitter),
         low_ns=low_ns,
         high_ns=high_ns,
+        regular=_came_in_time(pace, low_ns, high_ns),
         missed_at_ns=None,
         misses=0,
         hits=0 if pace.misses else pace.hits + 1,
@@ -259,6 +263,16 @@ def miss(pace: Pace, *, asked_ns: int, answered_ns: int) -> Pace:
         misses=min(pace.misses + 1, STEPS_MAX),
         jitter=jitter,
     )
+
+
+def _came_in_time(pace: Pace, low_ns: int, high_ns: int) -> bool:
+    """Whether an update may have come one interval after the one before, as far as the two are known.
+
+    A driver's probe comes when it likes, and the timer that was running already may follow it at any moment.
+    """
+    if pace.low_ns is None or pace.high_ns is None or pace.misses >= STEPS_MAX:
+        return False
+    return high_ns - pace.low_ns >= pace.interval_ns and low_ns - pace.high_ns <= pace.interval_ns * 3 // 2
 
 
 def _credible(belief: Belief, interval_ns: int, high_ns: int) -> bool:

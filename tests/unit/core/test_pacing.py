@@ -104,6 +104,31 @@ def test_an_update_is_read_soon_also_while_its_place_is_not_known(interval_s: in
         assert found.readings_while_learning <= 2 * STEADY_AFTER, seed
 
 
+@pytest.mark.parametrize("sooner_ms", [0, 190, 500, 900])
+def test_an_update_that_nobody_asked_for_does_not_mislead(sooner_ms: int) -> None:
+    """A driver's probe, and then the timer that was running already: sooner than an interval after it."""
+    for seed in range(20):
+        rng = random.Random(seed)
+        update_ns = SECOND * 100 + rng.randrange(SECOND)
+        pace = pacing.start(SECOND, 80 * SECOND)
+        now_ns, seen, lags = 80 * SECOND, -1, list[float]()
+        coming_ns = [update_ns, update_ns + SECOND - sooner_ms * MS]
+        while len(lags) < 40:
+            now_ns = max(now_ns, pace.due_ns) + int(rng.uniform(0.1, 1.2) * MS)
+            asked_ns, now_ns = now_ns, now_ns + int(rng.uniform(0.3, 0.8) * MS)
+            while coming_ns[-1] <= asked_ns:
+                coming_ns.append(coming_ns[-1] + SECOND + int(rng.uniform(0.2, 4) * MS))
+            newest = sum(each <= asked_ns for each in coming_ns) - 1
+            if newest == seen:
+                pace = pacing.miss(pace, asked_ns=asked_ns, answered_ns=now_ns)
+                continue
+            seen, at_ns = newest, coming_ns[newest]
+            lags.append((now_ns - at_ns) / MS)
+            second_ns = at_ns // SECOND * SECOND
+            pace = pacing.hit(pace, asked_ns=asked_ns, answered_ns=now_ns, not_before_ns=second_ns, missed=0)
+        assert max(lags[12:]) < 60, (seed, lags)
+
+
 @dataclass
 class Changing:
     """A guest whose answers take another time from one moment on."""
