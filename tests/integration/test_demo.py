@@ -80,6 +80,17 @@ def test_what_came_too_late_to_be_read_is_not_counted() -> None:
     assert faults(TEN[:8], 10, until_ms=(BEGIN_S + 9) * 1000.0) == 1
 
 
+def test_a_late_update_counts_neither_as_made_nor_as_delivered() -> None:
+    output = io.StringIO()
+
+    summary(
+        Console(file=output), cast(Reader, Arrived(TEN)), {"vm": shown(10)}, until_ms=(BEGIN_S + 9) * 1000.0
+    )
+
+    row = next(line.split() for line in output.getvalue().splitlines() if line.split()[:1] == ["vm"])
+    assert row[1:3] == ["9", "9"]
+
+
 def test_lags_while_the_rhythm_is_learnt_are_told_apart() -> None:
     silence_ends = 20
     lags = [800, *[50] * STEADY_AFTER, 7, 7, 7, 7, 600, *[90] * (STEADY_AFTER - 1), 8]
