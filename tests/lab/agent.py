@@ -20,16 +20,11 @@ class AgentProcess:
     def __init__(self, folder: Path, arguments: Sequence[str], env: Mapping[str, str] | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.stdout, self.stderr = folder / "agent.out", folder / "agent.err"
-        clean = {
-            name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "BAROGRAPH_"))
-        }
-        if not MACHINE_ID.exists():  # as in a container; a server has one
-            clean["BAROGRAPH_HOST__ID"] = "4c8ad2f0e1b74b6d9a37c5f2d86e9b10"
         self.process = start(
             [sys.executable, "-m", "agent", "run", *arguments],
             self.stdout,
             errors=self.stderr,
-            env={**clean, "BAROGRAPH_NO_CONTAINMENT": "1", **(env or {})},
+            env={**_clean_environ(), "BAROGRAPH_NO_CONTAINMENT": "1", **(env or {})},
         )
 
     def cpu_s(self) -> float:
@@ -72,4 +67,14 @@ def agent(
 def barograph(*words: str) -> subprocess.CompletedProcess[str]:
     """Run one of the other commands to its end."""
     argv = [sys.executable, "-m", "agent", *words]
-    return subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60)
+    return subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60, env=_clean_environ())
+
+
+def _clean_environ() -> dict[str, str]:
+    """Return our environment without what would configure the agent; but a host's id where there is none."""
+    clean = {
+        name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "BAROGRAPH_"))
+    }
+    if not MACHINE_ID.exists():  # as in a container; a server has one
+        clean["BAROGRAPH_HOST__ID"] = "4c8ad2f0e1b74b6d9a37c5f2d86e9b10"
+    return clean
