@@ -1,6 +1,6 @@
 """What to say of a VM: its facts, judged, and announced when they differ. Part of `step`."""
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from agent.core import epochs
 from agent.core.events import (

@@ -1,6 +1,6 @@
 """What to do next: open a link, put the question that is due, or leave. Part of `step`."""
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from agent.core.events import (
     Ask,

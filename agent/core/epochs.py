@@ -9,9 +9,12 @@ twice. An epoch's name is random and is made with its first sample.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from enum import Enum
 from uuid import UUID
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from agent.core.reading import EpochEnd, Origin, Reading
 
@@ -45,8 +48,7 @@ def uuid7(unix_ms: int, chance: int) -> str:
     return str(UUID(int=bits))
 
 
-@dataclass(frozen=True, slots=True)
-class History:
+class History(Struct, frozen=True):
     """What must be known of the past to tell what is new."""
 
     epoch: str | None = None  # None: no sample yet

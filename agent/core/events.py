@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import Enum
 
+from msgspec import Struct
+
 from agent.core.ownership import Owed
 from agent.core.reading import Reading, Sample, SocketMark, StateEvent, VmId
 from agent.errors import LinkFault
@@ -41,8 +43,7 @@ class Question(Enum):
     SET_INTERVAL = "set_interval"
 
 
-@dataclass(frozen=True, slots=True)
-class Asking:
+class Asking(Struct, frozen=True):
     """One question is in flight. Past its deadline it stays so: the late answer ends the silence."""
 
     question: Question
@@ -205,8 +206,7 @@ class CloseLink:
     """Leave at once, whatever is in flight."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(Struct, frozen=True):
     """Put a question, with what it needs: `owed` to REMEMBER, `interval_s` to SET_INTERVAL, `id` to CLAIM."""
 
     question: Question

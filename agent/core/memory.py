@@ -1,13 +1,12 @@
 """What outlives one run of the agent, so that a restart emits nothing twice and misses nothing unsaid."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from agent.core.epochs import History
 from agent.core.reading import SocketMark, State, VmId
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
+class Memory(Struct, frozen=True):
     """One VM as it was left: its watermark and all that telling an update from a repeat needs."""
 
     path: str

@@ -5,7 +5,10 @@ every change), so a value that somebody sets back is set once more after a pause
 again until the device, the process or the configuration changes.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from agent.core.reading import IntervalPolicy, SocketMark
 
@@ -22,8 +25,7 @@ class Owed:
     set_at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Ownership:
+class Ownership(Struct, frozen=True):
     """What we did about one device's interval."""
 
     set_s: int | None = None  # what we set; None: nothing

@@ -17,7 +17,9 @@ fewer readings, but leave updates unread for half an interval, and a kill of the
 """
 
 import math
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 STEP_NS = 4_000_000
 """The step after a miss, then doubled: the scale of a guest's jitter."""
@@ -63,8 +65,7 @@ LEARN = 0.1
 """How fast the jitter is learnt, in its logarithm."""
 
 
-@dataclass(frozen=True, slots=True)
-class Belief:
+class Belief(Struct, frozen=True):
     """A normal distribution of an update's moment and of the cadence, in ns and ns². A cut one is taken for
     the normal one with the same mean and variance (Minka, Expectation propagation, 2001, section 3.2)."""
 
@@ -141,8 +142,7 @@ def _below(x: float) -> float:
     return math.erfc(-x / math.sqrt(2)) / 2
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
+class Pace(Struct, frozen=True):
     """What is known of one VM's rhythm. Instants are nanoseconds of its running time."""
 
     interval_ns: int

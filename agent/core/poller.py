@@ -1,7 +1,10 @@
 """What is known of one VM. Made by `begin`; changed by core/polling.py and nowhere else."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from agent.core import epochs
 from agent.core.epochs import History
@@ -73,9 +76,12 @@ class Announced:
     heartbeat_at_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class Poller:
-    """Everything that is known of one VM. Made by `begin`, changed by `step` alone."""
+class Poller(Struct, frozen=True):
+    """Everything that is known of one VM. Made by `begin`, changed by `step` alone.
+
+    A `Struct`, as are its parts that are replaced at every event: `dataclasses.replace` of so many fields
+    takes 8 µs, some nine times for each sample; msgspec's takes 0.5 µs.
+    """
 
     path: str
     path_id: VmId  # its id where QEMU has no uuid

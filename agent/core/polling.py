@@ -13,8 +13,10 @@ Here is what each event means; core/asking.py says what to do next, core/announc
 """
 
 from collections.abc import Container, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import assert_never
+
+from msgspec.structs import replace
 
 from agent.core import announcing, asking, epochs, ownership, pacing
 from agent.core.epochs import History, News

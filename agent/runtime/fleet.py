@@ -6,13 +6,13 @@ watched anew after a pause. Expected failures never get here; they are events fo
 
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import replace
 from types import MappingProxyType
 from uuid import NAMESPACE_URL, uuid5
 
 import anyio
 import structlog
 from anyio.abc import TaskGroup
+from msgspec.structs import replace
 
 from agent.core.events import PathSeen
 from agent.core.fleet import Start, compare

@@ -1,11 +1,11 @@
 """Random histories of one VM against a model that only counts."""
 
-from dataclasses import replace
 from itertools import pairwise
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from msgspec.structs import replace
 
 from agent.core.events import (
     Answered,

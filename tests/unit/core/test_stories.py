@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from agent.core.events import (
     Ask,
@@ -267,7 +268,7 @@ def test_sequences_go_on_when_a_vm_comes_back_to_its_path() -> None:
 def restarted(story: Story, *, away_s: int = 0) -> Story:
     """An agent that knows what the one before wrote down last, `away_s` later."""
     again = replace(story, now_ns=story.now_ns + away_s * SECOND_NS, effects=[], asked=[])
-    memory = replace(remember(story.poller), sequence=0)
+    memory = structs.replace(remember(story.poller), sequence=0)
     again.poller = begin("/run/vm/a.qmp", VmId("path-id"), Access.HOLD, mark=story.mark, before=memory)
     return again
 
