@@ -21,6 +21,7 @@ from agent.discovery.locks import MonitorLocks, default_path
 from agent.discovery.watch import watch
 from agent.runtime import clock, logs
 from agent.runtime.agent_state import AgentState
+from agent.runtime.alarms import Alarms
 from agent.runtime.deliver import Deliverer
 from agent.runtime.fleet import NO_MEMORIES, Fleet
 from agent.runtime.give_back import Outcome, Settlement, give_back
@@ -93,6 +94,7 @@ class _Run:
             debts=ledger,
             claims=ClaimsRegistry(),
             counters=self._counters,
+            alarms=Alarms(),
         )
         # CI makes the boundary around a VM let bugs of ours pass, so that tests do not pass over them.
         contain = "BAROGRAPH_NO_CONTAINMENT" not in os.environ

@@ -16,7 +16,8 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import cast
 
 import anyio
@@ -46,6 +47,15 @@ _SILENT = logging.Logger("agent.qmp.silent")
 _SILENT.disabled = True
 
 
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What was asked, and whom to tell."""
+
+    command: str
+    answered: Callable[[object], None]
+    refused: Callable[[QmpCommandError], None]
+
+
 class _FloodingError(Exception):
     """More messages that nobody asked for than the bound."""
 
@@ -66,7 +76,8 @@ class MonitorClient(QMPClient):
         self._window_count = 0
         self._line_bytes = 0
         self._serial = 0
-        self._waiting: dict[int, asyncio.Future[Message]] = {}
+        self._waiting: dict[int, _Question] = {}
+        self._calls: dict[int, asyncio.Future[object]] = {}  # those of `call`, to be told of the link's end
         self._queue = EventQueue()
         self._news = asyncio.Event()
         self._ended: QmpUnreachable | None = None
@@ -107,22 +118,47 @@ class MonitorClient(QMPClient):
             QmpCommandError: QEMU refused. The link stays usable.
             QmpUnreachable: the link is dead.
         """
+        # A bare future, since the answer is set from the library's reader task: no task of ours is needed.
+        answer: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+
+        def answered(value: object) -> None:
+            if not answer.done():  # else cancelled, and its task has not run since
+                answer.set_result(value)
+
+        def refused(error: QmpCommandError) -> None:
+            if not answer.done():
+                answer.set_exception(error)
+
+        serial = self.send(answered, refused, command, **arguments)
         if self._ended is not None:
             raise self._told()
+        self._calls[serial] = answer
+        try:
+            return await answer
+        finally:
+            del self._calls[serial]
+            self._waiting.pop(serial, None)
+
+    def send(
+        self,
+        answered: Callable[[object], None],
+        refused: Callable[[QmpCommandError], None],
+        command: str,
+        **arguments: object,
+    ) -> int:
+        """Send one command, and call one of the two once its answer has come; return its number.
+
+        Neither is called where the link ends before; `next_event` tells.
+
+        Raises:
+            QmpNotAllowed: outside the allow-list. Nothing was sent.
+        """
         self._serial += 1
         serial = self._serial
-        self._send_allowed({"execute": command, "arguments": arguments, "id": serial})
-        # A bare future, since the answer is set from the library's reader task: no task of ours is needed.
-        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        self._waiting[serial] = answer
-        try:
-            reply = await answer
-        finally:
-            del self._waiting[serial]
-        if "return" in reply:
-            return reply["return"]
-        refusal = cast(Mapping[str, object], reply["error"])
-        raise QmpCommandError(self._path, command, str(refusal["class"]), str(refusal["desc"]))
+        if self._ended is None:
+            self._waiting[serial] = _Question(command, answered, refused)
+            self._send_allowed({"execute": command, "arguments": arguments, "id": serial})
+        return serial
 
     async def next_event(self) -> MonitorEvent:
         """Return the oldest event not taken yet, waiting for one.
@@ -191,13 +227,18 @@ class MonitorClient(QMPClient):
 
     async def _on_message(self, msg: Message) -> None:
         serial = msg.get("id")
-        answer = self._waiting.get(serial) if type(serial) is int else None
-        if answer is None:
+        question = self._waiting.pop(serial, None) if type(serial) is int else None
+        if question is None:
             self._hear(msg)
             await asyncio.sleep(0)
-        elif not answer.done():
-            _require_answer(msg)
-            answer.set_result(msg)
+            return
+        _require_answer(msg)
+        if "return" in msg:
+            question.answered(msg["return"])
+        else:
+            refusal = cast(Mapping[str, object], msg["error"])
+            said = QmpCommandError(self._path, question.command, str(refusal["class"]), str(refusal["desc"]))
+            question.refused(said)
 
     # --- ours ---
 
@@ -207,8 +248,9 @@ class MonitorClient(QMPClient):
         if writer is None:
             raise AssertionError("said before `begin`")
         if writer.transport.get_write_buffer_size() > _UNSENT_MAX_BYTES:
-            raise self.fail(LinkFault.NO_ANSWER, TimeoutError("commands are not read any more"))
-        writer.write(data)
+            self._end(TimeoutError("commands are not read any more"), LinkFault.NO_ANSWER)
+        else:
+            writer.write(data)
 
     def _hear(self, message: Message) -> None:
         # Late answers count as well: nobody waits for them.
@@ -231,7 +273,7 @@ class MonitorClient(QMPClient):
         fault = fault or self._fault_of(error)
         self._ended = QmpUnreachable(self._path, fault, _detail(fault, error))
         self._ended.__cause__ = error
-        for answer in self._waiting.values():
+        for answer in self._calls.values():
             if not answer.done():
                 answer.set_exception(self._told())
         self._news.set()

@@ -92,9 +92,21 @@ class Link:
             actual_bytes=None if path is None else await self.read_actual(),
         )
 
-    async def read_stats(self, balloon_path: str) -> object:
-        """Return the answer to `qom-get guest-stats`, not judged (contract/decode does). One round trip."""
-        return await self._client.call("qom-get", path=balloon_path, property="guest-stats")
+    def read_stats(
+        self,
+        balloon_path: str,
+        answered: Callable[[object], None],
+        refused: Callable[[QmpCommandError], None],
+    ) -> None:
+        """Ask for `guest-stats`: one round trip, the only question that is asked all the time.
+
+        Args:
+            balloon_path: the QOM path of the balloon.
+            answered: called with the answer, not judged (contract/decode does), by the link's reader.
+            refused: called instead where QEMU refused. Neither is called once the link has ended, which
+                `next_event` tells.
+        """
+        self._client.send(answered, refused, "qom-get", path=balloon_path, property="guest-stats")
 
     async def check(self, balloon_path: str | None) -> Check:
         """Ask run state and interval; look for the balloon where `balloon_path` holds none."""

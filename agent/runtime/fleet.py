@@ -66,14 +66,15 @@ class Fleet:
         """Watch every VM that the scans show. Ends only when cancelled."""
         first = True
         async with anyio.create_task_group() as group:
+            group.start_soon(self._around.alarms.run)
             async for scan in scans:
-                await self._take_in(scan, group)
+                self._take_in(scan, group)
                 if first:
                     first = False
                     log.info("discovery", monitors=len(scan.seen), refused=len(scan.refused))
                     on_first_scan(len(scan.seen))
 
-    async def _take_in(self, scan: Scan, group: TaskGroup) -> None:
+    def _take_in(self, scan: Scan, group: TaskGroup) -> None:
         for refused in scan.refused:
             if refused.path not in self._refused:
                 log.warning(
@@ -89,7 +90,7 @@ class Fleet:
                 self._told[change.path] = change.event.mark if isinstance(change.event, PathSeen) else None
                 task = self._running.get(change.path)
                 if task is not None:
-                    await task.tell(change.event)
+                    task.happened(change.event)
 
     async def _watch(self, seen: Seen) -> None:
         while True:

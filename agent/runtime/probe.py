@@ -10,6 +10,7 @@ from agent.core.poller import PollSettings, begin
 from agent.core.reading import Access, Sample, SocketMark, State, StateEvent
 from agent.core.states import Reason
 from agent.qmp.link import Settings as QmpSettings
+from agent.runtime.alarms import Alarms
 from agent.runtime.fleet import path_id
 from agent.runtime.vm import ClaimsRegistry, Surroundings, VmTask
 from agent.telemetry import Counters
@@ -95,10 +96,12 @@ async def probe(
         debts=_NoDebts(),
         claims=ClaimsRegistry(),
         counters=Counters(),
+        alarms=Alarms(),
     )
     task = VmTask(begin(path, path_id(host_id, path), Access.HOLD), around)
     with anyio.move_on_after(deadline_s):
         async with anyio.create_task_group() as group:
+            group.start_soon(around.alarms.run)
             group.start_soon(task.run)
             await ear.known.wait()
             group.cancel_scope.cancel()

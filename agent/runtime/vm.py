@@ -1,18 +1,18 @@
 """One VM's task: performs what core/polling.py decides, and tells it what came of it.
 
-Nothing is decided here. Every message from a link carries the link's number, so that the late words
-of a link we left are not taken for those of the next one.
+Nothing is decided here. Whatever happens is taken in where it is heard of: by the task that reads the link,
+by the one that has the alarms, by discovery's. Nothing awaits in between, so a reading costs no task and no
+queue. Every event from a link carries the link's number, so that the late words of a link we left are not
+taken for those of the next one.
 """
 
-import math
-import time
+from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
 
 import anyio
 import structlog
 from anyio.abc import TaskGroup
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from agent.contract.decode import BadAnswer, decode_guest_stats
 from agent.core import polling
@@ -48,17 +48,15 @@ from agent.core.fleet import Claims
 from agent.core.memory import Memory
 from agent.core.ownership import Owed
 from agent.core.poller import Poller, PollSettings, remember
-from agent.core.reading import Now, Sample, SocketMark, StateEvent
+from agent.core.reading import Sample, SocketMark, StateEvent
 from agent.errors import QmpCommandError, QmpUnreachable, StateFileError
 from agent.qmp.link import Link, MonitorEvent, open_link
 from agent.qmp.link import Settings as QmpSettings
 from agent.runtime import clock
+from agent.runtime.alarms import Alarms
 from agent.telemetry import Count, Counters
 
 log = structlog.get_logger("barograph.vm")
-
-INBOX_EVENTS = 256
-"""More than a VM's whole start-up makes; a link that fills it waits until the VM's task has caught up."""
 
 _COUNTS = {Counted.REPEAT: Count.REPEATS, Counted.COALESCED: Count.COALESCED, Counted.MISSED: Count.MISSED}
 
@@ -107,10 +105,7 @@ class Surroundings:
     debts: Debts
     claims: ClaimsRegistry
     counters: Counters
-
-
-Message = tuple[int | None, Event]
-"""An event, and the number of the link it comes from; `None`: not from a link."""
+    alarms: Alarms
 
 
 class VmTask:
@@ -119,55 +114,63 @@ class VmTask:
     def __init__(self, poller: Poller, around: Surroundings) -> None:
         self.poller = poller
         self._around = around
-        self._send: MemoryObjectSendStream[Message]
-        self._receive: MemoryObjectReceiveStream[Message]
-        self._send, self._receive = anyio.create_memory_object_stream[Message](INBOX_EVENTS)
+        # What came while an event was being taken in: an answer of our own, a link that died under a command.
+        self._events: deque[tuple[int | None, Event]] = deque()
+        self._taking_in = False
+        self._over = anyio.Event()
+        self._failure: Exception | None = None
+        self._group: TaskGroup
         self._link_number = 0
         self._link_scope: anyio.CancelScope | None = None
         self._link: Link | None = None
         self._asks: TaskGroup | None = None
 
-    async def tell(self, event: Event) -> None:
-        """Pass on what discovery saw of the path."""
-        await self._send.send((None, event))
-
     async def run(self) -> None:
         """Watch the VM until it retires, or until cancelled. Leaves no link behind."""
-        async with anyio.create_task_group() as group:
-            event: Event = Tick()
-            now = clock.now()
-            while True:
-                step = polling.step(
-                    self.poller, event, now=now, chance=clock.chance(), settings=self._around.polling
-                )
-                self.poller = step.poller
-                retired = False
-                for effect in step.effects:
-                    retired = retired or isinstance(effect, Retire)
-                    self._perform(effect, group)
-                if retired:
-                    group.cancel_scope.cancel()
-                    return
-                event, now = await self._next_event()
+        try:
+            async with anyio.create_task_group() as self._group:
+                self.happened(Tick())
+                await self._over.wait()
+                self._group.cancel_scope.cancel()
+        finally:
+            self._over.set()  # nothing is taken in any more
+            self._around.alarms.set(self, None)
+        if self._failure is not None:
+            raise self._failure
 
-    async def _next_event(self) -> tuple[Event, Now]:
-        wakeup_at_ns = polling.wakeup_at(self.poller, self._around.polling)
-        while True:
-            delay_s = math.inf
-            if wakeup_at_ns is not None:
-                delay_s = max((wakeup_at_ns - time.monotonic_ns()) / 1e9, 0)
-            with anyio.move_on_after(delay_s):
-                number, event = await self._receive.receive()
-                if number is not None and number != self._link_number:
-                    continue
-                return event, clock.now()
-            now = clock.now()
-            # A loop's timer may fire a hair early: then the core would be woken before its own time.
-            if wakeup_at_ns is not None and now.mono_ns >= wakeup_at_ns:
-                return Tick(), now
+    def wake(self) -> None:
+        """Time has passed."""
+        self.happened(Tick())
 
-    def _perform(self, effect: Effect, group: TaskGroup) -> None:
-        around = self._around
+    def happened(self, event: Event, link: int | None = None) -> None:
+        """Take in an event, of that link or of none; in order, also where taking in another one made it."""
+        self._events.append((link, event))
+        if self._taking_in:
+            return
+        self._taking_in = True
+        try:
+            while self._events and not self._over.is_set():
+                number, event = self._events.popleft()
+                if number is None or number == self._link_number:
+                    self._take_in(event)
+        except Exception as error:  # noqa: BLE001 - `run` raises it, where failures of ours are contained
+            self._failure = error
+            self._over.set()
+        finally:
+            self._taking_in = False
+        if not self._over.is_set():
+            self._around.alarms.set(self, polling.wakeup_at(self.poller, self._around.polling))
+
+    def _take_in(self, event: Event) -> None:
+        step = polling.step(
+            self.poller, event, now=clock.now(), chance=clock.chance(), settings=self._around.polling
+        )
+        self.poller = step.poller
+        for effect in step.effects:
+            self._perform(effect)
+
+    def _perform(self, effect: Effect) -> None:
+        around, group = self._around, self._group
         match effect:
             case OpenLink():
                 self._link_number += 1
@@ -178,7 +181,10 @@ class VmTask:
                 if self._link_scope is not None:
                     self._link_scope.cancel()
             case Ask(question=Question.CLAIM):
-                self._send.send_nowait((self._link_number, around.claims.claim(effect, self.poller.path)))
+                self.happened(around.claims.claim(effect, self.poller.path), self._link_number)
+            case Ask(question=Question.READ):
+                if self._link is not None:
+                    self._read(self._link, effect, self._link_number)
             case Ask():
                 if self._asks is not None and self._link is not None:
                     self._asks.start_soon(self._ask, self._link_number, self._link, effect)
@@ -194,6 +200,7 @@ class VmTask:
                 around.counters.add(_COUNTS[counted], amount)
             case Retire():
                 around.emissions.retire(self.poller.path)
+                self._over.set()
 
     async def _forget(self, mark: SocketMark) -> None:
         with anyio.CancelScope(
@@ -216,29 +223,27 @@ class VmTask:
                 ):
                     self._link, self._asks = link, asks
                     around.counters.add(Count.LINKS_OPENED)
-                    await self._send.send((number, Opened(link.mark, around.debts.owed(path, link.mark))))
+                    self.happened(Opened(link.mark, around.debts.owed(path, link.mark)), number)
                     while True:
                         event = _heard(await link.next_event())
                         if event is not None:
-                            await self._send.send((number, event))
+                            self.happened(event, number)
             except* QmpUnreachable as errors:
                 error = _first(errors)
                 around.counters.add(Count.LINK_FAILURES, reason=error.fault)
-                await self._send.send((number, LinkFailed(error.fault, error.detail)))
+                self.happened(LinkFailed(error.fault, error.detail), number)
 
     async def _ask(self, number: int, link: Link, ask: Ask) -> None:
         try:
             event = await self._put(link, ask)
         except (QmpCommandError, StateFileError) as error:
             event = Refused(str(error))
-        await self._send.send((number, event))
+        self.happened(event, number)
 
     async def _put(self, link: Link, ask: Ask) -> Event:
         match ask.question:
             case Question.INTRODUCE:
                 return await self._introduce(link)
-            case Question.READ:
-                return await self._read(link, ask)
             case Question.CHECK:
                 said = await link.check(ask.balloon_path)
                 return Checked(said.run_state, said.balloon_path, said.interval_s)
@@ -254,8 +259,8 @@ class VmTask:
                 await link.write_interval(ask.balloon_path, ask.interval_s)
                 self._around.counters.add(Count.INTERVALS_SET)
                 return Done()
-            case Question.CLAIM:
-                raise AssertionError("a claim is answered without a link")
+            case Question.READ | Question.CLAIM:
+                raise AssertionError(f"{ask.question} takes no task")
 
     async def _introduce(self, link: Link) -> Event:
         said = await link.introduce()
@@ -263,16 +268,25 @@ class VmTask:
             said.uuid, said.name, said.run_state, said.balloon_path, said.interval_s, said.actual_bytes
         )
 
-    async def _read(self, link: Link, ask: Ask) -> Event:
+    def _read(self, link: Link, ask: Ask, number: int) -> None:
         assert ask.balloon_path is not None
-        answer = decode_guest_stats(await link.read_stats(ask.balloon_path))
-        if isinstance(answer, BadAnswer):
-            self._around.counters.add(Count.READINGS_REFUSED, reason=answer.reason)
-            return Refused(answer.detail)
-        self._around.counters.add(Count.READINGS)
-        for refusal in answer.refused.values():
-            self._around.counters.add(Count.STATISTICS_REFUSED, reason=refusal)
-        return Answered(answer)
+        counters = self._around.counters
+
+        def answered(answer: object) -> None:
+            reading = decode_guest_stats(answer)
+            if isinstance(reading, BadAnswer):
+                counters.add(Count.READINGS_REFUSED, reason=reading.reason)
+                self.happened(Refused(reading.detail), number)
+                return
+            counters.add(Count.READINGS)
+            for refusal in reading.refused.values():
+                counters.add(Count.STATISTICS_REFUSED, reason=refusal)
+            self.happened(Answered(reading), number)
+
+        def refused(error: QmpCommandError) -> None:
+            self.happened(Refused(str(error)), number)
+
+        link.read_stats(ask.balloon_path, answered, refused)
 
 
 def _heard(said: MonitorEvent) -> Event | None:

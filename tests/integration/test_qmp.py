@@ -20,6 +20,7 @@ import pytest
 from agent.errors import LinkFault, QmpUnreachable
 from agent.qmp.link import Link as OpenLink
 from agent.qmp.link import Settings, open_link
+from tests.unit.qmp.peer import read_stats
 
 QEMU = shutil.which("qemu-system-x86_64")
 pytestmark = pytest.mark.skipif(QEMU is None, reason="qemu-system-x86_64 is not installed")
@@ -172,7 +173,7 @@ async def test_each_balloon_is_found_read_and_set(
         introduction = await link.introduce()
         await link.write_interval(balloon_path, 7)
         check = await link.check(balloon_path)
-        answer: Any = await link.read_stats(balloon_path)
+        answer: Any = await read_stats(link, balloon_path)
 
     assert introduction.balloon_path == balloon_path
     assert introduction.interval_s == 0

@@ -10,7 +10,8 @@ from typing import Any
 import anyio
 from anyio.abc import SocketStream
 
-from agent.qmp.link import Settings
+from agent.errors import QmpCommandError
+from agent.qmp.link import Link, Settings
 
 GREETING = (
     b'{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "Debian"},'
@@ -20,6 +21,27 @@ BALLOON = "/machine/peripheral/balloon0"
 
 SETTINGS = Settings(greeting_timeout_s=5.0, events_per_s_max=100_000)
 IMPATIENT = Settings(greeting_timeout_s=0.1)
+
+
+async def read_stats(link: Link, balloon_path: str = BALLOON) -> object:
+    """Return the answer to one reading.
+
+    Raises:
+        QmpCommandError: it was refused.
+    """
+    told = anyio.Event()
+    said: list[object] = []
+
+    def hear(answer: object) -> None:
+        said.append(answer)
+        told.set()
+
+    link.read_stats(balloon_path, hear, hear)
+    with anyio.fail_after(5):
+        await told.wait()
+    if isinstance(said[0], QmpCommandError):
+        raise said[0]
+    return said[0]
 
 
 class Client:

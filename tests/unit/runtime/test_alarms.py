@@ -1,0 +1,106 @@
+"""One timer wakes everybody in time, and once."""
+
+import time
+
+import anyio
+import pytest
+
+from agent.runtime.alarms import SLEEP_STEP_NS, Alarms
+
+pytestmark = pytest.mark.anyio
+
+MS = 1_000_000
+
+
+class Sleeper:
+    """Notes when it was woken, and may set its next alarm as it is."""
+
+    def __init__(self, alarms: Alarms, every_ns: int | None = None) -> None:
+        self.alarms, self.every_ns = alarms, every_ns
+        self.woken_ns: list[int] = []
+        self.woken = anyio.Event()
+
+    def wake(self) -> None:
+        now_ns = time.monotonic_ns()
+        self.woken_ns.append(now_ns)
+        self.woken.set()
+        if self.every_ns is not None:
+            self.alarms.set(self, now_ns + self.every_ns)
+
+
+async def until(alarms: Alarms, seconds: float) -> None:
+    with anyio.move_on_after(seconds):
+        await alarms.run()
+
+
+async def test_each_is_woken_once_and_not_before_its_time() -> None:
+    alarms = Alarms()
+    sleepers = [Sleeper(alarms) for _ in range(200)]
+    now_ns = time.monotonic_ns()
+    due_ns = [now_ns + (number * 7919 % 200) * MS // 4 for number in range(200)]
+    for sleeper, at_ns in zip(sleepers, due_ns, strict=True):
+        alarms.set(sleeper, at_ns)
+
+    await until(alarms, 0.2)
+
+    assert [len(each.woken_ns) for each in sleepers] == [1] * 200
+    assert all(each.woken_ns[0] >= at_ns for each, at_ns in zip(sleepers, due_ns, strict=True))
+
+
+async def test_an_alarm_set_anew_or_taken_back_does_not_go_off_at_its_old_time() -> None:
+    alarms = Alarms()
+    later, never, again = Sleeper(alarms), Sleeper(alarms), Sleeper(alarms)
+    now_ns = time.monotonic_ns()
+    alarms.set(later, now_ns + 5 * MS)
+    alarms.set(later, now_ns + 40 * MS)
+    alarms.set(never, now_ns + 5 * MS)
+    alarms.set(never, None)
+    alarms.set(again, now_ns + 5 * MS)
+    alarms.set(again, now_ns + 9 * MS)
+    alarms.set(again, now_ns + 5 * MS)
+
+    await until(alarms, 0.15)
+
+    assert [len(each.woken_ns) for each in (later, never, again)] == [1, 0, 1]
+    assert later.woken_ns[0] >= now_ns + 40 * MS
+
+
+async def test_an_earlier_alarm_ends_a_sleep_that_has_begun() -> None:
+    alarms = Alarms()
+    late, early = Sleeper(alarms), Sleeper(alarms)
+    alarms.set(late, time.monotonic_ns() + 60_000 * MS)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(alarms.run)
+        await anyio.sleep(0.02)
+        alarms.set(early, time.monotonic_ns() + 5 * MS)
+        with anyio.fail_after(5):
+            await early.woken.wait()
+        group.cancel_scope.cancel()
+
+    assert late.woken_ns == []
+
+
+async def test_it_sleeps_between_alarms_instead_of_looking_again_and_again() -> None:
+    """A loop that counts in milliseconds would wake a sleep of 2.5 ms after 2, and then spin."""
+    alarms = Alarms()
+    busy = Sleeper(alarms, every_ns=SLEEP_STEP_NS * 5 // 2)
+    alarms.set(busy, time.monotonic_ns())
+    before_s = time.process_time()
+
+    await until(alarms, 0.5)
+
+    spent_s = time.process_time() - before_s
+    assert len(busy.woken_ns) > 50
+    assert spent_s < 0.2, f"{spent_s:.3f} s of CPU for {len(busy.woken_ns)} alarms"
+
+
+async def test_what_was_set_anew_is_not_kept() -> None:
+    alarms = Alarms()
+    sleeper = Sleeper(alarms)
+    now_ns = time.monotonic_ns()
+
+    for number in range(100_000):
+        alarms.set(sleeper, now_ns + 60_000 * MS + number)
+
+    assert alarms.held <= 32
