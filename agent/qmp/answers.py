@@ -11,6 +11,8 @@ from uuid import UUID
 from agent.qmp.allowlist import INTERVAL_MAX_S
 
 _RUN_STATE = re.compile(r"[a-z][a-z0-9-]{0,63}")
+# As QEMU prints it: `UUID` would also take braces, "urn:", underscores, signs and blanks.
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _NO_UUID = UUID(int=0)
 _NAME_MAX_CHARACTERS = 256
 
@@ -27,8 +29,8 @@ def parse_version(greeting_version: object) -> tuple[int, int, int]:
 def parse_uuid(answer: object) -> str | None:
     """Return the uuid in lower case, from `query-uuid`; `None`: QEMU was given none (all zeros)."""
     text = _object(answer, "query-uuid").get("UUID")
-    if not isinstance(text, str):
-        raise ValueError("query-uuid did not answer with a string")
+    if not isinstance(text, str) or _UUID.fullmatch(text) is None:
+        raise ValueError("query-uuid did not answer with a uuid")
     uuid = UUID(text)
     return None if uuid == _NO_UUID else str(uuid)
 
@@ -40,7 +42,14 @@ def parse_name(answer: object) -> str | None:
         return None
     if not isinstance(name, str):
         raise ValueError("query-name did not answer with a string")
-    shown = name[:_NAME_MAX_CHARACTERS]
+    return printable(name, _NAME_MAX_CHARACTERS)
+
+
+def printable(text: str, characters_max: int) -> str:
+    """Return what a peer wrote, bounded and fit to print: no control, bidi or half characters."""
+    shown = text[:characters_max]
+    if shown.isprintable():
+        return shown
     return "".join(
         character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in shown
     )
