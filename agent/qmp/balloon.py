@@ -3,6 +3,7 @@
 A VM has at most one (QEMU refuses a second: "Only one balloon device is supported").
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import cast
 
@@ -22,6 +23,13 @@ TYPES = frozenset(
 
 Source: QEMU hw/virtio/virtio-balloon-pci.c, hw/s390x/virtio-ccw-balloon.c; the proxies have aliases of
 all properties of the device behind them.
+"""
+
+
+_NAME = re.compile(r"[A-Za-z0-9._\[\]-]{1,256}")
+"""An id as QEMU allows it, or `device[7]`; its length is our bound: it goes into commands and the state file.
+
+Source: QEMU util/id.c, id_wellformed; system/qdev-monitor.c, qdev_set_id.
 """
 
 
@@ -45,7 +53,7 @@ def choose_balloon(place: str, listing: object) -> str | None:
         if not isinstance(name, str) or not isinstance(type_name, str):
             raise ValueError(f"qom-list of {place} has an entry without name or type")
         if type_name in TYPES:
-            if not name or "/" in name:
+            if _NAME.fullmatch(name) is None:
                 raise ValueError(f"qom-list of {place} names the balloon {name!r:.100}")
             return f"{place}/{name}"
     return None

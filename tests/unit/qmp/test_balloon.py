@@ -67,6 +67,9 @@ def test_a_name_makes_no_balloon(type_name: str) -> None:
         [{"name": "b", "type": 7}],
         [{"name": "", "type": "child<virtio-balloon-pci>"}],
         [{"name": "../../objects/x", "type": "child<virtio-balloon-pci>"}],
+        [{"name": "x" * 257, "type": "child<virtio-balloon-pci>"}],
+        [{"name": "\x1b[2J", "type": "child<virtio-balloon-pci>"}],
+        [{"name": "b\ud800", "type": "child<virtio-balloon-pci>"}],
     ],
 )
 def test_an_answer_of_another_shape_is_refused(listing: object) -> None:
