@@ -27,7 +27,7 @@ from qemu.qmp.message import Message
 from qemu.qmp.models import Greeting
 
 from agent.errors import LinkFault, QmpCommandError, QmpUnreachable
-from agent.qmp import allowlist
+from agent.qmp import allowlist, answers
 from agent.qmp.events import EventQueue, MonitorEvent, parse_event
 
 _READ_MAX_BYTES = 64 * 1024
@@ -41,6 +41,9 @@ _CLOSE_DEADLINE_S = 1.0
 
 _WEIGHT_BYTES = 1024
 """A message nobody asked for counts once more for each of these: events take 100 to 500 bytes."""
+
+_SAID_MAX = 256
+"""Characters of a refusal's class and description: they reach states, logs and terminals."""
 
 # Not from the registry, so that what the library says elsewhere is not touched.
 _SILENT = logging.Logger("agent.qmp.silent")
@@ -237,8 +240,8 @@ class MonitorClient(QMPClient):
             question.answered(msg["return"])
         else:
             refusal = cast(Mapping[str, object], msg["error"])
-            said = QmpCommandError(self._path, question.command, str(refusal["class"]), str(refusal["desc"]))
-            question.refused(said)
+            said = (answers.printable(str(refusal[part]), _SAID_MAX) for part in ("class", "desc"))
+            question.refused(QmpCommandError(self._path, question.command, *said))
 
     # --- ours ---
 

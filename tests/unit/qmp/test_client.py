@@ -6,7 +6,7 @@ import pytest
 from qemu.qmp import ExecInterruptedError
 from qemu.qmp.message import Message
 
-from agent.errors import QmpNotAllowed
+from agent.errors import QmpCommandError, QmpNotAllowed
 from agent.qmp.client import MonitorClient
 from tests.unit.qmp.peer import Client, serving
 
@@ -111,3 +111,23 @@ async def test_closing_twice_and_before_beginning_does_nothing() -> None:
 
     await client.close()
     await client.close()
+
+
+async def test_what_a_refusal_says_is_bounded_and_fit_to_print() -> None:
+    async def script(peer: Client) -> None:
+        await peer.greet()
+        command = await peer.hear()
+        refusal = {"class": "\x1b[2J\ud800", "desc": "no\n" * 10_000}
+        await peer.say({"error": refusal, "id": command["id"]})
+        await peer.wait_closed()
+
+    async with serving(script) as path:
+        client = MonitorClient(path, events_per_s_max=100)
+        await client.begin(connect(path))
+
+        with pytest.raises(QmpCommandError) as caught:
+            await client.call("query-status")
+        await client.close()
+
+    assert caught.value.error_class == "\ufffd[2J\ufffd"
+    assert caught.value.description == "no\ufffd" * 85 + "n"
