@@ -153,7 +153,9 @@ class Pace(Struct, frozen=True):
     regular: bool = (
         False  # it came an interval after another: the timer asked for it, so the next is no sooner
     )
-    missed_at_ns: int | None = None  # the newest reading of this cycle that came too early
+    read_ns: int | None = (
+        None  # the newest reading: the next update comes after it, whatever its own time says
+    )
     misses: int = 0  # in this cycle
     hits: int = 0  # since the last miss
     jitter: float = JITTER_NS
@@ -198,12 +200,15 @@ def hit(pace: Pace, *, asked_ns: int, answered_ns: int, not_before_ns: int, miss
         missed: updates that may have been overwritten since the reading before.
     """
     low_ns = not_before_ns
-    if pace.missed_at_ns is not None:
-        low_ns = max(low_ns, pace.missed_at_ns)
+    if pace.read_ns is not None:
+        low_ns = max(low_ns, pace.read_ns)
     if pace.low_ns is not None and pace.regular and not missed:
         low_ns = max(low_ns, pace.low_ns + pace.interval_ns)
     low_ns = min(low_ns, asked_ns)
-    high_ns = min(answered_ns, max(not_before_ns + TICK_NS, low_ns + STEP_NS))
+    by_its_time_ns = not_before_ns + TICK_NS
+    if by_its_time_ns < low_ns - STEP_NS:  # a time that cannot be: the update came since we read last
+        by_its_time_ns = answered_ns
+    high_ns = min(answered_ns, max(by_its_time_ns, low_ns + STEP_NS))
     jitter = pace.jitter if pace.misses or not pace.sure else pace.jitter * math.exp(-LEARN / HITS_PER_MISS)
     belief = None if pace.belief is None or missed else pace.belief.not_after(answered_ns)
     if belief is not None and pace.hits > OVERDUE_HITS:
@@ -223,7 +228,7 @@ def hit(pace: Pace, *, asked_ns: int, answered_ns: int, not_before_ns: int, miss
         low_ns=low_ns,
         high_ns=high_ns,
         regular=_came_in_time(pace, low_ns, high_ns),
-        missed_at_ns=None,
+        read_ns=asked_ns,
         misses=0,
         hits=0 if pace.misses else pace.hits + 1,
         jitter=max(jitter, JITTER_MIN_NS),
@@ -259,7 +264,7 @@ def miss(pace: Pace, *, asked_ns: int, answered_ns: int) -> Pace:
         pace,
         due_ns=due_ns,
         belief=belief,
-        missed_at_ns=asked_ns,
+        read_ns=asked_ns,
         misses=min(pace.misses + 1, STEPS_MAX),
         jitter=jitter,
     )

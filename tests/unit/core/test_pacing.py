@@ -215,3 +215,19 @@ def test_a_silent_guest_is_read_once_an_interval_and_never_less() -> None:
 
     assert max(gaps) < interval_ns
     assert set(gaps[20:]) == {interval_ns * 9 // 10}
+
+
+@pytest.mark.parametrize("interval_s", [1, 10])
+@pytest.mark.parametrize("age_s", [0, 1, 3, 3600, 10**9])
+def test_news_at_each_reading_makes_readings_no_more_frequent(interval_s: int, age_s: int) -> None:
+    pace = pacing.start(interval_s * SECOND, SECOND)
+    now_ns, readings = SECOND, 0
+    while now_ns < 60 * interval_s * SECOND:
+        now_ns = max(now_ns, pace.due_ns) + MS // 2
+        not_before_ns = now_ns // SECOND * SECOND - age_s * SECOND
+        pace = pacing.hit(
+            pace, asked_ns=now_ns - MS // 2, answered_ns=now_ns, not_before_ns=not_before_ns, missed=0
+        )
+        readings += 1
+
+    assert readings <= 2 * 60
