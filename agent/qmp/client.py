@@ -9,7 +9,8 @@ What the library lacks or leaks is mended here, and nowhere else:
 - events that come before the greeting, or between `qmp_capabilities` and its answer, are events;
 - it asks for out-of-band execution wherever that is offered: it is shown none on offer;
 - it logs every message pretty-printed, and ordinary failures as errors: here it logs nothing;
-- it reads on without a pause while lines are buffered: here an event pauses, and too many end the link.
+- it reads on without a pause while lines are buffered: here an event pauses, and too many messages of
+  any kind end the link.
 """
 
 import asyncio
@@ -40,7 +41,7 @@ _CLOSE_DEADLINE_S = 1.0
 """Closing waits for nothing of the peer's; this bounds what is not foreseen."""
 
 _WEIGHT_BYTES = 1024
-"""A message nobody asked for counts once more for each of these: events take 100 to 500 bytes."""
+"""A message counts once more for each of these: events take 100 to 500 bytes, a reading 900."""
 
 _SAID_MAX = 256
 """Characters of a refusal's class and description: they reach states, logs and terminals."""
@@ -60,7 +61,7 @@ class _Question:
 
 
 class _FloodingError(Exception):
-    """More messages that nobody asked for than the bound."""
+    """More messages than the bound."""
 
 
 class MonitorClient(QMPClient):
@@ -208,6 +209,7 @@ class MonitorClient(QMPClient):
     async def _do_recv(self) -> Message:
         message = await super()._do_recv()
         while self.runstate is Runstate.CONNECTING and "event" in message:
+            self._weigh()
             self._hear(message)
             await asyncio.sleep(0)
             message = await super()._do_recv()
@@ -231,7 +233,8 @@ class MonitorClient(QMPClient):
     async def _on_message(self, msg: Message) -> None:
         serial = msg.get("id")
         question = self._waiting.pop(serial, None) if type(serial) is int else None
-        if question is None:
+        self._weigh()
+        if question is None:  # a second answer is one that nobody waits for
             self._hear(msg)
             await asyncio.sleep(0)
             return
@@ -255,14 +258,16 @@ class MonitorClient(QMPClient):
         else:
             writer.write(data)
 
-    def _hear(self, message: Message) -> None:
-        # Late answers count as well: nobody waits for them.
+    def _weigh(self) -> None:
+        # Answers count as well: what we ask next depends on them, and each may be as long as a line.
         now_s = asyncio.get_running_loop().time()
         if now_s - self._window_start_s >= 1.0:
             self._window_start_s, self._window_count = now_s, 0
         self._window_count += 1 + self._line_bytes // _WEIGHT_BYTES
         if self._window_count > self._events_per_s_max:
-            raise _FloodingError(f"more than {self._events_per_s_max} events a second")
+            raise _FloodingError(f"more than {self._events_per_s_max} messages a second, or KiB of them")
+
+    def _hear(self, message: Message) -> None:
         event = parse_event(message)
         if event is not None:
             self._queue.put(event)

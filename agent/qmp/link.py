@@ -29,7 +29,7 @@ class Settings:
     # From connecting to the end of the negotiation. Short, since a monitor that does not greet is held by
     # somebody else, and whoever waits in its queue keeps others out. A free QEMU greets within 1 ms.
     greeting_timeout_s: float = 1.0
-    # More than this many events in a second, and the link is dropped: a VM makes a few at a reboot.
+    # More than this many messages in a second, and the link is dropped: a VM makes a few events at a reboot.
     events_per_s_max: int = 500
     # Links being opened at the same time: the limit of the `openings` that `open_link` is given.
     opening_at_once: int = 32

@@ -375,6 +375,23 @@ async def test_a_flood_ends_the_link(flood: bytes) -> None:
     assert caught.value.fault is LinkFault.FLOODING
 
 
+async def test_answers_that_were_asked_for_count_towards_a_flood() -> None:
+    async def script(peer: Client) -> None:
+        await peer.greet()
+        while True:
+            await peer.answer({"status": "running", "more": "x" * 50_000})
+
+    settings = Settings(greeting_timeout_s=5.0, events_per_s_max=100)
+    async with serving(script) as path, open_link(path, settings, openings()) as link:
+        with anyio.fail_after(5):
+            await link.read_run_state()
+            await link.read_run_state()
+            with pytest.raises(QmpUnreachable) as caught:
+                await link.read_run_state()
+
+    assert caught.value.fault is LinkFault.FLOODING
+
+
 async def test_a_flood_before_the_greeting_ends_the_opening() -> None:
     async def script(peer: Client) -> None:
         await peer.send(b'{"event": "STOP"}\n' * 101)
@@ -383,12 +400,21 @@ async def test_a_flood_before_the_greeting_ends_the_opening() -> None:
     assert await opening_fault(script, Settings(events_per_s_max=100)) is LinkFault.FLOODING
 
 
-async def test_a_flood_lets_others_run_between_any_two_of_its_events() -> None:
+@pytest.mark.parametrize(
+    "flood",
+    [b'{"event": "VNC_CONNECTED"}\n' * 2000, b'{"return": {"status": "paused"}, "id": 1}\n' * 2000],
+    ids=["events", "one answer again and again"],
+)
+async def test_a_flood_lets_others_run_between_any_two_of_its_messages(flood: bytes) -> None:
     done = anyio.Event()
 
     async def script(peer: Client) -> None:
         await peer.greet()
-        await peer.send(b'{"event": "VNC_CONNECTED"}\n' * 2000)
+        first = await peer.hear()
+        await peer.send(flood)
+        if first["id"] != 1:
+            raise AssertionError(first)
+        await peer.say({"return": {"status": "running"}, "id": 1})
         await peer.answer({"status": "running"})
         await peer.wait_closed()
 
@@ -407,6 +433,7 @@ async def test_a_flood_lets_others_run_between_any_two_of_its_events() -> None:
     ):
         group.start_soon(count_turns)
         with anyio.fail_after(10):
+            await link.read_run_state()
             await link.read_run_state()
         done.set()
 
