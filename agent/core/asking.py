@@ -22,6 +22,10 @@ from agent.core.reading import (
 OPENING_BACKSTOP_NS = 300 * SECOND_NS
 """An attempt may wait for its turn among those opened at once; the greeting's own deadline is the edge's."""
 
+CHECK_SPACING_NS = 40_000_000
+"""From one check to the next at least: an event is looked into at once, and a stream of them, or of refused
+readings, 25 times a second. A check may find a new device, whose interval is then written to disk and set."""
+
 
 def proceed(p: Poller, now: Now, settings: PollSettings, effects: list[Effect]) -> Poller:
     """Return the poller with the next thing under way, where one is due and nothing else is."""
@@ -41,6 +45,8 @@ def _ask(p: Poller, now: Now, settings: PollSettings, effects: list[Effect]) -> 
         if p.visit_ends_ns is None or (at_ns := next_question_at(p)) < p.visit_ends_ns:
             return p
         return leave(p, at_ns, effects)
+    if question is Question.CHECK:
+        p = replace(p, no_check_before_ns=now.mono_ns + CHECK_SPACING_NS)
     ask = Ask(question, p.balloon_path)
     if question is Question.CLAIM:
         ask = replace(ask, id=None if p.identity is None else p.identity.id)
@@ -57,7 +63,7 @@ def _next_question(p: Poller, mono_ns: int) -> Question | None:
         return Question.INTRODUCE
     if not p.answered:
         return Question.CLAIM
-    if p.check_at_ns <= mono_ns:
+    if _check_at(p) <= mono_ns:
         return Question.CHECK
     if p.balloon_path is not None and p.pace is not None:
         if p.set_to_s is not None and p.read_at_ns is not None:  # the reading current until now comes first
@@ -69,9 +75,13 @@ def _next_question(p: Poller, mono_ns: int) -> Question | None:
     return None
 
 
+def _check_at(p: Poller) -> int:
+    return max(p.check_at_ns, p.no_check_before_ns)
+
+
 def next_question_at(p: Poller) -> int:
     """Return when the next question is due (monotonic nanoseconds), on an open link or for the next visit."""
-    times = [p.check_at_ns, p.actual_at_ns]
+    times = [_check_at(p), p.actual_at_ns]
     if p.balloon_path is not None and p.pace is not None:
         times.append(p.running.when(p.pace.due_ns))
     return min(at for at in times if at is not None)

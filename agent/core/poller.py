@@ -109,6 +109,7 @@ class Poller(Struct, frozen=True):
     rebooted: bool = False
     reset_unread: bool = False  # the next reading may still show the boot before
     check_at_ns: int = 0
+    no_check_before_ns: int = 0  # whatever happens: see asking.CHECK_SPACING_NS
     actual_at_ns: int | None = None
     ownership: Ownership = field(default_factory=Ownership)
     set_to_s: int | None = None  # the interval is to be set to this next

@@ -11,6 +11,8 @@ from agent.core.events import (
     Counted,
     CountReading,
     Duplicate,
+    Effect,
+    Event,
     Forget,
     Heard,
     LinkFailed,
@@ -559,3 +561,38 @@ def test_the_first_sample_of_an_epoch_is_unsolicited_although_we_have_just_asked
     story.pass_s(1)
 
     assert [each.origin for each in story.samples] == [Origin.UNSOLICITED]
+
+
+def test_a_stream_of_events_is_looked_into_within_50_ms_and_25_times_a_second_at_most() -> None:
+    story = reporting()
+    first = len(story.asked)
+
+    story.hear(Heard.STOP)
+    assert questions(story)[first:] == [Question.CHECK]
+    for number in range(500):
+        story.pass_s(0.002)
+        story.run_state = "paused" if number % 2 else "running"
+        story.hear(Heard.STOP if number % 2 else Heard.RESUME)
+    story.pass_s(0.05)
+
+    assert 20 <= questions(story)[first:].count(Question.CHECK) <= 28
+    assert story.words[-1] == ("paused", "paused")
+
+
+class _Fickle(Story):
+    """Refuses every reading, and its interval is another one at each look."""
+
+    def answer(self, effect: Effect) -> Event | None:
+        if isinstance(effect, Ask) and effect.question is Question.READ:
+            self.asked.append(effect)
+            return Refused("guest-stats is list, not an object")
+        if isinstance(effect, Ask) and effect.question is Question.CHECK:
+            self.interval_s = 5 - self.interval_s
+        return super().answer(effect)
+
+
+def test_refused_readings_and_another_interval_at_each_look_make_no_loop() -> None:
+    story = _Fickle(interval_s=2).start()
+    story.pass_s(10)
+
+    assert len(story.asked) <= 10 * 55
