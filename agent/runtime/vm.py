@@ -224,10 +224,15 @@ class VmTask:
                     self._link, self._asks = link, asks
                     around.counters.add(Count.LINKS_OPENED)
                     self.happened(Opened(link.mark, around.debts.owed(path, link.mark)), number)
-                    while True:
-                        event = _heard(await link.next_event())
-                        if event is not None:
-                            self.happened(event, number)
+                    try:
+                        while True:
+                            event = _heard(await link.next_event())
+                            if event is not None:
+                                self.happened(event, number)
+                    finally:
+                        # What is still asked before we have told of the end gets no answer, and needs none.
+                        if number == self._link_number:
+                            self._link, self._asks = None, None
             except* QmpUnreachable as errors:
                 error = _first(errors)
                 around.counters.add(Count.LINK_FAILURES, reason=error.fault)

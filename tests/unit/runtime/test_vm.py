@@ -1,0 +1,128 @@
+"""One VM's task against peers that do what no QEMU does."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+import pytest
+
+from agent.core.events import PathMissing
+from agent.core.memory import Memory
+from agent.core.ownership import Owed
+from agent.core.poller import PollSettings, begin
+from agent.core.reading import Access, Sample, SocketMark, StateEvent, VmId
+from agent.qmp.link import Settings
+from agent.runtime.vm import INBOX_EVENTS, ClaimsRegistry, Surroundings, VmTask
+from agent.telemetry import Counters
+from tests.unit.qmp.peer import Client, serving
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@dataclass
+class Heard:
+    """What the task says."""
+
+    samples: list[Sample] = field(default_factory=list[Sample])
+    states: list[StateEvent] = field(default_factory=list[StateEvent])
+
+    def sample(self, path: str, sample: Sample, memory: Memory) -> None:
+        self.samples.append(sample)
+
+    def state(self, event: StateEvent, memory: Memory) -> None:
+        self.states.append(event)
+
+    def retire(self, path: str) -> None:
+        return
+
+
+class NothingOwed:
+    def owed(self, path: str, mark: SocketMark) -> Owed | None:
+        return None
+
+    async def remember(self, owed: Owed) -> None:
+        return
+
+    async def forget(self, path: str, mark: SocketMark) -> None:
+        return
+
+
+def around(heard: Heard) -> Surroundings:
+    return Surroundings(
+        polling=PollSettings(interval_s=1),
+        qmp=Settings(),
+        openings=anyio.CapacityLimiter(1),
+        emissions=heard,
+        debts=NothingOwed(),
+        claims=ClaimsRegistry(),
+        counters=Counters(),
+    )
+
+
+def value_of(command: dict[str, Any]) -> object:
+    match str(command["execute"]), str(command.get("arguments", {}).get("property")):
+        case "query-uuid", _:
+            return {"UUID": "5f0c0000-0000-0000-0000-000000000001"}
+        case "query-status", _:
+            return {"status": "running"}
+        case "query-balloon", _:
+            return {"actual": 1 << 30}
+        case "qom-list", _:
+            return [{"name": "balloon0", "type": "child<virtio-balloon-pci>"}]
+        case "qom-get", "guest-stats":
+            return {"last-update": 1_795_404_146, "stats": {"stat-free-memory": 4096}}
+        case "qom-get", "guest-stats-polling-interval":
+            return 1
+        case "qom-get", _:
+            return False
+        case _:
+            return {}
+
+
+INTRODUCTION = 8
+"""Commands until the VM's task claims its id, and asks on without waiting for anybody."""
+
+
+@pytest.mark.parametrize("turns", range(16))
+async def test_what_is_asked_of_a_link_that_has_just_ended_gets_no_answer_and_does_no_harm(
+    turns: int,
+) -> None:
+    """Until the link is closed nobody has told the VM's task of its end: the peer runs on the same loop, so
+    that one of these many turns falls between the two."""
+    connections, again = 0, anyio.Event()
+
+    async def script(peer: Client) -> None:
+        nonlocal connections
+        connections += 1
+        if connections == 2:
+            again.set()
+        await peer.greet()
+        for _ in range(INTRODUCTION):
+            command = await peer.hear()
+            await peer.say({"return": value_of(command), "id": command["id"]})
+        for _ in range(turns):
+            await anyio.lowlevel.checkpoint()
+        await peer.send(b"[]\n")
+        await peer.wait_closed()
+
+    heard = Heard()
+    async with serving(script) as path, anyio.create_task_group() as group:
+        task = VmTask(begin(path, VmId("path-id"), Access.HOLD), around(heard))
+        group.start_soon(task.run)
+        with anyio.fail_after(10):
+            await again.wait()
+        group.cancel_scope.cancel()
+    assert "protocol" in [str(event.reason) for event in heard.states]
+
+
+async def test_a_task_that_has_ended_is_told_anything_without_a_wait() -> None:
+    task = VmTask(begin("/nowhere", VmId("path-id"), Access.HOLD), around(Heard()))
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            group.start_soon(task.run)
+            await task.tell(PathMissing())
+        for _ in range(2 * INBOX_EVENTS):
+            await task.tell(PathMissing())
