@@ -15,7 +15,7 @@ export VIRTUAL_ENV := $(VENV)
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long check bench format lock lab clean-cache
+.PHONY: help setup demo test test-long check fuzz bench format lock lab clean-cache
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -55,6 +55,9 @@ test: lab ## everything: first what mostly waits, side by side, then what measur
 
 test-long: lab ## the long forms, whose figures go into closing notes
 	@python -m pytest -q -s -m long
+
+fuzz: setup ## a million messages of hostile monitors against a running agent, five minutes
+	@python -m pytest -q -s -m long tests/integration/test_hostile_input.py
 
 bench: setup ## the figures: reads per sample, lag, CPU; what the spool costs, how fast it drains
 	@python -m tests.lab.setup qemu guest kafka
