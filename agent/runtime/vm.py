@@ -116,7 +116,7 @@ class VmTask:
         self._around = around
         # What came while an event was being taken in: an answer of our own, a link that died under a command.
         self._events: deque[tuple[int | None, Event]] = deque()
-        self._taking_in = False
+        self._taking_in = True  # until `run` begins
         self._over = anyio.Event()
         self._failure: Exception | None = None
         self._group: TaskGroup
@@ -129,6 +129,7 @@ class VmTask:
         """Watch the VM until it retires, or until cancelled. Leaves no link behind."""
         try:
             async with anyio.create_task_group() as self._group:
+                self._taking_in = False
                 self.happened(Tick())
                 await self._over.wait()
                 self._group.cancel_scope.cancel()
@@ -144,6 +145,8 @@ class VmTask:
 
     def happened(self, event: Event, link: int | None = None) -> None:
         """Take in an event, of that link or of none; in order, also where taking in another one made it."""
+        if self._over.is_set():
+            return
         self._events.append((link, event))
         if self._taking_in:
             return

@@ -10,9 +10,10 @@ from agent.core.events import PathMissing
 from agent.core.memory import Memory
 from agent.core.ownership import Owed
 from agent.core.poller import PollSettings, begin
-from agent.core.reading import Access, Sample, SocketMark, StateEvent, VmId
+from agent.core.reading import Access, Sample, SocketMark, State, StateEvent, VmId
 from agent.qmp.link import Settings
-from agent.runtime.vm import INBOX_EVENTS, ClaimsRegistry, Surroundings, VmTask
+from agent.runtime.alarms import Alarms
+from agent.runtime.vm import ClaimsRegistry, Surroundings, VmTask
 from agent.telemetry import Counters
 from tests.unit.qmp.peer import Client, serving
 
@@ -59,6 +60,7 @@ def around(heard: Heard) -> Surroundings:
         debts=NothingOwed(),
         claims=ClaimsRegistry(),
         counters=Counters(),
+        alarms=Alarms(),
     )
 
 
@@ -110,7 +112,9 @@ async def test_what_is_asked_of_a_link_that_has_just_ended_gets_no_answer_and_do
 
     heard = Heard()
     async with serving(script) as path, anyio.create_task_group() as group:
-        task = VmTask(begin(path, VmId("path-id"), Access.HOLD), around(heard))
+        shared = around(heard)
+        task = VmTask(begin(path, VmId("path-id"), Access.HOLD), shared)
+        group.start_soon(shared.alarms.run)
         group.start_soon(task.run)
         with anyio.fail_after(10):
             await again.wait()
@@ -118,11 +122,27 @@ async def test_what_is_asked_of_a_link_that_has_just_ended_gets_no_answer_and_do
     assert "protocol" in [str(event.reason) for event in heard.states]
 
 
-async def test_a_task_that_has_ended_is_told_anything_without_a_wait() -> None:
-    task = VmTask(begin("/nowhere", VmId("path-id"), Access.HOLD), around(Heard()))
+async def test_what_is_told_before_the_task_runs_waits_and_after_its_end_is_dropped() -> None:
+    heard = Heard()
+    task = VmTask(begin("/nowhere", VmId("path-id"), Access.HOLD), around(heard))
+    task.happened(PathMissing())
+    assert heard.states == []
+
     with anyio.fail_after(10):
-        async with anyio.create_task_group() as group:
-            group.start_soon(task.run)
-            await task.tell(PathMissing())
-        for _ in range(2 * INBOX_EVENTS):
-            await task.tell(PathMissing())
+        await task.run()
+    told = len(heard.states)
+    task.happened(PathMissing())
+
+    assert [event.state for event in heard.states][-1] is State.GONE
+    assert len(heard.states) == told
+
+
+async def test_a_fault_of_ours_ends_the_task_and_is_raised_where_it_is_contained() -> None:
+    class Broken(Heard):
+        def state(self, event: StateEvent, memory: Memory) -> None:
+            raise ZeroDivisionError
+
+    task = VmTask(begin("/nowhere", VmId("path-id"), Access.HOLD), around(Broken()))
+
+    with anyio.fail_after(10), pytest.raises(ZeroDivisionError):
+        await task.run()
