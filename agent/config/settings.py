@@ -153,6 +153,7 @@ class Config:
             heartbeat_ns=polling.heartbeat.ns,
             recheck_ns=polling.recheck.ns,
             reading_deadline_ns=qmp.reading_deadline.ns,
+            set_again_ns=polling.set_again.ns,
         )
 
     def qmp_settings(self) -> QmpSettings:

@@ -108,6 +108,13 @@ class PollingConfig(Section):
             "them. A VM that is `off` is looked at as often."
         ),
     )
+    set_again: Annotated[WrittenDuration, within("1s", "1h")] = Field(
+        default=Duration(60 * 10**9),
+        description=(
+            "The pause before an interval that somebody has set back is set once more. After a second "
+            "time it is left alone."
+        ),
+    )
     stall_deadline: Annotated[WrittenDuration, within("1s", "365d")] | None = Field(
         default=None,
         description=(

@@ -125,9 +125,8 @@ def _judge_off(f: Facts) -> Judgement:
         said = "somebody keeps switching polling off: left alone"
         return Judgement(State.OFF, Reason.CONTENDED, said)
     if f.set_back:
-        return Judgement(
-            State.OFF, Reason.SET_BACK, "somebody switched polling off: set once more in a minute"
-        )
+        said = "somebody switched polling off: set once more after polling.set_again"
+        return Judgement(State.OFF, Reason.SET_BACK, said)
     if f.blocked is not None:
         return Judgement(State.OFF, Reason.CANNOT_SET, f.blocked)
     said = "polling is disabled and the policy does not let us enable it"

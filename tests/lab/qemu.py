@@ -246,6 +246,18 @@ def bare(folder: Path, name: str, *extra: str) -> Generator[Vm]:
 
 
 @contextmanager
+def idle(folder: Path, name: str, *extra: str) -> Generator[Vm]:
+    """A running QEMU with a balloon and nothing to boot: its interval can be set, no update ever comes."""
+    argv = [str(setup.qemu()), "-M", "q35", "-accel", "tcg", "-m", "64", "-name", name]
+    device = ["-nodefaults", "-display", "none", "-device", "virtio-balloon-pci,id=balloon0"]
+    vm = Vm(folder, name, [*argv, *device, *_monitors(folder, name), *extra])
+    try:
+        yield vm
+    finally:
+        vm.kill()
+
+
+@contextmanager
 def guest(
     folder: Path,
     name: str,

@@ -247,7 +247,8 @@ def test_everything_reaches_the_edges_in_their_units(tmp_path: Path) -> None:
     flags = written(
         tmp_path,
         f"""
-polling: {{interval: 1m, policy: enforce, on_exit: keep, stall_deadline: 4m, heartbeat: 30s}}
+polling: {{interval: 1m, policy: enforce, on_exit: keep, stall_deadline: 4m, set_again: 90s,
+  heartbeat: 30s}}
 qmp: {{greeting_deadline: 250ms, reading_deadline: 1500ms, connections_opened_at_once: 4}}
 discovery: {{rescan: 500ms}}
 state_directory: {tmp_path}
@@ -285,6 +286,7 @@ shutdown: {{deadline: 1500ms}}
         stall_deadline_ns=240_000_000_000,
         heartbeat_ns=30_000_000_000,
         reading_deadline_ns=1_500_000_000,
+        set_again_ns=90_000_000_000,
     )
     assert config.qmp_settings() == QmpSettings(greeting_timeout_s=0.25, opening_at_once=4)
     assert config.discovery_settings().rescan_s == 0.5

@@ -1,0 +1,78 @@
+"""Another client that has a say about a VM's polling interval, and sees what becomes of it."""
+
+import threading
+import time
+from dataclasses import dataclass
+from types import TracebackType
+
+from tests.lab import qemu
+
+LOOKS_EVERY_S = 0.02
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The interval is another one than at the look before."""
+
+    at_s: float  # monotonic
+    interval_s: int
+    ours: bool  # set by this client itself
+
+
+class Rival:
+    """Holds a VM's second monitor, and looks at the interval fifty times a second.
+
+    Where it `insists` on a value, it sets it back as soon as it sees another one.
+    """
+
+    def __init__(self, vm: qemu.Vm, insists: int | None = None) -> None:
+        self._monitor = vm.monitor()
+        self._wish: list[int] = []
+        self.insists = insists
+        self.turns: list[Turn] = []
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"rival of {vm.name}")
+
+    def set(self, interval_s: int) -> None:
+        """Set it once, at the next look."""
+        self._wish.append(interval_s)
+
+    def writes(self) -> list[Turn]:
+        """What somebody else has set."""
+        return [turn for turn in self.turns[1:] if not turn.ours]
+
+    @property
+    def interval_s(self) -> int:
+        """What it was at the last look."""
+        return self.turns[-1].interval_s
+
+    def _run(self) -> None:
+        last = self._monitor.interval_s()
+        self.turns.append(Turn(time.monotonic(), last, ours=False))
+        while not self._ending.wait(LOOKS_EVERY_S):
+            now = self._monitor.interval_s()
+            if now != last:
+                self.turns.append(Turn(time.monotonic(), now, ours=False))
+                last = now
+            wish = self._wish.pop(0) if self._wish else self.insists
+            if wish is not None and wish != now:
+                self._monitor.set_interval(wish)
+                self.turns.append(Turn(time.monotonic(), wish, ours=True))
+                last = wish
+
+    def __enter__(self) -> "Rival":
+        self._thread.start()
+        deadline_s = time.monotonic() + 10
+        while not self.turns and time.monotonic() < deadline_s:
+            time.sleep(0.001)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._ending.set()
+        self._thread.join()
+        self._monitor.close()

@@ -1,0 +1,231 @@
+"""Whose the polling interval is: real QEMUs (Debian's 7.2 in CI), and another client that has its own mind.
+
+What the agent does is told by that client, from the VM's second monitor: each change of the interval that is
+not its own.
+"""
+
+import json
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.integration.rival import Rival
+from tests.integration.watching import Lines
+from tests.lab import qemu
+from tests.lab.agent import agent, barograph
+
+pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("real_qemu")]
+
+RECHECK_S, SET_AGAIN_S = 1, 3
+QUICK = {
+    "BAROGRAPH_POLLING__RECHECK": f"{RECHECK_S}s",
+    "BAROGRAPH_POLLING__SET_AGAIN": f"{SET_AGAIN_S}s",
+}
+KEPT = {"BAROGRAPH_SPOOL__MODE": "disk"}
+
+
+def watch(folder: Path, *extra: str) -> list[str]:
+    return ["--monitor", f"{folder}/*.qmp", "--interval", "1s", *extra]
+
+
+def owed(folder: Path) -> list[str]:
+    """Return the sockets whose QEMU is owed something, by the file in the state directory."""
+    file = folder / "owed.json"
+    return (
+        []
+        if not file.exists()
+        else [Path(each["path"]).name for each in json.loads(file.read_text())["owed"]]
+    )
+
+
+def contend(folder: Path, policy: str, insists: int, env: dict[str, str], set_again_s: float) -> None:
+    """Let a rival insist on its value; see ours set twice, the pause between, and nothing after that."""
+    with qemu.guest(folder, "g") as vm, vm.monitor() as monitor:
+        monitor.set_interval(insists)
+        monitor.close()
+        with (
+            Rival(vm, insists=insists) as rival,
+            agent(folder, *watch(folder, "--policy", policy), env=env, state=folder) as process,
+        ):
+            lines = Lines(process)
+            lines.wait(lambda: len(rival.writes()) >= 2, "set once more", 3 * set_again_s + 30)
+            lines.wait(lambda: not owed(folder), "left to the other client", set_again_s + 10)
+            time.sleep(2 * set_again_s + 2)  # what must not happen: a third time
+
+            first, second = rival.writes()
+            assert [first.interval_s, second.interval_s] == [1, 1]
+            assert second.at_s - first.at_s >= set_again_s
+            assert rival.interval_s == insists
+            assert process.stop() == 0
+            assert len(rival.writes()) == 2  # nor given back: it is theirs
+            if insists:
+                assert lines.words(vm.qmp)[-1][0] == "reporting"
+                assert lines.samples("g")[-1]["polling_interval_s"] == insists
+            else:
+                assert lines.words(vm.qmp)[-1] == ("off", "contended")
+                assert ("off", "set_back") in lines.words(vm.qmp)
+
+
+def test_fill_sets_once_more_what_was_switched_off_and_then_no_more(folder: Path) -> None:
+    contend(folder, "fill", 0, QUICK, SET_AGAIN_S)
+
+
+def test_enforce_sets_once_more_what_was_set_back_and_then_no_more(folder: Path) -> None:
+    contend(folder, "enforce", 2, QUICK, SET_AGAIN_S)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_fill_waits_a_minute_by_default(folder: Path) -> None:
+    contend(folder, "fill", 0, {}, 60)
+
+
+def test_observe_never_sets_and_follows_what_others_set(folder: Path) -> None:
+    with (
+        qemu.guest(folder, "g") as vm,
+        Rival(vm) as rival,
+        agent(folder, *watch(folder, "--policy", "observe"), env=QUICK, state=folder) as process,
+    ):
+        lines = Lines(process)
+        lines.wait_for_state(vm.qmp, "off")
+        rival.set(1)
+        lines.wait_for_state(vm.qmp, "reporting", RECHECK_S + 5)
+        rival.set(0)
+        lines.wait_for_state(vm.qmp, "off", RECHECK_S + 5)
+        time.sleep(SET_AGAIN_S + 1)
+
+        assert lines.words(vm.qmp)[-1] == ("off", "polling_disabled")
+        assert rival.writes() == []
+        assert owed(folder) == []
+
+
+def test_fill_leaves_another_value_alone_and_it_is_not_ours_to_give_back(folder: Path) -> None:
+    with (
+        qemu.guest(folder, "g") as vm,
+        Rival(vm) as rival,
+        agent(folder, *watch(folder), env=QUICK, state=folder) as process,
+    ):
+        lines = Lines(process)
+        lines.wait_for_state(vm.qmp, "reporting")
+        assert owed(folder) == ["g.qmp"]
+        rival.set(2)
+        lines.wait(lambda: owed(folder) == [], "no longer ours", RECHECK_S + 5)
+        time.sleep(SET_AGAIN_S + 1)
+
+        assert process.stop() == 0
+        assert [turn.interval_s for turn in rival.turns] == [0, 1, 2]
+
+
+@contextmanager
+def contended(folder: Path, vm: qemu.Vm) -> Generator[Lines]:
+    """Yield what an agent says that has left `vm` to a rival, who has gone since."""
+    with agent(folder / "1", *watch(folder), env=QUICK, state=folder / "state") as process:
+        lines = Lines(process)
+        with Rival(vm, insists=0):
+            lines.wait(lambda: lines.words(vm.qmp)[-1:] == [("off", "contended")], "contended")
+        yield lines
+
+
+def test_contended_ends_with_the_process(folder: Path) -> None:
+    with qemu.idle(folder, "g") as vm, contended(folder, vm) as lines:
+        vm.restart()
+        with Rival(vm) as rival:
+            lines.wait(lambda: rival.interval_s == 1, "set on the new process")
+
+
+def test_contended_ends_with_the_configuration(folder: Path) -> None:
+    with qemu.idle(folder, "g") as vm:
+        with contended(folder, vm):
+            pass
+        with (
+            Rival(vm) as rival,
+            agent(
+                folder / "2", *watch(folder, "--interval", "2s"), env=QUICK, state=folder / "state"
+            ) as process,
+        ):
+            Lines(process).wait(lambda: rival.interval_s == 2, "set by another configuration")
+
+
+def test_contended_ends_with_the_device(folder: Path) -> None:
+    port = ("-device", "pcie-root-port,id=hot,chassis=1")
+    balloon = ("-device", "virtio-balloon-pci,id=balloon0,bus=hot")
+    with qemu.guest(folder, "g", *port, *balloon, balloon=False) as vm, contended(folder, vm) as lines:
+        with vm.monitor() as monitor:
+            monitor.command("device_del", id="balloon0")
+        lines.wait_for_state(vm.qmp, "no-balloon", 20)
+        with vm.monitor() as monitor:
+            monitor.command("device_add", driver="virtio-balloon-pci", id="balloon0", bus="hot")
+        with Rival(vm) as rival:
+            lines.wait(lambda: rival.interval_s == 1, "set on the new device", RECHECK_S + 10)
+
+
+def test_a_restart_leaves_the_interval_on_without_a_gap(folder: Path) -> None:
+    with qemu.guest(folder, "g") as vm, Rival(vm) as rival:
+        for run in range(3):
+            with agent(folder / str(run), *watch(folder), env=KEPT, state=folder / "state") as process:
+                Lines(process).wait_for_state(vm.qmp, "reporting")
+                assert process.stop() == 0
+
+        assert [turn.interval_s for turn in rival.turns] == [0, 1]
+        done = barograph("give-back", "--state-directory", str(folder / "state"))
+        assert done.stdout == f"given-back {vm.qmp}: the interval is 0 s again\n"
+        assert rival_sees(rival, 0)
+
+
+def rival_sees(rival: Rival, interval_s: int) -> bool:
+    deadline_s = time.monotonic() + 5
+    while rival.interval_s != interval_s and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    return rival.interval_s == interval_s
+
+
+def test_give_back_after_a_crash_returns_exactly_what_is_still_ours(folder: Path) -> None:
+    """Five VMs of a killed agent: ours, another's value, quit, replaced on its path, and wedged."""
+    with (
+        qemu.idle(folder, "ours") as ours,
+        qemu.idle(folder, "theirs") as theirs,
+        qemu.idle(folder, "quit") as gone,
+        qemu.idle(folder, "replaced") as replaced,
+        qemu.idle(folder, "wedged") as wedged,
+    ):
+        vms = (ours, theirs, gone, replaced, wedged)
+        with agent(folder, *watch(folder), env=KEPT, state=folder) as process:
+            Lines(process).wait(lambda: len(owed(folder)) == len(vms), "all five set")
+            Lines(process).wait(lambda: all(interval(vm) == 1 for vm in vms), "all five set in QEMU")
+            process.kill()
+        with theirs.monitor() as monitor:
+            monitor.set_interval(7)
+        gone.kill()
+        replaced.restart()
+        with replaced.monitor() as monitor:
+            monitor.set_interval(1)  # what we had set, but on another process
+        wedged.freeze()
+
+        done = barograph("give-back", "--state-directory", str(folder))
+
+        said = {words.split()[1].rstrip(":"): words.split()[0] for words in done.stdout.splitlines()}
+        assert said == {
+            str(ours.qmp): "given-back",
+            str(theirs.qmp): "not-ours",
+            str(gone.qmp): "process-gone",
+            str(replaced.qmp): "process-gone",
+            str(wedged.qmp): "kept",
+        }
+        assert done.returncode == 1  # something is still owed
+        assert owed(folder) == ["wedged.qmp"]
+
+        wedged.thaw()
+        again = barograph("give-back", "--state-directory", str(folder))
+
+        assert again.returncode == 0, again.stderr
+        assert again.stdout == f"given-back {wedged.qmp}: the interval is 0 s again\n"
+        assert [interval(vm) for vm in (ours, theirs, replaced, wedged)] == [0, 7, 1, 0]
+        assert owed(folder) == []
+
+
+def interval(vm: qemu.Vm) -> int:
+    with vm.monitor() as monitor:
+        return monitor.interval_s()
