@@ -7,18 +7,23 @@ import signal
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import anyio
 import structlog
+from anyio.abc import TaskGroup
 
 from agent import __version__
 from agent.config import Config
 from agent.contract.encode import Agent, sample_document, state_document
 from agent.core.delivery import DeliverySettings
 from agent.core.epochs import uuid7
+from agent.core.ownership import Owed, left_behind
 from agent.core.reading import AgentPhase, IntervalPolicy, RecordKind
 from agent.discovery.locks import MonitorLocks, default_path
+from agent.discovery.scan import Scan
 from agent.discovery.watch import watch
+from agent.errors import StateFileError
 from agent.runtime import clock, logs
 from agent.runtime.agent_state import AgentState
 from agent.runtime.alarms import Alarms
@@ -123,7 +128,7 @@ class _Run:
                     # What has been built so far lives as long as the process: no need to look at it again.
                     gc.freeze()
                     scans = watch(self._config.discovery_settings(), _monitor_locks())
-                    await self._fleet.follow(scans, self._on_first_scan)
+                    await self._fleet.follow(scans, partial(self._on_first_scan, collection))
             await self._stop(deliverers)
             group.cancel_scope.cancel()
         if self._spool is not None:  # what the deliverers settled last, and what they could not send
@@ -136,8 +141,20 @@ class _Run:
     def _problem(self) -> str | None:
         return None if self._spool is None else self._spool.problem
 
-    def _on_first_scan(self, monitors: int) -> None:
-        self._state.enter(AgentPhase.RUNNING, f"found {monitors} monitors")
+    def _on_first_scan(self, collection: TaskGroup, scan: Scan) -> None:
+        self._state.enter(AgentPhase.RUNNING, f"found {len(scan.seen)} monitors")
+        collection.start_soon(self._let_go, scan)
+
+    async def _let_go(self, scan: Scan) -> None:
+        """Give back the intervals of VMs that an earlier run had and this one does not watch any more."""
+        paths = {each.path for each in (*scan.seen, *scan.refused)}
+        debts = left_behind(self._ledger.entries(), paths=paths, marks={each.mark for each in scan.seen})
+        try:
+            for settlement in await self._give_back(debts):
+                _log_settlement(settlement)
+        except* StateFileError as errors:
+            for error in errors.exceptions:
+                log.warning("state file", problem=str(error))
 
     async def _stop(self, deliverers: Sequence[Deliverer]) -> None:
         """Collection has ended and its links are closed: give back, say so, deliver what can be delivered."""
@@ -145,7 +162,7 @@ class _Run:
         log.info("stopping", within_s=deadline_s)
         with anyio.move_on_after(deadline_s):
             if self._config.give_back_at_exit:
-                for settlement in await self._give_back():
+                for settlement in await self._give_back(self._ledger.entries()):
                     _log_settlement(settlement)
             self._state.enter(AgentPhase.STOPPING, "a clean exit")
             if self._spool is not None:
@@ -158,9 +175,10 @@ class _Run:
                 for deliverer in deliverers:
                     group.start_soon(deliverer.done.wait)
 
-    async def _give_back(self) -> list[Settlement]:
+    async def _give_back(self, debts: Sequence[Owed]) -> list[Settlement]:
         return await give_back(
             self._ledger,
+            debts,
             self._qmp,
             self._openings,
             self._counters,
@@ -222,7 +240,8 @@ async def settle_debts(config: Config) -> list[Settlement]:
     openings = anyio.CapacityLimiter(qmp.opening_at_once)
     async with open_ledger(config.state_directory, clock.now().unix_ms) as ledger:
         _log_set_aside(ledger)
-        return await give_back(ledger, qmp, openings, Counters(), answer_within_s=qmp.greeting_timeout_s)
+        debts, answer_within_s = ledger.entries(), qmp.greeting_timeout_s
+        return await give_back(ledger, debts, qmp, openings, Counters(), answer_within_s=answer_within_s)
 
 
 async def probe(

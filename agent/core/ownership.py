@@ -5,6 +5,7 @@ every change), so a value that somebody sets back is set once more after a pause
 again until the device, the process or the configuration changes.
 """
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from msgspec import Struct
@@ -97,6 +98,21 @@ def recall(owed: Owed, *, ours_s: int) -> Ownership:
     """
     times_set = 1 if owed.interval_set_s == ours_s else 0
     return Ownership(set_s=owed.interval_set_s, before_s=owed.interval_before_s, times_set=times_set)
+
+
+def left_behind(
+    owed: Iterable[Owed], *, paths: Collection[str], marks: Collection[SocketMark]
+) -> tuple[Owed, ...]:
+    """Return what is owed to VMs that this run does not watch: they have left the configured globs.
+
+    Args:
+        owed: everything owed.
+        paths: what the first scan found, whether used or refused.
+        marks: of the sockets it found: one that is seen under another name now is still watched.
+    """
+    if not paths:
+        return ()  # more likely a mount that is not there yet than a fleet that has left
+    return tuple(each for each in owed if each.path not in paths and each.mark not in marks)
 
 
 def is_ours_to_give_back(owed: Owed, *, mark: SocketMark, interval_s: int | None) -> bool:

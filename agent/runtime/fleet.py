@@ -62,7 +62,7 @@ class Fleet:
         """How many VMs have a task."""
         return len(self._running)
 
-    async def follow(self, scans: AsyncIterator[Scan], on_first_scan: Callable[[int], None]) -> None:
+    async def follow(self, scans: AsyncIterator[Scan], on_first_scan: Callable[[Scan], None]) -> None:
         """Watch every VM that the scans show. Ends only when cancelled."""
         first = True
         async with anyio.create_task_group() as group:
@@ -72,7 +72,7 @@ class Fleet:
                 if first:
                     first = False
                     log.info("discovery", monitors=len(scan.seen), refused=len(scan.refused))
-                    on_first_scan(len(scan.seen))
+                    on_first_scan(scan)
 
     def _take_in(self, scan: Scan, group: TaskGroup) -> None:
         for refused in scan.refused:

@@ -1,5 +1,6 @@
 """Gives back the intervals that are still ours, to the very processes we changed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -35,13 +36,14 @@ class Settlement:
 
 async def give_back(
     ledger: Ledger,
+    debts: Sequence[Owed],
     qmp: QmpSettings,
     openings: anyio.CapacityLimiter,
     counters: Counters,
     *,
     answer_within_s: float,
 ) -> list[Settlement]:
-    """Settle every debt that can be settled, side by side; each that is settled is forgotten.
+    """Settle each of `debts` that can be settled, side by side; each that is settled is forgotten.
 
     Raises:
         StateFileError: the ledger could not be written; what was given back stays in it, and is found
@@ -58,7 +60,7 @@ async def give_back(
             await ledger.forget(owed.path, owed.mark)
 
     async with anyio.create_task_group() as group:
-        for owed in ledger.entries():
+        for owed in debts:
             group.start_soon(settle, owed)
     return sorted(settlements, key=lambda each: each.owed.path)
 

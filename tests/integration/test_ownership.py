@@ -226,6 +226,36 @@ def test_give_back_after_a_crash_returns_exactly_what_is_still_ours(folder: Path
         assert owed(folder) == []
 
 
+def test_a_vm_that_has_left_the_globs_gets_its_interval_back_at_the_next_start(folder: Path) -> None:
+    with (
+        qemu.idle(folder, "a") as stays,
+        qemu.idle(folder, "b") as leaves,
+        qemu.idle(folder, "c") as theirs,
+        qemu.idle(folder, "d") as wedged,
+    ):
+        with agent(folder / "1", *watch(folder), env=KEPT, state=folder) as process:
+            Lines(process).wait(lambda: len(owed(folder)) == 4, "all set")
+            Lines(process).wait(lambda: interval(leaves) == interval(theirs) == 1, "all set in QEMU")
+            process.kill()
+        with theirs.monitor() as monitor:
+            monitor.set_interval(7)
+        wedged.freeze()
+
+        with (
+            Rival(stays) as rival,
+            agent(folder / "2", "--monitor", str(stays.qmp), env=KEPT, state=folder) as process,
+        ):
+            process.wait_for_log(f"outcome=given-back path={leaves.qmp}")
+            process.wait_for_log(f"outcome=not-ours path={theirs.qmp}")
+            process.wait_for_log(f"outcome=kept path={wedged.qmp}")
+            assert (interval(leaves), interval(theirs)) == (0, 7)
+            assert owed(folder) == ["a.qmp", "d.qmp"]
+            assert process.stop() == 0
+            assert [turn.interval_s for turn in rival.writes()] == [
+                10
+            ]  # ours anew: it is configured otherwise
+
+
 def interval(vm: qemu.Vm) -> int:
     with vm.monitor() as monitor:
         return monitor.interval_s()
