@@ -35,13 +35,14 @@ def conversing(p: Poller) -> bool:
 
 
 def stall_at(p: Poller, settings: PollSettings) -> int | None:
-    """Return when silence becomes a stall, while it is not one yet."""
+    """Return when silence becomes a stall, while it is not one yet and the interval is not being asked."""
     said = p.announced and p.announced.judgement
     if said is None or not p.interval_s or p.balloon_path is None or p.watched.since_ns is None:
         return None
     if said.state not in (State.REPORTING, State.CONNECTING) or not p.answered:
         return None
-    return p.watched.when(p.quiet_since_ns + deadline_ns(p.interval_s, settings) + 1)
+    at_ns = p.watched.when(p.quiet_since_ns + deadline_ns(p.interval_s, settings) + 1)
+    return None if at_ns is None or p.check_at_ns <= at_ns else at_ns
 
 
 def announce(p: Poller, now: Now, settings: PollSettings, effects: list[Effect]) -> Poller:
@@ -139,5 +140,6 @@ def _facts(p: Poller, now: Now, settings: PollSettings) -> Facts:
         kicked=p.history.kicked,
         advancing=p.advancing,
         quiet_for_s=(p.watched.read(now.mono_ns) - p.quiet_since_ns) / SECOND_NS,
+        checking=p.check_at_ns <= now.mono_ns,
         deadline_s=deadline_ns(p.interval_s, settings) / SECOND_NS,
     )

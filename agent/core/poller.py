@@ -123,6 +123,9 @@ class Poller(Struct, frozen=True):
     read_at_ns: int | None = None  # the last reading of this device
     read_mono_ns: int | None = None  # the same on the monotonic clock, also where an earlier run took it
     updated_at_ns: int | None = None  # the last update seen
+    interval_read_at_ns: int = 0  # when the interval was asked last
+    updates_since: int = 0  # seen since then
+    overwritten: int = 0  # at most; the next sample carries it
     quiet_since_ns: int = 0  # on `watched`: the last update, or since when one is due
     advancing: bool = False
     # what was said

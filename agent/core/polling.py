@@ -352,6 +352,7 @@ def _device(
             effects.append(Forget(p.greeted))
     if balloon_path is None or interval_s is None:
         return replace(p, balloon_path=None, interval_s=0, set_to_s=None, pace=None)
+    p = _interval_read(p, interval_s, now)
     if interval_s != p.interval_s or p.pace is None:
         p = _paced(replace(p, interval_s=interval_s), now, kicked=False)
     wish = ownership.look(
@@ -377,6 +378,17 @@ def _device(
     )
 
 
+def _interval_read(p: Poller, interval_s: int, now: Now) -> Poller:
+    """Count what a shorter interval that somebody set since the last look may have overwritten."""
+    overwritten = p.overwritten
+    if 0 < interval_s < p.interval_s and p.read_at_ns is not None:
+        made_at_most = (p.read_at_ns - p.interval_read_at_ns) // (interval_s * SECOND_NS) + 1
+        overwritten += max(made_at_most - p.updates_since, 0)
+    return replace(
+        p, interval_read_at_ns=p.running.read(now.mono_ns), updates_since=0, overwritten=overwritten
+    )
+
+
 def _new_device(p: Poller, now: Now, *, guest_reset: bool) -> Poller:
     return replace(
         p,
@@ -386,6 +398,7 @@ def _new_device(p: Poller, now: Now, *, guest_reset: bool) -> Poller:
         read_at_ns=None,
         read_mono_ns=None,
         updated_at_ns=None,
+        overwritten=0,
         advancing=False,
         quiet_since_ns=p.watched.read(now.mono_ns),
     )
@@ -429,7 +442,7 @@ def _read(
         and interval_ns // 2 <= since_update_ns <= pace.cadence_ns * 3 // 2 + SECOND_NS // 2
     )
     seen = epochs.see(p.history, reading, on_time=on_time, unix_ms=now.unix_ms, chance=chance)
-    first = p.read_at_ns is None
+    first, kicked, last = p.read_at_ns is None, p.history.kicked, p.history.last
     gap_ns = _gap_ns(p, answered_ns, now)
     rebooted = p.rebooted and p.reset_unread  # an update from before the reset says nothing of this boot
     history = epochs.break_rhythm(seen.history) if rebooted else seen.history
@@ -449,14 +462,17 @@ def _read(
             return replace(p, pace=pacing.read_at(pace, answered_ns + pace.interval_ns))
         # Paused: what was learnt stands for when it goes on.
         return replace(p, pace=pacing.read_at(pace, pacing.expected_at(pace, answered_ns)))
-    missed = max(gap_ns // interval_ns - 1, 0) if interval_ns else 0
+    missed = p.overwritten + (max(gap_ns // interval_ns - 1, 0) if interval_ns else 0)
+    p = replace(p, updates_since=p.updates_since + 1)
     age_ns = max(now.unix_ms - reading.last_update_s * 1000, 0) * 1_000_000
-    if p.interval_s and since_update_ns is not None and since_update_ns < interval_ns // 2:
+    soon = last is not None and reading.last_update_s - last.last_update_s < p.interval_s
+    if not first and not kicked and soon:
         p = replace(p, check_at_ns=now.mono_ns)  # sooner than QEMU would ask: somebody changed the interval?
     if seen.news is News.COALESCED:
         effects.append(CountReading(Counted.COALESCED))
     else:
         effects.append(EmitSample(_sample(p, reading, seen, missed, now)))
+        p = replace(p, overwritten=0)
         if missed:
             effects.append(CountReading(Counted.MISSED, missed))
     young = age_ns <= announcing.deadline_ns(p.interval_s, settings)
@@ -517,6 +533,8 @@ def _done(p: Poller, now: Now) -> Poller:
             p = replace(
                 p,
                 phase=Idle(),
+                interval_read_at_ns=p.running.read(now.mono_ns),
+                updates_since=0,
                 ownership=ownership.written(p.ownership, interval_before_s=p.interval_s, set_to_s=p.set_to_s),
                 interval_s=p.set_to_s,
                 set_to_s=None,
@@ -580,4 +598,7 @@ def _tick(p: Poller, now: Now, chance: int, settings: PollSettings, effects: lis
             effects.append(CloseLink())
             return _failed(p, LinkFault.NO_ANSWER, "no answer before the deadline", now, chance)
         case _:
-            return p
+            stall_at_ns = announcing.stall_at(p, settings)
+            if stall_at_ns is None or stall_at_ns > now.mono_ns:
+                return p
+            return replace(p, check_at_ns=now.mono_ns)  # unless somebody has made the interval a longer one

@@ -70,6 +70,7 @@ class Facts:
     kicked: bool  # we have just asked for an update, which comes within milliseconds
     advancing: bool  # an advance was seen within the deadline, or the first reading was that young
     quiet_for_s: float  # on the VM's running time, since the last advance or since one was due
+    checking: bool  # run state and interval are being asked: it may be another one by now
     deadline_s: float
 
 
@@ -142,6 +143,8 @@ def _judge_updates(f: Facts) -> Judgement | None:
     if f.all_unset:
         said = "the guest answers without any statistic: its balloon service is not running"
         return Judgement(State.EMPTY, Reason.ALL_UNSET, said)
+    if f.quiet_for_s > f.deadline_s and f.checking:
+        return None
     if f.quiet_for_s > f.deadline_s:
         said = f"no update for {f.quiet_for_s:.0f} s at an interval of {f.interval_s} s"
         return Judgement(State.STALLED, Reason.NO_ADVANCE, said)

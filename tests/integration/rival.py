@@ -30,6 +30,7 @@ class Rival:
         self._wish: list[int] = []
         self.insists = insists
         self.turns: list[Turn] = []
+        self.updates: list[int] = []  # each `last-update` seen
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"rival of {vm.name}")
 
@@ -51,6 +52,9 @@ class Rival:
         self.turns.append(Turn(time.monotonic(), last, ours=False))
         while not self._ending.wait(LOOKS_EVERY_S):
             now = self._monitor.interval_s()
+            updated_s, _ = self._monitor.guest_stats()
+            if updated_s and updated_s not in self.updates[-1:]:
+                self.updates.append(updated_s)
             if now != last:
                 self.turns.append(Turn(time.monotonic(), now, ours=False))
                 last = now

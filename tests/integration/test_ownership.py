@@ -119,6 +119,41 @@ def test_fill_leaves_another_value_alone_and_it_is_not_ours_to_give_back(folder:
         assert [turn.interval_s for turn in rival.turns] == [0, 1, 2]
 
 
+def test_an_interval_changed_by_somebody_is_followed_without_a_stall_or_a_loss_untold(folder: Path) -> None:
+    with (
+        qemu.guest(folder, "g") as vm,
+        Rival(vm) as rival,
+        agent(folder, *watch(folder), state=folder) as process,  # looks at the interval every 30 s
+    ):
+        lines = Lines(process)
+
+        def times() -> list[int]:
+            return [each["last_update"] for each in lines.samples("g")]
+
+        lines.wait(lambda: len(times()) >= 3, "three samples")
+        rival.set(8)  # longer than the agent's stall deadline, 6 s
+        lines.wait(lambda: rival.interval_s == 8, "set by the other client")
+        count = len(rival.updates)
+        lines.wait(lambda: len(rival.updates) > count, "an update at 8 s", 12)
+        lines.wait(lambda: times()[-1] == rival.updates[-1], "its sample", 8)
+        assert lines.samples("g")[-1]["polling_interval_s"] == 8
+        assert rival.updates == times()
+
+        rival.set(2)
+        lines.wait(lambda: lines.samples("g")[-1]["polling_interval_s"] == 2, "followed", 8 + 4)
+        followed_s = times()[-1]
+        count = len(rival.updates)
+        lines.wait(lambda: len(rival.updates) >= count + 3, "three more updates", 10)
+        lines.wait(lambda: times()[-1] == rival.updates[-1], "their samples", 2)
+
+        lost = [at_s for at_s in rival.updates if at_s not in times()]
+        assert all(at_s < followed_s for at_s in lost)
+        told = sum(each["missed_at_most"] for each in lines.samples("g"))
+        assert len(lost) <= told
+        assert "stalled" not in dict(lines.words(vm.qmp))
+        print(f"8 s to 2 s: {len(lost)} overwritten before it was noticed, {told} told")
+
+
 @contextmanager
 def contended(folder: Path, vm: qemu.Vm) -> Generator[Lines]:
     """Yield what an agent says that has left `vm` to a rival, who has gone since."""

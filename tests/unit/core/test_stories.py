@@ -438,6 +438,47 @@ def test_somebody_elses_value_is_no_longer_ours_to_give_back() -> None:
     assert story.poller.interval_s == 5
 
 
+def test_a_longer_interval_that_somebody_set_is_followed_and_no_stall() -> None:
+    story = reporting()
+
+    story.interval_s = 30
+    story.pass_s(28)
+    assert story.poller.interval_s == 30
+    story.update()
+    story.pass_s(30)
+    story.run_s(90, step_s=30)
+
+    assert "stalled" not in dict(story.words)
+    assert [each.missed_at_most for each in story.samples[5:]] == [0] * 4
+    story.pass_s(100)
+    assert story.words[-1] == ("stalled", "no_advance")
+
+
+def test_a_shorter_interval_that_somebody_set_is_noticed_at_the_next_reading_and_what_it_cost_is_told() -> (
+    None
+):
+    settings = PollSettings(interval_s=10, recheck_ns=3600 * SECOND_NS)
+    story = Story(settings=settings, interval_s=10)
+    story.start()
+    story.run_s(50, step_s=10)
+    count = len(story.samples)
+
+    story.interval_s = 2
+    story.pass_s(1)
+    for _ in range(12):
+        story.update()
+        story.pass_s(2)
+
+    assert story.poller.interval_s == 2
+    after = story.samples[count:]
+    assert len(after) >= 7
+    overwritten = 12 - len(after)
+    assert (
+        overwritten <= sum(each.missed_at_most for each in after) <= overwritten + 22
+    )  # an hour's look: 22 of 2 s
+    assert [each.missed_at_most for each in after[-5:]] == [0] * 5
+
+
 def test_share_leaves_between_readings_and_asks_the_run_state_at_each_visit() -> None:
     story = reporting(access=Access.SHARE)
 
