@@ -25,7 +25,7 @@ class LinkFault(StrEnum):
     MISSING = "missing"  # ENOENT: no such path
     REFUSED = "refused"  # ECONNREFUSED: a socket file nobody listens on
     DENIED = "denied"  # EACCES, EPERM
-    BUSY = "busy"  # EAGAIN: QEMU's backlog of one is full, other clients wait already
+    BUSY = "busy"  # other clients wait already: EAGAIN, or they were seen; nothing of ours waits there
     SILENT = "silent"  # accepted, no greeting before the deadline: held, wedged or not QMP
     NOT_QMP = "not_qmp"  # speaks something else
     HUNG_UP = "hung_up"  # the peer closed, or the link broke

@@ -31,6 +31,8 @@ def deadline_ns(interval_s: int, settings: PollSettings) -> int:
 
 def conversing(p: Poller) -> bool:
     """Whether the VM answers us: only then does its silence count against the guest."""
+    if p.kept_out_since_ns is not None:
+        return False
     return p.answered and p.fault is None and not (isinstance(p.phase, Asking) and p.phase.overdue)
 
 

@@ -15,9 +15,8 @@ from agent.core.events import (
 )
 from agent.core.ownership import Owed
 from agent.core.poller import SECOND_NS, Poller, PollSettings
-from agent.core.reading import (
-    Now,
-)
+from agent.core.reading import Now
+from agent.errors import LinkFault
 
 OPENING_BACKSTOP_NS = 300 * SECOND_NS
 """An attempt may wait for its turn among those opened at once; the greeting's own deadline is the edge's."""
@@ -31,7 +30,8 @@ def proceed(p: Poller, now: Now, settings: PollSettings, effects: list[Effect]) 
     """Return the poller with the next thing under way, where one is due and nothing else is."""
     match p.phase:
         case Away(retry_at_ns) if retry_at_ns is not None and retry_at_ns <= now.mono_ns and p.path_present:
-            effects.append(OpenLink())
+            silent = p.kept_out_since_ns is not None or p.fault in (LinkFault.SILENT, LinkFault.BUSY)
+            effects.append(OpenLink(look_first=silent))  # what we gave up there may still be waiting
             return replace(p, phase=Opening(now.mono_ns + OPENING_BACKSTOP_NS))
         case Idle():
             return _ask(p, now, settings, effects)
@@ -41,6 +41,9 @@ def proceed(p: Poller, now: Now, settings: PollSettings, effects: list[Effect]) 
 
 def _ask(p: Poller, now: Now, settings: PollSettings, effects: list[Effect]) -> Poller:
     question = _next_question(p, now.mono_ns)
+    over = p.visit_ends_ns is not None and p.visit_ends_ns <= now.mono_ns
+    if over and p.answered and question not in (None, Question.READ):
+        return leave(p, now.mono_ns + settings.visit_ns, effects)  # the rest at the next visit
     if question is None:
         if p.visit_ends_ns is None or (at_ns := next_question_at(p)) < p.visit_ends_ns:
             return p

@@ -198,7 +198,9 @@ Event = (
 
 @dataclass(frozen=True, slots=True)
 class OpenLink:
-    """Connect and wait for the greeting."""
+    """Connect and wait for the greeting. `look_first`: unless somebody is seen to wait there already."""
+
+    look_first: bool = False
 
 
 @dataclass(frozen=True, slots=True)

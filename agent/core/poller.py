@@ -100,6 +100,7 @@ class Poller(Struct, frozen=True):
     in_touch_since_ns: int | None = None  # since when links open and nothing fails
     other_path: str | None = None
     visit_ends_ns: int | None = None  # in `share`, while the link is open
+    kept_out_since_ns: int | None = None  # in `share`: others are inside, and what we know still stands
     # the VM
     identity: VmIdentity | None = None
     run_state: str | None = None

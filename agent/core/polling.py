@@ -70,6 +70,13 @@ from agent.errors import LinkFault
 DYING_TRIES, DYING_WAIT_NS = 5, 40_000_000
 """A killed QEMU closes its connections before its listener: `gone` within 0.4 s, not `unreachable` first."""
 
+SHARED_AGAIN_NS = {LinkFault.BUSY: SECOND_NS, LinkFault.SILENT: 3 * SECOND_NS}
+"""When to come back to a shared monitor that others are in. A silence leaves one of ours in QEMU's queue."""
+
+JUST_NOW_VISITS = 4
+"""A visit so soon after a check goes on where the one before broke off: a slow QEMU must not be asked the
+same again and again."""
+
 LASTING_NS = 30 * SECOND_NS
 """A conversation that ends sooner was no success: a peer that greets and hangs up is not asked in a loop."""
 
@@ -174,7 +181,7 @@ def _apply(
         case Opened(mark, owed):
             return _opened(p, mark, owed, now, settings, effects)
         case LinkFailed(fault, detail):
-            return _failed(p, fault, detail, now, chance)
+            return _failed(p, fault, detail, now, chance, settings)
         case Introduced():
             return _introduced(p, event, now, settings, effects)
         case Answered(reading):
@@ -227,6 +234,7 @@ def _opened(
         fault=None,
         fault_detail="",
         visit_ends_ns=visit_ends_ns,
+        kept_out_since_ns=None,
         in_touch_since_ns=since_ns,
     )
     if p.access is Access.SHARE and not p.path_present:
@@ -234,9 +242,14 @@ def _opened(
     let_go = p.announced is not None and p.announced.judgement.state is State.GONE  # of its id
     if mark == p.greeted and p.identity is not None and not let_go:
         # The same process: what is known of it stands, but anything may have happened meanwhile.
-        actual_at_ns = now.mono_ns if p.access is Access.HOLD else p.actual_at_ns
+        if p.access is Access.SHARE:
+            checked_ns = p.check_at_ns - settings.recheck_ns
+            just_now = p.answered and now.mono_ns - checked_ns < JUST_NOW_VISITS * settings.visit_ns
+            return replace(
+                p, answered=True, run_state=run_state, check_at_ns=p.check_at_ns if just_now else now.mono_ns
+            )
         return replace(
-            p, answered=True, run_state=run_state, check_at_ns=now.mono_ns, actual_at_ns=actual_at_ns
+            p, answered=True, run_state=run_state, check_at_ns=now.mono_ns, actual_at_ns=now.mono_ns
         )
     if mark != p.greeted:
         before_mark = p.greeted if p.before is None else p.before.mark
@@ -278,7 +291,15 @@ def _left_for_good(p: Poller, effects: list[Effect]) -> Poller:
     )
 
 
-def _failed(p: Poller, fault: LinkFault, detail: str, now: Now, chance: int) -> Poller:
+def _failed(
+    p: Poller, fault: LinkFault, detail: str, now: Now, chance: int, settings: PollSettings
+) -> Poller:
+    if p.access is Access.SHARE and p.answered and fault in (LinkFault.SILENT, LinkFault.BUSY):
+        since_ns = now.mono_ns if p.kept_out_since_ns is None else p.kept_out_since_ns
+        if now.mono_ns - since_ns < announcing.deadline_ns(p.interval_s, settings):
+            # Somebody else is inside: what is known of the VM stands as long as a guest's silence would.
+            again_ns = now.mono_ns + SHARED_AGAIN_NS[fault]
+            return replace(p, phase=Away(again_ns), kept_out_since_ns=since_ns)
     was_talking = p.answered and not isinstance(p.phase, Opening)
     since_ns = p.in_touch_since_ns
     lasted = since_ns is not None and now.mono_ns - since_ns >= LASTING_NS
@@ -286,6 +307,7 @@ def _failed(p: Poller, fault: LinkFault, detail: str, now: Now, chance: int) -> 
         p,
         answered=False,
         visit_ends_ns=None,
+        kept_out_since_ns=None,
         in_touch_since_ns=None,
         other_path=None,
         failures=0 if lasted else p.failures,
@@ -299,15 +321,19 @@ def _failed(p: Poller, fault: LinkFault, detail: str, now: Now, chance: int) -> 
         return replace(p, phase=Away(now.mono_ns + wait_ns), failures=p.failures + 1)
     same_patience = (fault in LEFT_ALONE) == (p.fault in LEFT_ALONE)
     failures = p.failures + 1 if same_patience else 1
-    retry_at_ns = _retry_at(fault, failures, now.mono_ns, chance)
+    retry_at_ns = _retry_at(p.access, fault, failures, now.mono_ns, chance)
     return replace(p, phase=Away(retry_at_ns), fault=fault, fault_detail=detail, failures=failures)
 
 
-def _retry_at(fault: LinkFault, failures: int, mono_ns: int, chance: int) -> int | None:
+def _retry_at(access: Access, fault: LinkFault, failures: int, mono_ns: int, chance: int) -> int | None:
     """Return when to try again. An attempt is itself intrusive where the monitor is somebody else's."""
     if fault is LinkFault.NOT_QMP:
         return None
     first_s, longest_s = (60.0, 900.0) if fault in LEFT_ALONE else (0.25, 30.0)
+    if access is Access.SHARE and fault is LinkFault.BUSY:  # nothing of ours is left there by an attempt
+        first_s, longest_s = 1.0, 30.0
+    elif access is Access.SHARE and fault is LinkFault.SILENT and failures == 1:
+        first_s = 3.0  # to look whether it still waits there; where that cannot be seen, the next is no first
     wait_s = min(first_s * 2 ** min(failures - 1, 16), longest_s)
     roll = (chance >> 75) / (1 << 53)
     return mono_ns + int(wait_s * (0.8 + 0.2 * roll) * SECOND_NS)
@@ -568,7 +594,7 @@ def _refused(
             return replace(p, phase=Idle(), ownership=own, set_to_s=None, remembered=False)
         case Question.INTRODUCE | Question.CLAIM:
             effects.append(CloseLink())
-            return _failed(p, LinkFault.PROTOCOL, detail, now, chance)
+            return _failed(p, LinkFault.PROTOCOL, detail, now, chance, settings)
 
 
 def _heard(p: Poller, heard: Heard, now: Now) -> Poller:
@@ -591,12 +617,12 @@ def _tick(p: Poller, now: Now, chance: int, settings: PollSettings, effects: lis
     match p.phase:
         case Opening(deadline_ns) if deadline_ns <= now.mono_ns:
             effects.append(CloseLink())
-            return _failed(p, LinkFault.SILENT, "no greeting before the deadline", now, chance)
+            return _failed(p, LinkFault.SILENT, "no greeting before the deadline", now, chance, settings)
         case Asking(deadline_ns=deadline_ns, overdue=False) if deadline_ns <= now.mono_ns:
             if p.access is Access.HOLD:
                 return replace(p, phase=replace(p.phase, overdue=True))
             effects.append(CloseLink())
-            return _failed(p, LinkFault.NO_ANSWER, "no answer before the deadline", now, chance)
+            return _failed(p, LinkFault.NO_ANSWER, "no answer before the deadline", now, chance, settings)
         case _:
             stall_at_ns = announcing.stall_at(p, settings)
             if stall_at_ns is None or stall_at_ns > now.mono_ns:

@@ -36,7 +36,7 @@ LEFT_ALONE = frozenset({LinkFault.SILENT, LinkFault.BUSY, LinkFault.NOT_QMP})
 _ADVICE = {
     LinkFault.SILENT: "accepts and says nothing: held by another client, wedged, or not a QMP monitor;"
     " give the agent a monitor of its own (a second -qmp option)",
-    LinkFault.BUSY: "other clients wait for it already, or QEMU is wedged;"
+    LinkFault.BUSY: "held by another client while others wait for it, or QEMU is wedged;"
     " give the agent a monitor of its own (a second -qmp option)",
     LinkFault.NOT_QMP: "does not speak QMP: left alone until another socket takes its place",
     LinkFault.DENIED: "permission denied: run the agent as the socket's owner, or in a group that may write",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from agent.core.reading import SocketMark
 from agent.errors import LinkFault, QmpUnreachable
+from agent.qmp import backlog
 
 _ATTEMPTS = 3
 """How often a socket may be replaced under us before we leave it to the next attempt."""
@@ -32,12 +33,15 @@ class Endpoint:
     mark: SocketMark
 
 
-def connect(path: str) -> Endpoint:
+def connect(path: str, *, look_first: bool = False) -> Endpoint:
     """Connect to the socket file at `path`. Never waits for the peer; for a worker thread (file system).
 
     The file is opened first (O_PATH) and connected to through /proc/self/fd: so its mark is that of what
     we connect to, whatever happens to the path meanwhile, and the path may be of any length (sun_path
     holds 108 bytes).
+
+    `look_first`: where the kernel shows that somebody waits already, be it one that we gave up, it is BUSY
+    and nothing is connected.
 
     Raises:
         QmpUnreachable: MISSING, REFUSED, DENIED, BUSY, NOT_QMP (not a socket), or HUNG_UP for the rest.
@@ -49,6 +53,8 @@ def connect(path: str) -> Endpoint:
                 status = os.fstat(file)
                 if not stat.S_ISSOCK(status.st_mode):
                     raise QmpUnreachable(path, LinkFault.NOT_QMP, "not a socket")
+                if look_first and backlog.waiting(status):
+                    raise QmpUnreachable(path, LinkFault.BUSY, "connections wait there already")
                 try:
                     return Endpoint(_connect_through(file), mark_of(status))
                 except ConnectionRefusedError:

@@ -4,6 +4,7 @@ import socket
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import anyio
@@ -185,7 +186,7 @@ class Link:
 
 @asynccontextmanager
 async def open_link(
-    path: str, settings: Settings, openings: anyio.CapacityLimiter
+    path: str, settings: Settings, openings: anyio.CapacityLimiter, *, look_first: bool = False
 ) -> AsyncGenerator[Link, None]:
     """Connect, read the greeting, negotiate; the link is closed at the end of the block, whatever happens.
 
@@ -196,6 +197,7 @@ async def open_link(
         path: the socket file, of any length.
         settings: the deadline and the bound on events.
         openings: waited for before connecting, and let go before the block begins.
+        look_first: do not join those who wait at the socket already; it is BUSY then.
 
     Raises:
         QmpUnreachable: MISSING, REFUSED, DENIED, BUSY, SILENT, NOT_QMP, HUNG_UP, NO_ANSWER (greeted, and
@@ -205,7 +207,7 @@ async def open_link(
     connection: socket.socket | None = None
     try:
         async with openings:
-            found = await anyio.to_thread.run_sync(endpoint.connect, path)
+            found = await anyio.to_thread.run_sync(partial(endpoint.connect, path, look_first=look_first))
             connection = found.connection
             try:
                 with anyio.fail_after(settings.greeting_timeout_s):

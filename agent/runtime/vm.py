@@ -175,9 +175,11 @@ class VmTask:
     def _perform(self, effect: Effect) -> None:
         around, group = self._around, self._group
         match effect:
-            case OpenLink():
+            case OpenLink(look_first):
                 self._link_number += 1
-                group.start_soon(self._keep_link, self._link_number, name=f"link:{self.poller.path}")
+                group.start_soon(
+                    self._keep_link, self._link_number, look_first, name=f"link:{self.poller.path}"
+                )
             case CloseLink():
                 self._link_number += 1  # whatever still comes from it is late
                 self._link, self._asks = None, None
@@ -216,12 +218,12 @@ class VmTask:
 
     # --- the link ---
 
-    async def _keep_link(self, number: int) -> None:
+    async def _keep_link(self, number: int, look_first: bool) -> None:
         around, path = self._around, self.poller.path
         with anyio.CancelScope() as self._link_scope:
             try:
                 async with (
-                    open_link(path, around.qmp, around.openings) as link,
+                    open_link(path, around.qmp, around.openings, look_first=look_first) as link,
                     anyio.create_task_group() as asks,
                 ):
                     self._link, self._asks = link, asks

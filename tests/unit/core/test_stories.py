@@ -10,12 +10,14 @@ from agent.core.events import (
     CloseLink,
     Counted,
     CountReading,
+    Done,
     Duplicate,
     Effect,
     Event,
     Forget,
     Heard,
     LinkFailed,
+    OpenLink,
     PathMissing,
     PathSeen,
     Question,
@@ -490,6 +492,66 @@ def test_share_leaves_between_readings_and_asks_the_run_state_at_each_visit() ->
     assert dict(story.words).keys() == {"connecting", "reporting"}
 
 
+def test_a_shared_monitor_that_others_are_in_for_a_moment_changes_nothing() -> None:
+    story = reporting(access=Access.SHARE)
+    words = list(story.words)
+    story.mute = True
+    story.pass_s(1)
+
+    story.feed(LinkFailed(LinkFault.SILENT, "no greeting"))
+    opened = len(story.effects)
+    story.pass_s(3.5)
+    assert OpenLink(look_first=True) in story.effects[opened:]
+    story.feed(LinkFailed(LinkFault.BUSY, "somebody waits"))
+    story.mute = False
+    story.update()
+    story.pass_s(1.5)
+    story.run_s(3)
+
+    assert story.words == words
+    assert OpenLink() in story.effects[opened:]
+    assert 3 <= story.samples[5].missed_at_most <= 6
+
+
+def test_a_shared_monitor_that_others_keep_is_no_greeting_and_never_stalled() -> None:
+    story = reporting(access=Access.SHARE)
+    story.mute = True
+    story.pass_s(1)
+    story.feed(LinkFailed(LinkFault.SILENT, "no greeting"))
+    for _ in range(60):
+        story.pass_s(1)
+        story.feed(LinkFailed(LinkFault.BUSY, "somebody waits"))
+
+    assert story.words[-2:] == [("reporting", "advancing"), ("no-greeting", "busy")]
+    story.mute = False
+    story.run_s(33)
+    assert story.words[-1] == ("reporting", "advancing")
+    assert "stalled" not in dict(story.words)
+
+
+def test_a_visit_that_takes_too_long_ends_and_the_next_one_goes_on() -> None:
+    story = Story(access=Access.SHARE, interval_s=0)
+    answer = story.answer
+
+    def slow_disk(effect: object) -> object:
+        said = answer(effect)  # pyright: ignore[reportArgumentType]
+        return None if isinstance(effect, Ask) and effect.question is Question.REMEMBER else said
+
+    story.answer = slow_disk  # pyright: ignore[reportAttributeAccessIssue]
+    story.update()
+    story.start()
+    assert questions(story)[-1] is Question.REMEMBER
+
+    story.now_ns += 150_000_000
+    left = story.feed(Done())
+    assert CloseLink() in left
+    story.pass_s(1)
+
+    assert questions(story).count(Question.REMEMBER) == 1
+    assert questions(story).count(Question.SET_INTERVAL) == 1
+    assert questions(story).count(Question.CHECK) <= 2  # but not between the two
+
+
 def test_a_silent_visit_is_left_at_its_deadline() -> None:
     story = reporting(access=Access.SHARE)
     answer = story.answer
@@ -566,7 +628,7 @@ def test_an_unchanged_state_is_repeated_and_says_when_it_is_void() -> None:
 
 
 def test_a_restart_knows_what_an_earlier_run_set() -> None:
-    from agent.core.events import Opened, OpenLink
+    from agent.core.events import Opened
     from agent.core.ownership import Owed
 
     owed = Owed("/run/vm/a.qmp", MARK, "/machine/peripheral/balloon0", 0, 1, 5)

@@ -1,0 +1,75 @@
+"""Who waits at a monitor's socket, as the kernel shows it: looked at instead of joining them.
+
+Linux tells by sock_diag(7), family AF_UNIX (linux/unix_diag.h): each listening socket with the device and the
+inode of its file, and how many connections it has not accepted. It shows those of our network namespace only.
+A QEMU that is free accepts within a millisecond; one that is held or wedged leaves them waiting, also those
+that were given up.
+"""
+
+import os
+import socket
+import struct
+from collections.abc import Iterator
+
+_NETLINK_SOCK_DIAG = 4
+_BY_FAMILY, _ERROR, _DONE = 20, 2, 3  # SOCK_DIAG_BY_FAMILY, NLMSG_ERROR, NLMSG_DONE
+_REQUEST_DUMP = 0x1 | 0x300  # NLM_F_REQUEST | NLM_F_DUMP
+_LISTENING = 1 << 10  # TCP_LISTEN
+_SHOW_VFS, _SHOW_RQLEN = 0x2, 0x10  # UDIAG_SHOW_VFS, UDIAG_SHOW_RQLEN
+_VFS, _RQLEN = 1, 4  # UNIX_DIAG_VFS, UNIX_DIAG_RQLEN
+
+_HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, pid
+_ASK = struct.Struct("=BBHIIIII")  # unix_diag_req: family, protocol, pad, states, inode, show, cookie
+_SAID = struct.Struct("=BBBBIII")  # unix_diag_msg: family, type, state, pad, inode, cookie
+_ATTRIBUTE = struct.Struct("=HH")  # nlattr: length, type
+_PAIR = struct.Struct("=II")
+
+_ANSWER_WITHIN_S = 1.0
+_READ_BYTES = 1 << 16
+
+
+def waiting(status: os.stat_result) -> int | None:
+    """Return how many connections wait to be accepted at a socket file; for a worker thread.
+
+    Args:
+        status: of the socket file.
+
+    Returns:
+        `None` where the kernel does not say, or the listener is of another network namespace.
+    """
+    device = os.major(status.st_dev) << 20 | os.minor(status.st_dev)  # as in the kernel: linux/kdev_t.h
+    file = (status.st_ino & 0xFFFF_FFFF, device)
+    try:
+        return next((count for listener, count in _listeners() if listener == file), None)
+    except (OSError, struct.error):
+        return None
+
+
+def _listeners() -> Iterator[tuple[tuple[int, int], int]]:
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
+        kernel.settimeout(_ANSWER_WITHIN_S)
+        ask = _ASK.pack(socket.AF_UNIX, 0, 0, _LISTENING, 0, _SHOW_VFS | _SHOW_RQLEN, 0, 0)
+        kernel.send(_HEADER.pack(_HEADER.size + len(ask), _BY_FAMILY, _REQUEST_DUMP, 1, 0) + ask)
+        while True:
+            data = kernel.recv(_READ_BYTES)
+            at = 0
+            while at < len(data):
+                length, kind, *_ = _HEADER.unpack_from(data, at)
+                if kind in (_DONE, _ERROR):
+                    return
+                found = dict(_attributes(data[at + _HEADER.size + _SAID.size : at + length]))
+                if _VFS in found and _RQLEN in found:
+                    yield _PAIR.unpack(found[_VFS]), _PAIR.unpack(found[_RQLEN])[0]
+                at += _aligned(length)
+
+
+def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    at = 0
+    while at + _ATTRIBUTE.size <= len(data):
+        length, kind = _ATTRIBUTE.unpack_from(data, at)
+        yield kind, data[at + _ATTRIBUTE.size : at + length]
+        at += _aligned(max(length, _ATTRIBUTE.size))
+
+
+def _aligned(length: int) -> int:
+    return (length + 3) & ~3

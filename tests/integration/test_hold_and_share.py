@@ -1,0 +1,244 @@
+"""Holding a monitor, and sharing it with other tools, on real QEMUs (Debian's 7.2 in CI)."""
+
+import json
+import socket
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.integration.rival import Rival
+from tests.integration.watching import Document, Lines, conserved
+from tests.lab import qemu
+from tests.lab.agent import agent
+from tests.lab.other_tool import Met, longest, other_tool
+from tests.lab.turnstile import turnstile
+
+pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("real_qemu")]
+
+VISIT_MS = 100.0
+"""The promise: `share` leaves within this."""
+
+REACTS_MS = 50.0
+"""The promise: what `hold` hears is a state event within this."""
+
+
+def shared_folder(folder: Path) -> Path:
+    """Return a folder as Proxmox has it: what is in it is shared unless told otherwise."""
+    path = folder / "qemu-server"
+    path.mkdir()
+    return path
+
+
+def beside_a_tool(folder: Path, interval_s: int, seconds: float) -> tuple[Met, Met]:
+    """Run a tool on a guest's one monitor all the time, first alone, then beside the agent."""
+    place = shared_folder(folder)
+    with qemu.guest(place, "101") as vm:
+        with other_tool(vm.qmp, folder / "tool") as tool:
+            time.sleep(5)
+            quiet = tool.stop()
+        with (
+            Rival(vm) as truth,
+            other_tool(vm.qmp, folder / "tool") as tool,
+            agent(folder, "--monitor", f"{place}/*.qmp", "--interval", f"{interval_s}s") as process,
+        ):
+            lines = Lines(process)
+            lines.wait_for_state(vm.qmp, "reporting")
+            time.sleep(seconds)
+            shown = list(truth.updates)
+            lines.wait(lambda: lines.samples("101")[-1]["last_update"] >= shown[-1], "the newest sample")
+            assert process.stop() == 0
+            beside = tool.stop()
+            samples = lines.samples("101")
+            totals = conserved(process)
+
+    times = [each["last_update"] for each in samples]
+    assert [at_s for at_s in shown if times[0] <= at_s and at_s not in times] == []
+    assert sum(each["missed_at_most"] for each in samples) == 0
+    assert {state for state, _ in lines.words(vm.qmp)} <= {"connecting", "waiting", "reporting"}
+    per_sample = totals["readings"] / totals["samples"]
+    visits = totals["links_opened"] / totals["samples"]
+    print(
+        f"a tool beside the agent, {interval_s} s: {beside.sessions} sessions, "
+        f"{len(beside.failures)} failures, {beside.full_queues} full queues, longest wait "
+        f"{longest(beside.waits_ms):.0f} ms (alone {longest(quiet.waits_ms):.0f} ms); {len(times)} samples, "
+        f"{per_sample:.2f} readings and {visits:.2f} visits a sample"
+    )
+    assert beside.sessions > 10 * seconds
+    assert per_sample <= 2.5
+    return quiet, beside
+
+
+@pytest.mark.alone
+def test_a_tool_on_a_shared_monitor_never_fails_and_waits_for_a_visit_at_most(folder: Path) -> None:
+    quiet, beside = beside_a_tool(folder, 2, 20)
+
+    assert beside.failures == []
+    assert longest(beside.waits_ms) <= VISIT_MS + longest(quiet.waits_ms) + 50
+
+
+@pytest.mark.long
+@pytest.mark.alone
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("interval_s", [2, 10])
+def test_a_tool_on_a_shared_monitor_never_fails_over_minutes(folder: Path, interval_s: int) -> None:
+    quiet, beside = beside_a_tool(folder, interval_s, 120)
+
+    assert beside.failures == []
+    assert longest(beside.waits_ms) <= VISIT_MS + longest(quiet.waits_ms) + 50
+
+
+@pytest.mark.alone
+def test_a_visit_ends_within_a_tenth_of_a_second(folder: Path) -> None:
+    place = shared_folder(folder)
+    with (
+        qemu.guest(folder, "g") as vm,
+        turnstile(place / "101.qmp", vm.qmp) as between,
+        agent(folder, "--monitor", f"{place}/*.qmp", "--interval", "1s") as process,
+    ):
+        lines = Lines(process)
+        lines.wait(lambda: len(lines.samples("g")) >= 15, "fifteen samples", 40)
+        assert process.stop() == 0
+
+        visits = sorted(between.visits_ms)
+        print(f"{len(visits)} visits: median {visits[len(visits) // 2]:.0f} ms, longest {visits[-1]:.0f} ms")
+        assert len(visits) >= 10
+        assert visits[-1] <= VISIT_MS
+
+
+def waiting_at(path: Path) -> int:
+    """Return how many connections a listener has not accepted: SS_CONNECTING in /proc/net/unix."""
+    lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
+    return sum(words[-1] == str(path) and words[5] == "02" for words in lines[1:])
+
+
+def test_a_shared_monitor_held_for_long_is_left_alone_and_come_back_to(folder: Path) -> None:
+    """At 2 s a guest may be silent for 7 s; so long others may be inside before that is said."""
+    place = shared_folder(folder)
+    with (
+        qemu.guest(place, "101") as vm,
+        agent(folder, "--monitor", f"{place}/*.qmp", "--interval", "2s") as process,
+    ):
+        lines = Lines(process)
+        lines.wait(lambda: len(lines.samples("101")) >= 3, "three samples")
+
+        def hold(seconds: float) -> tuple[int, float]:
+            """Return how many waited at most, and for how long the next client once the holder had left."""
+            with qemu.Monitor(vm.qmp) as holder:
+                most, until_s = 0, time.monotonic() + seconds
+                while time.monotonic() < until_s:
+                    most = max(most, waiting_at(vm.qmp))
+                    time.sleep(0.005)
+                holder.command("query-status")
+            begun_s = time.monotonic()
+            qemu.Monitor(vm.qmp, timeout_s=5).close()
+            return most, time.monotonic() - begun_s
+
+        most, next_s = hold(4)
+        lines.wait(lambda: lines.samples("101")[-1]["observed_at_ms"] > time.time() * 1000 - 500, "back", 8)
+        assert lines.words(vm.qmp)[-1][0] == "reporting"
+        assert "no-greeting" not in dict(lines.words(vm.qmp))
+        assert (most, next_s < 1) == (1, True)
+
+        most, next_s = hold(14)
+        assert lines.words(vm.qmp)[-1] == ("no-greeting", "busy")
+        assert (most, next_s < 1) == (1, True)
+        lines.wait_for_state(vm.qmp, "reporting", 15)
+        assert {state for state, _ in lines.words(vm.qmp)}.isdisjoint({"stalled", "unreachable", "gone"})
+
+
+def test_a_held_monitor_keeps_room_for_others_and_the_next_one_gets_it(folder: Path) -> None:
+    with qemu.idle(folder, "g") as vm, qemu.Monitor(vm.qmp) as holder:
+        with agent(folder, "--monitor", f"{folder}/*.qmp") as process:
+            lines = Lines(process)
+            lines.wait_for_state(vm.qmp, "no-greeting", 5)
+            assert waiting_at(vm.qmp) == 1
+            assert process.stop() == 0
+        waiter = socket.socket(socket.AF_UNIX)  # there is still room for others
+        waiter.setblocking(False)
+        waiter.connect(str(vm.qmp))
+        holder.close()
+        waiter.settimeout(3)
+        assert b'"QMP"' in waiter.recv(1000)
+        waiter.close()
+
+
+@pytest.mark.alone
+def test_what_hold_hears_is_said_within_fifty_milliseconds(folder: Path) -> None:
+    trials = 20
+    with ExitStack() as stack:
+        vms = [stack.enter_context(qemu.idle(folder, f"g{number:02}")) for number in range(trials)]
+        process = stack.enter_context(agent(folder, "--monitor", f"{folder}/*.qmp", "--interval", "10s"))
+        lines = Lines(process)
+        for vm in vms:
+            lines.wait_for_state(vm.qmp, "waiting")
+        took_ms: dict[str, list[float]] = {}
+        for command, said in (("stop", "paused"), ("cont", "waiting"), ("system_reset", "rebooted")):
+            for vm in vms:
+                with vm.monitor() as monitor:
+                    begun_ms = time.time() * 1000
+                    monitor.command(command)
+
+                    def last(at: Path = vm.qmp) -> Document:
+                        return lines.states(at)[-1]
+
+                    lines.wait(
+                        lambda last=last, said=said: said in (last()["state"], last()["reason"]),
+                        f"{command}: {said}",
+                        5,
+                    )
+                    took_ms.setdefault(command, []).append(last()["observed_at_ms"] - begun_ms)
+
+        words = ", ".join(f"{command} {max(took):.0f} ms" for command, took in took_ms.items())
+        print(f"longest of {trials} each: {words}")
+        assert all(max(took) <= REACTS_MS for took in took_ms.values())
+
+
+def is_free(path: Path, seconds: float) -> bool:
+    """Whether a client gets the monitor's greeting within `seconds`."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(seconds)
+        try:
+            client.connect(str(path))
+            return b'"QMP"' in client.recv(1000)
+        except (TimeoutError, BlockingIOError):
+            return False
+
+
+def test_each_glob_has_its_own_access(folder: Path) -> None:
+    """Held unless told otherwise; below `qemu-server` shared unless told otherwise."""
+    names = ("plain/told", "plain/default", "qemu-server/told", "qemu-server/default")
+    for place in ("plain", "qemu-server"):
+        (folder / place).mkdir()
+    config = folder / "barograph.json"  # JSON is YAML
+    config.write_text(
+        json.dumps(
+            {
+                "monitors": [
+                    {"glob": f"{folder}/plain/told.qmp", "access": "share"},
+                    {"glob": f"{folder}/qemu-server/told.qmp", "access": "hold"},
+                    f"{folder}/plain/*.qmp",
+                    f"{folder}/qemu-server/*.qmp",
+                ]
+            }
+        )
+    )
+    with ExitStack() as stack:
+        vms = {
+            name: stack.enter_context(qemu.idle(folder / name.split("/")[0], name.split("/")[1]))
+            for name in names
+        }
+        process = stack.enter_context(agent(folder, "--config", str(config)))
+        lines = Lines(process)
+        for vm in vms.values():
+            lines.wait_for_state(vm.qmp, "waiting")
+
+        free = {name: is_free(vm.qmp, 0.7) for name, vm in vms.items()}
+
+        assert free == {
+            "plain/told": True,
+            "plain/default": False,
+            "qemu-server/told": False,
+            "qemu-server/default": True,
+        }
