@@ -294,7 +294,8 @@ def _left_for_good(p: Poller, effects: list[Effect]) -> Poller:
 def _failed(
     p: Poller, fault: LinkFault, detail: str, now: Now, chance: int, settings: PollSettings
 ) -> Poller:
-    if p.access is Access.SHARE and p.answered and fault in (LinkFault.SILENT, LinkFault.BUSY):
+    may_be_inside = p.access is Access.SHARE and fault in (LinkFault.SILENT, LinkFault.BUSY)
+    if may_be_inside and p.answered and p.path_present:
         since_ns = now.mono_ns if p.kept_out_since_ns is None else p.kept_out_since_ns
         if now.mono_ns - since_ns < announcing.deadline_ns(p.interval_s, settings):
             # Somebody else is inside: what is known of the VM stands as long as a guest's silence would.

@@ -529,6 +529,18 @@ def test_a_shared_monitor_that_others_keep_is_no_greeting_and_never_stalled() ->
     assert "stalled" not in dict(story.words)
 
 
+def test_a_shared_monitor_whose_path_goes_while_we_wait_there_is_gone() -> None:
+    story = reporting(access=Access.SHARE)
+    story.mute = True
+    story.pass_s(1)
+
+    story.feed(PathMissing())
+    story.feed(LinkFailed(LinkFault.SILENT, "no greeting"))
+
+    assert story.words[-1] == ("gone", "missing")
+    assert Retire() in story.effects
+
+
 def test_a_visit_that_takes_too_long_ends_and_the_next_one_goes_on() -> None:
     story = Story(access=Access.SHARE, interval_s=0)
     answer = story.answer
