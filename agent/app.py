@@ -4,8 +4,8 @@ import gc
 import os
 import resource
 import signal
-from collections.abc import Collection, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -18,8 +18,9 @@ from agent.config import Config
 from agent.contract.encode import Agent, sample_document, state_document
 from agent.core.delivery import DeliverySettings
 from agent.core.epochs import uuid7
+from agent.core.health import Health, Standing
 from agent.core.ownership import Owed, left_behind
-from agent.core.reading import AgentPhase, IntervalPolicy, RecordKind
+from agent.core.reading import AgentPhase, IntervalPolicy, RecordKind, State
 from agent.discovery.locks import MonitorLocks, default_path
 from agent.discovery.scan import Scan
 from agent.discovery.watch import watch
@@ -27,9 +28,11 @@ from agent.errors import StateFileError
 from agent.runtime import clock, logs
 from agent.runtime.agent_state import AgentState
 from agent.runtime.alarms import Alarms
+from agent.runtime.answers import Answers
 from agent.runtime.deliver import Deliverer
 from agent.runtime.fleet import NO_MEMORIES, Fleet
 from agent.runtime.give_back import Outcome, Settlement, give_back
+from agent.runtime.health import HealthWatch
 from agent.runtime.probe import probe as look
 from agent.runtime.recorder import Keeper, Recorder
 from agent.runtime.vm import ClaimsRegistry, Surroundings
@@ -43,6 +46,8 @@ from agent.spool.memory import MemoryBuffer
 from agent.spool.record_queue import RecordQueue
 from agent.spool.store import Queue
 from agent.telemetry import Counters
+from agent.web.pages import application
+from agent.web.server import open_web
 
 log = structlog.get_logger("barograph")
 
@@ -53,7 +58,8 @@ async def run(config: Config) -> None:
     """Watch this host's VMs until SIGTERM or SIGINT, then stop in order.
 
     Raises:
-        StateFileError: the state directory cannot be used. Nothing was started.
+        StateFileError, CannotListen: the state directory, or the web's address, cannot be used. Nothing was
+            started.
         SinkError: a sink that cannot be used at all ended the run.
     """
     logs.configure(config.log.level, config.log.format)
@@ -82,6 +88,7 @@ class _Run:
         self, config: Config, identity: Agent, ledger: Ledger, spool: DiskSpool | None, counters: Counters
     ) -> None:
         self._config = config
+        self._identity = identity
         self._ledger = ledger
         self._spool = spool
         self._counters = counters
@@ -106,6 +113,7 @@ class _Run:
         memories = NO_MEMORIES if spool is None else spool.memories
         self._fleet = Fleet(identity.host_id, around, memories, contain=contain)
         self._state = AgentState(self._recorder, self._counters, polling.heartbeat_ns)
+        self._discovered: int | None = None  # monitors found by the first scan
 
     async def run(self) -> None:
         collecting = anyio.CancelScope()
@@ -113,7 +121,21 @@ class _Run:
             Deliverer(sink, queue, self._counters, DeliverySettings(), on_output_closed=collecting.cancel)
             for sink, queue in self._deliveries
         ]
+        health = HealthWatch(self._parts(deliverers), (self._undiscovered, self._unwritable))
+        async with AsyncExitStack() as last:  # the web ends after all else, so that it can say "stopping"
+            if self._config.web is not None:
+                answers = Answers(self._identity, self._recorder, self._state, health)
+                await last.enter_async_context(open_web(self._config.web, application(answers)))
+            await self._run(collecting, deliverers, health)
+        totals = {name.replace("/", "."): total for name, total in self._counters.snapshot().items()}
+        waiting = {f"waiting.{sink.name}": queue.held for sink, queue in self._deliveries if queue.held}
+        log.info("stopped", **totals, **waiting)
+
+    async def _run(
+        self, collecting: anyio.CancelScope, deliverers: Sequence[Deliverer], health: HealthWatch
+    ) -> None:
         async with anyio.create_task_group() as group:
+            group.start_soon(health.run)
             for deliverer in deliverers:
                 group.start_soon(deliverer.run)
             if self._spool is not None:
@@ -129,19 +151,53 @@ class _Run:
                     gc.freeze()
                     scans = watch(self._config.discovery_settings(), _monitor_locks())
                     await self._fleet.follow(scans, partial(self._on_first_scan, collection))
+            health.stop()
             await self._stop(deliverers)
             group.cancel_scope.cancel()
         if self._spool is not None:  # what the deliverers settled last, and what they could not send
             with anyio.move_on_after(_LAST_COMMIT_S):
                 await self._spool.flush()
-        totals = {name.replace("/", "."): total for name, total in self._counters.snapshot().items()}
-        waiting = {f"waiting.{sink.name}": queue.held for sink, queue in self._deliveries if queue.held}
-        log.info("stopped", **totals, **waiting)
+
+    def _parts(self, deliverers: Sequence[Deliverer]) -> Mapping[str, Callable[[], Standing]]:
+        """How each part of the agent is, by its name in /healthz."""
+
+        def of(deliverer: Deliverer) -> Callable[[], Standing]:
+            return lambda: deliverer.standing
+
+        parts = {"discovery": self._discovery, "collection": self._collection, "spool": self._spooling}
+        parts |= {deliverer.name: of(deliverer) for deliverer in deliverers}
+        otlp = self._otlp
+        return parts if otlp is None else parts | {"otlp": lambda: otlp.standing}
+
+    def _discovery(self) -> Standing:
+        if self._discovered is None:
+            return Standing(Health.STARTING, "looking for monitors")
+        return Standing(Health.OK, f"{self._fleet.watching} monitors watched, {self._fleet.refused} refused")
+
+    def _collection(self) -> Standing:
+        if self._discovered is None:
+            return Standing(Health.STARTING, "no monitor found yet")
+        states = [view.state.state for view in self._recorder.views()]
+        return Standing(Health.OK, f"{states.count(State.REPORTING)} of {len(states)} VMs report")
+
+    def _spooling(self) -> Standing:
+        if self._spool is None:
+            return Standing(Health.OK, "none: what waits is in memory")
+        problem = self._spool.problem
+        return Standing(Health.OK, "on disk") if problem is None else Standing(Health.DEGRADED, problem)
+
+    def _undiscovered(self) -> str | None:
+        return "the first discovery is not done" if self._discovered is None else None
+
+    def _unwritable(self) -> str | None:
+        writable = self._spool is None or self._spool.trouble is None
+        return None if writable else "the spool cannot be written"
 
     def _problem(self) -> str | None:
         return None if self._spool is None else self._spool.problem
 
     def _on_first_scan(self, collection: TaskGroup, scan: Scan) -> None:
+        self._discovered = len(scan.seen)
         self._state.enter(AgentPhase.RUNNING, f"found {len(scan.seen)} monitors")
         collection.start_soon(self._let_go, scan)
 

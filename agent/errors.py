@@ -9,6 +9,7 @@ AgentError
 │   └── QmpCommandError      QEMU understood and said no                 → keep the link
 ├── StateFileError         what is owed could not be read or written     → say so, go on
 ├── SpoolError             the spool's file; `fault` says why            → try again, or set it aside
+├── CannotListen           startup only; the CLI prints it and exits 3
 └── SinkError              one destination
     ├── OutputClosed         nobody will read more                       → end quietly
     └── SinkUnavailable      may succeed later; may carry a delay        → retry
@@ -119,6 +120,10 @@ class SpoolError(AgentError):
         self.fault = fault
         self.detail = detail
         super().__init__(f"{path}: {detail}")
+
+
+class CannotListen(AgentError):
+    """The address of `web.listen` cannot be had. Nothing was started."""
 
 
 class SinkError(AgentError):

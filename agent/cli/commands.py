@@ -25,13 +25,14 @@ from agent.cli.flags import (
     OtlpFlag,
     PolicyFlag,
     StateDirectoryFlag,
+    WebFlag,
     load_config,
     refuse,
 )
 from agent.config import Flags
 from agent.config.summary import summary
 from agent.config.units import parse_duration
-from agent.errors import ConfigError, Problem, StateFileError
+from agent.errors import CannotListen, ConfigError, Problem, StateFileError
 
 SCHEMAS = {
     "config": "config.schema.json",
@@ -87,6 +88,7 @@ def run(
     host_id: HostIdFlag = None,
     host_name: HostNameFlag = None,
     state_directory: StateDirectoryFlag = None,
+    web: WebFlag = None,
     log_level: LogLevelFlag = None,
 ) -> None:
     """Watch this host's VMs until SIGTERM or ctrl-C.
@@ -104,6 +106,7 @@ def run(
         host_id=host_id,
         host_name=host_name,
         state_directory=state_directory,
+        web=web,
         log_level=log_level,
     )
     configured = load_config(flags)
@@ -125,6 +128,7 @@ def check_config(
     host_id: HostIdFlag = None,
     host_name: HostNameFlag = None,
     state_directory: StateDirectoryFlag = None,
+    web: WebFlag = None,
     log_level: LogLevelFlag = None,
 ) -> None:
     """Name every problem of the configuration, or say what it comes to.
@@ -141,6 +145,7 @@ def check_config(
         host_id=host_id,
         host_name=host_name,
         state_directory=state_directory,
+        web=web,
         log_level=log_level,
     )
     typer.echo(summary(load_config(flags)))
@@ -233,6 +238,6 @@ def _in_loop(function: Callable[[Unpack[_Ts]], Awaitable[_T]], *args: *_Ts) -> _
     options: dict[str, Any] = {"use_uvloop": find_spec("uvloop") is not None}
     try:
         return anyio.run(function, *args, backend_options=options)
-    except StateFileError as error:
+    except (StateFileError, CannotListen) as error:
         typer.echo(f"cannot start: {error}", err=True)
         raise typer.Exit(EXIT_CANNOT_START) from error

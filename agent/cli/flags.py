@@ -49,6 +49,12 @@ StateDirectoryFlag = Annotated[
     str | None,
     typer.Option("--state-directory", metavar="PATH", help="Where the spool is, and what is owed to VMs."),
 ]
+WebFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--web", metavar="HOST:PORT", help="Where to answer probes and scrapes, instead of loopback."
+    ),
+]
 LogLevelFlag = Annotated[
     str | None, typer.Option("--log-level", metavar="WORD", help="debug, info, warning or error.")
 ]

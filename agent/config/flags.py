@@ -19,6 +19,7 @@ class Flags:
     host_id: str | None = None
     host_name: str | None = None
     state_directory: str | None = None
+    web: str | None = None
     log_level: str | None = None
 
     def layer(self) -> Layer:
@@ -32,6 +33,7 @@ class Flags:
             ("host", "id"): ("--host-id", self.host_id),
             ("host", "name"): ("--host-name", self.host_name),
             ("state_directory",): ("--state-directory", self.state_directory),
+            ("web", "listen"): ("--web", self.web),
             ("log", "level"): ("--log-level", self.log_level),
         }
         layer = Layer()

@@ -11,6 +11,7 @@ from agent.config.effective import Effective, effective
 from agent.config.flags import Flags
 from agent.config.sinks import KafkaConfig
 from agent.config.surroundings import Host
+from agent.config.words import split_address
 from agent.contract.encode import Mode
 from agent.core.poller import PollSettings
 from agent.discovery.settings import MonitorGlob
@@ -19,6 +20,7 @@ from agent.qmp.link import Settings as QmpSettings
 from agent.sinks import kafka_settings, otlp_settings
 from agent.spool import disk
 from agent.spool.store import Bounds
+from agent.web import settings as web_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,15 @@ class Config:
             cert_file=_path(otlp.tls.cert_file),
             key_file=_path(otlp.tls.key_file),
         )
+
+    @property
+    def web(self) -> web_settings.Settings | None:
+        """Where to listen; `None`: nowhere."""
+        web = self.effective.written.web
+        if not web.enabled:
+            return None
+        host, port = split_address(web.listen)
+        return web_settings.Settings(host=host, port=port)
 
     def polling_settings(self) -> PollSettings:
         """How VMs are asked."""

@@ -32,6 +32,8 @@ def _lines(config: Config) -> Iterator[tuple[str, str]]:
         yield "otlp", f"{config.otlp.endpoint} by {otlp_protocol(written)} every {written.otlp.interval}"
     if config.lines_enabled:
         yield "lines", "on stdout"
+    if config.web is not None:
+        yield "web", f"on {written.web.listen}"
     yield "state", config.state_directory
     if config.spool is not None:
         yield "spool", f"on disk, up to {written.spool.size} and {written.spool.age}"

@@ -62,6 +62,28 @@ def _bootstrap_server(written: str) -> str:
     return written
 
 
+def split_address(written: str) -> tuple[str, int]:
+    """Return host and port of `HOST:PORT`; an IPv6 address without its brackets."""
+    host, _, port = written.rpartition(":")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _listen(written: str) -> str:
+    example = "as in 127.0.0.1:19464 or [::1]:19464"
+    host, colon, port = written.rpartition(":")
+    if "://" in written or not colon or not port.isdecimal() or (":" in host and not host.startswith("[")):
+        raise ValueError(f"{written!r} is no address and port: write HOST:PORT, {example}")
+    if int(port) > 65535:
+        raise ValueError(f"{written!r}: there is no port {port}: it must be from 0 (any free one) to 65535")
+    if not host:
+        raise ValueError(f"{written!r} has no host: write 0.0.0.0{written} if all networks are meant")
+    if _HOST.fullmatch(host) is None:
+        raise ValueError(f"{written!r}: {host!r} is not a host: write an address, {example}")
+    if host.startswith("["):
+        _check_ipv6(written, host)
+    return written
+
+
 def _check_ipv6(written: str, host: str) -> None:
     try:
         socket.inet_pton(socket.AF_INET6, host[1:-1].partition("%")[0])
@@ -177,6 +199,7 @@ OnOff = Annotated[Switch, BeforeValidator(_switch), WithJsonSchema({"enum": ["au
 NotBool = BeforeValidator(_count)
 Server = Annotated[str, AfterValidator(_bootstrap_server)]
 Servers = Annotated[tuple[Server, ...], AfterValidator(_some), Names, Takes("list of `HOST:PORT`")]
+Listen = Annotated[str, AfterValidator(_listen), Takes("`HOST:PORT`")]
 Endpoint = Annotated[
     str,
     AfterValidator(_endpoint),

@@ -12,7 +12,7 @@ from agent.config.choices import LogFormat, LogLevel, OnExit, SpoolMode
 from agent.config.section import Section
 from agent.config.sinks import KafkaConfig, LinesConfig, OtlpConfig
 from agent.config.units import Duration, Size, WrittenDuration, WrittenSize, within
-from agent.config.words import AbsolutePath, Identifier, Names, NotBool, Takes, TextOr
+from agent.config.words import AbsolutePath, Identifier, Listen, Names, NotBool, Takes, TextOr
 from agent.core.reading import Access, IntervalPolicy
 from agent.discovery.settings import MonitorGlob, mistakes
 
@@ -226,6 +226,20 @@ class SpoolConfig(Section):
     )
 
 
+class WebConfig(Section):
+    """Probes, metrics to scrape, and a page for people, over HTTP. Read-only."""
+
+    enabled: bool = Field(default=True, description="Whether to listen at all.")
+    listen: Listen = Field(
+        default="127.0.0.1:19464",
+        description=(
+            "Where. Who can connect can read the VMs' names and figures, so by default nobody from "
+            "outside; in a pod `0.0.0.0:19464`. Port 0: any free one, the log says which. A second "
+            "agent on a host needs a port of its own."
+        ),
+    )
+
+
 class LogConfig(Section):
     """What the agent says of itself, on stderr."""
 
@@ -290,6 +304,7 @@ class Written(BaseSettings):
     kafka: KafkaConfig = KafkaConfig()
     otlp: OtlpConfig = OtlpConfig()
     lines: LinesConfig = LinesConfig()
+    web: WebConfig = WebConfig()
     log: LogConfig = LogConfig()
     shutdown: ShutdownConfig = ShutdownConfig()
 

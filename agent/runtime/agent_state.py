@@ -54,20 +54,25 @@ class AgentState:
     def _say(self, *, heartbeat: bool) -> None:
         assert self._phase is not None
         self._sequence += 1
+        self._recorder.agent_state(self._event(heartbeat=heartbeat))
+
+    def present(self) -> AgentEvent:
+        """Return where the agent stands now, as its last record would say it."""
+        return self._event(heartbeat=True)
+
+    def _event(self, *, heartbeat: bool) -> AgentEvent:
         now_ms = clock.now().unix_ms
-        self._recorder.agent_state(
-            AgentEvent(
-                sequence=self._sequence,
-                state=self._phase,
-                detail=self._detail,
-                since_ms=self._since_ms,
-                observed_at_ms=now_ms,
-                previous_state=self._previous,
-                heartbeat=heartbeat,
-                next_heartbeat_by_ms=now_ms + self._heartbeat_ns * 11 // 10 // 1_000_000,
-                vms=self._count_vms(),
-                counters=self._counters.snapshot(),
-            )
+        return AgentEvent(
+            sequence=self._sequence,
+            state=AgentPhase.STARTING if self._phase is None else self._phase,
+            detail=self._detail,
+            since_ms=self._since_ms,
+            observed_at_ms=now_ms,
+            previous_state=self._previous,
+            heartbeat=heartbeat,
+            next_heartbeat_by_ms=now_ms + self._heartbeat_ns * 11 // 10 // 1_000_000,
+            vms=self._count_vms(),
+            counters=self._counters.snapshot(),
         )
 
     def _count_vms(self) -> Mapping[State, int]:

@@ -9,6 +9,7 @@ import structlog
 
 from agent.core import delivery
 from agent.core.delivery import Delivery, DeliverySettings, Send, Stop, Wait
+from agent.core.health import Health, Standing
 from agent.core.reading import Record
 from agent.errors import OutputClosed, SinkUnavailable
 from agent.runtime import clock
@@ -38,7 +39,22 @@ class Deliverer:
         self._on_output_closed = on_output_closed  # nobody reads any more: the agent has nothing left to do
         self._delivery = Delivery()
         self._closing = anyio.Event()
+        self._problem: str | None = None  # why the last attempt failed
+        self._delivers = False  # it has, once
         self.done = anyio.Event()
+
+    @property
+    def name(self) -> str:
+        """The sink's."""
+        return self._sink.name
+
+    @property
+    def standing(self) -> Standing:
+        """How the sink is, as far as the last attempt tells."""
+        waiting = f"{self._queue.held} records wait"
+        if self._problem is not None:
+            return Standing(Health.DEGRADED, f"{self._problem}; {waiting}")
+        return Standing(Health.OK if self._delivers else Health.STARTING, waiting)
 
     def close(self) -> None:
         """Ask for the end: what is held is tried without new retries. `done` tells when."""
@@ -82,6 +98,7 @@ class Deliverer:
         if self._delivery.failures:
             log.info("sink is back", sink=self._sink.name, failures=self._delivery.failures)
         self._delivery = delivery.accepted(self._delivery)
+        self._problem, self._delivers = None, True
         refused = self._refused(batch, receipt)
         self._counters.add(Count.DELIVERED, len(batch) - len(refused), reason=self._sink.name)
         if receipt.restamped:
@@ -105,6 +122,7 @@ class Deliverer:
 
     def _unavailable(self, error: SinkUnavailable) -> None:
         self._counters.add(Count.DELIVERY_FAILURES, reason=self._sink.name)
+        self._problem = str(error)
         if not self._delivery.failures and not self._delivery.closing:
             log.warning(
                 "sink unavailable", sink=self._sink.name, problem=str(error), waiting=self._queue.waiting

@@ -62,6 +62,11 @@ class Fleet:
         """How many VMs have a task."""
         return len(self._running)
 
+    @property
+    def refused(self) -> int:
+        """How many paths match and are left alone."""
+        return len(self._refused)
+
     async def follow(self, scans: AsyncIterator[Scan], on_first_scan: Callable[[Scan], None]) -> None:
         """Watch every VM that the scans show. Ends only when cancelled."""
         first = True

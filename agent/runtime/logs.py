@@ -6,7 +6,7 @@ from typing import Literal
 
 import structlog
 
-LIBRARIES = ("aiokafka", "qemu", "opentelemetry", "watchfiles", "asyncio", "urllib3", "grpc")
+LIBRARIES = ("aiokafka", "qemu", "opentelemetry", "watchfiles", "asyncio", "urllib3", "grpc", "uvicorn")
 """Their warnings repeat at every try; what matters in them reaches the log as a state of ours."""
 
 

@@ -55,8 +55,8 @@ class Recorder:
         self._counters.add(Count.STATE_EVENTS)
         before = self._board.get(event.path)
         sample = None
-        if before is not None and before.state.vm == event.vm:
-            sample = before.sample
+        if before is not None and before.sample is not None and before.sample.vm == event.vm:
+            sample = before.sample  # also one that came before the first word of whose it is
         balloon = None if before is None else before.balloon
         self._board[event.path] = VmView(event.path, event, sample, balloon)
         if not event.heartbeat:

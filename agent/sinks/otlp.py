@@ -22,6 +22,7 @@ import anyio
 import structlog
 
 from agent.contract.encode import Agent
+from agent.core.health import Health, Standing
 from agent.core.reading import VmView
 from agent.sinks import otlp_points
 from agent.sinks.otlp_cycle import Cycle, CycleEnd, Exporter, Outcome, SliceReport, run_cycle
@@ -65,6 +66,17 @@ class OtlpSink:
         self._heard_s = 0.0  # when the thread last said anything, on the loop's clock
         self._retry_at_s = 0.0
         self._failures = 0  # cycles in a row
+        self._problem = ""  # why the last one failed
+        self._exports = False  # it has, once
+
+    @property
+    def standing(self) -> Standing:
+        """How the backend is, as far as the last cycle tells."""
+        if self._failures:
+            return Standing(Health.DEGRADED, f"{self._failures} cycles failed: {self._problem}")
+        if self._exports:
+            return Standing(Health.OK, "exports")
+        return Standing(Health.STARTING, "nothing exported yet")
 
     async def run(self, views: Callable[[], Sequence[VmView]]) -> None:
         """Start a cycle every interval, on a fixed grid, until cancelled.
@@ -156,10 +168,12 @@ class OtlpSink:
             if not self._failures:
                 log.warning("otlp backend unavailable", problem=end.failure.detail)
             self._failures += 1
+            self._problem = end.failure.detail
         elif end.exports:
             if self._failures:
                 log.info("otlp backend is back", cycles_failed=self._failures)
             self._failures = 0
+            self._exports = True
 
 
 class _ExporterThread:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from tests.lab.process import start
 
+# Several agents run side by side here; a test that asks one over HTTP gives it a port.
+_FOR_TESTS = {"BAROGRAPH_NO_CONTAINMENT": "1", "BAROGRAPH_WEB__ENABLED": "false"}
 MACHINE_ID = Path("/etc/machine-id")
 
 
@@ -24,7 +26,7 @@ class AgentProcess:
             [sys.executable, "-m", "agent", "run", *arguments],
             self.stdout,
             errors=self.stderr,
-            env={**_clean_environ(), "BAROGRAPH_NO_CONTAINMENT": "1", **(env or {})},
+            env={**_clean_environ(), **_FOR_TESTS, **(env or {})},
         )
 
     def cpu_s(self) -> float:

@@ -40,6 +40,7 @@ def test_check_config_says_what_the_configuration_comes_to_and_no_secret(tmp_pat
         "polling   every 10s, policy fill, stalled after 30s, at exit keep",
         "kafka     a:1,b:2 topics barograph.samples, barograph.states, PLAIN",
         "otlp      http://c:4317 by grpc every 10s",
+        "web       on 127.0.0.1:19464",
         "state     /var/lib/x",
         "spool     on disk, up to 1GiB and 7d",
     ]

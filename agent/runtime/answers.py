@@ -1,0 +1,41 @@
+"""The agent's present, for those who ask over HTTP."""
+
+from collections.abc import Mapping, Sequence
+
+from agent.contract.encode import Agent
+from agent.core.health import Component
+from agent.core.reading import AgentEvent, VmView
+from agent.runtime.agent_state import AgentState
+from agent.runtime.health import HealthWatch
+from agent.runtime.recorder import Recorder
+
+
+class Answers:
+    """Owned by the event loop's thread, as all it asks. See web/source.py."""
+
+    def __init__(self, identity: Agent, recorder: Recorder, state: AgentState, health: HealthWatch) -> None:
+        self._identity = identity
+        self._recorder = recorder
+        self._state = state
+        self._health = health
+
+    @property
+    def identity(self) -> Agent:
+        """Who speaks."""
+        return self._identity
+
+    def unready(self) -> Sequence[str]:
+        """Return what keeps the agent from being ready; empty: it is."""
+        return self._health.unready()
+
+    def components(self) -> Mapping[str, Component]:
+        """Return how each part is."""
+        return self._health.look()
+
+    def agent(self) -> AgentEvent:
+        """Return where the agent itself stands."""
+        return self._state.present()
+
+    def views(self) -> Sequence[VmView]:
+        """Return the newest of every VM."""
+        return self._recorder.views()

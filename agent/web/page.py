@@ -1,0 +1,83 @@
+"""`/`: the page for people. Pure. Names come from guests' owners, who may be hostile: all text is escaped."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from html import escape
+
+from agent.core.reading import State, VmView
+from agent.web.documents import age_s
+from agent.web.source import Source
+
+REFRESH_S = 10
+_SLICE_VMS = 25
+_FINE = frozenset({State.REPORTING})
+
+_HEAD = f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="{REFRESH_S}">
+<title>Barograph</title><style>
+body {{ font: 14px/1.4 system-ui, sans-serif; margin: 1.5em; color: #222; background: #fff }}
+table {{ border-collapse: collapse; margin: 0 0 1.5em }}
+th, td {{ text-align: left; padding: .2em .9em .2em 0; border-bottom: 1px solid #ddd; vertical-align: top }}
+td.n {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }}
+.ok, .reporting {{ color: #176d2d }}
+.degraded, .stalled, .unreachable, .no-greeting, .empty, .duplicate, .no-balloon {{ color: #b3261e }}
+</style></head><body>
+"""
+
+
+def page_parts(source: Source, now_ms: int) -> Iterator[str]:
+    """Yield the page: the agent's parts, then the VMs, those that need a look first."""
+    views = sorted(source.views(), key=lambda view: (view.state.state in _FINE, _name(view), view.path))
+    agent, identity = source.agent(), source.identity
+    counts = ", ".join(f"{count} {state}" for state, count in agent.vms.items()) or "none yet"
+    yield _HEAD
+    yield (
+        f"<h1>Barograph on {_text(identity.host_name)}</h1>\n"
+        f"<p>{_text(agent.state)}: {_text(agent.detail)}. VMs: {_text(counts)}. "
+        f"Host {_text(identity.host_id)}, version {_text(identity.version)}, {_utc(now_ms)}.</p>\n"
+        "<table><tr><th>part<th>state<th>since<th>why</tr>\n"
+    )
+    for name, each in source.components().items():
+        state = each.health.value
+        yield (
+            f'<tr><td>{_text(name)}<td class="{state}">{state}<td>{_utc(each.since_ms)}<td>{_text(each.why)}'
+            "</tr>\n"
+        )
+    yield (
+        "</table>\n<table><tr><th>VM<th>state<th>reason<th>since<th>last update<th>free<th>available"
+        "<th>total<th>what</tr>\n"
+    )
+    for start in range(0, len(views), _SLICE_VMS):
+        yield "".join(_row(view, now_ms) for view in views[start : start + _SLICE_VMS])
+    yield "</table></body></html>\n"
+
+
+def _row(view: VmView, now_ms: int) -> str:
+    state, old_s = view.state, age_s(view, now_ms)
+    sizes = [
+        None if view.sample is None else view.sample.statistics.get(name)
+        for name in ("free_memory", "available_memory", "total_memory")
+    ]
+    cells = "".join(f'<td class="n">{"" if size is None else f"{size / 2**20:,.0f} MiB"}' for size in sizes)
+    age = "" if old_s is None else f"{old_s:,.0f} s ago"
+    return (
+        f'<tr><td title="{_text(view.path)}">{_text(_name(view))}<td class="{state.state.value}">'
+        f"{state.state.value}<td>{_text(state.reason)}<td>{_utc(state.since_ms)}"
+        f'<td class="n">{age}{cells}<td>{_text(state.detail)}</tr>\n'
+    )
+
+
+def _name(view: VmView) -> str:
+    vm = view.state.vm
+    return view.path if vm is None else vm.name or vm.id
+
+
+def _utc(unix_ms: int) -> str:
+    return datetime.fromtimestamp(unix_ms // 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def _text(text: str) -> str:
+    """What others wrote: no markup, nothing that turns the line around, and not endless."""
+    return escape(
+        "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text[:1024])
+    )

@@ -1,0 +1,128 @@
+"""A small HTTP server in the agent's own loop: the only file that knows uvicorn.
+
+Rules, each with a test in tests/unit/web/test_server.py:
+
+- it takes no signals, and logs nothing of its own;
+- one connection is one request, read and answered within a deadline, however slowly the client is;
+- there is a bound on connections, and the oldest makes room: a flood cannot keep a probe out;
+- a request that goes on past the bound is refused.
+"""
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, TypeAlias
+
+import anyio
+import structlog
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from agent.errors import CannotListen
+from agent.web.settings import Settings
+
+log = structlog.get_logger("barograph.web")
+
+_BACKLOG = 16  # accepted at one go: then the loop has others to serve
+_LAST_ANSWERS_S = 1  # what is being answered when the agent ends
+_CLOSE_TIMEOUT_S = 2.0
+
+
+@asynccontextmanager
+async def open_web(settings: Settings, app: Starlette) -> AsyncGenerator[str, None]:
+    """Answer with `app` until the end of the block; yield the URL.
+
+    Raises:
+        CannotListen: the address cannot be had.
+    """
+    listening = await _bind(settings)
+    host, port = listening.getsockname()[:2]
+    url = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+    room: _Room = {}
+    server = _Server(
+        uvicorn.Config(
+            app,
+            http=_bounded(settings, room),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            headers=[("connection", "close")],
+            backlog=_BACKLOG,
+            h11_max_incomplete_event_size=settings.request_max_bytes,
+            timeout_graceful_shutdown=_LAST_ANSWERS_S,
+        )
+    )
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(server.serve, [listening], name="web")
+            log.info("web", url=url)
+            try:
+                yield url
+            finally:
+                server.should_exit = True
+                group.cancel_scope.deadline = anyio.current_time() + _CLOSE_TIMEOUT_S
+    finally:
+        listening.close()
+        for transport in room.values():
+            transport.abort()
+
+
+async def _bind(settings: Settings) -> socket.socket:
+    what = f"web.listen: {settings.host}:{settings.port}"
+    remedy = "give another address (or --web HOST:PORT), or set web.enabled: false"
+    try:
+        found = await anyio.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        family, kind, protocol, _, address = found[0]
+        listening = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise CannotListen(f"{what}: {error.strerror}: {remedy}") from error
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(_BACKLOG)  # from now on nobody is turned away
+    except OSError as error:
+        listening.close()
+        raise CannotListen(f"{what}: {error.strerror}: {remedy}") from error
+    listening.setblocking(False)
+    return listening
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Signals are the app's."""
+        yield
+
+
+_Room: TypeAlias = dict[asyncio.Protocol, asyncio.Transport]
+"""The connections there are, in the order they came."""
+
+
+def _bounded(settings: Settings, room: _Room) -> type[asyncio.Protocol]:
+    """Return uvicorn's connection, with what it does not have: a deadline for slow clients, and a bound."""
+
+    class Connection(H11Protocol):
+        _deadline: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._deadline = self.loop.call_later(settings.connection_max_s, transport.abort)
+            room[self] = transport
+            if len(room) > settings.connections_max:
+                oldest = next(iter(room))
+                room.pop(oldest).abort()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            room.pop(self, None)
+            if self._deadline is not None:
+                self._deadline.cancel()
+            super().connection_lost(exc)
+
+    return Connection

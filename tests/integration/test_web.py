@@ -1,0 +1,147 @@
+"""A running agent asked over HTTP: probes from start to end, and clients that mean no good."""
+
+import json
+import re
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.watching import Lines
+from tests.lab import qemu
+from tests.lab.agent import AgentProcess, agent
+from tests.lab.process import free_port
+
+_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+WEB = {"BAROGRAPH_WEB__ENABLED": "true", "BAROGRAPH_WEB__LISTEN": "127.0.0.1:0"}
+
+
+def url_of(process: AgentProcess) -> str:
+    process.wait_for_log(" web ")
+    found = re.search(r"url=(http://127\.0\.0\.1:\d+/)", process.stderr.read_text())
+    assert found is not None
+    return found[1]
+
+
+def ask(url: str, path: str) -> tuple[int, str]:
+    try:
+        with _direct.open(url + path, timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def wait_until(holds: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline_s, f"not within {timeout_s} s: {what}"
+        time.sleep(0.02)
+
+
+def test_it_is_ready_without_its_sinks_and_says_stopping_to_the_end(folder: Path) -> None:
+    nobody = f"127.0.0.1:{free_port()}"
+    env = {**WEB, "BAROGRAPH_SHUTDOWN__DEADLINE": "3s", "BAROGRAPH_KAFKA__REQUEST_TIMEOUT": "1s"}
+    with agent(folder, "--monitor", f"{folder}/*.qmp", "--kafka", nobody, env=env) as process:
+        url = url_of(process)
+        wait_until(lambda: ask(url, "readyz")[0] == 200, "ready")
+
+        def health() -> dict[str, Any]:
+            return json.loads(ask(url, "healthz")[1])
+
+        wait_until(lambda: health()["state"] == "degraded", "the sink's trouble is told")
+        parts = health()["components"]
+        said_at_the_end: list[tuple[int, str]] = []
+        process.process.terminate()
+        while process.process.poll() is None:
+            try:
+                said_at_the_end.append(ask(url, "readyz"))
+            except OSError:
+                break
+        assert process.process.wait(30) == 0
+
+    assert parts["kafka.states"]["state"] == "degraded"
+    assert nobody in parts["kafka.states"]["why"] or "records wait" in parts["kafka.states"]["why"]
+    assert parts["discovery"]["state"] == parts["spool"]["state"] == "ok"
+    assert (503, "stopping\n") in said_at_the_end
+    assert (200, "ok\n") not in said_at_the_end[-5:]
+
+
+def test_a_port_in_use_ends_the_start_with_a_message_that_names_the_setting(folder: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        words = ("--monitor", f"{folder}/*.qmp", "--web", address)
+        with agent(folder, *words, env={"BAROGRAPH_WEB__ENABLED": "true"}) as process:
+            code = process.process.wait(30)
+
+    assert code == 3
+    assert f"cannot start: web.listen: {address}: Address already in use" in process.stderr.read_text()
+
+
+@pytest.mark.guest
+@pytest.mark.usefixtures("real_qemu")
+def test_a_vm_is_shown_with_its_newest_sample_and_leaves_with_its_qemu(folder: Path) -> None:
+    words = ("--monitor", f"{folder}/*.qmp", "--interval", "1s")
+    with qemu.guest(folder, "g<b>") as vm, agent(folder, *words, env=WEB) as process:
+        url = url_of(process)
+        Lines(process).wait_for_state(vm.qmp, "reporting")
+        status = json.loads(ask(url, "status")[1])
+        page = ask(url, "")[1]
+        vm.kill()
+        wait_until(lambda: json.loads(ask(url, "status")[1])["vms"][0]["state"]["state"] == "gone", "gone")
+
+    (shown,) = status["vms"]
+    assert shown["state"]["state"] == "reporting"
+    assert shown["sample"]["statistics"]["total_memory"] > 0
+    assert shown["age_s"] < 10
+    assert "g&lt;b&gt;" in page
+    assert "g<b>" not in page
+
+
+@pytest.mark.guest
+@pytest.mark.usefixtures("real_qemu")
+def test_slow_and_flooding_clients_cost_collection_nothing_and_keep_no_probe_out(folder: Path) -> None:
+    words = ("--monitor", f"{folder}/*.qmp", "--interval", "1s")
+    with qemu.guest(folder, "g") as vm, agent(folder, *words, env=WEB) as process:
+        lines, url = Lines(process), url_of(process)
+        lines.wait_for_state(vm.qmp, "reporting")
+        port = int(url.rstrip("/").rpartition(":")[2])
+        over = threading.Event()
+        slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(200)]
+        for each in slow:
+            each.sendall(b"GET /status HTTP/1.1\r\nhost:")
+
+        def flood() -> None:
+            while not over.is_set():
+                try:
+                    ask(url, "status")
+                except OSError:
+                    continue
+
+        threads = [threading.Thread(target=flood) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        count = len(lines.samples("g"))
+        probes = 0
+        lines_by = time.monotonic() + 60
+        while len(lines.samples("g")) < count + 8 and time.monotonic() < lines_by:
+            probes += ask(url, "livez") == (200, "ok\n")
+            time.sleep(0.1)
+        over.set()
+        for thread in threads:
+            thread.join()
+        for each in slow:
+            each.close()
+        collected = lines.samples("g")[count:]
+        assert process.stop() == 0
+
+    assert len(collected) >= 8
+    assert sum(each["missed_at_most"] for each in collected) == 0
+    assert probes > 10

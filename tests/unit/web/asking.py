@@ -1,0 +1,73 @@
+"""A client as plain as can be, and an agent's present made of values."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+
+from agent.contract.encode import Agent
+from agent.core.health import Component, Health
+from agent.core.reading import AgentEvent, AgentPhase, VmView
+from tests.unit.sinks.views import AGENT
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """The body, read as JSON."""
+        return json.loads(self.body)
+
+
+def port_of(url: str) -> int:
+    """Return the port in `http://127.0.0.1:PORT/`."""
+    return int(url.rstrip("/").rpartition(":")[2])
+
+
+async def ask(url: str, path: str, method: str = "GET") -> Answer:
+    """Ask, and read until the other side closes."""
+    with anyio.fail_after(20):
+        async with await anyio.connect_tcp("127.0.0.1", port_of(url)) as stream:
+            await stream.send(f"{method} {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+            received = b""
+            async for part in stream:
+                received += part
+    head, _, body = received.partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    headers = dict(line.lower().split(": ", 1) for line in lines)
+    return Answer(int(first.split()[1]), headers, body)
+
+
+@dataclass
+class Present:
+    """What the pages ask, as values."""
+
+    missing: Sequence[str] = ()
+    seen: Sequence[VmView] = ()
+    identity: Agent = AGENT
+    parts: Mapping[str, Component] = field(
+        default_factory=lambda: {
+            "discovery": Component(Health.OK, "3 monitors watched", 1_795_404_000_000),
+            "kafka.samples": Component(Health.DEGRADED, "no broker", 1_795_404_100_000),
+        }
+    )
+
+    def unready(self) -> Sequence[str]:
+        return self.missing
+
+    def components(self) -> Mapping[str, Component]:
+        return self.parts
+
+    def agent(self) -> AgentEvent:
+        return AgentEvent(1, AgentPhase.RUNNING, "found 3 monitors", 5, 6, None, True, 7, {}, {"samples": 3})
+
+    def views(self) -> Sequence[VmView]:
+        return self.seen

@@ -1,0 +1,72 @@
+import time
+from collections.abc import Iterator
+
+import anyio
+import anyio.lowlevel
+
+from agent.web.rendering import Rendering
+
+
+async def test_who_asks_together_gets_one_answer_made_once() -> None:
+    made = 0
+    answers: list[bytes] = []
+
+    def make() -> Iterator[str]:
+        nonlocal made
+        made += 1
+        for number in range(3):
+            _busy(0.005)
+            yield f"{made}.{number} "
+
+    async def ask() -> None:
+        answers.append(await rendering.get())
+
+    rendering = Rendering(make)
+    async with anyio.create_task_group() as group:
+        for _ in range(5):
+            group.start_soon(ask)
+
+    assert answers == [b"1.0 1.1 1.2 "] * 5
+
+
+async def test_others_have_the_loop_between_two_slices() -> None:
+    turns = 0
+
+    def make() -> Iterator[str]:
+        for _ in range(5):
+            _busy(0.01)
+            yield "x"
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            await anyio.lowlevel.checkpoint()
+            turns += 1
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(other)
+        await Rendering(make).get()
+        group.cancel_scope.cancel()
+
+    assert turns > 20
+
+
+async def test_an_answer_is_made_anew_once_it_is_stale() -> None:
+    made = 0
+
+    def make() -> Iterator[str]:
+        nonlocal made
+        made += 1
+        yield str(made)
+
+    rendering = Rendering(make)
+    first = await rendering.get()
+    await anyio.sleep(0.1)
+
+    assert (first, await rendering.get()) == (b"1", b"2")
+
+
+def _busy(seconds: float) -> None:
+    until_s = time.monotonic() + seconds
+    while time.monotonic() < until_s:
+        pass

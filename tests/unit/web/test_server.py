@@ -1,0 +1,122 @@
+import signal
+import socket
+import time
+
+import anyio
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from agent.errors import CannotListen
+from agent.web.server import open_web
+from agent.web.settings import Settings
+from tests.unit.web.asking import ask, port_of
+
+LARGE = b"x" * (64 << 20)  # more than any socket buffers
+
+
+async def hello(_: Request) -> Response:
+    return PlainTextResponse("hello")
+
+
+async def large(_: Request) -> Response:
+    return Response(LARGE)
+
+
+APP = Starlette(routes=[Route("/", hello), Route("/large", large)])
+
+
+def settings(*, connections_max: int = 64, connection_max_s: float = 10.0) -> Settings:
+    return Settings(
+        host="127.0.0.1", port=0, connections_max=connections_max, connection_max_s=connection_max_s
+    )
+
+
+def is_over(client: socket.socket) -> bool:
+    try:
+        return not client.recv(1 << 20)
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True
+
+
+async def test_it_takes_no_signals_and_answers_one_request_a_connection() -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+
+    async with open_web(settings(), APP) as url:
+        answer = await ask(url, "/")
+        during = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+
+    assert (answer.status, answer.body, answer.headers["connection"]) == (200, b"hello", "close")
+    assert during == before
+
+
+@pytest.mark.parametrize(
+    "words", [b"", b"GET / HTTP/1.1\r\nhost:", b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n"]
+)
+async def test_a_client_that_is_slow_is_left_at_the_deadline(words: bytes) -> None:
+    async with open_web(settings(connection_max_s=0.3), APP) as url:
+        with socket.socket() as client:  # its buffers fill, and then nobody reads
+            client.connect(("127.0.0.1", port_of(url)))
+            client.sendall(words)
+            await anyio.sleep(0.6)  # longer than it may take; nothing to wait on from outside
+            client.setblocking(False)
+            with anyio.fail_after(10):
+                while not is_over(client):
+                    await anyio.wait_readable(client)
+
+        assert (await ask(url, "/")).body == b"hello"
+
+
+async def test_a_flood_of_silent_connections_keeps_nobody_out_and_holds_no_more_than_the_bound() -> None:
+    async with open_web(settings(connections_max=4), APP) as url:
+        silent = [await anyio.connect_tcp("127.0.0.1", port_of(url)) for _ in range(40)]
+        answer = await ask(url, "/")
+        closed = 0
+        for stream in silent:
+            with anyio.move_on_after(0.05):
+                with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+                    await stream.receive()
+                closed += 1
+            await stream.aclose()
+
+    assert answer.status == 200
+    assert closed >= 36
+
+
+async def test_a_request_that_goes_on_past_the_bound_is_refused() -> None:
+    received = b""
+    async with open_web(settings(), APP) as url:
+        with anyio.fail_after(10):
+            async with await anyio.connect_tcp("127.0.0.1", port_of(url)) as stream:
+                await stream.send(b"GET /" + b"x" * 20_000)
+                async for part in stream:
+                    received += part
+
+    assert received.startswith(b"HTTP/1.1 400 ")
+
+
+async def test_an_address_in_use_is_named_with_the_setting_and_the_way_out() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+
+        with pytest.raises(CannotListen, match=rf"web\.listen: 127\.0\.0\.1:{port}: Address already in use"):
+            async with open_web(Settings(host="127.0.0.1", port=port), APP):
+                pass
+
+
+async def test_an_answer_under_way_at_the_end_holds_it_up_for_a_moment_only() -> None:
+    async with open_web(settings(), APP) as url:
+        client = await anyio.connect_tcp("127.0.0.1", port_of(url))
+        await client.send(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n")
+        await client.receive(1)
+        began_s = time.monotonic()
+    took_s = time.monotonic() - began_s
+    await client.aclose()
+
+    assert took_s < 5
