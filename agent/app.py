@@ -33,6 +33,7 @@ from agent.runtime.deliver import Deliverer
 from agent.runtime.fleet import NO_MEMORIES, Fleet
 from agent.runtime.give_back import Outcome, Settlement, give_back
 from agent.runtime.health import HealthWatch
+from agent.runtime.levels import levels
 from agent.runtime.probe import probe as look
 from agent.runtime.recorder import Keeper, Recorder
 from agent.runtime.vm import ClaimsRegistry, Surroundings
@@ -45,7 +46,7 @@ from agent.spool.ledger import Ledger, open_ledger
 from agent.spool.memory import MemoryBuffer
 from agent.spool.record_queue import RecordQueue
 from agent.spool.store import Queue
-from agent.telemetry import Counters
+from agent.telemetry import Counters, Snapshot, snapshot
 from agent.web.pages import application
 from agent.web.server import open_web
 
@@ -124,7 +125,7 @@ class _Run:
         health = HealthWatch(self._parts(deliverers), (self._undiscovered, self._unwritable))
         async with AsyncExitStack() as last:  # the web ends after all else, so that it can say "stopping"
             if self._config.web is not None:
-                answers = Answers(self._identity, self._recorder, self._state, health)
+                answers = Answers(self._identity, self._recorder, self._state, health, self._look)
                 await last.enter_async_context(open_web(self._config.web, application(answers)))
             await self._run(collecting, deliverers, health)
         totals = {name.replace("/", "."): total for name, total in self._counters.snapshot().items()}
@@ -157,6 +158,11 @@ class _Run:
         if self._spool is not None:  # what the deliverers settled last, and what they could not send
             with anyio.move_on_after(_LAST_COMMIT_S):
                 await self._spool.flush()
+
+    def _look(self) -> Snapshot:
+        """What the agent knows of itself, at this instant."""
+        queues = {sink.name: queue for sink, queue in self._deliveries}
+        return snapshot(self._counters, levels(queues, self._recorder, self._spool))
 
     def _parts(self, deliverers: Sequence[Deliverer]) -> Mapping[str, Callable[[], Standing]]:
         """How each part of the agent is, by its name in /healthz."""

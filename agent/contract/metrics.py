@@ -4,6 +4,7 @@ A name is never used again for another quantity or unit. A statistic that is not
 QEMU has added it, goes out under `OTHER_PREFIX` as a gauge without a unit: neither is known.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -19,7 +20,7 @@ HOST_NAME: Final = "host.name"
 
 OTHER_PREFIX: Final = "qemu.vm.guest.other."
 
-Kind = Literal["counter", "updowncounter", "gauge"]
+Kind = Literal["counter", "updowncounter", "gauge", "histogram"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,33 @@ class Metric:
     kind: Kind
     description: str
 
+
+def prometheus_name(metric: Metric) -> str:
+    """Return the name Prometheus 3 gives it by default.
+
+    Source: OpenTelemetry specification, compatibility/prometheus_and_openmetrics.md, "OTLP Metric points to
+    Prometheus": dots become underscores, the unit a suffix, a monotonic sum ends in `_total`.
+    """
+    return prometheus_family(metric) + ("_total" if metric.kind == "counter" else "")
+
+
+def prometheus_family(metric: Metric) -> str:
+    """Return the same without the ending of a counter: what OpenMetrics calls the family."""
+    suffix = prometheus_unit(metric)
+    return prometheus_label(metric.name) + (f"_{suffix}" if suffix else "")
+
+
+def prometheus_unit(metric: Metric) -> str:
+    """Return the unit as Prometheus writes it; "" for what is counted."""
+    return {"By": "bytes", "s": "seconds"}.get(metric.unit, "")
+
+
+def prometheus_label(attribute: str) -> str:
+    """Return the label that an attribute becomes."""
+    return _NO_LABEL.sub("_", attribute)
+
+
+_NO_LABEL = re.compile(r"[^a-zA-Z0-9_]")
 
 GUEST_METRICS: Mapping[str, Metric] = MappingProxyType(
     {

@@ -136,6 +136,17 @@ class Poller(Struct, frozen=True):
     announced: Announced | None = None
     sequence: int = 0  # of the last state event
 
+    @property
+    def lag_at_most_ns(self) -> int | None:
+        """For how long the last update may have been there when it was read; `None`: nothing is known of it.
+
+        Not from before the reading that showed nothing yet, nor sooner than an interval after the update
+        before it, nor from before its own second: the true lag is mostly far below.
+        """
+        if self.updated_at_ns is None or self.pace is None or self.pace.low_ns is None:
+            return None
+        return self.updated_at_ns - self.pace.low_ns
+
 
 def begin(
     path: str,

@@ -180,6 +180,11 @@ class VmView:
     sample: Sample | None
     balloon: Balloon | None
 
+    @property
+    def last_update_s(self) -> int | None:
+        """When the newest update came, Unix seconds; `None`: none has, or nobody has looked."""
+        return (self.state.last_update_s if self.sample is None else self.sample.last_update_s) or None
+
 
 class RecordKind(StrEnum):
     """Decides a record's topic, and what goes first when there is no room."""

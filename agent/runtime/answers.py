@@ -1,6 +1,6 @@
 """The agent's present, for those who ask over HTTP."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from agent.contract.encode import Agent
 from agent.core.health import Component
@@ -8,16 +8,25 @@ from agent.core.reading import AgentEvent, VmView
 from agent.runtime.agent_state import AgentState
 from agent.runtime.health import HealthWatch
 from agent.runtime.recorder import Recorder
+from agent.telemetry import Snapshot
 
 
 class Answers:
     """Owned by the event loop's thread, as all it asks. See web/source.py."""
 
-    def __init__(self, identity: Agent, recorder: Recorder, state: AgentState, health: HealthWatch) -> None:
+    def __init__(
+        self,
+        identity: Agent,
+        recorder: Recorder,
+        state: AgentState,
+        health: HealthWatch,
+        look: Callable[[], Snapshot],
+    ) -> None:
         self._identity = identity
         self._recorder = recorder
         self._state = state
         self._health = health
+        self._look = look
 
     @property
     def identity(self) -> Agent:
@@ -35,6 +44,10 @@ class Answers:
     def agent(self) -> AgentEvent:
         """Return where the agent itself stands."""
         return self._state.present()
+
+    def telemetry(self) -> Snapshot:
+        """Return what the agent knows of itself, all of this instant."""
+        return self._look()
 
     def views(self) -> Sequence[VmView]:
         """Return the newest of every VM."""

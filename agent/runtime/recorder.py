@@ -69,6 +69,7 @@ class Recorder:
 
     def agent_state(self, event: AgentEvent) -> None:
         """Record where the agent itself stands."""
+        self._counters.add(Count.AGENT_EVENTS)
         self._hand_on(encode_agent_state(event, self._agent, self._mode), None)
 
     def _hand_on(self, record: Record, memory: Memory | None) -> None:

@@ -48,7 +48,7 @@ from agent.core.fleet import Claims
 from agent.core.memory import Memory
 from agent.core.ownership import Owed
 from agent.core.poller import Poller, PollSettings, remember
-from agent.core.reading import Sample, SocketMark, StateEvent
+from agent.core.reading import Origin, Sample, SocketMark, StateEvent
 from agent.errors import QmpCommandError, QmpUnreachable, StateFileError
 from agent.qmp.link import Link, MonitorEvent, open_link
 from agent.qmp.link import Settings as QmpSettings
@@ -165,6 +165,8 @@ class VmTask:
             self._around.alarms.set(self, polling.wakeup_at(self.poller, self._around.polling))
 
     def _take_in(self, event: Event) -> None:
+        if isinstance(event, Answered):  # it is judged before anybody else has a turn
+            self._around.counters.add(Count.READINGS)
         step = polling.step(
             self.poller, event, now=clock.now(), chance=clock.chance(), settings=self._around.polling
         )
@@ -199,6 +201,9 @@ class VmTask:
                 group.start_soon(self._forget, mark)
             case EmitSample(sample):
                 around.emissions.sample(self.poller.path, sample, remember(self.poller))
+                lag_ns = self.poller.lag_at_most_ns
+                if sample.origin is Origin.POLL and lag_ns is not None:
+                    around.counters.lag.record(lag_ns / 1e9)
             case EmitState(event):
                 around.emissions.state(event, remember(self.poller))
             case CountReading(counted, amount):
@@ -288,7 +293,6 @@ class VmTask:
                 counters.add(Count.READINGS_REFUSED, reason=reading.reason)
                 self.happened(Refused(reading.detail), number)
                 return
-            counters.add(Count.READINGS)
             for refusal in reading.refused.values():
                 counters.add(Count.STATISTICS_REFUSED, reason=refusal)
             self.happened(Answered(reading), number)

@@ -22,6 +22,7 @@ import anyio
 import structlog
 
 from agent.contract.encode import Agent
+from agent.contract.targets import targets
 from agent.core.health import Health, Standing
 from agent.core.reading import VmView
 from agent.sinks import otlp_points
@@ -119,7 +120,7 @@ class OtlpSink:
     def _start_cycle(self) -> None:
         views = () if self._views is None else tuple(self._views())
         now_ns = time.time_ns()
-        keys = frozenset(target.key for target in otlp_points.targets(views, self._agent))
+        keys = frozenset(target.key for target in targets(views, self._agent))
         self._sent = otlp_points.forget_old(self._sent, keys, now_ns, _FORGET_AFTER_NS)
         if self._thread is None:
             self._thread = _ExporterThread(

@@ -12,6 +12,7 @@ from typing import Protocol
 from opentelemetry.sdk.metrics.export import MetricsData
 
 from agent.contract.encode import Agent
+from agent.contract.targets import targets
 from agent.core.reading import VmView
 from agent.sinks import otlp_points
 from agent.sinks.otlp_points import NOTHING_SENT, RefusedPoint, SentVm, VmPoints
@@ -85,14 +86,14 @@ def run_cycle(
     Yields:
         A report for each slice, then the end.
     """
-    targets = otlp_points.targets(cycle.views, agent)
+    vms = targets(cycle.views, agent)
     exports = 0
-    for start in range(0, len(targets), SLICE_VMS):
+    for start in range(0, len(vms), SLICE_VMS):
         if start and pause():
             break
         built = [
             otlp_points.build(target, cycle.sent.get(target.key, NOTHING_SENT), agent, identity, cycle.now_ns)
-            for target in targets[start : start + SLICE_VMS]
+            for target in vms[start : start + SLICE_VMS]
         ]
         report, failure = _send(built, exporter)
         exports += 1

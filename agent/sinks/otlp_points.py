@@ -15,7 +15,7 @@ many resources or a counter's start (OpenTelemetry specification, metrics/sdk.md
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -33,8 +33,9 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from agent.contract import metrics
 from agent.contract.encode import Agent
-from agent.contract.metrics import OTHER_PREFIX, VM_LABEL_PREFIX, VM_PATH, Metric
-from agent.core.reading import Sample, State, VmId, VmIdentity, VmView
+from agent.contract.metrics import OTHER_PREFIX, Metric
+from agent.contract.targets import Target, who
+from agent.core.reading import Sample, State, VmView
 from agent.sinks.otlp_settings import Identity
 
 _SECOND_NS = 1_000_000_000
@@ -71,15 +72,6 @@ NOTHING_SENT = SentVm()
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """One VM of a cycle. `key` is its `service.instance.id`, unique in the cycle."""
-
-    key: str
-    view: VmView
-    vm: VmIdentity | None  # None: nobody knows yet, or it is only another path to a VM
-
-
-@dataclass(frozen=True, slots=True)
 class VmPoints:
     """One VM's metrics, and what is true once they are settled."""
 
@@ -92,24 +84,6 @@ class VmPoints:
     kept_out: Mapping[RefusedPoint, int] = field(default_factory=dict[RefusedPoint, int])
 
 
-def targets(views: Iterable[VmView], agent: Agent) -> list[Target]:
-    """Return the VMs of a cycle, each once.
-
-    Where several paths lead to one VM, it is shown by the one that speaks; a duplicate is shown as
-    a path, since its values under the VM's id would contradict the other's.
-    """
-    chosen: dict[VmId, VmView] = {}
-    paths: list[VmView] = []
-    for view in views:
-        vm = view.state.vm
-        if vm is None or view.state.state is State.DUPLICATE:
-            paths.append(view)
-        elif vm.id not in chosen or _liveness(view) > _liveness(chosen[vm.id]):
-            chosen[vm.id] = view
-    known = [Target(f"{agent.host_id}/{id}", view, view.state.vm) for id, view in chosen.items()]
-    return known + [Target(f"{agent.host_id}/{_text(view.path)}", view, None) for view in paths]
-
-
 def build(target: Target, before: SentVm, agent: Agent, identity: Identity, now_ns: int) -> VmPoints:
     """Return what is to be sent of one VM: no points where time has gone back.
 
@@ -120,8 +94,8 @@ def build(target: Target, before: SentVm, agent: Agent, identity: Identity, now_
         identity: whether the VM's identity stands on the points too.
         now_ns: Unix nanoseconds of this cycle.
     """
-    who = _who(target, agent)
-    made = _Made(who if identity == "points" else {})
+    named = who(target, agent)
+    made = _Made(named if identity == "points" else {})
     after = _host_values(made, target.view, before, now_ns)
     after = _balloon(made, target.view, after)
     sample = target.view.sample
@@ -137,7 +111,7 @@ def build(target: Target, before: SentVm, agent: Agent, identity: Identity, now_
     return VmPoints(
         key=target.key,
         metrics=ResourceMetrics(
-            resource=Resource({"service.name": "barograph", "service.instance.id": target.key, **who}),
+            resource=Resource({"service.name": "barograph", "service.instance.id": target.key, **named}),
             scope_metrics=[ScopeMetrics(InstrumentationScope("barograph", agent.version), made.metrics, "")],
             schema_url="",
         ),
@@ -207,7 +181,7 @@ def _host_values(made: _Made, view: VmView, before: SentVm, now_ns: int) -> Sent
     start_ns = before.host_start_ns or now_ns
     state = view.state
     made.add_states(metrics.STATE, state.state, time_ns=now_ns, start_ns=start_ns)
-    newest_s = state.last_update_s if view.sample is None else view.sample.last_update_s
+    newest_s = view.last_update_s
     if newest_s and _fits(newest_s):
         made.add(metrics.LAST_UPDATE, newest_s, time_ns=now_ns, start_ns=start_ns)
     if state.interval_s is not None and _fits(state.interval_s):
@@ -267,29 +241,10 @@ def _passed_over(sample: Sample, before: SentVm) -> int:
     return of_the_old + sample.sequence - 1
 
 
-def _who(target: Target, agent: Agent) -> dict[str, str]:
-    who = {metrics.HOST_ID: agent.host_id, metrics.HOST_NAME: _text(agent.host_name)}
-    if target.vm is None:
-        return {**who, VM_PATH: _text(target.view.path)}
-    who[metrics.VM_ID] = target.vm.id
-    if target.vm.name:
-        who[metrics.VM_NAME] = _text(target.vm.name)
-    return who | {VM_LABEL_PREFIX + _text(label): _text(value) for label, value in target.vm.labels.items()}
-
-
 def _other(name: str) -> Metric | None:
     return Metric(OTHER_PREFIX + name, "", "gauge", "") if _OTHER_NAME.fullmatch(name) else None
-
-
-def _liveness(view: VmView) -> tuple[bool, int]:
-    return view.state.state is not State.GONE, view.state.since_ms
 
 
 def _fits(value: object) -> bool:
     """Whether the exporter can carry it: it takes `True` for a number and breaks at 64 bits."""
     return type(value) is int and -_VALUE_LIMIT <= value < _VALUE_LIMIT
-
-
-def _text(text: str) -> str:
-    """Return `text` in UTF-8: a path may hold any byte, and one broken name would cost the whole request."""
-    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")

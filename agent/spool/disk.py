@@ -264,6 +264,7 @@ class DiskSpool:
         self._wanted.set()
 
     def _committed(self, change: Change, totals: Totals) -> None:
+        self._counters.add(Count.SPOOL_COMMITS)
         for queue in self._queues.values():
             queue.rows += len(queue.committing)
             self._memory_bytes -= _size_bytes(queue.committing)
@@ -316,6 +317,7 @@ class DiskSpool:
     # --- trouble ---
 
     async def _failed(self, error: SpoolError) -> None:
+        self._counters.add(Count.SPOOL_FAILURES)
         self._failures += 1
         if error.fault in SET_ASIDE:
             await self._set_aside(error)

@@ -81,6 +81,14 @@ class DiskQueue:
         return len(self._taken) + rows + (len(self.front) if self._front_is_next else 0)
 
     @property
+    def oldest_ms(self) -> int | None:
+        """When the next record to be sent was observed (Unix); `None`: none waits, or it is not in memory."""
+        in_memory = () if self.rows else self.committing or self.front
+        for _, record in self._taken or in_memory:
+            return record.timestamp_ms
+        return None
+
+    @property
     def sending(self) -> int:
         """The position up to which rows may be in flight."""
         if self._ahead is None:

@@ -59,6 +59,13 @@ class MemoryBuffer:
         """What they weigh."""
         return self._held_bytes
 
+    @property
+    def oldest_ms(self) -> int | None:
+        """When the next record to be sent was observed (Unix); `None`: none waits."""
+        queue = self._oldest()
+        oldest = self._taken[0] if self._taken else queue[0][1] if queue else None
+        return None if oldest is None else oldest.timestamp_ms
+
     def append(self, record: Record | None, memory: Memory | None = None) -> None:
         """Hold `record` until it is settled; drop the oldest where there is no room. `memory` is not kept."""
         if record is None or record.kind not in self._kinds:

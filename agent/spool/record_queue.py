@@ -30,6 +30,11 @@ class RecordQueue(Protocol):
         """How many records are neither delivered nor lost, also those that cannot be had now."""
         ...
 
+    @property
+    def oldest_ms(self) -> int | None:
+        """When the next record to be sent was observed (Unix); `None`: none waits, or it is not in memory."""
+        ...
+
     async def arrival(self) -> None:
         """Return when at least one record can be had."""
         ...

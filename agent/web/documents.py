@@ -27,13 +27,7 @@ def health_document(components: Mapping[str, Component]) -> dict[str, object]:
 
 def age_s(view: VmView, now_ms: int) -> float | None:
     """Return how old the newest update is; `None`: there is none."""
-    last_update_s = newest_s(view)
-    return None if last_update_s is None else max(0.0, now_ms / 1000 - last_update_s)
-
-
-def newest_s(view: VmView) -> int | None:
-    """Return `last-update`, Unix seconds; `None`: nothing has come yet, or nobody has looked."""
-    return (view.state.last_update_s if view.sample is None else view.sample.last_update_s) or None
+    return None if view.last_update_s is None else max(0.0, now_ms / 1000 - view.last_update_s)
 
 
 def status_parts(source: Source, now_ms: int) -> Iterator[str]:
@@ -56,7 +50,7 @@ def status_parts(source: Source, now_ms: int) -> Iterator[str]:
 
 def _vm(view: VmView, source: Source, now_ms: int) -> dict[str, object]:
     return {
-        "last_update": newest_s(view),
+        "last_update": view.last_update_s,
         "age_s": age_s(view, now_ms),
         "state": state_document(view.state, source.identity),
         "sample": None if view.sample is None else sample_document(view.sample, source.identity),

@@ -1,6 +1,7 @@
 """The paths and what they answer. Only GET and HEAD; nothing here changes anything."""
 
 import time
+from functools import partial
 
 import structlog
 from starlette.applications import Starlette
@@ -9,6 +10,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from agent.web.documents import health_document, status_parts
+from agent.web.exposition import OPENMETRICS, PLAIN, metrics_parts, wanted
 from agent.web.page import page_parts
 from agent.web.rendering import Rendering
 from agent.web.source import Source
@@ -27,6 +29,8 @@ def application(source: Source) -> Starlette:
     status = Rendering(lambda: status_parts(source, _now_ms()))
     page = Rendering(lambda: page_parts(source, _now_ms()))
 
+    metrics = {form: Rendering(partial(metrics_parts, source, form)) for form in (OPENMETRICS, PLAIN)}
+
     async def livez(_: Request) -> Response:
         return PlainTextResponse("ok\n", headers=_HEADERS)  # the loop turns, or nobody would answer
 
@@ -41,6 +45,10 @@ def application(source: Source) -> Starlette:
     async def status_page(_: Request) -> Response:
         return Response(await status.get(), media_type="application/json", headers=_HEADERS)
 
+    async def metrics_page(request: Request) -> Response:
+        form = wanted(request.headers.get("accept", ""))
+        return Response(await metrics[form].get(), headers={**_HEADERS, "content-type": form.content_type})
+
     async def front(_: Request) -> Response:
         return Response(await page.get(), media_type="text/html; charset=utf-8", headers=_HEADERS)
 
@@ -50,6 +58,7 @@ def application(source: Source) -> Starlette:
             Route("/readyz", readyz, methods=["GET"]),
             Route("/healthz", healthz, methods=["GET"]),
             Route("/status", status_page, methods=["GET"]),
+            Route("/metrics", metrics_page, methods=["GET"]),
             Route("/", front, methods=["GET"]),
         ],
         exception_handlers={Exception: _our_bug},

@@ -6,6 +6,7 @@ from typing import Protocol
 from agent.contract.encode import Agent
 from agent.core.health import Component
 from agent.core.reading import AgentEvent, VmView
+from agent.telemetry import Snapshot
 
 
 class Source(Protocol):
@@ -26,6 +27,10 @@ class Source(Protocol):
 
     def agent(self) -> AgentEvent:
         """Return where the agent itself stands."""
+        ...
+
+    def telemetry(self) -> Snapshot:
+        """Return what the agent knows of itself, all of this instant."""
         ...
 
     def views(self) -> Sequence[VmView]:

@@ -9,7 +9,7 @@ from typing import cast
 
 import yaml
 
-from agent.contract.metrics import OTHER_PREFIX
+from agent.contract.metrics import OTHER_PREFIX, Kind, Metric, prometheus_name
 from tests.contract.schema_files import (
     DOCUMENTS,
     SCHEMAS,
@@ -43,23 +43,40 @@ def statistic_of(metric: Group) -> str | None:
     return annotations.get("statistic")
 
 
-def prometheus_name(metric: Group) -> str:
-    """Return the name Prometheus 3 gives it by default.
+def is_own(metric: Group) -> bool:
+    """Whether it is what the agent says of itself."""
+    return str(metric["metric_name"]).startswith(("barograph.", "process."))
 
-    Source: OpenTelemetry specification, compatibility/prometheus_and_openmetrics.md, "OTLP Metric points to
-    Prometheus": dots become underscores, the unit a suffix, a monotonic sum ends in `_total`.
-    """
-    unit = {"By": "_bytes", "s": "_seconds"}.get(str(metric["unit"]), "")
-    total = "_total" if metric["instrument"] == "counter" else ""
-    return str(metric["metric_name"]).replace(".", "_") + unit + total
+
+def reasons_of(metric: Group) -> list[str]:
+    """Return the values its `barograph.reason` has."""
+    return cast(list[str], cast(Mapping[str, object], metric.get("annotations", {})).get("reasons", []))
+
+
+def attributes_of(metric: Group) -> list[str]:
+    """Return the attributes of its points."""
+    return [attribute["ref"] for attribute in cast(list[Mapping[str, str]], metric["attributes"])]
+
+
+def as_metric(group: Group) -> Metric:
+    """Return it as the code has it."""
+    return Metric(
+        str(group["metric_name"]), str(group["unit"]), cast(Kind, group["instrument"]), str(group["brief"])
+    )
 
 
 _INTRODUCTION = """<!-- Made from schemas/metrics/registry.yaml by `python -m tests.contract.generate`. -->
 # Metrics
 
-What the agent sends over OTLP. Each VM is a resource of its own; its identity stands on the points too,
-unless `identity: resource` is set, since Prometheus drops most attributes of a resource. Temporality is
-always cumulative. Names in Prometheus are those of its default translation.
+What the agent sends over OTLP, and shows to those who scrape. Over OTLP each VM is a resource of its own;
+its identity stands on the points too, unless `identity: resource` is set, since Prometheus drops most
+attributes of a resource. Temporality is always cumulative. Names in Prometheus are those of its default
+translation.
+
+At `/metrics` (OpenMetrics, or the older text format for those who ask for nothing else) stand the same
+metrics by their names in Prometheus, attributes as labels with `_` for `.`. A guest's values are there only
+while its VM is `reporting`, each with the time of its `last_update`, so leave Prometheus'
+`honor_timestamps` on.
 
 ## What the guest says
 
@@ -69,12 +86,34 @@ points. A statistic that the guest does not give has no metric. A counter starts
 
 _HOST = f"""
 A statistic that a later QEMU adds goes out as `{OTHER_PREFIX}<name>`, a gauge without a unit, until
-it is known here. Do not build on these names.
+it is known here. Do not build on these names. They are not at `/metrics`.
 
 ## What the host knows
 
 A point's time is that of the cycle, and for the balloon the time it was observed. So these go on while a
 guest is silent: `time() - qemu_vm_last_update_seconds` says for how long.
+"""
+
+
+_OWN = """
+## What the agent says of itself
+
+Over OTLP beside the VMs', every `otlp.interval`, from a resource of its own: `service.name` `barograph`,
+`service.instance.id` the host's id, `service.version`, `host.id`, `host.name`; at `/metrics` these are on
+`target_info`. Counters start at 0 with the agent. The number of series does not depend on the VMs.
+
+`barograph.lag` is an upper bound. QEMU gives an update's time in whole seconds, so nobody can tell when
+exactly it came: what is measured is the time from the last instant at which it cannot have been there (the
+reading before that showed nothing, an interval after the update before, or its own second, whichever is
+last) to the reading that showed it. Only updates with origin `poll` are in it: of others the age is not
+known. The true lag is mostly some milliseconds.
+
+At any instant these hold, so that nothing is lost uncounted; at `/metrics` all of the agent's own metrics
+are of one instant:
+
+- `readings` = `samples` + `repeats` + `coalesced`; with `readings_refused` these are all answers;
+- for each sink `queued` + `carried` = `delivered` + `waiting` + `dropped` + `dead_lettered`;
+- `queued` to `kafka.samples` = `samples`, to `kafka.states` = `state_events` + `agent_events`.
 """
 
 
@@ -88,7 +127,9 @@ def _page(groups: list[Group]) -> Iterator[str]:
     yield _INTRODUCTION
     yield from _table([metric for metric in metrics if statistic_of(metric)], "statistic")
     yield _HOST
-    yield from _table([metric for metric in metrics if not statistic_of(metric)], None)
+    yield from _table([metric for metric in metrics if not statistic_of(metric) and not is_own(metric)], None)
+    yield _OWN
+    yield from _own_table([metric for metric in metrics if is_own(metric)])
     yield ""
     yield "## Attributes"
     yield ""
@@ -98,9 +139,11 @@ def _page(groups: list[Group]) -> Iterator[str]:
     for attribute in attributes:
         suffix = ".<name>" if attribute["type"] == "template[string]" else ""
         yield f"| `{attribute['id']}{suffix}` | {attribute['brief']} |"
+    for attribute in cast(list[Mapping[str, object]], groups[1]["attributes"]):
+        yield f"| `{attribute['id']}` | {attribute['brief']} |"
     yield "| `host.id`, `host.name` | OpenTelemetry's: the hypervisor. |"
     yield "| `service.name` | On the resource alone: `barograph`. |"
-    yield "| `service.instance.id` | On the resource alone: `<host.id>/<qemu.vm.id>`. |"
+    yield "| `service.instance.id` | On the resource alone: `<host.id>/<qemu.vm.id>`, or `<host.id>`. |"
     yield ""
     yield "Values of `qemu.vm.state`:"
     yield ""
@@ -117,8 +160,24 @@ def _table(metrics: list[Group], first: str | None) -> Iterator[str]:
     yield f"|{' --- |' * len(heads)}"
     for metric in metrics:
         cells = [f"`{statistic_of(metric)}`"] if first else []
-        cells += [f"`{metric['metric_name']}`", f"`{prometheus_name(metric)}`", f"`{metric['unit']}`"]
+        cells += [
+            f"`{metric['metric_name']}`",
+            f"`{prometheus_name(as_metric(metric))}`",
+            f"`{metric['unit']}`",
+        ]
         yield f"| {' | '.join([*cells, str(metric['instrument']), str(metric['brief'])])} |"
+
+
+def _own_table(metrics: list[Group]) -> Iterator[str]:
+    yield "| metric | in Prometheus | unit | kind | by | what |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for metric in metrics:
+        by = ", ".join(f"`{each}`" for each in attributes_of(metric))
+        if reasons := reasons_of(metric):
+            by += ": " + ", ".join(f"`{each}`" for each in reasons)
+        name, unit = f"`{metric['metric_name']}`", f"`{metric['unit']}`"
+        in_prometheus = f"`{prometheus_name(as_metric(metric))}`"
+        yield f"| {name} | {in_prometheus} | {unit} | {metric['instrument']} | {by} | {metric['brief']} |"
 
 
 def _members(attributes: list[Mapping[str, object]]) -> list[Mapping[str, str]]:

@@ -5,26 +5,26 @@ from typing import cast
 
 import pytest
 
-from agent.contract import metrics
-from agent.contract.metrics import GUEST_METRICS, HOST_METRICS, Metric
+from agent.contract import metrics, targets
+from agent.contract.metrics import GUEST_METRICS, HOST_METRICS, prometheus_name
 from agent.contract.statistics import KNOWN_STATISTICS
 from agent.core.reading import State
 from agent.sinks import otlp_points
-from tests.contract.generate import Group, metrics_of, prometheus_name, registry, statistic_of
+from agent.sinks.otlp_points import RefusedPoint
+from agent.telemetry import COUNTERS, INSTRUMENTS, REASON, SINK, Count
+from tests.contract.generate import (
+    as_metric,
+    attributes_of,
+    is_own,
+    metrics_of,
+    reasons_of,
+    registry,
+    statistic_of,
+)
 
 
-def as_metric(group: Group) -> Metric:
-    assert group["id"] == f"metric.{group['metric_name']}"
-    return Metric(
-        str(group["metric_name"]),
-        str(group["unit"]),
-        cast(metrics.Kind, group["instrument"]),
-        str(group["brief"]),
-    )
-
-
-def attributes() -> dict[str, Mapping[str, object]]:
-    listed = cast(list[Mapping[str, object]], registry()[0]["attributes"])
+def attributes(group: int = 0) -> dict[str, Mapping[str, object]]:
+    listed = cast(list[Mapping[str, object]], registry()[group]["attributes"])
     return {str(attribute["id"]): attribute for attribute in listed}
 
 
@@ -34,7 +34,21 @@ def test_the_registry_holds_the_metrics_of_the_code() -> None:
     guest = {statistic: as_metric(group) for group in found if (statistic := statistic_of(group))}
 
     assert guest == dict(GUEST_METRICS)
-    assert tuple(as_metric(group) for group in found if not statistic_of(group)) == HOST_METRICS
+    of_vms = [group for group in found if not statistic_of(group) and not is_own(group)]
+    assert tuple(as_metric(group) for group in of_vms) == HOST_METRICS
+    assert all(group["id"] == f"metric.{group['metric_name']}" for group in found)
+
+
+def test_the_registry_holds_the_agents_own_metrics_with_their_attributes_and_reasons() -> None:
+    own = [group for group in metrics_of(registry()) if is_own(group)]
+
+    assert [(as_metric(group), tuple(attributes_of(group))) for group in own] == [
+        (each.metric, each.attributes) for each in INSTRUMENTS
+    ]
+    assert [tuple(reasons_of(group)) for group in own] == [
+        each.values if REASON in each.attributes else () for each in INSTRUMENTS
+    ]
+    assert set(attributes(1)) == {SINK, REASON}
 
 
 def test_every_known_statistic_is_a_metric_of_its_own_unit_and_kind() -> None:
@@ -61,7 +75,7 @@ def test_the_registry_names_the_attributes_and_states_of_the_code() -> None:
 
 
 def test_every_attribute_a_metric_refers_to_is_ours_or_opentelemetrys() -> None:
-    known = {*attributes(), metrics.HOST_ID, metrics.HOST_NAME}
+    known = {*attributes(), *attributes(1), metrics.HOST_ID, metrics.HOST_NAME}
     refers = {
         attribute["ref"]
         for group in metrics_of(registry())
@@ -72,11 +86,20 @@ def test_every_attribute_a_metric_refers_to_is_ours_or_opentelemetrys() -> None:
 
 
 def test_no_two_metrics_have_one_name_in_prometheus() -> None:
-    names = [prometheus_name(group) for group in metrics_of(registry())]
+    names = [prometheus_name(as_metric(group)) for group in metrics_of(registry())]
 
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize("name", ["VM_PATH", "VM_LABEL_PREFIX", "OTHER_PREFIX"])
-def test_the_otlp_sink_uses_the_documented_names(name: str) -> None:
-    assert getattr(otlp_points, name) == getattr(metrics, name)
+def test_every_counter_is_in_the_table_and_has_the_reasons_of_those_who_count() -> None:
+    assert list(COUNTERS) == list(Count)
+    assert COUNTERS[Count.POINTS_REFUSED].values == tuple(RefusedPoint)
+
+
+@pytest.mark.parametrize("name", ["VM_PATH", "VM_LABEL_PREFIX"])
+def test_vms_are_named_as_documented(name: str) -> None:
+    assert getattr(targets, name) == getattr(metrics, name)
+
+
+def test_the_otlp_sink_uses_the_documented_names() -> None:
+    assert otlp_points.OTHER_PREFIX == metrics.OTHER_PREFIX

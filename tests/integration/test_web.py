@@ -1,40 +1,31 @@
 """A running agent asked over HTTP: probes from start to end, and clients that mean no good."""
 
 import json
-import re
 import socket
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.integration.audit import WEB, Audit, ask, documented, read, url_of
+from tests.integration.conftest import need
 from tests.integration.watching import Lines
 from tests.lab import qemu
 from tests.lab.agent import AgentProcess, agent
 from tests.lab.process import free_port
+from tests.lab.prometheus import prometheus
 
-_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-WEB = {"BAROGRAPH_WEB__ENABLED": "true", "BAROGRAPH_WEB__LISTEN": "127.0.0.1:0"}
+ROOT = Path(__file__).parents[2]
 
 
-def url_of(process: AgentProcess) -> str:
+def url_when_told(process: AgentProcess) -> str:
     process.wait_for_log(" web ")
-    found = re.search(r"url=(http://127\.0\.0\.1:\d+/)", process.stderr.read_text())
-    assert found is not None
-    return found[1]
-
-
-def ask(url: str, path: str) -> tuple[int, str]:
-    try:
-        with _direct.open(url + path, timeout=10) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
+    url = url_of(process)
+    assert url is not None
+    return url
 
 
 def wait_until(holds: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
@@ -48,7 +39,7 @@ def test_it_is_ready_without_its_sinks_and_says_stopping_to_the_end(folder: Path
     nobody = f"127.0.0.1:{free_port()}"
     env = {**WEB, "BAROGRAPH_SHUTDOWN__DEADLINE": "3s", "BAROGRAPH_KAFKA__REQUEST_TIMEOUT": "1s"}
     with agent(folder, "--monitor", f"{folder}/*.qmp", "--kafka", nobody, env=env) as process:
-        url = url_of(process)
+        url = url_when_told(process)
         wait_until(lambda: ask(url, "readyz")[0] == 200, "ready")
 
         def health() -> dict[str, Any]:
@@ -90,7 +81,7 @@ def test_a_port_in_use_ends_the_start_with_a_message_that_names_the_setting(fold
 def test_a_vm_is_shown_with_its_newest_sample_and_leaves_with_its_qemu(folder: Path) -> None:
     words = ("--monitor", f"{folder}/*.qmp", "--interval", "1s")
     with qemu.guest(folder, "g<b>") as vm, agent(folder, *words, env=WEB) as process:
-        url = url_of(process)
+        url = url_when_told(process)
         Lines(process).wait_for_state(vm.qmp, "reporting")
         status = json.loads(ask(url, "status")[1])
         page = ask(url, "")[1]
@@ -110,7 +101,7 @@ def test_a_vm_is_shown_with_its_newest_sample_and_leaves_with_its_qemu(folder: P
 def test_slow_and_flooding_clients_cost_collection_nothing_and_keep_no_probe_out(folder: Path) -> None:
     words = ("--monitor", f"{folder}/*.qmp", "--interval", "1s")
     with qemu.guest(folder, "g") as vm, agent(folder, *words, env=WEB) as process:
-        lines, url = Lines(process), url_of(process)
+        lines, url = Lines(process), url_when_told(process)
         lines.wait_for_state(vm.qmp, "reporting")
         port = int(url.rstrip("/").rpartition(":")[2])
         over = threading.Event()
@@ -145,3 +136,50 @@ def test_slow_and_flooding_clients_cost_collection_nothing_and_keep_no_probe_out
     assert len(collected) >= 8
     assert sum(each["missed_at_most"] for each in collected) == 0
     assert probes > 10
+
+
+@pytest.mark.guest
+@pytest.mark.usefixtures("real_qemu")
+def test_a_scrape_shows_what_is_documented_and_prometheus_stores_it(folder: Path) -> None:
+    need("prometheus")
+    words = ("--monitor", f"{folder}/*.qmp", "--interval", "1s", "--kafka", f"127.0.0.1:{free_port()}")
+    env = {**WEB, "BAROGRAPH_LINES__ENABLED": "true"}
+    with qemu.guest(folder, "g") as vm, agent(folder, *words, env=env) as process:
+        lines, url = Lines(process), url_when_told(process)
+        lines.wait_for_state(vm.qmp, "reporting")
+        lines.wait(lambda: len(lines.samples("g")) >= 4, "four samples")
+        with prometheus(folder / "prometheus", scrape=url.removeprefix("http://").rstrip("/")) as server:
+
+            def stored(query: str) -> list[dict[str, Any]]:
+                wait_until(lambda: bool(server.query(query)), query)
+                return server.query(query)
+
+            (up,) = stored("up == 1")
+            stored("barograph_samples_total > 3")
+            (free,) = stored("qemu_vm_guest_memory_free_bytes")
+            (at,) = server.query("timestamp(qemu_vm_guest_memory_free_bytes)")
+            newest = max(each["last_update"] for each in lines.samples("g"))
+            _, text = ask(url, "metrics")
+        assert process.stop() == 0
+
+    shown = {family.name + ("_total" if family.type == "counter" else "") for family in read(text)}
+    known = documented(ROOT / "docs/metrics.md")
+    assert up["metric"]["job"] == "scraped"
+    assert free["metric"]["qemu_vm_name"] == "g"
+    assert float(at["value"][1]) == int(float(at["value"][1]))  # last_update, not the time of the scrape
+    assert 0 <= newest - float(at["value"][1]) < 5
+    assert shown - known == {"target"}
+    assert {name for name in known if not name.startswith("qemu_vm_guest_")} <= shown
+
+
+@pytest.mark.guest
+@pytest.mark.usefixtures("real_qemu")
+def test_the_books_balance_at_any_instant(folder: Path) -> None:
+    words = ("--monitor", f"{folder}/*.qmp", "--interval", "1s")
+    with qemu.guest(folder, "g"), agent(folder, *words, env=WEB) as process, Audit(process) as audit:
+        lines = Lines(process)
+        lines.wait(lambda: len(lines.samples("g")) >= 5, "five samples")
+        assert process.stop() == 0
+
+    assert audit.problems == []
+    assert audit.scrapes > 20

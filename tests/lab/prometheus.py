@@ -17,13 +17,16 @@ _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatev
 class Prometheus:
     """Takes OTLP at `otlp`, answers queries."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, scrape: str | None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         port = free_port()
         self._url = f"http://127.0.0.1:{port}"
         self.otlp = f"{self._url}/api/v1/otlp"
         config = folder / "prometheus.yml"
-        config.write_text("global: {scrape_interval: 15s}\n")
+        jobs = [] if scrape is None else [{"job_name": "scraped", "static_configs": [{"targets": [scrape]}]}]
+        every = "15s" if scrape is None else "1s"
+        # JSON is YAML.
+        config.write_text(json.dumps({"global": {"scrape_interval": every}, "scrape_configs": jobs}))
         self._log = folder / "prometheus.log"
         self.process = start(
             [
@@ -55,9 +58,9 @@ class Prometheus:
 
 
 @contextmanager
-def prometheus(folder: Path) -> Generator[Prometheus]:
-    """A Prometheus that runs, and ends with the block."""
-    running = Prometheus(folder)
+def prometheus(folder: Path, *, scrape: str | None = None) -> Generator[Prometheus]:
+    """A Prometheus that runs, and ends with the block; it scrapes `HOST:PORT` each second, if told to."""
+    running = Prometheus(folder, scrape)
     try:
         running.wait_until_ready()
         yield running

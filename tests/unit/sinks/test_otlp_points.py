@@ -10,6 +10,7 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.sdk.metrics.export import MetricsData
 
 from agent.contract.metrics import GUEST_METRICS
+from agent.contract.targets import targets
 from agent.core.reading import Balloon, EpochEnd, Sample, State, VmView
 from agent.sinks.otlp_points import (
     NOTHING_SENT,
@@ -18,7 +19,6 @@ from agent.sinks.otlp_points import (
     VmPoints,
     build,
     forget_old,
-    targets,
 )
 from agent.sinks.otlp_settings import Identity
 from tests.unit.sinks.views import AGENT, SECOND_NS, T0_S, sample, view, vm

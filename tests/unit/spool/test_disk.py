@@ -227,7 +227,7 @@ async def test_without_kafka_only_what_vms_are_remembered_by_is_kept(tmp_path: P
     counters = Counters()
     async with running(tmp_path, counters, keeps_records=False) as spool:
         spool.append(record(1), memory())
-    assert counters.snapshot() == {}
+    assert not {name for name in counters.snapshot() if not name.startswith("spool_")}
 
     async with running(tmp_path) as spool:
         assert list(spool.memories) == ["/run/vm/a.qmp"]

@@ -10,6 +10,7 @@ import anyio
 from agent.contract.encode import Agent
 from agent.core.health import Component, Health
 from agent.core.reading import AgentEvent, AgentPhase, VmView
+from agent.telemetry import Counters, Levels, Snapshot, snapshot
 from tests.unit.sinks.views import AGENT
 
 
@@ -53,6 +54,8 @@ class Present:
     missing: Sequence[str] = ()
     seen: Sequence[VmView] = ()
     identity: Agent = AGENT
+    counters: Counters = field(default_factory=Counters)
+    levels: Levels = field(default_factory=lambda: Levels(waiting={}))
     parts: Mapping[str, Component] = field(
         default_factory=lambda: {
             "discovery": Component(Health.OK, "3 monitors watched", 1_795_404_000_000),
@@ -68,6 +71,9 @@ class Present:
 
     def agent(self) -> AgentEvent:
         return AgentEvent(1, AgentPhase.RUNNING, "found 3 monitors", 5, 6, None, True, 7, {}, {"samples": 3})
+
+    def telemetry(self) -> Snapshot:
+        return snapshot(self.counters, self.levels)
 
     def views(self) -> Sequence[VmView]:
         return self.seen

@@ -1,0 +1,56 @@
+"""Which VMs metrics speak of, each once, and by what names: the same over OTLP and for scrapes."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from agent.contract import metrics
+from agent.contract.encode import Agent
+from agent.contract.metrics import VM_LABEL_PREFIX, VM_PATH
+from agent.core.reading import State, VmId, VmIdentity, VmView
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One VM of a cycle. `key` is its `service.instance.id`, unique in the cycle."""
+
+    key: str
+    view: VmView
+    vm: VmIdentity | None  # None: nobody knows yet, or it is only another path to a VM
+
+
+def targets(views: Iterable[VmView], agent: Agent) -> list[Target]:
+    """Return the VMs of a cycle, each once.
+
+    Where several paths lead to one VM, it is shown by the one that speaks; a duplicate is shown as
+    a path, since its values under the VM's id would contradict the other's.
+    """
+    chosen: dict[VmId, VmView] = {}
+    paths: list[VmView] = []
+    for view in views:
+        vm = view.state.vm
+        if vm is None or view.state.state is State.DUPLICATE:
+            paths.append(view)
+        elif vm.id not in chosen or _liveness(view) > _liveness(chosen[vm.id]):
+            chosen[vm.id] = view
+    known = [Target(f"{agent.host_id}/{id}", view, view.state.vm) for id, view in chosen.items()]
+    return known + [Target(f"{agent.host_id}/{utf8(view.path)}", view, None) for view in paths]
+
+
+def who(target: Target, agent: Agent) -> dict[str, str]:
+    """Return the attributes that name the VM."""
+    found = {metrics.HOST_ID: agent.host_id, metrics.HOST_NAME: utf8(agent.host_name)}
+    if target.vm is None:
+        return {**found, VM_PATH: utf8(target.view.path)}
+    found[metrics.VM_ID] = target.vm.id
+    if target.vm.name:
+        found[metrics.VM_NAME] = utf8(target.vm.name)
+    return found | {VM_LABEL_PREFIX + utf8(label): utf8(value) for label, value in target.vm.labels.items()}
+
+
+def utf8(text: str) -> str:
+    """Return `text` in UTF-8: a path may hold any byte, and one broken name would cost the whole request."""
+    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+
+
+def _liveness(view: VmView) -> tuple[bool, int]:
+    return view.state.state is not State.GONE, view.state.since_ms

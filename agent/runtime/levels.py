@@ -1,0 +1,35 @@
+"""Looks at what is not counted: what waits, where VMs stand, what the process takes."""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from agent.runtime import clock
+from agent.runtime.recorder import Recorder
+from agent.spool.disk import DiskSpool
+from agent.spool.record_queue import RecordQueue
+from agent.spool.store import DEAD_LETTERS
+from agent.telemetry import Levels
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_SELF = Path("/proc/self")
+
+
+def levels(queues: Mapping[str, RecordQueue], recorder: Recorder, spool: DiskSpool | None) -> Levels:
+    """Return how things are now; `queues` by sink. On the event loop: proc(5) is memory, not a disk."""
+    now_ms = clock.unix_ms()
+    oldest = {sink: queue.oldest_ms for sink, queue in queues.items()}
+    return Levels(
+        waiting={sink: queue.held for sink, queue in queues.items()},
+        oldest_age_s={
+            sink: max(0, now_ms - at_ms) / 1000 for sink, at_ms in oldest.items() if at_ms is not None
+        },
+        vms=Counter(view.state.state for view in recorder.views()),
+        spool_used_bytes=None if spool is None else spool.totals.used_bytes,
+        dead_letters=None if spool is None else spool.totals.rows.get(DEAD_LETTERS, 0),
+        cpu_s=time.process_time(),
+        memory_bytes=int((_SELF / "statm").read_bytes().split()[1]) * _PAGE_BYTES,
+        descriptors=len(os.listdir(_SELF / "fd")),
+    )

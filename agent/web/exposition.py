@@ -1,0 +1,182 @@
+"""`/metrics`: the agent's own metrics and the newest of each VM, for those who scrape. Pure.
+
+The text is written by prometheus_client, which this file alone knows; names are those that Prometheus gives
+the same metrics over OTLP. A guest's values are there only while its VM is `reporting`, with the time of its
+`last-update`: a scrape must not make an old value look new. Statistics that are not in our table are left to
+OTLP and Kafka: their names are the peer's, and two of them may become one name here.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Sample,
+)
+from prometheus_client.core import Metric as Family
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.exposition import generate_latest as write_plain
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as CONTENT_TYPE_OPENMETRICS
+from prometheus_client.openmetrics.exposition import (
+    generate_latest as write_openmetrics,  # pyright: ignore[reportUnknownVariableType]: it has no types
+)
+from prometheus_client.registry import Collector
+
+from agent import telemetry
+from agent.contract import metrics
+from agent.contract.encode import Agent
+from agent.contract.metrics import (
+    GUEST_METRICS,
+    Metric,
+    prometheus_family,
+    prometheus_label,
+    prometheus_name,
+    prometheus_unit,
+)
+from agent.contract.targets import Target, targets, utf8, who
+from agent.core.reading import State
+from agent.telemetry import INSTRUMENTS, Snapshot
+from agent.web.source import Source
+
+SLICE_SAMPLES = 250
+"""Written at one go: 2 ms."""
+
+_END = "# EOF\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One of the two ways to write it."""
+
+    content_type: str
+    write: Callable[[Collector], bytes]
+    end: str
+
+
+OPENMETRICS = Format(CONTENT_TYPE_OPENMETRICS, cast("Callable[[Collector], bytes]", write_openmetrics), _END)
+PLAIN = Format(CONTENT_TYPE_PLAIN_0_0_4, write_plain, "")
+
+
+def wanted(accept: str) -> Format:
+    """Return the format for what a client says it accepts: OpenMetrics, unless it names the older alone."""
+    return PLAIN if "text/plain" in accept and "application/openmetrics-text" not in accept else OPENMETRICS
+
+
+def metrics_parts(source: Source, form: Format) -> Iterator[str]:
+    """Yield the text in parts. What is first yielded, the agent's own, is all of one instant."""
+    snapshot, views, identity = source.telemetry(), source.views(), source.identity
+    yield "".join(_text(family, form) for family in _own(snapshot, identity))
+    vms = [(target, _labels(who(target, identity))) for target in targets(views, identity)]
+    for metric, statistic in _VM_METRICS:
+        yield from _family_parts(metric, _samples(metric, statistic, vms), form)
+    yield form.end
+
+
+def _own(snapshot: Snapshot, identity: Agent) -> Iterator[Family]:
+    yield InfoMetricFamily(
+        "target",
+        "Who speaks.",
+        value={
+            "service_name": "barograph",
+            "service_instance_id": identity.host_id,
+            "service_version": identity.version,
+            "host_id": identity.host_id,
+            "host_name": utf8(identity.host_name),
+        },
+    )
+    for instrument in INSTRUMENTS:
+        metric = instrument.metric
+        if instrument is telemetry.LAG:
+            family = HistogramMetricFamily(
+                prometheus_family(metric), metric.description, unit=prometheus_unit(metric)
+            )
+            lag = snapshot.lag
+            sums = [sum(lag.counts[: place + 1]) for place in range(len(lag.counts))]
+            names = [*(str(bound) for bound in lag.bounds), "+Inf"]
+            family.add_metric((), list(zip(names, sums, strict=True)), lag.sum)
+            yield family
+        else:
+            name = prometheus_name(metric)
+            points = snapshot.points[metric.name]
+            yield _family(metric, [Sample(name, _labels(each.attributes), each.value) for each in points])
+
+
+def _samples(
+    metric: Metric, statistic: str | None, vms: Sequence[tuple[Target, dict[str, str]]]
+) -> Iterator[Sample]:
+    name = prometheus_name(metric)
+    for target, labels in vms:
+        view = target.view
+        if statistic is not None:
+            sample = view.sample
+            if sample is not None and target.vm is not None and view.state.state is State.REPORTING:
+                value = sample.statistics.get(statistic)
+                if value is not None and sample.vm.id == target.vm.id:
+                    yield Sample(name, labels, value, sample.last_update_s)
+        elif metric is metrics.STATE:
+            for state in State:
+                yield Sample(name, labels | {_STATE_LABEL: state.value}, int(view.state.state is state))
+        else:
+            value = _HOST_VALUES[metric.name](target)
+            if value is not None:
+                yield Sample(name, labels, value)
+
+
+_STATE_LABEL = prometheus_label(metrics.VM_STATE)
+_HOST_VALUES: Mapping[str, Callable[[Target], int | None]] = {
+    metrics.LAST_UPDATE.name: lambda target: target.view.last_update_s,
+    metrics.POLLING_INTERVAL.name: lambda target: target.view.state.interval_s,
+    metrics.BALLOON_ACTUAL.name: lambda target: (
+        None if target.view.balloon is None else target.view.balloon.actual_bytes
+    ),
+}
+_VM_METRICS: tuple[tuple[Metric, str | None], ...] = (
+    *((metric, None) for metric in metrics.HOST_METRICS),
+    *((metric, statistic) for statistic, metric in GUEST_METRICS.items()),
+)
+
+
+def _family_parts(metric: Metric, samples: Iterator[Sample], form: Format) -> Iterator[str]:
+    """Yield one family in slices; its head stands before the first one, if there is one."""
+    is_first = True
+    part: list[Sample] = []
+    for sample in samples:
+        part.append(sample)
+        if len(part) == SLICE_SAMPLES:
+            yield _text(_family(metric, part), form, head=is_first)
+            is_first, part = False, []
+    if part:
+        yield _text(_family(metric, part), form, head=is_first)
+
+
+def _family(metric: Metric, samples: list[Sample]) -> Family:
+    name, unit = prometheus_family(metric), prometheus_unit(metric)
+    kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+    family = kind(name, metric.description, labels=(), unit=unit)
+    family.samples = samples
+    return family
+
+
+class _One(Collector):
+    """What is to be written: one family."""
+
+    def __init__(self, family: Family) -> None:
+        self._family = family
+
+    def collect(self) -> Iterator[Family]:
+        yield self._family
+
+
+def _text(family: Family, form: Format, *, head: bool = True) -> str:
+    text = form.write(_One(family)).decode().removesuffix(_END)
+    while not head and text.startswith("# "):
+        text = text.partition("\n")[2]
+    return text
+
+
+def _labels(attributes: Mapping[str, str]) -> dict[str, str]:
+    return {prometheus_label(name): value for name, value in attributes.items()}

@@ -1,0 +1,144 @@
+from collections.abc import Sequence
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families as read_plain
+from prometheus_client.samples import Sample
+
+from agent.core.reading import Balloon, State, VmView
+from agent.telemetry import Count, Counters, Levels
+from agent.web.exposition import OPENMETRICS, PLAIN, SLICE_SAMPLES, metrics_parts, wanted
+from agent.web.pages import application
+from agent.web.server import open_web
+from agent.web.settings import Settings
+from tests.integration.audit import read
+from tests.unit.sinks.views import T0_S, sample, view, vm
+from tests.unit.web.asking import Present, ask
+
+HOSTILE = '"} 1\n# EOF\nx{y="\\'
+
+
+def text(present: Present) -> str:
+    return "".join(metrics_parts(present, OPENMETRICS))
+
+
+def samples(present: Present) -> list[Sample]:
+    return [each for family in read(text(present)) for each in family.samples]
+
+
+def of(name: str, seen: Sequence[VmView]) -> list[Sample]:
+    return [each for each in samples(Present(seen=seen)) if each.name == name]
+
+
+def test_a_guests_value_has_the_time_of_its_last_update() -> None:
+    (shown,) = of("qemu_vm_guest_memory_free_bytes", [view(sample(statistics={"free_memory": 4096}))])
+
+    assert (shown.value, float(shown.timestamp or 0)) == (4096, T0_S)
+    assert shown.labels == {
+        "host_id": "host-1", "host_name": "node-7", "qemu_vm_id": "vm-1", "qemu_vm_name": "web-3"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("state", [state for state in State if state is not State.REPORTING])
+def test_a_guests_values_are_there_only_while_it_reports(state: State) -> None:
+    seen = [view(sample(), state=state)]
+
+    assert not [each for each in samples(Present(seen=seen)) if each.name.startswith("qemu_vm_guest_")]
+    assert [each.value for each in of("qemu_vm_last_update_seconds", seen)] == [T0_S]
+    states = {each.labels["qemu_vm_state"]: each.value for each in of("qemu_vm_state", seen)}
+    assert states == {each.value: int(each is state) for each in State}
+
+
+def test_a_counter_of_the_guest_ends_in_total() -> None:
+    (shown,) = of("qemu_vm_guest_faults_major_total", [view(sample(statistics={"major_faults": 7}))])
+
+    assert shown.value == 7
+
+
+def test_what_the_host_knows_is_there_too() -> None:
+    seen = [view(sample(), balloon=Balloon(1 << 30, 5), interval_s=10)]
+
+    assert [each.value for each in of("qemu_vm_balloon_actual_bytes", seen)] == [1 << 30]
+    assert [each.value for each in of("qemu_vm_polling_interval_seconds", seen)] == [10]
+
+
+def test_a_vm_with_several_monitors_is_shown_once() -> None:
+    seen = [
+        view(sample(), path="/a"),
+        view(path="/b", of=vm(), state=State.DUPLICATE),
+        view(path="/c", unknown=True, state=State.CONNECTING),
+    ]
+
+    shown = [each.labels for each in of("qemu_vm_state", seen) if each.value]
+
+    assert [each.get("qemu_vm_monitor_path") for each in shown] == [None, "/b", "/c"]
+
+
+def test_hostile_names_stay_values_of_labels_and_statistics_of_a_peers_own_are_left_out() -> None:
+    named = vm(name=HOSTILE)
+    seen = [view(sample(of=named, statistics={"free_memory": 1, "x.y": 2, "x_y": 3}), of=named)]
+
+    found = samples(Present(seen=seen))
+
+    names = {each.labels["qemu_vm_name"] for each in found if "qemu_vm_name" in each.labels}
+    assert names == {HOSTILE}
+    assert not [each for each in found if "other" in each.name]
+
+
+def test_many_vms_are_one_family_in_slices() -> None:
+    count = 2 * SLICE_SAMPLES + 3
+    seen = [view(sample(of=vm(str(n))), path=f"/{n}") for n in range(count)]
+
+    parts = list(metrics_parts(Present(seen=seen), OPENMETRICS))
+
+    assert len(of("qemu_vm_guest_memory_free_bytes", seen)) == count
+    assert max(part.count("\n") for part in parts[1:]) <= SLICE_SAMPLES + 3
+    assert "".join(parts).count("# TYPE qemu_vm_guest_memory_free_bytes gauge") == 1
+
+
+def test_the_agents_own_metrics_are_there_with_its_lag_as_a_histogram() -> None:
+    counters = Counters()
+    counters.add(Count.SAMPLES, 3)
+    for lag_s in (0.0005, 0.004, 60.0):
+        counters.lag.record(lag_s)
+    present = Present(counters=counters, levels=Levels(waiting={"lines": 2}, oldest_age_s={"lines": 1.5}))
+
+    found = {(each.name, *each.labels.values()): each.value for each in samples(present)}
+
+    assert found["barograph_samples_total",] == 3
+    assert found["barograph_waiting", "lines"] == 2
+    assert found["barograph_waiting_age_seconds", "lines"] == 1.5
+    assert found["barograph_lag_seconds_bucket", "0.001"] == 1
+    assert found["barograph_lag_seconds_bucket", "0.005"] == 2
+    assert found["barograph_lag_seconds_bucket", "+Inf"] == 3
+    assert found["barograph_lag_seconds_sum",] == pytest.approx(60.0045)
+
+
+@pytest.mark.parametrize(
+    ("accept", "form"),
+    [
+        ("", OPENMETRICS),
+        ("*/*", OPENMETRICS),
+        ("application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5", OPENMETRICS),
+        ("text/plain", PLAIN),
+    ],
+)
+def test_it_is_openmetrics_unless_only_the_older_text_is_asked_for(accept: str, form: object) -> None:
+    assert wanted(accept) is form
+
+
+def test_the_older_text_says_the_same_in_milliseconds() -> None:
+    present = Present(seen=[view(sample())])
+
+    plain = "".join(metrics_parts(present, PLAIN))
+
+    read = {each.name: each.timestamp for family in read_plain(plain) for each in family.samples}
+    assert read["qemu_vm_guest_memory_free_bytes"] == T0_S
+    assert "# EOF" not in plain
+
+
+async def test_it_is_served_with_its_own_content_type() -> None:
+    async with open_web(Settings(host="127.0.0.1", port=0), application(Present())) as url:
+        answer = await ask(url, "/metrics")
+
+    assert answer.headers["content-type"].startswith("application/openmetrics-text")
+    assert answer.body.endswith(b"# EOF\n")
