@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.audit import WEB, Audit
 from tests.integration.watching import conserved
 from tests.lab import qemu
 from tests.lab.agent import AgentProcess, agent
@@ -104,10 +105,11 @@ def survive(folder: Path, kafka: RealKafka, kills: int, seed: int) -> None:
     topics = [f"{folder.name}.samples", f"{folder.name}.states"]
     for topic in topics:
         kafka.create_topic(topic)
-    env = {"BAROGRAPH_KAFKA__SAMPLES_TOPIC": topics[0], "BAROGRAPH_KAFKA__STATES_TOPIC": topics[1]}
+    env = {**WEB, "BAROGRAPH_KAFKA__SAMPLES_TOPIC": topics[0], "BAROGRAPH_KAFKA__STATES_TOPIC": topics[1]}
     words = ("--monitor", f"{folder}/*.qmp", "--interval", "1s", "--kafka", kafka.bootstrap)
     chance = random.Random(seed)
     runs: list[Run] = []
+    scrapes = 0
     with ExitStack() as stack:
         vms = [stack.enter_context(qemu.guest(folder, f"g{number}", booted=False)) for number in range(3)]
         for vm in vms:
@@ -115,7 +117,10 @@ def survive(folder: Path, kafka: RealKafka, kills: int, seed: int) -> None:
         observer = Observer([vm.truth for vm in vms], folder)
         for number in range(kills + 1):
             run = Run()
-            with agent(folder / f"{number}", *words, state=folder / "state", env=env) as process:
+            with (
+                agent(folder / f"{number}", *words, state=folder / "state", env=env) as process,
+                Audit(process) as audit,
+            ):
                 if number < kills:
                     run.killed_ms = kill_at_a_bad_moment(process, folder / "state/spool.sqlite-wal", chance)
                 else:
@@ -125,6 +130,8 @@ def survive(folder: Path, kafka: RealKafka, kills: int, seed: int) -> None:
                     conserved(process)
                 run.first_reading_ms = first_readings(process.stderr.read_text())
                 assert "set aside" not in process.stderr.read_text()
+            assert audit.problems == []
+            scrapes += audit.scrapes
             runs.append(run)
         shown = observer.stop()
 
@@ -145,9 +152,10 @@ def survive(folder: Path, kafka: RealKafka, kills: int, seed: int) -> None:
         assert [each["sequence"] for each in mine] == list(range(1, len(mine) + 1))
         assert [each["last_update"] for each in mine] == sorted(by_time)
     assert owed_in_all > kills
+    assert scrapes > kills
     print(
         f"{kills} kills: {owed_in_all} updates owed, {len(documents)} samples arrived, "
-        f"{len(records) - len(documents)} repeats, nothing lost (seed {seed})"
+        f"{len(records) - len(documents)} repeats, nothing lost, {scrapes} scrapes balance (seed {seed})"
     )
 
 

@@ -3,10 +3,12 @@
 import json
 import time
 from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.integration.audit import WEB, Audit
 from tests.integration.conftest import need
 from tests.integration.watching import Lines, conserved
 from tests.lab import qemu
@@ -16,12 +18,21 @@ from tests.lab.kafka import RealKafka, consume, free_port, real_kafka
 
 pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("real_qemu"), pytest.mark.timeout(300)]
 
-WITH_LINES = {"BAROGRAPH_LINES__ENABLED": "true"}
+WITH_LINES = {**WEB, "BAROGRAPH_LINES__ENABLED": "true"}
 IMPATIENT = {
     **WITH_LINES,
     "BAROGRAPH_KAFKA__REQUEST_TIMEOUT": "1s",
     "BAROGRAPH_KAFKA__DELIVERY_TIMEOUT": "2s",
 }
+
+
+@contextmanager
+def audited(process: AgentProcess) -> Generator[None]:
+    """The agent's books balance at any instant."""
+    with Audit(process) as audit:
+        yield
+    assert audit.problems == []
+    assert audit.scrapes > 5
 
 
 def said(process: AgentProcess, words: str) -> int:
@@ -32,7 +43,7 @@ def outage(folder: Path, kafka: RealKafka, gone_s: float) -> None:
     kafka.create_topic("barograph.samples", 1)
     kafka.create_topic("barograph.states", 1)
     arguments = ("--monitor", f"{folder}/*.qmp", "--interval", "1s", "--kafka", kafka.bootstrap)
-    with qemu.guest(folder, "g"), agent(folder, *arguments, env=IMPATIENT) as process:
+    with qemu.guest(folder, "g"), agent(folder, *arguments, env=IMPATIENT) as process, audited(process):
         lines = Lines(process)
         lines.wait(lambda: len(lines.samples("g")) >= 3, "three samples")
 
@@ -84,7 +95,7 @@ def strict_kafka(folder: Path) -> Generator[RealKafka]:
 def without_a_topic(folder: Path, kafka: RealKafka, *, made_later: bool) -> None:
     kafka.create_topic("barograph.states", 1)
     arguments = ("--monitor", f"{folder}/*.qmp", "--interval", "1s", "--kafka", kafka.bootstrap)
-    with qemu.guest(folder, "g"), agent(folder, *arguments, env=IMPATIENT) as process:
+    with qemu.guest(folder, "g"), agent(folder, *arguments, env=IMPATIENT) as process, audited(process):
         lines = Lines(process)
         lines.wait(lambda: said(process, "topic barograph.samples does not exist") == 1, "the topic is named")
         lines.wait(lambda: len(lines.samples("g")) >= 3, "three samples")
@@ -130,7 +141,7 @@ def test_a_broker_back_at_another_port_gets_everything_where_the_list_names_both
     broker.move()
     both = f"{before},{broker.address}"
     arguments = ("--monitor", f"{folder}/*.qmp", "--interval", "1s", "--kafka", both)
-    with qemu.guest(folder, "g"), agent(folder, *arguments, env=IMPATIENT) as process:
+    with qemu.guest(folder, "g"), agent(folder, *arguments, env=IMPATIENT) as process, audited(process):
         lines = Lines(process)
         lines.wait(lambda: len(lines.samples("g")) >= 3, "three samples")
         own_kafka.stop()
@@ -154,14 +165,20 @@ def test_a_broker_absent_for_a_whole_run_gets_it_all_from_the_next_one(
     arguments = ("--monitor", f"{folder}/*.qmp", "--interval", "1s", "--kafka", own_kafka.bootstrap)
     collected: list[int] = []
     with qemu.guest(folder, "g"):
-        with agent(folder / "1", *arguments, state=folder / "state", env=IMPATIENT) as process:
+        with (
+            agent(folder / "1", *arguments, state=folder / "state", env=IMPATIENT) as process,
+            audited(process),
+        ):
             lines = Lines(process)
             lines.wait(lambda: len(lines.samples("g")) >= 4, "four samples")
             assert process.stop() == 0
             assert conserved(process)["waiting.kafka.samples"] == len(lines.samples("g"))
             collected += [each["last_update"] for each in lines.samples("g")]
         own_kafka.start()
-        with agent(folder / "2", *arguments, state=folder / "state", env=IMPATIENT) as process:
+        with (
+            agent(folder / "2", *arguments, state=folder / "state", env=IMPATIENT) as process,
+            audited(process),
+        ):
             lines = Lines(process)
             lines.wait(lambda: len(lines.samples("g")) >= 2, "two more samples")
             assert process.stop() == 0
@@ -181,7 +198,7 @@ def test_a_broker_absent_at_start_and_for_good_costs_only_what_does_not_fit(fold
         "BAROGRAPH_POLLING__HEARTBEAT": "1s",  # more records a second
         "BAROGRAPH_SHUTDOWN__DEADLINE": "2s",
     }
-    with qemu.guest(folder, "g") as vm, agent(folder, *arguments, env=env) as process:
+    with qemu.guest(folder, "g") as vm, agent(folder, *arguments, env=env) as process, audited(process):
         lines = Lines(process)
         lines.wait_for_state(vm.qmp, "reporting")
         lines.wait(lambda: "dropped/kafka.states:full" in process.stdout.read_text(), "a drop, counted", 90)
@@ -202,7 +219,7 @@ def test_a_collector_absent_at_start_and_gone_on_the_way_gets_the_newest_when_it
     own_collector.stop()
     arguments = ("--monitor", f"{folder}/*.qmp", "--interval", "1s", "--otlp", own_collector.http)
     env = {**WITH_LINES, "BAROGRAPH_OTLP__INTERVAL": "1s", "BAROGRAPH_OTLP__TIMEOUT": "1s"}
-    with qemu.guest(folder, "g") as vm, agent(folder, *arguments, env=env) as process:
+    with qemu.guest(folder, "g") as vm, agent(folder, *arguments, env=env) as process, audited(process):
         lines = Lines(process)
         lines.wait_for_state(vm.qmp, "reporting")
         lines.wait(lambda: len(lines.samples("g")) >= 4, "samples without a Collector")
