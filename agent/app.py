@@ -40,6 +40,7 @@ from agent.runtime.vm import ClaimsRegistry, Surroundings
 from agent.sinks.kafka import KafkaSink
 from agent.sinks.lines import LinesSink
 from agent.sinks.otlp import OtlpSink
+from agent.sinks.otlp_own import OwnTelemetry
 from agent.sinks.record_sink import RecordSink
 from agent.spool.disk import DiskSpool, open_spool
 from agent.spool.ledger import Ledger, open_ledger
@@ -109,6 +110,7 @@ class _Run:
             counters=self._counters,
             alarms=Alarms(),
         )
+        self._own = None if config.otlp is None else OwnTelemetry(config.otlp, identity, self._look)
         # CI makes the boundary around a VM let bugs of ours pass, so that tests do not pass over them.
         contain = "BAROGRAPH_NO_CONTAINMENT" not in os.environ
         memories = NO_MEMORIES if spool is None else spool.memories
@@ -148,6 +150,8 @@ class _Run:
                     collection.start_soon(self._state.run, self._problem)
                     if self._otlp is not None:
                         collection.start_soon(self._otlp.run, self._recorder.views)
+                    if self._own is not None:
+                        self._own.start()
                     # What has been built so far lives as long as the process: no need to look at it again.
                     gc.freeze()
                     scans = watch(self._config.discovery_settings(), _monitor_locks())
@@ -234,6 +238,8 @@ class _Run:
             async with anyio.create_task_group() as group:
                 if self._otlp is not None:
                     group.start_soon(self._otlp.finish, deadline_s / 2)
+                if self._own is not None:
+                    group.start_soon(self._own.finish, deadline_s / 2)
                 for deliverer in deliverers:
                     group.start_soon(deliverer.done.wait)
 

@@ -93,6 +93,8 @@ def run_main_job(folder: Path, kafka: RealKafka, collected: Collector, seconds: 
     ]
     recorded = totals["samples"]
     sent = len([point for point in collected.points() if point.name == "qemu.vm.guest.memory.free"])
+    own = [point.value for point in collected.points() if point.name == "barograph.samples"]
+    assert own[-1] == recorded  # the agent's own telemetry, exported once more at the end
     # The last record was written before the last cycle was sent: it does not know of that one.
     assert 0 <= recorded - sent - totals.get("otlp_samples_passed_over", 0) <= len(vms)
     print(

@@ -26,7 +26,7 @@ class Point:
     resource: tuple[tuple[str, str], ...]
     name: str
     unit: str
-    kind: str  # "gauge", "counter" (monotonic sum) or "updowncounter"
+    kind: str  # "gauge", "counter" (monotonic sum), "updowncounter", or "histogram", whose value is its count
     attributes: tuple[tuple[str, str], ...]
     time_ns: int
     start_ns: int | None
@@ -90,12 +90,16 @@ def parse(document: dict[str, Any]) -> list[Point]:
 def _value(point: dict[str, Any]) -> float:
     if int(point.get("flags", 0)) & 1:  # "no recorded value"
         return float("nan")
+    if "bucketCounts" in point:
+        return int(point["count"])
     return int(point["asInt"]) if "asInt" in point else float(point["asDouble"])
 
 
 def _kind(metric: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     if "gauge" in metric:
         return "gauge", metric["gauge"]
+    if "histogram" in metric:
+        return "histogram", metric["histogram"]
     if "sum" not in metric:
         raise ValueError(f"{metric['name']} is neither a gauge nor a sum")
     return ("counter" if metric["sum"].get("isMonotonic") else "updowncounter"), metric["sum"]

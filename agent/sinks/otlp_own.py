@@ -1,0 +1,229 @@
+"""What the agent knows of itself, over OTLP: ordinary instruments of the SDK, to the backend the VMs' go to.
+
+Rules, each with a test in tests/integration/test_sinks_otlp_own.py:
+
+- instruments are observable ones, all from the table, so that counting costs nothing here;
+- what is exported is a snapshot taken on the event loop, never the loop's own objects;
+- a backend that is away or hangs costs its own thread, the SDK's, and is logged when it begins and ends;
+- at the end there is a last export, and a deadline for it.
+
+The SDK has no observable histogram: ours is kept by the agent and added to what the SDK collected.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from os import environ
+from typing import Any, cast
+
+import anyio
+import structlog
+from opentelemetry.metrics import CallbackOptions, Meter, Observation
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    Histogram,
+    HistogramDataPoint,
+    Metric,
+    MetricExporter,
+    MetricExportResult,
+    MetricsData,
+    PeriodicExportingMetricReader,
+)
+from opentelemetry.sdk.resources import Resource
+
+from agent.contract import metrics
+from agent.contract.encode import Agent
+from agent.contract.targets import utf8
+from agent.sinks.otlp_cycle import Exporter
+from agent.sinks.otlp_exporter import open_exporter
+from agent.sinks.otlp_settings import Protocol, Settings, protocol
+from agent.telemetry import INSTRUMENTS, LAG, Distribution, Instrument, Snapshot
+
+log = structlog.get_logger("barograph.otlp")
+
+_LOOP_ANSWERS_S = 5.0
+
+
+class OwnTelemetry:
+    """Exports the table every cycle, from the SDK's own thread."""
+
+    def __init__(self, settings: Settings, agent: Agent, look: Callable[[], Snapshot]) -> None:
+        """Start nothing yet; `look` is called on the event loop.
+
+        Raises:
+            ConfigError: the environment asks for a protocol that we do not have.
+        """
+        self._settings = settings
+        self._agent = agent
+        self._look = look
+        self._protocol: Protocol = protocol(settings, environ)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._provider: MeterProvider | None = None
+        self._snapshot: Snapshot | None = None
+        self._is_stale = False
+
+    def start(self) -> None:
+        """Begin, on the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._snapshot, self._is_stale = self._look(), True
+        exporter = _Exporter(
+            lambda: open_exporter(self._settings, self._protocol), self._last_of_a_collection
+        )
+        reader = PeriodicExportingMetricReader(
+            exporter, export_interval_millis=self._settings.interval_s * 1000
+        )
+        self._provider = MeterProvider([reader], resource=_resource(self._agent), shutdown_on_exit=False)
+        meter = self._provider.get_meter("barograph", self._agent.version)
+        for instrument in INSTRUMENTS:
+            self._register(meter, instrument)
+
+    async def finish(self, deadline_s: float) -> None:
+        """Export once more and end; whatever is not done by then is abandoned."""
+        provider, self._provider = self._provider, None
+        if provider is None:
+            return
+        over = anyio.Event()
+        loop = asyncio.get_running_loop()
+
+        def end() -> None:
+            provider.shutdown(timeout_millis=deadline_s * 1000)
+            _call(loop, over.set)
+
+        threading.Thread(target=end, name="otlp-own-end", daemon=True).start()
+        with anyio.move_on_after(deadline_s) as scope:
+            await over.wait()
+        if scope.cancelled_caught:
+            log.warning("export of own telemetry abandoned", after_s=deadline_s)
+
+    def _register(self, meter: Meter, instrument: Instrument) -> None:
+        metric = instrument.metric
+
+        def observe(_: CallbackOptions) -> Iterable[Observation]:
+            points = self._present().points[metric.name]
+            return [Observation(point.value, dict(point.attributes)) for point in points]
+
+        match metric.kind:
+            case "counter":
+                meter.create_observable_counter(metric.name, [observe], metric.unit, metric.description)
+            case "updowncounter":
+                meter.create_observable_up_down_counter(
+                    metric.name, [observe], metric.unit, metric.description
+                )
+            case "gauge":
+                meter.create_observable_gauge(metric.name, [observe], metric.unit, metric.description)
+            case "histogram":
+                return  # the exporter adds it
+
+    def _present(self) -> Snapshot:
+        """On the SDK's thread: return one snapshot for all of a collection.
+
+        The last one where the loop does not answer.
+        """
+        if self._is_stale:
+            self._is_stale = False
+            taken: Future[Snapshot] = Future()
+            if self._loop is not None and _call(self._loop, lambda: taken.set_result(self._look())):
+                try:
+                    self._snapshot = taken.result(_LOOP_ANSWERS_S)
+                except TimeoutError:
+                    log.warning("own telemetry is late", detail="the event loop did not answer")
+        if self._snapshot is None:
+            raise LookupError("not started")
+        return self._snapshot
+
+    def _last_of_a_collection(self) -> Distribution:
+        lag = self._present().lag
+        self._is_stale = True
+        return lag
+
+
+class _Exporter(MetricExporter):
+    """The official exporter, opened at the first export, with our histogram beside the SDK's metrics."""
+
+    def __init__(self, open_: Callable[[], Exporter], lag: Callable[[], Distribution]) -> None:
+        super().__init__()
+        self._open = open_
+        self._lag = lag
+        self._exporter: Exporter | None = None
+        self._began_ns = time.time_ns()
+        self._failures = 0
+
+    def export(
+        self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any
+    ) -> MetricExportResult:
+        lag = self._lag()
+        try:
+            self._exporter = self._exporter or self._open()
+        except (OSError, ValueError) as error:  # a file that is gone, a variable nobody understands
+            self._failed(f"the exporter cannot start: {error}")
+            return MetricExportResult.FAILURE
+        outcome = self._exporter.export(_with(metrics_data, self._histogram(lag)))
+        if not outcome.accepted:
+            self._failed(outcome.detail)
+            return MetricExportResult.FAILURE
+        if self._failures:
+            log.info("own telemetry is exported again", exports_failed=self._failures)
+        self._failures = 0
+        return MetricExportResult.SUCCESS
+
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:
+        return True
+
+    def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
+        if self._exporter is not None:
+            self._exporter.shutdown()
+
+    def _failed(self, problem: str) -> None:
+        if not self._failures:
+            log.warning("own telemetry not exported", problem=problem)
+        self._failures += 1
+
+    def _histogram(self, lag: Distribution) -> Metric:
+        unknown = cast("float", None)  # least and most are optional in the protocol, and not kept
+        point = HistogramDataPoint(
+            attributes={},
+            start_time_unix_nano=self._began_ns,
+            time_unix_nano=time.time_ns(),
+            count=sum(lag.counts),
+            sum=lag.sum,
+            bucket_counts=lag.counts,
+            explicit_bounds=lag.bounds,
+            min=unknown,
+            max=unknown,
+        )
+        metric = LAG.metric
+        points: Sequence[HistogramDataPoint] = [point]
+        return Metric(
+            metric.name, metric.description, metric.unit, Histogram(points, AggregationTemporality.CUMULATIVE)
+        )
+
+
+def _with(collected: MetricsData, metric: Metric) -> MetricsData:
+    (of_resource,) = collected.resource_metrics
+    (of_scope,) = of_resource.scope_metrics
+    scope = replace(of_scope, metrics=[*of_scope.metrics, metric])
+    return MetricsData([replace(of_resource, scope_metrics=[scope])])
+
+
+def _resource(agent: Agent) -> Resource:
+    return Resource(
+        {
+            "service.name": "barograph",
+            "service.instance.id": agent.host_id,
+            "service.version": agent.version,
+            metrics.HOST_ID: agent.host_id,
+            metrics.HOST_NAME: utf8(agent.host_name),
+        }
+    )
+
+
+def _call(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> bool:
+    try:
+        loop.call_soon_threadsafe(function)
+    except RuntimeError:
+        return False  # the loop has ended
+    return True
