@@ -62,6 +62,16 @@ def test_every_counter_is_explained() -> None:
     assert [count.value for count in Count if f"`{count.value}`" not in page] == []
 
 
+def test_every_path_of_the_web_is_explained() -> None:
+    source = (ROOT / "agent/web/pages.py").read_text()
+    paths = re.findall(r'Route\("([^"]+)"', source)
+
+    page = (ROOT / "docs/operations.md").read_text()
+
+    assert {"/livez", "/readyz", "/healthz", "/status", "/metrics", "/"} == set(paths)
+    assert [path for path in paths if f"| `{path}` |" not in page] == []
+
+
 def test_ci_calls_the_two_commands_and_nothing_else() -> None:
     script = (ROOT / ".ci/run").read_text()
     commands = [line for line in script.splitlines() if line and not line.startswith(("#", "set ", "cd "))]

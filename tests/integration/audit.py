@@ -5,7 +5,8 @@ import threading
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -99,6 +100,15 @@ class Audit:
                 continue
             self.scrapes += 1
             self.problems += unbalanced(text)
+
+
+@contextmanager
+def audited(process: AgentProcess) -> Generator[None]:
+    """The agent's books balance at any instant of the block."""
+    with Audit(process) as audit:
+        yield
+    assert audit.problems == []
+    assert audit.scrapes > 0
 
 
 def documented(page: Path) -> set[str]:

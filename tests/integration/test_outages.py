@@ -3,12 +3,11 @@
 import json
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.integration.audit import WEB, Audit
+from tests.integration.audit import WEB, audited
 from tests.integration.conftest import need
 from tests.integration.watching import Lines, conserved
 from tests.lab import qemu
@@ -24,15 +23,6 @@ IMPATIENT = {
     "BAROGRAPH_KAFKA__REQUEST_TIMEOUT": "1s",
     "BAROGRAPH_KAFKA__DELIVERY_TIMEOUT": "2s",
 }
-
-
-@contextmanager
-def audited(process: AgentProcess) -> Generator[None]:
-    """The agent's books balance at any instant."""
-    with Audit(process) as audit:
-        yield
-    assert audit.problems == []
-    assert audit.scrapes > 5
 
 
 def said(process: AgentProcess, words: str) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.audit import WEB, audited
 from tests.integration.watching import Lines, conserved
 from tests.lab import qemu
 from tests.lab.agent import AgentProcess, agent
@@ -23,7 +24,7 @@ pytestmark = [
 ]
 
 SPOOL = "spool.sqlite"
-LINES = {"BAROGRAPH_LINES__ENABLED": "true"}
+LINES = {**WEB, "BAROGRAPH_LINES__ENABLED": "true"}
 
 
 @pytest.fixture
@@ -42,7 +43,11 @@ def disk(folder: Path) -> Generator[Path]:
 def watched(folder: Path, disk: Path, kafka: EmbeddedKafka) -> Generator[tuple[Lines, AgentProcess]]:
     """A guest, and an agent whose state is on `disk`. Every sample that it had must reach Kafka, in order."""
     words = ("--monitor", f"{folder}/*.qmp", "--interval", "1s", "--kafka", kafka.bootstrap)
-    with qemu.guest(folder, "g"), agent(folder, *words, state=disk, env=LINES) as process:
+    with (
+        qemu.guest(folder, "g"),
+        agent(folder, *words, state=disk, env=LINES) as process,
+        audited(process),
+    ):
         lines = Lines(process)
         lines.wait(lambda: len(lines.samples("g")) >= 2, "two samples")
         yield lines, process

@@ -450,3 +450,21 @@ def test_where_no_monitors_are_needed_none_is_no_problem() -> None:
     assert load(Flags(), BARE, monitors_needed=False).discovery_settings().monitors == ()
     with pytest.raises(ConfigError, match="none given"):
         load(Flags(), BARE)
+
+
+@pytest.mark.parametrize(
+    ("written", "host", "port"),
+    [("0.0.0.0:80", "0.0.0.0", 80), ("[::1]:19464", "::1", 19464), ("localhost:0", "localhost", 0)],
+)
+def test_where_to_listen(written: str, host: str, port: int) -> None:
+    found = load(Flags(monitors=("/run/a",), web=written), BARE).web
+
+    assert found is not None
+    assert (found.host, found.port) == (host, port)
+
+
+def test_the_web_is_on_loopback_unless_told_otherwise_and_off_where_told() -> None:
+    on, off = bare().web, bare(BAROGRAPH_WEB__ENABLED="false").web
+
+    assert on is not None
+    assert (on.host, on.port, off) == ("127.0.0.1", 19464, None)
