@@ -2,8 +2,9 @@
 
 import os
 import shutil
+import subprocess
 import tempfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,31 @@ def session_folder(request: pytest.FixtureRequest) -> Generator[Path]:
 def real_qemu() -> None:
     """QEMU and the guest's image."""
     need("qemu", "guest")
+
+
+QEMUS: Mapping[str, Callable[[], Sequence[str]]] = {
+    "qemu": lambda: (str(setup.qemu()),),
+    "newer-qemu": setup.newer_qemu,
+}
+"""Each QEMU of the lab, and its command. Set up where the piece is there; else it would set it up."""
+
+
+def _version(piece: str) -> str:
+    """Return what a test's id says of the QEMU it ran on: its version, where it is there."""
+    if not setup.PIECES[piece].there():
+        return piece
+    said = subprocess.run(
+        [QEMUS[piece]()[0], "--version"], check=False, capture_output=True, text=True
+    ).stdout
+    return f"QEMU-{said.split()[3]}"
+
+
+@pytest.fixture(params=list(QEMUS), ids=_version, scope="module")
+def each_qemu(request: pytest.FixtureRequest) -> Sequence[str]:
+    """The command of one QEMU after the other: for what may depend on the version."""
+    piece: str = request.param
+    need(piece, "guest")
+    return QEMUS[piece]()
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,14 @@ from tests.lab.agent import AgentProcess
 
 Document = Mapping[str, Any]
 
+STALL_DEADLINE_S = 6.0
+"""The default at an interval of 1 s: max(3 x 1 s, 1 s + 5 s)."""
+
+
+def watch(folder: Path, *extra: str) -> list[str]:
+    """Return the words that have an agent watch the folder's monitors, at an interval of 1 s."""
+    return ["--monitor", f"{folder}/*.qmp", "--interval", "1s", *extra]
+
 
 class Lines:
     """An agent's JSON lines so far."""
@@ -42,6 +50,11 @@ class Lines:
             for each in self.all()
             if each["schema"].startswith("barograph.vm.sample/") and each["vm"].get("name") == name
         ]
+
+    def wait_for_samples(self, name: str, count: int) -> list[Document]:
+        """Return a VM's first samples once there are so many."""
+        self.wait(lambda: len(self.samples(name)) >= count, f"{count} samples of {name}")
+        return self.samples(name)[:count]
 
     def wait(self, condition: Callable[[], bool], what: str, timeout_s: float = 30.0) -> float:
         """Return how long it took until `condition` held, in seconds."""

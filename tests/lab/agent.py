@@ -19,11 +19,17 @@ MACHINE_ID = Path("/etc/machine-id")
 class AgentProcess:
     """One run of `barograph run`. Its output goes to files in its folder."""
 
-    def __init__(self, folder: Path, arguments: Sequence[str], env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        arguments: Sequence[str],
+        env: Mapping[str, str] | None = None,
+        within: Sequence[str] = (),
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.stdout, self.stderr = folder / "agent.out", folder / "agent.err"
         self.process = start(
-            [sys.executable, "-m", "agent", "run", *arguments],
+            [*within, sys.executable, "-m", "agent", "run", *arguments],
             self.stdout,
             errors=self.stderr,
             env={**_clean_environ(), **_FOR_TESTS, **(env or {})},
@@ -55,10 +61,18 @@ class AgentProcess:
 
 @contextmanager
 def agent(
-    folder: Path, *arguments: str, state: Path | None = None, env: Mapping[str, str] | None = None
+    folder: Path,
+    *arguments: str,
+    state: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    within: Sequence[str] = (),
 ) -> Generator[AgentProcess]:
-    """An agent, gone at the end of the block. Its state directory is its own, unless given."""
-    process = AgentProcess(folder, [*arguments, "--state-directory", str(state or folder / "state")], env)
+    """An agent, gone at the end of the block. Its state directory is its own, unless given.
+
+    `within` is a command that runs its arguments as a command, in other circumstances.
+    """
+    words = [*arguments, "--state-directory", str(state or folder / "state")]
+    process = AgentProcess(folder, words, env, within)
     try:
         yield process
     finally:

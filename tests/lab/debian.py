@@ -1,14 +1,16 @@
-"""What the lab takes from Debian: packages installed, and one that is only unpacked."""
+"""What the lab takes from Debian: packages installed, and some that are only unpacked."""
 
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.lab.cache import CannotHave, locked, run, run_to_its_end, say
 
 KERNEL = "linux-image-cloud-amd64"
+_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _WAIT_FOR_OTHERS = ("-o", "DPkg::Lock::Timeout=300")
 
 
@@ -62,6 +64,44 @@ def _download_kernel(folder: Path) -> None:
     if not names:
         raise CannotHave(f"apt knows no {KERNEL}: the guest's kernel comes from Debian 12's packages")
     run(["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", names[0]], cwd=folder)
+
+
+def unpack_backports(packages: Sequence[str], folder: Path) -> None:
+    """Unpack packages of this release's backports into `folder`. Nothing is installed, apt is not configured.
+
+    Raises:
+        CannotHave: this is no Debian, its archive has no backports of it, or not these.
+    """
+    if shutil.which("apt-get") is None:
+        raise CannotHave(f"needs {' '.join(packages)} from Debian's backports: there is no apt-get here")
+    with tempfile.TemporaryDirectory(prefix="apt-") as name:
+        work = Path(name)
+        (work / "lists" / "partial").mkdir(parents=True)
+        (work / "cache" / "archives" / "partial").mkdir(parents=True)
+        (work / "sources.list").write_text(_backports())
+        ours = [
+            *("-o", f"Dir::Etc::sourcelist={work / 'sources.list'}", "-o", "Dir::Etc::sourceparts=-"),
+            *("-o", f"Dir::State::lists={work / 'lists'}", "-o", f"Dir::Cache={work / 'cache'}"),
+            *("-o", "APT::Sandbox::User=root"),
+        ]
+        run(["apt-get", "-qq", *ours, "update"])
+        run(["apt-get", "-qq", *ours, "download", *packages], cwd=work)
+        for package in work.glob("*.deb"):
+            run(["dpkg-deb", "-x", package, folder])
+
+
+def _backports() -> str:
+    """Return the line of apt's sources for this release's backports, from the mirror this machine uses."""
+    fields = run(
+        ["apt-get", "indextargets", "--format", "$(LABEL) $(REPO_URI) $(RELEASE)", "Created-By: Packages"]
+    )
+    for line in fields.splitlines():
+        label, _, rest = line.partition(" ")
+        if label == "Debian" and "-" not in rest.split()[-1]:
+            uri, release = rest.split()
+            signed_by = f"[signed-by={_KEYRING}] " if _KEYRING.exists() else ""
+            return f"deb {signed_by}{uri} {release}-backports main\n"
+    raise CannotHave("apt's sources name no release of Debian, so there are no backports of it to take")
 
 
 def _sudo(todo: str) -> list[str]:

@@ -7,7 +7,7 @@ $bb mount -t proc proc /proc
 $bb mount -t sysfs sysfs /sys
 $bb mount -t devtmpfs devtmpfs /dev
 $bb mount -t tmpfs -o size=90% tmpfs /tmp
-for module in virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_mmio; do
+for module in virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_mmio pvpanic pvpanic-pci; do
   $bb insmod /modules/$module.ko
 done
 $bb grep -q barograph.balloon=off /proc/cmdline || $bb insmod /modules/virtio_balloon.ko
@@ -33,6 +33,8 @@ while read -r order argument <&3; do
     churn) churn & ;;
     reboot) echo ok >&3; $bb sleep 0.2; $bb reboot -f ;;
     poweroff) echo ok >&3; $bb sleep 0.2; $bb poweroff -f ;;
+    suspend) echo ok >&3; $bb sleep 0.2; echo mem > /sys/power/state; continue ;;
+    hang) echo ok >&3; $bb sleep 0.2; $bb devmem 0xfee000f0 32 0xff; continue ;; # its CPU hears no interrupt again
     crash) echo ok >&3; $bb sleep 0.2; echo c > /proc/sysrq-trigger ;;
     *) answer="no such order" ;;
   esac

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
@@ -59,6 +59,22 @@ class Monitor:
             if "error" in message:
                 raise RuntimeError(f"{name}: {message['error']}")
 
+    @property
+    def version(self) -> tuple[int, int, int]:
+        """QEMU's version, as it greeted."""
+        said = cast(dict[str, dict[str, dict[str, int]]], self.greeting["QMP"])["version"]["qemu"]
+        return said["major"], said["minor"], said["micro"]
+
+    def human(self, words: str) -> None:
+        """Have a command of the human monitor carried out.
+
+        Raises:
+            RuntimeError: it said something, which is how it complains.
+        """
+        said = self.command("human-monitor-command", **{"command-line": words})
+        if said:
+            raise RuntimeError(f"{words}: {said}")
+
     def get(self, name: str, path: str = BALLOON) -> object:
         """Return a QOM property."""
         return self.command("qom-get", path=path, property=name)
@@ -97,8 +113,9 @@ class Monitor:
         self.close()
 
     def close(self) -> None:
-        """Leave the monitor to others."""
-        self._stream.close()
+        """Leave the monitor to others. Harmless where QEMU has hung up, whatever it was not told."""
+        with suppress(ConnectionError):
+            self._stream.close()
         self._socket.close()
 
     def _read(self) -> dict[str, object]:
@@ -121,7 +138,7 @@ class Vm:
         self.console = folder / f"{name}.console"
         self.log = folder / f"{name}.log"
         self._orders_path = folder / f"{name}.orders"
-        self._up = folder / f"{name}.up"  # nobody else's: an observer takes truth as soon as it is there
+        self.hands = folder / f"{name}.hands"  # theirs to act through, while an observer has `truth`
         self._argv = argv
         self._env = None if env is None else {**os.environ, **env}
         self._process: subprocess.Popen[bytes] | None = None
@@ -151,7 +168,7 @@ class Vm:
 
     def _answers(self) -> bool:
         try:
-            Monitor(self._up, patience_s=0).close()
+            Monitor(self.hands, patience_s=0).close()
         except (FileNotFoundError, ConnectionError):
             return False
         return True
@@ -230,7 +247,7 @@ def _monitors(folder: Path, name: str) -> list[str]:
     return [
         *("-qmp", f"unix:{folder / name}.qmp,server=on,wait=off"),
         *("-qmp", f"unix:{folder / name}.truth,server=on,wait=off"),
-        *("-qmp", f"unix:{folder / name}.up,server=on,wait=off"),
+        *("-qmp", f"unix:{folder / name}.hands,server=on,wait=off"),
     ]
 
 
@@ -267,6 +284,7 @@ def guest(
     uuid: str | None = None,
     booted: bool = True,
     env: Mapping[str, str] | None = None,
+    command: Sequence[str] = (),
 ) -> Generator[Vm]:
     """A real Linux guest of 128 MiB under TCG: boots in about 3 s.
 
@@ -279,11 +297,15 @@ def guest(
         uuid: none by default.
         booted: wait until it takes orders.
         env: variables for QEMU on top of ours.
+        command: which QEMU, with arguments that make it find its files; the machine's by default.
     """
     image = setup.guest()
-    words = "console=ttyS0 quiet random.trust_cpu=on panic=0" + ("" if driver else " barograph.balloon=off")
+    words = "console=ttyS0 quiet random.trust_cpu=on panic=0 iomem=relaxed memhp_default_state=online"
+    if not driver:
+        words += " barograph.balloon=off"
     argv = [
-        *(str(setup.qemu()), "-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "128", "-name", name),
+        *(command or (str(setup.qemu()),)),
+        *("-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "128", "-name", name),
         *("-nodefaults", "-display", "none", "-append", words),
         *("-kernel", str(image / "vmlinuz"), "-initrd", str(image / "initrd.gz")),
         *("-serial", f"file:{folder / name}.console"),

@@ -18,6 +18,7 @@ from tests.lab import debian
 from tests.lab.cache import CannotHave, made, place, run, say
 
 QEMU = "qemu-system-x86_64"
+NEWER_QEMU_PACKAGES = ("qemu-system-x86", "qemu-system-data", "seabios")
 
 GUEST_MODULES = (
     "virtio_ring",
@@ -27,6 +28,8 @@ GUEST_MODULES = (
     "virtio_pci",
     "virtio_mmio",
     "virtio_balloon",
+    "pvpanic",
+    "pvpanic-pci",
 )
 GUEST_INIT = (Path(__file__).parent / "guest_init.sh").read_text()
 GUEST_INPUTS = f"1 {GUEST_INIT} {GUEST_MODULES}"
@@ -65,6 +68,24 @@ def qemu() -> Path:
     """Return QEMU's binary, installed where it is missing."""
     debian.install(["qemu-system-x86"], "the VMs", there=_on_path(QEMU))
     return Path(shutil.which(QEMU) or QEMU)
+
+
+def newer_qemu() -> tuple[str, ...]:
+    """Return the command of a newer QEMU beside the machine's, from Debian's backports: 10 on Debian 12.
+
+    Unpacked and not installed: what it does otherwise than its elder is told by running both.
+    """
+    inputs = " ".join(NEWER_QEMU_PACKAGES)
+    with made("newer-qemu", inputs) as work:
+        if work is not None:
+            qemu()  # brings the libraries
+            say("unpacking a newer QEMU from Debian's backports: some things changed with QEMU 10")
+            debian.unpack_backports(NEWER_QEMU_PACKAGES, work)
+            version = run([work / "usr" / "bin" / QEMU, "--version"]).split()[3]
+            if int(version.split(".")[0]) < 10:
+                raise CannotHave(f"Debian's backports have QEMU {version}, and 10 is needed")
+    share = place("newer-qemu", inputs) / "usr"
+    return str(share / "bin" / QEMU), "-L", f"{share}/share/qemu", "-L", f"{share}/share/seabios"
 
 
 def guest() -> Path:
@@ -216,6 +237,7 @@ def _faketime() -> Path | None:
 
 PIECES: Mapping[str, Piece] = {
     "qemu": Piece(qemu, _on_path(QEMU)),
+    "newer-qemu": Piece(newer_qemu, _built("newer-qemu", " ".join(NEWER_QEMU_PACKAGES))),
     "guest": Piece(guest, _built("guest", GUEST_INPUTS)),
     "kafka": Piece(kafka, lambda: _on_path("java")() and _built("kafka", KAFKA_POM)()),
     "collector": Piece(collector, _built("collector", COLLECTOR_BUILDER + COLLECTOR_MANIFEST)),
