@@ -42,6 +42,16 @@ class Pace:
     worst_gap_ms: float  # includes the time the VM was frozen
 
 
+def updates_in(log: Path) -> dict[Path, list[Shown]]:
+    """Return the updates that a log has: an observer's, or a simulated hypervisor's; by monitor, in order."""
+    text = log.read_text()
+    shown: dict[Path, list[Shown]] = {}
+    for line in text[: text.rfind("\n") + 1].splitlines():
+        path, seen_ns, last_update_s, stats = cast(tuple[str, int, int, dict[str, int]], json.loads(line))
+        shown.setdefault(Path(path), []).append(Shown(last_update_s, seen_ns / 1e6, decoded(stats)))
+    return shown
+
+
 class Observer:
     """Watches some VMs' truth monitors from its start until `stop`. They serve nobody else meanwhile.
 
@@ -68,12 +78,7 @@ class Observer:
 
     def updates(self) -> dict[Path, list[Shown]]:
         """Return every update seen so far, by truth monitor, in order."""
-        text = self._file.read_text()
-        shown: dict[Path, list[Shown]] = {}
-        for line in text[: text.rfind("\n") + 1].splitlines():
-            path, seen_ns, last_update_s, stats = cast(tuple[str, int, int, dict[str, int]], json.loads(line))
-            shown.setdefault(Path(path), []).append(Shown(last_update_s, seen_ns / 1e6, decoded(stats)))
-        return shown
+        return updates_in(self._file)
 
     def stop(self) -> dict[Path, list[Shown]]:
         """End it, and return what it saw.

@@ -1,0 +1,476 @@
+"""One simulated QEMU: run state, the VM's clock, its balloon, its guest. Pure: `Now` is an argument.
+
+Whoever changes it calls `advance` when `due_ns` comes, and after every call looks at `due_ns` again.
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+from agent.sim.balloon import Balloon, Travelling
+from agent.sim.events import Events
+from agent.sim.guest import MIB, MS, Guest, Kind
+from agent.sim.versions import VERSIONS
+
+Bus = Literal["pci", "pci-transitional", "pci-non-transitional", "mmio", "ccw", "none"]
+BUSES: tuple[str, ...] = get_args(Bus)
+
+NEEDS_RESET = frozenset({"shutdown", "internal-error", "guest-panicked"})
+
+
+class Now(NamedTuple):
+    """The host's two clocks."""
+
+    mono_ns: int
+    wall_ns: int
+
+
+class Refused(Exception):
+    """QEMU says no."""
+
+    def __init__(self, description: str, error_class: str = "GenericError") -> None:
+        self.error_class = error_class
+        super().__init__(description)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """What QEMU's command line and the guest's image say."""
+
+    name: str
+    version: str = "7.2"
+    uuid: str | None = None
+    memory_bytes: int = 128 * MIB
+    bus: Bus = "pci"
+    id: str | None = "balloon0"  # None: an anonymous device
+    hotplug: bool = False  # whether the bus takes devices while the VM runs
+    paused: bool = False  # -S
+    no_shutdown: bool = False
+    pvpanic: bool = False
+    deflate_on_oom: bool = False
+    incoming: str | None = None  # -incoming
+    guest: Kind = Kind.STEADY
+    tags: int = 16  # of the guest's driver
+    boot_s: float = 0.0  # from power-on or reset to the balloon driver
+    booted: bool = True  # at the start already
+    interval_s: int = 0  # already set by somebody
+    seed: int = 0
+
+
+@dataclass(slots=True)
+class Saved:
+    """What a snapshot or a migration carries."""
+
+    guest: Guest
+    guest_up: bool
+    up_ns: int
+    alarms: dict[str, int]  # nanoseconds to go
+    balloon: Travelling | None
+
+
+@dataclass(slots=True)
+class Migration:
+    """An outgoing one."""
+
+    status: str = "none"
+    to: str = ""
+    error: str = ""
+    started_ns: int = 0
+    due_ns: int | None = None
+
+
+class Machine:
+    """A QEMU process, but for its sockets."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        now: Now,
+        *,
+        find_incoming: Callable[[str], "Machine | None"],
+        touched: Callable[["Machine"], None],
+        updated: Callable[["Machine", Now], None],
+    ) -> None:
+        """Power on.
+
+        Args:
+            spec: what it is.
+            now: when.
+            find_incoming: who waits for a migration at an address.
+            touched: called where this machine was changed by another one.
+            updated: called at each update of the statistics.
+        """
+        self.spec = spec
+        self.version = VERSIONS[spec.version]
+        self.events = Events()
+        self.guest = Guest(spec.guest, spec.memory_bytes, spec.seed, spec.tags)
+        self.guest_up = False
+        self.migration = Migration()
+        self.exited = False
+        self.run_state = "prelaunch"
+        self.balloon_id = spec.id
+        self.balloon: Balloon | None = None if spec.bus == "none" else self._new_balloon()
+        self._find_incoming = find_incoming
+        self._touched = touched
+        self._updated = updated
+        self._stats_json: str | None = None
+        self._clock_ns = 0  # while stopped: the VM's clock; while running: less the host's
+        self._booted_ns = 0
+        self._alarms: dict[str, int] = {}  # the guest's next steps, on the VM's clock
+        self._snapshots: dict[str, Saved] = {}
+        if self.balloon and spec.interval_s:
+            self.balloon.set_interval(spec.interval_s, 0)
+            # As long as it runs already, it has a phase of its own.
+            self.balloon.due_ms = spec.seed * 7919 % (spec.interval_s * 1000)
+        if spec.incoming is not None:
+            self.run_state = "inmigrate"
+        else:
+            self._alarms["boot"] = 0 if spec.booted else int(spec.boot_s * 1e9)
+            if not spec.paused:
+                self._run(now)
+
+    # ---- time
+
+    @property
+    def running(self) -> bool:
+        """Whether the VM's clock goes."""
+        return self.run_state == "running"
+
+    def clock_ns(self, now: Now) -> int:
+        """Return the VM's own clock: QEMU_CLOCK_VIRTUAL."""
+        return now.mono_ns + self._clock_ns if self.running else self._clock_ns
+
+    def due_ns(self) -> int | None:
+        """Return when something happens next, on the host's monotonic clock; `None`: nothing by itself."""
+        dues = [self.migration.due_ns, self.events.due_ns()]
+        if self.running:
+            dues += [due_ns - self._clock_ns for due_ns in self._alarms.values()]
+            if self.balloon and self.balloon.due_ms is not None:
+                dues.append(self.balloon.due_ms * MS - self._clock_ns)
+        return min((due_ns for due_ns in dues if due_ns is not None), default=None)
+
+    def advance(self, now: Now) -> None:
+        """Do what is due."""
+        self.events.advance(now.mono_ns)
+        if self.migration.due_ns is not None and self.migration.due_ns <= now.mono_ns:
+            self._migrate_on(now)
+        if not self.running:
+            return
+        clock_ns = self.clock_ns(now)
+        for alarm in [name for name, due_ns in self._alarms.items() if due_ns <= clock_ns]:
+            if self._alarms.pop(alarm, None) is not None:
+                self._ring(alarm, now)
+        balloon = self.balloon
+        due = balloon is not None and balloon.due_ms is not None and balloon.due_ms * MS <= clock_ns
+        if balloon and due and balloon.expire(clock_ns // MS):
+            self._ask_guest(clock_ns)
+
+    def _ring(self, alarm: str, now: Now) -> None:
+        match alarm:
+            case "answer":
+                self._receive(now)
+            case "boot":
+                self.guest_up = True
+                self._booted_ns = self.clock_ns(now)
+                if self.guest.loads_driver:
+                    self.load_driver(now)
+            case "probe":
+                self.load_driver(now)
+            case "inflate":
+                self._inflate(now)
+            case "unplug":
+                self._unplug(now)
+            case _:  # the firmware resets once more
+                self._emit("RESET", now, {"guest": True, "reason": "guest-reset"})
+
+    def _emit(self, name: str, now: Now, data: Mapping[str, object] | None = None) -> None:
+        self.events.emit(name, data, now.mono_ns, now.wall_ns)
+
+    # ---- the run state
+
+    def stop(self, now: Now, run_state: str = "paused") -> None:
+        """Stop the VM; harmless where it is stopped."""
+        if self.running:
+            self._halt(now, run_state)
+            self._emit("STOP", now)
+        elif self.run_state != "inmigrate":
+            self.run_state = run_state
+
+    def _halt(self, now: Now, run_state: str) -> None:
+        self._clock_ns = self.clock_ns(now)
+        self.run_state = run_state
+
+    def cont(self, now: Now) -> None:
+        """Run the VM; harmless where it runs."""
+        if self.run_state in NEEDS_RESET:
+            raise Refused("Resetting the Virtual Machine is required")
+        if not self.running and self.run_state != "inmigrate":
+            self._emit("RESUME", now)
+            self._run(now)
+
+    def _run(self, now: Now) -> None:
+        self._clock_ns -= now.mono_ns
+        self.run_state = "running"
+        if self.balloon and self.balloon.resume(self.clock_ns(now) // MS, now.wall_ns // 10**9):
+            self._note_update(now)
+
+    def system_reset(self, now: Now, *, by_guest: bool = False) -> None:
+        """Reset the machine; its guest boots again."""
+        reason = "guest-reset" if by_guest else "host-qmp-system-reset"
+        self._reset(now)
+        self._emit("RESET", now, {"guest": by_guest, "reason": reason})
+        if not self.running and self.run_state != "inmigrate":
+            self.run_state = "prelaunch"
+        clock_ns = self.clock_ns(now)
+        self._alarms = {
+            "firmware": clock_ns + 25 * MS,
+            "boot": clock_ns + int(self.spec.boot_s * 1e9) + 26 * MS,
+        }
+
+    def _reset(self, now: Now) -> None:
+        self._alarms.clear()
+        self.guest.boot()
+        self.guest_up = False
+        if self.balloon:
+            self.balloon.reset_machine()
+            self._stats_json = None
+
+    def shut_down(self, now: Now, *, by_guest: bool, reason: str) -> None:
+        """The guest powers off, or somebody says `quit`."""
+        self._emit("SHUTDOWN", now, {"guest": by_guest, "reason": reason})
+        if by_guest and self.spec.no_shutdown:
+            self.stop(now, "shutdown")
+        else:
+            self._halt(now, "shutdown")
+            self.exited = True
+
+    # ---- the guest
+
+    def order(self, words: str, now: Now) -> None:
+        """Give the guest an order, as the lab's guests take them.
+
+        Raises:
+            Refused: it does not follow.
+        """
+        order, _, argument = words.partition(" ")
+        if not self.guest_up or self.guest.crashed or not self.running:
+            raise Refused("the guest does not answer")
+        match order:
+            case "hello":
+                pass
+            case "load":
+                if self.balloon and self.balloon.negotiated:
+                    raise Refused("no driver")
+                self.load_driver(now)
+            case "unload":
+                self.unload_driver(now)
+            case "dirty":
+                self.guest.dirty_bytes = int(argument) * MIB
+            case "clean":
+                self.guest.dirty_bytes = 0
+            case "churn":
+                self.guest.churns = True
+            case "reboot":
+                self.system_reset(now, by_guest=True)
+            case "poweroff":
+                self.shut_down(now, by_guest=True, reason="guest-shutdown")
+            case "crash":
+                self._crash(now)
+            case _:
+                raise Refused("no such order")
+
+    def _crash(self, now: Now) -> None:
+        self.guest.crashed = True
+        self._alarms.clear()
+        if not self.spec.pvpanic:
+            return  # nobody notices: the VM runs on
+        self._emit("GUEST_PANICKED", now, {"action": "pause" if self.spec.no_shutdown else "poweroff"})
+        if self.spec.no_shutdown:
+            self.stop(now, "guest-panicked")
+        else:
+            self.shut_down(now, by_guest=True, reason="guest-panic")
+
+    def load_driver(self, now: Now) -> None:
+        """The guest's driver finds the device, and owes it a first buffer."""
+        if self.balloon:
+            self.balloon.start_driver()
+            self._receive(now)
+            self._follow_target(now)
+
+    def unload_driver(self, now: Now) -> None:
+        """It gives its pages back and leaves."""
+        if self.balloon and self.balloon.negotiated:
+            self.guest.ballooned_bytes = 0
+            self._report_actual(now)
+            self.balloon.reset()
+        for alarm in ("answer", "inflate", "probe"):
+            self._alarms.pop(alarm, None)
+
+    def _ask_guest(self, clock_ns: int) -> None:
+        after_ns = self.guest.answer_after_ns(clock_ns - self._booted_ns)
+        if after_ns is not None:
+            self._alarms["answer"] = clock_ns + after_ns
+
+    def _receive(self, now: Now) -> None:
+        if self.balloon and self.balloon.negotiated:
+            clock_ns = self.clock_ns(now)
+            statistics = self.guest.statistics(clock_ns - self._booted_ns)
+            self.balloon.receive(statistics, clock_ns // MS, now.wall_ns // 10**9)
+            self._note_update(now)
+
+    def _note_update(self, now: Now) -> None:
+        self._stats_json = None
+        self._updated(self, now)
+
+    def guest_stats_json(self) -> str:
+        """Return the property's value; made once for each update, since it is read more often."""
+        if self._stats_json is None:
+            assert self.balloon is not None
+            pairs = zip(self.balloon.names, self.balloon.values, strict=True)
+            stats = ", ".join([f'"{name}": {value}' for name, value in pairs])
+            self._stats_json = f'{{"stats": {{{stats}}}, "last-update": {self.balloon.last_update_s}}}'
+        return self._stats_json
+
+    # ---- the balloon's size
+
+    def inflate(self, balloon: Balloon, target_bytes: int, now: Now) -> None:
+        """`balloon`: ask the guest to leave itself `target_bytes`; it takes its time."""
+        balloon.target_bytes = min(target_bytes, self.spec.memory_bytes)
+        self._follow_target(now)
+
+    def _follow_target(self, now: Now) -> None:
+        balloon = self.balloon
+        if balloon is None or not balloon.negotiated or self.guest.crashed:
+            return
+        if balloon.target_bytes != self.spec.memory_bytes - self.guest.ballooned_bytes:
+            self._alarms["inflate"] = self.clock_ns(now) + 2 * MS
+
+    def _inflate(self, now: Now) -> None:
+        """First a little, then the rest, as Linux does in chunks of 1 MiB."""
+        assert self.balloon is not None
+        wanted = self.spec.memory_bytes - self.balloon.target_bytes
+        missing = wanted - self.guest.ballooned_bytes
+        first = self.balloon.actual_bytes == self.spec.memory_bytes - self.guest.ballooned_bytes
+        if abs(missing) > MIB and first:
+            self.guest.ballooned_bytes += MIB if missing > 0 else -MIB
+            self._alarms["inflate"] = self.clock_ns(now) + 60 * MS
+        else:
+            self.guest.ballooned_bytes = wanted
+        self._report_actual(now)
+
+    def _report_actual(self, now: Now) -> None:
+        assert self.balloon is not None
+        actual_bytes = self.spec.memory_bytes - self.guest.ballooned_bytes
+        if actual_bytes != self.balloon.actual_bytes:
+            self.balloon.actual_bytes = actual_bytes
+            self._emit("BALLOON_CHANGE", now, {"actual": actual_bytes})
+
+    # ---- hot-plug
+
+    def _new_balloon(self) -> Balloon:
+        return Balloon(
+            self.version.names, self.spec.memory_bytes, forgets_at_reset=self.version.forgets_at_reset
+        )
+
+    def plug(self, balloon_id: str | None, now: Now) -> None:
+        """`device_add`."""
+        if not self.spec.hotplug:
+            raise Refused("Bus 'pcie.0' does not support hotplugging")
+        if self.balloon:
+            raise Refused("Only one balloon device is supported")
+        self.balloon, self.balloon_id, self._stats_json = self._new_balloon(), balloon_id, None
+        if self.guest_up and self.guest.loads_driver and not self.guest.crashed:
+            self._alarms["probe"] = self.clock_ns(now) + 300 * MS
+
+    def unplug(self, now: Now) -> None:
+        """`device_del`: ask the guest to let go of the device."""
+        if not self.spec.hotplug:
+            raise Refused("Bus 'pcie.0' does not support hotplugging")
+        if self.guest_up and not self.guest.crashed:
+            self._alarms.setdefault("unplug", self.clock_ns(now) + 170 * MS)
+
+    def _unplug(self, now: Now) -> None:
+        path = f"/machine/peripheral/{self.balloon_id}"
+        self.unload_driver(now)
+        self.balloon = None
+        self._emit("DEVICE_DELETED", now, {"path": f"{path}/virtio-backend"})
+        self._emit("DEVICE_DELETED", now, {"device": self.balloon_id, "path": path})
+
+    # ---- snapshots and migration
+
+    def _save(self, now: Now) -> Saved:
+        clock_ns = self.clock_ns(now)
+        alarms = {name: due_ns - clock_ns for name, due_ns in self._alarms.items()}
+        state = self.balloon.save() if self.balloon else None
+        return Saved(copy.deepcopy(self.guest), self.guest_up, clock_ns - self._booted_ns, alarms, state)
+
+    def _load(self, saved: Saved, now: Now) -> None:
+        clock_ns = self.clock_ns(now)
+        self.guest = copy.deepcopy(saved.guest)
+        self.guest_up = saved.guest_up
+        self._booted_ns = clock_ns - saved.up_ns
+        self._alarms = {name: clock_ns + to_go_ns for name, to_go_ns in saved.alarms.items()}
+        if self.balloon and saved.balloon:
+            self.balloon.load(saved.balloon, clock_ns // MS)
+
+    def savevm(self, name: str, now: Now) -> None:
+        """Keep a snapshot; the VM stops meanwhile."""
+        was_running = self.running
+        self.stop(now, "save-vm")
+        self._snapshots[name] = self._save(now)
+        if was_running:
+            self.cont(now)
+
+    def loadvm(self, name: str, now: Now) -> None:
+        """Go back to one. Nobody is told of the reset in it."""
+        if name not in self._snapshots:
+            raise Refused(f"Snapshot '{name}' does not exist in one or more devices")
+        was_running = self.running
+        self.stop(now, "restore-vm")
+        self._reset(now)
+        self._load(self._snapshots[name], now)
+        if was_running:
+            self.cont(now)
+
+    def migrate(self, to: str, now: Now) -> None:
+        """Begin: the guest goes to who waits at an address."""
+        if self.migration.due_ns is not None:
+            raise Refused("There's a migration process in progress")
+        if self.run_state == "inmigrate":
+            raise Refused("Guest is waiting for an incoming migration")
+        if self._find_incoming(to) is None:
+            error = f"Failed to connect to '{to.removeprefix('unix:')}': No such file or directory"
+            self.migration = Migration("failed", to, error)
+        else:
+            self.migration = Migration("active", to, "", now.mono_ns, now.mono_ns + 200 * MS)
+
+    def cancel_migration(self, now: Now) -> None:
+        """Stay, if it is not too late."""
+        if self.migration.due_ns is not None:
+            self.migration.due_ns, self.migration.status = None, "cancelled"
+            if self.run_state == "finish-migrate":
+                self.cont(now)
+
+    def _migrate_on(self, now: Now) -> None:
+        destination = self._find_incoming(self.migration.to)
+        if destination is None:
+            self.migration.due_ns, self.migration.status = None, "failed"
+            if self.run_state == "finish-migrate":
+                self.cont(now)
+        elif self.run_state != "finish-migrate" and self.running:
+            self.stop(now, "finish-migrate")
+            self.migration.due_ns = now.mono_ns + 20 * MS
+        else:
+            was_running = self.run_state == "finish-migrate"
+            self.migration.due_ns, self.migration.status = None, "completed"
+            self.run_state = "postmigrate"
+            destination.arrive(self._save(now), now, run=was_running)
+
+    def arrive(self, saved: Saved, now: Now, *, run: bool) -> None:
+        """Be the destination."""
+        self._load(saved, now)
+        self.run_state = "paused"
+        if run and not self.spec.paused:
+            self.cont(now)
+        self._touched(self)

@@ -1,0 +1,84 @@
+"""One client's session with a monitor: bytes in, bytes out. monitor/qmp.c, qapi/qmp-dispatch.c."""
+
+import json
+from collections.abc import Callable
+from typing import cast
+
+from agent.sim.commands import Parameter, check, execute
+from agent.sim.json_stream import JsonStream, Malformed
+from agent.sim.machine import Machine, Now, Refused
+
+_MEMBERS = ("execute", "exec-oob", "arguments", "id")
+
+
+class Session:
+    """From the greeting to the end."""
+
+    def __init__(self, machine: Machine, send: Callable[[bytes], None]) -> None:
+        """Begin with the greeting, which `send` is given at once."""
+        self._machine = machine
+        self._send = send
+        self._stream = JsonStream()
+        self._negotiated = False
+        greeting = {"QMP": {"version": machine.version.describe(), "capabilities": ["oob"]}}
+        send(json.dumps(greeting).encode() + b"\r\n")
+
+    def receive(self, data: bytes, now: Now) -> None:
+        """Answer everything that is whole."""
+        for message in self._stream.feed(data):
+            self._send(self._answer(message, now))
+
+    def close(self) -> None:
+        """The client has left."""
+        if self._send in self._machine.events.hearers:
+            self._machine.events.hearers.remove(self._send)
+
+    def _answer(self, message: object, now: Now) -> bytes:
+        request_id = ""
+        try:
+            if isinstance(message, Malformed):
+                raise Refused(str(message))
+            if not isinstance(message, dict):
+                raise Refused("QMP input must be a JSON object")
+            request = cast(dict[str, object], message)
+            if "id" in request:
+                value = request["id"]
+                request_id = str(value) if type(value) is int else json.dumps(value)
+            answer = self._dispatch(request, now)
+        except Refused as refused:
+            error = json.dumps({"class": refused.error_class, "desc": str(refused)})
+            head = f'{{"id": {request_id}, ' if request_id else "{"
+            return f'{head}"error": {error}}}\r\n'.encode()
+        tail = f', "id": {request_id}}}' if request_id else "}"
+        return f'{{"return": {answer}{tail}\r\n'.encode()
+
+    def _dispatch(self, request: dict[str, object], now: Now) -> str:
+        for name, value in request.items():
+            if name not in _MEMBERS:
+                raise Refused(f"QMP input member '{name}' is unexpected")
+            if name == "arguments" and not isinstance(value, dict):
+                raise Refused("QMP input member 'arguments' must be an object")
+            if name in ("execute", "exec-oob") and not isinstance(value, str):
+                raise Refused(f"QMP input member '{name}' must be a string")
+        command = request.get("execute", request.get("exec-oob"))
+        if command is None:
+            raise Refused("QMP input lacks member 'execute'")
+        arguments = cast(dict[str, object], request.get("arguments", {}))
+        if not self._negotiated:
+            return self._negotiate(cast(str, command), arguments)
+        if command == "qmp_capabilities":
+            raise Refused("Capabilities negotiation is already complete, command ignored", "CommandNotFound")
+        if "exec-oob" in request:
+            raise Refused(f"The command {command} does not support OOB")
+        return execute(self._machine, cast(str, command), arguments, now)
+
+    def _negotiate(self, command: str, arguments: dict[str, object]) -> str:
+        if command != "qmp_capabilities":
+            raise Refused("Expecting capabilities negotiation with 'qmp_capabilities'", "CommandNotFound")
+        check((Parameter("enable", "array", True),), arguments)
+        for capability in cast(list[object], arguments.get("enable", [])):
+            if capability != "oob":
+                raise Refused(f"Parameter 'null' does not accept value '{capability}'")
+        self._negotiated = True
+        self._machine.events.hearers.append(self._send)
+        return "{}"
