@@ -88,7 +88,7 @@ INTRODUCTION = 8
 """Commands until the VM's task claims its id, and asks on without waiting for anybody."""
 
 
-@pytest.mark.parametrize("turns", range(16))
+@pytest.mark.parametrize("turns", range(24))
 async def test_what_is_asked_of_a_link_that_has_just_ended_gets_no_answer_and_does_no_harm(
     turns: int,
 ) -> None:
