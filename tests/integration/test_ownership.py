@@ -32,12 +32,12 @@ def watch(folder: Path, *extra: str) -> list[str]:
 
 
 def owed(folder: Path) -> list[str]:
-    """Return the sockets whose QEMU is owed something, by the file in the state directory."""
+    """Return the sockets whose QEMU is owed something, by the file in the state directory, sorted."""
     file = folder / "owed.json"
     return (
         []
         if not file.exists()
-        else [Path(each["path"]).name for each in json.loads(file.read_text())["owed"]]
+        else sorted(Path(each["path"]).name for each in json.loads(file.read_text())["owed"])
     )
 
 
