@@ -628,4 +628,4 @@ def _tick(p: Poller, now: Now, chance: int, settings: PollSettings, effects: lis
             stall_at_ns = announcing.stall_at(p, settings)
             if stall_at_ns is None or stall_at_ns > now.mono_ns:
                 return p
-            return replace(p, check_at_ns=now.mono_ns)  # unless somebody has made the interval a longer one
+            return replace(p, check_at_ns=stall_at_ns)  # unless somebody has made the interval a longer one

@@ -34,11 +34,9 @@ def watch(folder: Path, *extra: str) -> list[str]:
 def owed(folder: Path) -> list[str]:
     """Return the sockets whose QEMU is owed something, by the file in the state directory, sorted."""
     file = folder / "owed.json"
-    return (
-        []
-        if not file.exists()
-        else sorted(Path(each["path"]).name for each in json.loads(file.read_text())["owed"])
-    )
+    if not file.exists():
+        return []
+    return sorted(Path(each["path"]).name for each in json.loads(file.read_text())["owed"])
 
 
 def contend(folder: Path, policy: str, insists: int, env: dict[str, str], set_again_s: float) -> None:
