@@ -1,7 +1,6 @@
 """An agent beside hostile monitors and healthy ones: what came of it after so many messages."""
 
 import json
-import re
 import sys
 import time
 from collections import Counter
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.runtime.fleet import path_id
+from tests.integration.watching import conserved
 from tests.lab.agent import AgentProcess, agent
 from tests.lab.bench import arrived
 from tests.lab.fuzz_peer import HEALTHY_PERIOD_S, healthy_statistics
@@ -95,8 +95,7 @@ def fuzz(folder: Path, messages: int, peers: int, seed: int, *, seconds_max: flo
         said = json.loads(report.read_text())
         assert process.stop() == 0, process.stderr.read_text()[-4000:]
         log = process.stderr.read_text()
-        stopped = log.rpartition(" stopped ")[2].splitlines()[0]
-        totals = {name: int(total) for name, total in re.findall(r"(\S+)=(\d+)", stopped)}
+        totals = conserved(process)
         assert "Traceback" not in log, log[-4000:]
         assert "could not encode" not in log, log[-4000:]  # the OTLP exporter's
         lines = process.stdout.read_text().splitlines()

@@ -17,7 +17,7 @@ from agent.qmp.balloon import PLACES, choose_balloon
 from agent.qmp.client import MonitorClient
 from agent.qmp.link import Settings, open_link
 from tests.lab.fuzz import Tongue
-from tests.unit.qmp.peer import BALLOON, GREETING, Client, serving
+from tests.unit.qmp.peer import BALLOON, GREETING, Client, read_stats, serving
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ async def test_a_hostile_conversation_ends_in_documented_ways_only(seed: int) ->
                     with anyio.move_on_after(0.3):
                         await link.introduce()
                         for _ in range(10):
-                            decode_guest_stats(await link.read_stats(BALLOON))
+                            decode_guest_stats(await read_stats(link))
                             await link.check(BALLOON)
             except (QmpUnreachable, QmpCommandError) as error:
                 ends.append(str(error))
