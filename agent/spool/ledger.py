@@ -6,15 +6,17 @@ Constraints (each has a test of the same name in tests/unit/spool/test_ledger.py
 - what is forgotten is not found again;
 - two agents cannot have one ledger at a time;
 - a file that cannot be understood is set aside under a dated name and reported;
-- a write that fails leaves the file as it was, and is reported;
-- a cancelled caller leaves the write whole.
+- a write that fails leaves the file as it was, and is reported to all whose change was in it;
+- a cancelled caller leaves the write whole;
+- what is changed while a write is under way goes into the next one, all together.
 
 A file instead of a database: it holds at most one line for each VM of the host and changes when an
-interval is set or given back, not with samples.
+interval is set or given back, not with samples. A start on a thousand VMs sets a thousand intervals: one
+write for each of them took seven seconds and let their deadlines pass.
 """
 
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -40,6 +42,16 @@ class SetAside:
     detail: str  # what was wrong with it
 
 
+@dataclass(slots=True, eq=False)
+class _Change:
+    """What somebody waits for; `owed` None: nothing is owed to this process any more."""
+
+    key: _Key
+    owed: Owed | None
+    settled: bool = False
+    problem: str | None = None
+
+
 class Ledger:
     """Everything owed, in memory and on disk. Made by `open_ledger`; used by the tasks of one event loop."""
 
@@ -47,6 +59,7 @@ class Ledger:
         self._directory = directory
         self._entries = entries
         self._lock = anyio.Lock()
+        self._waiting: dict[_Change, None] = {}  # in order; bounded by the VMs: each waits for its own
         self.set_aside = set_aside  # None: nothing had to be; else to be logged
 
     def entries(self) -> tuple[Owed, ...]:
@@ -65,9 +78,7 @@ class Ledger:
         Raises:
             StateFileError: it could not be written; nothing has changed.
         """
-        async with self._lock:
-            if self._entries.get((owed.path, owed.mark)) != owed:
-                await self._replace({**self._entries, (owed.path, owed.mark): owed})
+        await self._settle(_Change((owed.path, owed.mark), owed))
 
     async def forget(self, path: str, mark: SocketMark) -> None:
         """Return once nothing is owed to this process, on stable storage. What was not owed is no error.
@@ -75,14 +86,38 @@ class Ledger:
         Raises:
             StateFileError: it could not be written; nothing has changed.
         """
-        async with self._lock:
-            if (path, mark) in self._entries:
-                await self._replace({key: owed for key, owed in self._entries.items() if key != (path, mark)})
+        await self._settle(_Change((path, mark), None))
 
-    async def _replace(self, entries: dict[_Key, Owed]) -> None:
-        # Not abandoned when cancelled: memory must say what the disk says.
-        await anyio.to_thread.run_sync(_write, self._directory, encode_owed(list(entries.values())))
-        self._entries = entries
+    async def _settle(self, change: _Change) -> None:
+        self._waiting[change] = None
+        try:
+            async with self._lock:
+                if not change.settled:
+                    await self._write_what_waits()
+        finally:
+            self._waiting.pop(change, None)  # cancelled before anybody began with it
+        if change.problem is not None:
+            raise StateFileError(change.problem)
+
+    async def _write_what_waits(self) -> None:
+        changes = list(self._waiting)
+        self._waiting.clear()
+        entries = dict(self._entries)
+        for change in changes:
+            if change.owed is None:
+                entries.pop(change.key, None)
+            else:
+                entries[change.key] = change.owed
+        try:
+            if entries != self._entries:
+                # Not abandoned when cancelled: memory must say what the disk says.
+                await anyio.to_thread.run_sync(_write, self._directory, tuple(entries.values()))
+                self._entries = entries
+        except StateFileError as error:
+            for change in changes:
+                change.problem = str(error)
+        for change in changes:
+            change.settled = True
 
 
 @asynccontextmanager
@@ -159,7 +194,8 @@ def _set_aside(path: Path, now_ms: int, detail: str) -> SetAside:
     return SetAside(str(aside), detail)
 
 
-def _write(directory: Path, content: bytes) -> None:
+def _write(directory: Path, entries: Sequence[Owed]) -> None:
+    content = encode_owed(entries)
     new = directory / f".{FILE_NAME}.new"
     try:
         with new.open("wb") as file:

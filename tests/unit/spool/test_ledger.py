@@ -1,6 +1,7 @@
 import fcntl
 import json
 import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,6 +86,29 @@ async def test_many_at_once_are_all_remembered(tmp_path: Path) -> None:
     assert set(await entries_of(tmp_path)) == {debt(n) for n in range(1, 40)}
 
 
+async def test_what_is_changed_while_a_write_is_under_way_goes_into_the_next_one_all_together(
+    tmp_path: Path,
+) -> None:
+    seen: set[tuple[int, int]] = set()
+
+    async def watch() -> None:
+        while True:
+            with suppress(FileNotFoundError):
+                status = (tmp_path / FILE_NAME).stat()
+                seen.add((status.st_ino, status.st_mtime_ns))
+            await anyio.lowlevel.checkpoint()
+
+    async with open_ledger(str(tmp_path), NOW_MS) as ledger, anyio.create_task_group() as watching:
+        watching.start_soon(watch)
+        async with anyio.create_task_group() as group:
+            for n in range(1, 400):
+                group.start_soon(ledger.remember, debt(n))
+        watching.cancel_scope.cancel()
+
+    assert len(await entries_of(tmp_path)) == 399
+    assert 1 <= len(seen) <= 4
+
+
 async def test_two_agents_cannot_have_one_ledger_at_a_time(tmp_path: Path) -> None:
     async with open_ledger(str(tmp_path), NOW_MS):
         with pytest.raises(StateFileError, match="another agent uses this state directory"):
@@ -154,7 +178,9 @@ async def test_what_was_set_aside_before_is_not_replaced(tmp_path: Path) -> None
     ]
 
 
-async def test_a_write_that_fails_leaves_the_file_as_it_was_and_is_reported(tmp_path: Path) -> None:
+async def test_a_write_that_fails_leaves_the_file_as_it_was_and_is_reported_to_all_whose_change_was_in_it(
+    tmp_path: Path,
+) -> None:
     async with open_ledger(str(tmp_path), NOW_MS) as ledger:
         await ledger.remember(debt(1))
         (tmp_path / f".{FILE_NAME}.new").mkdir()  # the one thing root cannot write over
@@ -162,7 +188,18 @@ async def test_a_write_that_fails_leaves_the_file_as_it_was_and_is_reported(tmp_
             await ledger.remember(debt(2))
         with pytest.raises(StateFileError, match="cannot be written"):
             await ledger.forget(debt(1).path, debt(1).mark)
+        told: list[int] = []
 
+        async def try_to_remember(n: int) -> None:
+            with pytest.raises(StateFileError, match="cannot be written"):
+                await ledger.remember(debt(n))
+            told.append(n)
+
+        async with anyio.create_task_group() as group:
+            for n in range(3, 9):
+                group.start_soon(try_to_remember, n)
+
+        assert sorted(told) == list(range(3, 9))
         assert ledger.entries() == (debt(1),)
         (tmp_path / f".{FILE_NAME}.new").rmdir()
     assert await entries_of(tmp_path) == (debt(1),)
