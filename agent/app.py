@@ -108,7 +108,7 @@ class _Run:
             debts=ledger,
             claims=ClaimsRegistry(),
             counters=self._counters,
-            alarms=Alarms(),
+            alarms=Alarms(self._qmp.readings_at_once),
         )
         self._own = None if config.otlp is None else OwnTelemetry(config.otlp, identity, self._look)
         # CI makes the boundary around a VM let bugs of ours pass, so that tests do not pass over them.
@@ -324,7 +324,7 @@ async def probe(
     logs.configure("critical", config.log.format)
     host = config.host_identity()
     identity = Agent(host.id, host.name, uuid7(clock.now().unix_ms, clock.chance()), __version__)
-    observing = replace(config.polling_settings(), policy=IntervalPolicy.OBSERVE)
+    observing = replace(config.polling_settings(), policy=IntervalPolicy.OBSERVE, spread_ns=0)
     filling = replace(observing, policy=IntervalPolicy.FILL, interval_s=enable_polling_s or 1)
     finding = await look(
         path,

@@ -22,6 +22,9 @@ from agent.spool import disk
 from agent.spool.store import Bounds
 from agent.web import settings as web_settings
 
+SPREAD_NS = 800_000_000
+"""A VM's first sample is promised within a second of finding it, and its guest's first answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class LogSettings:
@@ -165,13 +168,16 @@ class Config:
             recheck_ns=polling.recheck.ns,
             reading_deadline_ns=qmp.reading_deadline.ns,
             set_again_ns=polling.set_again.ns,
+            spread_ns=SPREAD_NS,
         )
 
     def qmp_settings(self) -> QmpSettings:
         """How monitors are talked to."""
         qmp = self.effective.written.qmp
         return QmpSettings(
-            greeting_timeout_s=qmp.greeting_deadline.s, opening_at_once=qmp.connections_opened_at_once
+            greeting_timeout_s=qmp.greeting_deadline.s,
+            opening_at_once=qmp.connections_opened_at_once,
+            readings_at_once=qmp.readings_at_once,
         )
 
     def discovery_settings(self) -> DiscoverySettings:

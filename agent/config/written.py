@@ -171,6 +171,14 @@ class QmpConfig(Section):
         default=32,
         description="Links being opened at the same time, so that a start on a full host is no stampede.",
     )
+    readings_at_once: Annotated[int, Field(ge=1, le=10_000), NotBool] = Field(
+        default=128,
+        description=(
+            "Readings under way at the same time, so that a host that has slept is not asked for everything "
+            "at once. More VMs than this that hang at the same moment hold up the others for a "
+            "`reading_deadline` each time."
+        ),
+    )
 
 
 class DiscoveryConfig(Section):

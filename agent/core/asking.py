@@ -69,13 +69,17 @@ def _next_question(p: Poller, mono_ns: int) -> Question | None:
     if _check_at(p) <= mono_ns:
         return Question.CHECK
     if p.balloon_path is not None and p.pace is not None:
-        if p.set_to_s is not None and p.read_at_ns is not None:  # the reading current until now comes first
+        if _may_be_set(p) and p.set_at_ns <= mono_ns:  # the reading current until now comes first
             return Question.SET_INTERVAL if p.remembered else Question.REMEMBER
         if p.pace.due_ns <= p.running.read(mono_ns):
             return Question.READ
     if p.actual_at_ns is not None and p.actual_at_ns <= mono_ns:
         return Question.ACTUAL
     return None
+
+
+def _may_be_set(p: Poller) -> bool:
+    return p.set_to_s is not None and p.read_at_ns is not None
 
 
 def _check_at(p: Poller) -> int:
@@ -87,6 +91,8 @@ def next_question_at(p: Poller) -> int:
     times = [_check_at(p), p.actual_at_ns]
     if p.balloon_path is not None and p.pace is not None:
         times.append(p.running.when(p.pace.due_ns))
+        if _may_be_set(p):
+            times.append(p.set_at_ns)
     return min(at for at in times if at is not None)
 
 

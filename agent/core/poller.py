@@ -39,6 +39,9 @@ class PollSettings:
     reading_deadline_ns: int = SECOND_NS  # then the VM is unreachable; the reading stays in flight
     recheck_ns: int = 30 * SECOND_NS  # how often interval and run state are read again
     set_again_ns: int = 60 * SECOND_NS  # the pause before an interval that somebody set back is set once more
+    # Polling is switched on (0 to N asks at once) within so long of finding a VM, at a place of its own:
+    # else the guests of a host whose agent starts would all answer at one moment, now and ever after.
+    spread_ns: int = 0
     visit_ns: int = 80_000_000  # in `share`: leave before a second tool notices (100 ms is the promise)
 
 
@@ -114,6 +117,7 @@ class Poller(Struct, frozen=True):
     actual_at_ns: int | None = None
     ownership: Ownership = field(default_factory=Ownership)
     set_to_s: int | None = None  # the interval is to be set to this next
+    set_at_ns: int = 0  # and not before
     remembered: bool = False  # and that is written down
     # its updates; instants on `running`, the VM's own time as far as we know
     running: Clock = field(default_factory=Clock)

@@ -15,6 +15,7 @@ Here is what each event means; core/asking.py says what to do next, core/announc
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import assert_never
+from zlib import crc32
 
 from msgspec.structs import replace
 
@@ -155,6 +156,15 @@ def wakeup_at(poller: Poller, settings: PollSettings) -> int | None:
         None if poller.announced is None else poller.announced.heartbeat_at_ns,
     ]
     return min((at for at in times if at is not None), default=None)
+
+
+def is_reading(poller: Poller) -> bool:
+    """Whether a reading is under way whose deadline has not passed."""
+    match poller.phase:
+        case Asking(question=Question.READ, overdue=False):
+            return True
+        case _:
+            return False
 
 
 def _phase_wakeup_at(p: Poller) -> int | None:
@@ -395,14 +405,25 @@ def _device(
     check_at_ns = p.check_at_ns
     if wish.set_to_s is None and wish.ownership.again_at_ns is not None:
         check_at_ns = min(check_at_ns, wish.ownership.again_at_ns)
+    set_at_ns = p.set_at_ns
+    if wish.set_to_s is not None and p.set_to_s is None and not wish.ownership.times_set:
+        set_at_ns = now.mono_ns + int(settings.spread_ns * _place(p.path))
+        if set_at_ns > now.mono_ns:  # somebody else may set it until then: look again first
+            check_at_ns = min(check_at_ns, set_at_ns)
     return replace(
         p,
         balloon_path=balloon_path,
         ownership=wish.ownership,
         set_to_s=wish.set_to_s,
+        set_at_ns=set_at_ns,
         remembered=False,
         check_at_ns=check_at_ns,
     )
+
+
+def _place(path: str) -> float:
+    """Return a number in [0, 1) that is this VM's own, and differs from VM to VM."""
+    return crc32(path.encode(errors="surrogateescape")) / 2**32
 
 
 def _interval_read(p: Poller, interval_s: int, now: Now) -> Poller:

@@ -34,6 +34,8 @@ class Settings:
     events_per_s_max: int = 500
     # Links being opened at the same time: the limit of the `openings` that `open_link` is given.
     opening_at_once: int = 32
+    # Readings under way at the same time, on all links: what is due beyond waits for its turn.
+    readings_at_once: int = 128
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,11 @@
-"""When to wake which VM: one timer for all of them.
+"""When to wake which VM: one timer for all of them, and a bound on the readings under way.
 
 A timer, a cancel scope and a task switch for each VM and reading cost as much as the reading itself.
+
+Where so many readings are under way that the bound is reached (a host that was suspended, an agent that was
+stopped: everybody is due at once), whoever is due waits for one of them to end, in order. It has not been
+asked yet, so no deadline of its own runs; and whoever has a reading under way is woken in time, so that one
+that gets no answer is called overdue and makes room.
 """
 
 import heapq
@@ -19,6 +24,8 @@ and would be slept again and again until it is over."""
 WOKEN_AT_ONCE = 16
 """Then others have their turn: answers are read as soon as they come."""
 
+READINGS_AT_ONCE = 128
+
 _STALE_MAX = 4
 """Entries in the heap for each VM that has one set; more are swept."""
 
@@ -32,7 +39,10 @@ class Sleeper(Protocol):
 class Alarms:
     """One alarm for each sleeper. Owned by the event loop's thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, readings_at_once: int = READINGS_AT_ONCE) -> None:
+        self._readings_at_once = readings_at_once
+        self._reading: set[Sleeper] = set()
+        self._postponed: dict[Sleeper, None] = {}  # due, and waiting for room; in order
         self._at_ns: dict[Sleeper, int] = {}
         self._heap: list[tuple[int, int, Sleeper]] = []  # also alarms that were set anew since
         self._serial = count()
@@ -44,8 +54,21 @@ class Alarms:
         """How many entries it has, those that count no more among them."""
         return len(self._heap)
 
-    def set(self, sleeper: Sleeper, at_ns: int | None) -> None:
-        """Wake `sleeper` once, at `at_ns` (monotonic), and not when it was to be woken so far."""
+    def set(self, sleeper: Sleeper, at_ns: int | None, *, reading: bool = False) -> None:
+        """Wake `sleeper` once, at `at_ns` (monotonic), and not when it was to be woken so far.
+
+        Args:
+            sleeper: whom.
+            at_ns: when; `None`: not at all.
+            reading: it has a reading under way.
+        """
+        if reading:
+            self._reading.add(sleeper)
+        elif sleeper in self._reading:
+            self._reading.remove(sleeper)
+            if self._postponed:
+                self._earlier.set()
+        self._postponed.pop(sleeper, None)
         if at_ns is None:
             self._at_ns.pop(sleeper, None)
             return
@@ -78,12 +101,23 @@ class Alarms:
     async def _wake_who_is_due(self) -> None:
         self._sleeps_until_ns = 0  # awake: nobody needs to be told of an earlier alarm
         woken = 0
+        while (sleeper := self._next_due()) is not None:
+            sleeper.wake()
+            woken += 1
+            if woken % WOKEN_AT_ONCE == 0:
+                await anyio.lowlevel.checkpoint()
+
+    def _next_due(self) -> Sleeper | None:
+        if self._postponed and len(self._reading) < self._readings_at_once:
+            sleeper = next(iter(self._postponed))
+            del self._postponed[sleeper]
+            return sleeper
         while self._heap and self._heap[0][0] <= time.monotonic_ns():
             at_ns, _, sleeper = heapq.heappop(self._heap)
             if self._at_ns.get(sleeper) != at_ns:
                 continue
             del self._at_ns[sleeper]
-            sleeper.wake()
-            woken += 1
-            if woken % WOKEN_AT_ONCE == 0:
-                await anyio.lowlevel.checkpoint()
+            if sleeper in self._reading or len(self._reading) < self._readings_at_once:
+                return sleeper
+            self._postponed[sleeper] = None
+        return None

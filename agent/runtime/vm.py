@@ -162,7 +162,11 @@ class VmTask:
         finally:
             self._taking_in = False
         if not self._over.is_set():
-            self._around.alarms.set(self, polling.wakeup_at(self.poller, self._around.polling))
+            self._around.alarms.set(
+                self,
+                polling.wakeup_at(self.poller, self._around.polling),
+                reading=polling.is_reading(self.poller),
+            )
 
     def _take_in(self, event: Event) -> None:
         if isinstance(event, Answered):  # it is judged before anybody else has a turn

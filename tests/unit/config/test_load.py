@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from agent.config import Config, Flags, Host, load
+from agent.config.settings import SPREAD_NS
 from agent.contract.encode import Mode
 from agent.core.poller import PollSettings
 from agent.core.reading import Access, IntervalPolicy
@@ -40,7 +41,7 @@ def problems(flags: Flags, environ: dict[str, str]) -> list[str]:
 def test_a_glob_is_enough_and_gives_the_defaults_of_the_design() -> None:
     config = bare()
 
-    assert config.polling_settings() == PollSettings()
+    assert config.polling_settings() == PollSettings(spread_ns=SPREAD_NS)
     assert config.qmp_settings() == QmpSettings()
     assert config.discovery_settings().monitors == (MonitorGlob("/run/vm/*.qmp"),)
     assert config.discovery_settings().rescan_s == 10.0
@@ -249,7 +250,8 @@ def test_everything_reaches_the_edges_in_their_units(tmp_path: Path) -> None:
         f"""
 polling: {{interval: 1m, policy: enforce, on_exit: keep, stall_deadline: 4m, set_again: 90s,
   heartbeat: 30s}}
-qmp: {{greeting_deadline: 250ms, reading_deadline: 1500ms, connections_opened_at_once: 4}}
+qmp: {{greeting_deadline: 250ms, reading_deadline: 1500ms, connections_opened_at_once: 4,
+  readings_at_once: 7}}
 discovery: {{rescan: 500ms}}
 state_directory: {tmp_path}
 buffer: {{size: 1MiB}}
@@ -287,8 +289,11 @@ shutdown: {{deadline: 1500ms}}
         heartbeat_ns=30_000_000_000,
         reading_deadline_ns=1_500_000_000,
         set_again_ns=90_000_000_000,
+        spread_ns=SPREAD_NS,
     )
-    assert config.qmp_settings() == QmpSettings(greeting_timeout_s=0.25, opening_at_once=4)
+    assert config.qmp_settings() == QmpSettings(
+        greeting_timeout_s=0.25, opening_at_once=4, readings_at_once=7
+    )
     assert config.discovery_settings().rescan_s == 0.5
     assert config.state_directory == str(tmp_path)
     assert (config.buffer.size_bytes, config.shutdown.deadline_s) == (2**20, 1.5)

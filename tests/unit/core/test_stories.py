@@ -1,6 +1,7 @@
 """One told story for each state and for what the design promises of it."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from msgspec import structs
@@ -389,6 +390,39 @@ def test_fill_remembers_before_it_sets_and_leaves_another_value_alone() -> None:
     assert asked.index(Question.READ) < asked.index(Question.REMEMBER) < asked.index(Question.SET_INTERVAL)
     assert Question.SET_INTERVAL not in questions(left)
     assert left.poller.interval_s == 7
+
+
+def test_polling_is_switched_on_at_a_place_of_each_vms_own_after_another_look() -> None:
+    settings = PollSettings(interval_s=10, spread_ns=800_000_000)
+    set_at_ns: list[int] = []
+    for number in range(50):
+        story = Story(settings=settings, interval_s=0)
+        story.poller = begin(f"/run/vm/{number}.qmp", VmId("path-id"), Access.HOLD)
+        begun_ns = story.now_ns
+        story.start()
+        while story.interval_s == 0:
+            story.pass_s(0.01)
+        questions = [ask.question for ask in story.asked]
+        switched = questions.index(Question.SET_INTERVAL)
+        assert questions[switched - 2 : switched] == [Question.CHECK, Question.REMEMBER]
+        assert story.words[0][0] == "connecting"
+        assert "off" not in dict(story.words)  # it will be set
+        set_at_ns.append(story.now_ns - begun_ns)
+
+    places = sorted(set_at_ns)
+    assert places[-1] < 820_000_000
+    assert max(later - earlier for earlier, later in pairwise(places)) < 200_000_000
+    assert len(set(places)) > 30
+
+
+def test_an_interval_that_somebody_sets_before_our_turn_stays_theirs() -> None:
+    story = Story(settings=PollSettings(interval_s=10, spread_ns=800_000_000), interval_s=0).start()
+    story.interval_s = 7
+
+    story.pass_s(2)
+
+    assert story.interval_s == 7
+    assert Question.SET_INTERVAL not in [ask.question for ask in story.asked]
 
 
 def test_an_interval_that_cannot_be_remembered_is_not_set() -> None:

@@ -1,6 +1,7 @@
 """One timer wakes everybody in time, and once."""
 
 import time
+from typing import ClassVar
 
 import anyio
 import pytest
@@ -104,3 +105,77 @@ async def test_what_was_set_anew_is_not_kept() -> None:
         alarms.set(sleeper, now_ns + 60_000 * MS + number)
 
     assert alarms.held <= 32
+
+
+class Reader(Sleeper):
+    """Has a reading under way from when it is woken until `answer`; notes how many there were at most."""
+
+    under_way: ClassVar[int] = 0
+    most: ClassVar[int] = 0
+
+    def wake(self) -> None:
+        super().wake()
+        Reader.under_way += 1
+        Reader.most = max(Reader.most, Reader.under_way)
+        self.alarms.set(self, time.monotonic_ns() + 60_000 * MS, reading=True)
+
+    def answer(self) -> None:
+        Reader.under_way -= 1
+        self.alarms.set(self, None)
+
+
+async def test_no_more_readings_are_under_way_than_the_bound_and_all_have_their_turn() -> None:
+    Reader.under_way = Reader.most = 0
+    alarms = Alarms(readings_at_once=10)
+    readers = [Reader(alarms) for _ in range(500)]
+    now_ns = time.monotonic_ns()
+    for reader in readers:
+        alarms.set(reader, now_ns)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(alarms.run)
+        with anyio.fail_after(10):
+            for reader in readers:
+                await reader.woken.wait()
+                reader.answer()
+        group.cancel_scope.cancel()
+
+    assert Reader.most == 10
+    woken_ns = [reader.woken_ns for reader in readers]
+    assert woken_ns == sorted(woken_ns)
+    assert all(len(each) == 1 for each in woken_ns)
+
+
+async def test_one_that_gets_no_answer_is_woken_at_its_deadline_and_makes_room() -> None:
+    alarms = Alarms(readings_at_once=1)
+    stuck, behind = Sleeper(alarms), Sleeper(alarms)
+    now_ns = time.monotonic_ns()
+    alarms.set(stuck, now_ns + 20 * MS, reading=True)
+    alarms.set(behind, now_ns)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(alarms.run)
+        with anyio.fail_after(10):
+            await stuck.woken.wait()
+            assert behind.woken_ns == []
+            alarms.set(stuck, None)
+            await behind.woken.wait()
+        group.cancel_scope.cancel()
+
+
+async def test_what_waits_for_room_and_is_set_anew_waits_for_its_new_time() -> None:
+    alarms = Alarms(readings_at_once=1)
+    stuck, behind = Sleeper(alarms), Sleeper(alarms)
+    now_ns = time.monotonic_ns()
+    alarms.set(stuck, now_ns + 60_000 * MS, reading=True)
+    alarms.set(behind, now_ns)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(alarms.run)
+        await anyio.sleep(0.02)
+        alarms.set(behind, now_ns + 60_000 * MS)
+        alarms.set(stuck, None)
+        await anyio.sleep(0.02)
+        group.cancel_scope.cancel()
+
+    assert behind.woken_ns == []
