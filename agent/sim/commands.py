@@ -72,7 +72,7 @@ def _query_uuid(machine: Machine, _: Arguments, __: Now) -> str:
 
 
 def _query_name(machine: Machine, _: Arguments, __: Now) -> str:
-    return json.dumps({"name": machine.spec.name} if machine.spec.name else {})
+    return json.dumps({} if machine.title is None else {"name": machine.title})
 
 
 def _query_version(machine: Machine, _: Arguments, __: Now) -> str:

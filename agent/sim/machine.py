@@ -38,7 +38,8 @@ class Refused(Exception):
 class Spec:
     """What QEMU's command line and the guest's image say."""
 
-    name: str
+    name: str  # of the VM and its files
+    title: str | None = ""  # -name; the empty one: as above
     version: str = "7.2"
     uuid: str | None = None
     memory_bytes: int = 128 * MIB
@@ -130,6 +131,11 @@ class Machine:
             if not spec.paused:
                 self._run(now)
 
+    @property
+    def title(self) -> str | None:
+        """What `-name` said."""
+        return self.spec.name if self.spec.title == "" else self.spec.title
+
     # ---- time
 
     @property
@@ -178,7 +184,9 @@ class Machine:
             case "probe":
                 self.load_driver(now)
             case "inflate":
-                self._inflate(now)
+                self._inflate(now, MIB)
+            case "inflate the rest":
+                self._inflate(now, self.spec.memory_bytes)
             case "unplug":
                 self._unplug(now)
             case _:  # the firmware resets once more
@@ -304,7 +312,7 @@ class Machine:
             self.guest.ballooned_bytes = 0
             self._report_actual(now)
             self.balloon.reset()
-        for alarm in ("answer", "inflate", "probe"):
+        for alarm in ("answer", "inflate", "inflate the rest", "probe"):
             self._alarms.pop(alarm, None)
 
     def _ask_guest(self, clock_ns: int) -> None:
@@ -346,15 +354,14 @@ class Machine:
         if balloon.target_bytes != self.spec.memory_bytes - self.guest.ballooned_bytes:
             self._alarms["inflate"] = self.clock_ns(now) + 2 * MS
 
-    def _inflate(self, now: Now) -> None:
-        """First a little, then the rest, as Linux does in chunks of 1 MiB."""
+    def _inflate(self, now: Now, most_bytes: int) -> None:
+        """First a little, then the rest; Linux reports each MiB."""
         assert self.balloon is not None
         wanted = self.spec.memory_bytes - self.balloon.target_bytes
         missing = wanted - self.guest.ballooned_bytes
-        first = self.balloon.actual_bytes == self.spec.memory_bytes - self.guest.ballooned_bytes
-        if abs(missing) > MIB and first:
-            self.guest.ballooned_bytes += MIB if missing > 0 else -MIB
-            self._alarms["inflate"] = self.clock_ns(now) + 60 * MS
+        if abs(missing) > most_bytes:
+            self.guest.ballooned_bytes += most_bytes if missing > 0 else -most_bytes
+            self._alarms["inflate the rest"] = self.clock_ns(now) + 60 * MS
         else:
             self.guest.ballooned_bytes = wanted
         self._report_actual(now)

@@ -20,6 +20,7 @@ class Session:
         self._send = send
         self._stream = JsonStream()
         self._negotiated = False
+        self._oob = False
         greeting = {"QMP": {"version": machine.version.describe(), "capabilities": ["oob"]}}
         send(json.dumps(greeting).encode() + b"\r\n")
 
@@ -54,7 +55,7 @@ class Session:
 
     def _dispatch(self, request: dict[str, object], now: Now) -> str:
         for name, value in request.items():
-            if name not in _MEMBERS:
+            if name not in _MEMBERS or (name == "exec-oob" and not self._oob):
                 raise Refused(f"QMP input member '{name}' is unexpected")
             if name == "arguments" and not isinstance(value, dict):
                 raise Refused("QMP input member 'arguments' must be an object")
@@ -79,6 +80,6 @@ class Session:
         for capability in cast(list[object], arguments.get("enable", [])):
             if capability != "oob":
                 raise Refused(f"Parameter 'null' does not accept value '{capability}'")
-        self._negotiated = True
+        self._negotiated, self._oob = True, "enable" in arguments
         self._machine.events.hearers.append(self._send)
         return "{}"

@@ -9,6 +9,7 @@ import heapq
 import os
 import socket
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -103,6 +104,7 @@ class Process:
         self.frozen = False  # as by SIGSTOP: nothing is accepted, read or said
         self.wedged = False  # its main loop is stuck: it greets, and answers nothing
         self.hangs_up = False  # on each client, once greeted
+        self.listeners: list[socket.socket] = []
         self.clients: dict[int, socket.socket] = {}
         self.flood_s: float | None = None  # between two events
         self.may_read = anyio.Event()
@@ -126,9 +128,11 @@ class Process:
     def hang_up(self) -> None:
         """Hang up on whoever is there, and on every client from now on."""
         self.hangs_up = True
-        for client in self.clients.values():
-            with suppress(OSError):
-                client.shutdown(socket.SHUT_RDWR)
+        _shut(self.clients.values())
+
+    def refuse(self) -> None:
+        """Refuse everybody from this moment; the sockets are closed by their tasks."""
+        _shut((*self.listeners, *self.clients.values()))
 
 
 class Host:
@@ -221,7 +225,7 @@ class Host:
         self.end(process)
         process.hold(frozen=False, wedged=False)
         process.scope, process.scheduled_ns = anyio.CancelScope(), None
-        listeners = [_listen(path) for path in self._paths(process)]
+        process.listeners = listeners = [_listen(path) for path in self._paths(process)]
         process.machine = Machine(
             process.spec, clocks(), find_incoming=self._incoming, touched=self._touched, updated=self._updated
         )
@@ -231,6 +235,7 @@ class Host:
     def end(self, process: Process, *, unlink: bool = False) -> None:
         """End its process: killed, its sockets' files stay; at its own end it removes them."""
         process.machine = None
+        process.refuse()
         process.scope.cancel()
         if unlink:
             for path in self._paths(process):
@@ -320,6 +325,12 @@ class Host:
                 return
             session.receive(data, clocks())
             self.schedule(process)
+
+
+def _shut(sockets: Iterable[socket.socket]) -> None:
+    for each in tuple(sockets):
+        with suppress(OSError):
+            each.shutdown(socket.SHUT_RDWR)
 
 
 def _listen(path: Path) -> socket.socket:
