@@ -97,7 +97,7 @@ class Balloon:
     def expire(self, clock_ms: int) -> bool:
         """The timer's callback: say whether the guest is given its buffer back, which asks it to answer."""
         self.due_ms = None
-        if self._held is None or not self.negotiated:
+        if self._held is None:  # so it is, too, where no driver is
             self.due_ms = clock_ms + self.interval_s * 1000
             return False
         self._held = None

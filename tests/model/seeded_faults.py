@@ -1,12 +1,14 @@
-"""Ten one-line faults for each model, each of which the tests must catch: `python -m tests.model.seeded_faults`.
+"""One-line faults, each of which the tests must catch: `python -m tests.model.seeded_faults [MODEL…]`.
 
-Each fault is made in a copy of the tree, and the core's unit and model tests are run there until one fails.
+Each fault is made in a copy of the tree, and its tests are run there until one fails: for the models of the core
+its unit and model tests, for the simulated hypervisor the cases that the real one passes, too.
 """
 
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +83,58 @@ DELIVERY = (
 )
 
 
-def caught_by(file: str, old: str, new: str) -> str | None:
+SIMULATED = (
+    ("sim/balloon.py", "if value == self.interval_s:", "if False:"),
+    (
+        "sim/balloon.py",
+        "            self.due_ms = clock_ms\n",
+        "            self.due_ms = clock_ms + value * 1000\n",
+    ),
+    ("sim/balloon.py", "            self.due_ms = clock_ms + value * 1000\n", "            pass\n"),
+    ("sim/balloon.py", "if value == 0:\n            self.due_ms = None", "if value == 0:\n            pass"),
+    ("sim/balloon.py", "if value > INTERVAL_MAX_S:", "if value >= INTERVAL_MAX_S:"),
+    ("sim/balloon.py", "not -(2**63) <= value < 2**63", "False"),
+    ("sim/balloon.py", "if type(value) is not int or", "if not isinstance(value, int) or"),
+    (
+        "sim/balloon.py",
+        "            self.due_ms = clock_ms + self.interval_s * 1000\n            return False",
+        "            return False",
+    ),
+    ("sim/balloon.py", "        self._held = buffer\n", "        pass\n"),
+    ("sim/balloon.py", "self._to_read_again = state.buffer", "self._to_read_again = None"),
+    ("sim/versions.py", "NAMES[:10], False, True", "NAMES, False, True"),
+    ("sim/versions.py", "NAMES[:10], False, True", "NAMES[:10], True, True"),
+    ("sim/versions.py", "NAMES[:10], False, True", "NAMES[:10], False, False"),
+    (
+        "sim/machine.py",
+        "return now.mono_ns + self._clock_ns if self.running else self._clock_ns",
+        "return now.mono_ns",
+    ),
+    ("sim/machine.py", 'self._emit("RESUME", now)\n            self._run(now)', "self._run(now)"),
+    ("sim/machine.py", 'self.run_state = "prelaunch"\n        clock_ns', "pass\n        clock_ns"),
+    (
+        "sim/machine.py",
+        'self._emit("DEVICE_DELETED", now, {"path"',
+        'self._emit("DEVICE_DELETED", now, {"device"',
+    ),
+    ("sim/machine.py", 'raise Refused("Only one balloon device is supported")', "pass"),
+    ("sim/machine.py", 'self.run_state = "postmigrate"', 'self.run_state = "paused"'),
+    ("sim/machine.py", "self.guest = copy.deepcopy(saved.guest)", "pass"),
+    ("sim/events.py", "elif mono_ns < self._quiet_until_ns.get(name, 0):", "elif False:"),
+    ("sim/monitor.py", "        self._machine.events.hearers.append(self._send)\n", ""),
+    ("sim/server.py", "listener.listen(1)", "listener.listen(8)"),
+    ("sim/server.py", "await process.may_accept.wait()", "pass"),
+    ("sim/json_stream.py", 'raise Malformed("JSON parse error, duplicate key")', "pass"),
+)
+
+
+MODELS = {"polling": POLLING, "fleet": FLEET, "delivery": DELIVERY, "simulated": SIMULATED}
+
+CORE_TESTS = ("tests/unit/core", "tests/model")
+SIMULATED_TESTS = ("tests/integration/test_hypervisor_contract.py", "-k", "simulated", "-n", "3")
+
+
+def caught_by(file: str, old: str, new: str, tests: Sequence[str]) -> str | None:
     """Return the test that fails with the fault in place; `None`: none does."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
@@ -104,8 +157,7 @@ def caught_by(file: str, old: str, new: str) -> str | None:
                 "-x",
                 "-p",
                 "no:cacheprovider",
-                "tests/unit/core",
-                "tests/model",
+                *tests,
             ],
             check=False,
             capture_output=True,
@@ -120,9 +172,9 @@ def caught_by(file: str, old: str, new: str) -> str | None:
 def main() -> int:
     """Print a line for each fault; return how many were not caught."""
     missed = 0
-    for model, faults in (("polling", POLLING), ("fleet", FLEET), ("delivery", DELIVERY)):
-        for file, old, new in faults:
-            test = caught_by(file, old, new)
+    for model, faults in MODELS.items():
+        for file, old, new in faults if model in (sys.argv[1:] or MODELS) else ():
+            test = caught_by(file, old, new, SIMULATED_TESTS if model == "simulated" else CORE_TESTS)
             missed += test is None
             print(
                 f"| {model} | `{old.splitlines()[0]}` → `{new.splitlines()[0]}` | {test or 'NOT CAUGHT'} |",
