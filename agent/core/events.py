@@ -131,6 +131,8 @@ class Heard(Enum):
 
     STOP = "STOP"
     RESUME = "RESUME"
+    SUSPEND = "SUSPEND"  # to memory (S3): neither STOP nor RESUME come with it
+    WAKEUP = "WAKEUP"
     RESET = "RESET"
     SHUTDOWN = "SHUTDOWN"
     DEVICE_DELETED = "DEVICE_DELETED"

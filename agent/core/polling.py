@@ -622,9 +622,9 @@ def _refused(
 def _heard(p: Poller, heard: Heard, now: Now) -> Poller:
     p = replace(p, check_at_ns=now.mono_ns)
     match heard:
-        case Heard.STOP:
+        case Heard.STOP | Heard.SUSPEND:
             return replace(p, run_state=None)  # the check tells the word; the clock stops at once
-        case Heard.RESUME:  # QEMU may read an old buffer again
+        case Heard.RESUME | Heard.WAKEUP:  # QEMU may read an old buffer again
             return replace(p, run_state=None, history=epochs.break_rhythm(p.history))
         case Heard.RESET:
             # What the boot before left is read at once: no guest boots within a round trip.

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import cast
 
-LISTENED = frozenset({"STOP", "RESUME", "RESET", "SHUTDOWN", "BALLOON_CHANGE", "DEVICE_DELETED"})
+LISTENED = frozenset(
+    {"STOP", "RESUME", "SUSPEND", "WAKEUP", "RESET", "SHUTDOWN", "BALLOON_CHANGE", "DEVICE_DELETED"}
+)
 """Source: QEMU qapi/run-state.json, qapi/machine.json, qapi/qdev.json. MIGRATION needs a capability."""
 
 OVERFLOW = "OVERFLOW"

@@ -106,6 +106,22 @@ def test_a_pause_longer_than_the_deadline_is_paused_and_nothing_is_missed() -> N
     assert (after.missed_at_most, after.origin) == (0, Origin.UNSOLICITED)
 
 
+def test_a_guest_suspended_to_memory_is_paused_at_once_and_never_stalled() -> None:
+    story = reporting()
+
+    story.run_state = "suspended"
+    story.hear(Heard.SUSPEND)
+    assert story.words[-1] == ("paused", "suspended")
+    story.pass_s(600)
+    story.run_state = "running"
+    story.hear(Heard.WAKEUP)
+    story.run_s(3)
+
+    assert [state for state, _ in story.words[-2:]] == ["paused", "reporting"]
+    after = story.samples[5]
+    assert (after.missed_at_most, after.origin) == (0, Origin.UNSOLICITED)
+
+
 def test_the_vms_clock_stands_still_from_the_moment_stop_is_heard() -> None:
     story = reporting()
     story.mute = True  # which word for it is being asked
