@@ -1,0 +1,156 @@
+"""How a guest ends, and what the agent says of it: panicked, shut down, hung, suspended.
+
+On the machine's QEMU (Debian 12's 7.2 in CI) and on a newer one (10), as each test's id says.
+"""
+
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.integration.watching import Document, Lines, watch
+from tests.lab import qemu
+from tests.lab.agent import agent
+
+pytestmark = pytest.mark.guest
+
+PROMPT_S = 0.5  # for what QEMU tells by an event; a twentieth is usual
+SOON_S = 2.5
+SOON = {"BAROGRAPH_POLLING__STALL_DEADLINE": f"{SOON_S}s"}
+"""For tests of what is stalled, not of when: test_states_on_real_guests has the deadline's default."""
+
+
+@contextmanager
+def reporting(folder: Path, command: Sequence[str], *extra: str) -> Generator[tuple[qemu.Vm, Lines]]:
+    """A guest that reports, and what an agent says of it."""
+    with (
+        qemu.guest(folder, "g", *extra, command=command) as vm,
+        agent(folder, *watch(folder), env=SOON) as process,
+    ):
+        lines = Lines(process)
+        lines.wait_for_samples("g", 3)
+        assert lines.words(vm.qmp)[-1] == ("reporting", "advancing")
+        yield vm, lines
+
+
+def since(lines: Lines, vm: qemu.Vm) -> list[tuple[str, str]]:
+    """What was said of the VM since it reported first."""
+    words = lines.words(vm.qmp)
+    return words[words.index(("reporting", "advancing")) + 1 :]
+
+
+def reset(vm: qemu.Vm, *more: str) -> None:
+    """Reset it from outside, as its operator would, with the commands that it takes to go on."""
+    with qemu.Monitor(vm.hands) as monitor:
+        for command in ("system_reset", *more):
+            monitor.command(command)
+
+
+def assert_another_boot(before: Sequence[Document], after: Sequence[Document]) -> None:
+    assert after[0]["epoch"] != before[-1]["epoch"]
+    assert after[0]["previous"] == {"epoch": before[-1]["epoch"], "sequence": before[-1]["sequence"]}
+    assert after[0]["origin"] == "unsolicited"
+
+
+def test_a_panic_that_a_panic_device_tells_is_paused_guest_panicked(
+    folder: Path, each_qemu: Sequence[str]
+) -> None:
+    panics = ("-device", "pvpanic-pci", "-action", "panic=pause")
+    with reporting(folder, each_qemu, *panics) as (vm, lines):
+        vm.order("crash")
+        lines.wait_for_state(vm.qmp, "paused", 3)
+        before = lines.samples("g")
+        reset(vm, "cont")
+        lines.wait_for_state(vm.qmp, "waiting", 3)
+        after = lines.wait_for_samples("g", len(before) + 2)[len(before) :]
+
+        words = since(lines, vm)
+        assert words[0] == ("paused", "guest-panicked")
+        assert words[-2:] == [("waiting", "rebooted"), ("reporting", "advancing")]
+        assert {state for state, _ in words[:-2]} == {"paused"}  # QEMU's own words on its way
+        assert_another_boot(before, after)
+
+
+def test_a_panic_that_ends_qemu_is_gone(folder: Path, each_qemu: Sequence[str]) -> None:
+    """The default action: QEMU tells of the panic, and quits."""
+    with reporting(folder, each_qemu, "-device", "pvpanic-pci") as (vm, lines):
+        vm.order("crash")
+        lines.wait_for_state(vm.qmp, "gone", 3)
+
+        assert since(lines, vm)[-1] == ("gone", "missing")
+        assert {state for state, _ in since(lines, vm)} <= {"paused", "gone"}
+
+
+def test_a_panic_without_a_panic_device_is_stalled(folder: Path, each_qemu: Sequence[str]) -> None:
+    """QEMU does not know of it: the run state stays `running`, and no event comes."""
+    with reporting(folder, each_qemu) as (vm, lines), vm.monitor() as monitor:
+        vm.order("crash")
+        lines.wait_for_state(vm.qmp, "stalled")
+        status = monitor.command("query-status")
+
+        assert since(lines, vm) == [("stalled", "no_advance")]
+        assert lines.states(vm.qmp)[-1]["run_state"] == "running"
+        assert isinstance(status, dict)
+        assert status["status"] == "running"
+
+
+def test_a_hung_guest_is_stalled_until_it_is_reset(folder: Path, each_qemu: Sequence[str]) -> None:
+    with reporting(folder, each_qemu) as (vm, lines), vm.monitor() as monitor:
+        vm.order("hang")
+        lines.wait_for_state(vm.qmp, "stalled")
+        before, truth = lines.samples("g"), monitor.guest_stats()
+        reset(vm)
+        lines.wait_for_state(vm.qmp, "waiting", PROMPT_S)
+        after = lines.wait_for_samples("g", len(before) + 2)[len(before) :]
+
+        assert since(lines, vm) == [
+            *(("stalled", "no_advance"), ("waiting", "rebooted"), ("reporting", "advancing")),
+        ]
+        assert before[-1]["last_update"] == truth[0]
+        assert_another_boot(before, after)
+
+
+def test_a_guest_that_shuts_down_is_gone_with_its_qemu(folder: Path, each_qemu: Sequence[str]) -> None:
+    with reporting(folder, each_qemu) as (vm, lines):
+        vm.order("poweroff")
+        lines.wait_for_state(vm.qmp, "gone", 3)
+
+        assert since(lines, vm)[-1] == ("gone", "missing")
+        assert {state for state, _ in since(lines, vm)} <= {"paused", "gone"}
+
+
+def test_a_guest_that_shuts_down_under_no_shutdown_is_paused_until_it_boots_again(
+    folder: Path, each_qemu: Sequence[str]
+) -> None:
+    with reporting(folder, each_qemu, "-no-shutdown") as (vm, lines):
+        vm.order("poweroff")
+        lines.wait_for_state(vm.qmp, "paused", 3)
+        before = lines.samples("g")
+        assert since(lines, vm) == [("paused", "shutdown")]
+        reset(vm, "cont")
+        after = lines.wait_for_samples("g", len(before) + 2)[len(before) :]
+
+        words = since(lines, vm)
+        assert words[-2:] == [("waiting", "rebooted"), ("reporting", "advancing")]
+        assert {state for state, _ in words[:-2]} == {"paused"}
+        assert_another_boot(before, after)
+
+
+def test_a_suspended_guest_is_paused_and_not_stalled(folder: Path, each_qemu: Sequence[str]) -> None:
+    """To its memory (S3): QEMU tells it by SUSPEND and WAKEUP, not by STOP and RESUME."""
+    with reporting(folder, each_qemu) as (vm, lines):
+        vm.order("suspend")
+        lines.wait_for_state(vm.qmp, "paused", 3)
+        before = lines.samples("g")
+        time.sleep(SOON_S + 1)  # it must not be called stalled
+        with qemu.Monitor(vm.hands) as monitor:
+            monitor.command("system_wakeup")
+        lines.wait_for_state(vm.qmp, "reporting")
+        after = lines.wait_for_samples("g", len(before) + 2)[len(before) :]
+
+        assert since(lines, vm) == [("paused", "suspended"), ("reporting", "advancing")]
+        assert [each["origin"] for each in after] == ["unsolicited", "poll"]
+        assert {each["missed_at_most"] for each in after} == {0}
+        assert {each["epoch"] for each in after} == {before[-1]["epoch"]}
