@@ -1,0 +1,101 @@
+"""Devices that come and go under a running VM: the balloon, another one, memory.
+
+On the machine's QEMU (Debian 12's 7.2 in CI) and on a newer one (10), as each test's id says.
+`-machine none`, which has no balloon, is in test_states_on_real_guests.
+"""
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.integration.watching import Lines, watch
+from tests.lab import qemu
+from tests.lab.agent import agent
+
+pytestmark = pytest.mark.guest
+
+PORT = ("-device", "pcie-root-port,id=port0,slot=1,chassis=1")
+IN_PORT = ("-device", "virtio-balloon-pci,id=balloon0,bus=port0")
+MIB = 1 << 20
+
+
+def test_a_balloon_unplugged_and_plugged_in_elsewhere_is_filled_again(
+    folder: Path, each_qemu: Sequence[str]
+) -> None:
+    with (
+        qemu.guest(folder, "g", *PORT, *IN_PORT, balloon=False, command=each_qemu) as vm,
+        qemu.Monitor(vm.hands) as monitor,
+        agent(folder, *watch(folder), env={"BAROGRAPH_POLLING__RECHECK": "2s"}) as process,
+    ):
+        lines = Lines(process)
+        lines.wait_for_samples("g", 3)
+
+        monitor.command("device_del", id="balloon0")
+        lines.wait_for_state(vm.qmp, "no-balloon")  # the guest takes 5 s: its button can be pressed twice
+        before = lines.samples("g")
+        monitor.command("device_add", driver="virtio-balloon-pci", id="balloon1", bus="port0")
+        after = lines.wait_for_samples("g", len(before) + 3)[len(before) :]
+
+        assert monitor.get("guest-stats-polling-interval", "/machine/peripheral/balloon1") == 1
+        assert ("no-balloon", "no_device") in lines.words(vm.qmp)
+        assert lines.words(vm.qmp)[-1] == ("reporting", "advancing")
+        assert after[0]["epoch"] != before[-1]["epoch"]
+        assert after[0]["sequence"] == 1
+        assert after[0]["previous"] == {"epoch": before[-1]["epoch"], "sequence": before[-1]["sequence"]}
+        assert "unreachable" not in {state for state, _ in lines.words(vm.qmp)}
+
+
+def test_a_second_balloon_is_refused_by_qemu_and_the_first_goes_on(
+    folder: Path, each_qemu: Sequence[str]
+) -> None:
+    with (
+        qemu.guest(folder, "g", *PORT, command=each_qemu) as vm,
+        qemu.Monitor(vm.hands) as monitor,
+        agent(folder, *watch(folder)) as process,
+    ):
+        lines = Lines(process)
+        lines.wait_for_samples("g", 2)
+
+        with pytest.raises(RuntimeError, match="Only one balloon device is supported"):
+            monitor.command("device_add", driver="virtio-balloon-pci", id="balloon1", bus="port0")
+        samples = lines.wait_for_samples("g", len(lines.samples("g")) + 2)
+
+        assert [each["sequence"] for each in samples] == list(range(1, len(samples) + 1))
+        assert {state for state, _ in lines.words(vm.qmp)} == {"connecting", "reporting"}
+
+    two = ("-device", "virtio-balloon-pci") * 2
+    argv = [*each_qemu, "-M", "q35", "-nodefaults", "-display", "none", "-S", *two]
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=20)
+    assert done.returncode != 0
+    assert "Only one balloon device is supported" in done.stderr
+
+
+def test_memory_plugged_in_is_in_the_balloons_size_and_samples_go_on(
+    folder: Path, each_qemu: Sequence[str]
+) -> None:
+    """No event tells of it: the size is read with each heartbeat."""
+    room = ("-m", "256,slots=2,maxmem=1G")
+    with (
+        qemu.guest(folder, "g", *room, command=each_qemu) as vm,
+        qemu.Monitor(vm.hands) as monitor,
+        agent(folder, *watch(folder), env={"BAROGRAPH_POLLING__HEARTBEAT": "2s"}) as process,
+    ):
+        lines = Lines(process)
+        before = lines.wait_for_samples("g", 3)[-1]
+        assert before["balloon"]["actual_bytes"] == 256 * MIB
+
+        monitor.command("object-add", **{"qom-type": "memory-backend-ram", "id": "more", "size": 128 * MIB})
+        monitor.command("device_add", driver="pc-dimm", id="dimm0", memdev="more")
+        lines.wait(lambda: lines.samples("g")[-1]["balloon"]["actual_bytes"] == 384 * MIB, "the new size")
+        total = "total_memory"  # the guest takes it in on its own, a moment later
+        lines.wait(
+            lambda: lines.samples("g")[-1]["statistics"][total] >= before["statistics"][total] + 128 * MIB,
+            "the guest's total",
+        )
+        samples = lines.samples("g")
+
+        assert [each["sequence"] for each in samples] == list(range(1, len(samples) + 1))
+        assert len({each["epoch"] for each in samples}) == 1
+        assert {state for state, _ in lines.words(vm.qmp)} == {"connecting", "reporting"}
