@@ -1,0 +1,142 @@
+"""What happens to a monitor's socket, and to the QEMU behind it: replaced, deleted, denied, wedged.
+
+On the machine's QEMU: Debian 12's 7.2 in CI.
+"""
+
+import os
+import socket
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.integration.watching import Lines, watch
+from tests.lab import qemu, setup
+from tests.lab.agent import agent
+from tests.lab.process import kill, start
+
+pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("real_qemu")]
+
+OFTEN = {"BAROGRAPH_DISCOVERY__RESCAN": "300ms"}
+
+
+def test_a_qemu_replaced_on_its_path_within_a_second_is_another_epoch(folder: Path) -> None:
+    with qemu.guest(folder, "g") as vm, agent(folder, *watch(folder)) as process:
+        lines = Lines(process)
+        before = lines.wait_for_samples("g", 3)
+
+        vm.restart()  # at once
+        lines.wait(lambda: lines.samples("g")[-1]["epoch"] != before[-1]["epoch"], "another epoch")
+        samples = lines.wait_for_samples("g", len(lines.samples("g")) + 2)
+
+        epochs = list(dict.fromkeys(each["epoch"] for each in samples))
+        new = [each for each in samples if each["epoch"] == epochs[1]]
+        old = [each for each in samples if each["epoch"] == epochs[0]]
+        assert len(epochs) == 2
+        assert [each["sequence"] for each in new] == list(range(1, len(new) + 1))
+        assert new[0]["previous"] == {"epoch": epochs[0], "sequence": old[-1]["sequence"]}
+        assert new[0]["origin"] == "unsolicited"
+        assert lines.words(vm.qmp)[-1] == ("reporting", "advancing")
+
+
+def test_a_socket_deleted_under_a_living_link_changes_nothing_until_qemu_goes(folder: Path) -> None:
+    with qemu.guest(folder, "g") as vm, agent(folder, *watch(folder), env=OFTEN) as process:
+        lines = Lines(process)
+        before = len(lines.wait_for_samples("g", 3))
+
+        vm.qmp.unlink()
+        samples = lines.wait_for_samples("g", before + 4)  # many a scan later
+        assert [each["sequence"] for each in samples] == list(range(1, len(samples) + 1))
+        assert {state for state, _ in lines.words(vm.qmp)} == {"connecting", "reporting"}
+
+        vm.kill()
+        lines.wait_for_state(vm.qmp, "gone", 3)
+        assert lines.words(vm.qmp)[-1] == ("gone", "missing")
+
+
+def test_a_socket_file_nobody_listens_on_yet_is_unreachable_until_qemu_does(folder: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as early:
+        early.bind(str(folder / "g.qmp"))
+    with agent(folder, *watch(folder)) as process:
+        lines = Lines(process)
+        lines.wait_for_state(folder / "g.qmp", "unreachable", 5)
+        assert lines.words(folder / "g.qmp")[-1] == ("unreachable", "refused")
+
+        with qemu.guest(folder, "g") as vm:
+            lines.wait_for_state(vm.qmp, "reporting")
+            assert "gone" not in {state for state, _ in lines.words(vm.qmp)}
+
+
+def test_a_socket_that_may_not_be_written_is_denied_until_it_may(folder: Path) -> None:
+    """Root without the right to pass over a file's mode is refused as any user is."""
+    drop = "-dac_override,-dac_read_search"
+    plain = ("setpriv", f"--bounding-set={drop}", f"--inh-caps={drop}") if os.geteuid() == 0 else ()
+    with qemu.guest(folder, "g") as vm:
+        vm.qmp.chmod(0)
+        with agent(folder, *watch(folder), within=plain) as process:
+            lines = Lines(process)
+            lines.wait_for_state(vm.qmp, "unreachable", 5)
+            assert lines.words(vm.qmp)[-1] == ("unreachable", "denied")
+            assert "permission denied" in lines.states(vm.qmp)[-1]["detail"]
+
+            vm.qmp.chmod(0o700)
+            lines.wait_for_state(vm.qmp, "reporting", 40)  # tried again after 30 s at the latest
+            lines.wait_for_samples("g", 2)
+
+
+@contextmanager
+def wedged(vm: qemu.Vm, folder: Path) -> Generator[None]:
+    """QEMU's main loop waits for a file, as it does for storage that hangs: a pipe that nobody reads yet."""
+    pipe = folder / "pipe"
+    os.mkfifo(pipe)
+    with qemu.Monitor(vm.hands, timeout_s=60) as monitor:
+        dump = threading.Thread(
+            target=monitor.command,
+            args=("pmemsave",),
+            kwargs={"val": 0, "size": 4096, "filename": str(pipe)},
+            daemon=True,
+        )
+        dump.start()
+        try:
+            yield
+        finally:
+            pipe.read_bytes()
+            dump.join(10)
+
+
+def test_a_qemu_wedged_in_its_main_loop_is_unreachable_and_back_when_it_goes_on(folder: Path) -> None:
+    with qemu.guest(folder, "g") as vm, agent(folder, *watch(folder)) as process:
+        lines = Lines(process)
+        before = len(lines.wait_for_samples("g", 3))
+        with wedged(vm, folder):
+            lines.wait_for_state(vm.qmp, "unreachable", 5)
+            said = lines.words(vm.qmp)[-1]
+        lines.wait_for_state(vm.qmp, "reporting", 5)
+        samples = lines.wait_for_samples("g", before + 3)
+
+        assert said == ("unreachable", "no_answer")
+        assert len({each["epoch"] for each in samples}) == 1
+        assert "stalled" not in {state for state, _ in lines.words(vm.qmp)}
+
+
+def test_a_qemu_wedged_as_it_starts_is_unreachable_until_it_goes_on(folder: Path) -> None:
+    """Its socket greets before its main loop runs, which waits: it reads a pipe that nobody writes to yet."""
+    pipe = folder / "pipe"
+    os.mkfifo(pipe)
+    argv = [
+        *(str(setup.qemu()), "-M", "q35", "-nodefaults", "-display", "none", "-S"),
+        *("-qmp", f"unix:{folder}/g.qmp,server=on,wait=off", "-fw_cfg", f"name=opt/lab,file={pipe}"),
+    ]
+    qemu_process = start(argv, folder / "g.log")
+    try:
+        with agent(folder, *watch(folder)) as process:
+            lines = Lines(process)
+            lines.wait_for_state(folder / "g.qmp", "unreachable", 10)
+            assert lines.words(folder / "g.qmp")[-1] == ("unreachable", "no_answer")
+
+            pipe.write_bytes(b"go")
+            lines.wait_for_state(folder / "g.qmp", "no-balloon", 60)  # it has none
+    finally:
+        kill(qemu_process)
