@@ -6,6 +6,7 @@ from pathlib import Path
 from agent.core.reading import State
 from agent.core.states import Reason
 from agent.errors import LinkFault
+from tests.contract.states_shown import table
 
 PAGE = Path(__file__).parents[2] / "docs" / "states.md"
 
@@ -137,7 +138,7 @@ def page() -> str:
     ]
     ordered = sorted(REASONS.items(), key=lambda each: states.index(each[1][0]))
     lines += [f"| `{state.value}` | `{reason}` | {what} | {do} |" for reason, (state, what, do) in ordered]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *table()]) + "\n"
 
 
 if __name__ == "__main__":

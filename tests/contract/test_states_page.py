@@ -1,7 +1,10 @@
+from pathlib import Path
+
 from agent.core.reading import State
 from agent.core.states import Reason
 from agent.errors import LinkFault
 from tests.contract.states_page import PAGE, REASONS, WHEN, page
+from tests.contract.states_shown import SHOWN
 
 
 def test_the_page_is_what_the_code_says() -> None:
@@ -11,3 +14,15 @@ def test_the_page_is_what_the_code_says() -> None:
 def test_every_state_and_every_reason_is_explained() -> None:
     assert list(WHEN) == list(State)
     assert set(REASONS) == {*Reason, *LinkFault}
+
+
+def test_every_state_and_every_reason_is_shown_by_a_test_that_exists() -> None:
+    root = Path(__file__).parents[2]
+
+    missing = [test for *_, file, test in SHOWN if f"def {test}(" not in (root / file).read_text()]
+
+    assert missing == []
+    assert {state for state, *_ in SHOWN} == set(State)
+    assert {reason for _, reason, *_ in SHOWN} >= {*Reason, *LinkFault}
+    for reason, (state, *_) in REASONS.items():
+        assert (state, reason) in {row[:2] for row in SHOWN}

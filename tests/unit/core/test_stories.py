@@ -80,6 +80,18 @@ def test_silence_is_stalled_after_its_deadline_and_the_first_update_back_is_unso
     assert [each.origin for each in story.samples[5:7]] == [Origin.UNSOLICITED, Origin.POLL]
 
 
+def test_a_vm_whose_last_update_is_old_is_settling_until_its_deadline() -> None:
+    story = Story()
+    story.reading = reading(story.unix_s - 60)
+    story.start()
+    story.pass_s(3)
+    assert story.words == [("connecting", "first_attempt"), ("connecting", "settling")]
+
+    story.pass_s(4)
+
+    assert story.words[-1] == ("stalled", "no_advance")
+
+
 def test_a_silent_guest_is_read_about_once_an_interval() -> None:
     story = reporting(settings=PollSettings(interval_s=10), interval_s=10)
     story.pass_s(60)

@@ -1,0 +1,338 @@
+"""Which test shows each cause of each state: the last table of docs/states.md."""
+
+from agent.core.reading import State
+from agent.core.states import Reason
+from agent.errors import LinkFault
+
+_GUESTS = "tests/integration/test_states_on_real_guests.py"
+_ENDS = "tests/integration/test_states_guest_ends.py"
+_MOVES = "tests/integration/test_states_migration.py"
+_SNAPSHOTS = "tests/integration/test_states_snapshots.py"
+_DEVICES = "tests/integration/test_states_devices.py"
+_SOCKETS = "tests/integration/test_states_sockets.py"
+_NEIGHBOURS = "tests/integration/test_neighbours.py"
+_QMP = "tests/integration/test_qmp.py"
+_STORIES = "tests/unit/core/test_stories.py"
+
+SHOWN: tuple[tuple[State, str, str, str, str], ...] = (
+    (
+        State.GONE,
+        LinkFault.MISSING,
+        "the guest shut down, and QEMU quit",
+        _ENDS,
+        "test_a_guest_that_shuts_down_is_gone_with_its_qemu",
+    ),
+    (
+        State.GONE,
+        LinkFault.MISSING,
+        "the guest panicked, and QEMU quit",
+        _ENDS,
+        "test_a_panic_that_ends_qemu_is_gone",
+    ),
+    (
+        State.GONE,
+        LinkFault.MISSING,
+        "the socket was deleted, then QEMU killed",
+        _SOCKETS,
+        "test_a_socket_deleted_under_a_living_link_changes_nothing_until_qemu_goes",
+    ),
+    (
+        State.GONE,
+        LinkFault.REFUSED,
+        "QEMU was killed",
+        _GUESTS,
+        "test_a_killed_qemu_is_gone_and_a_new_one_on_its_path_is_a_new_epoch",
+    ),
+    (
+        State.CONNECTING,
+        Reason.FIRST_ATTEMPT,
+        "just seen",
+        _GUESTS,
+        "test_a_frozen_qemu_is_unreachable_within_its_deadline_and_back_when_thawed",
+    ),
+    (
+        State.CONNECTING,
+        Reason.SETTLING,
+        "first seen with an old update",
+        _STORIES,
+        "test_a_vm_whose_last_update_is_old_is_settling_until_its_deadline",
+    ),
+    (
+        State.DUPLICATE,
+        Reason.UUID_IN_USE,
+        "two monitors of one VM",
+        _GUESTS,
+        "test_a_second_socket_of_one_vm_is_duplicate_and_names_the_first",
+    ),
+    (
+        State.NO_GREETING,
+        LinkFault.SILENT,
+        "another client holds the monitor",
+        _GUESTS,
+        "test_a_monitor_held_by_another_client_is_no_greeting_and_stays_theirs",
+    ),
+    (
+        State.NO_GREETING,
+        LinkFault.BUSY,
+        "others wait for it already",
+        _QMP,
+        "test_a_full_queue_is_busy_and_an_answer_at_once",
+    ),
+    (
+        State.NO_GREETING,
+        LinkFault.NOT_QMP,
+        "it speaks something else",
+        _GUESTS,
+        "test_a_socket_that_is_not_qmp_is_left_alone",
+    ),
+    (
+        State.UNREACHABLE,
+        LinkFault.DENIED,
+        "permission denied, and later granted",
+        _SOCKETS,
+        "test_a_socket_that_may_not_be_written_is_denied_until_it_may",
+    ),
+    (
+        State.UNREACHABLE,
+        LinkFault.REFUSED,
+        "a socket file before QEMU listens",
+        _SOCKETS,
+        "test_a_socket_file_nobody_listens_on_yet_is_unreachable_until_qemu_does",
+    ),
+    (
+        State.UNREACHABLE,
+        LinkFault.HUNG_UP,
+        "a peer that hangs up again and again",
+        _STORIES,
+        "test_a_peer_that_hangs_up_again_and_again_is_unreachable",
+    ),
+    (
+        State.UNREACHABLE,
+        LinkFault.NO_ANSWER,
+        "the QEMU process is stopped (SIGSTOP)",
+        _GUESTS,
+        "test_a_frozen_qemu_is_unreachable_within_its_deadline_and_back_when_thawed",
+    ),
+    (
+        State.UNREACHABLE,
+        LinkFault.NO_ANSWER,
+        "QEMU's main loop waits for a file",
+        _SOCKETS,
+        "test_a_qemu_wedged_in_its_main_loop_is_unreachable_and_back_when_it_goes_on",
+    ),
+    (
+        State.UNREACHABLE,
+        LinkFault.NO_ANSWER,
+        "QEMU listens, and its main loop does not run yet",
+        _SOCKETS,
+        "test_a_qemu_wedged_as_it_starts_is_unreachable_until_it_goes_on",
+    ),
+    (
+        State.UNREACHABLE,
+        LinkFault.FLOODING,
+        "a peer that floods events",
+        _NEIGHBOURS,
+        "test_bad_neighbours_do_not_hide_a_healthy_vm",
+    ),
+    (
+        State.UNREACHABLE,
+        LinkFault.PROTOCOL,
+        "a peer that answers nonsense",
+        "tests/unit/qmp/test_link_opening.py",
+        "test_each_bad_opening_has_its_fault",
+    ),
+    (
+        State.NO_BALLOON,
+        Reason.NO_DEVICE,
+        "`-machine none`",
+        _GUESTS,
+        "test_a_vm_without_the_device_is_no_balloon",
+    ),
+    (
+        State.NO_BALLOON,
+        Reason.NO_DEVICE,
+        "the balloon was unplugged",
+        _DEVICES,
+        "test_a_balloon_unplugged_and_plugged_in_elsewhere_is_filled_again",
+    ),
+    (
+        State.PAUSED,
+        "paused",
+        "`stop`, longer than the stall deadline",
+        _GUESTS,
+        "test_stop_and_cont_are_paused_and_not_stalled",
+    ),
+    (
+        State.PAUSED,
+        "inmigrate",
+        "waits for a migration",
+        _MOVES,
+        "test_a_vm_that_moves_has_each_update_once_on_one_host_or_the_other",
+    ),
+    (
+        State.PAUSED,
+        "postmigrate",
+        "has moved to another host",
+        _MOVES,
+        "test_a_vm_that_moves_has_each_update_once_on_one_host_or_the_other",
+    ),
+    (
+        State.PAUSED,
+        "suspended",
+        "suspended to memory",
+        _ENDS,
+        "test_a_suspended_guest_is_paused_and_not_stalled",
+    ),
+    (
+        State.PAUSED,
+        "guest-panicked",
+        "panicked, with a panic device",
+        _ENDS,
+        "test_a_panic_that_a_panic_device_tells_is_paused_guest_panicked",
+    ),
+    (
+        State.PAUSED,
+        "shutdown",
+        "shut down under `-no-shutdown`",
+        _ENDS,
+        "test_a_guest_that_shuts_down_under_no_shutdown_is_paused_until_it_boots_again",
+    ),
+    (
+        State.OFF,
+        Reason.POLLING_DISABLED,
+        "switched off under `observe`",
+        _GUESTS,
+        "test_polling_off_under_observe_is_off_and_old_values_are_not_emitted_again",
+    ),
+    (
+        State.OFF,
+        Reason.SET_BACK,
+        "somebody set the interval to 0",
+        _STORIES,
+        "test_an_interval_set_back_is_set_once_more_and_then_contended",
+    ),
+    (
+        State.OFF,
+        Reason.CONTENDED,
+        "and again",
+        _STORIES,
+        "test_an_interval_set_back_is_set_once_more_and_then_contended",
+    ),
+    (
+        State.OFF,
+        Reason.CANNOT_SET,
+        "it could not be written down",
+        _STORIES,
+        "test_an_interval_that_cannot_be_remembered_is_not_set",
+    ),
+    (
+        State.WAITING,
+        Reason.NO_UPDATE_YET,
+        "no driver in the guest",
+        _GUESTS,
+        "test_a_guest_without_the_driver_is_waiting",
+    ),
+    (
+        State.WAITING,
+        Reason.REBOOTED,
+        "the guest rebooted",
+        _GUESTS,
+        "test_a_rebooted_guest_is_waiting_in_a_new_epoch_and_never_stalled",
+    ),
+    (
+        State.WAITING,
+        Reason.REBOOTED,
+        "reset from outside",
+        _ENDS,
+        "test_a_hung_guest_is_stalled_until_it_is_reset",
+    ),
+    (
+        State.EMPTY,
+        Reason.ALL_UNSET,
+        "Windows without its balloon service",
+        _STORIES,
+        "test_every_statistic_unset_is_empty_and_the_sample_has_none",
+    ),
+    (
+        State.STALLED,
+        Reason.NO_ADVANCE,
+        "the driver was unloaded",
+        _GUESTS,
+        "test_a_driver_unloaded_is_stalled_within_its_deadline_and_back_when_loaded",
+    ),
+    (
+        State.STALLED,
+        Reason.NO_ADVANCE,
+        "panicked, without a panic device",
+        _ENDS,
+        "test_a_panic_without_a_panic_device_is_stalled",
+    ),
+    (
+        State.STALLED,
+        Reason.NO_ADVANCE,
+        "the guest hangs",
+        _ENDS,
+        "test_a_hung_guest_is_stalled_until_it_is_reset",
+    ),
+    (
+        State.REPORTING,
+        Reason.ADVANCING,
+        "a migration that fails: nothing changes",
+        _MOVES,
+        "test_a_migration_that_fails_changes_nothing",
+    ),
+    (
+        State.REPORTING,
+        Reason.ADVANCING,
+        "a migration that is cancelled: nothing changes",
+        _MOVES,
+        "test_a_migration_that_is_cancelled_changes_nothing",
+    ),
+    (
+        State.REPORTING,
+        Reason.ADVANCING,
+        "a snapshot loaded: a new epoch",
+        _SNAPSHOTS,
+        "test_a_snapshot_that_is_loaded_begins_a_new_epoch_where_counters_fall_and_only_there",
+    ),
+    (
+        State.REPORTING,
+        Reason.ADVANCING,
+        "QEMU replaced within a second: a new epoch",
+        _SOCKETS,
+        "test_a_qemu_replaced_on_its_path_within_a_second_is_another_epoch",
+    ),
+    (
+        State.REPORTING,
+        Reason.ADVANCING,
+        "a second balloon: QEMU refuses it",
+        _DEVICES,
+        "test_a_second_balloon_is_refused_by_qemu_and_the_first_goes_on",
+    ),
+    (
+        State.REPORTING,
+        Reason.ADVANCING,
+        "memory plugged in",
+        _DEVICES,
+        "test_memory_plugged_in_is_in_the_balloons_size_and_samples_go_on",
+    ),
+)
+"""State, reason, cause, the file of the test that shows it, and the test."""
+
+
+def table() -> list[str]:
+    """Return the section's lines, in the order of the states."""
+    states = list(State)
+    lines = [
+        "",
+        "## What shows it",
+        "",
+        "On a real QEMU with a real Linux guest where the test is one of `tests/integration`: Debian 12's",
+        "7.2, and 10 as well where it may depend on the version. The others are told as stories.",
+        "",
+        "| state | reason | cause | shown by |",
+        "| --- | --- | --- | --- |",
+    ]
+    for state, reason, cause, file, test in sorted(SHOWN, key=lambda each: states.index(each[0])):
+        lines.append(f"| `{state.value}` | `{reason}` | {cause} | [{test}](../{file}) |")
+    return lines
