@@ -3,16 +3,16 @@
 import io
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from rich.console import Console
 
-from tests.lab.demo_reader import Document, Reader
-from tests.lab.demo_screen import lags_ms, summary
-from tests.lab.measure import STEADY_AFTER, Shown
+from agent.demo.measure import STEADY_AFTER, Shown
+from agent.demo.records import Document, Records
+from agent.demo.screen import lags_ms, summary
 from tests.lab.process import kill, no_child_left, start, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -37,17 +37,15 @@ def samples(lags: Sequence[int], unsolicited: Sequence[int] = ()) -> list[Docume
     ]
 
 
-class Arrived:
-    """What the summary asks a reader for."""
-
-    def __init__(self, of_vm: Sequence[Document]) -> None:
-        self.samples: Mapping[str, Sequence[Document]] = {"vm": of_vm}
+def arrived(of_vm: Sequence[Document]) -> Records:
+    records = Records()
+    for each in of_vm:
+        records.take({"schema": "barograph.vm.sample/1.0", "vm": {"name": "vm"}, **each})
+    return records
 
 
 def faults(of_vm: Sequence[Document], count: int, until_ms: float = END_MS) -> int:
-    reader = cast(Reader, Arrived(of_vm))
-
-    return summary(Console(file=io.StringIO()), reader, {"vm": shown(count)}, until_ms)
+    return summary(Console(file=io.StringIO()), arrived(of_vm), {"vm": shown(count)}, until_ms)
 
 
 def test_what_arrived_as_it_was_shown_is_no_fault() -> None:
@@ -83,9 +81,7 @@ def test_what_came_too_late_to_be_read_is_not_counted() -> None:
 def test_a_late_update_counts_neither_as_made_nor_as_delivered() -> None:
     output = io.StringIO()
 
-    summary(
-        Console(file=output), cast(Reader, Arrived(TEN)), {"vm": shown(10)}, until_ms=(BEGIN_S + 9) * 1000.0
-    )
+    summary(Console(file=output), arrived(TEN), {"vm": shown(10)}, until_ms=(BEGIN_S + 9) * 1000.0)
 
     row = next(line.split() for line in output.getvalue().splitlines() if line.split()[:1] == ["vm"])
     assert row[1:3] == ["9", "9"]

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
+from agent.demo.measure import decoded
 from tests.lab import cache, qemu
 from tests.lab.collector import Collector, Point, problems
 from tests.lab.kafka import EmbeddedKafka, RealKafka, consume
-from tests.lab.observer import Observer, decoded
+from tests.lab.observer import Observer
 from tests.lab.process import no_child_left, start, wait_until
 from tests.lab.prometheus import Prometheus
 

@@ -9,18 +9,19 @@ import signal
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 
-from rich.console import Console
-from rich.live import Live
+from rich.console import Console, Group
 
+from agent.demo.measure import PROMISED_MS, STEADY_AFTER
+from agent.demo.process import AgentProcess
+from agent.demo.screen import picture, readings, summary
+from agent.demo.show import Step, show
 from tests.lab import qemu, setup
-from tests.lab.agent import AgentProcess, agent, barograph
-from tests.lab.demo_reader import PARTITIONS, TOPICS, Reader, Told
-from tests.lab.demo_screen import line, picture, readings, summary
+from tests.lab.agent import agent, barograph
+from tests.lab.demo_reader import PARTITIONS, TOPICS, Reader
 from tests.lab.embedded_kafka import embedded_kafka
-from tests.lab.measure import STEADY_AFTER
 from tests.lab.observer import Observer
 from tests.lab.process import no_child_left
 
@@ -28,9 +29,6 @@ SECONDS = 60
 UNLOAD_AT_S, LOAD_AT_S, KILL_AT_S = 12, 26, 38
 STEADY_AT_S = LOAD_AT_S + STEADY_AFTER + 3
 """From here on both guests that are left have a rhythm, and the agent knows it."""
-
-PROMISED_MS = 500
-"""An update that stays visible for so long is read: of those that came later than this, none is counted."""
 
 HEARTBEAT = {"BAROGRAPH_POLLING__HEARTBEAT": "2s"}
 """The agent's own counts come with its heartbeat; five minutes by default."""
@@ -58,7 +56,7 @@ def run(console: Console, folder: Path) -> int:
         began_ms = time.time() * 1000
         interrupted = False
         try:
-            show(console, process, reader, began_ms, steady, driverless)
+            follow(console, process, reader, began_ms, steady, driverless)
         except KeyboardInterrupt:
             interrupted = True
             console.print("interrupted: ending")
@@ -66,6 +64,7 @@ def run(console: Console, folder: Path) -> int:
         code = process.stop()
         reader.close(0 if code else 5)  # interrupted at its start, it has no last word
         shown = observer.stop()
+        console.print("\nwhat a second monitor saw, read every 5 ms, against what came from Kafka")
         faults = summary(console, reader, {vm.name: shown.get(vm.truth, []) for vm in vms}, until_ms)
         console.print(readings(reader, began_ms + STEADY_AT_S * 1000))
         console.print("barograph give-back")
@@ -75,7 +74,7 @@ def run(console: Console, folder: Path) -> int:
         return 130 if interrupted else (1 if faults else 0) or code or settled.returncode
 
 
-def show(
+def follow(
     console: Console,
     process: AgentProcess,
     reader: Reader,
@@ -88,33 +87,18 @@ def show(
     Raises:
         RuntimeError: the agent has ended.
     """
-    plan = {
-        UNLOAD_AT_S: ("steady: the guest unloads its balloon driver", lambda: steady.order("unload")),
-        LOAD_AT_S: ("steady: the guest loads its balloon driver", lambda: steady.order("load")),
-        KILL_AT_S: ("driverless: its QEMU is killed", driverless.kill),
-    }
-    # A file or a pipe gets the story only.
-    moving = console.is_terminal and not console.is_dumb_terminal
-    told: set[Told] = set()
-    with Live(console=console, refresh_per_second=4) if moving else nullcontext() as live:
-        while (passed_s := time.time() - began_ms / 1000) < SECONDS:
-            if process.process.poll() is not None:
-                raise RuntimeError(f"the agent has ended:\n{process.stderr.read_text()[-4000:]}")
-            for at_s in [at_s for at_s in plan if at_s <= passed_s]:
-                words, do = plan.pop(at_s)
-                reader.tell(words)
-                do()
-            if live is not None:
-                title = f"real guests under QEMU, as read from Kafka · {SECONDS - passed_s:.0f} s left"
-                live.update(picture(console, reader, began_ms, title))
-            else:
-                for each in reader.story():
-                    if each not in told:
-                        console.print(line(each, began_ms), soft_wrap=True)
-                        told.add(each)
-            time.sleep(0.25)
-        if live is not None:
-            live.update(picture(console, reader, began_ms, "real guests under QEMU, as read from Kafka"))
+    steps = (
+        Step(UNLOAD_AT_S, "steady: the guest unloads its balloon driver", lambda: steady.order("unload")),
+        Step(LOAD_AT_S, "steady: the guest loads its balloon driver", lambda: steady.order("load")),
+        Step(KILL_AT_S, "driverless: its QEMU is killed", driverless.kill),
+    )
+
+    def draw(left: str) -> Group:
+        title = f"real guests under QEMU, as read from Kafka{left}"
+        where = f"newest sample in {reader.newest_sample}" if reader.newest_sample else ""
+        return picture(console, reader, began_ms, title, where=where)
+
+    show(console, reader, steps, began_ms=began_ms, seconds=SECONDS, look=process.must_be_running, draw=draw)
 
 
 def _interrupt(*_: object) -> None:

@@ -11,27 +11,17 @@ import socket
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO, cast
 
-from tests.lab.measure import Shown
+from agent.demo.measure import Shown, updates_in
 from tests.lab.process import kill, start, wait_until
 from tests.lab.qemu import BALLOON
 
 PERIOD_S = 0.005
 AWAY_S = 0.05  # how often to look for a monitor that hung up: QEMU may be started again on its path
-UNSET_FROM = 1 << 63
-
-
-def decoded(stats: Mapping[str, int]) -> dict[str, int]:
-    """Return wire statistics as the contract names them, without the unset ones."""
-    return {
-        name.removeprefix("stat-").replace("-", "_"): value
-        for name, value in stats.items()
-        if 0 <= value < UNSET_FROM
-    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +30,6 @@ class Pace:
 
     usual_gap_ms: float  # the median between two answers
     worst_gap_ms: float  # includes the time the VM was frozen
-
-
-def updates_in(log: Path) -> dict[Path, list[Shown]]:
-    """Return the updates that a log has: an observer's, or a simulated hypervisor's; by monitor, in order."""
-    text = log.read_text()
-    shown: dict[Path, list[Shown]] = {}
-    for line in text[: text.rfind("\n") + 1].splitlines():
-        path, seen_ns, last_update_s, stats = cast(tuple[str, int, int, dict[str, int]], json.loads(line))
-        shown.setdefault(Path(path), []).append(Shown(last_update_s, seen_ns / 1e6, decoded(stats)))
-    return shown
 
 
 class Observer:

@@ -1,78 +1,14 @@
-"""Starts processes that end with this one, however it ends, and waits for what they promise."""
+"""What `agent.demo.process` starts, and who is left of it."""
 
-import ctypes
-import signal
 import socket
-import subprocess
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None)
+from agent.demo.process import die_with_parent, kill, start, wait_until
 
-# The kernel sends the signal when the *thread* that started the child ends (prctl(2)), and a test's worker
-# threads end early. This one ends with the process.
-_starter = ThreadPoolExecutor(1, "starter")
-
-
-def die_with_parent() -> None:
-    """For `preexec_fn`: the kernel kills the child when the thread that starts it ends, however it ends."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def start(
-    argv: Sequence[str | Path],
-    log: Path,
-    *,
-    errors: Path | None = None,
-    cwd: Path | None = None,
-    env: Mapping[str, str] | None = None,
-) -> subprocess.Popen[bytes]:
-    """Start a process without input, its output appended to `log`, with stderr or that to `errors`.
-
-    It has a session of its own: ctrl-C at the terminal reaches only us, who end it in order.
-    """
-
-    def begin() -> subprocess.Popen[bytes]:
-        with log.open("ab") as output, (errors or log).open("ab") as complaints:
-            return subprocess.Popen(
-                [str(word) for word in argv],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=complaints,
-                cwd=cwd,
-                env=env,
-                preexec_fn=die_with_parent,
-                start_new_session=True,
-            )
-
-    return _starter.submit(begin).result()
-
-
-def kill(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL, and wait for the end. Harmless where it has ended."""
-    process.kill()
-    process.wait()
-
-
-def wait_until(
-    holds: Callable[[], bool], what: str, process: subprocess.Popen[bytes], log: Path, timeout_s: float
-) -> None:
-    """Return once `holds()`.
-
-    Raises:
-        RuntimeError: the process has ended, or time is up; the message has the end of its log.
-    """
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        code = process.poll()
-        if code is not None or time.monotonic() > deadline:
-            why = f"not within {timeout_s} s" if code is None else f"it has ended with {code}"
-            raise RuntimeError(f"{what}: {why}; {log}:\n{log.read_text(errors='replace')[-2000:]}")
-        time.sleep(0.02)
+__all__ = ["die_with_parent", "free_port", "kill", "listens", "no_child_left", "start", "wait_until"]
 
 
 def listens(port: int) -> bool:
