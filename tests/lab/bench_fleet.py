@@ -1,0 +1,232 @@
+"""The figures of many VMs: 10 to 1,000 simulated ones, with Kafka, OTLP and the spool on, beside two floors.
+
+`make bench`, or `python -m tests.lab.bench_fleet [VMS:INTERVAL_S[:LOOP]...]`, LOOP `uvloop` or `asyncio`.
+Simulator, Kafka with its reader, and OTLP receiver are processes of their own.
+"""
+
+import os
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+from tests.lab.agent import AgentProcess, agent
+from tests.lab.bench import arrived
+from tests.lab.fleet_backends import backends
+from tests.lab.fleet_floors import floor_us
+from tests.lab.measure import STEADY_AFTER, compare, quantile
+from tests.lab.process import free_port
+from tests.lab.sim import Hypervisor, simulated
+
+Loop = Literal["uvloop", "asyncio"]
+
+MIB = 1 << 20
+FLOOR_S = 5.0
+FAST = ("10:1", "100:1", "1000:1", "1000:1:asyncio")
+SLOW = ("100:10", "1000:10")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One measurement to make."""
+
+    vms: int
+    interval_s: int
+    seconds: float  # measured, after what is learning
+    loop: Loop = "uvloop"
+    learning: int = STEADY_AFTER  # updates
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What one came to. CPU is a share of one core."""
+
+    cpu: float
+    sim_cpu: float
+    rss_bytes: int  # the most it ever was
+    readings_per_sample: float
+    samples: int  # in the time measured
+    otlp_requests: int
+    lags_ms: Sequence[float]
+    faults: Sequence[str]  # what was lost, invented, repeated, disordered or wrong
+    bare_us: float  # CPU of one reading
+    library_us: float
+    cpu_us: float  # CPU of one sample, from socket to acknowledgement
+
+    def lag_ms(self, share: float) -> float:
+        """Return a quantile of the lag."""
+        return quantile(self.lags_ms, share)
+
+
+def cpu_s(pid: int) -> float:
+    """Return the CPU time that a process has used, user and system."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def peak_rss_bytes(pid: int) -> int:
+    """Return the most memory that a process has had."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
+def counters(port: int) -> Mapping[str, float]:
+    """Return an agent's totals of readings and samples, from its web."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+        lines = answer.read().decode().splitlines()
+    return {
+        name: float(line.split()[1])
+        for name in ("readings", "samples")
+        for line in lines
+        if line.startswith(f"barograph_{name}_total ")
+    }
+
+
+def environment(folder: Path, loop: Loop) -> dict[str, str]:
+    """Return what has the agent run in `loop`: it takes uvloop where that is installed, so hide it."""
+    if loop == "uvloop":
+        return {}
+    place = folder / "without-uvloop"
+    place.mkdir(exist_ok=True)
+    (place / "sitecustomize.py").write_text('import sys\nsys.modules["uvloop"] = None\n')
+    return {"PYTHONPATH": str(place)}
+
+
+def measure(folder: Path, run: Run) -> Figures:
+    """Run everything once."""
+    port = free_port()
+    env = {
+        **environment(folder, run.loop),
+        "BAROGRAPH_WEB__ENABLED": "true",
+        "BAROGRAPH_WEB__LISTEN": f"127.0.0.1:{port}",
+    }
+    with simulated(folder, vms=run.vms, guests="steady:4,churning:1") as hypervisor:
+        with backends(folder) as sinks:
+            arguments = ("--monitor", f"{folder}/*.qmp", "--interval", f"{run.interval_s}s")
+            arguments += ("--kafka", sinks.kafka, "--otlp", sinks.otlp)
+            with agent(folder, *arguments, env=env) as process:
+                window = _between(process, hypervisor, port, run)
+                assert process.stop() == 0, process.stderr.read_text()[-2000:]
+            requests = sinks.otlp_requests()
+        lines = sinks.records.read_text().splitlines()
+        shown = hypervisor.updates()
+        sockets = [hypervisor.folder / f"{vm.name}.qmp" for vm in hypervisor.vms]
+        bare_us = floor_us("bare", sockets, run.interval_s, FLOOR_S)
+        library_us = floor_us("library", sockets, run.interval_s, FLOOR_S)
+        names = {vm.truth: vm.name for vm in hypervisor.vms}
+    samples = arrived(lines)
+    lags: list[float] = []
+    faults: list[str] = []
+    for truth, name in names.items():
+        ours = samples.get(name, [])
+        found = compare(shown.get(truth, []), ours, until_ms=window.until_ms)
+        wrong = [*found.lost, *found.invented, *found.repeated, *found.wrong]
+        if wrong or found.disordered or not ours:
+            faults.append(f"{name}: {len(ours)} samples, {found}"[:400])
+        steady = [each for each in ours if window.from_ms <= each.observed_at_ms < window.until_ms]
+        lags += compare(shown.get(truth, []), steady, until_ms=window.until_ms, steady_after=0).lags_ms
+    return Figures(
+        cpu=window.cpu,
+        sim_cpu=window.sim_cpu,
+        rss_bytes=window.rss_bytes,
+        readings_per_sample=window.readings / max(window.samples, 1),
+        samples=int(window.samples),
+        otlp_requests=requests,
+        lags_ms=lags,
+        faults=faults,
+        bare_us=bare_us,
+        library_us=library_us,
+        cpu_us=1e6 * window.cpu * run.interval_s / run.vms,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """What was measured while the agent ran."""
+
+    cpu: float
+    sim_cpu: float
+    rss_bytes: int
+    readings: float
+    samples: float
+    from_ms: float
+    until_ms: float
+
+
+def _between(process: AgentProcess, hypervisor: Hypervisor, port: int, run: Run) -> _Window:
+    """Let it learn, then measure."""
+    time.sleep((run.learning + 0.5) * run.interval_s + 2)
+    before = counters(port)
+    time.sleep(1)  # what asking has cost is over
+    pid, from_ms = process.process.pid, time.time() * 1000
+    begun_s, agent_s, sim_s = time.monotonic(), process.cpu_s(), cpu_s(hypervisor.pid)
+    time.sleep(run.seconds)
+    seconds = time.monotonic() - begun_s
+    agent_s, sim_s = process.cpu_s() - agent_s, cpu_s(hypervisor.pid) - sim_s
+    until_ms, rss_bytes = time.time() * 1000 - 500, peak_rss_bytes(pid)
+    after = counters(port)
+    return _Window(
+        agent_s / seconds,
+        sim_s / seconds,
+        rss_bytes,
+        after["readings"] - before["readings"],
+        after["samples"] - before["samples"],
+        from_ms,
+        until_ms,
+    )
+
+
+def show(run: Run, figures: Figures) -> None:
+    """Print one run's."""
+    vms, interval_s = run.vms, run.interval_s
+    print(f"{vms} simulated VMs at {interval_s} s, {run.loop}, {run.seconds:.0f} s after learning")
+    print(f"  agent's CPU                 {figures.cpu:.1%} of a core, {figures.cpu_us:.0f} us a sample")
+    print(
+        f"  floors, CPU a reading       bare sockets {figures.bare_us:.0f} us, qemu.qmp alone"
+        f" {figures.library_us:.0f} us: {figures.bare_us * vms / interval_s / 1e6:.1%} and"
+        f" {figures.library_us * vms / interval_s / 1e6:.1%} of a core"
+    )
+    print(f"  agent's memory, peak RSS    {figures.rss_bytes / MIB:.0f} MiB")
+    print(f"  readings per sample         {figures.readings_per_sample:.3f} over {figures.samples} samples")
+    print(
+        f"  lag p50 / p99 / max         {figures.lag_ms(0.5):.1f} / {figures.lag_ms(0.99):.1f}"
+        f" / {max(figures.lags_ms, default=float('nan')):.1f} ms"
+    )
+    print(f"  simulator's CPU             {figures.sim_cpu:.1%} of a core")
+    print(f"  OTLP requests {figures.otlp_requests}; VMs with anything wrong {len(figures.faults)}")
+    for fault in figures.faults[:3]:
+        print(f"    {fault}")
+    sys.stdout.flush()
+
+
+def read_run(words: str, seconds: float | None = None) -> Run:
+    """Return what `VMS:INTERVAL_S[:LOOP]` asks for."""
+    vms, interval_s, *loop = words.split(":")
+    lasts_s = seconds or max(30.0, 4.0 * int(interval_s))
+    return Run(int(vms), int(interval_s), lasts_s, cast(Loop, loop[0] if loop else "uvloop"))
+
+
+def main(words: Sequence[str]) -> int:
+    """Print the figures; return 1 where any sample is lost, invented, repeated or wrong."""
+    good = True
+    done: dict[tuple[int, int], Figures] = {}
+    for each in words or (*FAST, *SLOW):
+        run = read_run(each)
+        with tempfile.TemporaryDirectory(prefix="bf-", dir="/tmp") as folder:
+            figures = measure(Path(folder), run)
+        show(run, figures)
+        if run.loop == "uvloop":
+            done[run.vms, run.interval_s] = figures
+        good = good and not figures.faults
+    if (100, 10) in done and (1000, 10) in done:
+        growth = done[1000, 10].cpu / 10 / done[100, 10].cpu
+        print(f"CPU per VM at 10 s, of 1,000 beside 100: {growth:.2f}")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

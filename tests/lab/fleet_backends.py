@@ -1,0 +1,116 @@
+"""An embedded Kafka with its reader, and an OTLP receiver, in a process that is not the agent's.
+
+`python -m tests.lab.fleet_backends FOLDER` writes `backends.json` once both are there, and every record it
+reads to `records.jsonl`. It runs until SIGTERM, and has then read what there was.
+"""
+
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+
+from tests.lab.embedded_kafka import embedded_kafka
+from tests.lab.process import kill, start, wait_until
+
+TOPICS = ("barograph.samples", "barograph.states")
+PARTITIONS = 4
+_QUIET_S = 1.0  # nothing has come for so long: that was all
+
+
+@dataclass(frozen=True, slots=True)
+class Backends:
+    """Where they are. `pid` is the process of both."""
+
+    pid: int
+    kafka: str
+    otlp: str
+    records: Path
+
+    def otlp_requests(self) -> int:
+        """Return how many requests have come."""
+        return self.records.with_name("otlp.log").stat().st_size
+
+
+@contextmanager
+def backends(folder: Path) -> Generator[Backends]:
+    """Both, gone with the block; every record acknowledged has been written by then."""
+    log, said = folder / "backends.log", folder / "backends.json"
+    argv = [sys.executable, "-m", "tests.lab.fleet_backends", folder]
+    process = start(argv, log, cwd=Path(__file__).parents[2])
+    try:
+        wait_until(said.exists, "the backends", process, log, 60)
+        addresses = cast(dict[str, str], json.loads(said.read_text()))
+        yield Backends(process.pid, addresses["kafka"], addresses["otlp"], folder / "records.jsonl")
+        process.terminate()
+        process.wait(30)
+    finally:
+        kill(process)
+
+
+class _Otlp(BaseHTTPRequestHandler):
+    """Takes everything, and notes a byte for each request."""
+
+    protocol_version = "HTTP/1.1"
+    log: BinaryIO
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.log.write(b".")
+        self.send_response(200)
+        self.send_header("Content-Type", "application/x-protobuf")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        return
+
+
+def _main(folder: Path) -> None:
+    ending: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: ending.append(number))
+    with (
+        embedded_kafka() as kafka,
+        (folder / "otlp.log").open("wb", buffering=0) as _Otlp.log,
+        (folder / "records.jsonl").open("wb", buffering=1 << 20) as records,
+    ):
+        for topic in TOPICS:
+            kafka.create_topic(topic, PARTITIONS)
+        server = ThreadingHTTPServer(("127.0.0.1", 0), _Otlp)
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.5,), daemon=True).start()
+        consumer = Consumer(
+            {
+                "bootstrap.servers": kafka.bootstrap,
+                "group.id": "bench",
+                "fetch.wait.max.ms": 500,
+                "log_level": 0,
+            }
+        )
+        consumer.assign(
+            [TopicPartition(topic, n, OFFSET_BEGINNING) for topic in TOPICS for n in range(PARTITIONS)]
+        )
+        new = folder / "backends.new"
+        new.write_text(
+            json.dumps({"kafka": kafka.bootstrap, "otlp": f"http://127.0.0.1:{server.server_address[1]}"})
+        )
+        new.rename(folder / "backends.json")
+        heard_s = time.monotonic()
+        while not ending or time.monotonic() < heard_s + _QUIET_S:
+            for message in consumer.consume(500, 0.2):
+                if message.error() is None:
+                    records.write(cast(bytes, message.value()) + b"\n")
+                    heard_s = time.monotonic()
+        consumer.close()
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]))
