@@ -1,6 +1,5 @@
 """Builds everything and wires it; the only place that knows all parts. Starts and stops them in order."""
 
-import gc
 import os
 import resource
 import signal
@@ -31,6 +30,7 @@ from agent.runtime.alarms import Alarms
 from agent.runtime.answers import Answers
 from agent.runtime.deliver import Deliverer
 from agent.runtime.fleet import NO_MEMORIES, Fleet
+from agent.runtime.garbage import keep_pauses_short
 from agent.runtime.give_back import Outcome, Settlement, give_back
 from agent.runtime.health import HealthWatch
 from agent.runtime.levels import levels
@@ -152,8 +152,7 @@ class _Run:
                         collection.start_soon(self._otlp.run, self._recorder.views)
                     if self._own is not None:
                         self._own.start()
-                    # What has been built so far lives as long as the process: no need to look at it again.
-                    gc.freeze()
+                    collection.start_soon(keep_pauses_short)
                     scans = watch(self._config.discovery_settings(), _monitor_locks())
                     await self._fleet.follow(scans, partial(self._on_first_scan, collection))
             health.stop()

@@ -1,0 +1,38 @@
+"""When Python looks for cyclic garbage: rarely, and only among what is new.
+
+A full collection walks every object there is. With 1,000 VMs that is 285,000 of them, 80 to 180 ms each time,
+every 2.5 s, while nobody is read: a p99 of the lag of 77 ms was those pauses. What lives as long as its VM
+is set aside instead (`gc.freeze`), after it has been looked through once.
+"""
+
+import gc
+
+import anyio
+
+THRESHOLDS = (10_000, 20, 20)
+"""Python's own are 700, 10, 10: one sample makes a few hundred objects, and next to no cycles."""
+
+SETTLED_AFTER_S = 10.0
+"""Start-up makes most of what stays: links, tasks, histories."""
+
+AGAIN_AFTER_S = 600.0
+"""VMs come and go; what set aside objects leave behind is found only once they are looked through again."""
+
+
+def set_aside() -> None:
+    """Collect what is garbage among everything, then leave the rest out until the next time."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+
+
+async def keep_pauses_short(
+    settled_after_s: float = SETTLED_AFTER_S, again_after_s: float = AGAIN_AFTER_S
+) -> None:
+    """Set aside what has been built so far now, after the start, and now and then; until cancelled."""
+    gc.set_threshold(*THRESHOLDS)
+    set_aside()
+    await anyio.sleep(settled_after_s)
+    while True:
+        set_aside()
+        await anyio.sleep(again_after_s)

@@ -1,0 +1,52 @@
+"""Full collections do not walk what lives as long as its VM, and no garbage is kept for ever."""
+
+import gc
+import weakref
+from collections.abc import Generator
+
+import anyio
+import pytest
+
+from agent.runtime.garbage import THRESHOLDS, keep_pauses_short, set_aside
+
+
+class Knot:
+    """Garbage that only the collector finds, once nobody else holds it."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Generator[None]:
+    thresholds = gc.get_threshold()
+    yield
+    gc.set_threshold(*thresholds)
+    gc.unfreeze()
+
+
+def test_what_lives_is_set_aside_and_garbage_among_it_is_found_the_next_time() -> None:
+    knot = Knot()
+    left = weakref.ref(knot)
+    set_aside()
+    assert gc.get_freeze_count() > 1000
+    del knot
+    gc.collect()
+    assert left() is not None  # set aside: nobody looks
+
+    set_aside()
+
+    assert left() is None
+
+
+async def test_it_is_done_at_once_after_the_start_and_again() -> None:
+    async with anyio.create_task_group() as group:
+        group.start_soon(keep_pauses_short, 0.01, 0.01)
+        for _ in range(3):
+            knot, found = Knot(), anyio.Event()
+            weakref.finalize(knot, found.set)
+            del knot
+            with anyio.fail_after(10):
+                await found.wait()
+        assert gc.get_threshold() == THRESHOLDS
+        group.cancel_scope.cancel()
