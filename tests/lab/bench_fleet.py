@@ -9,14 +9,14 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
 from tests.lab.agent import AgentProcess, agent
 from tests.lab.bench import arrived
-from tests.lab.fleet_backends import backends
+from tests.lab.fleet_backends import Totals, backends
 from tests.lab.fleet_floors import floor_us
 from tests.lab.measure import STEADY_AFTER, compare, quantile
 from tests.lab.process import free_port
@@ -38,7 +38,7 @@ class Run:
     interval_s: int
     seconds: float  # measured, after what is learning
     loop: Loop = "uvloop"
-    learning: int = STEADY_AFTER  # updates
+    learning_s: float = 25.0  # 15 updates, and the agent has caught up
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +48,9 @@ class Figures:
     cpu: float
     sim_cpu: float
     rss_bytes: int  # the most it ever was
+    scraped_rss_bytes: int  # the same once its metrics have been asked for
     readings_per_sample: float
     samples: int  # in the time measured
-    otlp_requests: int
     lags_ms: Sequence[float]
     faults: Sequence[str]  # what was lost, invented, repeated, disordered or wrong
     bare_us: float  # CPU of one reading
@@ -74,16 +74,10 @@ def peak_rss_bytes(pid: int) -> int:
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
-def counters(port: int) -> Mapping[str, float]:
-    """Return an agent's totals of readings and samples, from its web."""
+def scrape(port: int) -> None:
+    """Ask for its metrics as Prometheus does."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
-        lines = answer.read().decode().splitlines()
-    return {
-        name: float(line.split()[1])
-        for name in ("readings", "samples")
-        for line in lines
-        if line.startswith(f"barograph_{name}_total ")
-    }
+        answer.read()
 
 
 def environment(folder: Path, loop: Loop) -> dict[str, str]:
@@ -101,6 +95,7 @@ def measure(folder: Path, run: Run) -> Figures:
     port = free_port()
     env = {
         **environment(folder, run.loop),
+        "BAROGRAPH_OTLP__INTERVAL": "10s",
         "BAROGRAPH_WEB__ENABLED": "true",
         "BAROGRAPH_WEB__LISTEN": f"127.0.0.1:{port}",
     }
@@ -111,7 +106,7 @@ def measure(folder: Path, run: Run) -> Figures:
             with agent(folder, *arguments, env=env) as process:
                 window = _between(process, hypervisor, port, run)
                 assert process.stop() == 0, process.stderr.read_text()[-2000:]
-            requests = sinks.otlp_requests()
+            totals = sinks.totals()
         lines = sinks.records.read_text().splitlines()
         shown = hypervisor.updates()
         sockets = [hypervisor.folder / f"{vm.name}.qmp" for vm in hypervisor.vms]
@@ -129,13 +124,14 @@ def measure(folder: Path, run: Run) -> Figures:
             faults.append(f"{name}: {len(ours)} samples, {found}"[:400])
         steady = [each for each in ours if window.from_ms <= each.observed_at_ms < window.until_ms]
         lags += compare(shown.get(truth, []), steady, until_ms=window.until_ms, steady_after=0).lags_ms
+    readings, advances = _counted(totals, window)
     return Figures(
         cpu=window.cpu,
         sim_cpu=window.sim_cpu,
         rss_bytes=window.rss_bytes,
-        readings_per_sample=window.readings / max(window.samples, 1),
-        samples=int(window.samples),
-        otlp_requests=requests,
+        scraped_rss_bytes=window.scraped_rss_bytes,
+        readings_per_sample=readings / max(advances, 1),
+        samples=advances,
         lags_ms=lags,
         faults=faults,
         bare_us=bare_us,
@@ -151,33 +147,31 @@ class _Window:
     cpu: float
     sim_cpu: float
     rss_bytes: int
-    readings: float
-    samples: float
+    scraped_rss_bytes: int
     from_ms: float
     until_ms: float
 
 
 def _between(process: AgentProcess, hypervisor: Hypervisor, port: int, run: Run) -> _Window:
     """Let it learn, then measure."""
-    time.sleep((run.learning + 0.5) * run.interval_s + 2)
-    before = counters(port)
-    time.sleep(1)  # what asking has cost is over
-    pid, from_ms = process.process.pid, time.time() * 1000
+    time.sleep(run.learning_s)
+    from_ms = time.time() * 1000
     begun_s, agent_s, sim_s = time.monotonic(), process.cpu_s(), cpu_s(hypervisor.pid)
     time.sleep(run.seconds)
     seconds = time.monotonic() - begun_s
     agent_s, sim_s = process.cpu_s() - agent_s, cpu_s(hypervisor.pid) - sim_s
-    until_ms, rss_bytes = time.time() * 1000 - 500, peak_rss_bytes(pid)
-    after = counters(port)
-    return _Window(
-        agent_s / seconds,
-        sim_s / seconds,
-        rss_bytes,
-        after["readings"] - before["readings"],
-        after["samples"] - before["samples"],
-        from_ms,
-        until_ms,
-    )
+    until_ms, rss_bytes = time.time() * 1000 - 500, peak_rss_bytes(process.process.pid)
+    scrape(port)
+    scraped_bytes = peak_rss_bytes(process.process.pid)
+    return _Window(agent_s / seconds, sim_s / seconds, rss_bytes, scraped_bytes, from_ms, until_ms)
+
+
+def _counted(totals: Sequence[Totals], window: _Window) -> tuple[int, int]:
+    """Return readings and samples between the first export in the window and the last one."""
+    inside = [each for each in totals if window.from_ms <= each.at_ms <= window.until_ms]
+    if len(inside) < 2:
+        raise RuntimeError(f"the agent exported its totals {len(inside)} times while it was measured")
+    return inside[-1].readings - inside[0].readings, inside[-1].samples - inside[0].samples
 
 
 def show(run: Run, figures: Figures) -> None:
@@ -190,24 +184,32 @@ def show(run: Run, figures: Figures) -> None:
         f" {figures.library_us:.0f} us: {figures.bare_us * vms / interval_s / 1e6:.1%} and"
         f" {figures.library_us * vms / interval_s / 1e6:.1%} of a core"
     )
-    print(f"  agent's memory, peak RSS    {figures.rss_bytes / MIB:.0f} MiB")
+    print(
+        f"  agent's memory, peak RSS    {figures.rss_bytes / MIB:.0f} MiB;"
+        f" {figures.scraped_rss_bytes / MIB:.0f} once scraped"
+    )
     print(f"  readings per sample         {figures.readings_per_sample:.3f} over {figures.samples} samples")
     print(
         f"  lag p50 / p99 / max         {figures.lag_ms(0.5):.1f} / {figures.lag_ms(0.99):.1f}"
         f" / {max(figures.lags_ms, default=float('nan')):.1f} ms"
     )
     print(f"  simulator's CPU             {figures.sim_cpu:.1%} of a core")
-    print(f"  OTLP requests {figures.otlp_requests}; VMs with anything wrong {len(figures.faults)}")
+    print(f"  VMs with anything wrong     {len(figures.faults)}")
     for fault in figures.faults[:3]:
         print(f"    {fault}")
     sys.stdout.flush()
 
 
-def read_run(words: str, seconds: float | None = None) -> Run:
+def read_run(words: str) -> Run:
     """Return what `VMS:INTERVAL_S[:LOOP]` asks for."""
     vms, interval_s, *loop = words.split(":")
-    lasts_s = seconds or max(30.0, 4.0 * int(interval_s))
-    return Run(int(vms), int(interval_s), lasts_s, cast(Loop, loop[0] if loop else "uvloop"))
+    return Run(
+        int(vms),
+        int(interval_s),
+        seconds=30.0 if interval_s == "1" else 40.0,
+        loop=cast(Loop, loop[0] if loop else "uvloop"),
+        learning_s=max(25.0, (STEADY_AFTER + 0.5) * int(interval_s)),
+    )
 
 
 def main(words: Sequence[str]) -> int:

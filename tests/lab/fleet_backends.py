@@ -4,6 +4,8 @@
 reads to `records.jsonl`. It runs until SIGTERM, and has then read what there was.
 """
 
+import base64
+import gzip
 import json
 import signal
 import sys
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from tests.lab.embedded_kafka import embedded_kafka
 from tests.lab.process import kill, start, wait_until
@@ -27,6 +30,15 @@ _QUIET_S = 1.0  # nothing has come for so long: that was all
 
 
 @dataclass(frozen=True, slots=True)
+class Totals:
+    """What the agent had counted of itself, as it exports it."""
+
+    at_ms: float  # Unix milliseconds
+    readings: int
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
 class Backends:
     """Where they are. `pid` is the process of both."""
 
@@ -34,10 +46,26 @@ class Backends:
     kafka: str
     otlp: str
     records: Path
+    requests: Path
 
-    def otlp_requests(self) -> int:
-        """Return how many requests have come."""
-        return self.records.with_name("otlp.log").stat().st_size
+    def totals(self) -> list[Totals]:
+        """Return every export of the agent's own totals, in order."""
+        found: list[Totals] = []
+        for line in self.requests.read_bytes().splitlines():
+            body = gzip.decompress(base64.b64decode(line))
+            if b"barograph.readings" not in body:
+                continue
+            message = ExportMetricsServiceRequest.FromString(body)
+            points = {
+                metric.name: metric.sum.data_points[0]
+                for resource in message.resource_metrics
+                for scope in resource.scope_metrics
+                for metric in scope.metrics
+                if metric.name in ("barograph.readings", "barograph.samples")
+            }
+            readings, samples = points["barograph.readings"], points["barograph.samples"]
+            found.append(Totals(readings.time_unix_nano / 1e6, int(readings.as_int), int(samples.as_int)))
+        return found
 
 
 @contextmanager
@@ -49,7 +77,8 @@ def backends(folder: Path) -> Generator[Backends]:
     try:
         wait_until(said.exists, "the backends", process, log, 60)
         addresses = cast(dict[str, str], json.loads(said.read_text()))
-        yield Backends(process.pid, addresses["kafka"], addresses["otlp"], folder / "records.jsonl")
+        records, requests = folder / "records.jsonl", folder / "otlp.log"
+        yield Backends(process.pid, addresses["kafka"], addresses["otlp"], records, requests)
         process.terminate()
         process.wait(30)
     finally:
@@ -57,14 +86,14 @@ def backends(folder: Path) -> Generator[Backends]:
 
 
 class _Otlp(BaseHTTPRequestHandler):
-    """Takes everything, and notes a byte for each request."""
+    """Takes everything, and keeps it as it came: a line each."""
 
     protocol_version = "HTTP/1.1"
     log: BinaryIO
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.log.write(b".")
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.log.write(base64.b64encode(body) + b"\n")
         self.send_response(200)
         self.send_header("Content-Type", "application/x-protobuf")
         self.send_header("Content-Length", "0")
