@@ -11,7 +11,7 @@ import anyio
 import typer
 
 from agent import __version__
-from agent.cli import spool
+from agent.cli import demo, spool
 from agent.cli.flags import (
     EXIT_CANNOT_START,
     EXIT_NOT_HOPED_FOR,
@@ -199,6 +199,9 @@ def give_back(config: ConfigFlag = None, state_directory: StateDirectoryFlag = N
         typer.echo(f"{settlement.outcome} {settlement.owed.path}: {settlement.detail}")
     if any(settlement.outcome is app.Outcome.KEPT for settlement in settlements):
         raise typer.Exit(EXIT_NOT_HOPED_FOR)
+
+
+cli.command(help=demo.HELP)(demo.demo)
 
 
 @cli.command()

@@ -2,11 +2,14 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 Document = Mapping[str, Any]
+
+MANY = 5
+"""VMs; of so many that do the same the story has one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,8 +17,21 @@ class Told:
     """One line of the story, by the time of what it tells of, which is not that of its arrival."""
 
     at_ms: float  # Unix milliseconds
+    vm: str  # whose; empty: of no one VM
     words: str
     state: str  # the one entered; empty: something done to a VM
+
+
+def gathered(story: Sequence[Told]) -> Sequence[Told]:
+    """Return it with one line for what many VMs did within a second."""
+    alike: dict[tuple[int, str, str], list[Told]] = {}
+    for told in story:
+        alike.setdefault((int(told.at_ms // 1000), told.words, told.state), []).append(told)
+    short: list[Told] = []
+    for group in alike.values():
+        first = group[0]
+        short += group if len(group) < MANY else [replace(first, vm=f"{len(group)} VMs")]
+    return sorted(short, key=lambda told: told.at_ms)
 
 
 class Records:
@@ -28,9 +44,9 @@ class Records:
         self.states_seen: set[str] = set()
         self._story: list[Told] = []
 
-    def tell(self, words: str) -> None:
+    def tell(self, vm: str, words: str) -> None:
         """Add something done to a VM to the story."""
-        self._story.append(Told(time.time() * 1000, words, ""))
+        self._story.append(Told(time.time() * 1000, vm, words, ""))
 
     def story(self) -> Sequence[Told]:
         """Return what has happened so far, in order."""
@@ -54,5 +70,5 @@ class Records:
         self.states_seen.add(document["state"])
         if not document["heartbeat"]:
             before = f"{document['previous_state']} → " if "previous_state" in document else ""
-            words = f"{name}: {before}{document['state']} ({document['reason']}): {document['detail']}"
-            self._story.append(Told(document["observed_at_ms"], words, document["state"]))
+            words = f"{before}{document['state']} ({document['reason']}): {document['detail']}"
+            self._story.append(Told(document["observed_at_ms"], name, words, document["state"]))

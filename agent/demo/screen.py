@@ -1,8 +1,10 @@
 """How a demo looks: the live picture, and the summary at its end."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from rich import box
@@ -11,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agent.demo.measure import STEADY_AFTER, Arrived, Shown, compare, quantile, short_lived
-from agent.demo.records import Document, Records, Told
+from agent.demo.records import Document, Records, Told, gathered
 
 COLOURS = {"reporting": "green", "stalled": "red", "waiting": "yellow", "gone": "red", "unreachable": "red"}
 NARROW = 100
@@ -78,7 +80,7 @@ def picture(
     lines = [Text(f"  and {more} more VMs, better off", style="dim")] if more else []
     lines += [Text(where, style="dim", no_wrap=True, overflow="ellipsis")] if where else []
     room = max(console.height - _AROUND - len(shown) - len(lines), 3)
-    story = [line(told, began_ms) for told in records.story()[-room:]]
+    story = [line(told, began_ms) for told in gathered(records.story())[-room:]]
     return Group(Text(title, style="italic"), _totals(records), table, *lines, *story)
 
 
@@ -118,7 +120,7 @@ def line(told: Told, began_ms: float) -> Text:
     """Draw one line of the story."""
     style = COLOURS.get(told.state, "dim") if told.state else "bold"
     seconds = max(told.at_ms - began_ms, 0) / 1000
-    return Text(f"{seconds:5.1f} s  {told.words}", style=style, no_wrap=True, overflow="ellipsis")
+    return Text(f"{seconds:5.1f} s  {told.vm}: {told.words}", style=style, no_wrap=True, overflow="ellipsis")
 
 
 def lags_ms(shown: Sequence[Shown], samples: Sequence[Document]) -> tuple[list[float], list[float]]:
@@ -148,7 +150,8 @@ def summary(
     shown: Mapping[str, Sequence[Shown]],
     until_ms: float,
     *,
-    ends_ms: Mapping[str, Sequence[float]] | None = None,
+    ends_ms: Mapping[str, Sequence[float]] = MappingProxyType({}),
+    unreadable_from_ms: Mapping[str, float] = MappingProxyType({}),
     liars: Sequence[str] = (),
 ) -> int:
     """Print what the guests did until `until_ms` against what was delivered; return how many went wrong.
@@ -159,6 +162,7 @@ def summary(
         shown: each VM's updates.
         until_ms: of later updates none is counted, in Unix milliseconds.
         ends_ms: when something was done to a VM that may have taken its last update away.
+        unreadable_from_ms: since when a VM's monitor could not be read.
         liars: VMs with impossible values, which the agent leaves out of its samples.
     """
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -170,7 +174,8 @@ def summary(
             [each for each in updates if each.last_update_s],
             records.samples.get(name, []),
             until_ms,
-            (ends_ms or {}).get(name, ()),
+            ends_ms.get(name, ()),
+            unreadable_from_ms.get(name, math.inf),
             lies=name in liars,
         )
         for name, updates in shown.items()
@@ -182,9 +187,11 @@ def summary(
     if len(rows) > 1:
         table.add_row("all", *every.cells(), style="bold")
     console.print(table)
-    if every.short:
+    if every.not_owed:
         console.print(
-            f"{every.short} updates more stood too short to be owed: under half a second", style="dim"
+            f"{every.not_owed} updates more were not owed: they stood for less than half a second, "
+            "or their monitor could not be read",
+            style="dim",
         )
     console.print(
         "lag: how long an update stood in QEMU before the agent read it, once its rhythm was known;\n"
@@ -199,7 +206,7 @@ class _Row:
     """One VM's figures, or the sum of several."""
 
     def __init__(self, counts: Sequence[int] = (0, 0, 0, 0, 0, 0)) -> None:
-        self.counts = counts  # updates, samples, lost, repeated, wrong; short
+        self.counts = counts  # updates, samples, lost, repeated, wrong; not owed
         self.steady: list[float] = []
         self.learning: list[float] = []
 
@@ -208,7 +215,7 @@ class _Row:
         return sum(self.counts[2:5])
 
     @property
-    def short(self) -> int:
+    def not_owed(self) -> int:
         return self.counts[5]
 
     def cells(self) -> list[str]:
@@ -226,16 +233,19 @@ def _row(
     samples: Sequence[Document],
     until_ms: float,
     ends_ms: Sequence[float],
+    unreadable_from_ms: float,
     *,
     lies: bool,
 ) -> _Row:
     late = {each.last_update_s for each in updates if each.first_seen_ms >= until_ms}
     samples = [each for each in samples if each["last_update"] not in late]
     found = compare(updates, [_arrived(each) for each in samples], until_ms=until_ms, some_left_out=lies)
-    lost = set(found.lost) - short_lived(updates, ends_ms)
+    unreadable = {each.last_update_s for each in updates if each.first_seen_ms >= unreadable_from_ms}
+    lost = set(found.lost) - short_lived(updates, ends_ms) - unreadable
     wrong = len(found.wrong) + len(found.invented) + found.disordered
-    short = len(found.lost) - len(lost)
-    row = _Row((found.updates - short, found.samples, len(lost), len(found.repeated), wrong, short))
+    not_owed = len(found.lost) - len(lost)
+    counts = (found.updates - not_owed, found.samples, len(lost), len(found.repeated), wrong, not_owed)
+    row = _Row(counts)
     row.steady, row.learning = lags_ms(updates, samples)
     return row
 

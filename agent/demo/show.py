@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.console import Console, Group
 from rich.live import Live
 
-from agent.demo.records import Records, Told
+from agent.demo.records import Records, Told, gathered
 from agent.demo.screen import line
 
 _PER_S = 4
@@ -19,6 +19,7 @@ class Step:
     """Something done to a VM."""
 
     at_s: float  # from the beginning
+    vm: str  # which
     words: str  # what the story says of it
     do: Callable[[], None]
 
@@ -52,15 +53,15 @@ def show(
             look()
             while left and left[0].at_s <= passed_s:
                 step = left.pop(0)
-                records.tell(step.words)
+                records.tell(step.vm, step.words)
                 step.do()
             if live is not None:
                 live.update(draw(f" · {seconds - passed_s:.0f} s left"))
             else:
-                for each in records.story():
-                    if each not in told:
-                        console.print(line(each, began_ms), soft_wrap=True)
-                        told.add(each)
+                new = [each for each in records.story() if each not in told]
+                told.update(new)
+                for each in gathered(new):
+                    console.print(line(each, began_ms), soft_wrap=True)
             time.sleep(1 / _PER_S)
         if live is not None:
             live.update(draw(""))

@@ -4,7 +4,7 @@ A line of JSON each way. `{"order": WORDS, "vm": NAME}` is answered with `{"retu
 
 | order | what happens |
 | --- | --- |
-| `pause`, `cont`, `reset`, `quit` | as by QMP from somebody else's monitor |
+| `pause`, `cont`, `reset`, `quit`, `interval SECONDS` | as by QMP from somebody else's monitor |
 | `hello`, `load`, `unload`, `dirty MIB`, `clean`, `churn` | the guest's own doing |
 | `reboot`, `poweroff`, `crash` | the guest's end |
 | `become KIND` | the guest behaves otherwise from now on |
@@ -24,6 +24,8 @@ adds one, `machine.Spec` as JSON.
 from collections.abc import Mapping
 from typing import cast
 
+from agent.sim import qom
+from agent.sim.commands import execute
 from agent.sim.guest import Kind
 from agent.sim.machine import BUSES, Machine, Now, Refused, Spec
 from agent.sim.server import Host, Process, clocks
@@ -127,6 +129,9 @@ def _follow_machine(host: Host, machine: Machine, words: str, now: Now) -> objec
             machine.system_reset(now)
         case "quit":
             machine.shut_down(now, by_guest=False, reason="host-qmp-quit")
+        case "interval" if argument.isdecimal():
+            at = {"path": qom.balloon_path(machine), "property": qom.INTERVAL, "value": int(argument)}
+            execute(machine, "qom-set", at, now)
         case "become" if argument in list(Kind):
             machine.guest.kind = Kind(argument)
         case "migrate" if argument in host.processes:

@@ -88,9 +88,9 @@ def follow(
         RuntimeError: the agent has ended.
     """
     steps = (
-        Step(UNLOAD_AT_S, "steady: the guest unloads its balloon driver", lambda: steady.order("unload")),
-        Step(LOAD_AT_S, "steady: the guest loads its balloon driver", lambda: steady.order("load")),
-        Step(KILL_AT_S, "driverless: its QEMU is killed", driverless.kill),
+        Step(UNLOAD_AT_S, "steady", "the guest unloads its balloon driver", lambda: steady.order("unload")),
+        Step(LOAD_AT_S, "steady", "the guest loads its balloon driver", lambda: steady.order("load")),
+        Step(KILL_AT_S, "driverless", "its QEMU is killed", driverless.kill),
     )
 
     def draw(left: str) -> Group:
