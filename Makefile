@@ -34,8 +34,7 @@ $(READY): | $(UV)
 	@$(UV) pip install --quiet --no-deps --editable .
 	@rm -f $(VENV)/.ready-* && touch $@
 
-demo: setup ## real guests under real QEMUs, samples in an embedded Kafka, one minute
-	@python -m tests.lab.setup qemu guest
+demo: setup ## real guests under real QEMUs, samples in an embedded Kafka, one minute; else simulated ones
 	@python -m tests.lab.demo
 
 check: setup ## seconds: format, lint, types, layers, contract, unit tests

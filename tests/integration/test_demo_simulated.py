@@ -15,6 +15,7 @@ import pytest
 from agent.demo.process import kill, start, wait_until
 from agent.demo.run import PLACE_BYTES_MAX, short_place
 
+ROOT = Path(__file__).parents[2]
 STATES = {
     "connecting", "duplicate", "empty", "gone", "no-balloon", "no-greeting", "off", "paused", "reporting",
     "stalled", "unreachable", "waiting",
@@ -129,6 +130,25 @@ def test_an_agent_that_ends_is_told_with_its_words(folder: Path) -> None:
     assert code == 1
     assert "the demo could not go on: the agent has ended" in log.read_text()
     assert parts_running(place) == {}
+
+
+def test_make_demo_falls_back_to_it_where_qemu_cannot_be_had_and_says_so(folder: Path) -> None:
+    log, nothing = folder / "demo.log", folder / "bin"
+    nothing.mkdir()
+    bare = {**os.environ, "PATH": str(nothing), "BAROGRAPH_CACHE": str(folder / "cache")}
+    process = start([sys.executable, "-m", "tests.lab.demo"], log, cwd=ROOT, env=bare)
+    try:
+        wait_until(lambda: "→ reporting" in log.read_text(), "the demo", process, log, 60)
+        process.send_signal(signal.SIGINT)
+        code = process.wait(60)
+    finally:
+        kill(process)
+
+    told = log.read_text()
+    assert "real guests can not be had here: needs qemu-system-x86" in told
+    assert "Simulated ones are shown instead" in told
+    assert told.index("instead") < told.index("simulated VMs")
+    assert code == 130
 
 
 @pytest.mark.parametrize("words", [("--interval", "500ms"), ("--kafka", "nonsense"), ("--otlp", "nonsense")])

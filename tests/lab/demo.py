@@ -2,9 +2,10 @@
 
 Everything shown comes from the topics, as any reader would get it. What happens on the way: one guest's
 balloon driver is unloaded, so that it goes `stalled`, and loaded again; the guest without a driver is killed.
+Where QEMU or the guests cannot be had, it says so, and `barograph demo` is shown.
 """
 
-import shutil
+import os
 import signal
 import sys
 import tempfile
@@ -108,11 +109,21 @@ def _interrupt(*_: object) -> None:
 def main() -> int:
     """Run the demo in a folder that is gone afterwards."""
     console = Console() if sys.stdout.isatty() else Console(width=120)
-    if shutil.which(setup.QEMU) is None:
+    try:
+        setup.qemu()
+        setup.guest()
+    except setup.CannotHave as error:
         console.print(
-            "QEMU is not here: `make demo` installs it on Debian; elsewhere install qemu-system-x86_64"
+            f"real guests can not be had here: {error}\n\n"
+            "Simulated ones are shown instead, by `barograph demo`. For real ones: on Debian 12, as root or "
+            "with sudo, `make demo` installs QEMU; elsewhere install qemu-system-x86_64 and what is named "
+            "above, then `make demo` again.\n",
+            markup=False,
+            highlight=False,
         )
-        return 1
+        os.execv(sys.executable, [sys.executable, "-m", "agent", "demo"])
+    except KeyboardInterrupt:
+        return 130
     for end in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(end, _interrupt)
     try:
