@@ -25,7 +25,6 @@ from tests.lab.sim import Hypervisor, simulated
 Loop = Literal["uvloop", "asyncio"]
 
 MIB = 1 << 20
-FLOOR_S = 5.0
 FAST = ("10:1", "100:1", "1000:1", "1000:1:asyncio")
 SLOW = ("100:10", "1000:10")
 
@@ -39,6 +38,7 @@ class Run:
     seconds: float  # measured, after what is learning
     loop: Loop = "uvloop"
     learning_s: float = 25.0  # 15 updates, and the agent has caught up
+    floor_s: float = 5.0  # for each floor
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +110,8 @@ def measure(folder: Path, run: Run) -> Figures:
         lines = sinks.records.read_text().splitlines()
         shown = hypervisor.updates()
         sockets = [hypervisor.folder / f"{vm.name}.qmp" for vm in hypervisor.vms]
-        bare_us = floor_us("bare", sockets, run.interval_s, FLOOR_S)
-        library_us = floor_us("library", sockets, run.interval_s, FLOOR_S)
+        bare_us = floor_us("bare", sockets, run.interval_s, run.floor_s)
+        library_us = floor_us("library", sockets, run.interval_s, run.floor_s)
         names = {vm.truth: vm.name for vm in hypervisor.vms}
     samples = arrived(lines)
     lags: list[float] = []
