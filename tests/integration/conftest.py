@@ -79,6 +79,12 @@ def faketime() -> None:
 
 
 @pytest.fixture(scope="session")
+def tracing() -> None:
+    """What tells which calls a process made."""
+    need("strace")
+
+
+@pytest.fixture(scope="session")
 def shared_kafka(session_folder: Path) -> Generator[RealKafka]:
     """A real broker for tests that do not harm it; each with topics of its own."""
     need("kafka")

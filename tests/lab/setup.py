@@ -231,6 +231,13 @@ def faketime() -> Path:
     return cast(Path, _faketime())
 
 
+def tracer() -> None:
+    """See that there is strace."""
+    debian.install(
+        ["strace"], "tells what a process has the kernel write, and flush", there=_on_path("strace")
+    )
+
+
 def _faketime() -> Path | None:
     return next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 
@@ -242,6 +249,7 @@ PIECES: Mapping[str, Piece] = {
     "kafka": Piece(kafka, lambda: _on_path("java")() and _built("kafka", KAFKA_POM)()),
     "collector": Piece(collector, _built("collector", COLLECTOR_BUILDER + COLLECTOR_MANIFEST)),
     "faketime": Piece(faketime, lambda: _faketime() is not None),
+    "strace": Piece(tracer, _on_path("strace")),
     "prometheus": Piece(prometheus, _built("prometheus", PROMETHEUS_MODULE)),
 }
 

@@ -1,0 +1,74 @@
+"""A process killed at random points of a loop of commits, and its spool opened again each time."""
+
+import copy
+import os
+import random
+import select
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from agent.spool.verify import verify
+from tests.lab.spool_writer import Course, content, write
+
+
+def killed_while_it_writes(path: Path, course: Course, chance: random.Random) -> int:
+    """Have a child commit without end, kill it, and return how many commits it had reported."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(reader)
+            write(path, course, 1 << 30, writer)
+        finally:
+            os._exit(1)
+    os.close(writer)
+    try:
+        if chance.random() < 0.8:  # else it may be killed as it opens the file
+            select.select([reader], [], [], 10)
+        time.sleep(chance.uniform(0, 0.02))
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        assert os.WIFSIGNALED(status), "it ended by itself"
+        reported = 0
+        while some := os.read(reader, 65536):
+            reported += len(some)
+        return reported
+    finally:
+        os.close(reader)
+
+
+def survive(path: Path, kills: int, seed: int) -> None:
+    chance = random.Random(seed)
+    course = Course(random.Random(chance.random()))
+    write(path, course, 1, os.open(os.devnull, os.O_WRONLY))
+    unreported = 0
+    for number in range(kills):
+        reported = killed_while_it_writes(path, course, chance)
+        for _ in range(reported):
+            course.next()
+        one_more = copy.deepcopy(course)
+        one_more.next()
+        # Before anything is written to it, as `barograph spool verify` would see it.
+        assert verify(path).problems == [], f"kill {number} (seed {seed})"
+        found = content(path)
+        if found != course.content():  # then one commit more had returned, or was whole all but for that
+            assert found == one_more.content(), f"kill {number} (seed {seed})"
+            course, unreported = one_more, unreported + 1
+    print(
+        f"{kills} kills, {course.commits} commits: every one reported is there, each whole or not at all; "
+        f"{unreported} had not been reported yet (seed {seed})"
+    )
+    assert course.commits > kills
+
+
+def test_kills_at_random_points_lose_no_commit_and_halve_none(tmp_path: Path) -> None:
+    survive(tmp_path / "spool.sqlite", 25, random.randrange(1 << 32))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_thousand_kills_at_random_points_lose_no_commit_and_halve_none(tmp_path: Path) -> None:
+    survive(tmp_path / "spool.sqlite", 1000, random.randrange(1 << 32))

@@ -1,0 +1,109 @@
+"""The power cut at any instant of a loop of commits: what was not flushed is dropped, in part or whole.
+
+Real commits, traced; what the disk may hold then is made from the trace (tests/lab/power_cut.py), opened and
+looked at. With less than `synchronous=FULL` the same test has to find what is lost.
+"""
+
+import random
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from agent.errors import SpoolError
+from agent.spool.store import Bounds, open_store
+from agent.spool.verify import verify
+from tests.lab.power_cut import Call, Disk, calls, strace
+from tests.lab.spool_writer import Content, Course, content
+
+pytestmark = pytest.mark.usefixtures("tracing")
+
+
+def traced(folder: Path, seed: int, commits: int, level: str) -> Sequence[Call]:
+    """Have a process commit in `folder`, and return what it did to the files there."""
+    words = [sys.executable, "-m", "tests.lab.spool_writer", str(folder / "spool.sqlite"), str(seed)]
+    trace = folder.with_suffix(".trace")
+    folder.mkdir()
+    subprocess.run(
+        [*strace(trace), *words, str(commits), level], check=True, stdout=subprocess.DEVNULL, timeout=100
+    )
+    inside = str(folder)
+    return [each for each in calls(trace) if each.paths[0].startswith(inside) or _is_acknowledgement(each)]
+
+
+def _is_acknowledgement(call: Call) -> bool:
+    return call.name == "write" and call.data == b"."
+
+
+def contents(seed: int, commits: int) -> Sequence[Content]:
+    """Return what is to be there after each commit, from none on."""
+    course = Course(random.Random(str(seed)))
+    found = [course.content()]
+    for _ in range(commits):
+        course.next()
+        found.append(course.content())
+    return found
+
+
+def cut(tmp_path: Path, level: str, *, seed: int, commits: int, cuts: int) -> Counter[str]:
+    """Cut the power at many instants of one run; return how often what became of the spool."""
+    chance = random.Random(seed)
+    folder = tmp_path / f"{level}-{seed}"
+    done = traced(folder, seed, commits, level)
+    expected = contents(seed, commits)
+    acknowledgements = [at for at, call in enumerate(done) if _is_acknowledgement(call)]
+    assert len(acknowledgements) == commits
+    # Half of them just as a commit has returned: that is when somebody goes by it.
+    instants = chance.choices(acknowledgements, k=cuts // 2) + chance.choices(range(len(done)), k=cuts // 2)
+    disk, acknowledged, found = Disk(folder), 0, Counter[str]()
+    at_once = Counter(instants)
+    after = tmp_path / "after"
+    for at, call in enumerate(done):
+        disk.take(call)
+        acknowledged += _is_acknowledgement(call)
+        for _ in range(at_once[at]):
+            shutil.rmtree(after, ignore_errors=True)
+            after.mkdir()
+            for name, data in disk.after_a_cut(chance).items():
+                (after / name).write_bytes(data)
+            found[_fate(after / "spool.sqlite", expected[acknowledged : acknowledged + 2])] += 1
+    return found
+
+
+def _fate(path: Path, owed: Sequence[Content]) -> str:
+    """Say what became of a spool: all that was acknowledged is there, and at most the commit under way."""
+    try:
+        open_store(path, Bounds()).close()
+        if verify(path).problems:
+            return "damaged"
+        return "whole" if content(path) in owed else "lost"
+    except SpoolError:
+        return "damaged"
+
+
+def test_a_power_cut_costs_no_commit_that_has_returned(tmp_path: Path) -> None:
+    seed = random.randrange(1 << 32)
+    found = cut(tmp_path, "FULL", seed=seed, commits=150, cuts=400)
+    assert found == {"whole": 400}, f"seed {seed}"
+
+
+@pytest.mark.parametrize("level", ["NORMAL", "OFF"])
+def test_the_same_cuts_find_what_a_spool_with_less_than_full_loses(tmp_path: Path, level: str) -> None:
+    found = cut(tmp_path, level, seed=1, commits=150, cuts=200)
+    assert found["lost"] > 20
+    assert (found["damaged"] > 0) is (level == "OFF")  # sqlite.org/pragma.html#pragma_synchronous
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_five_thousand_power_cuts_cost_no_commit_that_has_returned(tmp_path: Path) -> None:
+    seed = random.randrange(1 << 31)
+    found = Counter[str]()
+    for number in range(10):
+        found += cut(tmp_path, "FULL", seed=seed + number, commits=400, cuts=500)
+    print(f"power cuts: {dict(found)} (seeds from {seed})")
+    assert found == {"whole": 5000}

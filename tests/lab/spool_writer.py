@@ -1,0 +1,127 @@
+"""A spool written by a process made to die: `python -m tests.lab.spool_writer FILE SEED COMMITS LEVEL`.
+
+What each commit brings follows from the seed alone, so that whoever looks at the file afterwards knows what
+has to be in it. A byte on the standard output says that one commit more has returned.
+"""
+
+import os
+import random
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+from agent.core.epochs import History
+from agent.core.memory import Memory
+from agent.core.reading import Record, VmId
+from agent.spool import store as spool_store
+from agent.spool.store import DEAD_LETTERS, Bounds, Change, Queue, Store, open_store
+from agent.spool.tables import connect_read_only
+from tests.unit.spool.letters import refused, sample, state
+from tests.unit.spool.making import NOW_MS
+
+VMS = ("vm-1", "vm-2", "vm-3")
+
+Content: TypeAlias = tuple[
+    tuple[tuple[int, str], ...], tuple[tuple[int, str], ...], tuple[str, ...], tuple[tuple[str, int], ...]
+]
+"""Samples and states with their positions, dead letters, and each VM's watermark."""
+
+
+@dataclass
+class Course:
+    """What a spool has in it, commit by commit."""
+
+    chance: random.Random
+    commits: int = 0
+    last: dict[Queue, int] = field(default_factory=lambda: dict.fromkeys(Queue, 0))
+    rows: dict[Queue, list[tuple[int, Record]]] = field(default_factory=lambda: {each: [] for each in Queue})
+    letters: list[str] = field(default_factory=list[str])
+    sequences: dict[str, int] = field(default_factory=dict[str, int])
+
+    def next(self) -> Change:
+        """Return the next commit's change, which is in the course from now on."""
+        self.commits += 1
+        records = [each for _ in range(self.chance.randrange(4)) for each in self._record()]
+        settled: dict[Queue, int] = {}
+        letters: list[Record] = []
+        for queue in Queue:
+            rows = self.rows[queue]
+            gone = self.chance.randrange(min(len(rows), 6) + 1)
+            if len(rows) > 60:
+                gone = len(rows)  # a backlog that goes at once leaves pages to give back
+            if gone:
+                settled[queue] = rows[gone - 1][0]
+                letters += [each for _, each in rows[:gone] if self.chance.random() < 0.1]
+                del rows[:gone]
+        self.letters += [each.id for each in letters]
+        placed = [self._placed(each) for each in records]
+        memories = [_memory(vm, sequence) for vm, sequence in sorted(self.sequences.items())]
+        refusals = [refused(each) for each in letters]
+        return Change(now_ms=NOW_MS, records=placed, memories=memories, settled=settled, refused=refusals)
+
+    def content(self) -> Content:
+        """Return what the file has to hold now."""
+        samples, states = (tuple((at, each.id) for at, each in self.rows[queue]) for queue in Queue)
+        return samples, states, tuple(self.letters), tuple(sorted(self.sequences.items()))
+
+    def _record(self) -> Sequence[Record]:
+        if self.chance.random() < 0.2:
+            return [state()]
+        vm = self.chance.choice(VMS)
+        self.sequences[vm] = self.sequences.get(vm, 0) + 1
+        return [sample(self.sequences[vm], vm=vm, epoch=f"epoch-{vm}")]
+
+    def _placed(self, record: Record) -> tuple[int, Record]:
+        queue = Queue.of(record)
+        self.last[queue] += 1
+        self.rows[queue].append((self.last[queue], record))
+        return self.last[queue], record
+
+
+def _memory(vm: str, sequence: int) -> Memory:
+    return Memory(f"/run/{vm}", None, VmId(vm), History(f"epoch-{vm}", sequence=sequence), None)
+
+
+def content(path: Path) -> Content:
+    """Return what the spool at `path` holds."""
+    connection = connect_read_only(path)
+    samples, states = (
+        tuple(connection.execute(f"SELECT position, id FROM {queue} ORDER BY position")) for queue in Queue
+    )
+    letters = tuple(id for (id,) in connection.execute(f"SELECT id FROM {DEAD_LETTERS} ORDER BY position"))
+    connection.close()
+    store = open_store(path, Bounds())
+    memories, problems = store.memories()
+    store.close()
+    assert problems == []
+    watermarks = tuple(sorted((str(each.vm_id), each.history.sequence) for each in memories.values()))
+    return samples, states, letters, watermarks
+
+
+def opened(path: Path, level: str = "FULL") -> Store:
+    """Open a spool that writes its log into the file, and gives pages back, more often than an agent's."""
+    store = open_store(path, Bounds())
+    spool_store._SPARE_PAGES = 8  # pyright: ignore[reportPrivateUsage]
+    connection = store._connection  # pyright: ignore[reportPrivateUsage]
+    connection.execute("PRAGMA wal_autocheckpoint = 40")
+    if level != "FULL":  # what `connect` has set is what is looked at
+        connection.execute(f"PRAGMA synchronous = {level}")
+    return store
+
+
+def write(path: Path, course: Course, commits: int, acknowledgements: int, level: str = "FULL") -> None:
+    """Commit, and say so; now and then close the file and open it again."""
+    store = opened(path, level)
+    for _ in range(commits):
+        store.commit(course.next())
+        os.write(acknowledgements, b".")
+        if course.commits % 23 == 0:
+            store.close()
+            store = opened(path, level)
+    store.close()
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]), Course(random.Random(sys.argv[2])), int(sys.argv[3]), 1, sys.argv[4])
