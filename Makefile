@@ -43,7 +43,7 @@ check: setup ## seconds: format, lint, types, layers, contract, unit tests
 	@codespell
 	@lint-imports --no-cache > $(CACHE)/lint-imports.log 2>&1 || { cat $(CACHE)/lint-imports.log; exit 1; }
 	@basedpyright --level warning
-	@python -m pytest -q tests/unit tests/model tests/contract
+	@python -m pytest -q --numprocesses 2 --dist worksteal tests/unit tests/model tests/contract
 
 lab: setup ## build what the tests run against: guest, Kafka, Collector, Prometheus
 	@python -m tests.lab.setup
