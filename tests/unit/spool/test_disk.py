@@ -37,9 +37,12 @@ async def running(
 
 
 async def take(queue: DiskQueue, records_max: int = 1000) -> list[str]:
+    """Take as a deliverer does: again where a commit has just begun to try what was there to be taken."""
     with anyio.fail_after(10):
-        await queue.arrival()
-        return [each.id for each in await queue.take(records_max=records_max, size_bytes_max=1 << 20)]
+        while True:
+            await queue.arrival()
+            if batch := await queue.take(records_max=records_max, size_bytes_max=1 << 20):
+                return [each.id for each in batch]
 
 
 async def until(spool: DiskSpool, *, trouble: bool) -> None:
