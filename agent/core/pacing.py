@@ -27,6 +27,10 @@ STEP_NS = 4_000_000
 STEPS_MAX = 12
 """Steps after a miss before the VM is taken to be silent, and read once an interval."""
 
+STEPS_MAX_AT_FIRST = 24
+"""The same where no update has been seen yet: more than an interval and a half, so that the first one after
+somebody changed the interval does not come while the VM is taken to be silent."""
+
 TICK_NS = 1_000_000_000
 """What `last-update` counts in."""
 
@@ -245,7 +249,8 @@ def hit(pace: Pace, *, asked_ns: int, answered_ns: int, not_before_ns: int, miss
 def miss(pace: Pace, *, asked_ns: int, answered_ns: int) -> Pace:
     """A reading showed nothing new. Never slower than the interval: an update must not be overwritten."""
     step_ns = min(STEP_NS << pace.misses, max(pace.interval_ns // 10, STEP_NS))
-    silent = pace.misses >= STEPS_MAX
+    steps_max = STEPS_MAX_AT_FIRST if pace.high_ns is None else STEPS_MAX
+    silent = pace.misses >= steps_max
     if silent:
         step_ns = pace.interval_ns * 9 // 10
     due_ns = answered_ns + step_ns
@@ -265,7 +270,7 @@ def miss(pace: Pace, *, asked_ns: int, answered_ns: int) -> Pace:
         due_ns=due_ns,
         belief=belief,
         read_ns=asked_ns,
-        misses=min(pace.misses + 1, STEPS_MAX),
+        misses=min(pace.misses + 1, steps_max),
         jitter=jitter,
     )
 

@@ -49,7 +49,7 @@ def questions(story: Story) -> list[Question]:
 
 def test_a_guest_without_a_driver_is_waiting_and_reports_once_it_answers() -> None:
     story = Story().start()
-    story.pass_s(30)
+    story.pass_s(29.5)
     assert story.words == [("connecting", "first_attempt"), ("waiting", "no_update_yet")]
 
     story.run_s(3)
