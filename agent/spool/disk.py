@@ -13,7 +13,7 @@ Constraints (each has a test of the same name in tests/unit/spool/test_disk.py):
 """
 
 import math
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -62,6 +62,7 @@ class Settings:
     sink: str = "kafka"  # whose records these are: names the queues in counters
     keeps_records: bool = True  # False: nobody delivers them, only what VMs are remembered by counts
     bounds: Bounds = field(default_factory=Bounds)
+    vms_remembered: int = VMS_REMEMBERED  # in memory; the file has the same bound
     memory_bytes: int = 64 << 20  # what may wait in memory while the disk takes nothing
     # An update is promised once it has been visible for 500 ms: finding it takes up to 250 ms while its place
     # is not known (core/pacing.py), and the commit some 10 ms more.
@@ -91,7 +92,7 @@ class DiskSpool:
         self._file_in_use = anyio.Lock()  # by a commit, or by what puts another file in its place
         self._queues = {name: DiskQueue(self, name, f"{settings.sink}.{name}") for name in Queue}
         self._touched: dict[str, Memory] = {}
-        self._refused: list[DeadLetter] = []
+        self._refused: deque[DeadLetter] = deque()
         self._memory_bytes = 0
         self._wanted = anyio.Event()
         self._plenty = anyio.Event()
@@ -124,7 +125,9 @@ class DiskSpool:
     def append(self, record: Record | None, memory: Memory | None) -> None:
         """Take in a record and what its VM is remembered by: one commit has both, or neither."""
         if memory is not None:
+            self._touched.pop(memory.path, None)
             self._touched[memory.path] = memory
+            self._forget_what_does_not_fit()
         if record is not None and self._settings.keeps_records:
             queue = self._queues[Queue.of(record)]
             queue.position += 1
@@ -177,9 +180,11 @@ class DiskSpool:
 
     def settled(self, queue: DiskQueue, refused: Sequence[DeadLetter]) -> None:
         """Some of `queue` is settled."""
-        self._refused += refused
         for each in refused:
+            self._refused.append(each)
+            self._memory_bytes += each.record.size_bytes
             self._counters.add(Count.DEAD_LETTERED, reason=f"{queue.sink}:{each.reason}")
+        self._drop_what_does_not_fit()
         self._wanted.set()
 
     # --- committing ---
@@ -252,7 +257,7 @@ class DiskSpool:
             refused=tuple(self._refused),
             sending={name: queue.sending for name, queue in self._queues.items()},
         )
-        self._touched, self._refused = {}, []
+        self._touched, self._refused = {}, deque()
         return change
 
     def _put_back(self, change: Change) -> None:
@@ -260,7 +265,9 @@ class DiskSpool:
             queue.front.extendleft(reversed(queue.committing))
             queue.committing = ()
         self._touched = {each.path: each for each in change.memories} | self._touched
-        self._refused = [*change.refused, *self._refused]
+        self._refused.extendleft(reversed(change.refused))
+        self._forget_what_does_not_fit()
+        self._drop_what_does_not_fit()
         self._wanted.set()
 
     def _committed(self, change: Change, totals: Totals) -> None:
@@ -269,10 +276,11 @@ class DiskSpool:
             queue.rows += len(queue.committing)
             self._memory_bytes -= _size_bytes(queue.committing)
             queue.committing = ()
+        self._memory_bytes -= sum(each.record.size_bytes for each in change.refused)
         for memory in change.memories:
             self.memories[memory.path] = memory
             self.memories.move_to_end(memory.path)
-        while len(self.memories) > VMS_REMEMBERED:
+        while len(self.memories) > self._settings.vms_remembered:
             self.memories.popitem(last=False)
         self._take_losses(totals)
         if totals.rescued:
@@ -308,11 +316,21 @@ class DiskSpool:
         self.totals = totals
 
     def _drop_what_does_not_fit(self) -> None:
-        for queue in self._queues.values():  # samples first
+        """Samples first, then dead letters, states last: as on disk."""
+        for name, queue in self._queues.items():
+            if name is Queue.STATES:
+                while self._memory_bytes > self._settings.memory_bytes and self._refused:
+                    self._memory_bytes -= self._refused.popleft().record.size_bytes
+                    self._counters.add(Count.DEAD_LETTERS_DROPPED)
             while self._memory_bytes > self._settings.memory_bytes and queue.front:
                 _, oldest = queue.front.popleft()
                 self._memory_bytes -= oldest.size_bytes
                 self._counters.add(Count.DROPPED, reason=f"{queue.sink}:full")
+
+    def _forget_what_does_not_fit(self) -> None:
+        """As the file would: VMs touched longest ago first."""
+        while len(self._touched) > self._settings.vms_remembered:
+            del self._touched[next(iter(self._touched))]
 
     # --- trouble ---
 

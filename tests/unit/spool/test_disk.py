@@ -13,6 +13,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from agent.core.reading import Record, RecordKind
+from agent.spool.dead_letters import dead_letters
 from agent.spool.disk import FILE_NAME, DiskSpool, Settings, open_spool
 from agent.spool.disk_queue import DiskQueue
 from agent.spool.record_queue import DeadLetter
@@ -203,6 +204,47 @@ async def test_what_fits_neither_disk_nor_memory_is_dropped_oldest_first_samples
         for n in range(5, 8):
             spool.append(record(n, RecordKind.VM_STATE), None)
         assert counters.total(Count.DROPPED, "kafka.states:full") == 3
+
+
+async def test_dead_letters_that_the_disk_does_not_take_are_dropped_oldest_first_before_states(
+    tmp_path: Path,
+) -> None:
+    block(tmp_path)
+    counters = Counters()
+    weight = record(1).size_bytes
+    async with running(tmp_path, counters, memory_bytes=3 * weight) as spool:
+        await until(spool, trouble=True)
+        spool.append(record(0, RecordKind.VM_STATE), None)
+        queue = spool.queue(Queue.SAMPLES)
+        for each in samples(1, 2):
+            spool.append(each, None)
+        refused = await queue.take(records_max=2, size_bytes_max=1 << 20)
+        await queue.settle([DeadLetter(each, "invalid", "", NOW_MS) for each in refused])
+        assert counters.total(Count.DEAD_LETTERS_DROPPED) == 0
+
+        spool.append(record(3), None)
+        assert counters.total(Count.DROPPED, "kafka.samples:full") == 1
+        spool.append(record(4, RecordKind.VM_STATE), None)
+        assert counters.total(Count.DEAD_LETTERS_DROPPED) == 1
+        assert spool.queue(Queue.STATES).held == 2
+
+        (tmp_path / FILE_NAME).rmdir()
+        await until(spool, trouble=False)
+    assert [each.id for each in dead_letters(tmp_path / FILE_NAME)] == ["id-2"]
+
+
+async def test_what_vms_are_remembered_by_is_bounded_also_while_the_disk_takes_nothing(
+    tmp_path: Path,
+) -> None:
+    block(tmp_path)
+    async with running(tmp_path, vms_remembered=3) as spool:
+        await until(spool, trouble=True)
+        for path in ("a", "b", "c", "a", "d", "e"):
+            spool.append(None, memory(path))
+            await spool.flush()
+        (tmp_path / FILE_NAME).rmdir()
+        await until(spool, trouble=False)
+        assert list(spool.memories) == ["a", "d", "e"]
 
 
 async def test_a_spool_that_cannot_be_had_at_the_start_is_taken_up_later_behind_what_is_in_it(
