@@ -84,7 +84,7 @@ def _counter(
 
 _REFUSED_RECORDS = ("too_large", "invalid")
 _LOST_RECORDS = ("full", "expired", "damaged", "shutdown", *_REFUSED_RECORDS)
-_REFUSED_POINTS = ("bad_value", "bad_name", "time_went_back", "backend", "partial_success")
+_REFUSED_POINTS = ("bad_value", "bad_name", "too_many_names", "time_went_back", "backend", "partial_success")
 
 COUNTERS: Mapping[Count, Instrument] = MappingProxyType(
     dict(

@@ -15,7 +15,7 @@ from agent.contract.encode import Agent
 from agent.contract.targets import targets
 from agent.core.reading import VmView
 from agent.sinks import otlp_points
-from agent.sinks.otlp_points import NOTHING_SENT, RefusedPoint, SentVm, VmPoints
+from agent.sinks.otlp_points import NOTHING_SENT, OTHERS_MAX, RefusedPoint, SentVm, VmPoints
 from agent.sinks.otlp_settings import Identity
 
 SLICE_VMS = 25
@@ -88,13 +88,18 @@ def run_cycle(
     """
     vms = targets(cycle.views, agent)
     exports = 0
+    room_for_others = max(OTHERS_MAX - sum(len(each.others) for each in cycle.sent.values()), 0)
     for start in range(0, len(vms), SLICE_VMS):
         if start and pause():
             break
-        built = [
-            otlp_points.build(target, cycle.sent.get(target.key, NOTHING_SENT), agent, identity, cycle.now_ns)
-            for target in vms[start : start + SLICE_VMS]
-        ]
+        built: list[VmPoints] = []
+        for target in vms[start : start + SLICE_VMS]:
+            before = cycle.sent.get(target.key, NOTHING_SENT)
+            points = otlp_points.build(
+                target, before, agent, identity, cycle.now_ns, room_for_others=room_for_others
+            )
+            room_for_others -= len(points.accepted.others) - len(before.others)
+            built.append(points)
         report, failure = _send(built, exporter)
         exports += 1
         yield report

@@ -7,7 +7,8 @@ Rules, each with a test in tests/unit/sinks/test_otlp_points.py:
 - a counter starts where its epoch starts, and never before the last point of the epoch before;
 - what the host knows goes out each cycle, with the time it was observed;
 - one VM has one resource, and one VM id stands on one resource only;
-- the exporter gets nothing it would choke on: integers that fit, names in UTF-8.
+- the exporter gets nothing it would choke on: integers that fit, names in UTF-8;
+- names that we do not know make so many series and no more: a monitor may invent them without end.
 
 The values are the SDK's public `MetricsData`, since its instruments cannot carry a measurement's own time,
 many resources or a counter's start (OpenTelemetry specification, metrics/sdk.md, "MetricReader").
@@ -41,6 +42,15 @@ from agent.sinks.otlp_settings import Identity
 _SECOND_NS = 1_000_000_000
 _TIME_LIMIT_NS = 1 << 63
 _VALUE_LIMIT = 1 << 63
+OTHERS_OF_A_VM_MAX = 32
+"""Names of statistics that we do not know, of one VM: each becomes a series. QEMU adds some in ten years."""
+
+OTHERS_MAX = 8_192
+"""The same of all VMs together, those that went lately included."""
+
+VMS_MAX = 20_000
+"""VMs remembered, those that are here and those that have gone."""
+
 _OTHER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")  # instrument name syntax: metrics/api.md
 
 
@@ -49,6 +59,7 @@ class RefusedPoint(StrEnum):
 
     BAD_VALUE = "bad_value"  # no integer, or not one of 64 bits
     BAD_NAME = "bad_name"  # not a metric's name
+    TOO_MANY_NAMES = "too_many_names"  # a statistic we do not know, beyond so many of the VM, or of all
     TIME_WENT_BACK = "time_went_back"  # the host's clock was set back: silent until it has caught up
     BACKEND = "backend"  # the request was refused, for this VM alone too
     PARTIAL_SUCCESS = "partial_success"  # the backend took the rest
@@ -66,6 +77,7 @@ class SentVm:
     host_start_ns: int = 0
     balloon_time_ns: int = 0
     balloon_start_ns: int = 0
+    others: frozenset[str] = frozenset()  # statistics that we do not know and that are series by now
 
 
 NOTHING_SENT = SentVm()
@@ -84,7 +96,15 @@ class VmPoints:
     kept_out: Mapping[RefusedPoint, int] = field(default_factory=dict[RefusedPoint, int])
 
 
-def build(target: Target, before: SentVm, agent: Agent, identity: Identity, now_ns: int) -> VmPoints:
+def build(
+    target: Target,
+    before: SentVm,
+    agent: Agent,
+    identity: Identity,
+    now_ns: int,
+    *,
+    room_for_others: int = OTHERS_OF_A_VM_MAX,
+) -> VmPoints:
     """Return what is to be sent of one VM: no points where time has gone back.
 
     Args:
@@ -93,6 +113,7 @@ def build(target: Target, before: SentVm, agent: Agent, identity: Identity, now_
         agent: who speaks.
         identity: whether the VM's identity stands on the points too.
         now_ns: Unix nanoseconds of this cycle.
+        room_for_others: how many statistics that we do not know it may add to those it has as series.
     """
     named = who(target, agent)
     made = _Made(named if identity == "points" else {})
@@ -107,7 +128,7 @@ def build(target: Target, before: SentVm, agent: Agent, identity: Identity, now_
         and _is_newer(sample, before)
     ):
         passed_over = _passed_over(sample, before)
-        after = _guest_values(made, sample, after)
+        after = _guest_values(made, sample, after, room_for_others)
     return VmPoints(
         key=target.key,
         metrics=ResourceMetrics(
@@ -124,11 +145,22 @@ def build(target: Target, before: SentVm, agent: Agent, identity: Identity, now_
 
 
 def forget_old(
-    sent: Mapping[str, SentVm], keys: frozenset[str], now_ns: int, after_ns: int
+    sent: Mapping[str, SentVm],
+    keys: frozenset[str],
+    now_ns: int,
+    after_ns: int,
+    *,
+    vms_max: int = VMS_MAX,
 ) -> dict[str, SentVm]:
     """Return `sent` without the VMs that are gone for `after_ns`: remembered a while, so that one that
-    comes back is not sent twice; not for ever, so that nothing grows."""
-    return {key: each for key, each in sent.items() if key in keys or each.host_time_ns + after_ns > now_ns}
+    comes back is not sent twice; not for ever, so that nothing grows. Beyond `vms_max` those that went first
+    are forgotten sooner."""
+    kept = {key: each for key, each in sent.items() if key in keys or each.host_time_ns + after_ns > now_ns}
+    if len(kept) > vms_max:
+        gone = sorted(kept.keys() - keys, key=lambda key: kept[key].host_time_ns)
+        for key in gone[: len(kept) - vms_max]:
+            del kept[key]
+    return kept
 
 
 class _Made:
@@ -204,23 +236,35 @@ def _balloon(made: _Made, view: VmView, before: SentVm) -> SentVm:
     return replace(before, balloon_time_ns=time_ns, balloon_start_ns=start_ns)
 
 
-def _guest_values(made: _Made, sample: Sample, before: SentVm) -> SentVm:
+def _guest_values(made: _Made, sample: Sample, before: SentVm, room_for_others: int) -> SentVm:
     time_ns = sample.last_update_s * _SECOND_NS
     if sample.epoch == before.epoch and before.guest_start_ns:
         start_ns = before.guest_start_ns
     else:
         # A clock set back lets an epoch start before the last point of the one before it.
         start_ns = min(max(sample.epoch_start_s * _SECOND_NS, before.guest_time_ns), time_ns)
+    others = set(before.others)
+    others_max = min(OTHERS_OF_A_VM_MAX, len(others) + room_for_others)
     for name, value in sample.statistics.items():
         metric = metrics.GUEST_METRICS.get(name) or _other(name)
         if metric is None:
             made.kept_out[RefusedPoint.BAD_NAME] += 1
         elif not _fits(value):
             made.kept_out[RefusedPoint.BAD_VALUE] += 1
-        else:
+        elif name in metrics.GUEST_METRICS or name in others:
             made.add(metric, value, time_ns=time_ns, start_ns=start_ns)
+        elif len(others) < others_max:
+            others.add(name)
+            made.add(metric, value, time_ns=time_ns, start_ns=start_ns)
+        else:
+            made.kept_out[RefusedPoint.TOO_MANY_NAMES] += 1
     return replace(
-        before, epoch=sample.epoch, sequence=sample.sequence, guest_time_ns=time_ns, guest_start_ns=start_ns
+        before,
+        epoch=sample.epoch,
+        sequence=sample.sequence,
+        guest_time_ns=time_ns,
+        guest_start_ns=start_ns,
+        others=before.others if len(others) == len(before.others) else frozenset(others),
     )
 
 

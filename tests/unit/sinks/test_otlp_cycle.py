@@ -5,7 +5,7 @@ from collections.abc import Callable
 from opentelemetry.sdk.metrics.export import MetricsData
 
 from agent.sinks.otlp_cycle import SLICE_VMS, Cycle, CycleEnd, Outcome, SliceReport, run_cycle
-from agent.sinks.otlp_points import RefusedPoint
+from agent.sinks.otlp_points import OTHERS_MAX, OTHERS_OF_A_VM_MAX, RefusedPoint, SentVm
 from tests.unit.sinks.views import AGENT, SECOND_NS, T0_S, sample, view, vm
 
 ACCEPTED = Outcome(accepted=True)
@@ -141,3 +141,20 @@ def test_a_failed_slice_settles_nothing_so_that_the_newest_is_tried_again() -> N
     (report,), _ = run(3, Backend(lambda _: AWAY))
 
     assert report == SliceReport()
+
+
+def test_names_that_we_do_not_know_make_so_many_series_of_all_vms_and_no_more() -> None:
+    invented = {f"n{number}": 1 for number in range(2 * OTHERS_OF_A_VM_MAX)}
+    vms = OTHERS_MAX // OTHERS_OF_A_VM_MAX + 10
+    views = [view(sample(of=vm(f"vm-{n}"), statistics=invented)) for n in range(vms)]
+    sent: dict[str, SentVm] = {}
+    kept_out = 0
+    for second in range(2):
+        cycle_ = Cycle(views, sent, NOW_NS + second)
+        for said in run_cycle(cycle_, Backend(lambda _: ACCEPTED), AGENT, "points", lambda: False):
+            if isinstance(said, SliceReport):
+                sent |= said.settled
+                kept_out += said.points_refused.get(RefusedPoint.TOO_MANY_NAMES, 0)
+
+    assert sum(len(each.others) for each in sent.values()) == OTHERS_MAX
+    assert kept_out == vms * len(invented) - OTHERS_MAX

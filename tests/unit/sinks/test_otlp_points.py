@@ -9,11 +9,12 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric, NumberDataPoint
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.sdk.metrics.export import MetricsData
 
-from agent.contract.metrics import GUEST_METRICS
+from agent.contract.metrics import GUEST_METRICS, OTHER_PREFIX
 from agent.contract.targets import targets
 from agent.core.reading import Balloon, EpochEnd, Sample, State, VmView
 from agent.sinks.otlp_points import (
     NOTHING_SENT,
+    OTHERS_OF_A_VM_MAX,
     RefusedPoint,
     SentVm,
     VmPoints,
@@ -377,3 +378,32 @@ def test_no_stream_ever_repeats_a_time_or_goes_back(steps: list[tuple[int, str, 
                 newest[name] = point
         if fate != "failed":
             before = points.accepted if fate == "accepted" else points.refused
+
+
+def test_of_many_vms_that_have_gone_those_that_went_first_are_forgotten_sooner() -> None:
+    sent = {f"vm-{n}": SentVm(host_time_ns=n) for n in range(10)}
+
+    kept = forget_old(sent, frozenset({"vm-0"}), now_ns=10, after_ns=100, vms_max=3)
+
+    assert kept.keys() == {"vm-0", "vm-8", "vm-9"}
+
+
+def test_names_that_we_do_not_know_make_so_many_series_of_a_vm_and_no_more() -> None:
+    before, names, kept_out = NOTHING_SENT, set[str](), 0
+    for n in range(1, 50):
+        invented = {f"n{n}_{number}": 1 for number in range(7)}
+        shown = view(sample(T0_S + n, sequence=n, statistics={"free_memory": n, **invented}))
+        points = built(shown, before, now_ns=NOW_NS + n)
+        names |= on_the_wire(points).keys()
+        kept_out += points.kept_out.get(RefusedPoint.TOO_MANY_NAMES, 0)
+        assert on_the_wire(points)["qemu.vm.guest.memory.free"].value == n
+        before = points.accepted
+
+    others = {name for name in names if name.startswith(OTHER_PREFIX)}
+    assert len(others) == OTHERS_OF_A_VM_MAX
+    assert kept_out == 49 * 7 - OTHERS_OF_A_VM_MAX
+
+    known = {name.removeprefix(OTHER_PREFIX): 1 for name in others}
+    shown = view(sample(T0_S + 60, sequence=50, statistics=known))
+    again = built(shown, before, now_ns=NOW_NS + 60)
+    assert others < on_the_wire(again).keys()
