@@ -29,6 +29,9 @@ PAUSE_AFTER_FAILURE_S = 10.0
 RETIRED_REMEMBERED = 10_000
 """Paths whose VM has gone and of which the sequences are kept, so that ids never repeat within a run."""
 
+WATCHED_MAX = 10_000
+"""VMs with a task. A socket that is deleted while its link lives leaves one behind that no scan counts."""
+
 NO_MEMORIES: Mapping[str, Memory] = MappingProxyType({})
 
 
@@ -47,8 +50,13 @@ class Fleet:
         memories: Mapping[str, Memory] = NO_MEMORIES,
         *,
         contain: bool = True,
+        watched_max: int = WATCHED_MAX,
+        retired_remembered: int = RETIRED_REMEMBERED,
     ) -> None:
         """Make it; `memories` are those of an earlier run, by path."""
+        self._watched_max = watched_max
+        self._retired_remembered = retired_remembered
+        self._left_out: dict[str, Seen] = {}  # by the last scan; in order
         self._host_id = host_id
         self._around = around
         self._contain = contain
@@ -63,9 +71,14 @@ class Fleet:
         return len(self._running)
 
     @property
+    def remembered(self) -> int:
+        """How many VMs that have gone are remembered."""
+        return len(self._retired)
+
+    @property
     def refused(self) -> int:
         """How many paths match and are left alone."""
-        return len(self._refused)
+        return len(self._refused) + len(self._left_out)
 
     async def follow(self, scans: AsyncIterator[Scan], on_first_scan: Callable[[Scan], None]) -> None:
         """Watch every VM that the scans show. Ends only when cancelled."""
@@ -87,17 +100,27 @@ class Fleet:
                 )
         self._refused = frozenset(refused.path for refused in scan.refused)
         seen = {each.path: each for each in scan.seen}
+        left_out, self._left_out = self._left_out, {}
         for change in compare(self._told, {path: each.mark for path, each in seen.items()}):
             if isinstance(change, Start):
-                self._told[change.path] = seen[change.path].mark
-                group.start_soon(self._watch, seen[change.path], name=f"vm:{change.path}")
+                if len(self._told) < self._watched_max:
+                    self._start(seen[change.path], group)
+                    continue
+                self._left_out[change.path] = seen[change.path]
+                if not left_out and len(self._left_out) == 1:
+                    detail = f"{self._watched_max} VMs are watched: this one and others wait until one goes"
+                    log.warning("monitor refused", path=change.path, reason="too-many", detail=detail)
             else:
                 self._told[change.path] = change.event.mark if isinstance(change.event, PathSeen) else None
                 task = self._running.get(change.path)
                 if task is not None:
                     task.happened(change.event)
 
-    async def _watch(self, seen: Seen) -> None:
+    def _start(self, seen: Seen, group: TaskGroup) -> None:
+        self._told[seen.path] = seen.mark
+        group.start_soon(self._watch, seen, group, name=f"vm:{seen.path}")
+
+    async def _watch(self, seen: Seen, group: TaskGroup) -> None:
         while True:
             before = self._retired.pop(seen.path, None)
             poller = begin(
@@ -126,8 +149,10 @@ class Fleet:
             await anyio.sleep(PAUSE_AFTER_FAILURE_S)
         self._running.pop(seen.path, None)
         self._told.pop(seen.path, None)
+        if self._left_out:
+            self._start(self._left_out.pop(next(iter(self._left_out))), group)
 
     def _retire(self, memory: Memory) -> None:
         self._retired[memory.path] = memory
-        while len(self._retired) > RETIRED_REMEMBERED:
+        while len(self._retired) > self._retired_remembered:
             self._retired.popitem(last=False)

@@ -1,10 +1,31 @@
-"""What a peer can make grow in the core, filled past its bound. The whole table stands in docs/limits.md."""
+"""What can grow, filled past its bound: a row of the table in docs/limits.md each, and no row without."""
+
+import re
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from pathlib import Path
+
+import anyio
+import pytest
 
 from agent.contract.decode import STATISTICS_MAX, BadAnswer, decode_guest_stats
 from agent.core import epochs
 from agent.core.epochs import History
-from agent.core.reading import Reading
+from agent.core.events import Heard
+from agent.core.reading import Access, Reading, SocketMark
+from agent.discovery.scan import Scan, Seen
 from agent.qmp.events import OVERFLOW, QUEUED_MAX, EventQueue, MonitorEvent
+from agent.runtime.fleet import Fleet
+from tests.unit.core.driving import Story
+from tests.unit.runtime.test_vm import Heard as Said
+from tests.unit.runtime.test_vm import around
+
+TESTS = Path(__file__).parents[1]
+LIMITS = TESTS.parent / "docs" / "limits.md"
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
 
 
 def test_the_names_a_guest_gave_are_bounded() -> None:
@@ -36,3 +57,163 @@ def test_events_that_nobody_takes_are_bounded_and_say_so() -> None:
         taken.append(queue.take().name)
     assert len(taken) <= QUEUED_MAX
     assert taken[0] == OVERFLOW
+
+
+def test_states_that_a_monitor_makes_up_are_no_more_than_the_checks() -> None:
+    story = Story().start()
+    story.update()
+    story.pass_s(1)
+    before = len(story.states)
+    for number in range(1000):
+        story.pass_s(0.001)
+        story.run_state = "paused" if number // 27 % 2 else "running"
+        story.hear(Heard.STOP if number % 2 else Heard.RESUME)
+
+    assert 5 <= len(story.states) - before <= 28
+
+
+def _scan(*numbers: int) -> Scan:
+    return Scan(
+        tuple(Seen(f"/nowhere/{n:03}.qmp", SocketMark(1, n, 1), Access.HOLD, None, {}) for n in numbers), ()
+    )
+
+
+async def test_vms_watched_are_bounded_and_the_next_ones_have_their_turn() -> None:
+    said = Said()
+    fleet = Fleet("host", around(said), watched_max=5, retired_remembered=3)
+    watched: list[tuple[int, int]] = []
+    first: list[Scan] = []
+
+    async def scans() -> AsyncGenerator[Scan]:
+        yield _scan(*range(20))
+        await _until(lambda: len({each.path for each in said.states}) == 5)
+        watched.append((fleet.watching, fleet.refused))
+        yield _scan(*range(5, 20))  # those that were watched have gone
+        await _until(lambda: len({each.path for each in said.states}) == 10)
+        watched.append((fleet.watching, fleet.refused))
+        group.cancel_scope.cancel()
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as group:
+            group.start_soon(fleet.follow, scans(), first.append)
+
+    assert watched == [(5, 15), (5, 10)]
+    assert fleet.remembered == 3
+
+
+async def _until(holds: Callable[[], bool]) -> None:
+    with anyio.fail_after(10):
+        while not holds():  # noqa: ASYNC110 - nobody sets an event for it
+            await anyio.sleep(0.005)
+
+
+FILLED: Mapping[str, Sequence[str]] = {
+    "a QMP line": ["unit/qmp/test_link_opening.py::test_each_bad_opening_has_its_fault"],
+    "QMP messages of one VM": ["unit/qmp/test_link.py::test_a_flood_ends_the_link"],
+    "commands that QEMU does not read, and questions not answered": [
+        "unit/qmp/test_link.py::test_a_peer_that_reads_no_more_ends_the_link_before_our_commands_pile_up"
+    ],
+    "events not taken yet": ["unit/test_bounds.py::test_events_that_nobody_takes_are_bounded_and_say_so"],
+    "a VM's name, a refusal's words": [
+        "unit/qmp/test_client.py::test_what_a_refusal_says_is_bounded_and_fit_to_print",
+        "unit/qmp/test_answers.py::test_an_answer_as_documented_is_read",
+    ],
+    "a balloon's id": ["unit/qmp/test_balloon.py::test_an_answer_of_another_shape_is_refused"],
+    "links being opened": ["unit/qmp/test_link_opening.py::test_openings_are_bounded_and_let_go_when_open"],
+    "events of a VM that come while another is taken in": [
+        "unit/runtime/test_vm.py::test_what_is_told_before_the_task_runs_waits_and_after_its_end_is_dropped"
+    ],
+    "alarms set anew": ["unit/runtime/test_alarms.py::test_what_was_set_anew_is_not_kept"],
+    "readings under way": [
+        "unit/runtime/test_alarms.py::test_no_more_readings_are_under_way_than_the_bound_and_all_have_their_turn"
+    ],
+    "checks of one VM": [
+        "unit/core/test_stories.py::test_a_stream_of_events_is_looked_into_within_50_ms_and_25_times_a_second_at_most"
+    ],
+    "state events that a monitor makes of one VM": [
+        "unit/test_bounds.py::test_states_that_a_monitor_makes_up_are_no_more_than_the_checks"
+    ],
+    "readings of one VM": [
+        "unit/core/test_pacing.py::test_news_at_each_reading_makes_readings_no_more_frequent"
+    ],
+    "statistics of a reading": ["unit/test_bounds.py::test_a_reading_has_so_many_statistics_or_is_none"],
+    "names a guest gave": ["unit/test_bounds.py::test_the_names_a_guest_gave_are_bounded"],
+    "text in a record": ["unit/contract/test_encode.py::test_hostile_text_is_bounded_and_utf_8"],
+    "sockets and directories of a scan": [
+        "unit/discovery/test_scan.py::test_one_scan_is_bounded_and_says_what_it_left_out",
+        "unit/discovery/test_walk.py::test_it_stops_at_its_bound",
+    ],
+    "VMs watched: links, the board, claims": [
+        "unit/test_bounds.py::test_vms_watched_are_bounded_and_the_next_ones_have_their_turn"
+    ],
+    "VMs remembered after they have gone, in a run": [
+        "unit/test_bounds.py::test_vms_watched_are_bounded_and_the_next_ones_have_their_turn"
+    ],
+    "VMs remembered after they have gone, on disk": [
+        "unit/spool/test_store.py::test_the_vms_remembered_are_bounded_and_those_touched_longest_ago_are_forgotten_first",
+        "unit/spool/test_disk.py::test_what_vms_are_remembered_by_is_bounded_also_while_the_disk_takes_nothing",
+    ],
+    "records in memory of one sink": [
+        "unit/spool/test_memory.py::test_what_does_not_fit_is_dropped_oldest_first_samples_before_states"
+    ],
+    "records and dead letters while the disk takes nothing": [
+        "unit/spool/test_disk.py::test_what_fits_neither_disk_nor_memory_is_dropped_oldest_first_samples_before_states",
+        "unit/spool/test_disk.py::test_dead_letters_that_the_disk_does_not_take_are_dropped_oldest_first_before_states",
+    ],
+    "records on disk": [
+        "unit/spool/test_store.py::test_the_oldest_samples_go_first_where_there_is_no_room_then_dead_letters_states_last",
+        "unit/spool/test_store.py::test_records_older_than_the_bound_are_dropped_dead_letters_are_not",
+    ],
+    "a batch to Kafka, and what is known of it": [
+        "unit/spool/test_store.py::test_a_batch_is_bounded_and_never_empty",
+        "unit/spool/test_memory.py::test_a_batch_is_bounded_in_bytes_and_never_empty",
+    ],
+    "a library's complaints": ["unit/sinks/test_complaints.py::test_the_newest_complaint_is_given_once"],
+    "OTLP cycles under way": [
+        "integration/test_sinks_otlp.py::test_a_backend_that_never_answers_costs_cycles_and_not_the_loop"
+    ],
+    "exporter threads left to a backend": [
+        "integration/test_sinks_otlp.py::test_threads_left_to_backends_that_trickle_are_bounded"
+    ],
+    "OTLP memory of VMs": [
+        "unit/sinks/test_otlp_points.py::test_a_vm_that_is_gone_is_remembered_a_while_and_then_forgotten",
+        "unit/sinks/test_otlp_points.py::test_of_many_vms_that_have_gone_those_that_went_first_are_forgotten_sooner",
+    ],
+    "statistics not known that become series, of a VM": [
+        "unit/sinks/test_otlp_points.py::test_names_that_we_do_not_know_make_so_many_series_of_a_vm_and_no_more"
+    ],
+    "statistics not known that become series, of all VMs": [
+        "unit/sinks/test_otlp_cycle.py::test_names_that_we_do_not_know_make_so_many_series_of_all_vms_and_no_more"
+    ],
+    "connections to the web": [
+        "unit/web/test_server.py::test_a_flood_of_silent_connections_keeps_nobody_out_and_holds_no_more_than_the_bound",
+        "unit/web/test_server.py::test_a_client_that_is_slow_is_left_at_the_deadline",
+    ],
+    "a request to the web": [
+        "unit/web/test_server.py::test_a_request_that_goes_on_past_the_bound_is_refused"
+    ],
+    "answers of the web being made": [
+        "unit/web/test_rendering.py::test_who_asks_together_gets_one_answer_made_once"
+    ],
+}
+"""By the row's name: the tests that fill it."""
+
+
+def _rows() -> list[str]:
+    _, _, section = LIMITS.read_text().partition("## Bounds")
+    lines = [line for line in section.splitlines() if line.startswith("| ")][2:]
+    return [line.split("|")[1].strip() for line in lines]
+
+
+def test_every_row_is_filled_and_what_is_filled_has_a_row() -> None:
+    rows = _rows()
+
+    assert len(rows) == len(set(rows)) >= 33
+    assert set(rows) == set(FILLED)
+
+
+@pytest.mark.parametrize("test", sorted({test for tests in FILLED.values() for test in tests}))
+def test_what_fills_it_is_there(test: str) -> None:
+    file, _, name = test.partition("::")
+
+    assert re.search(rf"^(async )?def {name}\(", (TESTS / file).read_text(), re.MULTILINE)
