@@ -38,7 +38,7 @@ from agent.sinks.record_sink import Receipt, RefusedRecord
 from agent.spool.dead_letters import requeue
 from agent.spool.disk import FILE_NAME, DiskSpool, Settings
 from agent.spool.format import decode_memory
-from agent.spool.store import DEAD_LETTERS, Bounds, Change, Loss, Queue, Store, Totals
+from agent.spool.store import DEAD_LETTERS, Bounds, Change, Loss, Queue, Store, Totals, is_vouched_for
 from agent.spool.tables import connect_read_only
 from agent.spool.thread import DiskThread, Job
 from agent.telemetry import Count, Counters
@@ -451,6 +451,8 @@ class SpoolModel(RuleBasedStateMachine):
         original = self.records[number - 1]
         assert (redelivered(original) if number in self.again else original) == record
         assert number in self.ever_on_disk or self.troubled, "sent before it was safe"
+        if number not in self.ever_on_disk and self.agent.spool.trouble is not None:
+            assert not is_vouched_for(self.agent.path), "sent from memory, and relied on after a kill"
         return number
 
     def arrived(self, queue: Queue, number: int) -> None:
