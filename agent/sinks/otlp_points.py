@@ -43,7 +43,7 @@ _SECOND_NS = 1_000_000_000
 _TIME_LIMIT_NS = 1 << 63
 _VALUE_LIMIT = 1 << 63
 OTHERS_OF_A_VM_MAX = 32
-"""Names of statistics that we do not know, of one VM: each becomes a series. QEMU adds some in ten years."""
+"""Names of statistics that we do not know, of one VM: each becomes a series."""
 
 OTHERS_MAX = 8_192
 """The same of all VMs together, those that went lately included."""
