@@ -1,8 +1,8 @@
 """Many simulated QEMUs in one process: their sockets, the passing of time, and what may go wrong with them.
 
 A monitor serves one client. Its socket has QEMU's backlog of one; who waits there is greeted when the client
-before has left. Sockets are read as they become readable and written at once: a stream object for each of a
-thousand connections costs twice as much.
+before has left. Sockets are read as they become readable and written at once, without a stream object for
+each of a thousand connections.
 """
 
 import heapq
