@@ -159,7 +159,7 @@ STATE: Final = Metric(
     "qemu.vm.state",
     "1",
     "updowncounter",
-    "1 for the state the VM is in, 0 for each of the others.",
+    "1 for the state the VM is in, 0 for each of the others (over OTLP at a change and once a minute).",
 )
 LAST_UPDATE: Final = Metric(
     "qemu.vm.last_update",

@@ -16,7 +16,7 @@ many resources or a counter's start (OpenTelemetry specification, metrics/sdk.md
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -40,6 +40,9 @@ from agent.core.reading import Sample, State, VmView
 from agent.sinks.otlp_settings import Identity
 
 _SECOND_NS = 1_000_000_000
+STATES_EVERY_NS = 60 * _SECOND_NS
+"""Prometheus forgets a series after five minutes without a point."""
+
 _TIME_LIMIT_NS = 1 << 63
 _VALUE_LIMIT = 1 << 63
 OTHERS_OF_A_VM_MAX = 32
@@ -77,6 +80,8 @@ class SentVm:
     host_start_ns: int = 0
     balloon_time_ns: int = 0
     balloon_start_ns: int = 0
+    state: State | None = None  # the one that held
+    states_time_ns: int = 0  # when those that do not hold went out
     others: frozenset[str] = frozenset()  # statistics that we do not know and that are series by now
 
 
@@ -175,14 +180,16 @@ class _Made:
     def add(self, metric: Metric, value: int, *, time_ns: int, start_ns: int) -> None:
         self._add(metric, [self._point(value, time_ns, start_ns, self._identity)])
 
-    def add_states(self, metric: Metric, state: State, *, time_ns: int, start_ns: int) -> None:
+    def add_states(
+        self, metric: Metric, states: Sequence[State], state: State, *, time_ns: int, start_ns: int
+    ) -> None:
         self._add(
             metric,
             [
                 self._point(
                     int(each is state), time_ns, start_ns, {**self._identity, metrics.VM_STATE: each.value}
                 )
-                for each in State
+                for each in states
             ],
         )
 
@@ -212,13 +219,22 @@ def _host_values(made: _Made, view: VmView, before: SentVm, now_ns: int) -> Sent
         return before
     start_ns = before.host_start_ns or now_ns
     state = view.state
-    made.add_states(metrics.STATE, state.state, time_ns=now_ns, start_ns=start_ns)
+    # Those that do not hold are a third of all points: they go out at a change, and often enough to stay.
+    all_due = state.state is not before.state or now_ns - before.states_time_ns >= STATES_EVERY_NS
+    states = tuple(State) if all_due else (state.state,)
+    made.add_states(metrics.STATE, states, state.state, time_ns=now_ns, start_ns=start_ns)
     newest_s = view.last_update_s
     if newest_s and _fits(newest_s):
         made.add(metrics.LAST_UPDATE, newest_s, time_ns=now_ns, start_ns=start_ns)
     if state.interval_s is not None and _fits(state.interval_s):
         made.add(metrics.POLLING_INTERVAL, state.interval_s, time_ns=now_ns, start_ns=start_ns)
-    return replace(before, host_time_ns=now_ns, host_start_ns=start_ns)
+    return replace(
+        before,
+        host_time_ns=now_ns,
+        host_start_ns=start_ns,
+        state=state.state,
+        states_time_ns=now_ns if all_due else before.states_time_ns,
+    )
 
 
 def _balloon(made: _Made, view: VmView, before: SentVm) -> SentVm:

@@ -227,15 +227,27 @@ def test_the_hosts_values_go_out_each_cycle_with_its_time() -> None:
     assert {point.time_ns for point in points.values()} == {NOW_NS + 5}
 
 
-def test_every_state_has_a_point_and_one_of_them_is_1() -> None:
-    (resource,) = encode_metrics(MetricsData([built(view()).metrics])).resource_metrics
+def states_of(points: VmPoints) -> dict[str, int]:
+    (resource,) = encode_metrics(MetricsData([points.metrics])).resource_metrics
     (states,) = (each for each in resource.scope_metrics[0].metrics if each.name == "qemu.vm.state")
+    return {decoded(states, each).attributes["qemu.vm.state"]: each.as_int for each in data_points(states)}
 
-    shown = {
-        decoded(states, point).attributes["qemu.vm.state"]: point.as_int for point in data_points(states)
-    }
 
-    assert shown == {state.value: int(state is State.REPORTING) for state in State}
+def test_every_state_has_a_point_and_one_of_them_is_1() -> None:
+    assert states_of(built(view())) == {state.value: int(state is State.REPORTING) for state in State}
+
+
+def test_the_states_that_do_not_hold_go_out_at_a_change_and_once_a_minute() -> None:
+    first = built(view())
+    soon = built(view(), first.accepted, now_ns=NOW_NS + 10 * SECOND_NS)
+    changed = built(view(state=State.STALLED), soon.accepted, now_ns=NOW_NS + 20 * SECOND_NS)
+    after = built(view(state=State.STALLED), changed.accepted, now_ns=NOW_NS + 70 * SECOND_NS)
+    later = built(view(state=State.STALLED), after.accepted, now_ns=NOW_NS + 80 * SECOND_NS)
+
+    assert states_of(soon) == {"reporting": 1}
+    assert states_of(changed) == {state.value: int(state is State.STALLED) for state in State}
+    assert states_of(after) == {"stalled": 1}
+    assert states_of(later) == states_of(changed)
 
 
 def test_before_the_first_update_there_is_no_last_update() -> None:
