@@ -8,14 +8,19 @@ import pytest
 
 from agent.sinks.complaints import Complaints
 
+ROOT = logging.getLogger()
 LOGGER = logging.getLogger("a.library")
 
 
 @pytest.fixture(autouse=True)
 def logger_untouched() -> Generator[None]:
+    """As in an agent that nobody asked for details, whatever level those who ran before have left behind."""
+    before = ROOT.level
+    ROOT.setLevel(logging.WARNING)
     LOGGER.setLevel(logging.NOTSET)
     LOGGER.propagate = True
     yield
+    ROOT.setLevel(before)
     assert state() == (logging.NOTSET, True, [])
 
 
