@@ -1,6 +1,8 @@
 import json
+import logging
 import subprocess
 import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,16 @@ from agent import __version__
 from agent.cli import SCHEMAS, cli
 
 HOST = {"BAROGRAPH_HOST__ID": "host-1", "BAROGRAPH_HOST__NAME": "one"}
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Generator[None]:
+    """The commands run in this process, and some configure logging: others are tested here afterwards."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
 
 
 def barograph(*words: str, **environ: str) -> Result:
