@@ -1,4 +1,4 @@
-"""What all tests share: a short folder for sockets, kept where a test fails, and no process left behind."""
+"""What all tests share: a loop, a folder for sockets, kept where a test fails, no process left behind."""
 
 import shutil
 import tempfile
@@ -18,6 +18,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     item.stash[FAILED] = report.failed or item.stash.get(FAILED, False)
     return report
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The loop of tests that are coroutines: the one that the libraries around us need."""
+    return "asyncio"
 
 
 @pytest.fixture

@@ -160,8 +160,8 @@ class MonitorClient(QMPClient):
         self._serial += 1
         serial = self._serial
         if self._ended is None:
-            self._waiting[serial] = _Question(command, answered, refused)
             self._send_allowed({"execute": command, "arguments": arguments, "id": serial})
+            self._waiting[serial] = _Question(command, answered, refused)
         return serial
 
     async def next_event(self) -> MonitorEvent:

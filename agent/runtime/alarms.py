@@ -24,8 +24,6 @@ and would be slept again and again until it is over."""
 WOKEN_AT_ONCE = 16
 """Then others have their turn: answers are read as soon as they come."""
 
-READINGS_AT_ONCE = 128
-
 _STALE_MAX = 4
 """Entries in the heap for each VM that has one set; more are swept."""
 
@@ -39,7 +37,7 @@ class Sleeper(Protocol):
 class Alarms:
     """One alarm for each sleeper. Owned by the event loop's thread."""
 
-    def __init__(self, readings_at_once: int = READINGS_AT_ONCE) -> None:
+    def __init__(self, readings_at_once: int) -> None:
         self._readings_at_once = readings_at_once
         self._reading: set[Sleeper] = set()
         self._postponed: dict[Sleeper, None] = {}  # due, and waiting for room; in order

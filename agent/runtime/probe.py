@@ -55,7 +55,7 @@ class _Ear:
         self.known.set()
 
 
-class _NoDebts:
+class NoDebts:
     """A probe remembers nothing: what it was told to change, it was told to leave changed."""
 
     def owed(self, path: str, mark: SocketMark) -> Owed | None:
@@ -93,10 +93,10 @@ async def probe(
         qmp=qmp,
         openings=anyio.CapacityLimiter(1),
         emissions=ear,
-        debts=_NoDebts(),
+        debts=NoDebts(),
         claims=ClaimsRegistry(),
         counters=Counters(),
-        alarms=Alarms(),
+        alarms=Alarms(qmp.readings_at_once),
     )
     task = VmTask(begin(path, path_id(host_id, path), Access.HOLD), around)
     with anyio.move_on_after(deadline_s):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.otlp_backends import HttpBackend, http_backend
 from tests.lab import setup
 from tests.lab.collector import Collector, collector
 from tests.lab.kafka import EmbeddedKafka, RealKafka, real_kafka
@@ -106,6 +107,13 @@ def embedded_kafka() -> Generator[EmbeddedKafka]:
     cluster = EmbeddedKafka()
     yield cluster
     cluster.close()
+
+
+@pytest.fixture
+def http() -> Generator[HttpBackend]:
+    """An OTLP backend of the test's own, over HTTP."""
+    with http_backend() as backend:
+        yield backend
 
 
 @pytest.fixture

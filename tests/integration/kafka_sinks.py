@@ -17,11 +17,6 @@ from tests.lab.kafka import Received, consume
 from tests.unit.sinks.records import record
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture(autouse=True)
 async def no_task_is_left() -> AsyncGenerator[None]:
     yield

@@ -24,11 +24,6 @@ PROMPT_S = 5.0  # on a loaded machine; a tenth of a second is usual
 CANCELLED_S = 1.0  # a twentieth is usual; without being told the watching thread takes a minute
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def make_socket(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with socket.socket(socket.AF_UNIX) as server:

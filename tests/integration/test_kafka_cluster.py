@@ -15,9 +15,6 @@ from agent.errors import SinkUnavailable
 from agent.sinks.kafka import KafkaSink
 from tests.integration.conftest import need
 from tests.integration.kafka_sinks import (
-    anyio_backend as anyio_backend,
-)
-from tests.integration.kafka_sinks import (
     assert_nothing_lost,
     many,
     received,

@@ -32,11 +32,6 @@ BARE = ("-machine", "none")
 UUID = "5f0c1e4e-28a6-4f0e-9a5f-0123456789ab"
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def start(path: Path, *options: str) -> "subprocess.Popen[bytes]":
     """Start a QEMU with a monitor at `path`, of any length: it binds it by its name from within."""
     argv = [str(QEMU), *(options or BARE), "-nodefaults", "-display", "none", "-S"]

@@ -16,9 +16,6 @@ from agent.sinks.kafka import KafkaSink
 from agent.sinks.kafka_settings import Compression, Sasl, Tls
 from agent.sinks.record_sink import Receipt
 from tests.integration.kafka_sinks import (
-    anyio_backend as anyio_backend,
-)
-from tests.integration.kafka_sinks import (
     by_key,
     numbers,
     received,

@@ -16,9 +16,6 @@ from agent.sinks.kafka_settings import Settings
 from agent.sinks.record_sink import Receipt
 from tests.integration.conftest import need
 from tests.integration.kafka_sinks import (
-    anyio_backend as anyio_backend,
-)
-from tests.integration.kafka_sinks import (
     assert_nothing_lost,
     by_key,
     many,

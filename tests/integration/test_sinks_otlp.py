@@ -33,17 +33,6 @@ FREE = "qemu.vm.guest.memory.free"
 STATE = "qemu.vm.state"
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-def http() -> Iterator[HttpBackend]:
-    with http_backend() as backend:
-        yield backend
-
-
 @pytest.fixture(params=[http_backend, grpc_backend], ids=["http", "grpc"])
 def backend(request: pytest.FixtureRequest) -> Iterator[HttpBackend | GrpcBackend]:
     with request.param() as each:

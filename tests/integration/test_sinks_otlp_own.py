@@ -3,18 +3,17 @@
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import anyio
-import pytest
 from structlog.testing import capture_logs
 
 from agent.sinks.otlp_own import OwnTelemetry
 from agent.sinks.otlp_settings import Settings
 from agent.telemetry import INSTRUMENTS, LAG, Count, Counters, Levels, Snapshot, snapshot
 from tests.integration.audit import documented
-from tests.integration.otlp_backends import Answer, HttpBackend, http_backend
+from tests.integration.otlp_backends import Answer, HttpBackend
 from tests.lab.collector import Collector, problems
 from tests.lab.prometheus import Prometheus
 from tests.unit.sinks.views import AGENT
@@ -23,17 +22,6 @@ LEVELS = Levels(
     waiting={"kafka.samples": 4}, oldest_age_s={"kafka.samples": 2.5}, spool_used_bytes=7, dead_letters=0
 )
 PAGE = Path(__file__).parents[2] / "docs/metrics.md"
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-def http() -> Iterator[HttpBackend]:
-    with http_backend() as backend:
-        yield backend
 
 
 def settings(endpoint: str, timeout_s: float = 1.0) -> Settings:

@@ -23,11 +23,6 @@ TESTS = Path(__file__).parents[1]
 LIMITS = TESTS.parent / "docs" / "limits.md"
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def test_the_names_a_guest_gave_are_bounded() -> None:
     history = History()
     for second in range(1, 100):

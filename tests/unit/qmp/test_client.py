@@ -13,11 +13,6 @@ from tests.unit.qmp.peer import Client, serving
 Attempt = Callable[[MonitorClient], Awaitable[object]]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def connect(path: str) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(path)

@@ -19,12 +19,6 @@ from agent.qmp.link import Settings, open_link
 from tests.lab.fuzz import Tongue
 from tests.unit.qmp.peer import BALLOON, GREETING, Client, read_stats, serving
 
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 READING = '{"stats": {"stat-free-memory": 68141056, "stat-swap-in": 18446744073709551615}, "last-update": 9}'
 SESSION = (  # one part for each command, and what comes before the first
     b'{"event": "RTC_CHANGE"}\r\n' + GREETING,

@@ -14,11 +14,6 @@ from tests.unit.qmp.peer import BALLOON, GREETING, SETTINGS, Client, Script, rea
 Ask = Callable[[Link], Awaitable[object]]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def openings() -> anyio.CapacityLimiter:
     return anyio.CapacityLimiter(32)
 

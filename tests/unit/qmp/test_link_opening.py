@@ -15,11 +15,6 @@ from tests.unit.qmp.peer import GREETING, IMPATIENT, SETTINGS, Client, Script, s
 Ask = Callable[[Link], Awaitable[object]]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def openings() -> anyio.CapacityLimiter:
     return anyio.CapacityLimiter(32)
 

@@ -35,7 +35,7 @@ async def until(alarms: Alarms, seconds: float) -> None:
 
 
 async def test_each_is_woken_once_and_not_before_its_time() -> None:
-    alarms = Alarms()
+    alarms = Alarms(128)
     sleepers = [Sleeper(alarms) for _ in range(200)]
     now_ns = time.monotonic_ns()
     due_ns = [now_ns + (number * 7919 % 200) * MS // 4 for number in range(200)]
@@ -49,7 +49,7 @@ async def test_each_is_woken_once_and_not_before_its_time() -> None:
 
 
 async def test_an_alarm_set_anew_or_taken_back_does_not_go_off_at_its_old_time() -> None:
-    alarms = Alarms()
+    alarms = Alarms(128)
     later, never, again = Sleeper(alarms), Sleeper(alarms), Sleeper(alarms)
     now_ns = time.monotonic_ns()
     alarms.set(later, now_ns + 5 * MS)
@@ -67,7 +67,7 @@ async def test_an_alarm_set_anew_or_taken_back_does_not_go_off_at_its_old_time()
 
 
 async def test_an_earlier_alarm_ends_a_sleep_that_has_begun() -> None:
-    alarms = Alarms()
+    alarms = Alarms(128)
     late, early = Sleeper(alarms), Sleeper(alarms)
     alarms.set(late, time.monotonic_ns() + 60_000 * MS)
 
@@ -84,7 +84,7 @@ async def test_an_earlier_alarm_ends_a_sleep_that_has_begun() -> None:
 
 async def test_it_sleeps_between_alarms_instead_of_looking_again_and_again() -> None:
     """A loop that counts in milliseconds would wake a sleep of 2.5 ms after 2, and then spin."""
-    alarms = Alarms()
+    alarms = Alarms(128)
     busy = Sleeper(alarms, every_ns=SLEEP_STEP_NS * 5 // 2)
     alarms.set(busy, time.monotonic_ns())
     before_s = time.process_time()
@@ -97,7 +97,7 @@ async def test_it_sleeps_between_alarms_instead_of_looking_again_and_again() -> 
 
 
 async def test_what_was_set_anew_is_not_kept() -> None:
-    alarms = Alarms()
+    alarms = Alarms(128)
     sleeper = Sleeper(alarms)
     now_ns = time.monotonic_ns()
 

@@ -8,19 +8,14 @@ import pytest
 
 from agent.core.events import PathMissing
 from agent.core.memory import Memory
-from agent.core.ownership import Owed
 from agent.core.poller import PollSettings, begin
-from agent.core.reading import Access, Sample, SocketMark, State, StateEvent, VmId
+from agent.core.reading import Access, Sample, State, StateEvent, VmId
 from agent.qmp.link import Settings
 from agent.runtime.alarms import Alarms
+from agent.runtime.probe import NoDebts
 from agent.runtime.vm import ClaimsRegistry, Surroundings, VmTask
 from agent.telemetry import Counters
 from tests.unit.qmp.peer import Client, serving
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
 
 
 @dataclass
@@ -40,27 +35,16 @@ class Heard:
         return
 
 
-class NothingOwed:
-    def owed(self, path: str, mark: SocketMark) -> Owed | None:
-        return None
-
-    async def remember(self, owed: Owed) -> None:
-        return
-
-    async def forget(self, path: str, mark: SocketMark) -> None:
-        return
-
-
 def around(heard: Heard) -> Surroundings:
     return Surroundings(
         polling=PollSettings(interval_s=1),
         qmp=Settings(),
         openings=anyio.CapacityLimiter(1),
         emissions=heard,
-        debts=NothingOwed(),
+        debts=NoDebts(),
         claims=ClaimsRegistry(),
         counters=Counters(),
-        alarms=Alarms(),
+        alarms=Alarms(128),
     )
 
 

@@ -12,11 +12,6 @@ from tests.unit.sinks.records import record
 from tests.unit.sinks.sink_contract import PATIENCE_S, SinkContract
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class PipePeer:
     """A reader at the other end of a pipe."""
 
