@@ -1,6 +1,7 @@
 """What all tests share: a loop, a folder for sockets, kept where a test fails, no process left behind."""
 
 import shutil
+import signal
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
@@ -10,6 +11,10 @@ import pytest
 from tests.lab.process import no_child_left
 
 FAILED = pytest.StashKey[bool]()
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell without job control has its background ignore it, and so would all that we start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -75,7 +75,7 @@ async def running(sink: OtlpSink, board: Callable[[], Sequence[VmView]]) -> Asyn
         group.cancel_scope.cancel()
 
 
-async def until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
+async def until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
     with anyio.fail_after(timeout_s):
         while not condition():  # noqa: ASYNC110 - what arrives elsewhere sets no event here
             await anyio.sleep(0.01)

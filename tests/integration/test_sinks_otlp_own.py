@@ -28,7 +28,7 @@ def settings(endpoint: str, timeout_s: float = 1.0) -> Settings:
     return Settings(endpoint=endpoint, protocol="http", interval_s=0.2, timeout_s=timeout_s)
 
 
-async def until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
+async def until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
     with anyio.fail_after(timeout_s):
         while not condition():  # noqa: ASYNC110 - what arrives elsewhere sets no event here
             await anyio.sleep(0.01)

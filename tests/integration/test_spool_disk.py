@@ -71,11 +71,10 @@ def more_samples(lines: Lines, count: int = 2) -> None:
 
 def fill(disk: Path) -> Callable[[], None]:
     ballast = disk / "ballast"
-    with ballast.open("wb") as file:
+    with ballast.open("wb", buffering=0) as file:  # nothing is left for `close` to write
         try:
             while True:
                 file.write(b"\0" * 65536)
-                file.flush()
         except OSError:
             pass
     return ballast.unlink

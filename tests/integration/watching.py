@@ -56,7 +56,7 @@ class Lines:
         self.wait(lambda: len(self.samples(name)) >= count, f"{count} samples of {name}")
         return self.samples(name)[:count]
 
-    def wait(self, condition: Callable[[], bool], what: str, timeout_s: float = 30.0) -> float:
+    def wait(self, condition: Callable[[], bool], what: str, timeout_s: float = 90.0) -> float:
         """Return how long it took until `condition` held, in seconds."""
         begun_s = time.monotonic()
         while not condition():
@@ -67,7 +67,7 @@ class Lines:
             time.sleep(0.02)
         return time.monotonic() - begun_s
 
-    def wait_for_state(self, path: Path, state: str, timeout_s: float = 30.0) -> float:
+    def wait_for_state(self, path: Path, state: str, timeout_s: float = 90.0) -> float:
         """Return how long it took until the VM is in `state`, in seconds."""
 
         def is_in() -> bool:

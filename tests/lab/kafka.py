@@ -61,7 +61,7 @@ class RealKafka:
         """Where the first broker listens."""
         return self.brokers[0].port
 
-    def start(self, timeout_s: float = 60.0) -> None:
+    def start(self, timeout_s: float = 120.0) -> None:
         """Start it, on the data it has, and return once a record produced is read back.
 
         Raises:
@@ -185,7 +185,7 @@ def real_kafka(folder: Path, **overrides: str) -> Generator[RealKafka]:
         broker.kill()
 
 
-def consume(bootstrap: str, topics: Sequence[str], timeout_s: float = 30.0) -> list[Received]:
+def consume(bootstrap: str, topics: Sequence[str], timeout_s: float = 90.0) -> list[Received]:
     """Read everything the topics hold now, in order per partition.
 
     Raises:

@@ -39,7 +39,7 @@ class Prometheus:
             self._log,
         )
 
-    def wait_until_ready(self, timeout_s: float = 30.0) -> None:
+    def wait_until_ready(self, timeout_s: float = 90.0) -> None:
         """Return once it takes data."""
         wait_until(self._ready, "Prometheus", self.process, self._log, timeout_s)
 

@@ -92,7 +92,7 @@ class Monitor:
         """Read the polling interval."""
         return cast(int, self.get("guest-stats-polling-interval"))
 
-    def wait_for_update(self, timeout_s: float = 30.0) -> int:
+    def wait_for_update(self, timeout_s: float = 90.0) -> int:
         """Return the `last-update` of the first update after now. The interval must be set.
 
         Raises:
@@ -177,7 +177,7 @@ class Vm:
         """Open the tests' own monitor."""
         return Monitor(self.truth)
 
-    def order(self, words: str, timeout_s: float = 30.0) -> None:
+    def order(self, words: str, timeout_s: float = 90.0) -> None:
         """Give the guest an order and wait until it has followed it.
 
         Raises:
@@ -203,7 +203,7 @@ class Vm:
         if words == "reboot":
             self._boots += 1
 
-    def wait_until_booted(self, timeout_s: float = 60.0) -> None:
+    def wait_until_booted(self, timeout_s: float = 180.0) -> None:
         """Return once the guest takes orders; after the order `reboot`, once it does so again.
 
         Raises:
