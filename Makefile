@@ -45,7 +45,7 @@ check: setup ## seconds: format, lint, types, layers, contract, unit tests
 	@basedpyright --level warning
 	@python -m pytest -q --numprocesses 2 --dist worksteal tests/unit tests/model tests/contract
 
-lab: setup ## build what the tests run against: guest, Kafka, Collector, Prometheus
+lab: setup ## build what the tests run against: guest, libvirt, Kafka, Collector, Prometheus
 	@python -m tests.lab.setup
 
 test: lab ## everything: first what mostly waits, side by side, then what measures time, alone

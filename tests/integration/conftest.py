@@ -86,6 +86,12 @@ def tracing() -> None:
 
 
 @pytest.fixture(scope="session")
+def real_libvirt() -> None:
+    """A libvirt daemon, QEMU and the guest's image."""
+    need("libvirt", "qemu", "guest")
+
+
+@pytest.fixture(scope="session")
 def shared_kafka(session_folder: Path) -> Generator[RealKafka]:
     """A real broker for tests that do not harm it; each with topics of its own."""
     need("kafka")

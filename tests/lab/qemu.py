@@ -125,6 +125,44 @@ class Monitor:
         return cast(dict[str, object], json.loads(line))
 
 
+class Orders:
+    """A guest's second serial port, from which it takes orders: see `guest_init.sh`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._socket: socket.socket | None = None
+
+    def give(self, words: str, timeout_s: float = 30.0) -> None:
+        """Give an order and wait until it has been followed.
+
+        Raises:
+            RuntimeError: the guest could not, or its QEMU is gone.
+        """
+        if self._socket is None:
+            self._socket = socket.socket(socket.AF_UNIX)
+            self._socket.connect(str(self._path))
+        self._socket.settimeout(timeout_s)
+        self._socket.sendall(words.encode() + b"\n")
+        answer = b""
+        try:
+            while not answer.endswith(b"\n"):
+                got = self._socket.recv(100)
+                if not got:
+                    raise RuntimeError(f"{self._path.stem}: {words}: QEMU is gone")
+                answer += got
+        except BaseException:
+            self.forget()  # a late answer must not pass for the next one's
+            raise
+        if answer.strip() != b"ok":
+            raise RuntimeError(f"{self._path.stem}: {words}: the guest says {answer!r}")
+
+    def forget(self) -> None:
+        """Leave the port; the next order comes to it anew."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
 class Vm:
     """One QEMU process. `qmp` is the agent's monitor, `truth` the tests' own."""
 
@@ -137,12 +175,11 @@ class Vm:
         self.truth = folder / f"{name}.truth"
         self.console = folder / f"{name}.console"
         self.log = folder / f"{name}.log"
-        self._orders_path = folder / f"{name}.orders"
+        self._orders = Orders(folder / f"{name}.orders")
         self.hands = folder / f"{name}.hands"  # theirs to act through, while an observer has `truth`
         self._argv = argv
         self._env = None if env is None else {**os.environ, **env}
         self._process: subprocess.Popen[bytes] | None = None
-        self._orders: socket.socket | None = None
         self._boots = 1
         self.start()
 
@@ -183,23 +220,7 @@ class Vm:
         Raises:
             RuntimeError: the guest could not.
         """
-        if self._orders is None:
-            self._orders = socket.socket(socket.AF_UNIX)
-            self._orders.connect(str(self._orders_path))
-        self._orders.settimeout(timeout_s)
-        self._orders.sendall(words.encode() + b"\n")
-        answer = b""
-        try:
-            while not answer.endswith(b"\n"):
-                got = self._orders.recv(100)
-                if not got:
-                    raise RuntimeError(f"{self.name}: {words}: QEMU is gone")
-                answer += got
-        except BaseException:
-            self._forget_orders()  # a late answer must not pass for the next one's
-            raise
-        if answer.strip() != b"ok":
-            raise RuntimeError(f"{self.name}: {words}: the guest says {answer!r}")
+        self._orders.give(words, timeout_s)
         if words == "reboot":
             self._boots += 1
 
@@ -229,12 +250,7 @@ class Vm:
         if self._process is not None:
             kill(self._process)
             self._process = None
-        self._forget_orders()
-
-    def _forget_orders(self) -> None:
-        if self._orders is not None:
-            self._orders.close()
-            self._orders = None
+        self._orders.forget()
 
     def restart(self) -> None:
         """Another process on the same paths."""
@@ -274,6 +290,12 @@ def idle(folder: Path, name: str, *extra: str) -> Generator[Vm]:
         vm.kill()
 
 
+def kernel_words(*, driver: bool) -> str:
+    """Return the command line of a guest's kernel; without `driver` it loads virtio_balloon only on order."""
+    words = "console=ttyS0 quiet random.trust_cpu=on panic=0 iomem=relaxed memhp_default_state=online"
+    return words if driver else f"{words} barograph.balloon=off"
+
+
 @contextmanager
 def guest(
     folder: Path,
@@ -300,9 +322,7 @@ def guest(
         command: which QEMU, with arguments that make it find its files; the machine's by default.
     """
     image = setup.guest()
-    words = "console=ttyS0 quiet random.trust_cpu=on panic=0 iomem=relaxed memhp_default_state=online"
-    if not driver:
-        words += " barograph.balloon=off"
+    words = kernel_words(driver=driver)
     argv = [
         *(command or (str(setup.qemu()),)),
         *("-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "128", "-name", name),

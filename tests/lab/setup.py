@@ -18,6 +18,7 @@ from tests.lab import debian
 from tests.lab.cache import CannotHave, made, place, run, say
 
 QEMU = "qemu-system-x86_64"
+LIBVIRT_PACKAGES = ("libvirt-daemon", "libvirt-daemon-driver-qemu", "libvirt-clients")
 NEWER_QEMU_PACKAGES = ("qemu-system-x86", "qemu-system-data", "seabios")
 
 GUEST_MODULES = (
@@ -217,8 +218,8 @@ class Piece:
     there: Callable[[], bool]
 
 
-def _on_path(name: str) -> Callable[[], bool]:
-    return lambda: shutil.which(name) is not None
+def _on_path(*names: str) -> Callable[[], bool]:
+    return lambda: all(shutil.which(name) is not None for name in names)
 
 
 def _built(name: str, inputs: str) -> Callable[[], bool]:
@@ -238,6 +239,18 @@ def tracer() -> None:
     )
 
 
+def libvirt() -> None:
+    """See that there is a libvirt daemon which can run the machine's QEMU, and what gives it orders.
+
+    Raises:
+        CannotHave: also where we are not root.
+    """
+    qemu()
+    if os.geteuid() != 0:
+        raise CannotHave("this is not root, who alone can start libvirt daemons apart from the machine's own")
+    debian.install(LIBVIRT_PACKAGES, "owns VMs as on OpenStack's hosts", there=_on_path("libvirtd", "virsh"))
+
+
 def _faketime() -> Path | None:
     return next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 
@@ -250,6 +263,7 @@ PIECES: Mapping[str, Piece] = {
     "collector": Piece(collector, _built("collector", COLLECTOR_BUILDER + COLLECTOR_MANIFEST)),
     "faketime": Piece(faketime, lambda: _faketime() is not None),
     "strace": Piece(tracer, _on_path("strace")),
+    "libvirt": Piece(libvirt, lambda: os.geteuid() == 0 and _on_path("libvirtd", "virsh")()),
     "prometheus": Piece(prometheus, _built("prometheus", PROMETHEUS_MODULE)),
 }
 
