@@ -66,6 +66,25 @@ def _download_kernel(folder: Path) -> None:
     run(["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", names[0]], cwd=folder)
 
 
+def unpack(package: str, folder: Path) -> None:
+    """Unpack a package of this release into `folder`. Nothing is installed.
+
+    Raises:
+        CannotHave: apt is missing, or knows no such package.
+    """
+    if shutil.which("apt-get") is None:
+        raise CannotHave(f"needs Debian's {package}: there is no apt-get here")
+    download = ["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", package]
+    try:
+        run(download, cwd=folder)
+    except CannotHave:
+        _apt(_sudo("apt-get update"), "update")
+        run(download, cwd=folder)
+    found = next(folder.glob("*.deb"))
+    run(["dpkg-deb", "-x", found, folder])
+    found.unlink()
+
+
 def unpack_backports(packages: Sequence[str], folder: Path) -> None:
     """Unpack packages of this release's backports into `folder`. Nothing is installed, apt is not configured.
 

@@ -8,11 +8,14 @@ block. Started by hand, without systemd: as root it serves `qemu:///system`, as 
 import os
 import signal
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 from xml.sax.saxutils import escape
 
 from tests.lab import cache, setup
@@ -396,6 +399,14 @@ class Domain:
     @property
     def _migration_log(self) -> Path:
         return self.daemon.folder / f"{self.name}.migration.log"
+
+
+def bindings() -> Any:
+    """Return libvirt-python, untyped as it is. For another process: `PYTHONPATH` with `setup.libvirt()`."""
+    folder = str(setup.libvirt())
+    if folder not in sys.path:
+        sys.path.append(folder)
+    return import_module("libvirt")
 
 
 @contextmanager

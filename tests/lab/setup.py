@@ -19,6 +19,7 @@ from tests.lab.cache import CannotHave, made, place, run, say
 
 QEMU = "qemu-system-x86_64"
 LIBVIRT_PACKAGES = ("libvirt-daemon", "libvirt-daemon-driver-qemu", "libvirt-clients")
+LIBVIRT_BINDINGS = "python3-libvirt"
 NEWER_QEMU_PACKAGES = ("qemu-system-x86", "qemu-system-data", "seabios")
 
 GUEST_MODULES = (
@@ -239,8 +240,8 @@ def tracer() -> None:
     )
 
 
-def libvirt() -> None:
-    """See that there is a libvirt daemon which can run the machine's QEMU, and what gives it orders.
+def libvirt() -> Path:
+    """Return the folder with libvirt's Python bindings; daemon, QEMU driver and client are there too then.
 
     Raises:
         CannotHave: also where we are not root.
@@ -249,6 +250,19 @@ def libvirt() -> None:
     if os.geteuid() != 0:
         raise CannotHave("this is not root, who alone can start libvirt daemons apart from the machine's own")
     debian.install(LIBVIRT_PACKAGES, "owns VMs as on OpenStack's hosts", there=_on_path("libvirtd", "virsh"))
+    with made("libvirt-python", LIBVIRT_BINDINGS) as work:
+        if work is not None:
+            # Not into our environment, whose content is what the lock file names; built from source they need
+            # a compiler.
+            say("unpacking libvirt's Python bindings from Debian")
+            with tempfile.TemporaryDirectory() as folder:
+                debian.unpack(LIBVIRT_BINDINGS, Path(folder))
+                for path in (Path(folder) / "usr/lib/python3/dist-packages").glob("libvirt*.*"):
+                    shutil.move(path, work)
+            version = f"cpython-{sys.version_info.major}{sys.version_info.minor}"
+            if not list(work.glob(f"libvirtmod.{version}-*.so")):
+                raise CannotHave(f"Debian's {LIBVIRT_BINDINGS} is for another Python than {version}")
+    return place("libvirt-python", LIBVIRT_BINDINGS)
 
 
 def _faketime() -> Path | None:
@@ -263,7 +277,14 @@ PIECES: Mapping[str, Piece] = {
     "collector": Piece(collector, _built("collector", COLLECTOR_BUILDER + COLLECTOR_MANIFEST)),
     "faketime": Piece(faketime, lambda: _faketime() is not None),
     "strace": Piece(tracer, _on_path("strace")),
-    "libvirt": Piece(libvirt, lambda: os.geteuid() == 0 and _on_path("libvirtd", "virsh")()),
+    "libvirt": Piece(
+        libvirt,
+        lambda: (
+            os.geteuid() == 0
+            and _on_path("libvirtd", "virsh")()
+            and _built("libvirt-python", LIBVIRT_BINDINGS)()
+        ),
+    ),
     "prometheus": Piece(prometheus, _built("prometheus", PROMETHEUS_MODULE)),
 }
 
