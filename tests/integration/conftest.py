@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.hypervisor_kinds import Kind, Real, Simulated
 from tests.integration.otlp_backends import HttpBackend, http_backend
 from tests.lab import setup
 from tests.lab.collector import Collector, collector
@@ -136,3 +137,12 @@ def own_prometheus(folder: Path) -> Generator[Prometheus]:
     need("prometheus")
     with prometheus(folder / "prometheus") as running:
         yield running
+
+
+@pytest.fixture(params=[pytest.param("real", marks=pytest.mark.guest), "simulated"])
+def kind(request: pytest.FixtureRequest, folder: Path) -> Generator[Kind]:
+    if request.param == "real":
+        request.getfixturevalue("real_qemu")
+    made = Real(folder) if request.param == "real" else Simulated(folder)
+    with made.stack:
+        yield made

@@ -168,7 +168,11 @@ MODELS = {"spool": SPOOL, "polling": POLLING, "fleet": FLEET, "delivery": DELIVE
 
 CORE_TESTS = ("tests/unit/core", "tests/model")
 SPOOL_TESTS = ("tests/model/test_spool_model.py",)
-SIMULATED_TESTS = ("tests/integration/test_hypervisor_contract.py", "-k", "simulated", "-n", "3")
+SIMULATED_TESTS = (
+    "tests/integration/test_hypervisor_contract.py",
+    "tests/integration/test_hypervisor_contract_monitor.py",
+    *("-k", "simulated", "-n", "3"),
+)
 TESTS = {"spool": SPOOL_TESTS, "simulated": SIMULATED_TESTS}
 
 

@@ -1,0 +1,255 @@
+"""Kinds of VM that the contract's cases run on, and what a client sees of each."""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Literal, Protocol, cast
+
+from tests.lab import qemu
+from tests.lab.qemu import BALLOON
+from tests.lab.sim import Hypervisor, simulated
+
+Shape = Literal["usual", "bare", "anonymous", "silent", "pluggable", "saved", "destination", "transitional"]
+
+INTERVAL = "guest-stats-polling-interval"
+UNSET = 2**64 - 1
+QUICK_S = 1.0  # what happens at once, on a busy machine
+
+
+class Vm(Protocol):
+    """What both kinds of VM can."""
+
+    truth: Path
+    qmp: Path
+
+    def order(self, words: str, timeout_s: float = 30.0) -> object: ...
+    def freeze(self) -> None: ...
+    def thaw(self) -> None: ...
+    def kill(self) -> None: ...
+    def restart(self) -> None: ...
+
+
+class Client:
+    """A QMP client that sees everything: answers and events in the order they came."""
+
+    def __init__(self, path: Path, *, negotiate: bool = True) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(10)
+        try:
+            self._socket.connect(str(path))
+        except OSError:
+            self._socket.close()
+            raise
+        self._rest = b""
+        self.events: list[dict[str, object]] = []
+        self.greeting: dict[str, object] | None = None
+        if negotiate:
+            self.greeting = self.hear()
+            assert self.ask("qmp_capabilities") == {}
+
+    def hear(self, timeout_s: float = 10.0) -> dict[str, object] | None:
+        """Return the next message; `None`: none came in time."""
+        deadline = time.monotonic() + timeout_s
+        while b"\n" not in self._rest:
+            self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
+            try:
+                got = self._socket.recv(65536)
+            except TimeoutError:
+                return None
+            if not got:
+                raise ConnectionError("hung up")
+            self._rest += got
+        line, self._rest = self._rest.split(b"\n", 1)
+        return cast(dict[str, object], json.loads(line))
+
+    def say(self, data: bytes) -> None:
+        """Send bytes as they are."""
+        self._socket.sendall(data)
+
+    def answer(self, timeout_s: float = 10.0) -> dict[str, object] | None:
+        """Return the next answer; events before it are kept."""
+        while (message := self.hear(timeout_s)) is not None and "event" in message:
+            self.events.append(message)
+        return message
+
+    def ask(self, command: str, **arguments: object) -> object:
+        """Return what `return` has, or class and words of the error."""
+        self.say(json.dumps({"execute": command, "arguments": arguments}).encode())
+        answer = self.answer()
+        assert answer is not None
+        if "return" in answer:
+            return answer["return"]
+        error = cast(dict[str, str], answer["error"])
+        return error["class"], error["desc"]
+
+    def wait_for(self, names: list[str], timeout_s: float = 15.0) -> list[dict[str, object]]:
+        """Return the events until the last of `names` came, which must come in that order."""
+        missing = list(names)
+        seen = self.events[:]
+        self.events.clear()
+        for event in seen:
+            if missing and event["event"] == missing[0]:
+                missing.pop(0)
+        deadline = time.monotonic() + timeout_s
+        while missing:
+            message = self.hear(max(deadline - time.monotonic(), 0.001))
+            assert message is not None, f"no {missing}, but {seen}"
+            seen.append(message)
+            if message.get("event") == missing[0]:
+                missing.pop(0)
+        return seen
+
+    def silence(self, duration_s: float) -> None:
+        """Assert that nothing comes."""
+        assert self.hear(duration_s) is None
+
+    # the balloon
+
+    def interval(self, value: object, path: str = BALLOON) -> object:
+        return self.ask("qom-set", path=path, property=INTERVAL, value=value)
+
+    def stats(self, path: str = BALLOON) -> tuple[int, dict[str, int]]:
+        answer = cast(dict[str, object], self.ask("qom-get", path=path, property="guest-stats"))
+        return cast(int, answer["last-update"]), cast(dict[str, int], answer["stats"])
+
+    def next_update(
+        self,
+        timeout_s: float = 20.0,
+        path: str = BALLOON,
+        *,
+        after: tuple[int, dict[str, int]] | None = None,
+    ) -> tuple[float, int]:
+        """Return when (monotonic) the reading became another one than now or `after`, and its last-update."""
+        before = self.stats(path) if after is None else after
+        deadline = time.monotonic() + timeout_s
+        while (now := self.stats(path)) == before:
+            assert time.monotonic() < deadline, f"still {before[0]}"
+            time.sleep(0.004)
+        return time.monotonic(), now[0]
+
+    def stands(self, duration_s: float) -> None:
+        """Assert that the reading does not change."""
+        before = self.stats()
+        deadline = time.monotonic() + duration_s
+        while time.monotonic() < deadline:
+            assert self.stats() == before
+            time.sleep(0.05)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def make_disk(folder: Path, disk: Path) -> None:
+    """Make an empty qcow2 image, with QEMU's own commands: `qemu-img` is another package."""
+    size = 256 << 20  # room for a snapshot
+    with qemu.bare(folder, "maker") as maker, maker.monitor() as monitor:
+
+        def run(**options: object) -> None:
+            monitor.command("blockdev-create", **{"job-id": "job", "options": options})
+            while not (jobs := cast(list[dict[str, str]], monitor.command("query-jobs"))) or (
+                jobs[0]["status"] != "concluded"
+            ):
+                time.sleep(0.01)
+            assert "error" not in jobs[0], jobs
+            monitor.command("job-dismiss", id="job")
+
+        run(driver="file", filename=str(disk), size=0)
+        monitor.command("blockdev-add", driver="file", filename=str(disk), **{"node-name": "file"})
+        run(driver="qcow2", file="file", size=size)
+
+
+class Kind:
+    """Makes VMs of one kind, and clients for their second monitor."""
+
+    real: bool
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.stack = ExitStack()
+
+    def vm(self, shape: Shape = "usual", name: str = "vm") -> Vm:
+        raise NotImplementedError
+
+    def client(self, vm: Vm, *, negotiate: bool = True) -> Client:
+        client = Client(vm.truth, negotiate=negotiate)
+        self.stack.callback(client.close)
+        return client
+
+    def wedge(self, vm: Vm) -> Callable[[], None]:
+        raise NotImplementedError
+
+
+class Real(Kind):
+    real = True
+
+    def vm(self, shape: Shape = "usual", name: str = "vm") -> Vm:
+        enter = self.stack.enter_context
+        incoming = f"unix:{self.folder}/incoming"
+        match shape:
+            case "usual":
+                return enter(qemu.guest(self.folder, name, uuid="11111111-2222-4333-8444-555555555555"))
+            case "bare":
+                return enter(qemu.bare(self.folder, name))
+            case "anonymous":
+                return enter(qemu.guest(self.folder, name, "-device", "virtio-balloon-pci", balloon=False))
+            case "transitional":
+                extra = ("-device", "virtio-balloon-pci-transitional,id=balloon0")
+                return enter(qemu.guest(self.folder, name, *extra, balloon=False))
+            case "silent":
+                return enter(qemu.guest(self.folder, name, driver=False))
+            case "pluggable":
+                return enter(qemu.guest(self.folder, name, "-M", "pc"))
+            case "destination":
+                return enter(qemu.guest(self.folder, name, "-incoming", incoming, booted=False))
+            case "saved":
+                disk = self.folder / "disk.qcow2"
+                make_disk(self.folder, disk)
+                return enter(qemu.guest(self.folder, name, "-drive", f"file={disk},if=none,format=qcow2"))
+
+    def wedge(self, vm: Vm) -> Callable[[], None]:
+        """Let QEMU open a pipe that nobody writes to: its main loop waits."""
+        pipe = self.folder / "pipe"
+        os.mkfifo(pipe)
+        blocker = Client(vm.qmp)
+        self.stack.callback(blocker.close)
+        node = {"driver": "file", "filename": str(pipe), "node-name": "stuck", "read-only": True}
+        blocker.say(json.dumps({"execute": "blockdev-add", "arguments": node}).encode())
+        assert blocker.hear(0.5) is None
+
+        def let_go() -> None:
+            os.close(os.open(pipe, os.O_WRONLY))
+
+        return let_go
+
+
+class Simulated(Kind):
+    real = False
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.hypervisor: Hypervisor = self.stack.enter_context(simulated(folder))
+
+    def vm(self, shape: Shape = "usual", name: str = "vm") -> Vm:
+        specs: dict[Shape, dict[str, object]] = {
+            "usual": {"uuid": "11111111-2222-4333-8444-555555555555"},
+            "bare": {"bus": "none", "paused": True, "memory_bytes": 0, "title": None},
+            "anonymous": {"id": None},
+            "transitional": {"bus": "pci-transitional"},
+            "silent": {"guest": "silent"},
+            "pluggable": {"hotplug": True},
+            "destination": {"incoming": f"unix:{self.folder}/incoming"},
+            "saved": {},
+        }
+        return self.hypervisor.add(name, version="7.2", boot_s=1.0, **specs[shape])
+
+    def wedge(self, vm: Vm) -> Callable[[], None]:
+        vm.order("wedge")
+
+        def let_go() -> None:
+            vm.order("unwedge")
+
+        return let_go
