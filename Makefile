@@ -73,3 +73,5 @@ lock: $(UV) ## resolve the dependencies anew
 	  --generate-hashes --no-header --no-emit-index-url --output-file requirements-dev.lock
 	@$(UV) pip compile pyproject.toml --quiet --all-extras --universal --python-version 3.11 \
 	  --generate-hashes --no-header --no-emit-index-url --constraint requirements-dev.lock --output-file requirements.lock
+	@$(UV) pip compile --quiet --group build --universal --python-version 3.11 \
+	  --generate-hashes --no-header --no-emit-index-url --constraint requirements-dev.lock --output-file requirements-build.lock

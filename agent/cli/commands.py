@@ -29,6 +29,7 @@ from agent.cli.flags import (
     load_config,
     refuse,
 )
+from agent.cli.health import health
 from agent.config import Flags
 from agent.config.summary import summary
 from agent.config.units import parse_duration
@@ -201,6 +202,7 @@ def give_back(config: ConfigFlag = None, state_directory: StateDirectoryFlag = N
         raise typer.Exit(EXIT_NOT_HOPED_FOR)
 
 
+cli.command()(health)
 cli.command(help=demo.HELP)(demo.demo)
 
 

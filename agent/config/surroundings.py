@@ -32,25 +32,29 @@ class Host:
 
 def host(written: Written, own: Layer, environ: Mapping[str, str], findings: list[Finding]) -> Host:
     """Return who the host is: as configured, else its machine-id and the kernel's word."""
-    in_pod = "KUBERNETES_SERVICE_HOST" in environ
+    # https://systemd.io/CONTAINER_INTERFACE: our image sets it.
+    inside = (
+        "a pod" if "KUBERNETES_SERVICE_HOST" in environ else "a container" if "container" in environ else None
+    )
     id_path, id_file_path, name_path = ("host", "id"), ("host", "id_file"), ("host", "name")
     name = written.host.name
-    if name is None and in_pod:
+    if name is None and inside is not None:
         name = ""
         findings.append(
             Finding(
                 name_path,
-                "missing: in a pod the name found is the pod's: set BAROGRAPH_HOST__NAME from spec.nodeName",
+                f"missing: in {inside} the name found is not the host's: set BAROGRAPH_HOST__NAME"
+                + (" from spec.nodeName" if inside == "a pod" else " or --host-name"),
             )
         )
     host_id = written.host.id
-    if host_id is None and in_pod and not own.holds(id_file_path):
+    if host_id is None and inside is not None and not own.holds(id_file_path):
         host_id = ""
         findings.append(
             Finding(
                 id_path,
-                "missing: in a pod the machine-id found is not the host's: mount the host's and name it in "
-                "host.id_file, or set host.id",
+                f"missing: in {inside} the machine-id found is not the host's: mount the host's and name it "
+                "in host.id_file, or set host.id",
                 (id_file_path,),
             )
         )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from tests.lab import debian
+from tests.lab import debian, image
 from tests.lab.cache import CannotHave, made, place, run, say
 
 QEMU = "qemu-system-x86_64"
@@ -286,6 +286,7 @@ PIECES: Mapping[str, Piece] = {
         ),
     ),
     "prometheus": Piece(prometheus, _built("prometheus", PROMETHEUS_MODULE)),
+    "image": Piece(image.base, image.there),
 }
 
 

@@ -397,9 +397,11 @@ def test_the_host_is_its_machine_id_and_the_kernel_s_name_unless_told(tmp_path: 
     )
 
 
-def test_in_a_pod_an_id_file_or_an_id_must_be_named_and_a_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pod", [{"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, {"container": "oci"}])
+def test_in_a_pod_or_a_container_an_id_file_or_an_id_must_be_named_and_a_name(
+    pod: dict[str, str], tmp_path: Path
+) -> None:
     (tmp_path / "machine-id").write_text("0123456789abcdef0123456789abcdef\n")
-    pod = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}
 
     assert problems(MONITOR, pod) == ["host.name", "host.id"]
     assert problems(MONITOR, pod | {"BAROGRAPH_HOST__ID": "a"}) == ["host.name"]

@@ -1,0 +1,72 @@
+"""The image as a running container, gone at the end of a block."""
+
+import subprocess
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from tests.lab.image import podman, run_argv
+from tests.lab.process import kill, start
+
+
+class Container:
+    """One that runs. Its output goes to files in its folder."""
+
+    def __init__(self, folder: Path, options: Sequence[str], words: Sequence[str]) -> None:
+        self.name = f"barograph-test-{uuid4().hex[:12]}"
+        self.stdout, self.stderr = folder / "container.out", folder / "container.err"
+        argv = [*run_argv("--name", self.name, *options), *words]
+        self.process = start(argv, self.stdout, errors=self.stderr)
+
+    def wait_for(self, holds: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
+        """Return once `holds()`.
+
+        Raises:
+            RuntimeError: it has ended, or time is up; the message has the end of its log.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        while not holds():
+            if self.process.poll() is not None or time.monotonic() > deadline_s:
+                said = self.stderr.read_text(errors="replace")[-4000:]
+                raise RuntimeError(f"{what}: the container ended, or {timeout_s} s were not enough:\n{said}")
+            time.sleep(0.05)
+
+    def execute(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a command inside it to its end."""
+        return podman("exec", self.name, *words)
+
+    def stop(self, timeout_s: float = 30.0) -> int:
+        """SIGTERM; return its exit code."""
+        podman("kill", "--signal=TERM", self.name)
+        return self.process.wait(timeout_s)
+
+
+@contextmanager
+def container(folder: Path, *options: str, words: Sequence[str]) -> Generator[Container]:
+    """The image, run with `words` and more of `podman run`'s options; gone at the end of the block."""
+    one = Container(folder, options, words)
+    try:
+        yield one
+    finally:
+        podman("rm", "--force", "--time=0", one.name)  # the container is no child of podman's
+        kill(one.process)
+
+
+def run_to_its_end(*words: str, options: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    """Run the image to its end."""
+    argv = [*run_argv(*options), *words]
+    return subprocess.run(argv, check=False, capture_output=True, text=True, timeout=120)
+
+
+def output_of(*words: str, entrypoint: str = "barograph") -> str:
+    """Return what it writes.
+
+    Raises:
+        RuntimeError: it failed; the message has what it said.
+    """
+    done = run_to_its_end(*words, options=("--entrypoint", entrypoint))
+    if done.returncode:
+        raise RuntimeError(f"{words}: {done.returncode}\n{done.stdout}{done.stderr}")
+    return done.stdout

@@ -1,0 +1,171 @@
+"""The image, built by podman from the tree's Containerfile on a base that is made here, and run by runc.
+
+No registry is asked for images, and nobody's image store is touched: ours is in the lab's cache.
+"""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+from agent import __version__
+from tests.lab import debian
+from tests.lab.cache import cache, locked, made, place, run, say
+
+ROOT = Path(__file__).parents[2]
+NAME = "localhost/barograph:lab"
+BASE = "localhost/barograph-base:lab"
+
+_PACKAGES = ("podman", "runc", "debootstrap", "ca-certificates")
+BASE_INPUTS = "1 bookworm python3 python3-venv ca-certificates"
+_NEEDLESS = ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale")
+_BUILT_FROM = (
+    "Containerfile", "agent", "schemas", "pyproject.toml", "README.md", "LICENSE", "requirements.lock",
+    "requirements-build.lock",
+)  # fmt: skip
+_BUILT_FROM_LABEL = "barograph.lab.built-from"
+_KEPT = 3
+
+
+def tools() -> None:
+    """See that there is what builds images and runs them."""
+    debian.install(
+        list(_PACKAGES),
+        "builds the image and runs it",
+        there=lambda: all(shutil.which(n) for n in _PACKAGES[:3]),
+    )
+
+
+def there() -> bool:
+    """Whether an image can be built: the tools and its base are here."""
+    return all(shutil.which(name) for name in _PACKAGES[:3]) and place("image-base", BASE_INPUTS).is_dir()
+
+
+def base() -> Path:
+    """Return the tar of the base's file system: Debian with Python, no more."""
+    with made("image-base", BASE_INPUTS) as work:
+        if work is not None:
+            tools()
+            say("making a base for the image: a small Debian with Python, a minute")
+            with tempfile.TemporaryDirectory(dir=cache()) as folder:
+                root = Path(folder) / "root"
+                packages = "--include=python3,python3-venv,ca-certificates"
+                run(["debootstrap", "--variant=minbase", packages, "bookworm", root])
+                for needless in _NEEDLESS:
+                    shutil.rmtree(root / needless)
+                    (root / needless).mkdir()
+                run(["tar", "--numeric-owner", "-C", root, "-cf", work / "base.tar", "."])
+    return place("image-base", BASE_INPUTS) / "base.tar"
+
+
+def image() -> str:
+    """Return the image's name, built anew where the tree has changed since it was built last."""
+    with locked("image"):
+        if _label(_BUILT_FROM_LABEL) != _inputs():
+            if podman("image", "exists", BASE).returncode:
+                run([*PODMAN, "import", "--quiet", base(), BASE])
+            say("building the image, about a minute")
+            run(
+                [
+                    *PODMAN,
+                    "build",
+                    *build_options(),
+                    "--build-arg",
+                    f"VERSION={__version__}",
+                    "--label",
+                    f"{_BUILT_FROM_LABEL}={_inputs()}",
+                    "--tag",
+                    NAME,
+                    ROOT,
+                ]
+            )
+            run([*PODMAN, "image", "prune", "--force", "--filter=until=24h"])  # each layer is kept for a day
+    return NAME
+
+
+def build_options() -> list[str]:
+    """Return what `podman build` needs without a registry, and with the machine's own certificates."""
+    return [
+        *(
+            "--quiet",
+            "--pull=never",
+            "--isolation=chroot",
+            "--network=host",
+            "--format=docker",
+        ),
+        *("--build-arg", f"BASE={BASE}", "--volume", "/etc/ssl/certs:/etc/ssl/certs:ro"),
+        *("--file", str(ROOT / "Containerfile")),
+    ]
+
+
+def image_tar() -> Path:
+    """Return the image as `podman save` writes it, for another machine's or daemon's store."""
+    name = image()
+    path = cache() / f"image-{_label(_BUILT_FROM_LABEL)}.tar"
+    with locked("image-tar"):
+        if not path.exists():
+            half = path.with_suffix(".half")
+            half.unlink(missing_ok=True)
+            run([*PODMAN, "save", "--quiet", "--format=docker-archive", "--output", half, name])
+            half.rename(path)
+            for old in sorted(cache().glob("image-*.tar"), key=lambda each: each.stat().st_mtime)[:-_KEPT]:
+                old.unlink(missing_ok=True)
+    return path
+
+
+def run_argv(*options: str, image: str = NAME) -> list[str]:
+    """Return the beginning of a command that runs the image as it is meant to be run: with no rights at all.
+
+    Args:
+        options: more of `podman run`'s; the words for the image follow what is returned.
+        image: which one.
+    """
+    return [
+        *(*PODMAN, "--runtime=runc", "run", "--rm", "--no-healthcheck", "--network=host"),
+        *("--read-only", "--cap-drop=all"),
+        *("--security-opt=no-new-privileges", "--ulimit=nofile=1024:1024", "--ulimit=nproc=4096:4096"),
+        *options,
+        image,
+    ]
+
+
+def podman(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run podman on the lab's images to its end."""
+    return subprocess.run([*PODMAN, *words], check=False, capture_output=True, text=True, timeout=120)
+
+
+def inspect(name: str) -> dict[str, Any]:
+    """Return what is written on an image."""
+    return cast(list[dict[str, Any]], json.loads(run([*PODMAN, "image", "inspect", name])))[0]
+
+
+PODMAN = (
+    *("podman", "--root", str(cache() / "containers"), "--runroot", str(cache() / "containers-run")),
+    *("--cgroup-manager=cgroupfs", "--events-backend=none"),
+)
+"""podman, on a store of the lab's own."""
+
+
+def _label(name: str) -> str | None:
+    if podman("image", "exists", NAME).returncode:
+        return None
+    return cast(str | None, inspect(NAME)["Labels"].get(name))
+
+
+def _inputs() -> str:
+    """Return a digest of all that the image is built from."""
+    digest = hashlib.sha256(BASE_INPUTS.encode())
+    for path in sorted(_files()):
+        digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:40]
+
+
+def _files() -> Iterator[Path]:
+    for name in _BUILT_FROM:
+        path = ROOT / name
+        found = path.rglob("*") if path.is_dir() else (path,)
+        yield from (each for each in found if each.is_file() and each.suffix != ".pyc")
