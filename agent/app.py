@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 
 import anyio
+import anyio.to_thread
 import structlog
 from anyio.abc import TaskGroup
 
@@ -23,7 +24,7 @@ from agent.core.reading import AgentPhase, IntervalPolicy, RecordKind, State
 from agent.discovery.locks import MonitorLocks, default_path
 from agent.discovery.scan import Scan
 from agent.discovery.watch import watch
-from agent.errors import StateFileError
+from agent.errors import ConfigError, StateFileError
 from agent.runtime import clock, logs
 from agent.runtime.agent_state import AgentState
 from agent.runtime.alarms import Alarms
@@ -36,6 +37,7 @@ from agent.runtime.health import HealthWatch
 from agent.runtime.levels import levels
 from agent.runtime.probe import probe as look
 from agent.runtime.recorder import Keeper, Recorder
+from agent.runtime.service_manager import ServiceManager
 from agent.runtime.vm import ClaimsRegistry, Surroundings
 from agent.sinks.kafka import KafkaSink
 from agent.sinks.lines import LinesSink
@@ -56,8 +58,17 @@ log = structlog.get_logger("barograph")
 _LAST_COMMIT_S = 2.0
 
 
-async def run(config: Config) -> None:
-    """Watch this host's VMs until SIGTERM or SIGINT, then stop in order.
+async def run(config: Config, read_again: Callable[[], Config]) -> bool:
+    """Watch this host's VMs until SIGTERM or SIGINT, or SIGHUP with a right configuration; stop in order.
+
+    Args:
+        config: what to do.
+        read_again: reads the configuration from where it came; called at SIGHUP, in a thread. Where it raises
+            ConfigError the problems are logged and the run goes on.
+
+    Returns:
+        Whether SIGHUP ended it: the process shall begin again. Intervals are kept for that, whatever the
+        configuration says of an exit.
 
     Raises:
         StateFileError, CannotListen: the state directory, or the web's address, cannot be used. Nothing was
@@ -74,7 +85,7 @@ async def run(config: Config) -> None:
         counters = Counters()
         opening = nullcontext() if config.spool is None else open_spool(config.spool, counters, clock.unix_ms)
         async with opening as spool:
-            await _Run(config, identity, ledger, spool, counters).run()
+            return await _Run(config, read_again, identity, ledger, spool, counters).run()
 
 
 def raise_descriptor_limit() -> None:
@@ -87,9 +98,18 @@ class _Run:
     """One run of the agent, from the first scan to the last acknowledgement."""
 
     def __init__(
-        self, config: Config, identity: Agent, ledger: Ledger, spool: DiskSpool | None, counters: Counters
+        self,
+        config: Config,
+        read_again: Callable[[], Config],
+        identity: Agent,
+        ledger: Ledger,
+        spool: DiskSpool | None,
+        counters: Counters,
     ) -> None:
         self._config = config
+        self._read_again = read_again
+        self._begin_again = False
+        self._manager = ServiceManager(os.environ)
         self._identity = identity
         self._ledger = ledger
         self._spool = spool
@@ -118,7 +138,8 @@ class _Run:
         self._state = AgentState(self._recorder, self._counters, polling.heartbeat_ns)
         self._discovered: int | None = None  # monitors found by the first scan
 
-    async def run(self) -> None:
+    async def run(self) -> bool:
+        """Return whether the process shall begin again."""
         collecting = anyio.CancelScope()
         deliverers = [
             Deliverer(sink, queue, self._counters, DeliverySettings(), on_output_closed=collecting.cancel)
@@ -133,6 +154,7 @@ class _Run:
         totals = {name.replace("/", "."): total for name, total in self._counters.snapshot().items()}
         waiting = {f"waiting.{sink.name}": queue.held for sink, queue in self._deliveries if queue.held}
         log.info("stopped", **totals, **waiting)
+        return self._begin_again
 
     async def _run(
         self, collecting: anyio.CancelScope, deliverers: Sequence[Deliverer], health: HealthWatch
@@ -143,7 +165,8 @@ class _Run:
                 group.start_soon(deliverer.run)
             if self._spool is not None:
                 group.start_soon(self._spool.run)
-            await group.start(_stop_on_signal, collecting)
+            await group.start(self._obey_signals, collecting)
+            group.start_soon(self._manager.run, self._status)
             with collecting:
                 async with anyio.create_task_group() as collection:
                     self._state.enter(AgentPhase.STARTING, "looking for monitors")
@@ -195,6 +218,10 @@ class _Run:
         problem = self._spool.problem
         return Standing(Health.OK, "on disk") if problem is None else Standing(Health.DEGRADED, problem)
 
+    def _status(self) -> str:
+        problem = self._problem()
+        return self._collection().why if problem is None else problem
+
     def _undiscovered(self) -> str | None:
         return "the first discovery is not done" if self._discovered is None else None
 
@@ -208,6 +235,7 @@ class _Run:
     def _on_first_scan(self, collection: TaskGroup, scan: Scan) -> None:
         self._discovered = len(scan.seen)
         self._state.enter(AgentPhase.RUNNING, f"found {len(scan.seen)} monitors")
+        self._manager.ready()
         collection.start_soon(self._let_go, scan)
 
     async def _let_go(self, scan: Scan) -> None:
@@ -225,11 +253,13 @@ class _Run:
         """Collection has ended and its links are closed: give back, say so, deliver what can be delivered."""
         deadline_s = self._config.shutdown.deadline_s
         log.info("stopping", within_s=deadline_s)
+        if not self._begin_again:
+            self._manager.stopping()
         with anyio.move_on_after(deadline_s):
-            if self._config.give_back_at_exit:
+            if self._config.give_back_at_exit and not self._begin_again:
                 for settlement in await self._give_back(self._ledger.entries()):
                     _log_settlement(settlement)
-            self._state.enter(AgentPhase.STOPPING, "a clean exit")
+            self._state.enter(AgentPhase.STOPPING, "a reload" if self._begin_again else "a clean exit")
             if self._spool is not None:
                 await self._spool.flush()
             for deliverer in deliverers:
@@ -241,6 +271,39 @@ class _Run:
                     group.start_soon(self._own.finish, deadline_s / 2)
                 for deliverer in deliverers:
                     group.start_soon(deliverer.done.wait)
+
+    async def _obey_signals(
+        self, collecting: anyio.CancelScope, *, task_status: anyio.abc.TaskStatus[None]
+    ) -> None:
+        at_a_terminal = os.isatty(0)  # there SIGHUP says that it has been closed
+        try:
+            with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+                task_status.started()
+                async for number in signals:
+                    log.info("signal", signal=number.name)
+                    if number is signal.SIGHUP and not at_a_terminal:
+                        if not collecting.cancel_called and await self._can_begin_again():
+                            self._begin_again = True
+                            self._manager.reloading()
+                            collecting.cancel()
+                    elif collecting.cancel_called and not self._begin_again:
+                        log.warning("second signal: ending at once")
+                        os._exit(128 + signal.SIGINT)  # nothing may hold this up
+                    else:
+                        self._begin_again = False
+                        collecting.cancel()
+        finally:
+            if self._begin_again:  # one more while we begin again is no reason to end
+                signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    async def _can_begin_again(self) -> bool:
+        try:
+            await anyio.to_thread.run_sync(self._read_again)
+        except ConfigError as error:
+            for problem in error.problems:
+                log.error("configuration not taken: the one before stays", problem=str(problem))
+            return False
+        return True
 
     async def _give_back(self, debts: Sequence[Owed]) -> list[Settlement]:
         return await give_back(
@@ -283,17 +346,6 @@ def _monitor_locks() -> MonitorLocks:
     if locks.problem is not None:
         log.info("monitors are not locked against other agents", problem=locks.problem)
     return locks
-
-
-async def _stop_on_signal(collecting: anyio.CancelScope, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        task_status.started()
-        async for number in signals:
-            if collecting.cancel_called:
-                log.warning("second signal: ending at once")
-                os._exit(128 + signal.SIGINT)  # nothing may hold this up
-            log.info("signal", signal=number.name)
-            collecting.cancel()
 
 
 async def settle_debts(config: Config) -> list[Settlement]:

@@ -1,7 +1,10 @@
 """The commands. Results go to stdout, messages to stderr; exit codes are in flags.py."""
 
 import json
+import os
+import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from importlib.util import find_spec
@@ -30,7 +33,7 @@ from agent.cli.flags import (
     refuse,
 )
 from agent.cli.health import health
-from agent.config import Flags
+from agent.config import Flags, load
 from agent.config.summary import summary
 from agent.config.units import parse_duration
 from agent.errors import CannotListen, ConfigError, Problem, StateFileError
@@ -92,7 +95,7 @@ def run(
     web: WebFlag = None,
     log_level: LogLevelFlag = None,
 ) -> None:
-    """Watch this host's VMs until SIGTERM or ctrl-C.
+    """Watch this host's VMs until SIGTERM or ctrl-C. SIGHUP: read the configuration again.
 
     Without a sink, samples are written to stdout. Flags go before BAROGRAPH_* variables, these before the
     file; docs/configuration.md has every setting.
@@ -115,7 +118,9 @@ def run(
         app,  # takes as long as all libraries of the sinks together: --help shall not wait for it
     )
 
-    _in_loop(app.run, configured)
+    if _in_loop(app.run, configured, partial(load, flags, os.environ)):
+        # The same process with the same words: whoever started it sees no end, and nothing is left over.
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 @cli.command("check-config")
