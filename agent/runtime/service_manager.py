@@ -23,6 +23,7 @@ class ServiceManager:
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._address = environ.get("NOTIFY_SOCKET")
         self._every_s = _STATUS_EVERY_S
+        self._standing: tuple[str, ...] = ()
         if environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid()):
             watchdog_us = int(environ.get("WATCHDOG_USEC") or 0)
             # Twice in the time, as sd_watchdog_enabled(3) recommends.
@@ -30,23 +31,27 @@ class ServiceManager:
 
     def ready(self) -> None:
         """The start, or the reload, is done."""
-        self._tell("READY=1")
+        # Told again each time: where the socket's queue is full we do not wait.
+        self._standing = ("READY=1",)
+        self._tell(*self._standing)
 
     def reloading(self) -> None:
         """The configuration is read anew, until `ready`."""
+        self._standing = ()
         # The time is for those with Type=notify-reload, from systemd 253.
         self._tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
         """The end has begun."""
-        self._tell("STOPPING=1")
+        self._standing = ("STOPPING=1",)
+        self._tell(*self._standing)
 
     async def run(self, status: Callable[[], str]) -> None:
         """Say that the loop turns, and in a few words how things are, until cancelled."""
         if self._address is None:
             return
         while True:
-            self._tell("WATCHDOG=1", f"STATUS={status()}")
+            self._tell("WATCHDOG=1", f"STATUS={status()}", *self._standing)
             await anyio.sleep(self._every_s)
 
     def _tell(self, *fields: str) -> None:
