@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -23,9 +24,13 @@ def need(*names: str) -> None:
     if not missing:
         return
     words = " ".join(missing)
-    message = (
+    cannot_run(
         f"missing: {words}. `make lab` sets everything up; `python -m tests.lab.setup {words}` just this"
     )
+
+
+def cannot_run(message: str) -> NoReturn:
+    """Skip, or fail where everything is required; the message says what is missing, and the way to get it."""
     in_ci = os.environ.get("CI", "").lower() in ("1", "true")
     if in_ci or os.environ.get("BAROGRAPH_LAB") == "required":
         pytest.fail(message)

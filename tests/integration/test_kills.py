@@ -8,20 +8,18 @@ import json
 import random
 import re
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 
+from tests.integration.accounts import VISIBLE_MS, Run, once_each, owed
 from tests.integration.audit import WEB, Audit
 from tests.integration.watching import conserved
 from tests.lab import qemu
 from tests.lab.agent import AgentProcess, agent
-from tests.lab.kafka import RealKafka, Received, consume
-from tests.lab.measure import Shown
+from tests.lab.kafka import RealKafka, consume
 from tests.lab.observer import Observer
 
 pytestmark = [
@@ -30,16 +28,6 @@ pytestmark = [
     pytest.mark.usefixtures("real_qemu"),
     pytest.mark.timeout(900),
 ]
-
-VISIBLE_MS = 500
-
-
-@dataclass
-class Run:
-    """One life of the agent."""
-
-    killed_ms: float = 0.0
-    first_reading_ms: dict[str, float] = field(default_factory=dict[str, float])  # by the VM's path
 
 
 def first_readings(log: str) -> dict[str, float]:
@@ -71,34 +59,6 @@ def _changed_ns(path: Path) -> int:
         return path.stat().st_mtime_ns
     except FileNotFoundError:
         return 0
-
-
-def owed(path: Path, shown: Sequence[Shown], runs: Sequence[Run]) -> list[Shown]:
-    """Return the advances that stayed long enough while somebody was watching."""
-    found: list[Shown] = []
-    for number, update in enumerate(shown):
-        until_ms = shown[number + 1].first_seen_ms if number + 1 < len(shown) else float("inf")
-        is_advance = update.last_update_s > (shown[number - 1].last_update_s if number else 0)
-        for run in runs:
-            first_ms = run.first_reading_ms.get(str(path), float("inf"))
-            begun_ms, ended_ms = max(update.first_seen_ms, first_ms), min(until_ms, run.killed_ms)
-            if is_advance and ended_ms - begun_ms >= VISIBLE_MS:
-                found.append(update)
-                break
-    return found
-
-
-def once_each(records: Sequence[Received]) -> list[Received]:
-    """Return the records without repeats; a repeat must be one in every byte."""
-    first: dict[bytes, Received] = {}
-    for record in records:
-        id = record.headers["ce_id"]
-        assert (record.key, record.value, record.headers) == (
-            (known := first.setdefault(id, record)).key,
-            known.value,
-            known.headers,
-        ), "one id, two contents"
-    return list(first.values())
 
 
 def survive(folder: Path, kafka: RealKafka, kills: int, seed: int) -> None:

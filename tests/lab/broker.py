@@ -25,8 +25,10 @@ class Broker:
         cluster_id: str,
         overrides: Mapping[str, str],
         heap_mib: int = 512,
+        host: str = "127.0.0.1",
     ) -> None:
         self.node = node
+        self._host = host
         self.port = free_port()
         self.log = folder / "kafka.log"
         self._folder = folder
@@ -58,7 +60,7 @@ class Broker:
     @property
     def address(self) -> str:
         """Where it listens."""
-        return f"127.0.0.1:{self.port}"
+        return f"{self._host}:{self.port}"
 
     def begin(self) -> None:
         """Start the process; `wait_until_listening` tells when it can be talked to.
@@ -77,7 +79,7 @@ class Broker:
             RuntimeError: it does not in time, or has ended.
         """
         if self._process is not None:
-            wait_until(lambda: listens(self.port), "Kafka", self._process, self.log, timeout_s)
+            wait_until(lambda: listens(self.port, self._host), "Kafka", self._process, self.log, timeout_s)
 
     def move(self) -> None:
         """Listen at another port from the next start on."""

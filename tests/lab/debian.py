@@ -66,23 +66,23 @@ def _download_kernel(folder: Path) -> None:
     run(["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", names[0]], cwd=folder)
 
 
-def unpack(package: str, folder: Path) -> None:
-    """Unpack a package of this release into `folder`. Nothing is installed.
+def unpack(packages: Sequence[str], folder: Path) -> None:
+    """Unpack packages into `folder`. Nothing is installed, so no service of theirs is started.
 
     Raises:
         CannotHave: apt is missing, or knows no such package.
     """
     if shutil.which("apt-get") is None:
-        raise CannotHave(f"needs Debian's {package}: there is no apt-get here")
-    download = ["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", package]
-    try:
-        run(download, cwd=folder)
-    except CannotHave:
-        _apt(_sudo("apt-get update"), "update")
-        run(download, cwd=folder)
-    found = next(folder.glob("*.deb"))
-    run(["dpkg-deb", "-x", found, folder])
-    found.unlink()
+        raise CannotHave(f"needs {' '.join(packages)} from Debian: there is no apt-get here")
+    with tempfile.TemporaryDirectory(prefix="apt-") as name:
+        download = ["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", *packages]
+        try:
+            run(download, cwd=Path(name))
+        except CannotHave:
+            _apt(_sudo("apt-get update"), "update")
+            run(download, cwd=Path(name))
+        for package in Path(name).glob("*.deb"):
+            run(["dpkg-deb", "-x", package, folder])
 
 
 def unpack_backports(packages: Sequence[str], folder: Path) -> None:

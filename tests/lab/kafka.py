@@ -38,7 +38,13 @@ class RealKafka:
     """Apache Kafka 4: one node, or three. Its data stay over any end; `start` goes on with them."""
 
     def __init__(
-        self, folder: Path, overrides: Mapping[str, str] | None = None, *, nodes: int = 1, heap_mib: int = 512
+        self,
+        folder: Path,
+        overrides: Mapping[str, str] | None = None,
+        *,
+        nodes: int = 1,
+        heap_mib: int = 512,
+        host: str = "127.0.0.1",
     ) -> None:
         voters = {node: free_port() for node in range(1, nodes + 1)}
         self._replication = nodes
@@ -47,7 +53,7 @@ class RealKafka:
         for each in folders:
             each.mkdir(parents=True, exist_ok=True)
         self.brokers = [
-            Broker(each, node, voters, cluster_id, overrides or {}, heap_mib)
+            Broker(each, node, voters, cluster_id, overrides or {}, heap_mib, host)
             for each, node in zip(folders, voters, strict=True)
         ]
 
@@ -174,10 +180,11 @@ def kafka_cluster(folder: Path) -> Generator[RealKafka]:
 
 
 @contextmanager
-def real_kafka(folder: Path, **overrides: str) -> Generator[RealKafka]:
+def real_kafka(folder: Path, *, host: str = "127.0.0.1", **overrides: str) -> Generator[RealKafka]:
     """A real broker that runs, and ends with the block. Names in `overrides` use _ for a dot."""
     folder.mkdir(parents=True, exist_ok=True)
-    broker = RealKafka(folder, {name.replace("_", "."): value for name, value in overrides.items()})
+    settings = {name.replace("_", "."): value for name, value in overrides.items()}
+    broker = RealKafka(folder, settings, host=host)
     try:
         broker.start()
         yield broker

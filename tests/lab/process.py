@@ -11,10 +11,10 @@ from agent.demo.process import die_with_parent, kill, start, wait_until
 __all__ = ["die_with_parent", "free_port", "kill", "listens", "no_child_left", "start", "wait_until"]
 
 
-def listens(port: int) -> bool:
+def listens(port: int, host: str = "127.0.0.1") -> bool:
     """Say whether somebody accepts connections at a port of this machine."""
     try:
-        with socket.create_connection(("127.0.0.1", port), 1):
+        with socket.create_connection((host, port), 1):
             return True
     except OSError:
         return False

@@ -17,10 +17,10 @@ _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatev
 class Prometheus:
     """Takes OTLP at `otlp`, answers queries."""
 
-    def __init__(self, folder: Path, scrape: str | None) -> None:
+    def __init__(self, folder: Path, scrape: str | None, host: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         port = free_port()
-        self._url = f"http://127.0.0.1:{port}"
+        self._url = f"http://{host}:{port}"
         self.otlp = f"{self._url}/api/v1/otlp"
         config = folder / "prometheus.yml"
         jobs = [] if scrape is None else [{"job_name": "scraped", "static_configs": [{"targets": [scrape]}]}]
@@ -34,7 +34,7 @@ class Prometheus:
                 "--web.enable-otlp-receiver",
                 f"--config.file={config}",
                 f"--storage.tsdb.path={folder / 'data'}",
-                f"--web.listen-address=127.0.0.1:{port}",
+                f"--web.listen-address={host}:{port}",
             ],
             self._log,
         )
@@ -58,9 +58,9 @@ class Prometheus:
 
 
 @contextmanager
-def prometheus(folder: Path, *, scrape: str | None = None) -> Generator[Prometheus]:
+def prometheus(folder: Path, *, scrape: str | None = None, host: str = "127.0.0.1") -> Generator[Prometheus]:
     """A Prometheus that runs, and ends with the block; it scrapes `HOST:PORT` each second, if told to."""
-    running = Prometheus(folder, scrape)
+    running = Prometheus(folder, scrape, host)
     try:
         running.wait_until_ready()
         yield running

@@ -279,9 +279,9 @@ def bare(folder: Path, name: str, *extra: str) -> Generator[Vm]:
 
 
 @contextmanager
-def idle(folder: Path, name: str, *extra: str) -> Generator[Vm]:
+def idle(folder: Path, name: str, *extra: str, command: Sequence[str] = ()) -> Generator[Vm]:
     """A running QEMU with a balloon and nothing to boot: its interval can be set, no update ever comes."""
-    argv = [str(setup.qemu()), "-M", "q35", "-accel", "tcg", "-m", "64", "-name", name]
+    argv = [*(command or (str(setup.qemu()),)), "-M", "q35", "-accel", "tcg", "-m", "64", "-name", name]
     device = ["-nodefaults", "-display", "none", "-device", "virtio-balloon-pci,id=balloon0"]
     vm = Vm(folder, name, [*argv, *device, *_monitors(folder, name), *extra])
     try:

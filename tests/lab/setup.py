@@ -4,8 +4,10 @@ Installs or builds only what is missing, says in one line what and why, and keep
 tree (`BAROGRAPH_CACHE`, else `~/.cache/barograph`).
 """
 
+import json
 import lzma
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -63,6 +65,47 @@ PROMETHEUS_MODULE = """module lab
 go 1.25
 require github.com/prometheus/prometheus v0.305.0
 replace github.com/fsnotify/fsnotify v1.8.0 => github.com/fsnotify/fsnotify v1.7.0
+"""
+
+HELM = "helm.sh/helm/v3/cmd/helm@v3.22.0"
+
+KUBERNETES_VERSION = "1.33.0"
+KUBERNETES_COMMANDS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kubectl")
+KUBERNETES_PACKAGES = ("etcd-server", "containerd", "runc", "containernetworking-plugins")
+PAUSE = """package main
+
+import (
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, syscall.SIGINT, syscall.SIGTERM)
+	<-c
+}
+"""
+"""What holds a pod's namespaces open: Kubernetes' own can not be had without its image registry."""
+KUBERNETES_INPUTS = f"1 {KUBERNETES_VERSION} {KUBERNETES_COMMANDS} {KUBERNETES_PACKAGES} {PAUSE}"
+
+COREDNS_MODULE = """module lab
+go 1.25
+require github.com/coredns/coredns v1.12.1
+"""
+COREDNS_MAIN = """package main
+
+import (
+	"github.com/coredns/coredns/core/dnsserver"
+	"github.com/coredns/coredns/coremain"
+	_ "github.com/coredns/coredns/plugin/bind"
+	_ "github.com/coredns/coredns/plugin/errors"
+	_ "github.com/coredns/coredns/plugin/kubernetes"
+)
+
+func init() { dnsserver.Directives = []string{"bind", "errors", "kubernetes"} }
+
+func main() { coremain.Run() }
 """
 
 
@@ -211,6 +254,75 @@ def prometheus() -> Path:
     return place("prometheus", PROMETHEUS_MODULE) / "prometheus"
 
 
+def helm() -> Path:
+    """Return Helm's binary."""
+    with made("helm", HELM) as work:
+        if work is not None:
+            tool = go()
+            say("building Helm, about two minutes")
+            run(
+                [tool, "install", HELM], env=_go_environment(tool, GOBIN=str(work), GOFLAGS="-buildvcs=false")
+            )
+    return place("helm", HELM) / "helm"
+
+
+def kubernetes() -> Path:
+    """Return the folder with all that a Kubernetes node of our own runs: `bin/` and `cni/`.
+
+    Nothing is installed: Debian's etcd and containerd would start services of the machine's own.
+    """
+    with made("kubernetes", KUBERNETES_INPUTS) as work:
+        if work is not None:
+            tool = go()
+            say("unpacking etcd, containerd and runc from Debian, building Kubernetes: about five minutes")
+            with tempfile.TemporaryDirectory() as folder:
+                _build_kubernetes(tool, Path(folder), work / "bin")
+                debian.unpack(KUBERNETES_PACKAGES, Path(folder) / "debian")
+                usr = Path(folder) / "debian" / "usr"
+                for found in (*(usr / "bin").iterdir(), *(usr / "sbin").iterdir()):
+                    shutil.move(found, work / "bin" / found.name)
+                shutil.move(usr / "lib" / "cni", work / "cni")
+    return place("kubernetes", KUBERNETES_INPUTS)
+
+
+def _build_kubernetes(tool: Path, folder: Path, bin: Path) -> None:
+    """Build it as a module that requires it: `go install` refuses one with `replace` lines.
+
+    Those lines name folders of its own repository, which are modules of their own outside.
+    """
+    bin.mkdir()
+    env = _go_environment(tool, CGO_ENABLED="0")
+    download = ["mod", "download", "-json", f"k8s.io/kubernetes@v{KUBERNETES_VERSION}"]
+    its_own = Path(json.loads(run([tool, *download], env=env, cwd=folder))["GoMod"]).read_text()
+    staged = re.findall(r"^\s*(\S+) => \./staging/", its_own, re.MULTILINE)
+    version = f"v0.{KUBERNETES_VERSION.partition('.')[2]}"
+    module = ["module lab", "go 1.24.0", f"require k8s.io/kubernetes v{KUBERNETES_VERSION}"]
+    module += [f"replace {name} => {name} {version}" for name in staged]
+    (folder / "go.mod").write_text("\n".join(module) + "\n")
+    mains = [f"k8s.io/kubernetes/cmd/{name}" for name in KUBERNETES_COMMANDS]
+    imports = "\n".join(f'import _ "{name}"' for name in mains)
+    (folder / "tools.go").write_text(f"//go:build tools\n\npackage lab\n\n{imports}\n")
+    run([tool, "build", "-trimpath", "-ldflags=-s -w", "-o", bin, *mains], env=env, cwd=folder)
+    (folder / "pause").mkdir()
+    (folder / "pause" / "main.go").write_text(PAUSE)
+    run([tool, "build", "-trimpath", "-ldflags=-s -w", "-o", bin / "pause", "./pause"], env=env, cwd=folder)
+
+
+def coredns() -> Path:
+    """Return CoreDNS's binary, with the plugins that a cluster needs."""
+    inputs = COREDNS_MODULE + COREDNS_MAIN
+    with made("coredns", inputs) as work:
+        if work is not None:
+            tool = go()
+            say("building CoreDNS, about two minutes")
+            with tempfile.TemporaryDirectory() as folder:
+                (Path(folder) / "go.mod").write_text(COREDNS_MODULE)
+                (Path(folder) / "main.go").write_text(COREDNS_MAIN)
+                build = ["build", "-trimpath", "-ldflags=-s -w", "-o", work / "coredns", "."]
+                run([tool, *build], env=_go_environment(tool, CGO_ENABLED="0"), cwd=Path(folder))
+    return place("coredns", inputs) / "coredns"
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """One thing of the lab: how to set it up, and whether it is there."""
@@ -256,7 +368,7 @@ def libvirt() -> Path:
             # a compiler.
             say("unpacking libvirt's Python bindings from Debian")
             with tempfile.TemporaryDirectory() as folder:
-                debian.unpack(LIBVIRT_BINDINGS, Path(folder))
+                debian.unpack([LIBVIRT_BINDINGS], Path(folder))
                 for path in (Path(folder) / "usr/lib/python3/dist-packages").glob("libvirt*.*"):
                     shutil.move(path, work)
             version = f"cpython-{sys.version_info.major}{sys.version_info.minor}"
@@ -285,6 +397,9 @@ PIECES: Mapping[str, Piece] = {
             and _built("libvirt-python", LIBVIRT_BINDINGS)()
         ),
     ),
+    "helm": Piece(helm, _built("helm", HELM)),
+    "kubernetes": Piece(kubernetes, _built("kubernetes", KUBERNETES_INPUTS)),
+    "coredns": Piece(coredns, _built("coredns", COREDNS_MODULE + COREDNS_MAIN)),
     "prometheus": Piece(prometheus, _built("prometheus", PROMETHEUS_MODULE)),
     "image": Piece(image.base, image.there),
 }

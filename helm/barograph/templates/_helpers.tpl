@@ -1,0 +1,170 @@
+{{- define "barograph.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 53 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "barograph.fullname" -}}
+{{- $name := include "barograph.name" . }}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 53 | trimSuffix "-" }}
+{{- else if contains $name .Release.Name }}
+{{- .Release.Name | trunc 53 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name $name | trunc 53 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- define "barograph.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "barograph.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "barograph.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{ include "barograph.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end }}
+
+{{- define "barograph.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "barograph.fullname" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- default "default" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{- define "barograph.priorityClassName" -}}
+{{- if .Values.priorityClass.create }}
+{{- default (printf "%s-%s" .Release.Namespace (include "barograph.fullname" .)) .Values.priorityClass.name }}
+{{- else }}
+{{- .Values.priorityClass.name }}
+{{- end }}
+{{- end }}
+
+{{- define "barograph.image" -}}
+{{- if .Values.image.digest }}
+{{- printf "%s@%s" .Values.image.repository .Values.image.digest }}
+{{- else }}
+{{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) }}
+{{- end }}
+{{- end }}
+
+{{- /* What of the node is mounted for the monitors; empty: config.monitors and extraVolumes see to it. */ -}}
+{{- define "barograph.socketsMount" -}}
+{{- with .Values.sockets }}
+{{- if .directory }}
+{{- default (dir .directory) .mount }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* What no schema can say: values that contradict each other. */ -}}
+{{- define "barograph.validate" -}}
+{{- $sockets := .Values.sockets }}
+{{- if $sockets.directory }}
+{{- $mount := include "barograph.socketsMount" . }}
+{{- if eq $mount "/" }}
+{{- fail (printf "sockets.mount: the parent of sockets.directory, %s, is the node's root: name the directory itself, or have the sockets in one further down" $sockets.directory) }}
+{{- end }}
+{{- if not (hasPrefix (printf "%s/" $mount) (printf "%s/" $sockets.directory)) }}
+{{- fail (printf "sockets.mount: %s is not above sockets.directory, %s: name that directory or one above it, or nothing for its parent" $mount $sockets.directory) }}
+{{- end }}
+{{- else if not .Values.config.monitors }}
+{{- fail "sockets.directory: missing: name the directory on the nodes in which QEMUs have their monitors, such as /run/vm" }}
+{{- end }}
+{{- if and .Values.capabilities (ne (int64 .Values.runAs.user) 0) }}
+{{- fail (printf "capabilities: %s would have no effect for runAs.user %d: Kubernetes gives added capabilities to root only; set runAs.user to 0, or leave them out" (join ", " .Values.capabilities) (int64 .Values.runAs.user)) }}
+{{- end }}
+{{- if and (not .Values.state.path) (eq (dig "spool" "mode" "" .Values.config) "disk") }}
+{{- fail "config.spool.mode: disk needs a directory on the node: set state.path, or leave the mode out" }}
+{{- end }}
+{{- if and .Values.retire (not .Values.state.path) }}
+{{- fail "retire: without state.path each pod gives the intervals back when it ends, and there is no state: uninstall the release" }}
+{{- end }}
+{{- if and .Values.appArmorProfile (semverCompare "<1.30-0" .Capabilities.KubeVersion.Version) }}
+{{- fail (printf "appArmorProfile: Kubernetes %s has no such field, 1.30 has: set the annotation container.apparmor.security.beta.kubernetes.io/barograph in podAnnotations" .Capabilities.KubeVersion.Version) }}
+{{- end }}
+{{- if and .Values.podMonitor.enabled .Values.serviceMonitor.enabled }}
+{{- fail "serviceMonitor.enabled: podMonitor is enabled too, and everything would be scraped twice: choose one" }}
+{{- end }}
+{{- end }}
+
+{{- /* The agent's configuration: the operator's, and what the pod's surroundings decide. */ -}}
+{{- define "barograph.config" -}}
+{{- $config := deepCopy .Values.config }}
+{{- with .Values.sockets }}
+{{- if .directory }}
+{{- $monitor := dict "glob" (printf "/host%s/%s" .directory .glob) }}
+{{- if .access }}{{ $_ := set $monitor "access" .access }}{{ end }}
+{{- if .pattern }}{{ $_ := set $monitor "pattern" .pattern }}{{ end }}
+{{- $_ := set $config "monitors" (prepend (default list $config.monitors) $monitor) }}
+{{- end }}
+{{- end }}
+{{- $_ := set $config "host" (dict "id_file" "/host/machine-id") }}
+{{- $_ := set $config "state_directory" "/var/lib/barograph" }}
+{{- if not .Values.state.path }}
+{{- $_ := set $config "spool" (merge (dict "mode" "none") (default dict $config.spool)) }}
+{{- end }}
+{{- $_ := set $config "web" (dict "listen" (printf "%s:%d" .Values.web.address (int .Values.web.port))) }}
+{{- $_ := set $config "shutdown" (dict "deadline" (printf "%ds" (int .Values.shutdownDeadlineSeconds))) }}
+{{- toYaml $config }}
+{{- end }}
+
+{{- /* Of every container that is the agent. */ -}}
+{{- define "barograph.securityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+  {{- with .Values.capabilities }}
+  add: {{ toJson . }}
+  {{- end }}
+{{- with .Values.appArmorProfile }}
+appArmorProfile: {{ toJson . }}
+{{- end }}
+{{- with .Values.seLinuxOptions }}
+seLinuxOptions: {{ toJson . }}
+{{- end }}
+{{- end }}
+
+{{- define "barograph.env" -}}
+- name: BAROGRAPH_CONFIG
+  value: /etc/barograph/barograph.yaml
+- name: BAROGRAPH_HOST__NAME # a pod's own name is not the host's
+  valueFrom: {fieldRef: {fieldPath: spec.nodeName}}
+{{- with .Values.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "barograph.volumeMounts" -}}
+- {name: config, mountPath: /etc/barograph, readOnly: true}
+- {name: machine-id, mountPath: /host/machine-id, readOnly: true}
+- {name: state, mountPath: /var/lib/barograph}
+{{- with include "barograph.socketsMount" . }}
+# Read-only keeps the agent from making files there; to connect to a socket it is no hindrance.
+- {name: sockets, mountPath: {{ printf "/host%s" . | quote }}, readOnly: true, mountPropagation: HostToContainer}
+{{- end }}
+{{- with .Values.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- /* A PodMonitor's and a ServiceMonitor's endpoint. */ -}}
+{{- define "barograph.endpoint" -}}
+- port: web
+  path: /metrics
+  honorTimestamps: true # a guest's values carry the time of their last-update
+  {{- with .interval }}
+  interval: {{ . }}
+  {{- end }}
+  {{- with .scrapeTimeout }}
+  scrapeTimeout: {{ . }}
+  {{- end }}
+  {{- with .relabelings }}
+  relabelings: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .metricRelabelings }}
+  metricRelabelings: {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end }}

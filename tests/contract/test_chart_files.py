@@ -1,0 +1,57 @@
+"""What is made of the chart's values is up to date, and the chart is of this version of the agent."""
+
+import re
+from pathlib import Path
+from typing import Any, cast
+
+import jsonschema
+import pytest
+import yaml
+
+from agent import __version__
+from tests.contract.generate_chart import CHART, SOURCE, made
+
+FILES = made()
+SCHEMA = cast(dict[str, Any], yaml.safe_load(FILES[CHART / "values.schema.json"]))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_what_is_made_is_up_to_date(path: Path) -> None:
+    assert path.read_text() == FILES[path], "run `python -m tests.contract.generate_chart`"
+
+
+def test_every_value_has_a_description_and_every_section_is_closed() -> None:
+    def look(path: str, schema: dict[str, Any]) -> None:
+        assert schema.get("description", "").endswith((".", "there)")), path
+        if "default" not in schema:
+            assert schema["additionalProperties"] is False, path
+            for name, each in schema["properties"].items():
+                look(f"{path}.{name}", each)
+
+    assert SCHEMA["additionalProperties"] is False
+    for name, each in SCHEMA["properties"].items():
+        look(name, each)
+
+
+def test_the_defaults_are_what_the_schema_allows() -> None:
+    defaults = yaml.safe_load(FILES[CHART / "values.yaml"])
+
+    jsonschema.Draft202012Validator(SCHEMA).validate(defaults)  # pyright: ignore[reportUnknownMemberType]
+
+
+def test_the_chart_is_of_this_agent() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+
+    assert chart["appVersion"] == __version__
+
+
+def test_every_value_is_used_and_every_value_used_is_there() -> None:
+    templates = "\n".join(
+        path.read_text()
+        for path in (CHART / "templates").rglob("*")
+        if path.suffix in (".yaml", ".tpl", ".txt")
+    )
+    source = yaml.safe_load(SOURCE.read_text())
+    used = set(re.findall(r"\.Values\.(\w+)", templates))
+
+    assert used == source.keys() - {"global"}

@@ -1,0 +1,46 @@
+"""What is owed to readers, and whether they got it: after kills, restarts and rollouts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.lab.kafka import Received
+from tests.lab.measure import Shown
+
+VISIBLE_MS = 500
+
+
+@dataclass
+class Run:
+    """One life of the agent."""
+
+    killed_ms: float = 0.0
+    first_reading_ms: dict[str, float] = field(default_factory=dict[str, float])  # by the VM's path
+
+
+def owed(path: Path, shown: Sequence[Shown], runs: Sequence[Run]) -> list[Shown]:
+    """Return the advances that stayed long enough while somebody was watching."""
+    found: list[Shown] = []
+    for number, update in enumerate(shown):
+        until_ms = shown[number + 1].first_seen_ms if number + 1 < len(shown) else float("inf")
+        is_advance = update.last_update_s > (shown[number - 1].last_update_s if number else 0)
+        for run in runs:
+            first_ms = run.first_reading_ms.get(str(path), float("inf"))
+            begun_ms, ended_ms = max(update.first_seen_ms, first_ms), min(until_ms, run.killed_ms)
+            if is_advance and ended_ms - begun_ms >= VISIBLE_MS:
+                found.append(update)
+                break
+    return found
+
+
+def once_each(records: Sequence[Received]) -> list[Received]:
+    """Return the records without repeats; a repeat must be one in every byte."""
+    first: dict[bytes, Received] = {}
+    for record in records:
+        id = record.headers["ce_id"]
+        assert (record.key, record.value, record.headers) == (
+            (known := first.setdefault(id, record)).key,
+            known.value,
+            known.headers,
+        ), "one id, two contents"
+    return list(first.values())

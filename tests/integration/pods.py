@@ -1,0 +1,234 @@
+"""The chart's release on a real node, and real guests whose QEMUs are another user there."""
+
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from tests.lab import helm, qemu, setup
+from tests.lab.kafka import RealKafka, Received, consume
+from tests.lab.kubernetes import ADDRESS, NAME, Node
+
+AGENTS_USER = 10001
+QEMUS_USER = 64055
+_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class Release:
+    """The chart installed as `barograph` in a namespace of its own."""
+
+    def __init__(self, node: Node, namespace: str) -> None:
+        self.node = node
+        self.namespace = namespace
+
+    def install(self, values: Mapping[str, object] | None = None, *words: str) -> None:
+        """Install it, and return once its pod is ready."""
+        self._apply("install", values or {}, "--create-namespace", *words)
+
+    def upgrade(self, values: Mapping[str, object]) -> None:
+        """Change some values, and return once the new pod is ready."""
+        self._apply("upgrade", values, "--reset-then-reuse-values")
+
+    def _apply(self, verb: str, values: Mapping[str, object], *words: str) -> None:
+        path = self.node.folder / f"{self.namespace}-values.json"
+        path.write_text(json.dumps(values))
+        try:
+            self.helm(
+                verb,
+                "barograph",
+                str(helm.CHART),
+                "--values",
+                str(path),
+                "--wait",
+                "--timeout",
+                "90s",
+                *words,
+            )
+        except RuntimeError as error:
+            raise RuntimeError(f"{error}\n{self.trouble()}") from error
+
+    def helm(self, *words: str) -> str:
+        """Return what Helm says of this release's namespace."""
+        return self.node.helm(*words, "--namespace", self.namespace)
+
+    def kubectl(self, *words: str) -> str:
+        """Return what kubectl says in this release's namespace."""
+        return self.node.kubectl(*words, "--namespace", self.namespace)
+
+    @property
+    def pod(self) -> dict[str, Any]:
+        """The one pod that is not on its way out."""
+        pods = self.node.get("pods", "-n", self.namespace, "-l", "app.kubernetes.io/component=agent")["items"]
+        (pod,) = (each for each in pods if "deletionTimestamp" not in each["metadata"])
+        return pod
+
+    @property
+    def name(self) -> str:
+        """The pod's name."""
+        return self.pod["metadata"]["name"]
+
+    @property
+    def restarts(self) -> int:
+        """How often its container was started again."""
+        return self.pod["status"]["containerStatuses"][0]["restartCount"]
+
+    @property
+    def ready(self) -> bool:
+        """Whether the pod is."""
+        return self.pod["status"]["containerStatuses"][0]["ready"]
+
+    @property
+    def pid(self) -> int:
+        """The process of the agent, as seen from here."""
+        return self.node.pod_pid(self.name, self.namespace)
+
+    def cpu_s(self) -> float:
+        """The CPU time the agent has used so far, user and system."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def memory_mib(self) -> tuple[float, float, float]:
+        """The agent's resident memory now and at most, and what its container's cgroup counts, in MiB."""
+        pid = self.pid
+        status = Path(f"/proc/{pid}/status").read_text()
+        resident, most = (
+            int(next(line.split()[1] for line in status.splitlines() if line.startswith(f"{name}:"))) / 1024
+            for name in ("VmRSS", "VmHWM")
+        )
+        return resident, most, group_memory_bytes(pid) / 2**20
+
+    def wait_until_replaced(self, old: str, timeout_s: float = 60.0) -> None:
+        """Return once another pod than `old` is ready."""
+
+        def replaced() -> bool:
+            try:
+                return self.name != old and self.ready
+            except (ValueError, KeyError):  # none there at this moment, or without a container yet
+                return False
+
+        self.wait(replaced, "another pod that is ready", timeout_s)
+
+    def web(self, path: str) -> tuple[int, str]:
+        """Return status and text of the agent's answer; (0, ""): none."""
+        url = f"http://{self.pod['status']['podIP']}:19464{path}"
+        try:
+            with _direct.open(url, timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+    def states(self) -> dict[str, tuple[str, str]]:
+        """Return each VM's state and reason, by the name of its socket."""
+        status, text = self.web("/status")
+        if status != 200:
+            return {}
+        vms = cast(list[dict[str, Any]], json.loads(text)["vms"])
+        return {
+            Path(each["state"]["vm"]["path"]).name: (each["state"]["state"], each["state"]["reason"])
+            for each in vms
+        }
+
+    def wait(self, holds: Callable[[], bool], what: str, timeout_s: float = 60.0) -> float:
+        """Return how long it took until `holds()`, in seconds."""
+        begun_s = time.monotonic()
+        while not holds():
+            if time.monotonic() - begun_s > timeout_s:
+                raise AssertionError(f"not seen within {timeout_s} s: {what}\n{self.trouble()}")
+            time.sleep(0.1)
+        return time.monotonic() - begun_s
+
+    def trouble(self) -> str:
+        """Return what an operator would look at."""
+        said: list[str] = []
+        for words in (
+            ["get", "pods", "-o", "wide"],
+            ["get", "events", "--sort-by=.lastTimestamp"],
+            ["logs", "-l", "app.kubernetes.io/component=agent", "--all-containers", "--tail=20"],
+        ):
+            try:
+                said.append(self.kubectl(*words)[-3000:])
+            except RuntimeError as error:
+                said.append(str(error)[-1000:])
+        return "\n".join(said)
+
+    def end(self) -> None:
+        """Uninstall it with all it left. Harmless where it is gone."""
+        for words in (["uninstall", "barograph", "--wait", "--ignore-not-found"],):
+            self.helm(*words)
+        self.node.kubectl("delete", "namespace", self.namespace, "--ignore-not-found", "--wait=false")
+
+
+@contextmanager
+def release(node: Node, namespace: str) -> Generator[Release]:
+    """A release, uninstalled at the end of the block."""
+    one = Release(node, namespace)
+    try:
+        yield one
+    finally:
+        one.end()
+
+
+def to(kafka: RealKafka, topics: Sequence[str]) -> dict[str, object]:
+    """Return the agent's settings for a Kafka and its topics."""
+    samples, states = topics
+    return {"bootstrap_servers": kafka.bootstrap, "samples_topic": samples, "states_topic": states}
+
+
+def documents(kafka: RealKafka, topic: str) -> list[dict[str, Any]]:
+    """Return what a topic holds, decoded."""
+    return [json.loads(each.value) for each in consume(kafka.bootstrap, [topic])]
+
+
+def of_vm(records: Sequence[Received], name: str) -> list[dict[str, Any]]:
+    """Return a VM's samples among records, in order."""
+    said = [cast(dict[str, Any], json.loads(each.value)) for each in records]
+    return [each for each in said if each["vm"].get("name") == name]
+
+
+def group_memory_bytes(pid: int) -> int:
+    """Return what the cgroup of a process counts as used, the page cache of its files included."""
+    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        for root, file in (
+            ("/sys/fs/cgroup/memory", "memory.usage_in_bytes"),
+            ("/sys/fs/cgroup", "memory.current"),
+        ):
+            place = Path(f"{root}{path}/{file}")
+            if controllers in ("memory", "") and place.exists():
+                return int(place.read_text())
+    raise RuntimeError(f"no memory cgroup of process {pid}")
+
+
+def as_user(user: int) -> tuple[str, ...]:
+    """Return a QEMU that is another user, which yet may read the lab's files as root may."""
+    rights = ("--inh-caps=+dac_override", "--ambient-caps=+dac_override")
+    return ("setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", *rights, str(setup.qemu()))
+
+
+def machine_id(folder: Path) -> dict[str, object]:
+    """Return the value for a host that has no machine-id of its own: a container, perhaps."""
+    if Path("/etc/machine-id").exists():
+        return {}
+    file = folder / "machine-id"
+    file.write_text("4c8ad2f0e1b74b6d9a37c5f2d86e9b10\n")
+    return {"host": {"machineIdFile": str(file)}}
+
+
+def make_directory(path: Path, user: int) -> Path:
+    """Make a directory for the sockets of QEMUs that are `user`."""
+    path.mkdir(parents=True, exist_ok=True)
+    os.chown(path, user, user)
+    return path
+
+
+__all__ = [
+    "ADDRESS", "AGENTS_USER", "NAME", "QEMUS_USER", "Release", "as_user", "documents", "machine_id",
+    "make_directory", "of_vm", "qemu", "release", "to",
+]  # fmt: skip

@@ -1,0 +1,206 @@
+"""The chart rendered: what the agent and Kubernetes accept, what is refused, and who may do what."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from tests.integration.conftest import need
+from tests.lab import helm
+
+BAD: list[dict[str, Any]] = yaml.safe_load((Path(__file__).parents[1] / "data/bad_values.yaml").read_text())
+VALUES = [*helm.CI, *helm.EXAMPLES]
+KUBERNETES = ("1.25", "1.35", "1.36", "1.37")
+"""The oldest that the chart is for (`kubeVersion`), and the three newest."""
+
+SOCKETS = {"sockets": {"directory": "/run/vm"}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _helm() -> None:
+    need("helm")
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return both, the sections they share merged: one level is enough here."""
+    shared = {name: {**base[name], **over[name]} for name in base.keys() & over.keys()}
+    return {**base, **over, **shared}
+
+
+def pod_of(manifests: list[helm.Manifest]) -> dict[str, Any]:
+    return helm.one(manifests, "DaemonSet")["spec"]["template"]["spec"]
+
+
+def test_the_chart_passes_helms_own_lint() -> None:
+    helm.helm("lint", "--strict", helm.CHART, "--values", helm.CI[0])
+
+
+@pytest.mark.parametrize("values", helm.EXAMPLES, ids=helm.named)
+def test_the_examples_manifests_are_what_is_rendered(values: Path) -> None:
+    folder = values.parent / "rendered"
+    kept = {path.name: path.read_text() for path in folder.iterdir()}
+
+    assert kept == helm.rendered(values), "run `python -m tests.lab.helm`"
+
+
+@pytest.mark.parametrize("values", VALUES, ids=helm.named)
+def test_the_configuration_is_one_that_the_agent_accepts(values: Path, tmp_path: Path) -> None:
+    maps = [each["data"] for each in helm.render("--values", values) if each["kind"] == "ConfigMap"]
+    (text,) = (data["barograph.yaml"] for data in maps if "barograph.yaml" in data)
+    machine_id, authority, config = tmp_path / "machine-id", tmp_path / "ca.pem", tmp_path / "barograph.yaml"
+    machine_id.write_text("4c8ad2f0e1b74b6d9a37c5f2d86e9b10\n")
+    authority.write_bytes((Path(__file__).parents[1] / "data/tls/cert.pem").read_bytes())
+    # What a pod has mounted.
+    config.write_text(
+        text.replace("/host/machine-id", str(machine_id)).replace("/tls/ca.pem", str(authority))
+    )
+    pod = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "BAROGRAPH_HOST__NAME": "node-1"}
+    secret = {"BAROGRAPH_KAFKA__SASL__PASSWORD": "secret"} if helm.named(values) == "extras" else {}
+
+    done = subprocess.run(
+        [sys.executable, "-m", "agent", "check-config", "--config", str(config)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={"PATH": os.environ["PATH"], **pod, **secret},
+    )
+
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_the_manifests_are_valid_for_this_version_of_kubernetes(version: str) -> None:
+    for values in VALUES:
+        if version == "1.25" and helm.named(values) == "apparmor":
+            continue
+        for manifest in helm.render("--values", values, "--kube-version", version):
+            if manifest["apiVersion"] != "monitoring.coreos.com/v1":  # the operator's own
+                kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def test_what_an_old_kubernetes_does_not_have_is_refused_with_the_way_out() -> None:
+    with pytest.raises(
+        RuntimeError, match=r"appArmorProfile: Kubernetes v1.25.0 has no such field.*podAnnotations"
+    ):
+        helm.render("--values", helm.CHART / "ci/apparmor-values.yaml", "--kube-version", "1.25")
+
+
+def test_those_versions_are_the_oldest_supported_and_the_newest_known() -> None:
+    chart = yaml.safe_load((helm.CHART / "Chart.yaml").read_text())
+    newest = kubernetes_validate.latest_version().rpartition(".")[0]
+
+    assert chart["kubeVersion"] == f">={KUBERNETES[0]}.0-0"
+    assert newest == KUBERNETES[-1]
+
+
+@pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad["id"])
+def test_a_bad_value_is_refused_with_a_message_that_names_it(bad: Mapping[str, Any]) -> None:
+    with pytest.raises(RuntimeError) as refused:
+        helm.render_with(merged(SOCKETS, bad["values"]))
+
+    assert bad["names"] in str(refused.value)
+    assert bad["says"] in str(refused.value)
+
+
+def test_the_table_of_bad_values_is_as_long_as_it_must_be() -> None:
+    assert len({bad["id"] for bad in BAD}) == len(BAD) >= 30
+
+
+@pytest.mark.parametrize("values", VALUES, ids=helm.named)
+def test_nobody_has_more_rights_than_the_values_say(values: Path) -> None:
+    given = yaml.safe_load(values.read_text())
+    manifests = helm.render("--values", values)
+    pod = pod_of(manifests)
+    user = given.get("runAs", {}).get("user", 10001)
+
+    assert pod["automountServiceAccountToken"] is False
+    assert (pod["hostNetwork"], pod["hostPID"]) == (False, False)
+    assert pod["securityContext"]["runAsUser"] == user
+    assert pod["securityContext"]["runAsNonRoot"] is (user != 0)
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    added: dict[str, object] = {}
+    for container in (*pod.get("initContainers", ()), *pod["containers"]):
+        context = container["securityContext"]
+        assert context["readOnlyRootFilesystem"] is True
+        assert context["allowPrivilegeEscalation"] is False
+        assert "privileged" not in context
+        assert context["capabilities"]["drop"] == ["ALL"]
+        added[container["name"]] = context["capabilities"].get("add", [])
+    prepares = added.pop("prepare-state", added.pop("remove-state", ["CHOWN"]))
+    assert prepares == ["CHOWN"]
+    assert all(each == given.get("capabilities", []) for each in added.values())
+    assert not [each for each in manifests if "Role" in each["kind"]]
+
+
+def test_nothing_of_the_node_can_be_written_but_the_state() -> None:
+    pod = pod_of(helm.render_with(SOCKETS))
+    of_the_node = {volume["name"] for volume in pod["volumes"] if "hostPath" in volume}
+
+    mounts = pod["containers"][0]["volumeMounts"]
+
+    assert of_the_node == {"machine-id", "state", "sockets"}
+    writable = {each["name"] for each in mounts if not each.get("readOnly")}
+    assert writable == {"state"}
+
+
+def test_the_parent_of_the_sockets_directory_is_mounted_and_follows_the_nodes_mounts() -> None:
+    pod = pod_of(helm.render_with({"sockets": {"directory": "/run/kvm/sockets"}}))
+
+    volume = next(each for each in pod["volumes"] if each["name"] == "sockets")
+    mount = next(each for each in pod["containers"][0]["volumeMounts"] if each["name"] == "sockets")
+
+    assert volume["hostPath"] == {"path": "/run/kvm", "type": "Directory"}
+    assert mount["mountPath"] == "/host/run/kvm"
+    assert mount["mountPropagation"] == "HostToContainer"
+
+
+def test_a_changed_configuration_is_another_pod_and_another_annotation_elsewhere_is_not() -> None:
+    def checksum(values: Mapping[str, Any]) -> str:
+        template = helm.one(helm.render_with(merged(SOCKETS, values)), "DaemonSet")["spec"]["template"]
+        return template["metadata"]["annotations"]["checksum/config"]
+
+    assert checksum({}) != checksum({"config": {"polling": {"interval": "5s"}}})
+    assert checksum({}) == checksum({"service": {"annotations": {"a": "b"}}})
+
+
+def test_there_are_never_two_agents_on_a_node() -> None:
+    strategy = helm.one(helm.render_with(SOCKETS), "DaemonSet")["spec"]["updateStrategy"]
+
+    assert strategy == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1, "maxSurge": 0}}
+
+
+def test_the_grace_period_is_longer_than_the_agents_own_deadline() -> None:
+    manifests = helm.render_with({**SOCKETS, "shutdownDeadlineSeconds": 45})
+
+    config = yaml.safe_load(helm.one(manifests, "ConfigMap")["data"]["barograph.yaml"])
+
+    assert config["shutdown"]["deadline"] == "45s"
+    assert pod_of(manifests)["terminationGracePeriodSeconds"] == 65
+
+
+def test_without_a_place_on_the_node_nothing_is_kept_and_no_container_is_root() -> None:
+    manifests = helm.render_with({**SOCKETS, "state": {"path": ""}})
+    pod = pod_of(manifests)
+
+    config = yaml.safe_load(helm.one(manifests, "ConfigMap")["data"]["barograph.yaml"])
+
+    assert config["spool"] == {"mode": "none"}
+    assert "initContainers" not in pod
+    assert next(each for each in pod["volumes"] if each["name"] == "state")["emptyDir"]
+
+
+def test_the_packaged_chart_holds_no_tests_and_renders_alike(tmp_path: Path) -> None:
+    helm.helm("package", helm.CHART, "--destination", tmp_path)
+    (archive,) = tmp_path.glob("*.tgz")
+
+    names = subprocess.run(["tar", "-tf", archive], check=True, capture_output=True, text=True).stdout
+
+    assert "barograph/README.md" in names
+    assert "/ci/" not in names
+    assert "/examples/" not in names

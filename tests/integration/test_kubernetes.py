@@ -1,0 +1,458 @@
+"""The chart on a real node, with real QEMUs and guests, a real Kafka and a real Prometheus."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import time
+from collections.abc import Generator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from agent import __version__
+from tests.integration.accounts import Run, once_each, owed
+from tests.integration.conftest import cannot_run, need
+from tests.integration.pods import (
+    ADDRESS,
+    AGENTS_USER,
+    NAME,
+    QEMUS_USER,
+    Release,
+    as_user,
+    documents,
+    machine_id,
+    make_directory,
+    of_vm,
+    release,
+    to,
+)
+from tests.lab import helm, kubernetes, qemu
+from tests.lab.image import image_tar
+from tests.lab.kafka import RealKafka, consume, real_kafka
+from tests.lab.kubernetes import Node
+from tests.lab.observer import Observer
+from tests.lab.prometheus import prometheus
+from tests.lab.sim import simulated
+
+pytestmark = [pytest.mark.guest, pytest.mark.alone, pytest.mark.timeout(300)]
+
+WITHIN_S = 60.0
+"""The promise: samples and metrics that soon after `helm install`."""
+
+
+@pytest.fixture(scope="module")
+def node(session_folder: Path) -> Generator[Node]:
+    if (why := kubernetes.why_not()) is not None:
+        cannot_run(why)
+    need("kubernetes", "coredns", "helm", "kafka", "prometheus", "qemu", "guest")
+    with kubernetes.node(session_folder / "node") as running:
+        running.import_image(image_tar(), "docker.io/library/barograph:" + __version__)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def kafka(node: Node, session_folder: Path) -> Generator[RealKafka]:
+    """A broker that pods can reach."""
+    with real_kafka(session_folder / "pods-kafka", host=ADDRESS) as broker:
+        yield broker
+
+
+@pytest.fixture
+def state(folder: Path) -> Path:
+    """A directory of the node that the kubelet makes."""
+    return folder / "lib" / "barograph"
+
+
+@pytest.fixture
+def released(node: Node, folder: Path) -> Generator[Release]:
+    with release(node, folder.name.lower().replace("_", "-")) as one:
+        yield one
+
+
+def topics_of(kafka: RealKafka, folder: Path) -> tuple[str, str]:
+    topics = (f"{folder.name}.samples", f"{folder.name}.states")
+    for topic in topics:
+        kafka.create_topic(topic)
+    return topics
+
+
+def test_three_values_bring_samples_to_kafka_and_metrics_to_prometheus_within_a_minute(
+    node: Node, released: Release, folder: Path, kafka: RealKafka
+) -> None:
+    sockets = make_directory(folder / "run" / "vm", AGENTS_USER)
+    for topic in ("barograph.samples", "barograph.states"):
+        kafka.create_topic(topic)
+    with ExitStack() as stack:
+        metrics = stack.enter_context(prometheus(folder / "prometheus", host=ADDRESS))
+        for name in ("g0", "g1"):
+            stack.enter_context(qemu.guest(sockets, name, command=as_user(AGENTS_USER)))
+        begun_s = time.monotonic()
+
+        released.install(
+            machine_id(folder),
+            *("--set", f"sockets.directory={sockets}"),
+            *("--set", f"config.kafka.bootstrap_servers={kafka.bootstrap}"),
+            *("--set", f"config.otlp.endpoint={metrics.otlp}"),
+        )
+
+        def in_kafka() -> bool:
+            return {each["vm"]["name"] for each in documents(kafka, "barograph.samples")} == {"g0", "g1"}
+
+        def in_prometheus() -> bool:
+            found = metrics.query("qemu_vm_guest_memory_free_bytes")
+            return {each["metric"]["qemu_vm_name"] for each in found} == {"g0", "g1"}
+
+        released.wait(in_kafka, "a sample of each guest in Kafka", WITHIN_S)
+        released.wait(in_prometheus, "free memory of each guest in Prometheus", WITHIN_S)
+        took_s = time.monotonic() - begun_s
+        assert took_s < WITHIN_S
+        print(f"from helm install to samples in Kafka and metrics in Prometheus: {took_s:.1f} s")
+
+        status = Path(f"/proc/{released.pid}/status").read_text()
+        fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        assert fields["Uid"].split() == [str(AGENTS_USER)] * 4
+        assert {fields[name].strip("0") for name in ("CapEff", "CapPrm", "CapBnd", "CapAmb")} == {""}
+        assert (fields["NoNewPrivs"], fields["Seccomp"]) == ("1", "2")
+        sample = documents(kafka, "barograph.samples")[0]
+        assert sample["host"]["name"] == NAME
+        assert "1 of 1 agents are ready" in released.helm("test", "barograph", "--logs")
+
+
+def test_what_happens_to_a_pod_costs_no_reader_anything(
+    node: Node, released: Release, folder: Path, kafka: RealKafka, state: Path
+) -> None:
+    sockets = make_directory(folder / "run" / "vm", AGENTS_USER)
+    topics = topics_of(kafka, folder)
+    runs: list[Run] = []
+
+    def live(seconds: float = 3.0) -> None:
+        """Let the agent that runs now read for a while; its life then ends by what comes next."""
+        time.sleep(seconds)
+        runs.append(Run(killed_ms=time.time() * 1000))
+
+    with ExitStack() as stack:
+        vms = [
+            stack.enter_context(qemu.guest(sockets, name, command=as_user(AGENTS_USER)))
+            for name in ("g0", "g1")
+        ]
+        observer = Observer([vm.truth for vm in vms], folder)
+        released.install(
+            {
+                "sockets": {"directory": str(sockets)},
+                "state": {"path": str(state)},
+                "config": {"kafka": to(kafka, topics), "polling": {"interval": "1s"}},
+                **machine_id(folder),
+            }
+        )
+        live()
+
+        old = released.name
+        released.kubectl("delete", "pod", old, "--wait=false")
+        released.wait_until_replaced(old)
+        live()
+
+        os.kill(released.pid, signal.SIGKILL)
+        released.wait(lambda: released.restarts == 1 and released.ready, "the container started again")
+        live()
+
+        name = released.name
+        node.restart_kubelet(down_s=3)
+        released.wait(lambda: released.ready, "ready under the new kubelet")
+        assert (released.name, released.restarts) == (name, 1)
+        live()
+
+        old = released.name
+        released.upgrade({"config": {"polling": {"heartbeat": "1m"}}})
+        assert released.name != old
+        live()
+
+        old = released.name
+        released.helm("rollback", "barograph", "--wait")
+        assert released.name != old
+        live()
+
+        # Until here the intervals stay, whoever restarts.
+        shown = observer.updates()
+        for vm in vms:
+            gaps = [
+                b.first_seen_ms - a.first_seen_ms
+                for a, b in zip(shown[vm.truth], shown[vm.truth][1:], strict=False)
+            ]
+            assert max(gaps[1:]) < 2500
+        released.upgrade({"retire": True})
+        shown = observer.stop()
+        for vm in vms:
+            with vm.monitor() as monitor:
+                assert monitor.interval_s() == 0
+        assert not state.exists()
+        released.helm("uninstall", "barograph", "--wait")
+        left = released.kubectl("get", "all,configmaps,serviceaccounts", "-o", "name").split()
+        assert set(left) <= {"configmap/kube-root-ca.crt", "serviceaccount/default"}
+
+    states = documents(kafka, topics[1])
+    lives = sorted({each["run"] for each in states})  # UUIDv7: in order of time
+    assert len(lives) == len(runs) - 1  # the kubelet's restart ended none
+    records = once_each(consume(kafka.bootstrap, [topics[0]]))
+    runs.pop(3)
+    runs[2:4] = runs[2:4]
+    for run, id in zip(runs, lives, strict=True):
+        for each in states:
+            path = each.get("vm", {}).get("path")
+            if each["run"] == id and path and (each["state"] == "reporting" or each["reason"] == "settling"):
+                run.first_reading_ms.setdefault(path.removeprefix("/host"), each["observed_at_ms"])
+    owed_in_all = 0
+    for vm in vms:
+        mine = of_vm(records, vm.name)
+        by_time = {each["last_update"]: each["statistics"] for each in mine}
+        due = owed(vm.qmp, shown[vm.truth], runs)
+        owed_in_all += len(due)
+        values = {
+            (each.last_update_s, json.dumps(each.statistics, sort_keys=True)) for each in shown[vm.truth]
+        }
+        assert [each.last_update_s for each in due if each.last_update_s not in by_time] == []
+        assert all((at_s, json.dumps(said, sort_keys=True)) in values for at_s, said in by_time.items())
+        assert len({each["epoch"] for each in mine}) == 1
+        assert [each["sequence"] for each in mine] == list(range(1, len(mine) + 1))
+        assert [each["last_update"] for each in mine] == sorted(by_time)
+    assert owed_in_all > 20
+    print(f"{len(lives)} lives of the agent: {owed_in_all} updates owed, all arrived, none twice")
+
+
+def test_vms_and_their_directory_come_and_go_under_a_running_pod(
+    node: Node, released: Release, folder: Path, kafka: RealKafka, state: Path
+) -> None:
+    parent = make_directory(folder / "run", AGENTS_USER)
+    topics = topics_of(kafka, folder)
+    sockets = parent / "vm"
+    released.install(  # on a node that has no such directory yet
+        {
+            "sockets": {"directory": str(sockets)},
+            "state": {"path": str(state)},
+            "config": {
+                "kafka": to(kafka, topics),
+                "polling": {"interval": "1s"},
+                "discovery": {"rescan": "1s"},
+            },
+            **machine_id(folder),
+        }
+    )
+    assert released.states() == {}
+
+    make_directory(sockets, AGENTS_USER)
+    with qemu.guest(sockets, "g0", command=as_user(AGENTS_USER)) as first:
+        released.wait(lambda: released.states().get("g0.qmp", ("",))[0] == "reporting", "g0 reporting")
+        with qemu.guest(sockets, "g1", command=as_user(AGENTS_USER)):
+            released.wait(lambda: released.states().get("g1.qmp", ("",))[0] == "reporting", "g1 reporting")
+        released.wait(lambda: released.states().get("g1.qmp", ("gone",))[0] == "gone", "g1 gone")
+        first.restart()
+        first.wait_until_booted()
+        released.wait(lambda: released.states()["g0.qmp"][0] == "reporting", "g0 again")
+
+    shutil.rmtree(sockets)
+    make_directory(sockets, AGENTS_USER)
+    with (
+        qemu.guest(sockets, "g2", command=as_user(AGENTS_USER)),
+        qemu.guest(sockets, "alien", command=as_user(QEMUS_USER)),
+    ):
+        released.wait(lambda: released.states().get("g2.qmp", ("",))[0] == "reporting", "g2 reporting")
+        released.wait(
+            lambda: released.states().get("alien.qmp", ("",))[0] == "unreachable", "the alien's state"
+        )
+
+        assert "denied" in released.states()["alien.qmp"][1]
+        assert (released.restarts, released.ready) == (0, True)
+
+
+@pytest.mark.parametrize("as_root", [False, True], ids=["QEMU's user", "root with DAC_OVERRIDE"])
+def test_whose_sockets_they_are_decides_who_the_agent_must_be(
+    node: Node, released: Release, folder: Path, as_root: bool
+) -> None:
+    sockets = make_directory(folder / "run" / "vm", QEMUS_USER)
+    who: dict[str, object] = {"runAs": {"user": QEMUS_USER, "group": QEMUS_USER}}
+    if as_root:
+        who = {"runAs": {"user": 0, "group": 0}, "capabilities": ["DAC_OVERRIDE"]}
+    with (
+        qemu.idle(sockets, "mine", command=as_user(QEMUS_USER)),
+        qemu.idle(sockets, "others", command=as_user(QEMUS_USER + 1)),
+    ):
+        released.install(
+            {"sockets": {"directory": str(sockets)}, "state": {"path": ""}, **who, **machine_id(folder)}
+        )
+
+        released.wait(lambda: released.states().get("mine.qmp", ("",))[0] == "waiting", "its own user's")
+        released.wait(
+            lambda: (
+                released.states().get("others.qmp", ("",))[0] == ("waiting" if as_root else "unreachable")
+            ),
+            "another user's",
+        )
+
+
+def outage(released: Release, folder: Path, kafka: RealKafka, state: Path, seconds: float) -> None:
+    sockets = make_directory(folder / "run" / "vm", AGENTS_USER)
+    topics = topics_of(kafka, folder)
+    with qemu.guest(sockets, "g0", command=as_user(AGENTS_USER)) as vm:
+        observer = Observer([vm.truth], folder)
+        released.install(
+            {
+                "sockets": {"directory": str(sockets)},
+                "state": {"path": str(state)},
+                "config": {"kafka": to(kafka, topics), "polling": {"interval": "1s"}},
+                **machine_id(folder),
+            }
+        )
+        released.wait(lambda: len(documents(kafka, topics[0])) >= 3, "three samples")
+        since_s = int(time.time())
+
+        kafka.kill()
+        until_s = time.monotonic() + seconds
+        degraded = False
+        while time.monotonic() < until_s:
+            assert released.web("/readyz")[0] == 200
+            assert (released.restarts, released.ready) == (0, True)
+            degraded = degraded or '"degraded"' in released.web("/healthz")[1]
+            time.sleep(1)
+        waiting = [
+            float(line.split()[-1])
+            for line in released.web("/metrics")[1].splitlines()
+            if line.startswith("barograph_waiting") and "kafka.samples" in line
+        ]
+        assert degraded
+        assert waiting
+        assert waiting[0] >= seconds - 20
+        back_s = int(time.time())
+        kafka.start()
+        released.wait(
+            lambda: any(each["last_update"] > back_s for each in documents(kafka, topics[0])),
+            "what came after",
+            90,
+        )
+        shown = observer.stop()[vm.truth]
+
+    records = once_each(consume(kafka.bootstrap, [topics[0]]))
+    arrived = [each["last_update"] for each in of_vm(records, "g0")]
+    during = [each.last_update_s for each in shown if since_s <= each.last_update_s <= back_s]
+    assert len(during) > seconds * 0.8
+    assert [at_s for at_s in during if at_s not in arrived] == []
+    print(f"Kafka away for {seconds} s: {len(during)} samples waited, all arrived, no restart, always ready")
+
+
+@pytest.mark.timeout(400)
+def test_a_kafka_that_is_away_restarts_nothing_and_costs_nothing(
+    released: Release, folder: Path, kafka: RealKafka, state: Path
+) -> None:
+    outage(released, folder, kafka, state, 40)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_kafka_that_is_away_for_five_minutes_restarts_nothing_and_costs_nothing(
+    released: Release, folder: Path, kafka: RealKafka, state: Path
+) -> None:
+    outage(released, folder, kafka, state, 300)
+
+
+@pytest.mark.parametrize("values", [*helm.CI, *helm.EXAMPLES], ids=helm.named)
+def test_the_real_api_server_takes_the_manifests(node: Node, values: Path) -> None:
+    manifests = [each for each in helm.render("--values", values) if "monitoring" not in each["apiVersion"]]
+    node.ensure_namespace("barograph")
+
+    said = node.kubectl(
+        "apply",
+        "--dry-run=server",
+        "--validate=strict",
+        "--filename=-",
+        stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": manifests}),
+    )
+
+    assert said.count("(server dry run)") == len(manifests)
+
+
+HOST_PATH = "hostPath volumes"
+ROOT = "runAsUser=0"
+NOT_NON_ROOT = "runAsNonRoot != true"
+CAPABILITIES = "unrestricted capabilities"
+KIND = "restricted volume types"
+SE_LINUX = "seLinuxOptions"
+PREPARES = {KIND, ROOT, NOT_NON_ROOT, CAPABILITIES}
+
+
+@pytest.mark.parametrize(
+    ("values", "baseline", "restricted"),
+    [
+        ({}, {HOST_PATH}, PREPARES),
+        ({"state": {"path": ""}}, {HOST_PATH}, {KIND}),
+        ({"state": {"prepare": False}}, {HOST_PATH}, {KIND}),
+        ({"runAs": {"user": 0}, "state": {"path": ""}}, {HOST_PATH}, {KIND, ROOT, NOT_NON_ROOT}),
+        (
+            {"runAs": {"user": 0}, "capabilities": ["DAC_OVERRIDE"], "state": {"path": ""}},
+            {HOST_PATH},
+            {KIND, ROOT, NOT_NON_ROOT, CAPABILITIES},
+        ),
+        (
+            {"seLinuxOptions": {"type": "spc_t"}, "state": {"path": ""}},
+            {HOST_PATH, SE_LINUX},
+            {KIND, SE_LINUX},
+        ),
+    ],
+    ids=["default", "in memory", "not prepared", "root", "several users", "SELinux"],
+)
+def test_each_pod_security_level_misses_what_the_docs_say_and_no_more(
+    node: Node, values: dict[str, object], baseline: set[str], restricted: set[str]
+) -> None:
+    template = helm.one(helm.render_with({"sockets": {"directory": "/run/vm"}, **values}), "DaemonSet")
+    spec = template["spec"]["template"]["spec"]
+    del spec["priorityClassName"], spec["serviceAccountName"]
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "agent"}, "spec": spec}
+
+    def missed(level: str) -> set[str]:
+        node.ensure_namespace(level, f"pod-security.kubernetes.io/enforce={level}")
+        try:
+            node.kubectl(
+                "apply", "--dry-run=server", "--filename=-", "--namespace", level, stdin=json.dumps(pod)
+            )
+        except RuntimeError as error:
+            return set(re.findall(r"(?:: |, )([a-zA-Z][\w !=]*?) \((?:volume|container|pod)", str(error)))
+        return set()
+
+    assert missed("baseline") == baseline
+    assert missed("restricted") == restricted
+    assert missed("privileged") == set()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_what_a_hundred_vms_at_ten_seconds_cost(
+    released: Release, folder: Path, kafka: RealKafka, state: Path
+) -> None:
+    sockets = make_directory(folder / "run" / "vm", AGENTS_USER)
+    topics = topics_of(kafka, folder)
+    with simulated(sockets, vms=100), prometheus(folder / "prometheus", host=ADDRESS) as metrics:
+        for path in sockets.glob("*.qmp"):
+            os.chown(path, AGENTS_USER, AGENTS_USER)
+        released.install(
+            {
+                "sockets": {"directory": str(sockets)},
+                "state": {"path": str(state)},
+                "config": {"kafka": to(kafka, topics), "otlp": {"endpoint": metrics.otlp}},
+                **machine_id(folder),
+            }
+        )
+        released.wait(
+            lambda: list(released.states().values()).count(("reporting", "advancing")) == 100, "100 reporting"
+        )
+        before_s, begun_s = released.cpu_s(), time.monotonic()
+        time.sleep(120)
+        used = (released.cpu_s() - before_s) / (time.monotonic() - begun_s)
+        resident, most, group = released.memory_mib()
+
+        assert released.restarts == 0
+        assert used < 0.05  # the request
+        assert most < 128  # the request
+        print(
+            f"100 VMs at 10 s: {used * 1000:.0f}m CPU, {resident:.0f} MiB resident, {most:.0f} at most, "
+            f"{group:.0f} MiB in the container's cgroup"
+        )

@@ -1,0 +1,109 @@
+"""What the chart renders to. `python -m tests.lab.helm` writes the examples' manifests anew."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from tests.lab import setup
+
+CHART = Path(__file__).parents[2] / "helm/barograph"
+CI = sorted((CHART / "ci").glob("*-values.yaml"))
+KUBERNETES = "1.37"
+"""What is rendered for: a Helm that was not released thinks of a Kubernetes that the chart is not for."""
+
+EXAMPLES = sorted((CHART / "examples").glob("*/values.yaml"))
+_AS_ONE = ("--namespace", "barograph", "--kube-version", KUBERNETES)
+
+Manifest = dict[str, Any]
+
+
+def helm(*words: str | Path) -> str:
+    """Return what Helm says.
+
+    Raises:
+        RuntimeError: it failed; the message is what it said.
+    """
+    argv = [str(setup.helm()), *(str(word) for word in words)]
+    with tempfile.TemporaryDirectory() as home:  # nothing of the user's
+        homes = dict.fromkeys(("HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"), home)
+        env = {**os.environ, **homes}
+        done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60, env=env)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return done.stdout
+
+
+@cache
+def _rendered(words: tuple[str | Path, ...]) -> str:
+    return helm("template", "barograph", CHART, *_AS_ONE, *words)
+
+
+def render(*words: str | Path) -> list[Manifest]:
+    """Return the manifests of a release `barograph` in the namespace `barograph`.
+
+    Args:
+        words: more of Helm's arguments, such as `--set` and a value.
+
+    Raises:
+        RuntimeError: the chart, or its schema, refused; the message says what.
+    """
+    text = _rendered(words)
+    return [each for each in cast(list[Manifest | None], list(yaml.safe_load_all(text))) if each is not None]
+
+
+def render_with(values: object) -> list[Manifest]:
+    """The same with values as an object.
+
+    Raises:
+        RuntimeError: as above.
+    """
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(values, file)  # JSON is YAML
+        file.flush()
+        return render("--values", file.name)
+
+
+def named(values: Path) -> str:
+    """Return what a file of values is called, for a test's id."""
+    if values.name == "values.yaml":
+        return f"example-{values.parent.name}"
+    return values.name.removesuffix("-values.yaml")
+
+
+def one(manifests: Sequence[Manifest], kind: str) -> Manifest:
+    """Return the only manifest of a kind."""
+    (found,) = (each for each in manifests if each["kind"] == kind)
+    return found
+
+
+def rendered(values: Path) -> dict[str, str]:
+    """Return an example's manifests as files, by name."""
+    with tempfile.TemporaryDirectory() as folder:
+        helm("template", "barograph", CHART, *_AS_ONE, "--values", values, "--output-dir", folder)
+        top = Path(folder) / "barograph/templates"
+        files = sorted(path for path in top.rglob("*.yaml"))
+        return {str(path.relative_to(top)).replace("/", "-"): path.read_text() for path in files}
+
+
+def main() -> int:
+    """Write the examples' manifests anew."""
+    for values in EXAMPLES:
+        folder = values.parent / "rendered"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        for name, text in rendered(values).items():
+            (folder / name).write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
