@@ -10,7 +10,8 @@ from typing import NoReturn
 
 import pytest
 
-from tests.integration.hypervisor_kinds import Kind, Real, Simulated
+from tests.integration.hypervisor_kinds import AnyKind, Kind, Real, Simulated
+from tests.integration.hypervisor_owned import Owned
 from tests.integration.otlp_backends import HttpBackend, http_backend
 from tests.lab import setup
 from tests.lab.collector import Collector, collector
@@ -144,8 +145,32 @@ def own_prometheus(folder: Path) -> Generator[Prometheus]:
         yield running
 
 
-@pytest.fixture(params=[pytest.param("real", marks=pytest.mark.guest), "simulated"])
+KINDS: Mapping[str, tuple[str | None, type[AnyKind]]] = {
+    "real": ("real_qemu", Real),
+    "simulated": (None, Simulated),
+    "libvirt": ("real_libvirt", Owned),
+}
+"""Each kind of VM that the hypervisor's contract is held to: the fixture that it needs, and what makes it."""
+
+
+def _kinds(*names: str) -> list[object]:
+    return [pytest.param(name, marks=pytest.mark.guest if KINDS[name][0] else ()) for name in names]
+
+
+@pytest.fixture(params=_kinds(*KINDS))
+def any_kind(request: pytest.FixtureRequest, folder: Path) -> Generator[AnyKind]:
+    """One kind of VM after the other, for what every client can see."""
+    needs, make = KINDS[request.param]
+    if needs:
+        request.getfixturevalue(needs)
+    made = make(folder)
+    with made.stack:
+        yield made
+
+
+@pytest.fixture(params=_kinds("real", "simulated"))
 def kind(request: pytest.FixtureRequest, folder: Path) -> Generator[Kind]:
+    """The kinds with a monitor for us, for what only a QMP client can see."""
     if request.param == "real":
         request.getfixturevalue("real_qemu")
     made = Real(folder) if request.param == "real" else Simulated(folder)

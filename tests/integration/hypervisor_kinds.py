@@ -20,20 +20,88 @@ UNSET = 2**64 - 1
 QUICK_S = 1.0  # what happens at once, on a busy machine
 
 
-class Vm(Protocol):
-    """What both kinds of VM can."""
+class Guest(Protocol):
+    """What every kind of VM can."""
+
+    def order(self, words: str, timeout_s: float = 30.0) -> object: ...
+
+
+class Vm(Guest, Protocol):
+    """What those can whose monitor is ours."""
 
     truth: Path
     qmp: Path
 
-    def order(self, words: str, timeout_s: float = 30.0) -> object: ...
     def freeze(self) -> None: ...
     def thaw(self) -> None: ...
     def kill(self) -> None: ...
     def restart(self) -> None: ...
 
 
-class Client:
+class Watcher:
+    """What any client can do with a balloon and its VM. Names and units are QEMU's."""
+
+    def stats(self) -> tuple[int, dict[str, int]]:
+        """Return last-update, and the statistics; unset ones have `UNSET`, or are absent."""
+        raise NotImplementedError
+
+    def interval(self, value: object) -> object:
+        """Set the polling interval; `{}`: it is set."""
+        raise NotImplementedError
+
+    def interval_now(self) -> int:
+        """Read it."""
+        raise NotImplementedError
+
+    def pause(self) -> None:
+        raise NotImplementedError
+
+    def resume(self) -> None:
+        raise NotImplementedError
+
+    def reset(self) -> None:
+        raise NotImplementedError
+
+    def run_state(self) -> str:
+        raise NotImplementedError
+
+    def resize(self, size_bytes: int) -> None:
+        """Have the guest give memory back until it has so much."""
+        raise NotImplementedError
+
+    def actual(self) -> int:
+        """Return the memory that the balloon leaves it, in bytes."""
+        raise NotImplementedError
+
+    def wait_for(self, names: list[str], timeout_s: float = 15.0) -> list[dict[str, object]]:
+        """Return the events until the last of `names` came, which must come in that order."""
+        raise NotImplementedError
+
+    def silence(self, duration_s: float) -> None:
+        """Assert that nothing comes."""
+        raise NotImplementedError
+
+    def next_update(
+        self, timeout_s: float = 20.0, *, after: tuple[int, dict[str, int]] | None = None
+    ) -> tuple[float, int]:
+        """Return when (monotonic) the reading became another one than now or `after`, and its last-update."""
+        before = self.stats() if after is None else after
+        deadline = time.monotonic() + timeout_s
+        while (now := self.stats()) == before:
+            assert time.monotonic() < deadline, f"still {before[0]}"
+            time.sleep(0.004)
+        return time.monotonic(), now[0]
+
+    def stands(self, duration_s: float) -> None:
+        """Assert that the reading does not change."""
+        before = self.stats()
+        deadline = time.monotonic() + duration_s
+        while time.monotonic() < deadline:
+            assert self.stats() == before
+            time.sleep(0.05)
+
+
+class Client(Watcher):
     """A QMP client that sees everything: answers and events in the order they came."""
 
     def __init__(self, path: Path, *, negotiate: bool = True) -> None:
@@ -87,7 +155,6 @@ class Client:
         return error["class"], error["desc"]
 
     def wait_for(self, names: list[str], timeout_s: float = 15.0) -> list[dict[str, object]]:
-        """Return the events until the last of `names` came, which must come in that order."""
         missing = list(names)
         seen = self.events[:]
         self.events.clear()
@@ -104,40 +171,41 @@ class Client:
         return seen
 
     def silence(self, duration_s: float) -> None:
-        """Assert that nothing comes."""
         assert self.hear(duration_s) is None
 
-    # the balloon
+    # the balloon, which a case may have elsewhere than usual
 
-    def interval(self, value: object, path: str = BALLOON) -> object:
-        return self.ask("qom-set", path=path, property=INTERVAL, value=value)
+    balloon = BALLOON
 
-    def stats(self, path: str = BALLOON) -> tuple[int, dict[str, int]]:
-        answer = cast(dict[str, object], self.ask("qom-get", path=path, property="guest-stats"))
+    def interval(self, value: object) -> object:
+        return self.ask("qom-set", path=self.balloon, property=INTERVAL, value=value)
+
+    def interval_now(self) -> int:
+        return cast(int, self.ask("qom-get", path=self.balloon, property=INTERVAL))
+
+    def stats(self) -> tuple[int, dict[str, int]]:
+        answer = cast(dict[str, object], self.ask("qom-get", path=self.balloon, property="guest-stats"))
         return cast(int, answer["last-update"]), cast(dict[str, int], answer["stats"])
 
-    def next_update(
-        self,
-        timeout_s: float = 20.0,
-        path: str = BALLOON,
-        *,
-        after: tuple[int, dict[str, int]] | None = None,
-    ) -> tuple[float, int]:
-        """Return when (monotonic) the reading became another one than now or `after`, and its last-update."""
-        before = self.stats(path) if after is None else after
-        deadline = time.monotonic() + timeout_s
-        while (now := self.stats(path)) == before:
-            assert time.monotonic() < deadline, f"still {before[0]}"
-            time.sleep(0.004)
-        return time.monotonic(), now[0]
+    def resize(self, size_bytes: int) -> None:
+        assert self.ask("balloon", value=size_bytes) == {}
 
-    def stands(self, duration_s: float) -> None:
-        """Assert that the reading does not change."""
-        before = self.stats()
-        deadline = time.monotonic() + duration_s
-        while time.monotonic() < deadline:
-            assert self.stats() == before
-            time.sleep(0.05)
+    def actual(self) -> int:
+        return cast(dict[str, int], self.ask("query-balloon"))["actual"]
+
+    # the VM
+
+    def pause(self) -> None:
+        assert self.ask("stop") == {}
+
+    def resume(self) -> None:
+        assert self.ask("cont") == {}
+
+    def reset(self) -> None:
+        assert self.ask("system_reset") == {}
+
+    def run_state(self) -> str:
+        return cast(dict[str, str], self.ask("query-status"))["status"]
 
     def close(self) -> None:
         self._socket.close()
@@ -162,14 +230,28 @@ def make_disk(folder: Path, disk: Path) -> None:
         run(driver="qcow2", file="file", size=size)
 
 
-class Kind:
-    """Makes VMs of one kind, and clients for their second monitor."""
-
-    real: bool
+class AnyKind:
+    """Makes VMs of one kind, and clients."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.stack = ExitStack()
+
+    def guest(self, shape: Literal["usual", "silent"] = "usual") -> Guest:
+        raise NotImplementedError
+
+    def watch(self, guest: Guest) -> Watcher:
+        raise NotImplementedError
+
+
+class Kind(AnyKind):
+    """The same of VMs with a second monitor for us."""
+
+    def guest(self, shape: Literal["usual", "silent"] = "usual") -> Guest:
+        return self.vm(shape)
+
+    def watch(self, guest: Guest) -> Watcher:
+        return self.client(cast(Vm, guest))
 
     def vm(self, shape: Shape = "usual", name: str = "vm") -> Vm:
         raise NotImplementedError
@@ -184,8 +266,6 @@ class Kind:
 
 
 class Real(Kind):
-    real = True
-
     def vm(self, shape: Shape = "usual", name: str = "vm") -> Vm:
         enter = self.stack.enter_context
         incoming = f"unix:{self.folder}/incoming"
@@ -227,8 +307,6 @@ class Real(Kind):
 
 
 class Simulated(Kind):
-    real = False
-
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.hypervisor: Hypervisor = self.stack.enter_context(simulated(folder))

@@ -251,7 +251,10 @@ def test_a_guests_balloon_its_names_and_what_may_not_be_set(kind: Kind) -> None:
         assert client.ask("qom-get", path=path, property="type") == kind_of
         assert client.ask("qom-get", path=path, property=INTERVAL) == 0
         assert client.ask("qom-get", path=path, property="deflate-on-oom") is False
-        assert client.stats(path) == client.stats()
+        client.balloon = path
+        through_this = client.stats()
+        client.balloon = BALLOON
+        assert through_this == client.stats()
         missing = ("GenericError", f"Property '{kind_of}.nope' not found")
         assert client.ask("qom-get", path=path, property="nope") == missing
         assert client.ask("qom-set", path=path, property="nope", value=1) == missing
@@ -317,10 +320,11 @@ def test_where_the_balloon_is_and_of_which_type(
     short = client.ask("qom-get", path=name, property="type")
     assert short == (type_name if name == "balloon0" else ("DeviceNotFound", f"Device '{name}' not found"))
     assert client.ask("qom-get", path=path, property="type") == type_name
-    assert client.interval(1, path) == {}
-    first, _ = client.next_update(path=path)
+    client.balloon = path
+    assert client.interval(1) == {}
+    first, _ = client.next_update()
     # The next one comes an interval after the guest's answer.
-    assert client.next_update(path=path)[0] - first < 3
+    assert client.next_update()[0] - first < 3
 
 
 NOT_INTEGERS: list[object] = [1.0, "3", True, None, [1], {}, 2**63, 2**64, -(2**64)]

@@ -42,7 +42,10 @@ def test_an_unknown_piece_is_named_with_those_there_are() -> None:
 
     assert done.returncode == 2
     assert "qemo" in done.stderr
-    assert "qemu, newer-qemu, guest, kafka, collector, faketime, strace, libvirt, prometheus" in done.stderr
+    assert (
+        "qemu, newer-qemu, guest, kafka, collector, faketime, strace, libvirt, collectd, prometheus"
+        in done.stderr
+    )
 
 
 def test_what_can_not_be_had_says_how_to_get_it_and_leaves_nothing(folder: Path) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from tests.lab import cache, setup
-from tests.lab.process import kill, start, wait_until
+from tests.lab.process import cpu_s, kill, start, wait_until
 from tests.lab.qemu import Monitor, Orders, kernel_words
 
 _USER = 64055  # Debian's libvirt-qemu; the driver does not start where the name is unknown, even if unused
@@ -47,6 +47,8 @@ sleep infinity &
 wait # and so takes in the processes whose parents have ended
 """
 
+# As QEMU's arguments: libvirt before 9.1 knows no such device on PCI.
+_PANIC_DEVICE = "<qemu:arg value='-device'/><qemu:arg value='pvpanic-pci,bus=pcie.0,addr=0x1e'/>"
 _QEMU_CONF = """security_driver = "none"
 cgroup_controllers = []
 namespaces = []
@@ -137,8 +139,7 @@ class Daemon:
 
     def cpu_s(self) -> float:
         """The CPU time libvirtd has used so far, user and system."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_s(self.pid)
 
     def start(self) -> None:
         """Start libvirtd, and return once its QEMU driver answers.
@@ -244,7 +245,7 @@ class Daemon:
         driver: bool = True,
         balloon: bool = True,
         metadata: str = "",
-        on_crash: str = "destroy",
+        on_crash: str | None = "destroy",
         uuid_: str | None = None,
         transient: bool = False,
         booted: bool = True,
@@ -257,7 +258,8 @@ class Daemon:
             driver: whether the guest loads virtio_balloon while it boots.
             balloon: whether it has the device; `model='none'` otherwise.
             metadata: elements for `<metadata>`, from `nova` or `kubevirt`.
-            on_crash: what libvirt does when the guest panics: `destroy`, `preserve`, `restart`.
+            on_crash: what libvirt does when the guest panics: `destroy`, `preserve`, `restart`; without it
+                the guest has no panic device, and nobody hears of that.
             uuid_: libvirt makes one up by default.
             transient: gone when it ends, as KubeVirt's are not and oVirt's are.
             booted: wait until the guest takes orders.
@@ -271,7 +273,8 @@ class Daemon:
                 words=kernel_words(driver=driver),
                 identity=f"<uuid>{uuid_}</uuid>" if uuid_ else "",
                 metadata=f"<metadata>{metadata}</metadata>" if metadata else "",
-                on_crash=on_crash,
+                on_crash=on_crash or "destroy",
+                panic=_PANIC_DEVICE if on_crash else "",
                 kind="qemu",
             )
         )
@@ -476,10 +479,7 @@ def kubevirt(uid: str) -> str:
 
 
 def _definition(name: str, **parts: str) -> str:
-    """Return a domain's XML; see libvirt's formatdomain for the elements.
-
-    The panic device is QEMU's argument, since libvirt before 9.1 has no model for it on PCI.
-    """
+    """Return a domain's XML; see libvirt's formatdomain for the elements."""
     monitors = "".join(
         f"<qemu:arg value='-qmp'/><qemu:arg value='unix:{_LAB}/{name}.{which},server=on,wait=off'/>"
         for which in ("truth", "hands")
@@ -496,7 +496,7 @@ def _definition(name: str, **parts: str) -> str:
 <serial type='file'><source path='{_LAB}/{name}.console'/></serial>
 <serial type='unix'><source mode='bind' path='{_LAB}/{name}.orders'/></serial></devices>
 <qemu:commandline>{monitors}
-<qemu:arg value='-device'/><qemu:arg value='pvpanic-pci,bus=pcie.0,addr=0x1e'/></qemu:commandline></domain>
+{parts["panic"]}</qemu:commandline></domain>
 """
 
 

@@ -1,5 +1,6 @@
 """What `agent.demo.process` starts, and who is left of it."""
 
+import os
 import socket
 import time
 from collections.abc import Generator
@@ -8,7 +9,13 @@ from pathlib import Path
 
 from agent.demo.process import die_with_parent, kill, start, wait_until
 
-__all__ = ["die_with_parent", "free_port", "kill", "listens", "no_child_left", "start", "wait_until"]
+__all__ = ["cpu_s", "die_with_parent", "free_port", "kill", "listens", "no_child_left", "start", "wait_until"]
+
+
+def cpu_s(pid: int) -> float:
+    """Return the CPU time that a process has used so far, user and system."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def listens(port: int, host: str = "127.0.0.1") -> bool:

@@ -377,6 +377,12 @@ def libvirt() -> Path:
     return place("libvirt-python", LIBVIRT_BINDINGS)
 
 
+def collectd() -> Path:
+    """Return collectd, whose virt plugin others read libvirt with."""
+    debian.install(["collectd-core"], "what others read libvirt with", there=_on_path("collectd"))
+    return Path(shutil.which("collectd") or "collectd")
+
+
 def _faketime() -> Path | None:
     return next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 
@@ -400,6 +406,7 @@ PIECES: Mapping[str, Piece] = {
     "helm": Piece(helm, _built("helm", HELM)),
     "kubernetes": Piece(kubernetes, _built("kubernetes", KUBERNETES_INPUTS)),
     "coredns": Piece(coredns, _built("coredns", COREDNS_MODULE + COREDNS_MAIN)),
+    "collectd": Piece(collectd, _on_path("collectd")),
     "prometheus": Piece(prometheus, _built("prometheus", PROMETHEUS_MODULE)),
     "image": Piece(image.base, image.there),
 }

@@ -171,6 +171,7 @@ SPOOL_TESTS = ("tests/model/test_spool_model.py",)
 SIMULATED_TESTS = (
     "tests/integration/test_hypervisor_contract.py",
     "tests/integration/test_hypervisor_contract_monitor.py",
+    "tests/integration/test_hypervisor_contract_devices.py",
     *("-k", "simulated", "-n", "3"),
 )
 TESTS = {"spool": SPOOL_TESTS, "simulated": SIMULATED_TESTS}
