@@ -132,7 +132,8 @@ def _takes(schema: Value) -> str:
         "object": "map",
         "string": "text",
     }
-    return " or ".join(words[each] for each in ([types] if isinstance(types, str) else types))
+    given = [types] if isinstance(types, str) else types
+    return " or ".join(words[each] for each in given if each != "null")
 
 
 if __name__ == "__main__":

@@ -10,12 +10,15 @@ from typing import NoReturn
 
 import pytest
 
+from agent import __version__
 from tests.integration.hypervisor_kinds import AnyKind, Kind, Real, Simulated
 from tests.integration.hypervisor_owned import Owned
 from tests.integration.otlp_backends import HttpBackend, http_backend
-from tests.lab import setup
+from tests.lab import kubernetes, setup
 from tests.lab.collector import Collector, collector
+from tests.lab.image import image_tar
 from tests.lab.kafka import EmbeddedKafka, RealKafka, real_kafka
+from tests.lab.kubernetes import ADDRESS, Node
 from tests.lab.prometheus import Prometheus, prometheus
 
 
@@ -176,3 +179,22 @@ def kind(request: pytest.FixtureRequest, folder: Path) -> Generator[Kind]:
     made = Real(folder) if request.param == "real" else Simulated(folder)
     with made.stack:
         yield made
+
+
+@pytest.fixture(scope="module")
+def node(session_folder: Path) -> Generator[Node]:
+    """A Kubernetes node that has the agent's image; for one module: what measures would hear it idle."""
+    if (why := kubernetes.why_not()) is not None:
+        cannot_run(why)
+    need("kubernetes", "coredns", "helm")
+    with kubernetes.node(session_folder / "node") as running:
+        running.import_image(image_tar(), f"docker.io/library/barograph:{__version__}")
+        yield running
+
+
+@pytest.fixture(scope="module")
+def pods_kafka(node: Node, session_folder: Path) -> Generator[RealKafka]:
+    """A real broker that pods can reach."""
+    need("kafka")
+    with real_kafka(session_folder / "pods-kafka", host=ADDRESS) as broker:
+        yield broker

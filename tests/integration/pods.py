@@ -37,18 +37,21 @@ class Release:
     def _apply(self, verb: str, values: Mapping[str, object], *words: str) -> None:
         path = self.node.folder / f"{self.namespace}-values.json"
         path.write_text(json.dumps(values))
+        self.helm(verb, "barograph", str(helm.CHART), "--values", str(path), *words)
+        self.wait_until_rolled_out()
+
+    def rollback(self) -> None:
+        """Go back by one, and return once the new pod is ready."""
+        self.helm("rollback", "barograph")
+        self.wait_until_rolled_out()
+
+    def wait_until_rolled_out(self) -> None:
+        """Return once each node's pod is the newest and ready.
+
+        Helm's own `--wait` counts a node that may be without (`maxUnavailable`) as one that has its pod.
+        """
         try:
-            self.helm(
-                verb,
-                "barograph",
-                str(helm.CHART),
-                "--values",
-                str(path),
-                "--wait",
-                "--timeout",
-                "90s",
-                *words,
-            )
+            self.kubectl("rollout", "status", "daemonset/barograph", "--timeout=90s", timeout_s=100)
         except RuntimeError as error:
             raise RuntimeError(f"{error}\n{self.trouble()}") from error
 
@@ -56,9 +59,9 @@ class Release:
         """Return what Helm says of this release's namespace."""
         return self.node.helm(*words, "--namespace", self.namespace)
 
-    def kubectl(self, *words: str) -> str:
+    def kubectl(self, *words: str, timeout_s: float = 60.0) -> str:
         """Return what kubectl says in this release's namespace."""
-        return self.node.kubectl(*words, "--namespace", self.namespace)
+        return self.node.kubectl(*words, "--namespace", self.namespace, timeout_s=timeout_s)
 
     @property
     def pod(self) -> dict[str, Any]:
@@ -160,8 +163,7 @@ class Release:
 
     def end(self) -> None:
         """Uninstall it with all it left. Harmless where it is gone."""
-        for words in (["uninstall", "barograph", "--wait", "--ignore-not-found"],):
-            self.helm(*words)
+        self.helm("uninstall", "barograph", "--wait", "--ignore-not-found")
         self.node.kubectl("delete", "namespace", self.namespace, "--ignore-not-found", "--wait=false")
 
 
@@ -212,13 +214,19 @@ def as_user(user: int) -> tuple[str, ...]:
     return ("setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", *rights, str(setup.qemu()))
 
 
-def machine_id(folder: Path) -> dict[str, object]:
-    """Return the value for a host that has no machine-id of its own: a container, perhaps."""
-    if Path("/etc/machine-id").exists():
-        return {}
-    file = folder / "machine-id"
-    file.write_text("4c8ad2f0e1b74b6d9a37c5f2d86e9b10\n")
-    return {"host": {"machineIdFile": str(file)}}
+def on_this_machine(folder: Path) -> dict[str, object]:
+    """Return the values that keep a release to the test's folder: this machine is no node of its own."""
+    values: dict[str, object] = {"state": {"path": str(state_of(folder))}}
+    if not Path("/etc/machine-id").exists():  # in a container, perhaps
+        file = folder / "machine-id"
+        file.write_text("4c8ad2f0e1b74b6d9a37c5f2d86e9b10\n")
+        values["host"] = {"machineIdFile": str(file)}
+    return values
+
+
+def state_of(folder: Path) -> Path:
+    """Return where a release's state is: the kubelet makes the directory."""
+    return folder / "lib" / "barograph"
 
 
 def make_directory(path: Path, user: int) -> Path:
@@ -229,6 +237,6 @@ def make_directory(path: Path, user: int) -> Path:
 
 
 __all__ = [
-    "ADDRESS", "AGENTS_USER", "NAME", "QEMUS_USER", "Release", "as_user", "documents", "machine_id",
-    "make_directory", "of_vm", "qemu", "release", "to",
+    "ADDRESS", "AGENTS_USER", "NAME", "QEMUS_USER", "Release", "as_user", "documents",
+    "make_directory", "of_vm", "on_this_machine", "qemu", "release", "state_of", "to",
 ]  # fmt: skip

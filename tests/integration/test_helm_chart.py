@@ -117,7 +117,7 @@ def test_nobody_has_more_rights_than_the_values_say(values: Path) -> None:
     given = yaml.safe_load(values.read_text())
     manifests = helm.render("--values", values)
     pod = pod_of(manifests)
-    user = given.get("runAs", {}).get("user", 10001)
+    user = given.get("runAs", {}).get("user", 107 if given.get("preset") == "kubevirt" else 10001)
 
     assert pod["automountServiceAccountToken"] is False
     assert (pod["hostNetwork"], pod["hostPID"]) == (False, False)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import signal
 import time
@@ -12,9 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import __version__
 from tests.integration.accounts import Run, once_each, owed
-from tests.integration.conftest import cannot_run, need
 from tests.integration.pods import (
     ADDRESS,
     AGENTS_USER,
@@ -23,15 +20,15 @@ from tests.integration.pods import (
     Release,
     as_user,
     documents,
-    machine_id,
     make_directory,
     of_vm,
+    on_this_machine,
     release,
+    state_of,
     to,
 )
-from tests.lab import helm, kubernetes, qemu
-from tests.lab.image import image_tar
-from tests.lab.kafka import RealKafka, consume, real_kafka
+from tests.lab import qemu
+from tests.lab.kafka import RealKafka, consume
 from tests.lab.kubernetes import Node
 from tests.lab.observer import Observer
 from tests.lab.prometheus import prometheus
@@ -43,48 +40,25 @@ WITHIN_S = 60.0
 """The promise: samples and metrics that soon after `helm install`."""
 
 
-@pytest.fixture(scope="module")
-def node(session_folder: Path) -> Generator[Node]:
-    if (why := kubernetes.why_not()) is not None:
-        cannot_run(why)
-    need("kubernetes", "coredns", "helm", "kafka", "prometheus", "qemu", "guest")
-    with kubernetes.node(session_folder / "node") as running:
-        running.import_image(image_tar(), "docker.io/library/barograph:" + __version__)
-        yield running
-
-
-@pytest.fixture(scope="module")
-def kafka(node: Node, session_folder: Path) -> Generator[RealKafka]:
-    """A broker that pods can reach."""
-    with real_kafka(session_folder / "pods-kafka", host=ADDRESS) as broker:
-        yield broker
-
-
-@pytest.fixture
-def state(folder: Path) -> Path:
-    """A directory of the node that the kubelet makes."""
-    return folder / "lib" / "barograph"
-
-
 @pytest.fixture
 def released(node: Node, folder: Path) -> Generator[Release]:
-    with release(node, folder.name.lower().replace("_", "-")) as one:
+    with release(node, folder.name.lower().replace("_", "0")) as one:
         yield one
 
 
-def topics_of(kafka: RealKafka, folder: Path) -> tuple[str, str]:
+def topics_of(pods_kafka: RealKafka, folder: Path) -> tuple[str, str]:
     topics = (f"{folder.name}.samples", f"{folder.name}.states")
     for topic in topics:
-        kafka.create_topic(topic)
+        pods_kafka.create_topic(topic)
     return topics
 
 
 def test_three_values_bring_samples_to_kafka_and_metrics_to_prometheus_within_a_minute(
-    node: Node, released: Release, folder: Path, kafka: RealKafka
+    node: Node, released: Release, folder: Path, pods_kafka: RealKafka
 ) -> None:
     sockets = make_directory(folder / "run" / "vm", AGENTS_USER)
     for topic in ("barograph.samples", "barograph.states"):
-        kafka.create_topic(topic)
+        pods_kafka.create_topic(topic)
     with ExitStack() as stack:
         metrics = stack.enter_context(prometheus(folder / "prometheus", host=ADDRESS))
         for name in ("g0", "g1"):
@@ -92,14 +66,14 @@ def test_three_values_bring_samples_to_kafka_and_metrics_to_prometheus_within_a_
         begun_s = time.monotonic()
 
         released.install(
-            machine_id(folder),
+            on_this_machine(folder),
             *("--set", f"sockets.directory={sockets}"),
-            *("--set", f"config.kafka.bootstrap_servers={kafka.bootstrap}"),
+            *("--set", f"config.kafka.bootstrap_servers={pods_kafka.bootstrap}"),
             *("--set", f"config.otlp.endpoint={metrics.otlp}"),
         )
 
         def in_kafka() -> bool:
-            return {each["vm"]["name"] for each in documents(kafka, "barograph.samples")} == {"g0", "g1"}
+            return {each["vm"]["name"] for each in documents(pods_kafka, "barograph.samples")} == {"g0", "g1"}
 
         def in_prometheus() -> bool:
             found = metrics.query("qemu_vm_guest_memory_free_bytes")
@@ -116,16 +90,16 @@ def test_three_values_bring_samples_to_kafka_and_metrics_to_prometheus_within_a_
         assert fields["Uid"].split() == [str(AGENTS_USER)] * 4
         assert {fields[name].strip("0") for name in ("CapEff", "CapPrm", "CapBnd", "CapAmb")} == {""}
         assert (fields["NoNewPrivs"], fields["Seccomp"]) == ("1", "2")
-        sample = documents(kafka, "barograph.samples")[0]
+        sample = documents(pods_kafka, "barograph.samples")[0]
         assert sample["host"]["name"] == NAME
         assert "1 of 1 agents are ready" in released.helm("test", "barograph", "--logs")
 
 
 def test_what_happens_to_a_pod_costs_no_reader_anything(
-    node: Node, released: Release, folder: Path, kafka: RealKafka, state: Path
+    node: Node, released: Release, folder: Path, pods_kafka: RealKafka
 ) -> None:
     sockets = make_directory(folder / "run" / "vm", AGENTS_USER)
-    topics = topics_of(kafka, folder)
+    topics = topics_of(pods_kafka, folder)
     runs: list[Run] = []
 
     def live(seconds: float = 3.0) -> None:
@@ -138,13 +112,12 @@ def test_what_happens_to_a_pod_costs_no_reader_anything(
             stack.enter_context(qemu.guest(sockets, name, command=as_user(AGENTS_USER)))
             for name in ("g0", "g1")
         ]
-        observer = Observer([vm.truth for vm in vms], folder)
+        observer = stack.enter_context(Observer([vm.truth for vm in vms], folder))
         released.install(
             {
                 "sockets": {"directory": str(sockets)},
-                "state": {"path": str(state)},
-                "config": {"kafka": to(kafka, topics), "polling": {"interval": "1s"}},
-                **machine_id(folder),
+                "config": {"kafka": to(pods_kafka, topics), "polling": {"interval": "1s"}},
+                **on_this_machine(folder),
             }
         )
         live()
@@ -159,7 +132,7 @@ def test_what_happens_to_a_pod_costs_no_reader_anything(
         live()
 
         name = released.name
-        node.restart_kubelet(down_s=3)
+        node.restart_kubelet()
         released.wait(lambda: released.ready, "ready under the new kubelet")
         assert (released.name, released.restarts) == (name, 1)
         live()
@@ -170,7 +143,7 @@ def test_what_happens_to_a_pod_costs_no_reader_anything(
         live()
 
         old = released.name
-        released.helm("rollback", "barograph", "--wait")
+        released.rollback()
         assert released.name != old
         live()
 
@@ -187,15 +160,15 @@ def test_what_happens_to_a_pod_costs_no_reader_anything(
         for vm in vms:
             with vm.monitor() as monitor:
                 assert monitor.interval_s() == 0
-        assert not state.exists()
+        assert not state_of(folder).exists()
         released.helm("uninstall", "barograph", "--wait")
         left = released.kubectl("get", "all,configmaps,serviceaccounts", "-o", "name").split()
         assert set(left) <= {"configmap/kube-root-ca.crt", "serviceaccount/default"}
 
-    states = documents(kafka, topics[1])
+    states = documents(pods_kafka, topics[1])
     lives = sorted({each["run"] for each in states})  # UUIDv7: in order of time
     assert len(lives) == len(runs) - 1  # the kubelet's restart ended none
-    records = once_each(consume(kafka.bootstrap, [topics[0]]))
+    records = once_each(consume(pods_kafka.bootstrap, [topics[0]]))
     runs.pop(3)
     runs[2:4] = runs[2:4]
     for run, id in zip(runs, lives, strict=True):
@@ -222,21 +195,20 @@ def test_what_happens_to_a_pod_costs_no_reader_anything(
 
 
 def test_vms_and_their_directory_come_and_go_under_a_running_pod(
-    node: Node, released: Release, folder: Path, kafka: RealKafka, state: Path
+    node: Node, released: Release, folder: Path, pods_kafka: RealKafka
 ) -> None:
     parent = make_directory(folder / "run", AGENTS_USER)
-    topics = topics_of(kafka, folder)
+    topics = topics_of(pods_kafka, folder)
     sockets = parent / "vm"
     released.install(  # on a node that has no such directory yet
         {
             "sockets": {"directory": str(sockets)},
-            "state": {"path": str(state)},
             "config": {
-                "kafka": to(kafka, topics),
+                "kafka": to(pods_kafka, topics),
                 "polling": {"interval": "1s"},
                 "discovery": {"rescan": "1s"},
             },
-            **machine_id(folder),
+            **on_this_machine(folder),
         }
     )
     assert released.states() == {}
@@ -278,9 +250,7 @@ def test_whose_sockets_they_are_decides_who_the_agent_must_be(
         qemu.idle(sockets, "mine", command=as_user(QEMUS_USER)),
         qemu.idle(sockets, "others", command=as_user(QEMUS_USER + 1)),
     ):
-        released.install(
-            {"sockets": {"directory": str(sockets)}, "state": {"path": ""}, **who, **machine_id(folder)}
-        )
+        released.install({"sockets": {"directory": str(sockets)}, **who, **on_this_machine(folder)})
 
         released.wait(lambda: released.states().get("mine.qmp", ("",))[0] == "waiting", "its own user's")
         released.wait(
@@ -291,23 +261,24 @@ def test_whose_sockets_they_are_decides_who_the_agent_must_be(
         )
 
 
-def outage(released: Release, folder: Path, kafka: RealKafka, state: Path, seconds: float) -> None:
+def outage(released: Release, folder: Path, pods_kafka: RealKafka, seconds: float) -> None:
     sockets = make_directory(folder / "run" / "vm", AGENTS_USER)
-    topics = topics_of(kafka, folder)
-    with qemu.guest(sockets, "g0", command=as_user(AGENTS_USER)) as vm:
-        observer = Observer([vm.truth], folder)
+    topics = topics_of(pods_kafka, folder)
+    with (
+        qemu.guest(sockets, "g0", command=as_user(AGENTS_USER)) as vm,
+        Observer([vm.truth], folder) as observer,
+    ):
         released.install(
             {
                 "sockets": {"directory": str(sockets)},
-                "state": {"path": str(state)},
-                "config": {"kafka": to(kafka, topics), "polling": {"interval": "1s"}},
-                **machine_id(folder),
+                "config": {"kafka": to(pods_kafka, topics), "polling": {"interval": "1s"}},
+                **on_this_machine(folder),
             }
         )
-        released.wait(lambda: len(documents(kafka, topics[0])) >= 3, "three samples")
+        released.wait(lambda: len(documents(pods_kafka, topics[0])) >= 3, "three samples")
         since_s = int(time.time())
 
-        kafka.kill()
+        pods_kafka.kill()
         until_s = time.monotonic() + seconds
         degraded = False
         while time.monotonic() < until_s:
@@ -324,15 +295,15 @@ def outage(released: Release, folder: Path, kafka: RealKafka, state: Path, secon
         assert waiting
         assert waiting[0] >= seconds - 20
         back_s = int(time.time())
-        kafka.start()
+        pods_kafka.start()
         released.wait(
-            lambda: any(each["last_update"] > back_s for each in documents(kafka, topics[0])),
+            lambda: any(each["last_update"] > back_s for each in documents(pods_kafka, topics[0])),
             "what came after",
             90,
         )
         shown = observer.stop()[vm.truth]
 
-    records = once_each(consume(kafka.bootstrap, [topics[0]]))
+    records = once_each(consume(pods_kafka.bootstrap, [topics[0]]))
     arrived = [each["last_update"] for each in of_vm(records, "g0")]
     during = [each.last_update_s for each in shown if since_s <= each.last_update_s <= back_s]
     assert len(during) > seconds * 0.8
@@ -342,103 +313,34 @@ def outage(released: Release, folder: Path, kafka: RealKafka, state: Path, secon
 
 @pytest.mark.timeout(400)
 def test_a_kafka_that_is_away_restarts_nothing_and_costs_nothing(
-    released: Release, folder: Path, kafka: RealKafka, state: Path
+    released: Release, folder: Path, pods_kafka: RealKafka
 ) -> None:
-    outage(released, folder, kafka, state, 40)
+    outage(released, folder, pods_kafka, 40)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_kafka_that_is_away_for_five_minutes_restarts_nothing_and_costs_nothing(
-    released: Release, folder: Path, kafka: RealKafka, state: Path
+    released: Release, folder: Path, pods_kafka: RealKafka
 ) -> None:
-    outage(released, folder, kafka, state, 300)
-
-
-@pytest.mark.parametrize("values", [*helm.CI, *helm.EXAMPLES], ids=helm.named)
-def test_the_real_api_server_takes_the_manifests(node: Node, values: Path) -> None:
-    manifests = [each for each in helm.render("--values", values) if "monitoring" not in each["apiVersion"]]
-    node.ensure_namespace("barograph")
-
-    said = node.kubectl(
-        "apply",
-        "--dry-run=server",
-        "--validate=strict",
-        "--filename=-",
-        stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": manifests}),
-    )
-
-    assert said.count("(server dry run)") == len(manifests)
-
-
-HOST_PATH = "hostPath volumes"
-ROOT = "runAsUser=0"
-NOT_NON_ROOT = "runAsNonRoot != true"
-CAPABILITIES = "unrestricted capabilities"
-KIND = "restricted volume types"
-SE_LINUX = "seLinuxOptions"
-PREPARES = {KIND, ROOT, NOT_NON_ROOT, CAPABILITIES}
-
-
-@pytest.mark.parametrize(
-    ("values", "baseline", "restricted"),
-    [
-        ({}, {HOST_PATH}, PREPARES),
-        ({"state": {"path": ""}}, {HOST_PATH}, {KIND}),
-        ({"state": {"prepare": False}}, {HOST_PATH}, {KIND}),
-        ({"runAs": {"user": 0}, "state": {"path": ""}}, {HOST_PATH}, {KIND, ROOT, NOT_NON_ROOT}),
-        (
-            {"runAs": {"user": 0}, "capabilities": ["DAC_OVERRIDE"], "state": {"path": ""}},
-            {HOST_PATH},
-            {KIND, ROOT, NOT_NON_ROOT, CAPABILITIES},
-        ),
-        (
-            {"seLinuxOptions": {"type": "spc_t"}, "state": {"path": ""}},
-            {HOST_PATH, SE_LINUX},
-            {KIND, SE_LINUX},
-        ),
-    ],
-    ids=["default", "in memory", "not prepared", "root", "several users", "SELinux"],
-)
-def test_each_pod_security_level_misses_what_the_docs_say_and_no_more(
-    node: Node, values: dict[str, object], baseline: set[str], restricted: set[str]
-) -> None:
-    template = helm.one(helm.render_with({"sockets": {"directory": "/run/vm"}, **values}), "DaemonSet")
-    spec = template["spec"]["template"]["spec"]
-    del spec["priorityClassName"], spec["serviceAccountName"]
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "agent"}, "spec": spec}
-
-    def missed(level: str) -> set[str]:
-        node.ensure_namespace(level, f"pod-security.kubernetes.io/enforce={level}")
-        try:
-            node.kubectl(
-                "apply", "--dry-run=server", "--filename=-", "--namespace", level, stdin=json.dumps(pod)
-            )
-        except RuntimeError as error:
-            return set(re.findall(r"(?:: |, )([a-zA-Z][\w !=]*?) \((?:volume|container|pod)", str(error)))
-        return set()
-
-    assert missed("baseline") == baseline
-    assert missed("restricted") == restricted
-    assert missed("privileged") == set()
+    outage(released, folder, pods_kafka, 300)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_what_a_hundred_vms_at_ten_seconds_cost(
-    released: Release, folder: Path, kafka: RealKafka, state: Path
+    released: Release, folder: Path, pods_kafka: RealKafka
 ) -> None:
     sockets = make_directory(folder / "run" / "vm", AGENTS_USER)
-    topics = topics_of(kafka, folder)
+    topics = topics_of(pods_kafka, folder)
     with simulated(sockets, vms=100), prometheus(folder / "prometheus", host=ADDRESS) as metrics:
         for path in sockets.glob("*.qmp"):
             os.chown(path, AGENTS_USER, AGENTS_USER)
         released.install(
             {
                 "sockets": {"directory": str(sockets)},
-                "state": {"path": str(state)},
-                "config": {"kafka": to(kafka, topics), "otlp": {"endpoint": metrics.otlp}},
-                **machine_id(folder),
+                "config": {"kafka": to(pods_kafka, topics), "otlp": {"endpoint": metrics.otlp}},
+                **on_this_machine(folder),
             }
         )
         released.wait(

@@ -6,20 +6,19 @@ there. One at a time on a machine: they share the kernel's cgroups.
 """
 
 import fcntl
-import io
 import json
 import os
 import shutil
+import signal
 import subprocess
-import tarfile
-import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 from tests.lab import setup
-from tests.lab.process import free_port, kill, start, wait_until
+from tests.lab.docker_archive import docker_archive
+from tests.lab.process import free_port, kill, listens, start, wait_until
 
 NAME = "node-1"
 ADDRESS = "10.244.77.1"
@@ -114,11 +113,19 @@ class Node:
         if imported != name:
             self._run([*images, "tag", "--force", imported, name], None, 60)
 
-    def restart_kubelet(self, *, down_s: float = 0.0) -> None:
-        """SIGKILL it, and start it again after a while: its pods go on meanwhile."""
-        self._end("kubelet")
-        time.sleep(down_s)
-        self._start_kubelet()
+    def restart_kubelet(self) -> None:
+        """SIGKILL it, and return once another one runs, after some seconds: its pods go on meanwhile."""
+        before = self._kubelet()
+        os.kill(before, signal.SIGKILL)
+        self._wait("kubelet", lambda: self._kubelet() not in (before, 0) and listens(10250, ADDRESS), 60)
+
+    def _kubelet(self) -> int:
+        """Return its process id; 0: it does not run at this moment."""
+        (supervisor,) = _children(self._processes["kubelet"].pid)
+        for child in _children(supervisor):
+            if b"--hostname-override" in Path(f"/proc/{child}/cmdline").read_bytes():
+                return child
+        return 0
 
     def pod_pid(self, pod: str, namespace: str = "default", container: str = "barograph") -> int:
         """Return the process id, as seen from here, of a container's first process."""
@@ -244,7 +251,8 @@ class Node:
         self._begin(
             "kubelet",
             [
-                *(*self._in_box(), self._bin / "kubelet", "--config", path, "--kubeconfig", self.kubeconfig),
+                *(*self._in_box(), *_AGAIN_AND_AGAIN),
+                *(self._bin / "kubelet", "--config", path, "--kubeconfig", self.kubeconfig),
                 *("--root-dir", self.folder / "kubelet", "--cert-dir", self.folder / "certs"),
                 *("--hostname-override", NAME, "--node-ip", ADDRESS),
             ],
@@ -327,6 +335,9 @@ class Node:
         return done.stdout
 
 
+# As a node's service manager does.
+_AGAIN_AND_AGAIN = ["bash", "-c", 'while :; do "$@"; sleep 3; done', "kubelet"]
+
 # It stands for the host's init: takes in what is orphaned. Its mounts reach containers, and none leaves it.
 _BOX = ["bash", "-c", "mount --make-rshared / && sleep infinity & wait"]
 
@@ -340,7 +351,7 @@ def _children(pid: int) -> list[int]:
 
 def _signal(pid: int) -> None:
     try:
-        os.kill(pid, 9)
+        os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         return
 
@@ -365,39 +376,6 @@ def _remove_cgroups() -> None:
                 os.rmdir(folder)
             except OSError:
                 continue
-
-
-def docker_archive(
-    archive: Path,
-    name: str,
-    files: Mapping[str, Path],
-    *,
-    entrypoint: Sequence[str] = (),
-    env: Sequence[str] = (),
-) -> None:
-    """Write an image of some files, or whole folders, as `docker save` does: in one layer."""
-    layer = archive.with_suffix(".layer")
-    with tarfile.open(layer, "w") as content:
-        for place, file in files.items():
-            content.add(file, place)
-    digest = subprocess.run(["sha256sum", layer], check=True, capture_output=True, text=True).stdout.split()[
-        0
-    ]
-    config = {
-        "architecture": "amd64",
-        "os": "linux",
-        "config": {"Entrypoint": list(entrypoint), "Env": list(env)},
-        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
-    }
-    manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
-    with tarfile.open(archive, "w") as whole:
-        for place, value in {"config.json": config, "manifest.json": manifest}.items():
-            content_bytes = json.dumps(value).encode()
-            entry = tarfile.TarInfo(place)
-            entry.size = len(content_bytes)
-            whole.addfile(entry, io.BytesIO(content_bytes))
-        whole.add(layer, "layer.tar")
-    layer.unlink()
 
 
 @contextmanager

@@ -87,7 +87,7 @@ func main() {
 }
 """
 """What holds a pod's namespaces open: Kubernetes' own can not be had without its image registry."""
-KUBERNETES_INPUTS = f"1 {KUBERNETES_VERSION} {KUBERNETES_COMMANDS} {KUBERNETES_PACKAGES} {PAUSE}"
+KUBERNETES_INPUTS = f"2 {KUBERNETES_VERSION} {KUBERNETES_COMMANDS} {KUBERNETES_PACKAGES} {PAUSE}"
 
 COREDNS_MODULE = """module lab
 go 1.25
@@ -302,7 +302,14 @@ def _build_kubernetes(tool: Path, folder: Path, bin: Path) -> None:
     mains = [f"k8s.io/kubernetes/cmd/{name}" for name in KUBERNETES_COMMANDS]
     imports = "\n".join(f'import _ "{name}"' for name in mains)
     (folder / "tools.go").write_text(f"//go:build tools\n\npackage lab\n\n{imports}\n")
-    run([tool, "build", "-trimpath", "-ldflags=-s -w", "-o", bin, *mains], env=env, cwd=folder)
+    major, minor, _ = KUBERNETES_VERSION.split(".")
+    said = {
+        "gitVersion": f"v{KUBERNETES_VERSION}",
+        "gitMajor": major,
+        "gitMinor": minor,
+    }  # else v0.0.0: too old
+    stamps = " ".join(f"-X k8s.io/component-base/version.{name}={value}" for name, value in said.items())
+    run([tool, "build", "-trimpath", f"-ldflags=-s -w {stamps}", "-o", bin, *mains], env=env, cwd=folder)
     (folder / "pause").mkdir()
     (folder / "pause" / "main.go").write_text(PAUSE)
     run([tool, "build", "-trimpath", "-ldflags=-s -w", "-o", bin / "pause", "./pause"], env=env, cwd=folder)

@@ -49,6 +49,17 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end }}
 
+{{- /* Who the agent is: KubeVirt's QEMUs are 107. (`default` would take root's 0 for nothing.) */ -}}
+{{- define "barograph.user" -}}
+{{- $default := eq .Values.preset "kubevirt" | ternary 107 10001 }}
+{{- kindIs "invalid" .Values.runAs.user | ternary $default .Values.runAs.user | int64 }}
+{{- end }}
+
+{{- define "barograph.group" -}}
+{{- $default := eq .Values.preset "kubevirt" | ternary 107 10001 }}
+{{- kindIs "invalid" .Values.runAs.group | ternary $default .Values.runAs.group | int64 }}
+{{- end }}
+
 {{- /* What of the node is mounted for the monitors; empty: config.monitors and extraVolumes see to it. */ -}}
 {{- define "barograph.socketsMount" -}}
 {{- with .Values.sockets }}
@@ -69,11 +80,12 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if not (hasPrefix (printf "%s/" $mount) (printf "%s/" $sockets.directory)) }}
 {{- fail (printf "sockets.mount: %s is not above sockets.directory, %s: name that directory or one above it, or nothing for its parent" $mount $sockets.directory) }}
 {{- end }}
-{{- else if not .Values.config.monitors }}
+{{- else if and (eq .Values.preset "sockets") (not .Values.config.monitors) }}
 {{- fail "sockets.directory: missing: name the directory on the nodes in which QEMUs have their monitors, such as /run/vm" }}
 {{- end }}
-{{- if and .Values.capabilities (ne (int64 .Values.runAs.user) 0) }}
-{{- fail (printf "capabilities: %s would have no effect for runAs.user %d: Kubernetes gives added capabilities to root only; set runAs.user to 0, or leave them out" (join ", " .Values.capabilities) (int64 .Values.runAs.user)) }}
+{{- $user := include "barograph.user" . }}
+{{- if and .Values.capabilities (ne $user "0") }}
+{{- fail (printf "capabilities: %s would have no effect for runAs.user %s: Kubernetes gives added capabilities to root only; set runAs.user to 0, or leave them out" (join ", " .Values.capabilities) $user) }}
 {{- end }}
 {{- if and (not .Values.state.path) (eq (dig "spool" "mode" "" .Values.config) "disk") }}
 {{- fail "config.spool.mode: disk needs a directory on the node: set state.path, or leave the mode out" }}
@@ -99,6 +111,13 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if .pattern }}{{ $_ := set $monitor "pattern" .pattern }}{{ end }}
 {{- $_ := set $config "monitors" (prepend (default list $config.monitors) $monitor) }}
 {{- end }}
+{{- end }}
+{{- if eq .Values.preset "libvirt" }}
+{{- $uri := printf "qemu+unix:///system?socket=/host%s/%s" .Values.libvirt.directory .Values.libvirt.socket }}
+{{- $_ := set $config "libvirt" (prepend (default list $config.libvirt) (dict "uri" $uri "policy" "observe")) }}
+{{- else if eq .Values.preset "kubevirt" }}
+{{- $sockets := "/pods/*/volumes/kubernetes.io~empty-dir/libvirt-runtime/virtqemud-sock" }}
+{{- $_ := set $config "libvirt" (prepend (default list $config.libvirt) (dict "sockets" $sockets "policy" "observe")) }}
 {{- end }}
 {{- $_ := set $config "host" (dict "id_file" "/host/machine-id") }}
 {{- $_ := set $config "state_directory" "/var/lib/barograph" }}
@@ -144,6 +163,12 @@ seLinuxOptions: {{ toJson . }}
 {{- with include "barograph.socketsMount" . }}
 # Read-only keeps the agent from making files there; to connect to a socket it is no hindrance.
 - {name: sockets, mountPath: {{ printf "/host%s" . | quote }}, readOnly: true, mountPropagation: HostToContainer}
+{{- end }}
+{{- if eq .Values.preset "libvirt" }}
+- {name: libvirt, mountPath: {{ printf "/host%s" .Values.libvirt.directory | quote }}, readOnly: true, mountPropagation: HostToContainer}
+{{- else if eq .Values.preset "kubevirt" }}
+# So short since a socket's path may have 107 bytes, and libvirt's client has no way around that.
+- {name: pods, mountPath: /pods, readOnly: true, mountPropagation: HostToContainer}
 {{- end }}
 {{- with .Values.extraVolumeMounts }}
 {{ toYaml . }}
