@@ -10,9 +10,8 @@ from agent import errors
 from agent.telemetry import Count
 
 ROOT = Path(__file__).parents[2]
-DOCS = sorted(
-    [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("schemas/**/*.md"), *ROOT.glob("tests/*.md")]
-)
+_PAGES = ("*.md", "docs/**/*.md", "schemas/**/*.md", "helm/**/*.md", "tests/*.md")
+DOCS = sorted(page for pattern in _PAGES for page in ROOT.glob(pattern))
 
 
 def layers_of_pyproject() -> list[set[str]]:

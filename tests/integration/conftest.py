@@ -186,7 +186,7 @@ def node(session_folder: Path) -> Generator[Node]:
     """A Kubernetes node that has the agent's image; for one module: what measures would hear it idle."""
     if (why := kubernetes.why_not()) is not None:
         cannot_run(why)
-    need("kubernetes", "coredns", "helm")
+    need("kubernetes", "coredns", "helm", "image")
     with kubernetes.node(session_folder / "node") as running:
         running.import_image(image_tar(), f"docker.io/library/barograph:{__version__}")
         yield running

@@ -28,7 +28,7 @@ from tests.integration.pods import (
     to,
 )
 from tests.lab import qemu
-from tests.lab.kafka import RealKafka, consume
+from tests.lab.kafka import RealKafka, consume, real_kafka
 from tests.lab.kubernetes import Node
 from tests.lab.observer import Observer
 from tests.lab.prometheus import prometheus
@@ -92,7 +92,9 @@ def test_three_values_bring_samples_to_kafka_and_metrics_to_prometheus_within_a_
         assert (fields["NoNewPrivs"], fields["Seccomp"]) == ("1", "2")
         sample = documents(pods_kafka, "barograph.samples")[0]
         assert sample["host"]["name"] == NAME
-        assert "1 of 1 agents are ready" in released.helm("test", "barograph", "--logs")
+        said = released.helm("test", "barograph", "--logs")
+        assert "1 of 1 agents are ready" in said
+        assert "kafka.samples: ok" in said
 
 
 def test_what_happens_to_a_pod_costs_no_reader_anything(
@@ -261,9 +263,16 @@ def test_whose_sockets_they_are_decides_who_the_agent_must_be(
         )
 
 
-def outage(released: Release, folder: Path, pods_kafka: RealKafka, seconds: float) -> None:
+@pytest.fixture
+def own_pods_kafka(node: Node, folder: Path) -> Generator[RealKafka]:
+    """A broker for one test to harm."""
+    with real_kafka(folder / "kafka", host=ADDRESS) as broker:
+        yield broker
+
+
+def outage(released: Release, folder: Path, kafka: RealKafka, seconds: float) -> None:
     sockets = make_directory(folder / "run" / "vm", AGENTS_USER)
-    topics = topics_of(pods_kafka, folder)
+    topics = topics_of(kafka, folder)
     with (
         qemu.guest(sockets, "g0", command=as_user(AGENTS_USER)) as vm,
         Observer([vm.truth], folder) as observer,
@@ -271,14 +280,14 @@ def outage(released: Release, folder: Path, pods_kafka: RealKafka, seconds: floa
         released.install(
             {
                 "sockets": {"directory": str(sockets)},
-                "config": {"kafka": to(pods_kafka, topics), "polling": {"interval": "1s"}},
+                "config": {"kafka": to(kafka, topics), "polling": {"interval": "1s"}},
                 **on_this_machine(folder),
             }
         )
-        released.wait(lambda: len(documents(pods_kafka, topics[0])) >= 3, "three samples")
+        released.wait(lambda: len(documents(kafka, topics[0])) >= 3, "three samples")
         since_s = int(time.time())
 
-        pods_kafka.kill()
+        kafka.kill()
         until_s = time.monotonic() + seconds
         degraded = False
         while time.monotonic() < until_s:
@@ -295,15 +304,15 @@ def outage(released: Release, folder: Path, pods_kafka: RealKafka, seconds: floa
         assert waiting
         assert waiting[0] >= seconds - 20
         back_s = int(time.time())
-        pods_kafka.start()
+        kafka.start()
         released.wait(
-            lambda: any(each["last_update"] > back_s for each in documents(pods_kafka, topics[0])),
+            lambda: any(each["last_update"] > back_s for each in documents(kafka, topics[0])),
             "what came after",
             90,
         )
         shown = observer.stop()[vm.truth]
 
-    records = once_each(consume(pods_kafka.bootstrap, [topics[0]]))
+    records = once_each(consume(kafka.bootstrap, [topics[0]]))
     arrived = [each["last_update"] for each in of_vm(records, "g0")]
     during = [each.last_update_s for each in shown if since_s <= each.last_update_s <= back_s]
     assert len(during) > seconds * 0.8
@@ -313,17 +322,17 @@ def outage(released: Release, folder: Path, pods_kafka: RealKafka, seconds: floa
 
 @pytest.mark.timeout(400)
 def test_a_kafka_that_is_away_restarts_nothing_and_costs_nothing(
-    released: Release, folder: Path, pods_kafka: RealKafka
+    released: Release, folder: Path, own_pods_kafka: RealKafka
 ) -> None:
-    outage(released, folder, pods_kafka, 40)
+    outage(released, folder, own_pods_kafka, 40)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_kafka_that_is_away_for_five_minutes_restarts_nothing_and_costs_nothing(
-    released: Release, folder: Path, pods_kafka: RealKafka
+    released: Release, folder: Path, own_pods_kafka: RealKafka
 ) -> None:
-    outage(released, folder, pods_kafka, 300)
+    outage(released, folder, own_pods_kafka, 300)
 
 
 @pytest.mark.long

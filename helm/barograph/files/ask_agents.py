@@ -32,7 +32,7 @@ for address in addresses:
     print(address, "ready" if status == 200 else f"NOT READY: {text.strip()}")
     status, text = ask(address, "/healthz")
     if status == 200:
-        for name, part in json.loads(text).get("parts", {}).items():
+        for name, part in json.loads(text).get("components", {}).items():
             print(f"  {name}: {part.get('state')}: {part.get('why')}")
 print(f"{len(addresses) - failed} of {len(addresses)} agents are ready")
 sys.exit(1 if failed else 0)
