@@ -69,9 +69,9 @@ format: setup ## format and fix
 	@ruff format . && ruff check --fix .
 
 lock: $(UV) ## resolve the dependencies anew
-	@$(UV) pip compile pyproject.toml --quiet --group dev --all-extras --universal --python-version 3.11 \
+	@$(UV) pip compile pyproject.toml --quiet --group dev --extra uvloop --universal --python-version 3.11 \
 	  --generate-hashes --no-header --no-emit-index-url --output-file requirements-dev.lock
-	@$(UV) pip compile pyproject.toml --quiet --all-extras --universal --python-version 3.11 \
+	@$(UV) pip compile pyproject.toml --quiet --extra uvloop --universal --python-version 3.11 \
 	  --generate-hashes --no-header --no-emit-index-url --constraint requirements-dev.lock --output-file requirements.lock
 	@$(UV) pip compile --quiet --group build --universal --python-version 3.11 \
 	  --generate-hashes --no-header --no-emit-index-url --constraint requirements-dev.lock --output-file requirements-build.lock

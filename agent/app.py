@@ -3,7 +3,7 @@
 import os
 import resource
 import signal
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -20,11 +20,16 @@ from agent.core.delivery import DeliverySettings
 from agent.core.epochs import uuid7
 from agent.core.health import Health, Standing
 from agent.core.ownership import Owed, left_behind
-from agent.core.reading import AgentPhase, IntervalPolicy, RecordKind, State
+from agent.core.reading import Access, AgentPhase, IntervalPolicy, RecordKind, State, Via
 from agent.discovery.locks import MonitorLocks, default_path
 from agent.discovery.scan import Scan
+from agent.discovery.settings import MonitorGlob
 from agent.discovery.watch import watch
 from agent.errors import ConfigError, StateFileError
+from agent.libvirt.connections import Connections
+from agent.libvirt.settings import Place, split_path
+from agent.libvirt.settings import Settings as LibvirtSettings
+from agent.qmp.link import QmpOpener
 from agent.runtime import clock, logs
 from agent.runtime.agent_state import AgentState
 from agent.runtime.alarms import Alarms
@@ -38,7 +43,8 @@ from agent.runtime.levels import levels
 from agent.runtime.probe import probe as look
 from agent.runtime.recorder import Keeper, Recorder
 from agent.runtime.service_manager import ServiceManager
-from agent.runtime.vm import ClaimsRegistry, Surroundings
+from agent.runtime.sightings import Sightings
+from agent.runtime.vm import ClaimsRegistry, Opener, Surroundings
 from agent.sinks.kafka import KafkaSink
 from agent.sinks.lines import LinesSink
 from agent.sinks.otlp import OtlpSink
@@ -119,17 +125,21 @@ class _Run:
         self._otlp = None if config.otlp is None else OtlpSink(config.otlp, identity, self._counters)
         polling = config.polling_settings()
         self._qmp = config.qmp_settings()
-        self._openings = anyio.CapacityLimiter(self._qmp.opening_at_once)
+        open_monitor = QmpOpener(self._qmp)
+        self._libvirt = Connections(config.libvirt_settings(), counters)
         around = Surroundings(
             polling=polling,
-            qmp=self._qmp,
-            openings=self._openings,
+            openers={Via.QMP: open_monitor, Via.LIBVIRT: self._libvirt.open_link},
             emissions=self._recorder,
             debts=ledger,
             claims=ClaimsRegistry(),
             counters=self._counters,
             alarms=Alarms(self._qmp.readings_at_once),
         )
+        self._to_give_back: Mapping[Via, Opener] = {
+            Via.QMP: open_monitor,
+            Via.LIBVIRT: self._libvirt.open_to_write,
+        }
         self._own = None if config.otlp is None else OwnTelemetry(config.otlp, identity, self._look)
         # CI makes the boundary around a VM let bugs of ours pass, so that tests do not pass over them.
         contain = "BAROGRAPH_NO_CONTAINMENT" not in os.environ
@@ -166,6 +176,7 @@ class _Run:
             if self._spool is not None:
                 group.start_soon(self._spool.run)
             await group.start(self._obey_signals, collecting)
+            await group.start(self._libvirt.run)
             group.start_soon(self._manager.run, self._status)
             with collecting:
                 async with anyio.create_task_group() as collection:
@@ -176,7 +187,7 @@ class _Run:
                     if self._own is not None:
                         self._own.start()
                     collection.start_soon(keep_pauses_short)
-                    scans = watch(self._config.discovery_settings(), _monitor_locks())
+                    scans = self._scans(collection)
                     await self._fleet.follow(scans, partial(self._on_first_scan, collection))
             health.stop()
             await self._stop(deliverers)
@@ -184,6 +195,21 @@ class _Run:
         if self._spool is not None:  # what the deliverers settled last, and what they could not send
             with anyio.move_on_after(_LAST_COMMIT_S):
                 await self._spool.flush()
+
+    def _scans(self, collection: TaskGroup) -> AsyncIterator[Scan]:
+        """What there is to watch, as it comes and goes."""
+        settings, places = self._config.discovery_settings(), self._config.libvirt_settings().places
+        monitors = watch(settings, _monitor_locks())
+        if not places:
+            return monitors
+        sockets: dict[Place, AsyncIterator[Scan]] = {
+            place: watch(replace(settings, monitors=(MonitorGlob(place.sockets, Access.HOLD),)))
+            for place in places
+            if place.sockets is not None
+        }
+        sightings = Sightings(self._libvirt)
+        sightings.start(collection, monitors, sockets)
+        return sightings.scans()
 
     def _look(self) -> Snapshot:
         """What the agent knows of itself, at this instant."""
@@ -204,7 +230,12 @@ class _Run:
     def _discovery(self) -> Standing:
         if self._discovered is None:
             return Standing(Health.STARTING, "looking for monitors")
-        return Standing(Health.OK, f"{self._fleet.watching} monitors watched, {self._fleet.refused} refused")
+        said = f"{self._fleet.watching} monitors watched, {self._fleet.refused} refused"
+        if not len(self._libvirt):
+            return Standing(Health.OK, said)
+        for uri, problem in self._libvirt.problems.items():
+            return Standing(Health.DEGRADED, f"{uri}: {problem}")
+        return Standing(Health.OK, f"{said}, {len(self._libvirt)} libvirts connected")
 
     def _collection(self) -> Standing:
         if self._discovered is None:
@@ -241,7 +272,9 @@ class _Run:
     async def _let_go(self, scan: Scan) -> None:
         """Give back the intervals of VMs that an earlier run had and this one does not watch any more."""
         paths = {each.path for each in (*scan.seen, *scan.refused)}
-        debts = left_behind(self._ledger.entries(), paths=paths, marks={each.mark for each in scan.seen})
+        away = self._libvirt.problems  # its domains may be watched again any moment
+        owed = [each for each in self._ledger.entries() if split_path(each.path)[0] not in away]
+        debts = left_behind(owed, paths=paths, marks={each.mark for each in scan.seen})
         try:
             for settlement in await self._give_back(debts):
                 _log_settlement(settlement)
@@ -309,8 +342,7 @@ class _Run:
         return await give_back(
             self._ledger,
             debts,
-            self._qmp,
-            self._openings,
+            self._to_give_back,
             self._counters,
             answer_within_s=self._qmp.greeting_timeout_s,
         )
@@ -355,12 +387,20 @@ async def settle_debts(config: Config) -> list[Settlement]:
         StateFileError: the state directory cannot be used, or an agent that runs has it.
     """
     logs.configure(config.log.level, config.log.format)
-    qmp = config.qmp_settings()
-    openings = anyio.CapacityLimiter(qmp.opening_at_once)
-    async with open_ledger(config.state_directory, clock.now().unix_ms) as ledger:
+    qmp, counters = config.qmp_settings(), Counters()
+    settled: list[Settlement] = []
+    async with (
+        open_ledger(config.state_directory, clock.now().unix_ms) as ledger,
+        anyio.create_task_group() as group,
+    ):
         _log_set_aside(ledger)
+        libvirt = Connections(LibvirtSettings(places=()), counters)
+        await group.start(libvirt.run)
+        openers = {Via.QMP: QmpOpener(qmp), Via.LIBVIRT: libvirt.open_to_write}
         debts, answer_within_s = ledger.entries(), qmp.greeting_timeout_s
-        return await give_back(ledger, debts, qmp, openings, Counters(), answer_within_s=answer_within_s)
+        settled = await give_back(ledger, debts, openers, counters, answer_within_s=answer_within_s)
+        group.cancel_scope.cancel()
+    return settled
 
 
 async def probe(
@@ -381,7 +421,7 @@ async def probe(
         path,
         host.id,
         observing if enable_polling_s is None else filling,
-        config.qmp_settings(),
+        QmpOpener(config.qmp_settings()),
         deadline_s=deadline_s,
         wait_for_update=enable_polling_s is not None,
     )

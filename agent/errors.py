@@ -2,11 +2,15 @@
 
 AgentError
 ├── ConfigError            startup only; the CLI prints every problem and exits 2
-├── QmpError               one VM's monitor
-│   ├── QmpUnreachable       no conversation; `fault` says why           → retry
+├── Unreachable            no conversation with a VM; `fault` says why   → retry
+│   ├── QmpUnreachable       with its monitor
+│   └── LibvirtUnreachable   with libvirt, or libvirt with it
+├── Declined               it understood and said no                     → keep the link
+│   ├── QmpCommandError      QEMU
+│   └── LibvirtRefused       libvirt
+├── QmpError               one VM's monitor: the two above, and
 │   ├── QmpTimeout           no answer before the deadline               → keep the link
-│   ├── QmpNotAllowed        outside the allow-list: never sent          → our bug
-│   └── QmpCommandError      QEMU understood and said no                 → keep the link
+│   └── QmpNotAllowed        outside the allow-list: never sent          → our bug
 ├── StateFileError         what is owed could not be read or written     → say so, go on
 ├── SpoolError             the spool's file; `fault` says why            → try again, or set it aside
 ├── CannotListen           startup only; the CLI prints it and exits 3
@@ -33,6 +37,7 @@ class LinkFault(StrEnum):
     NO_ANSWER = "no_answer"  # silent in the middle of a conversation; we left (`share`)
     FLOODING = "flooding"  # more events than any VM makes
     PROTOCOL = "protocol"  # broke the QMP protocol after its greeting
+    DISCONNECTED = "disconnected"  # libvirt's daemon cannot be reached, or does not answer: QEMU may go on
 
 
 class AgentError(Exception):
@@ -58,18 +63,34 @@ class ConfigError(AgentError):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
-class QmpError(AgentError):
-    """Something about one VM's monitor."""
-
-
-class QmpUnreachable(QmpError):
-    """There is no conversation, or it has ended. The link is dead."""
+class Unreachable(AgentError):
+    """There is no conversation with a VM, or it has ended. The link is dead."""
 
     def __init__(self, path: str, fault: LinkFault, detail: str) -> None:
         self.path = path
         self.fault = fault
         self.detail = detail
         super().__init__(f"{path}: {detail}")
+
+
+class Declined(AgentError):
+    """The question was understood, and the answer is no. The link stays usable."""
+
+
+class LibvirtUnreachable(Unreachable):
+    """DISCONNECTED: no conversation with libvirt. MISSING: it has no such domain running."""
+
+
+class LibvirtRefused(Declined):
+    """libvirt said no; the message has its words."""
+
+
+class QmpError(AgentError):
+    """Something about one VM's monitor."""
+
+
+class QmpUnreachable(QmpError, Unreachable):
+    """There is no conversation with a monitor, or it has ended. The link is dead."""
 
 
 class QmpTimeout(QmpError):
@@ -80,7 +101,7 @@ class QmpNotAllowed(QmpError):
     """A command or property outside the allow-list. Nothing was sent."""
 
 
-class QmpCommandError(QmpError):
+class QmpCommandError(QmpError, Declined):
     """QEMU understood and said no. The link stays usable.
 
     `error_class` is QMP's: GenericError, DeviceNotFound, CommandNotFound, DeviceNotActive, KVMMissingCap.

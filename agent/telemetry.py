@@ -47,6 +47,10 @@ class Count(StrEnum):
     LINK_FAILURES = "link_failures"  # by errors.LinkFault
     INTERVALS_SET = "intervals_set"
     INTERVALS_GIVEN_BACK = "intervals_given_back"
+    LIBVIRT_CONNECTIONS = "libvirt_connections"  # made, those made again among them
+    LIBVIRT_CALLS = "libvirt_calls"  # questions put to libvirt, of whatever kind
+    LIBVIRT_LATE = "libvirt_late_results"  # came when nobody waited any more: dropped
+    LIBVIRT_ASIDE = "libvirt_asides"  # domains missing in an answer, asked alone from then on
     VM_FAILURES = "vm_failures"  # a bug of ours met on one VM and contained
     QUEUED = "queued"  # by sink; records handed to it, delivered or not
     CARRIED = "carried"  # by sink; records that the run before left on disk
@@ -117,6 +121,16 @@ COUNTERS: Mapping[Count, Instrument] = MappingProxyType(
             ),
             _counter(Count.INTERVALS_SET, "{interval}", "Polling intervals set."),
             _counter(Count.INTERVALS_GIVEN_BACK, "{interval}", "Polling intervals given back."),
+            _counter(
+                Count.LIBVIRT_CONNECTIONS, "{connection}", "Connections to libvirt made, first or again."
+            ),
+            _counter(Count.LIBVIRT_CALLS, "{call}", "Questions put to libvirt, of whatever kind."),
+            _counter(
+                Count.LIBVIRT_LATE, "{call}", "Results of libvirt that came too late, and were dropped."
+            ),
+            _counter(
+                Count.LIBVIRT_ASIDE, "{domain}", "Times a domain was missing in an answer and asked alone."
+            ),
             _counter(Count.VM_FAILURES, "{failure}", "Bugs of the agent's own met on one VM, contained."),
             _counter(
                 Count.QUEUED,

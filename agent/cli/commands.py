@@ -23,6 +23,7 @@ from agent.cli.flags import (
     HostNameFlag,
     IntervalFlag,
     KafkaFlag,
+    LibvirtFlag,
     LogLevelFlag,
     MonitorFlag,
     OtlpFlag,
@@ -85,6 +86,7 @@ def _root(
 def run(
     config: ConfigFlag = None,
     monitor: MonitorFlag = None,
+    libvirt: LibvirtFlag = None,
     interval: IntervalFlag = None,
     policy: PolicyFlag = None,
     kafka: KafkaFlag = None,
@@ -103,6 +105,7 @@ def run(
     flags = Flags(
         config=config,
         monitors=tuple(monitor or ()),
+        libvirt=tuple(libvirt or ()),
         interval=interval,
         policy=policy,
         kafka=kafka,
@@ -127,6 +130,7 @@ def run(
 def check_config(
     config: ConfigFlag = None,
     monitor: MonitorFlag = None,
+    libvirt: LibvirtFlag = None,
     interval: IntervalFlag = None,
     policy: PolicyFlag = None,
     kafka: KafkaFlag = None,
@@ -144,6 +148,7 @@ def check_config(
     flags = Flags(
         config=config,
         monitors=tuple(monitor or ()),
+        libvirt=tuple(libvirt or ()),
         interval=interval,
         policy=policy,
         kafka=kafka,

@@ -23,6 +23,14 @@ MonitorFlag = Annotated[
     list[str] | None,
     typer.Option("--monitor", metavar="GLOB", help="Where monitor sockets are; may be given again."),
 ]
+LibvirtFlag = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--libvirt",
+        metavar="URI",
+        help="A libvirt, e.g. qemu:///system, or a glob of its sockets; may be given again.",
+    ),
+]
 IntervalFlag = Annotated[
     str | None, typer.Option("--interval", metavar="DURATION", help="How often guests are asked, e.g. 10s.")
 ]

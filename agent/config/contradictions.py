@@ -67,8 +67,14 @@ def _polling(written: Written) -> Iterator[Finding]:
 
 
 def _monitors(written: Written) -> Iterator[Finding]:
-    if not written.monitors:
-        yield Finding(("monitors",), "none given: say where monitors are, e.g. --monitor '/run/vm/*.qmp'")
+    if not written.monitors and not written.libvirt:
+        said = (
+            "none given: say where monitors are, e.g. --monitor '/run/vm/*.qmp', or --libvirt qemu:///system"
+        )
+        yield Finding(("monitors",), said, (("libvirt",),))
+    places = [each.uri or each.sockets for each in written.libvirt]
+    for place in dict.fromkeys(place for place in places if places.count(place) > 1):
+        yield Finding(("libvirt",), f"{place!r} is there {places.count(place)} times: keep one")
     globs = [monitor.glob for monitor in written.monitors]
     for glob in dict.fromkeys(glob for glob in globs if globs.count(glob) > 1):
         yield Finding(

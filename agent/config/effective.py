@@ -55,6 +55,7 @@ def effective(flags: Flags, environ: Mapping[str, str], *, monitors_needed: bool
     host = surroundings.host(written, own, environ, findings)
     state_directory = surroundings.state_directory(written, environ, findings)
     sasl_password = surroundings.sasl_password(written, findings)
+    surroundings.check_libvirt(written, findings)
     surroundings.check_certificates(written.kafka.tls, ("kafka", "tls"), findings)
     surroundings.check_certificates(written.otlp.tls, ("otlp", "tls"), findings)
     if not monitors_needed and not written.monitors:

@@ -12,6 +12,7 @@ class Flags:
 
     config: str | None = None  # the file; it overrides BAROGRAPH_CONFIG
     monitors: tuple[str, ...] = ()
+    libvirt: tuple[str, ...] = ()
     interval: str | None = None
     policy: str | None = None
     kafka: str | None = None
@@ -26,6 +27,7 @@ class Flags:
         """Return them as settings, each with the flag it comes from."""
         given: dict[SettingPath, tuple[str, Any]] = {
             ("monitors",): ("--monitor", list(self.monitors) or None),
+            ("libvirt",): ("--libvirt", list(self.libvirt) or None),
             ("polling", "interval"): ("--interval", self.interval),
             ("polling", "policy"): ("--policy", self.policy),
             ("kafka", "bootstrap_servers"): ("--kafka", self.kafka),

@@ -8,8 +8,9 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from agent.config.merge import Layer, Location, dotted
+from agent.config.section import Section
 from agent.config.settings_list import SettingPath, all_settings, sections
-from agent.config.written import MonitorConfig
+from agent.config.written import LibvirtConfig, MonitorConfig
 from agent.errors import Problem
 
 _NUMBERS = {"int_type", "int_parsing", "int_from_float", "int_parsing_size", "finite_number"}
@@ -17,6 +18,7 @@ _SWITCHES = {"bool_type", "bool_parsing"}
 _LISTS = {"tuple_type", "list_type"}
 _SECTIONS = {"model_type", "dict_type", "mapping_type", "model_attributes_type"}
 _SHOWN_CHARACTERS = 80
+_LISTED: Mapping[str, type[Section]] = {"monitors": MonitorConfig, "libvirt": LibvirtConfig}
 
 
 def explain(error: ValidationError, layer: Layer) -> list[Problem]:
@@ -59,10 +61,9 @@ def _message(error: ErrorDetails) -> str:
 def meant(location: Location) -> tuple[SettingPath, ...]:
     """Return the settings or sections that somebody who wrote an unknown one at `location` probably meant."""
     name = str(location[-1])
-    if location[0] == "monitors":
-        return tuple(
-            ("monitors[]", near) for near in get_close_matches(name, MonitorConfig.model_fields, n=1)
-        )
+    if (listed := _LISTED.get(str(location[0]))) is not None:
+        close = get_close_matches(name, listed.model_fields, n=1)
+        return tuple((f"{location[0]}[]", near) for near in close)
     section = tuple(str(part) for part in location[:-1])
     beside = tuple(
         (*section, near) for near in get_close_matches(name, sections()[section].model_fields, n=1)
@@ -75,8 +76,8 @@ def _unknown(location: Location) -> str:
     found = meant(location)
     if found:
         return f"is no setting; did you mean {' or '.join(map(dotted, found))}?"
-    in_monitors = location[0] == "monitors"
-    known = MonitorConfig if in_monitors else sections()[tuple(str(part) for part in location[:-1])]
+    listed = _LISTED.get(str(location[0]))
+    known = sections()[tuple(str(part) for part in location[:-1])] if listed is None else listed
     return f"is no setting; here these are known: {', '.join(known.model_fields)}"
 
 

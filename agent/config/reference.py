@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 from agent.config.settings_list import Setting, all_settings, section_model, sections
 from agent.config.units import Duration, Size, Within
 from agent.config.words import Takes
-from agent.config.written import MonitorConfig, Written
+from agent.config.written import LibvirtConfig, MonitorConfig, Written
 
 SCHEMA_ID = "urn:barograph:schema:config:1"
 
@@ -21,7 +21,7 @@ def config_schema() -> dict[str, Any]:
     Secrets are not in it, since they must not be in the file.
     """
     made = Written.model_json_schema()
-    for model in (*sections().values(), MonitorConfig):
+    for model in (*sections().values(), MonitorConfig, LibvirtConfig):
         schema = made if model is Written else made["$defs"][model.__name__]
         for name, field in model.model_fields.items():
             _polish(schema["properties"], name, field)
@@ -43,8 +43,9 @@ def config_schema() -> dict[str, Any]:
 def tables() -> str:
     """Return the reference part of docs/configuration.md."""
     parts = [_table("", [setting for setting in all_settings() if len(setting.path) == 1])]
-    monitors = [Setting(("monitors[]", name), field) for name, field in MonitorConfig.model_fields.items()]
-    parts.append(f"### `monitors[]`\n\n{_doc(MonitorConfig)}\n\n{_table('monitors[]', monitors)}")
+    for name, model in (("monitors[]", MonitorConfig), ("libvirt[]", LibvirtConfig)):
+        own = [Setting((name, each), field) for each, field in model.model_fields.items()]
+        parts.append(f"### `{name}`\n\n{_doc(model)}\n\n{_table(name, own)}")
     for path, model in sections().items():
         own = [setting for setting in all_settings() if path and setting.path[:-1] == path]
         if own:

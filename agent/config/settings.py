@@ -16,6 +16,8 @@ from agent.contract.encode import Mode
 from agent.core.poller import PollSettings
 from agent.discovery.settings import MonitorGlob
 from agent.discovery.settings import Settings as DiscoverySettings
+from agent.libvirt.settings import Place
+from agent.libvirt.settings import Settings as LibvirtSettings
 from agent.qmp.link import Settings as QmpSettings
 from agent.sinks import kafka_settings, otlp_settings
 from agent.spool import disk
@@ -185,6 +187,17 @@ class Config:
         written = self.effective.written
         return DiscoverySettings(
             monitors=tuple(MonitorGlob(each.glob, each.access, each.pattern) for each in written.monitors),
+            rescan_s=written.discovery.rescan.s,
+        )
+
+    def libvirt_settings(self) -> LibvirtSettings:
+        """Where libvirt is."""
+        written = self.effective.written
+        return LibvirtSettings(
+            places=tuple(
+                Place(each.uri, each.sockets, each.policy or written.polling.policy)
+                for each in written.libvirt
+            ),
             rescan_s=written.discovery.rescan.s,
         )
 

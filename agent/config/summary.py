@@ -17,6 +17,8 @@ def _lines(config: Config) -> Iterator[tuple[str, str]]:
     yield "host", f"{host.id} ({host.name})"
     for monitor in written.monitors:
         yield "monitors", monitor.glob + ("" if monitor.access is None else f", {monitor.access}")
+    for place in written.libvirt:
+        yield "libvirt", f"{place.uri or place.sockets}, policy {place.policy or written.polling.policy}"
     polling = written.polling
     pace = f"every {polling.interval}, policy {polling.policy}, stalled after {stall_deadline(written)}"
     on_exit = OnExit.GIVE_BACK if config.give_back_at_exit else OnExit.KEEP

@@ -9,6 +9,7 @@ import socket
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from stat import S_ISDIR
 
@@ -16,6 +17,7 @@ from agent.config.contradictions import Finding
 from agent.config.merge import Layer, SettingPath
 from agent.config.sinks import TlsFiles
 from agent.config.written import Written
+from agent.libvirt.settings import WAY_TO_GET_IT
 
 _SECRET_MAX_BYTES = 65_536
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,254}")
@@ -96,6 +98,12 @@ def sasl_password(written: Written, findings: list[Finding]) -> str | None:
     if not password:
         findings.append(Finding(path, f"{sasl.password_file!r} is empty: put the password in it"))
     return password or None
+
+
+def check_libvirt(written: Written, findings: list[Finding]) -> None:
+    """See that libvirt-python is there, where it is needed; it is an extra."""
+    if written.libvirt and find_spec("libvirt") is None:
+        findings.append(Finding(("libvirt",), WAY_TO_GET_IT))
 
 
 def check_certificates(tls: TlsFiles, section: SettingPath, findings: list[Finding]) -> None:

@@ -5,7 +5,7 @@ What they mean together is in `contradictions.py`; what code is handed is in `se
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from agent.config.choices import LogFormat, LogLevel, OnExit, SpoolMode
@@ -15,6 +15,7 @@ from agent.config.units import Duration, Size, WrittenDuration, WrittenSize, wit
 from agent.config.words import AbsolutePath, Identifier, Listen, Names, NotBool, Takes, TextOr
 from agent.core.reading import Access, IntervalPolicy
 from agent.discovery.settings import MonitorGlob, mistakes
+from agent.libvirt.settings import mistakes as uri_mistakes
 
 ENV_PREFIX = "BAROGRAPH_"
 ENV_NESTED = "__"
@@ -74,6 +75,52 @@ class MonitorConfig(Section):
             "the one called `name` names it where QEMU does not."
         ),
     )
+
+
+def _uri(uri: str) -> str:
+    if wrong := "; ".join(uri_mistakes(uri)):
+        raise ValueError(wrong)
+    return uri
+
+
+def _plain_places(written: object) -> object:
+    """A plain string is a URI, or a glob of sockets."""
+    if not isinstance(written, str):
+        return written
+    return {"sockets": written} if written.startswith("/") else {"uri": written}
+
+
+class LibvirtConfig(Section):
+    """Where libvirt is. One of `uri` and `sockets` is needed."""
+
+    uri: Annotated[str, AfterValidator(_uri), Takes("URI")] | None = Field(
+        default=None,
+        description=(
+            "A libvirt of this host: `qemu:///system`, `qemu:///session`, or"
+            " `qemu+unix:///system?socket=/path` where its socket is elsewhere."
+        ),
+    )
+    sockets: Annotated[str, AfterValidator(_glob), Takes("glob")] | None = Field(
+        default=None,
+        description=(
+            "Absolute path of libvirt's sockets, with `*` and `?` as for monitors: one connection each, as "
+            "they come and go. KubeVirt has one in each pod. A socket of root's is `system`, another user's "
+            "`session`."
+        ),
+    )
+    policy: IntervalPolicy | None = Field(
+        default=None,
+        description=(
+            "Whose its domains' intervals are; default: `polling.policy`. With `observe` the connection is a "
+            "read-only one."
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "LibvirtConfig":
+        if (self.uri is None) == (self.sockets is None):
+            raise ValueError("give either uri or sockets")
+        return self
 
 
 class PollingConfig(Section):
@@ -293,7 +340,18 @@ class Written(BaseSettings):
         default=(),
         description=(
             "Where monitors are: globs, or sections with `glob`, `access` and `pattern`. Where "
-            "two match one socket the first counts. Needed."
+            "two match one socket the first counts. Needed, but where `libvirt` is given."
+        ),
+    )
+    libvirt: Annotated[
+        tuple[Annotated[LibvirtConfig, TextOr(_plain_places)], ...],
+        Names,
+        Takes("list of URIs, globs or sections"),
+    ] = Field(
+        default=(),
+        description=(
+            "Libvirts whose domains are watched, each a URI, a glob of sockets, or a section with `uri` or "
+            "`sockets`, and `policy`. Needs libvirt-python: `pip install 'barograph[libvirt]'`."
         ),
     )
     polling: PollingConfig = PollingConfig()

@@ -18,7 +18,7 @@ from hashlib import blake2b
 import msgspec
 
 from agent.contract.decode import EXACT_MAX
-from agent.core.reading import AgentEvent, Record, RecordKind, Sample, StateEvent, VmIdentity
+from agent.core.reading import AgentEvent, Record, RecordKind, Sample, StateEvent, Via, VmIdentity
 
 SAMPLE_SCHEMA = "barograph.vm.sample/1.0"
 STATE_SCHEMA = "barograph.vm.state/1.0"
@@ -56,13 +56,13 @@ class Agent:
 # --- documents ---
 
 
-def sample_document(sample: Sample, agent: Agent, via: str = "qmp") -> Document:
+def sample_document(sample: Sample, agent: Agent, via: Via = Via.QMP) -> Document:
     """Return the value of a sample's record: schemas/sample."""
     document: Document = {
         "schema": SAMPLE_SCHEMA,
         "vm": _vm(sample.vm),
         "host": _host(agent),
-        "via": via,
+        "via": via.value,
         "epoch": sample.epoch,
         "sequence": sample.sequence,
         "last_update": sample.last_update_s,
@@ -87,7 +87,7 @@ def sample_document(sample: Sample, agent: Agent, via: str = "qmp") -> Document:
     return document
 
 
-def state_document(event: StateEvent, agent: Agent, via: str = "qmp") -> Document:
+def state_document(event: StateEvent, agent: Agent, via: Via = Via.QMP) -> Document:
     """Return the value of a state's record: schemas/state. Of a VM not known yet, `vm` has only the path."""
     vm: Document = {} if event.vm is None else _vm(event.vm)
     vm["path"] = _text(event.path, PATH_MAX)
@@ -95,7 +95,7 @@ def state_document(event: StateEvent, agent: Agent, via: str = "qmp") -> Documen
         "schema": STATE_SCHEMA,
         "vm": vm,
         "host": _host(agent),
-        "via": via,
+        "via": via.value,
         "run": agent.run,
         "sequence": event.sequence,
         "state": event.state.value,
@@ -162,7 +162,7 @@ def _text(text: str, characters_max: int = TEXT_MAX) -> str:
 # --- records ---
 
 
-def encode_sample(sample: Sample, agent: Agent, mode: Mode, via: str = "qmp") -> Record:
+def encode_sample(sample: Sample, agent: Agent, mode: Mode, via: Via = Via.QMP) -> Record:
     """Return the record of a sample. Its id is the VM, the epoch and `last_update`."""
     return _record(
         RecordKind.SAMPLE,
@@ -178,7 +178,7 @@ def encode_sample(sample: Sample, agent: Agent, mode: Mode, via: str = "qmp") ->
     )
 
 
-def encode_state(event: StateEvent, agent: Agent, mode: Mode, via: str = "qmp") -> Record:
+def encode_state(event: StateEvent, agent: Agent, mode: Mode, via: Via = Via.QMP) -> Record:
     """Return the record of a state event. While the VM is not known its key is the host's id.
 
     Its id is the run, the monitor's path and the sequence: two monitors may claim to be one VM

@@ -122,6 +122,7 @@ def _facts(p: Poller, now: Now, settings: PollSettings) -> Facts:
     silent_ns = now.mono_ns - p.phase.asked_ns if isinstance(p.phase, Asking) and p.phase.overdue else None
     last = None if p.read_at_ns is None else p.history.last  # read from this very device
     return Facts(
+        via=p.via,
         link_open=in_touch and p.fault is None and p.other_path is None,
         answered=p.answered,
         fault=p.fault,

@@ -19,8 +19,10 @@ from agent.core.reading import (
     IntervalPolicy,
     SocketMark,
     State,
+    Via,
     VmId,
     VmIdentity,
+    via_of,
 )
 from agent.core.states import Judgement
 from agent.errors import LinkFault
@@ -92,6 +94,7 @@ class Poller(Struct, frozen=True):
     given_name: str | None
     labels: Mapping[str, str]
     phase: Phase
+    via: Via = Via.QMP
     # the link
     path_present: bool = True
     seen_mark: SocketMark | None = None  # what discovery saw last at the path
@@ -168,7 +171,7 @@ def begin(
     earlier one, where that is known: nothing is emitted twice, sequences go on, and the first sample of a
     new epoch can name the one before.
     """
-    poller = Poller(path, path_id, access, name, labels, Away(0), seen_mark=mark)
+    poller = Poller(path, path_id, access, name, labels, Away(0), via_of(path), seen_mark=mark)
     if before is None:
         return poller
     return replace(

@@ -5,6 +5,7 @@ clock (`_ms`) where they are shown to people. Seconds (`_s`) are QEMU's own: `la
 polling interval are whole seconds on the wire.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -57,6 +58,21 @@ class Access(StrEnum):
     SHARE = "share"
 
 
+class Via(StrEnum):
+    """How a VM is reached."""
+
+    QMP = "qmp"  # by its own monitor
+    LIBVIRT = "libvirt"  # which owns the monitor
+
+
+_URI = re.compile(r"[a-z][a-z0-9+.-]*://")
+
+
+def via_of(path: str) -> Via:
+    """Return how the VM at `path` is reached: a monitor is a socket's path, a domain a URI and a uuid."""
+    return Via.LIBVIRT if _URI.match(path) else Via.QMP
+
+
 class Refusal(StrEnum):
     """Why a statistic that QEMU gave was kept out of a sample."""
 
@@ -79,7 +95,8 @@ class SocketMark:
     """Recognises one QEMU process by its monitor socket; never used to name anything.
 
     QEMU binds the socket anew at each start. ext4 gives the same inode again, so the modification
-    time counts; the change time does not (a chmod moves it).
+    time counts; the change time does not (a chmod moves it). Of a libvirt domain these three are the host's
+    boot, the domain's id and 0: libvirt gives each start another id, as long as it runs itself.
     """
 
     device: int

@@ -7,7 +7,7 @@ announced before stands until it can: nobody is told of states that last a milli
 from dataclasses import dataclass
 from enum import StrEnum
 
-from agent.core.reading import State
+from agent.core.reading import State, Via
 from agent.errors import LinkFault
 
 
@@ -45,11 +45,18 @@ _ADVICE = {
     LinkFault.NO_ANSWER: "no answer in the middle of a conversation: QEMU is stopped or wedged",
 }
 
+_SILENT = {
+    Via.QMP: "QEMU is stopped or wedged",
+    Via.LIBVIRT: "QEMU or libvirt's daemon is stopped or wedged, or something else has libvirt's job on the"
+    " domain; from outside these look alike",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What the table judges. `None`: not known."""
 
+    via: Via
     link_open: bool
     answered: bool  # somebody introduced itself on this link
     fault: LinkFault | None  # how the link, or the last attempt at it, ended
@@ -88,7 +95,7 @@ def judge(f: Facts) -> Judgement | None:
     if not f.link_open:
         return _judge_no_link(f)
     if f.silent_for_s is not None:
-        said = f"no answer for {f.silent_for_s:.1f} s: QEMU is stopped or wedged"
+        said = f"no answer for {f.silent_for_s:.1f} s: {_SILENT[f.via]}"
         return Judgement(State.UNREACHABLE, Reason.NO_ANSWER, said)
     if not f.answered:
         return None
@@ -107,7 +114,8 @@ def judge(f: Facts) -> Judgement | None:
 
 def _judge_no_link(f: Facts) -> Judgement | None:
     if f.fault is not None:
-        said = _ADVICE.get(f.fault, f.fault_detail)
+        # libvirt knows more of an end than a socket does.
+        said = f.fault_detail if f.via is Via.LIBVIRT else _ADVICE.get(f.fault, f.fault_detail)
         if f.fault is LinkFault.MISSING:
             return Judgement(State.GONE, f.fault, said)
         if f.fault is LinkFault.REFUSED and f.greeted_before:

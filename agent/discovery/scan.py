@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from agent.core.reading import NO_LABELS, Access, SocketMark
+from agent.core.reading import NO_LABELS, Access, IntervalPolicy, SocketMark
 from agent.discovery import owners
 from agent.discovery.links import ForeignLinkError, resolve
 from agent.discovery.settings import MonitorGlob, Settings, has_wildcard
@@ -42,6 +42,7 @@ class Seen:
     access: Access
     name: str | None  # what the pattern calls the VM; None: it says nothing
     labels: Mapping[str, str]  # what else the pattern took from the path
+    policy: IntervalPolicy | None = None  # who decides its interval; None: as for all
 
 
 @dataclass(frozen=True, slots=True)

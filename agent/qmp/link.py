@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -223,6 +223,18 @@ async def open_link(
         await client.close()
         if connection is not None:
             connection.close()
+
+
+class QmpOpener:
+    """Opens links to monitors, so many at the same time as the settings allow."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._openings = anyio.CapacityLimiter(settings.opening_at_once)
+
+    def __call__(self, path: str, *, look_first: bool = False) -> AbstractAsyncContextManager[Link]:
+        """See `open_link`."""
+        return open_link(path, self._settings, self._openings, look_first=look_first)
 
 
 def _silence(path: str, settings: Settings, *, greeted: bool) -> QmpUnreachable:

@@ -4,6 +4,7 @@ The one place where a failure of ours on one VM is contained: it is logged and c
 watched anew after a pause. Expected failures never get here; they are events for the core.
 """
 
+import dataclasses
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
 from types import MappingProxyType
@@ -132,7 +133,7 @@ class Fleet:
                 mark=seen.mark,
                 before=before,
             )
-            task = self._running[seen.path] = VmTask(poller, self._around)
+            task = self._running[seen.path] = VmTask(poller, self._around_it(seen))
             try:
                 await task.run()
             except Exception:
@@ -151,6 +152,12 @@ class Fleet:
         self._told.pop(seen.path, None)
         if self._left_out:
             self._start(self._left_out.pop(next(iter(self._left_out))), group)
+
+    def _around_it(self, seen: Seen) -> Surroundings:
+        if seen.policy is None:
+            return self._around
+        polling = dataclasses.replace(self._around.polling, policy=seen.policy)
+        return dataclasses.replace(self._around, polling=polling)
 
     def _retire(self, memory: Memory) -> None:
         self._retired[memory.path] = memory

@@ -1,15 +1,15 @@
 """Gives back the intervals that are still ours, to the very processes we changed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 import anyio
 
 from agent.core.ownership import Owed, is_ours_to_give_back
-from agent.errors import LinkFault, QmpError, QmpTimeout, QmpUnreachable
-from agent.qmp.link import Settings as QmpSettings
-from agent.qmp.link import open_link
+from agent.core.reading import Via, via_of
+from agent.errors import Declined, LinkFault, QmpError, Unreachable
+from agent.runtime.vm import Opener
 from agent.spool.ledger import Ledger
 from agent.telemetry import Count, Counters
 
@@ -37,8 +37,7 @@ class Settlement:
 async def give_back(
     ledger: Ledger,
     debts: Sequence[Owed],
-    qmp: QmpSettings,
-    openings: anyio.CapacityLimiter,
+    openers: Mapping[Via, Opener],
     counters: Counters,
     *,
     answer_within_s: float,
@@ -52,7 +51,7 @@ async def give_back(
     settlements: list[Settlement] = []
 
     async def settle(owed: Owed) -> None:
-        settlement = await _settle(owed, qmp, openings, answer_within_s)
+        settlement = await _settle(owed, openers[via_of(owed.path)], answer_within_s)
         settlements.append(settlement)
         if settlement.outcome is Outcome.GIVEN_BACK:
             counters.add(Count.INTERVALS_GIVEN_BACK)
@@ -65,11 +64,9 @@ async def give_back(
     return sorted(settlements, key=lambda each: each.owed.path)
 
 
-async def _settle(
-    owed: Owed, qmp: QmpSettings, openings: anyio.CapacityLimiter, answer_within_s: float
-) -> Settlement:
+async def _settle(owed: Owed, open_link: Opener, answer_within_s: float) -> Settlement:
     try:
-        async with open_link(owed.path, qmp, openings) as link:
+        async with open_link(owed.path, look_first=False) as link:
             if link.mark != owed.mark:
                 return Settlement(owed, Outcome.PROCESS_GONE, "another QEMU listens there now")
             with anyio.fail_after(answer_within_s):
@@ -80,10 +77,10 @@ async def _settle(
                     return Settlement(owed, Outcome.NOT_OURS, f"the interval reads {interval_s}")
                 await link.write_interval(owed.balloon_path, owed.interval_before_s)
             return Settlement(owed, Outcome.GIVEN_BACK, f"the interval is {owed.interval_before_s} s again")
-    except QmpUnreachable as error:
+    except Unreachable as error:
         outcome = Outcome.PROCESS_GONE if error.fault in _PROCESS_GONE else Outcome.KEPT
         return Settlement(owed, outcome, str(error))
-    except (QmpError, QmpTimeout) as error:
+    except (Declined, QmpError) as error:
         return Settlement(owed, Outcome.KEPT, str(error))
     except TimeoutError:
         return Settlement(owed, Outcome.KEPT, f"no answer within {answer_within_s} s")

@@ -7,12 +7,11 @@ import anyio
 from agent.core.memory import Memory
 from agent.core.ownership import Owed
 from agent.core.poller import PollSettings, begin
-from agent.core.reading import Access, Sample, SocketMark, State, StateEvent
+from agent.core.reading import Access, Sample, SocketMark, State, StateEvent, via_of
 from agent.core.states import Reason
-from agent.qmp.link import Settings as QmpSettings
 from agent.runtime.alarms import Alarms
 from agent.runtime.fleet import path_id
-from agent.runtime.vm import ClaimsRegistry, Surroundings, VmTask
+from agent.runtime.vm import ClaimsRegistry, Opener, Surroundings, VmTask
 from agent.telemetry import Counters
 
 
@@ -72,7 +71,7 @@ async def probe(
     path: str,
     host_id: str,
     polling: PollSettings,
-    qmp: QmpSettings,
+    open_link: Opener,
     *,
     deadline_s: float,
     wait_for_update: bool,
@@ -83,20 +82,19 @@ async def probe(
         path: the monitor socket.
         host_id: names a VM that has no uuid.
         polling: `policy` decides whether the VM may be changed; `observe` leaves it as it is.
-        qmp: the link's deadlines.
+        open_link: opens links to it.
         deadline_s: how long to try at most.
         wait_for_update: polling is being switched on: wait for the guest's first answer to it.
     """
     ear = _Ear(wait_for_update)
     around = Surroundings(
         polling=polling,
-        qmp=qmp,
-        openings=anyio.CapacityLimiter(1),
+        openers={via_of(path): open_link},
         emissions=ear,
         debts=NoDebts(),
         claims=ClaimsRegistry(),
         counters=Counters(),
-        alarms=Alarms(qmp.readings_at_once),
+        alarms=Alarms(readings_at_once=1),
     )
     task = VmTask(begin(path, path_id(host_id, path), Access.HOLD), around)
     with anyio.move_on_after(deadline_s):

@@ -8,7 +8,7 @@ import structlog
 
 from agent.contract.encode import Agent, Mode, encode_agent_state, encode_sample, encode_state
 from agent.core.memory import Memory
-from agent.core.reading import AgentEvent, Record, Sample, State, StateEvent, VmView
+from agent.core.reading import AgentEvent, Record, Sample, State, StateEvent, VmView, via_of
 from agent.core.states import Reason
 from agent.telemetry import Count, Counters
 
@@ -48,7 +48,7 @@ class Recorder:
         view = self._board.get(path)
         if view is not None:
             self._board[path] = replace(view, sample=sample, balloon=sample.balloon)
-        self._hand_on(encode_sample(sample, self._agent, self._mode), memory)
+        self._hand_on(encode_sample(sample, self._agent, self._mode, via_of(path)), memory)
 
     def state(self, event: StateEvent, memory: Memory) -> None:
         """Record a change of state, or a heartbeat."""
@@ -61,7 +61,7 @@ class Recorder:
         self._board[event.path] = VmView(event.path, event, sample, balloon)
         if not event.heartbeat:
             _log_state(event)
-        self._hand_on(encode_state(event, self._agent, self._mode), memory)
+        self._hand_on(encode_state(event, self._agent, self._mode, via_of(event.path)), memory)
 
     def retire(self, path: str) -> None:
         """The VM is gone for good: off the board."""

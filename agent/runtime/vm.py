@@ -7,6 +7,8 @@ taken for those of the next one.
 """
 
 from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -48,10 +50,8 @@ from agent.core.fleet import Claims
 from agent.core.memory import Memory
 from agent.core.ownership import Owed
 from agent.core.poller import Poller, PollSettings, remember
-from agent.core.reading import Origin, Sample, SocketMark, StateEvent
-from agent.errors import QmpCommandError, QmpUnreachable, StateFileError
-from agent.qmp.link import Link, MonitorEvent, open_link
-from agent.qmp.link import Settings as QmpSettings
+from agent.core.reading import Origin, Sample, SocketMark, StateEvent, Via
+from agent.errors import Declined, StateFileError, Unreachable
 from agent.runtime import clock
 from agent.runtime.alarms import Alarms
 from agent.telemetry import Count, Counters
@@ -59,6 +59,67 @@ from agent.telemetry import Count, Counters
 log = structlog.get_logger("barograph.vm")
 
 _COUNTS = {Counted.REPEAT: Count.REPEATS, Counted.COALESCED: Count.COALESCED, Counted.MISSED: Count.MISSED}
+
+
+class Introduction(Protocol):
+    """Who answers, and how it stands; `None` as in the event `Introduced`."""
+
+    @property
+    def uuid(self) -> str | None: ...
+    @property
+    def name(self) -> str | None: ...
+    @property
+    def run_state(self) -> str: ...
+    @property
+    def balloon_path(self) -> str | None: ...
+    @property
+    def interval_s(self) -> int | None: ...
+    @property
+    def actual_bytes(self) -> int | None: ...
+
+
+class Check(Protocol):
+    """What is asked again now and then; `None` as in the event `Checked`."""
+
+    @property
+    def run_state(self) -> str: ...
+    @property
+    def balloon_path(self) -> str | None: ...
+    @property
+    def interval_s(self) -> int | None: ...
+
+
+class Said(Protocol):
+    """What was said unasked, in QMP's words."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def data(self) -> Mapping[str, object]: ...
+
+
+class Link(Protocol):
+    """A conversation with one VM, by its monitor or through libvirt; answers are in QMP's words either way.
+
+    Each call raises `Declined` (the link stays usable) or `Unreachable` (it is dead).
+    """
+
+    @property
+    def mark(self) -> SocketMark: ...
+    async def introduce(self) -> Introduction: ...
+    async def check(self, balloon_path: str | None) -> Check: ...
+    async def read_actual(self) -> int | None: ...
+    async def write_interval(self, balloon_path: str, interval_s: int) -> None: ...
+    def read_stats(
+        self, balloon_path: str, answered: Callable[[object], None], refused: Callable[[Declined], None]
+    ) -> None: ...
+    async def next_event(self) -> Said: ...
+
+
+class Opener(Protocol):
+    """Opens a link to the VM at `path`; `look_first` as in `OpenLink`. Raises `Unreachable`."""
+
+    def __call__(self, path: str, *, look_first: bool) -> AbstractAsyncContextManager[Link]: ...
 
 
 class Emissions(Protocol):
@@ -99,8 +160,7 @@ class Surroundings:
     """What all VMs' tasks share."""
 
     polling: PollSettings
-    qmp: QmpSettings
-    openings: anyio.CapacityLimiter
+    openers: Mapping[Via, Opener]
     emissions: Emissions
     debts: Debts
     claims: ClaimsRegistry
@@ -232,7 +292,7 @@ class VmTask:
         with anyio.CancelScope() as self._link_scope:
             try:
                 async with (
-                    open_link(path, around.qmp, around.openings, look_first=look_first) as link,
+                    around.openers[self.poller.via](path, look_first=look_first) as link,
                     anyio.create_task_group() as asks,
                 ):
                     self._link, self._asks = link, asks
@@ -247,7 +307,7 @@ class VmTask:
                         # What is still asked before we have told of the end gets no answer, and needs none.
                         if number == self._link_number:
                             self._link, self._asks = None, None
-            except* QmpUnreachable as errors:
+            except* Unreachable as errors:
                 error = _first(errors)
                 around.counters.add(Count.LINK_FAILURES, reason=error.fault)
                 self.happened(LinkFailed(error.fault, error.detail), number)
@@ -255,7 +315,7 @@ class VmTask:
     async def _ask(self, number: int, link: Link, ask: Ask) -> None:
         try:
             event = await self._put(link, ask)
-        except (QmpCommandError, StateFileError) as error:
+        except (Declined, StateFileError) as error:
             event = Refused(str(error))
         self.happened(event, number)
 
@@ -301,13 +361,13 @@ class VmTask:
                 counters.add(Count.STATISTICS_REFUSED, reason=refusal)
             self.happened(Answered(reading), number)
 
-        def refused(error: QmpCommandError) -> None:
+        def refused(error: Declined) -> None:
             self.happened(Refused(str(error)), number)
 
         link.read_stats(ask.balloon_path, answered, refused)
 
 
-def _heard(said: MonitorEvent) -> Event | None:
+def _heard(said: Said) -> Event | None:
     if said.name == "BALLOON_CHANGE":
         actual = said.data.get("actual")
         return BalloonChanged(actual) if type(actual) is int and 0 <= actual < 1 << 63 else None
@@ -317,7 +377,7 @@ def _heard(said: MonitorEvent) -> Event | None:
         return None
 
 
-def _first(errors: BaseExceptionGroup[QmpUnreachable]) -> QmpUnreachable:
+def _first(errors: BaseExceptionGroup[Unreachable]) -> Unreachable:
     for error in errors.exceptions:
-        return error if isinstance(error, QmpUnreachable) else _first(error)
+        return error if isinstance(error, Unreachable) else _first(error)
     raise AssertionError("an exception group is never empty")

@@ -26,7 +26,12 @@ WHEN: Mapping[State, str] = {
 }
 
 REASONS: Mapping[str, tuple[State, str, str]] = {
-    LinkFault.MISSING: (State.GONE, "the socket is gone: QEMU quit, or its directory was removed", "nothing"),
+    LinkFault.MISSING: (
+        State.GONE,
+        "the socket is gone: QEMU quit, or its directory was removed; with libvirt, the domain runs no more, "
+        "and the detail says why",
+        "nothing",
+    ),
     LinkFault.REFUSED: (
         State.GONE,
         "nobody listens; where nobody ever did, the state is `unreachable`",
@@ -66,11 +71,17 @@ REASONS: Mapping[str, tuple[State, str, str]] = {
     LinkFault.HUNG_UP: (State.UNREACHABLE, "the peer closed the link, again and again", "look at QEMU's log"),
     LinkFault.NO_ANSWER: (
         State.UNREACHABLE,
-        "a command is past its deadline: QEMU is stopped or wedged",
-        "look at the QEMU process: SIGSTOP, storage, host load",
+        "a command is past its deadline: QEMU is stopped or wedged; with libvirt, or its daemon is, or "
+        "another client has its job on the domain: these look alike",
+        "look at the QEMU process: SIGSTOP, storage, host load; with libvirt, `virsh domjobinfo`",
     ),
     LinkFault.FLOODING: (State.UNREACHABLE, "more events than any VM makes", "look at who made this QEMU"),
     LinkFault.PROTOCOL: (State.UNREACHABLE, "it broke the protocol after its greeting", "the same"),
+    LinkFault.DISCONNECTED: (
+        State.UNREACHABLE,
+        "libvirt's daemon is away or does not answer; its VMs may go on",
+        "look at libvirtd or virtqemud, and at who may use its socket",
+    ),
     Reason.NO_DEVICE: (State.NO_BALLOON, "no virtio balloon", "add `-device virtio-balloon-pci`"),
     Reason.POLLING_DISABLED: (
         State.OFF,
@@ -132,6 +143,8 @@ def page() -> str:
         "",
         "Of `paused`, the reason is QEMU's run state: `paused`, `inmigrate`, `postmigrate`, `suspended`,",
         '`guest-panicked`, `shutdown` and others. A reader treats a reason it does not know as "other".',
+        "libvirt says `migration` for both `inmigrate` and `finish-migrate`, and has some words of its own:",
+        "`dump`, `from-snapshot`, `postcopy`, `postcopy-failed`, `api-error`.",
         "",
         "| state | reason | what it means | what to do |",
         "| --- | --- | --- | --- |",

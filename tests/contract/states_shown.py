@@ -12,6 +12,8 @@ _DEVICES = "tests/integration/test_states_devices.py"
 _SOCKETS = "tests/integration/test_states_sockets.py"
 _NEIGHBOURS = "tests/integration/test_neighbours.py"
 _QMP = "tests/integration/test_qmp.py"
+_LIBVIRT = "tests/integration/test_libvirt_states.py"
+_TROUBLES = "tests/integration/test_libvirt_troubles.py"
 _STORIES = "tests/unit/core/test_stories.py"
 
 SHOWN: tuple[tuple[State, str, str, str, str], ...] = (
@@ -315,6 +317,76 @@ SHOWN: tuple[tuple[State, str, str, str, str], ...] = (
         "memory plugged in",
         _DEVICES,
         "test_memory_plugged_in_is_in_the_balloons_size_and_samples_go_on",
+    ),
+    (
+        State.UNREACHABLE,
+        LinkFault.DISCONNECTED,
+        "libvirtd was killed, its QEMUs go on",
+        _TROUBLES,
+        "test_a_libvirtd_killed_and_started_again_is_unreachable_and_back_by_itself",
+    ),
+    (
+        State.UNREACHABLE,
+        Reason.NO_ANSWER,
+        "with libvirt: one QEMU of several is stopped",
+        _TROUBLES,
+        "test_a_stopped_qemu_is_unreachable_and_costs_the_others_nothing",
+    ),
+    (
+        State.UNREACHABLE,
+        Reason.NO_ANSWER,
+        "libvirtd is stopped (SIGSTOP)",
+        _TROUBLES,
+        "test_a_stopped_libvirtd_is_unreachable_and_back_when_it_goes_on",
+    ),
+    (
+        State.GONE,
+        LinkFault.MISSING,
+        "with libvirt: destroyed, or its QEMU killed",
+        _LIBVIRT,
+        "test_a_domain_reports_and_its_driver_its_pause_and_its_end_are_told",
+    ),
+    (
+        State.GONE,
+        LinkFault.MISSING,
+        "with libvirt: saved to disk",
+        _LIBVIRT,
+        "test_a_domain_saved_restored_and_undefined",
+    ),
+    (
+        State.GONE,
+        LinkFault.MISSING,
+        "with libvirt: moved to another host",
+        _LIBVIRT,
+        "test_a_domain_that_moves_and_one_whose_move_is_cancelled",
+    ),
+    (
+        State.GONE,
+        LinkFault.MISSING,
+        "a KubeVirt pod has gone, and its libvirt with it",
+        _TROUBLES,
+        "test_pods_come_and_go_with_their_libvirts",
+    ),
+    (
+        State.NO_BALLOON,
+        Reason.NO_DEVICE,
+        "a domain with `<memballoon model='none'/>`",
+        _LIBVIRT,
+        "test_without_a_balloon_and_with_one_that_panics",
+    ),
+    (
+        State.DUPLICATE,
+        Reason.UUID_IN_USE,
+        "a domain, and a second monitor of its QEMU",
+        _LIBVIRT,
+        "test_a_second_way_to_a_vm_is_a_duplicate_and_names_the_first",
+    ),
+    (
+        State.OFF,
+        Reason.CONTENDED,
+        "virsh sets the period to 0 again and again",
+        _LIBVIRT,
+        "test_a_period_changed_under_our_feet_is_followed_and_one_set_back_is_contended",
     ),
 )
 """State, reason, cause, the file of the test that shows it, and the test."""

@@ -48,10 +48,11 @@ def agent(
             one.kill()
 
 
-def barograph(*words: str) -> subprocess.CompletedProcess[str]:
+def barograph(*words: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run one of the other commands to its end."""
     argv = [sys.executable, "-m", "agent", *words]
-    return subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60, env=_clean_environ())
+    environ = {**_clean_environ(), **(env or {})}
+    return subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60, env=environ)
 
 
 def _clean_environ() -> dict[str, str]:

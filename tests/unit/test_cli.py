@@ -80,7 +80,8 @@ def test_problems_go_to_stderr_with_exit_code_2(command: str) -> None:
     assert done.stderr.splitlines() == [
         "2 problems in the configuration; nothing was started",
         '  --interval: 5 has no unit: write "5s", or ms, m, h, d',
-        "  monitors: none given: say where monitors are, e.g. --monitor '/run/vm/*.qmp'",
+        "  monitors: none given: say where monitors are, e.g. --monitor '/run/vm/*.qmp',"
+        " or --libvirt qemu:///system",
     ]
 
 

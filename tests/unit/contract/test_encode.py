@@ -38,6 +38,7 @@ from agent.core.reading import (
     Sample,
     State,
     StateEvent,
+    Via,
     VmId,
     VmIdentity,
 )
@@ -138,7 +139,7 @@ def test_what_a_sample_does_not_know_is_absent() -> None:
         statistics={},
     )
 
-    document = sample_document(bare, AGENT, "libvirt")
+    document = sample_document(bare, AGENT, Via.LIBVIRT)
 
     assert document["vm"] == {"id": UUID, "id_source": "path"}
     assert document["via"] == "libvirt"

@@ -9,8 +9,8 @@ import pytest
 from agent.core.events import PathMissing
 from agent.core.memory import Memory
 from agent.core.poller import PollSettings, begin
-from agent.core.reading import Access, Sample, State, StateEvent, VmId
-from agent.qmp.link import Settings
+from agent.core.reading import Access, Sample, State, StateEvent, Via, VmId
+from agent.qmp.link import QmpOpener, Settings
 from agent.runtime.alarms import Alarms
 from agent.runtime.probe import NoDebts
 from agent.runtime.vm import ClaimsRegistry, Surroundings, VmTask
@@ -38,8 +38,7 @@ class Heard:
 def around(heard: Heard) -> Surroundings:
     return Surroundings(
         polling=PollSettings(interval_s=1),
-        qmp=Settings(),
-        openings=anyio.CapacityLimiter(1),
+        openers={Via.QMP: QmpOpener(Settings())},
         emissions=heard,
         debts=NoDebts(),
         claims=ClaimsRegistry(),

@@ -1,0 +1,434 @@
+"""One libvirt, kept: connected again whenever it is lost, its domains known, its events handed on.
+
+While it is away its domains are still known, and their links have ended as DISCONNECTED: their QEMUs may
+well go on. A link that is opened meanwhile fails at once the first time, so that it is told, and waits from
+then on.
+"""
+
+import random
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+from typing import TypeVar
+
+import anyio
+import anyio.from_thread
+import structlog
+from anyio.lowlevel import current_token
+
+from agent.core.reading import SocketMark
+from agent.errors import Declined, LibvirtUnreachable, LinkFault
+from agent.libvirt import api, words
+from agent.libvirt.api import Found, Look
+from agent.libvirt.calls import Caller
+from agent.libvirt.readings import Readings, Request
+from agent.libvirt.settings import path_of
+from agent.telemetry import Count, Counters
+
+T = TypeVar("T")
+
+log = structlog.get_logger("barograph.libvirt")
+
+AGAIN_S, AGAIN_MAX_S = 0.25, 10.0
+"""Before the first attempt to connect again, and the longest pause."""
+
+LASTING_S = 30.0
+"""A connection that ends sooner was no success."""
+
+WAIT_FOR_IT_S = 240.0
+"""A link waits so long for the connection at a time; the core gives an opening up after 300 s."""
+
+QUEUED_MAX = 64
+
+_NO_DATA: Mapping[str, object] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What libvirt said of a domain, as QMP would: `name` and `data` are QEMU's."""
+
+    name: str
+    data: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Introduction:
+    """Who a domain is, and how it stands. `None` for what it does not have."""
+
+    uuid: str | None
+    name: str | None
+    run_state: str
+    balloon_path: str | None  # the device's alias
+    interval_s: int | None
+    actual_bytes: int | None
+
+
+class DomainLink:
+    """A conversation with one running domain. Made by `open_link`; ends with the connection."""
+
+    def __init__(self, path: str, mark: SocketMark, found: Found, connection: "KeptConnection") -> None:
+        self.path = path
+        self.mark = mark
+        self.found = found
+        self._connection = connection
+        self._events: deque[Event] = deque()
+        self._told = anyio.Event()
+        self._end: LibvirtUnreachable | None = None
+        self._run_state: str | None = None
+
+    async def introduce(self) -> Introduction:
+        """Ask who this is."""
+        return await self._look()
+
+    async def check(self, balloon_path: str | None) -> Introduction:
+        """Ask run state, balloon and interval; where the balloon is, libvirt knows."""
+        return await self._look()
+
+    async def read_actual(self) -> int | None:
+        """Return the balloon's size in bytes, as libvirt knows it from QEMU's events."""
+        return (await self._look()).actual_bytes
+
+    async def write_interval(self, balloon_path: str, interval_s: int) -> None:
+        """Set the polling interval of the running domain; its definition is left as it is."""
+        await self._connection.set_period(self.path, self.found, interval_s)
+
+    def read_stats(
+        self, balloon_path: str, answered: Callable[[object], None], refused: Callable[[Declined], None]
+    ) -> None:
+        """Ask for the statistics; neither is called once the link has ended, which `next_event` tells."""
+        found = self.found
+        self._connection.read(Request(found.uuid, answered, refused, self._runs))
+
+    async def next_event(self) -> Event:
+        """Return the next event, waiting for one; by one task at a time.
+
+        Raises:
+            LibvirtUnreachable: the link has ended, and every event before that has been returned.
+        """
+        while not self._events:
+            if self._end is not None:
+                raise self._end
+            self._told = anyio.Event()
+            await self._told.wait()
+        return self._events.popleft()
+
+    def tell(self, event: Event) -> None:
+        """Hand on an event."""
+        if len(self._events) >= QUEUED_MAX:
+            self._events = deque([Event("OVERFLOW", _NO_DATA)])
+        self._events.append(event)
+        self._told.set()
+
+    def end(self, fault: LinkFault, detail: str) -> None:
+        """The domain has stopped, or the connection has."""
+        if self._end is None:
+            self._end = LibvirtUnreachable(self.path, fault, detail)
+            self._told.set()
+
+    async def _look(self) -> Introduction:
+        look = await self._connection.look(self.path, self.found)
+        self._run_state = look.run_state
+        definition = look.definition
+        return Introduction(
+            uuid=definition.uuid,
+            name=definition.name,
+            run_state=look.run_state,
+            balloon_path=definition.balloon,
+            interval_s=definition.period_s,
+            actual_bytes=definition.actual_bytes,
+        )
+
+    def _runs(self, run_state: str) -> None:
+        """A run state came along with statistics: another one than was told is looked into."""
+        if self._run_state not in (None, run_state):
+            self._run_state = run_state
+            self.tell(Event("OVERFLOW", _NO_DATA))
+
+
+class KeptConnection:
+    """A libvirt, connected or being connected to. Owned by the event loop's thread."""
+
+    def __init__(
+        self,
+        uri: str,
+        *,
+        boot_mark: int,
+        read_only: bool,
+        rescan_s: float,
+        counters: Counters,
+        on_change: Callable[[], None],
+    ) -> None:
+        """Make it.
+
+        Args:
+            uri: where.
+            boot_mark: tells this boot of the host from others.
+            read_only: whether it is a read-only connection.
+            rescan_s: how often domains are listed again.
+            counters: what is counted.
+            on_change: told when domains come or go, or the connection does.
+        """
+        self.uri = uri
+        self.read_only = read_only
+        self.problem: str | None = "not connected yet"
+        """Why there is no connection; `None`: there is one."""
+        self.tried = anyio.Event()
+        """Set once the first attempt has ended, either way."""
+        self._boot_mark = boot_mark
+        self._rescan_s = rescan_s
+        self._counters = counters
+        self._on_change = on_change
+        self._caller = Caller("libvirt calls", self._late)
+        self._domains: dict[str, Found] = {}
+        self._links: dict[str, DomainLink] = {}
+        self._why_ended: dict[str, str] = {}
+        self._told: set[str] = set()  # domains whose link has failed in this absence
+        self._up = anyio.Event()
+        self._connection: api.Connection | None = None
+        self._readings: Readings | None = None
+        self._lost = anyio.Event()
+        self._why_lost = ""
+        self._rescan = anyio.Event()
+
+    def domains(self) -> Mapping[str, tuple[SocketMark, Mapping[str, str]]]:
+        """The domains by path, each with what recognises its process and what its platform calls it."""
+        return {
+            path_of(self.uri, uuid): (self._mark(found), found.definition.labels)
+            for uuid, found in self._domains.items()
+        }
+
+    def _mark(self, found: Found) -> SocketMark:
+        return SocketMark(self._boot_mark, found.id, 0)
+
+    async def keep(self) -> None:
+        """Connect, and connect again, until cancelled."""
+        pause_s = AGAIN_S
+        try:
+            while True:
+                begun_s = anyio.current_time()
+                try:
+                    await self._connect()
+                    await self._serve()
+                except LibvirtUnreachable as error:
+                    self._leave(error.detail)
+                except Declined as error:
+                    self._leave(str(error))
+                lasted = anyio.current_time() - begun_s > LASTING_S
+                pause_s = AGAIN_S if lasted else min(pause_s * 2, AGAIN_MAX_S)
+                await anyio.sleep(pause_s * random.uniform(0.8, 1.0))
+        finally:
+            self._drop()
+            self._caller.close()
+
+    async def _connect(self) -> None:
+        # No deadline: an attempt at a daemon that is stopped ends when that goes on, and must not be one of
+        # many.
+        opened = await self._caller.call(partial(api.open_connection, self.uri, read_only=self.read_only))
+        try:
+            self._lost, self._rescan = anyio.Event(), anyio.Event()
+            self._connection = opened
+            await self._call(partial(opened.hear, _Ear(self)))
+            await self._look_around(opened)
+        except BaseException:
+            self._drop()
+            raise
+        self._counters.add(Count.LIBVIRT_CONNECTIONS)
+        log.info("libvirt", uri=self.uri, domains=len(self._domains), read_only=self.read_only)
+        self.problem = None
+        self._readings = Readings(opened, self._caller, self._counters)
+        self._told.clear()
+        self._up.set()
+        self.tried.set()
+        self._on_change()
+
+    async def _serve(self) -> None:
+        connection, readings = self._connection, self._readings
+        if connection is None or readings is None:
+            return
+        async with anyio.create_task_group() as group:
+            group.start_soon(readings.run)
+            group.start_soon(self._follow, connection)
+            group.start_soon(self._end_when_clogged, readings)
+            await self._lost.wait()
+            group.cancel_scope.cancel()
+        raise LibvirtUnreachable(self.uri, LinkFault.DISCONNECTED, self._why_lost)
+
+    async def _end_when_clogged(self, readings: Readings) -> None:
+        await readings.clogged.wait()
+        self._lose("it does not answer: too many calls have been given up")
+
+    async def _follow(self, connection: api.Connection) -> None:
+        while True:
+            with anyio.move_on_after(self._rescan_s):
+                await self._rescan.wait()
+            self._rescan = anyio.Event()
+            try:
+                await self._look_around(connection)
+            except Declined as error:
+                self._lose(str(error))
+            except LibvirtUnreachable as error:
+                self._lose(error.detail)
+
+    async def _look_around(self, connection: api.Connection) -> None:
+        known = {uuid: found.id for uuid, found in self._domains.items()} if self.problem is None else {}
+        running, new = await self._call(partial(connection.look_around, known))
+        before = {uuid: found.id for uuid, found in self._domains.items()}
+        for uuid in self._domains.keys() - set(running):
+            self._stopped(uuid, "libvirt has it among the running ones no more")
+        for found in new:
+            link = self._links.get(found.uuid)
+            if link is not None and link.found.id != found.id:
+                link.end(LinkFault.MISSING, "libvirt has started it anew")
+            self._domains[found.uuid] = found
+            self._why_ended.pop(found.uuid, None)
+        if before != {uuid: found.id for uuid, found in self._domains.items()}:
+            self._on_change()
+
+    def _leave(self, why: str) -> None:
+        """There is no connection any more, or there was none."""
+        if self.problem is None:
+            log.warning("libvirt lost", uri=self.uri, problem=why)
+        elif why != self.problem:
+            log.warning("libvirt", uri=self.uri, problem=why)
+        was_up, self.problem = self.problem is None, why
+        self._drop()
+        self._up = anyio.Event()
+        for uuid, link in self._links.items():
+            self._told.add(uuid)
+            link.end(LinkFault.DISCONNECTED, f"{self.uri}: {why}; the VM may go on")
+        self.tried.set()
+        if was_up:
+            self._on_change()
+
+    def _drop(self) -> None:
+        connection, self._connection, self._readings = self._connection, None, None
+        if connection is not None:
+            self._caller.begin(connection.close)  # it may block for as long as the daemon does
+
+    # --- what its links ask ---
+
+    @asynccontextmanager
+    async def open_link(self, path: str, uuid: str) -> AsyncGenerator[DomainLink, None]:
+        """Return a link to a running domain, ended with the block.
+
+        Raises:
+            LibvirtUnreachable: DISCONNECTED, or MISSING: no such domain runs.
+        """
+        if not self._up.is_set():
+            if uuid not in self._told and self.tried.is_set():
+                self._told.add(uuid)
+                raise self._disconnected(path)
+            with anyio.move_on_after(WAIT_FOR_IT_S):
+                await self._up.wait()
+        if not self._up.is_set():
+            raise self._disconnected(path)
+        found = self._domains.get(uuid)
+        if found is None:
+            why = self._why_ended.get(uuid, "libvirt has no such domain running")
+            raise LibvirtUnreachable(path, LinkFault.MISSING, why)
+        link = DomainLink(path, self._mark(found), found, self)
+        self._links[uuid] = link
+        try:
+            yield link
+        finally:
+            if self._links.get(uuid) is link:
+                del self._links[uuid]
+            if self._readings is not None:
+                self._readings.forget(uuid)
+
+    def _disconnected(self, path: str) -> LibvirtUnreachable:
+        return LibvirtUnreachable(
+            path, LinkFault.DISCONNECTED, f"{self.uri}: {self.problem}; the VM may go on"
+        )
+
+    async def look(self, path: str, found: Found) -> Look:
+        """Ask how a domain is."""
+        connection = self._connected(path)
+        return await self._call(partial(connection.look, path, found.uuid))
+
+    async def set_period(self, path: str, found: Found, period_s: int) -> None:
+        """Set a running domain's polling period."""
+        connection = self._connected(path)
+        await self._call(partial(connection.set_period, path, found.uuid, period_s))
+
+    def read(self, request: Request) -> None:
+        """Have a reading made, with others."""
+        if self._readings is not None:
+            self._readings.ask(request)
+
+    def _connected(self, path: str) -> api.Connection:
+        if self._connection is None:
+            raise self._disconnected(path)
+        return self._connection
+
+    async def _call(self, function: Callable[[], T]) -> T:
+        self._counters.add(Count.LIBVIRT_CALLS)
+        return await self._caller.call(function)
+
+    def _late(self) -> None:
+        self._counters.add(Count.LIBVIRT_LATE)
+        if self._readings is not None:
+            self._readings.late_one_returned()
+
+    # --- what is heard ---
+
+    def lifecycle(self, uuid: str, event: int, detail: int) -> None:
+        """A domain came, went, or runs otherwise."""
+        link = self._links.get(uuid)
+        if event == words.STOPPED:
+            self._stopped(uuid, words.why_it_ended(detail))
+            self._on_change()
+        elif event == words.STARTED and detail == words.WOKEN_UP:
+            if link is not None:
+                link.tell(Event("WAKEUP", _NO_DATA))
+        elif event == words.STARTED:
+            self._rescan.set()
+        elif event in words.LIFECYCLE and link is not None:
+            link.tell(Event(words.LIFECYCLE[event], _NO_DATA))
+
+    def said(self, uuid: str, name: str, data: Mapping[str, object]) -> None:
+        """A domain said something that QMP has a word for."""
+        link = self._links.get(uuid)
+        if link is not None:
+            link.tell(Event(name, data))
+
+    def lose(self, why: str) -> None:
+        """The connection has ended."""
+        self._lose(why)
+
+    def _lose(self, why: str) -> None:
+        self._why_lost = why
+        self._lost.set()
+
+    def _stopped(self, uuid: str, why: str) -> None:
+        self._domains.pop(uuid, None)
+        self._why_ended[uuid] = why
+        while len(self._why_ended) > 1000:
+            del self._why_ended[next(iter(self._why_ended))]
+        link = self._links.get(uuid)
+        if link is not None:
+            link.end(LinkFault.MISSING, why)
+
+
+class _Ear:
+    """Hands what libvirt's thread hears to the event loop's."""
+
+    def __init__(self, connection: KeptConnection) -> None:
+        self._connection = connection
+        self._token = current_token()
+
+    def lifecycle(self, uuid: str, event: int, detail: int) -> None:
+        self._hand_on(self._connection.lifecycle, uuid, event, detail)
+
+    def said(self, uuid: str, name: str, data: Mapping[str, object]) -> None:
+        self._hand_on(self._connection.said, uuid, name, data)
+
+    def closed(self, why: str) -> None:
+        self._hand_on(self._connection.lose, why)
+
+    def _hand_on(self, function: Callable[..., None], *args: object) -> None:
+        with suppress(RuntimeError):  # the loop has ended: nobody listens any more
+            anyio.from_thread.run_sync(partial(function, *args), token=self._token)

@@ -1,0 +1,186 @@
+"""From libvirt's words to QEMU's, so that a domain is judged as any other VM. Pure.
+
+Numbers stand for libvirt's constants: they are its ABI, and this file is read where libvirt is not installed.
+Sources: libvirt include/libvirt/libvirt-domain.h; docs/formatdomain.rst; src/libvirt-domain.c on
+virConnectGetAllDomainStats.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from xml.etree import ElementTree
+
+from agent.core.reading import NO_LABELS
+
+_RUNNING, _BLOCKED, _PAUSED, _SHUTTING_DOWN, _SHUT_OFF, _CRASHED, _SUSPENDED = range(1, 8)
+
+_STATES = {
+    _RUNNING: "running",
+    _BLOCKED: "running",  # by its CPU: it runs
+    _SHUTTING_DOWN: "shutdown",
+    _SHUT_OFF: "shutoff",
+    _CRASHED: "guest-panicked",
+    _SUSPENDED: "suspended",
+}
+
+# QEMU's word where libvirt's means the same; else libvirt's own, as virsh shows it.
+_PAUSED_FOR = {
+    0: "paused",
+    1: "paused",
+    2: "migration",  # here or away: QEMU says inmigrate or finish-migrate, and libvirt does not say which
+    3: "save-vm",
+    4: "dump",
+    5: "io-error",
+    6: "watchdog",
+    7: "from-snapshot",
+    8: "shutdown",
+    9: "save-vm",
+    10: "guest-panicked",
+    11: "prelaunch",
+    12: "postcopy",
+    13: "postcopy-failed",
+    14: "api-error",
+}
+
+_ENDS = {
+    0: "it was shut down",
+    1: "it was destroyed",
+    2: "QEMU crashed or was killed",
+    3: "it has migrated to another host",
+    4: "it was saved to disk",
+    5: "it failed to start, or QEMU was lost",
+    6: "a snapshot was loaded that is not running",
+}
+
+_NOVA = "{http://openstack.org/xmlns/libvirt/nova/}"
+_KUBEVIRT = "{http://kubevirt.io}"
+
+_KIB = 1024
+_SIZES = {
+    "balloon.swap_in": "stat-swap-in",
+    "balloon.swap_out": "stat-swap-out",
+    "balloon.unused": "stat-free-memory",
+    "balloon.available": "stat-total-memory",
+    "balloon.usable": "stat-available-memory",
+    "balloon.disk_caches": "stat-disk-caches",
+}
+_COUNTS = {
+    "balloon.major_fault": "stat-major-faults",
+    "balloon.minor_fault": "stat-minor-faults",
+    "balloon.hugetlb_pgalloc": "stat-htlb-pgalloc",
+    "balloon.hugetlb_pgfail": "stat-htlb-pgfail",
+}
+
+
+def run_state(state: int, reason: int) -> str:
+    """Return the run state, from virDomainGetState."""
+    if state == _PAUSED:
+        return _PAUSED_FOR.get(reason, "paused")
+    return _STATES.get(state, "unknown")
+
+
+def run_state_in(stats: Mapping[str, object]) -> str | None:
+    """Return the same from bulk statistics; `None`: they do not say."""
+    state, reason = stats.get("state.state"), stats.get("state.reason")
+    return run_state(state, reason) if isinstance(state, int) and isinstance(reason, int) else None
+
+
+def why_it_ended(detail: int) -> str:
+    """Return for people why a domain stopped, from the detail of VIR_DOMAIN_EVENT_STOPPED."""
+    return f"libvirt says: {_ENDS.get(detail, 'it has stopped')}"
+
+
+# Lifecycle events, by number, that tell what one of QMP's does. Those of coming and going are not among them.
+LIFECYCLE = {3: "STOP", 4: "RESUME", 6: "SHUTDOWN", 7: "SUSPEND", 8: "STOP"}
+STARTED, STOPPED = 2, 5
+WOKEN_UP = 4  # the detail of STARTED that comes with a wake-up from PMSUSPENDED
+
+
+def guest_stats(stats: Mapping[str, object]) -> dict[str, object] | None:
+    """Return bulk statistics of one domain as QEMU's `guest-stats`; `None`: it was not asked, being busy.
+
+    libvirt counts sizes in KiB, cut off; made bytes again they are multiples of 1024. It does not pass on
+    QEMU's statistics of OOM kills, stalls, scans and reclaims, nor unset ones.
+    """
+    last_update = stats.get("balloon.last-update")
+    if last_update is None:
+        return None
+    found: dict[str, object] = {}
+    for name, wire_name in _SIZES.items():
+        if isinstance(value := stats.get(name), int):
+            found[wire_name] = value * _KIB
+    for name, wire_name in _COUNTS.items():
+        if name in stats:
+            found[wire_name] = stats[name]
+    return {"last-update": last_update, "stats": found}
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """What a running domain's XML says of it."""
+
+    uuid: str | None
+    name: str | None
+    balloon: str | None  # its alias; None: no virtio balloon
+    period_s: int | None  # 0: polling is off; None: no balloon
+    actual_bytes: int | None
+    labels: Mapping[str, str]
+
+
+def parse_definition(xml: str) -> Definition:
+    """Read the XML of a running domain.
+
+    Raises:
+        ValueError: it is none. libvirt writes it itself, so entities are not expected, and not followed.
+    """
+    if "<!DOCTYPE" in xml:
+        raise ValueError("a domain's XML has no document type")
+    try:
+        root = ElementTree.fromstring(xml)
+    except ElementTree.ParseError as error:
+        raise ValueError(f"not a domain's XML: {error}") from error
+    name = root.findtext("name")
+    device = root.find("devices/memballoon")
+    if device is not None and not (device.get("model") or "").startswith("virtio"):
+        device = None
+    return Definition(
+        uuid=root.findtext("uuid"),
+        name=name,
+        balloon=None if device is None else _alias(device),
+        period_s=None if device is None else _period_s(device),
+        actual_bytes=None if device is None else _kib(root.find("currentMemory")),
+        labels=_labels(root.find("metadata"), name),
+    )
+
+
+def _alias(device: ElementTree.Element) -> str:
+    alias = device.find("alias")
+    return (None if alias is None else alias.get("name")) or device.get("model") or "memballoon"
+
+
+def _period_s(device: ElementTree.Element) -> int:
+    stats = device.find("stats")
+    return 0 if stats is None else int(stats.get("period") or 0)
+
+
+def _kib(element: ElementTree.Element | None) -> int | None:
+    if element is None or element.get("unit", "KiB") != "KiB" or not (element.text or "").strip().isdecimal():
+        return None
+    return int(element.text or 0) * _KIB
+
+
+def _labels(metadata: ElementTree.Element | None, name: str | None) -> Mapping[str, str]:
+    """Return what the platform that made the domain calls it.
+
+    Sources: nova virt/libvirt/config.py, LibvirtConfigGuestMetaNovaInstance; kubevirt
+    pkg/virt-launcher/virtwrap/api/schema.go, KubeVirtMetadata, and DomainFromNamespaceName: a namespace has
+    no "_".
+    """
+    labels: dict[str, str | None] = {}
+    for element in metadata if metadata is not None else ():
+        if element.tag.startswith(_NOVA[:-1]) and element.tag.endswith("}instance"):
+            space = element.tag.removesuffix("instance")
+            labels["nova_instance_name"] = element.findtext(f"{space}name")
+            labels["nova_project_name"] = element.findtext(f"{space}owner/{space}project")
+        elif element.tag == f"{_KUBEVIRT}kubevirt" and name is not None and "_" in name:
+            labels["kubevirt_namespace"], _, labels["kubevirt_vmi_name"] = name.partition("_")
+    return {key: value for key, value in labels.items() if value} or NO_LABELS

@@ -1,0 +1,89 @@
+"""What there is to watch, as one scan: monitors as discovery sees them, domains as libvirt does."""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import replace
+
+import anyio
+from anyio.abc import TaskGroup
+
+from agent.core.reading import Access
+from agent.discovery.scan import Scan, Seen
+from agent.libvirt.connections import Connections
+from agent.libvirt.settings import Place
+
+GATHER_S = 0.02
+"""Domains that come within this time are taken together: a host that starts its VMs tells of each."""
+
+
+class Sightings:
+    """Puts both together. The first scan is one when every source has had its first say."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self._monitors: Scan | None = None
+        self._sockets: dict[Place, Scan] = {}
+        self._changed = anyio.Event()
+
+    def start(
+        self,
+        group: TaskGroup,
+        monitors: AsyncIterator[Scan],
+        sockets: dict[Place, AsyncIterator[Scan]],
+    ) -> None:
+        """Follow the sources, in `group`.
+
+        Args:
+            group: whose tasks they are.
+            monitors: scans of monitors.
+            sockets: scans of libvirt's sockets, by the place whose glob they match.
+        """
+        group.start_soon(self._follow_monitors, monitors)
+        for place, scans in sockets.items():
+            group.start_soon(self._follow_sockets, place, scans)
+        group.start_soon(self._follow_domains, len(sockets))
+
+    async def scans(self) -> AsyncGenerator[Scan, None]:
+        """Yield what there is, and whenever that may be something else."""
+        while True:
+            await self._changed.wait()
+            self._changed = anyio.Event()
+            if self._monitors is not None and self._may_begin:
+                yield self._scan(self._monitors)
+
+    _may_begin = False
+
+    def _scan(self, monitors: Scan) -> Scan:
+        domains = (
+            Seen(each.path, each.mark, Access.HOLD, None, each.labels, each.policy)
+            for each in self._connections.domains()
+        )
+        refused = [each for scan in self._sockets.values() for each in scan.refused]
+        return replace(
+            monitors,
+            seen=tuple(sorted((*monitors.seen, *domains), key=lambda seen: seen.path)),
+            refused=tuple(sorted((*monitors.refused, *refused), key=lambda found: found.path)),
+        )
+
+    async def _follow_monitors(self, scans: AsyncIterator[Scan]) -> None:
+        async for scan in scans:
+            self._monitors = scan
+            self._changed.set()
+
+    async def _follow_sockets(self, place: Place, scans: AsyncIterator[Scan]) -> None:
+        async for scan in scans:
+            self._sockets[place] = scan
+            self._connections.see_sockets(
+                {seen.path: place for place, scan in self._sockets.items() for seen in scan.seen}
+            )
+            self._changed.set()
+
+    async def _follow_domains(self, globs: int) -> None:
+        while len(self._sockets) < globs:
+            await self._connections.changed()
+        await self._connections.tried()
+        self._may_begin = True
+        self._changed.set()
+        while True:
+            await self._connections.changed()
+            await anyio.sleep(GATHER_S)
+            self._changed.set()

@@ -1,0 +1,126 @@
+"""What can go wrong between the agent, libvirtd and QEMU: stopped, killed, restarted, gone with its pod."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.integration.domains import DomainLines, path_of, watch, with_bindings
+from tests.lab.agent import agent
+from tests.lab.libvirt import kubevirt, libvirtd, virt_launcher
+
+pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("real_libvirt"), pytest.mark.timeout(300)]
+
+READING_DEADLINE_S = 1.0
+LATE_S = 1.0  # what a loaded machine may add
+
+
+def test_a_stopped_qemu_is_unreachable_and_costs_the_others_nothing(folder: Path) -> None:
+    with libvirtd(folder, "one") as daemon:
+        stopped, other = daemon.domain("stopped", period_s=1), daemon.domain("other", period_s=1)
+        with agent(folder / "a", *watch(daemon), env=with_bindings()) as process:
+            lines = DomainLines(process)
+            for domain in (stopped, other):
+                lines.wait_until(path_of(domain), "reporting")
+                lines.wait_for_samples(domain.name, 5)
+            stopped.freeze()
+            took_s = lines.wait_until(path_of(stopped), "unreachable", "no_answer")
+            assert took_s < 1 + READING_DEADLINE_S + LATE_S  # it is asked once a second
+            before = len(lines.samples("other"))
+            time.sleep(5)
+            seen = lines.samples("other")[before:]
+            assert len(seen) >= 4
+            assert [each["missed_at_most"] for each in seen] == [0] * len(seen)
+            assert [state for state, _ in lines.said(path_of(other))] == ["connecting", "reporting"]
+
+            stopped.thaw()
+            assert lines.wait_until(path_of(stopped), "reporting") < 6
+
+
+def test_a_stopped_libvirtd_is_unreachable_and_back_when_it_goes_on(folder: Path) -> None:
+    with libvirtd(folder, "one") as daemon:
+        domain = daemon.domain("g", period_s=1)
+        path = path_of(domain)
+        with agent(folder / "a", *watch(daemon), env=with_bindings()) as process:
+            lines = DomainLines(process)
+            lines.wait_for_samples("g", 3)
+            daemon.stop()
+            assert lines.wait_until(path, "unreachable") < 1 + READING_DEADLINE_S + LATE_S
+            time.sleep(3)
+            daemon.cont()
+            lines.wait_until(path, "reporting")
+            samples = lines.wait_for_samples("g", len(lines.samples("g")) + 2)
+            assert len({each["epoch"] for each in samples}) == 1
+
+
+def test_a_libvirtd_killed_and_started_again_is_unreachable_and_back_by_itself(folder: Path) -> None:
+    with libvirtd(folder, "one") as daemon:
+        domain = daemon.domain("g", period_s=1)
+        path = path_of(domain)
+        with agent(folder / "a", *watch(daemon), env=with_bindings()) as process:
+            lines = DomainLines(process)
+            lines.wait_for_samples("g", 3)
+            for end in (daemon.kill, lambda: daemon._end_daemon(15)):  # pyright: ignore[reportPrivateUsage]
+                end()
+                assert lines.wait_until(path, "unreachable", "disconnected") < 1
+                time.sleep(1)
+                daemon.start()
+                lines.wait_until(path, "reporting")
+            samples = lines.wait_for_samples("g", len(lines.samples("g")) + 2)
+            sequences = [each["sequence"] for each in samples]
+            assert len({each["epoch"] for each in samples}) == 1
+            assert sequences == list(range(1, len(sequences) + 1))
+
+
+def test_an_agent_started_before_libvirtd_finds_its_domains_when_it_comes(folder: Path) -> None:
+    with libvirtd(folder, "one") as daemon:
+        domain = daemon.domain("g", period_s=1)
+        path = path_of(domain)
+        daemon.kill()
+        with agent(folder / "a", *watch(daemon), env=with_bindings()) as process:
+            lines = DomainLines(process)
+            lines.wait(lambda: "no connection to libvirt" in process.stderr.read_text(), "told so")
+            daemon.start()
+            lines.wait_until(path, "reporting")
+
+
+def test_an_agent_ends_in_time_though_a_call_into_libvirt_never_does(folder: Path) -> None:
+    with libvirtd(folder, "one") as daemon:
+        domain = daemon.domain("g", period_s=1)
+        with agent(folder / "a", *watch(daemon), env=with_bindings()) as process:
+            lines = DomainLines(process)
+            lines.wait_for_samples("g", 2)
+            domain.freeze()
+            lines.wait_until(path_of(domain), "unreachable")
+            begun_s = time.monotonic()
+            assert process.stop() == 0
+            assert time.monotonic() - begun_s < 5
+        domain.thaw()
+
+
+def test_pods_come_and_go_with_their_libvirts(folder: Path) -> None:
+    kubelet = folder / "var/lib/kubelet"
+    sockets = f"{kubelet}/pods/*/volumes/kubernetes.io~empty-dir/libvirt-runtime/virtqemud-sock"
+    (kubelet / "pods").mkdir(parents=True)
+    words = ["--libvirt", sockets, "--policy", "observe", "--interval", "1s"]
+    with agent(folder / "a", *words, env=with_bindings(BAROGRAPH_DISCOVERY__RESCAN="1s")) as process:
+        lines = DomainLines(process)
+        lines.wait(lambda: '"running"' in process.stdout.read_text(), "the agent runs")
+        with virt_launcher(kubelet, folder, "one") as first, virt_launcher(kubelet, folder, "two") as second:
+            assert len(os.fsencode(first.socket)) > 107 or len(str(folder)) < 20
+            web = first.domain("shop_web", period_s=1, metadata=kubevirt("f4686d2c"))
+            cart = second.domain("shop_cart", period_s=1, metadata=kubevirt("f4686d2d"))
+            paths = path_of(web), path_of(cart)
+            for domain in (web, cart):
+                sample = lines.wait_for_samples(domain.name, 2)[-1]
+                name = domain.name.removeprefix("shop_")
+                assert sample["vm"]["labels"] == {"kubevirt_namespace": "shop", "kubevirt_vmi_name": name}
+        for path in paths:
+            lines.wait_until(path, "gone", "missing")
+
+
+def test_without_the_extra_the_way_to_get_it_is_named(folder: Path) -> None:
+    with agent(folder / "a", "--libvirt", "qemu:///system") as process:
+        assert process.process.wait(20) == 2
+        assert "pip install 'barograph[libvirt]'" in process.stderr.read_text()

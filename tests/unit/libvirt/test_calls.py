@@ -1,0 +1,55 @@
+"""Calls that block, and results that come too late."""
+
+import threading
+
+import anyio
+import pytest
+
+from agent.libvirt.calls import Caller
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+async def test_a_result_and_an_error_come_back_to_whoever_waits() -> None:
+    caller = Caller("test", lambda: None)
+
+    assert await caller.call(threading.current_thread) is not threading.current_thread()
+    with pytest.raises(ZeroDivisionError):
+        await caller.call(lambda: 1 // 0)
+    caller.close()
+
+
+async def test_a_call_given_up_is_counted_when_it_returns_and_holds_up_no_other() -> None:
+    late = anyio.Event()
+    caller = Caller("test", late.set)
+    go_on = threading.Event()
+
+    with anyio.move_on_after(0.01) as scope:
+        await caller.call(go_on.wait)
+    assert scope.cancelled_caught
+    assert caller.late == 1
+    assert await caller.call(lambda: "another") == "another"
+    assert not late.is_set()
+
+    go_on.set()
+    with anyio.fail_after(5):
+        await late.wait()
+    assert caller.late == 0
+    caller.close()
+
+
+async def test_threads_are_used_again_and_end_when_it_is_closed() -> None:
+    caller = Caller("test threads", lambda: None)
+    for _ in range(20):
+        await caller.call(lambda: None)
+
+    def mine() -> list[threading.Thread]:
+        return [each for each in threading.enumerate() if each.name == "test threads"]
+
+    (thread,) = mine()
+    caller.close()
+    await anyio.to_thread.run_sync(thread.join, 5)
+    assert mine() == []

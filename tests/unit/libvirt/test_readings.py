@@ -1,0 +1,184 @@
+"""Bulk readings from a stand-in whose QEMUs can be stopped: jobs and NOWAIT as the real libvirt has them."""
+
+import threading
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import cast
+
+import anyio
+import pytest
+
+from agent.errors import LibvirtRefused
+from agent.libvirt.api import Connection
+from agent.libvirt.calls import Caller
+from agent.libvirt.readings import LATE_MAX, PATIENCE_S, Readings, Request
+from agent.telemetry import Count, Counters
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@dataclass
+class Hypervisor:
+    """Asks one domain after the other; one that is stopped holds the call, and its own job."""
+
+    stopped: dict[str, threading.Event] = field(default_factory=dict[str, threading.Event])
+    jobs: set[str] = field(default_factory=set[str])
+    calls: list[Sequence[str]] = field(default_factory=list[Sequence[str]])
+    refuses: bool = False
+
+    def stop(self, uuid: str) -> None:
+        self.stopped[uuid] = threading.Event()
+
+    def go_on(self, uuid: str) -> None:
+        self.stopped.pop(uuid).set()
+
+    def stats(self, uuids: Sequence[str]) -> Mapping[str, Mapping[str, object]]:
+        self.calls.append(tuple(uuids))
+        if self.refuses:
+            raise LibvirtRefused("libvirt says: no")
+        return {uuid: self._ask(uuid) for uuid in uuids}
+
+    def _ask(self, uuid: str) -> Mapping[str, object]:
+        state = {"state.state": 1, "state.reason": 1}
+        if uuid in self.jobs:
+            return state
+        self.jobs.add(uuid)
+        held = self.stopped.get(uuid)
+        if held is not None:
+            held.wait(20)
+        self.jobs.discard(uuid)
+        return {**state, "balloon.last-update": 1795404146}
+
+
+@dataclass
+class Asker:
+    """Asks, and notes who was answered how."""
+
+    readings: Readings
+    answers: dict[str, int] = field(default_factory=dict[str, int])
+    refusals: list[str] = field(default_factory=list[str])
+    states: dict[str, str] = field(default_factory=dict[str, str])
+
+    def ask(self, *uuids: str) -> None:
+        for uuid in uuids:
+            self.readings.ask(
+                Request(
+                    uuid,
+                    lambda _, uuid=uuid: self.answers.update({uuid: self.answers.get(uuid, 0) + 1}),
+                    lambda _, uuid=uuid: self.refusals.append(uuid),
+                    lambda state, uuid=uuid: self.states.update({uuid: state}),
+                )
+            )
+
+    async def answered(self, *uuids: str) -> None:
+        with anyio.fail_after(10):
+            while not self.answers.keys() >= set(uuids):
+                await anyio.sleep(0.005)
+
+
+@asynccontextmanager
+async def reading(hypervisor: Hypervisor, counters: Counters) -> AsyncGenerator[Asker, None]:
+    returned: list[Readings] = []
+
+    def late() -> None:
+        counters.add(Count.LIBVIRT_LATE)
+        returned[0].late_one_returned()
+
+    caller = Caller("test calls", late)
+    readings = Readings(cast(Connection, hypervisor), caller, counters)
+    returned.append(readings)
+    async with anyio.create_task_group() as group:
+        group.start_soon(readings.run)
+        yield Asker(readings)
+        for uuid in list(hypervisor.stopped):
+            hypervisor.go_on(uuid)
+        group.cancel_scope.cancel()
+    caller.close()
+
+
+async def test_what_is_due_together_is_asked_in_one_call() -> None:
+    hypervisor = Hypervisor()
+    async with reading(hypervisor, Counters()) as asker:
+        asker.ask("a", "b", "c")
+        await asker.answered("a", "b", "c")
+
+    assert hypervisor.calls == [("a", "b", "c")]
+    assert asker.states == {"a": "running", "b": "running", "c": "running"}
+
+
+async def test_a_stopped_qemu_holds_up_the_others_once_and_shortly_and_is_asked_alone_from_then_on() -> None:
+    hypervisor, counters = Hypervisor(), Counters()
+    hypervisor.stop("b")
+    async with reading(hypervisor, counters) as asker:
+        begun_s = anyio.current_time()
+        asker.ask("a", "b", "c")
+        await asker.answered("a", "c")
+        assert anyio.current_time() - begun_s < 5 * PATIENCE_S
+        assert hypervisor.calls[:2] == [("a", "b", "c")] * 2
+
+        for _ in range(3):
+            asker.answers.clear()
+            asker.ask("a", "c")
+            await asker.answered("a", "c")
+        assert {call for call in hypervisor.calls[2:] if len(call) > 1} == {("a", "c")}
+        assert counters.snapshot()["libvirt_asides"] == 1
+
+        assert "b" not in asker.answers
+        hypervisor.go_on("b")
+        await asker.answered("b")
+        assert asker.answers["b"] == 1
+        assert counters.snapshot()["libvirt_late_results"] == 1
+
+
+async def test_a_domain_that_somebody_else_has_a_job_on_is_asked_alone_until_it_answers() -> None:
+    hypervisor, counters = Hypervisor(jobs={"a"}), Counters()
+    async with reading(hypervisor, counters) as asker:
+        asker.ask("a", "b")
+        await asker.answered("b")
+        assert "a" not in asker.answers
+        hypervisor.jobs.discard("a")
+        await asker.answered("a")
+
+    assert "libvirt_late_results" not in counters.snapshot()
+
+
+async def test_a_domain_forgotten_is_not_asked_again() -> None:
+    hypervisor = Hypervisor(jobs={"a"})
+    async with reading(hypervisor, Counters()) as asker:
+        asker.ask("a", "b")
+        await asker.answered("b")
+        asker.readings.forget("a")
+        hypervisor.jobs.discard("a")
+        calls = len(hypervisor.calls)
+        await anyio.sleep(0.3)
+
+        assert len(hypervisor.calls) <= calls + 1
+        assert "a" not in asker.answers
+
+
+async def test_a_refusal_is_told_to_all_whose_call_it_was() -> None:
+    hypervisor = Hypervisor(refuses=True)
+    async with reading(hypervisor, Counters()) as asker:
+        asker.ask("a", "b")
+        with anyio.fail_after(5):
+            while len(asker.refusals) < 2:
+                await anyio.sleep(0.005)
+
+    assert sorted(asker.refusals) == ["a", "b"]
+
+
+async def test_a_libvirt_that_answers_nothing_is_given_up_after_few_calls() -> None:
+    hypervisor = Hypervisor()
+    stuck = [f"{number}" for number in range(LATE_MAX + 1)]
+    for uuid in stuck:
+        hypervisor.stop(uuid)
+    async with reading(hypervisor, Counters()) as asker:
+        asker.ask(*stuck)
+        with anyio.fail_after(10):
+            await asker.readings.clogged.wait()
+
+        assert len(hypervisor.calls) == LATE_MAX
