@@ -20,7 +20,7 @@ from agent.core.delivery import DeliverySettings
 from agent.core.epochs import uuid7
 from agent.core.health import Health, Standing
 from agent.core.ownership import Owed, left_behind
-from agent.core.reading import Access, AgentPhase, IntervalPolicy, RecordKind, State, Via
+from agent.core.reading import Access, AgentPhase, IntervalPolicy, RecordKind, State, Via, via_of
 from agent.discovery.locks import MonitorLocks, default_path
 from agent.discovery.scan import Scan
 from agent.discovery.settings import MonitorGlob
@@ -40,6 +40,7 @@ from agent.runtime.garbage import keep_pauses_short
 from agent.runtime.give_back import Outcome, Settlement, give_back
 from agent.runtime.health import HealthWatch
 from agent.runtime.levels import levels
+from agent.runtime.probe import Finding
 from agent.runtime.probe import probe as look
 from agent.runtime.recorder import Keeper, Recorder
 from agent.runtime.service_manager import ServiceManager
@@ -417,16 +418,25 @@ async def probe(
     identity = Agent(host.id, host.name, uuid7(clock.now().unix_ms, clock.chance()), __version__)
     observing = replace(config.polling_settings(), policy=IntervalPolicy.OBSERVE, spread_ns=0)
     filling = replace(observing, policy=IntervalPolicy.FILL, interval_s=enable_polling_s or 1)
-    finding = await look(
-        path,
-        host.id,
-        observing if enable_polling_s is None else filling,
-        QmpOpener(config.qmp_settings()),
-        deadline_s=deadline_s,
-        wait_for_update=enable_polling_s is not None,
-    )
-    sample = None if finding.sample is None else sample_document(finding.sample, identity)
-    state = None if finding.state is None else state_document(finding.state, identity)
+    finding = Finding(None, None)
+    async with anyio.create_task_group() as group:
+        open_link: Opener = QmpOpener(config.qmp_settings())
+        if via_of(path) is Via.LIBVIRT:
+            libvirt = Connections(LibvirtSettings(places=()), Counters())
+            await group.start(libvirt.run)
+            open_link = libvirt.open_to_read if enable_polling_s is None else libvirt.open_to_write
+        finding = await look(
+            path,
+            host.id,
+            observing if enable_polling_s is None else filling,
+            open_link,
+            deadline_s=deadline_s,
+            wait_for_update=enable_polling_s is not None,
+        )
+        group.cancel_scope.cancel()
+    via = via_of(path)
+    sample = None if finding.sample is None else sample_document(finding.sample, identity, via)
+    state = None if finding.state is None else state_document(finding.state, identity, via)
     return {"state": state, "sample": sample}, sample is not None
 
 

@@ -164,7 +164,9 @@ def check_config(
 
 @cli.command()
 def probe(
-    socket: Annotated[str, typer.Argument(metavar="SOCKET", help="One VM's monitor.")],
+    socket: Annotated[
+        str, typer.Argument(metavar="SOCKET", help="One VM's monitor; or URI#UUID, a domain of libvirt's.")
+    ],
     enable_polling: Annotated[
         int | None,
         typer.Option(

@@ -9,9 +9,9 @@ from pathlib import PurePosixPath
 _SECOND_MONITOR = "a monitor serves one client, and its owner would lose the VM"
 
 _LIBVIRT = (
-    f"libvirt's own monitor: {_SECOND_MONITOR}. Give QEMU a second one and point the glob there:"
-    " in the domain's XML, <qemu:commandline> with -chardev socket,id=barograph,path=...,server=on,wait=off"
-    " -mon chardev=barograph,mode=control"
+    f"libvirt's own monitor: {_SECOND_MONITOR}. Ask libvirt: --libvirt qemu:///system; or give QEMU"
+    " a second one and point the glob there: in the domain's XML, <qemu:commandline> with"
+    " -chardev socket,id=barograph,path=...,server=on,wait=off -mon chardev=barograph,mode=control"
 )
 _INCUS = (
     f"Incus's or LXD's own monitor: {_SECOND_MONITOR}. Give QEMU a second one and point the glob there:"

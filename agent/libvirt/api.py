@@ -5,6 +5,7 @@ imported before the first connection, since libvirt-python is an extra.
 """
 
 import os
+import re
 import threading
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -123,6 +124,8 @@ class Connection:
         with self._translating(path):
             handle = self._domain(path, uuid)
             state, reason = handle.state()
+            if state == words.SHUT_OFF:
+                raise LibvirtUnreachable(path, LinkFault.MISSING, "libvirt says: it is shut off")
             try:
                 definition = words.parse_definition(handle.XMLDesc(0))
             except ValueError as error:
@@ -200,9 +203,12 @@ def open_connection(place: str, *, read_only: bool) -> Connection:
         with _Reached(uri) as reached:
             handle = library.openReadOnly(reached.uri) if read_only else library.open(reached.uri)
     except (library.libvirtError, OSError) as error:
-        said = f"no connection to libvirt: {error}"
+        said = _NEAR.sub("", f"no connection to libvirt: {error}")
         raise LibvirtUnreachable(place, LinkFault.DISCONNECTED, said) from error
     return Connection(library, handle)
+
+
+_NEAR = re.compile(r"/proc/self/fd/[0-9]+/")
 
 
 class _Reached:

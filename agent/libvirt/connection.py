@@ -43,6 +43,8 @@ WAIT_FOR_IT_S = 240.0
 
 QUEUED_MAX = 64
 
+_HAS_LEFT = "its libvirt is not there any more"
+
 _NO_DATA: Mapping[str, object] = MappingProxyType({})
 
 
@@ -187,6 +189,7 @@ class KeptConnection:
         self._why_ended: dict[str, str] = {}
         self._told: set[str] = set()  # domains whose link has failed in this absence
         self._up = anyio.Event()
+        self._ended = False
         self._connection: api.Connection | None = None
         self._readings: Readings | None = None
         self._lost = anyio.Event()
@@ -220,8 +223,12 @@ class KeptConnection:
                 pause_s = AGAIN_S if lasted else min(pause_s * 2, AGAIN_MAX_S)
                 await anyio.sleep(pause_s * random.uniform(0.8, 1.0))
         finally:
+            self._ended = True
             self._drop()
             self._caller.close()
+            for link in self._links.values():
+                link.end(LinkFault.MISSING, _HAS_LEFT)
+            self._up.set()  # nobody waits for it any more
 
     async def _connect(self) -> None:
         # No deadline: an attempt at a daemon that is stopped ends when that goes on, and must not be one of
@@ -295,7 +302,8 @@ class KeptConnection:
             log.warning("libvirt", uri=self.uri, problem=why)
         was_up, self.problem = self.problem is None, why
         self._drop()
-        self._up = anyio.Event()
+        if self._up.is_set():
+            self._up = anyio.Event()  # who waits already goes on waiting
         for uuid, link in self._links.items():
             self._told.add(uuid)
             link.end(LinkFault.DISCONNECTED, f"{self.uri}: {why}; the VM may go on")
@@ -325,6 +333,8 @@ class KeptConnection:
                 await self._up.wait()
         if not self._up.is_set():
             raise self._disconnected(path)
+        if self._ended:
+            raise LibvirtUnreachable(path, LinkFault.MISSING, _HAS_LEFT)
         found = self._domains.get(uuid)
         if found is None:
             why = self._why_ended.get(uuid, "libvirt has no such domain running")

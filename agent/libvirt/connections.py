@@ -1,7 +1,7 @@
 """All libvirts of this host: those that are named, and those whose sockets a glob matches."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -147,7 +147,17 @@ class Connections:
             async with kept[0].open_link(path, uuid) as link:
                 yield link
             return
-        connection = self._connection(uri, read_only=False)
+        async with self._open_once(path, read_only=False) as link:
+            yield link
+
+    def open_to_read(self, path: str, *, look_first: bool = False) -> AbstractAsyncContextManager[DomainLink]:
+        """The same at a libvirt that is not kept, without being able to change anything."""
+        return self._open_once(path, read_only=True)
+
+    @asynccontextmanager
+    async def _open_once(self, path: str, *, read_only: bool) -> AsyncGenerator[DomainLink, None]:
+        uri, uuid = split_path(path)
+        connection = self._connection(uri, read_only=read_only)
         scope = self._start(connection)
         try:
             with anyio.move_on_after(FIRST_ATTEMPT_S):

@@ -11,13 +11,13 @@ from xml.etree import ElementTree
 
 from agent.core.reading import NO_LABELS
 
-_RUNNING, _BLOCKED, _PAUSED, _SHUTTING_DOWN, _SHUT_OFF, _CRASHED, _SUSPENDED = range(1, 8)
+_RUNNING, _BLOCKED, _PAUSED, _SHUTTING_DOWN, SHUT_OFF, _CRASHED, _SUSPENDED = range(1, 8)
 
 _STATES = {
     _RUNNING: "running",
     _BLOCKED: "running",  # by its CPU: it runs
     _SHUTTING_DOWN: "shutdown",
-    _SHUT_OFF: "shutoff",
+    SHUT_OFF: "shutoff",
     _CRASHED: "guest-panicked",
     _SUSPENDED: "suspended",
 }

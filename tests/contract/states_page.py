@@ -28,8 +28,7 @@ WHEN: Mapping[State, str] = {
 REASONS: Mapping[str, tuple[State, str, str]] = {
     LinkFault.MISSING: (
         State.GONE,
-        "the socket is gone: QEMU quit, or its directory was removed; with libvirt, the domain runs no more, "
-        "and the detail says why",
+        "the socket is gone: QEMU quit, or its directory was removed; of libvirt, the domain runs no more",
         "nothing",
     ),
     LinkFault.REFUSED: (
@@ -71,8 +70,7 @@ REASONS: Mapping[str, tuple[State, str, str]] = {
     LinkFault.HUNG_UP: (State.UNREACHABLE, "the peer closed the link, again and again", "look at QEMU's log"),
     LinkFault.NO_ANSWER: (
         State.UNREACHABLE,
-        "a command is past its deadline: QEMU is stopped or wedged; with libvirt, or its daemon is, or "
-        "another client has its job on the domain: these look alike",
+        "past its deadline: QEMU is stopped or wedged; with libvirt also its daemon, or its job is taken",
         "look at the QEMU process: SIGSTOP, storage, host load; with libvirt, `virsh domjobinfo`",
     ),
     LinkFault.FLOODING: (State.UNREACHABLE, "more events than any VM makes", "look at who made this QEMU"),

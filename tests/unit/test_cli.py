@@ -74,14 +74,14 @@ def test_flags_alone_are_enough() -> None:
 
 @pytest.mark.parametrize("command", ["run", "check-config"])
 def test_problems_go_to_stderr_with_exit_code_2(command: str) -> None:
+    example = "--monitor '/run/vm/*.qmp', or --libvirt qemu:///system"
     done = barograph(command, "--interval", "5")
 
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
         "2 problems in the configuration; nothing was started",
         '  --interval: 5 has no unit: write "5s", or ms, m, h, d',
-        "  monitors: none given: say where monitors are, e.g. --monitor '/run/vm/*.qmp',"
-        " or --libvirt qemu:///system",
+        f"  monitors: none given: say where monitors are, e.g. {example}",
     ]
 
 

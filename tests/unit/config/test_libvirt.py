@@ -1,5 +1,6 @@
 """Where libvirt is, in the configuration."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ def test_libvirt_is_a_uri_a_glob_or_a_section_and_needs_its_library(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "libvirt.py").touch()  # as if libvirt-python were installed
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     file = tmp_path / "b.yaml"
     file.write_text(
         "libvirt: [qemu:///system, /run/*/virtqemud-sock, {uri: 'qemu:///session', policy: observe}]\n"

@@ -1,7 +1,7 @@
 """Bulk readings from a stand-in whose QEMUs can be stopped: jobs and NOWAIT as the real libvirt has them."""
 
 import threading
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import cast
@@ -62,22 +62,35 @@ class Asker:
     answers: dict[str, int] = field(default_factory=dict[str, int])
     refusals: list[str] = field(default_factory=list[str])
     states: dict[str, str] = field(default_factory=dict[str, str])
+    told: anyio.Event = field(default_factory=anyio.Event)
 
     def ask(self, *uuids: str) -> None:
         for uuid in uuids:
             self.readings.ask(
                 Request(
                     uuid,
-                    lambda _, uuid=uuid: self.answers.update({uuid: self.answers.get(uuid, 0) + 1}),
-                    lambda _, uuid=uuid: self.refusals.append(uuid),
+                    lambda _, uuid=uuid: self._answered(uuid),
+                    lambda _, uuid=uuid: self._refused(uuid),
                     lambda state, uuid=uuid: self.states.update({uuid: state}),
                 )
             )
 
-    async def answered(self, *uuids: str) -> None:
+    def _answered(self, uuid: str) -> None:
+        self.answers[uuid] = self.answers.get(uuid, 0) + 1
+        self.told.set()
+
+    def _refused(self, uuid: str) -> None:
+        self.refusals.append(uuid)
+        self.told.set()
+
+    async def until(self, holds: Callable[[], bool]) -> None:
         with anyio.fail_after(10):
-            while not self.answers.keys() >= set(uuids):
-                await anyio.sleep(0.005)
+            while not holds():
+                await self.told.wait()
+                self.told = anyio.Event()
+
+    async def answered(self, *uuids: str) -> None:
+        await self.until(lambda: self.answers.keys() >= set(uuids))
 
 
 @asynccontextmanager
@@ -164,9 +177,7 @@ async def test_a_refusal_is_told_to_all_whose_call_it_was() -> None:
     hypervisor = Hypervisor(refuses=True)
     async with reading(hypervisor, Counters()) as asker:
         asker.ask("a", "b")
-        with anyio.fail_after(5):
-            while len(asker.refusals) < 2:
-                await anyio.sleep(0.005)
+        await asker.until(lambda: len(asker.refusals) == 2)
 
     assert sorted(asker.refusals) == ["a", "b"]
 
