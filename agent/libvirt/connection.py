@@ -6,12 +6,9 @@ then on.
 """
 
 import random
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
-from types import MappingProxyType
 from typing import TypeVar
 
 import anyio
@@ -24,6 +21,7 @@ from agent.errors import Declined, LibvirtUnreachable, LinkFault
 from agent.libvirt import api, words
 from agent.libvirt.api import Found, Look
 from agent.libvirt.calls import Caller
+from agent.libvirt.link import NO_DATA, DomainLink, Event
 from agent.libvirt.readings import Readings, Request
 from agent.libvirt.settings import path_of
 from agent.telemetry import Count, Counters
@@ -41,113 +39,7 @@ LASTING_S = 30.0
 WAIT_FOR_IT_S = 240.0
 """A link waits so long for the connection at a time; the core gives an opening up after 300 s."""
 
-QUEUED_MAX = 64
-
 _HAS_LEFT = "its libvirt is not there any more"
-
-_NO_DATA: Mapping[str, object] = MappingProxyType({})
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """What libvirt said of a domain, as QMP would: `name` and `data` are QEMU's."""
-
-    name: str
-    data: Mapping[str, object]
-
-
-@dataclass(frozen=True, slots=True)
-class Introduction:
-    """Who a domain is, and how it stands. `None` for what it does not have."""
-
-    uuid: str | None
-    name: str | None
-    run_state: str
-    balloon_path: str | None  # the device's alias
-    interval_s: int | None
-    actual_bytes: int | None
-
-
-class DomainLink:
-    """A conversation with one running domain. Made by `open_link`; ends with the connection."""
-
-    def __init__(self, path: str, mark: SocketMark, found: Found, connection: "KeptConnection") -> None:
-        self.path = path
-        self.mark = mark
-        self.found = found
-        self._connection = connection
-        self._events: deque[Event] = deque()
-        self._told = anyio.Event()
-        self._end: LibvirtUnreachable | None = None
-        self._run_state: str | None = None
-
-    async def introduce(self) -> Introduction:
-        """Ask who this is."""
-        return await self._look()
-
-    async def check(self, balloon_path: str | None) -> Introduction:
-        """Ask run state, balloon and interval; where the balloon is, libvirt knows."""
-        return await self._look()
-
-    async def read_actual(self) -> int | None:
-        """Return the balloon's size in bytes, as libvirt knows it from QEMU's events."""
-        return (await self._look()).actual_bytes
-
-    async def write_interval(self, balloon_path: str, interval_s: int) -> None:
-        """Set the polling interval of the running domain; its definition is left as it is."""
-        await self._connection.set_period(self.path, self.found, interval_s)
-
-    def read_stats(
-        self, balloon_path: str, answered: Callable[[object], None], refused: Callable[[Declined], None]
-    ) -> None:
-        """Ask for the statistics; neither is called once the link has ended, which `next_event` tells."""
-        found = self.found
-        self._connection.read(Request(found.uuid, answered, refused, self._runs))
-
-    async def next_event(self) -> Event:
-        """Return the next event, waiting for one; by one task at a time.
-
-        Raises:
-            LibvirtUnreachable: the link has ended, and every event before that has been returned.
-        """
-        while not self._events:
-            if self._end is not None:
-                raise self._end
-            self._told = anyio.Event()
-            await self._told.wait()
-        return self._events.popleft()
-
-    def tell(self, event: Event) -> None:
-        """Hand on an event."""
-        if len(self._events) >= QUEUED_MAX:
-            self._events = deque([Event("OVERFLOW", _NO_DATA)])
-        self._events.append(event)
-        self._told.set()
-
-    def end(self, fault: LinkFault, detail: str) -> None:
-        """The domain has stopped, or the connection has."""
-        if self._end is None:
-            self._end = LibvirtUnreachable(self.path, fault, detail)
-            self._told.set()
-
-    async def _look(self) -> Introduction:
-        look = await self._connection.look(self.path, self.found)
-        self._run_state = look.run_state
-        definition = look.definition
-        return Introduction(
-            uuid=definition.uuid,
-            name=definition.name,
-            run_state=look.run_state,
-            balloon_path=definition.balloon,
-            interval_s=definition.period_s,
-            actual_bytes=definition.actual_bytes,
-        )
-
-    def _runs(self, run_state: str) -> None:
-        """A run state came along with statistics: another one than was told is looked into."""
-        if self._run_state not in (None, run_state):
-            self._run_state = run_state
-            self.tell(Event("OVERFLOW", _NO_DATA))
 
 
 class KeptConnection:
@@ -393,11 +285,11 @@ class KeptConnection:
             self._on_change()
         elif event == words.STARTED and detail == words.WOKEN_UP:
             if link is not None:
-                link.tell(Event("WAKEUP", _NO_DATA))
+                link.tell(Event("WAKEUP", NO_DATA))
         elif event == words.STARTED:
             self._rescan.set()
         elif event in words.LIFECYCLE and link is not None:
-            link.tell(Event(words.LIFECYCLE[event], _NO_DATA))
+            link.tell(Event(words.LIFECYCLE[event], NO_DATA))
 
     def said(self, uuid: str, name: str, data: Mapping[str, object]) -> None:
         """A domain said something that QMP has a word for."""

@@ -11,7 +11,8 @@ from anyio.abc import TaskGroup
 
 from agent.core.reading import IntervalPolicy, SocketMark
 from agent.errors import LibvirtUnreachable, LinkFault
-from agent.libvirt.connection import DomainLink, KeptConnection
+from agent.libvirt.connection import KeptConnection
+from agent.libvirt.link import DomainLink
 from agent.libvirt.settings import Place, Settings, owner_of, split_path, uri_of_socket
 from agent.telemetry import Counters
 

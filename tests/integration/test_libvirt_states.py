@@ -44,7 +44,7 @@ def test_a_domain_reports_and_its_driver_its_pause_and_its_end_are_told(folder: 
 
             domain.order("reboot")
             lines.wait_until(path, "waiting", "rebooted")
-            domain.wait_until_booted()
+            domain.wait_until_booted(120)
             domain.order("load")
             before = len(lines.samples("g"))
             lines.wait_until(path, "reporting")
