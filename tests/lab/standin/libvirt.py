@@ -1,0 +1,191 @@
+"""Stands in for libvirt-python, with as many simulated domains as wanted: its folder goes on `PYTHONPATH`.
+
+It is what the agent calls, and no more. Below it there is no libvirt and no QEMU, so it shows what hundreds
+of domains cost the agent and how often it asks; not what the asking costs a libvirt. How long a libvirt
+takes for each domain of a bulk call is a setting, since it asks one QEMU after the other. (libvirt's own
+`test:///` driver would not do: its domains have no balloon statistics.)
+
+`STANDIN_DOMAINS`, `STANDIN_PERIOD_S`, `STANDIN_ANSWER_MS` say what there is. Each call is written to
+`STANDIN_LOG`: name, number of domains.
+"""
+
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+
+VIR_CONNECT_LIST_DOMAINS_ACTIVE = 1
+VIR_DOMAIN_STATS_STATE = 1
+VIR_DOMAIN_STATS_BALLOON = 4
+VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT = 1 << 29
+VIR_DOMAIN_AFFECT_LIVE = 1
+VIR_DOMAIN_EVENT_ID_LIFECYCLE = 0
+VIR_DOMAIN_EVENT_ID_REBOOT = 1
+VIR_DOMAIN_EVENT_ID_BALLOON_CHANGE = 13
+VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED = 15
+VIR_DOMAIN_EVENT_ID_DEVICE_ADDED = 19
+VIR_ERR_NO_DOMAIN = 42
+VIR_ERR_OPERATION_INVALID = 55
+
+_DOMAINS = int(os.environ.get("STANDIN_DOMAINS", "500"))
+_PERIOD_S = int(os.environ.get("STANDIN_PERIOD_S", "10"))
+_ANSWER_S = float(os.environ.get("STANDIN_ANSWER_MS", "1")) / 1000
+_DRIFT_S = 0.003  # QEMU's timer starts again when the guest has answered
+_BEGUN_S = time.time()
+
+
+class libvirtError(Exception):  # libvirt-python's name
+    """As libvirt-python raises it. Nothing here does."""
+
+    def get_error_code(self) -> int:
+        """Return which error it is."""
+        return 0
+
+
+_log = os.open(os.environ.get("STANDIN_LOG", os.devnull), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+
+def _called(name: str, domains: int) -> None:
+    os.write(_log, f"{name} {domains}\n".encode())
+
+
+class virDomain:  # libvirt-python's name
+    """A running domain whose guest answers."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._uuid = str(uuid.UUID(int=0xBA << 120 | number + 1))
+        self._phase_s = (number * 0.618033988749895) % 1 * _PERIOD_S  # spread evenly, in no order
+        self.period_s = _PERIOD_S
+
+    def UUIDString(self) -> str:
+        """Return its uuid."""
+        return self._uuid
+
+    def ID(self) -> int:
+        """Return the number of this run of it."""
+        return self._number + 1
+
+    def state(self, _flags: int = 0) -> list[int]:
+        """Running, since it was booted."""
+        _called("state", 1)
+        return [1, 1]
+
+    def XMLDesc(self, _flags: int = 0) -> str:
+        """Return what the agent reads of its definition."""
+        _called("XMLDesc", 1)
+        return (
+            f"<domain type='kvm' id='{self.ID()}'><name>vm-{self._number}</name><uuid>{self._uuid}</uuid>"
+            "<memory unit='KiB'>4194304</memory><devices><memballoon model='virtio'>"
+            f"<stats period='{self.period_s}'/><alias name='balloon0'/></memballoon></devices></domain>"
+        )
+
+    def setMemoryStatsPeriod(self, period_s: int, _flags: int = 0) -> int:
+        """Take another period."""
+        _called("setMemoryStatsPeriod", 1)
+        self.period_s = period_s
+        return 0
+
+    def stats(self) -> dict[str, int]:
+        """Return its state and balloon groups. `minor_fault` is when it was updated, in Unix milliseconds."""
+        every_s = _PERIOD_S + _DRIFT_S
+        updates = int((time.time() - _BEGUN_S + _PERIOD_S - self._phase_s) / every_s)
+        updated_s = _BEGUN_S - _PERIOD_S + self._phase_s + updates * every_s
+        return {
+            "state.state": 1,
+            "state.reason": 1,
+            "balloon.current": 4194304,
+            "balloon.maximum": 4194304,
+            "balloon.swap_in": 0,
+            "balloon.swap_out": 0,
+            "balloon.major_fault": updates,
+            "balloon.minor_fault": round(updated_s * 1000),
+            "balloon.unused": 1000000 + self._number * 10 + updates % 10,
+            "balloon.available": 4000000,
+            "balloon.usable": 2000000,
+            "balloon.last-update": int(updated_s),
+            "balloon.disk_caches": 800000,
+            "balloon.hugetlb_pgalloc": 0,
+            "balloon.hugetlb_pgfail": 0,
+            "balloon.rss": 3000000,
+        }
+
+
+class virConnect:  # libvirt-python's name
+    """A connection that never ends."""
+
+    def __init__(self) -> None:
+        self._domains = [virDomain(number) for number in range(_DOMAINS)]
+
+    def listAllDomains(self, _flags: int = 0) -> list[virDomain]:
+        """Return all."""
+        _called("listAllDomains", len(self._domains))
+        return list(self._domains)
+
+    def domainListGetStats(
+        self, domains: Sequence[virDomain], _stats: int = 0, _flags: int = 0
+    ) -> list[tuple[virDomain, Mapping[str, int]]]:
+        """Ask one after the other, as libvirt does."""
+        _called("domainListGetStats", len(domains))
+        answers: list[tuple[virDomain, Mapping[str, int]]] = []
+        for domain in domains:
+            time.sleep(_ANSWER_S)
+            answers.append((domain, domain.stats()))
+        return answers
+
+    def domainEventRegisterAny(
+        self, _domain: object, _event: int, _callback: Callable[..., object], _opaque: object
+    ) -> int:
+        """Never call back: nothing happens here."""
+        return 0
+
+    def domainEventDeregisterAny(self, _number: int) -> int:
+        """Forget it."""
+        return 0
+
+    def registerCloseCallback(self, _callback: Callable[..., object], _opaque: object) -> int:
+        """Never call back."""
+        return 0
+
+    def unregisterCloseCallback(self) -> int:
+        """Forget it."""
+        return 0
+
+    def setKeepAlive(self, _interval_s: int, _count: int) -> int:
+        """Need none."""
+        return 0
+
+    def isAlive(self) -> int:
+        """Always."""
+        return 1
+
+    def close(self) -> int:
+        """Leave."""
+        return 0
+
+
+def open(_uri: str | None = None) -> virConnect:  # libvirt-python's name
+    """Connect."""
+    return virConnect()
+
+
+def openReadOnly(_uri: str | None = None) -> virConnect:  # libvirt-python's name
+    """Connect."""
+    return virConnect()
+
+
+def registerErrorHandler(_handler: Callable[..., object], _context: object) -> int:
+    """Have no errors."""
+    return 0
+
+
+def virEventRegisterDefaultImpl() -> int:
+    """Have no events."""
+    return 0
+
+
+def virEventRunDefaultImpl() -> int:
+    """Wait for an event that never comes."""
+    threading.Event().wait()
+    return 0
