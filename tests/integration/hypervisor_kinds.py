@@ -82,14 +82,18 @@ class Watcher:
         raise NotImplementedError
 
     def next_update(
-        self, timeout_s: float = 20.0, *, after: tuple[int, dict[str, int]] | None = None
+        self,
+        timeout_s: float = 20.0,
+        *,
+        after: tuple[int, dict[str, int]] | None = None,
+        every_s: float = 0.004,
     ) -> tuple[float, int]:
         """Return when (monotonic) the reading became another one than now or `after`, and its last-update."""
         before = self.stats() if after is None else after
         deadline = time.monotonic() + timeout_s
         while (now := self.stats()) == before:
             assert time.monotonic() < deadline, f"still {before[0]}"
-            time.sleep(0.004)
+            time.sleep(every_s)
         return time.monotonic(), now[0]
 
     def stands(self, duration_s: float) -> None:
