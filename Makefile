@@ -9,13 +9,15 @@ UV := $(CACHE)/uv-$(UV_VERSION)/bin/uv
 VENV := $(CACHE)/venv-$(shell printf '%s' '$(CURDIR)' | cksum | cut -d' ' -f1)
 READY := $(VENV)/.ready-$(shell cat requirements-dev.lock pyproject.toml | cksum | cut -d' ' -f1)
 BIN := $(VENV)/bin
+BUILD := $(CACHE)/build-$(shell cat requirements-build.lock | cksum | cut -d' ' -f1)
+BUILD_READY := $(BUILD)/.ready
 export PATH := $(BIN):$(PATH)
 export BAROGRAPH_CACHE := $(CACHE)
 export VIRTUAL_ENV := $(VENV)
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long check fuzz bench format lock lab clean-cache
+.PHONY: help setup demo test test-long check fuzz bench format lock lab release audit
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +35,13 @@ $(READY): | $(UV)
 	@$(UV) pip sync --quiet --require-hashes requirements-dev.lock
 	@$(UV) pip install --quiet --no-deps --editable .
 	@rm -f $(VENV)/.ready-* && touch $@
+
+# What builds the wheel and tells what is in it, apart from all else: the same tree gives the same bytes.
+$(BUILD_READY): | $(UV)
+	@echo "setting up what builds in $(BUILD)"
+	@test -x $(BUILD)/bin/python || $(UV) venv --quiet --python $(PYTHON) $(BUILD)
+	@$(UV) pip sync --quiet --require-hashes --python $(BUILD)/bin/python requirements-build.lock
+	@touch $@
 
 demo: setup ## real guests under real QEMUs, samples in an embedded Kafka, one minute; else simulated ones
 	@python -m tests.lab.demo
@@ -64,6 +73,12 @@ bench: setup ## the figures: reads per sample, lag, CPU, a thousand VMs; what th
 	-@python -m tests.lab.bench_fleet
 	-@python -m tests.lab.bench_kafka 200000
 	-@python -m tests.lab.bench_spool 200000
+
+release: setup $(BUILD_READY) ## everything of a release, from the commit checked out, into dist/
+	@UV=$(UV) BUILD_PYTHON=$(BUILD)/bin/python python -m release $(PARTS)
+
+audit: $(UV) ## look the locked packages up among known vulnerabilities
+	@$(UV) tool run --quiet pip-audit@2.10.1 --strict --disable-pip --require-hashes -r requirements.lock
 
 format: setup ## format and fix
 	@ruff format . && ruff check --fix .

@@ -375,7 +375,10 @@ def _deliveries(
 
 
 def _monitor_locks() -> MonitorLocks:
-    locks = MonitorLocks(default_path(os.getuid(), os.environ.get("XDG_RUNTIME_DIR")))
+    environ = os.environ
+    locks = MonitorLocks(
+        default_path(os.getuid(), environ.get("XDG_RUNTIME_DIR"), environ.get("RUNTIME_DIRECTORY"))
+    )
     if locks.problem is not None:
         log.info("monitors are not locked against other agents", problem=locks.problem)
     return locks

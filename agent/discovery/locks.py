@@ -61,13 +61,17 @@ class MonitorLocks:
             self._file = None
 
 
-def default_path(user_id: int, runtime_directory: str | None) -> Path | None:
+def default_path(user_id: int, runtime_directory: str | None, service_directory: str | None) -> Path | None:
     """Return where the agents of a user meet; `None`: there is no such place.
 
     Args:
         user_id: the agent's; 0 is root.
         runtime_directory: what `$XDG_RUNTIME_DIR` says.
+        service_directory: what `$RUNTIME_DIRECTORY` says, under systemd (systemd.exec(5)): as a service of
+            ours has it the same place as root's.
     """
+    if service_directory:
+        return Path(service_directory.partition(":")[0]) / "monitors.lock"
     if user_id == 0:
         return Path("/run/barograph/monitors.lock")
     return None if not runtime_directory else Path(runtime_directory) / "barograph" / "monitors.lock"

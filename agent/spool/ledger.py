@@ -201,6 +201,9 @@ def _write(directory: Path, entries: Sequence[Owed]) -> None:
         with new.open("wb") as file:
             file.write(content)
             file.flush()
+            if os.geteuid() == 0:  # `give-back` typed by root must not shut out the service's user
+                owner = directory.stat()
+                os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
             os.fsync(file.fileno())
         os.replace(new, directory / FILE_NAME)
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)

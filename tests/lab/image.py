@@ -62,12 +62,18 @@ def base() -> Path:
     return place("image-base", BASE_INPUTS) / "base.tar"
 
 
+def have_base() -> None:
+    """See that the base is in the store."""
+    with locked("image-base-import"):
+        if podman("image", "exists", BASE).returncode:
+            run([*PODMAN, "import", "--quiet", base(), BASE])
+
+
 def image() -> str:
     """Return the image's name, built anew where the tree has changed since it was built last."""
     with locked("image"):
         if _label(_BUILT_FROM_LABEL) != _inputs():
-            if podman("image", "exists", BASE).returncode:
-                run([*PODMAN, "import", "--quiet", base(), BASE])
+            have_base()
             say("building the image, about a minute")
             run(
                 [

@@ -60,6 +60,8 @@ providers:
   - gomod: go.opentelemetry.io/collector/confmap/provider/envprovider v1.61.0
 """
 
+NFPM = "github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.41.1"
+
 PROMETHEUS_MAIN = "github.com/prometheus/prometheus/cmd/prometheus"
 PROMETHEUS_MODULE = """module lab
 go 1.25
@@ -330,6 +332,18 @@ def coredns() -> Path:
     return place("coredns", inputs) / "coredns"
 
 
+def nfpm() -> Path:
+    """Return what builds the Debian package."""
+    with made("nfpm", NFPM) as work:
+        if work is not None:
+            tool = go()
+            say("building nfpm, about a minute: it makes the Debian package")
+            run(
+                [tool, "install", NFPM], env=_go_environment(tool, GOBIN=str(work), GOFLAGS="-buildvcs=false")
+            )
+    return place("nfpm", NFPM) / "nfpm"
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """One thing of the lab: how to set it up, and whether it is there."""
@@ -415,6 +429,7 @@ PIECES: Mapping[str, Piece] = {
     "coredns": Piece(coredns, _built("coredns", COREDNS_MODULE + COREDNS_MAIN)),
     "collectd": Piece(collectd, _on_path("collectd")),
     "prometheus": Piece(prometheus, _built("prometheus", PROMETHEUS_MODULE)),
+    "nfpm": Piece(nfpm, _built("nfpm", NFPM)),
     "image": Piece(image.base, image.there),
 }
 

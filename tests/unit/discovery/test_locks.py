@@ -55,6 +55,7 @@ def test_where_nothing_can_be_locked_everything_is_watched_and_it_is_said(tmp_pa
 
 
 def test_the_place_where_agents_meet() -> None:
-    assert default_path(0, None) == Path("/run/barograph/monitors.lock")
-    assert default_path(1000, "/run/user/1000") == Path("/run/user/1000/barograph/monitors.lock")
-    assert default_path(1000, None) is None
+    assert default_path(0, None, None) == Path("/run/barograph/monitors.lock")
+    assert default_path(1000, "/run/user/1000", None) == Path("/run/user/1000/barograph/monitors.lock")
+    assert default_path(1000, None, None) is None
+    assert default_path(104, None, "/run/barograph:/run/b") == Path("/run/barograph/monitors.lock")

@@ -48,6 +48,16 @@ async def test_what_is_remembered_is_on_the_disk_before_the_caller_goes_on_and_f
     assert await entries_of(directory) == (debt(1), debt(2))
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act for another user")
+async def test_what_root_writes_belongs_to_the_service_s_user(tmp_path: Path) -> None:
+    os.chown(tmp_path, 1234, 1235)
+    async with open_ledger(str(tmp_path), NOW_MS) as ledger:
+        await ledger.remember(debt())
+
+    found = (tmp_path / FILE_NAME).stat()
+    assert (found.st_uid, found.st_gid) == (1234, 1235)
+
+
 async def test_a_process_is_owed_what_was_remembered_last(tmp_path: Path) -> None:
     async with open_ledger(str(tmp_path), NOW_MS) as ledger:
         await ledger.remember(debt())

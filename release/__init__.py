@@ -1,0 +1,1 @@
+"""Makes everything that a release consists of: `make release`."""

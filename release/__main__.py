@@ -1,0 +1,213 @@
+"""Makes everything of a release from the commit that is checked out: `python -m release [PART…]`.
+
+The parts go to dist/ (`OUT`); wheel, sdist, schemas and chart have the same bytes each time they are made.
+Variables say what makes them: `UV`; `BUILD_PYTHON`, with requirements-build.lock installed; `PODMAN`, with
+`BASE` another base for the image, and with `IMAGE_OPTIONS` more of `podman build`'s options.
+"""
+
+import gzip
+import hashlib
+import io
+import os
+import shlex
+import shutil
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import yaml
+
+from agent import __version__
+from release.manual import SHELLS, completion, manual
+from release.running import Failed, run, say
+from release.tree import make_tree
+from tests.lab import setup
+from tests.lab.cache import CannotHave
+
+ROOT = Path(__file__).parents[1]
+PYTHON = Path("/usr/bin/python3.11")
+"""What the package runs on: Debian 12's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One making of it."""
+
+    out: Path  # where the parts go
+    source: Path  # the commit's files, and nothing else
+    epoch_s: int  # Unix seconds of the commit: the time of everything in it
+    revision: str
+    environ: Mapping[str, str]
+
+    def tool(self, name: str, default: str) -> list[str]:
+        """Return the words of a tool's command."""
+        return shlex.split(self.environ.get(name) or default)
+
+    @property
+    def build_python(self) -> list[str]:
+        """The interpreter with what builds."""
+        return self.tool("BUILD_PYTHON", sys.executable)
+
+
+def python_packages(release: Release) -> None:
+    """wheel and sdist"""
+    words = ("-m", "hatchling", "build", "-t", "sdist", "-t", "wheel", "-d", release.out)
+    run(*release.build_python, *words, cwd=release.source, env=release.environ)
+
+
+def schemas(release: Release) -> None:
+    """the schemas, for readers who install nothing"""
+    _archive(release, "schemas", f"barograph-schemas-{__version__}.tar.gz", "barograph-schemas")
+
+
+def chart(release: Release) -> None:
+    """the Helm chart"""
+    folder = release.source / "helm/barograph"
+    if not folder.is_dir():
+        say("no chart: helm/barograph is not there")
+        return
+    version = yaml.safe_load((folder / "Chart.yaml").read_text())["version"]
+    # A chart is an archive of its folder; helm's own `package` writes the time of day into it.
+    _archive(
+        release, "helm/barograph", f"barograph-chart-{version}.tgz", "barograph", without=("ci", "examples")
+    )
+
+
+def debian_package(release: Release) -> None:
+    """.deb, with manual page and completions"""
+    with tempfile.TemporaryDirectory() as name:
+        tree = Path(name)
+        (wheel,) = release.out.glob("*.whl")
+        place = make_tree(
+            tree, Path(release.tool("UV", "uv")[0]), PYTHON, wheel, release.source / "requirements.lock"
+        )
+        share = tree / "share"
+        share.mkdir()
+        (share / "barograph.1.gz").write_bytes(gzip.compress(manual(release.epoch_s).encode(), mtime=0))
+        for shell in SHELLS:
+            (share / f"barograph.{shell}").write_text(completion(shell))
+        sbom(release, place)
+        moment = datetime.fromtimestamp(release.epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        arch = run("dpkg", "--print-architecture").decode().strip()
+        variables = {"TREE": str(tree), "VERSION": __version__, "ARCH": arch, "MTIME": moment}
+        config = tree / "nfpm.yaml"
+        text = (release.source / "packaging/deb/nfpm.yaml").read_text()
+        for variable, value in variables.items():
+            text = text.replace(f"${{{variable}}}", value)
+        config.write_text(text)
+        run(setup.nfpm(), "package", "-f", config, "-p", "deb", "-t", f"{release.out}/", cwd=release.source)
+
+
+def sbom(release: Release, place: Path) -> None:
+    """Say what is in the package, as CycloneDX; the image has its own, of its own environment."""
+    words = (
+        "environment",
+        "--output-reproducible",
+        "--pyproject",
+        release.source / "pyproject.toml",
+        "--of",
+        "JSON",
+    )
+    target = release.out / f"barograph-{__version__}.cdx.json"
+    run(*release.build_python, "-m", "cyclonedx_py", *words, "-o", target, place / "bin/python")
+
+
+def image(release: Release) -> None:
+    """the image, as an OCI archive"""
+    podman, base = release.tool("PODMAN", "podman"), release.environ.get("BASE")
+    moment = datetime.fromtimestamp(release.epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    labels = {"VERSION": __version__, "REVISION": release.revision, "CREATED": moment} | (
+        {"BASE": base} if base else {}
+    )
+    arguments = [word for name, value in labels.items() for word in ("--build-arg", f"{name}={value}")]
+    options = release.tool("IMAGE_OPTIONS", "")
+    tag = f"localhost/barograph:{__version__}"
+    build = ("build", "--quiet", "--format=docker", "--timestamp", release.epoch_s, *options, *arguments)
+    run(*podman, *build, "--tag", tag, "--file", release.source / "Containerfile", release.source)
+    target = release.out / f"barograph-image-{__version__}.tar"
+    target.unlink(missing_ok=True)
+    run(*podman, "save", "--quiet", "--format=docker-archive", "--output", target, tag)
+
+
+def notes(release: Release) -> None:
+    """the notes, from the fragments"""
+    draft = (
+        "build",
+        "--draft",
+        "--version",
+        __version__,
+        "--date",
+        f"{datetime.fromtimestamp(release.epoch_s, UTC):%Y-%m-%d}",
+    )
+    text = run(sys.executable, "-m", "towncrier", *draft, cwd=release.source)
+    (release.out / "NOTES.md").write_bytes(text)
+
+
+def checksums(release: Release) -> None:
+    """SHA256SUMS of all that is there"""
+    files = sorted(each for each in release.out.iterdir() if each.is_file() and each.name != "SHA256SUMS")
+    lines = [f"{hashlib.sha256(each.read_bytes()).hexdigest()}  {each.name}\n" for each in files]
+    (release.out / "SHA256SUMS").write_text("".join(lines))
+
+
+PARTS: Mapping[str, Callable[[Release], None]] = {
+    "python": python_packages,
+    "schemas": schemas,
+    "chart": chart,
+    "deb": debian_package,
+    "image": image,
+    "notes": notes,
+}
+
+
+def main(names: Sequence[str], out: Path) -> int:
+    """Make the parts named, or all; return the exit code."""
+    unknown = [name for name in names if name not in PARTS]
+    if unknown:
+        say(f"no such part: {', '.join(unknown)}; there are {', '.join(PARTS)}")
+        return 2
+    epoch_s = int(run("git", "log", "-1", "--format=%ct", cwd=ROOT))
+    revision = run("git", "rev-parse", "HEAD", cwd=ROOT).decode().strip()
+    if run("git", "status", "--porcelain", cwd=ROOT):
+        say("there are changes that are not committed: they are not in the release")
+    if not names and out.is_dir():
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    failed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        run("tar", "-x", "-C", folder, stdin=run("git", "archive", "HEAD", cwd=ROOT))
+        environ = {**os.environ, "SOURCE_DATE_EPOCH": str(epoch_s)}
+        release = Release(out.resolve(), Path(folder), epoch_s, revision, environ)
+        for name in names or PARTS:
+            say(f"{name}: {PARTS[name].__doc__}")
+            try:
+                PARTS[name](release)
+            except (Failed, CannotHave) as error:
+                say(f"{name} could not be made: {error}")
+                failed = 1
+        checksums(release)
+    return failed
+
+
+def _archive(release: Release, folder: str, name: str, top: str, without: Sequence[str] = ()) -> None:
+    """Write a .tar.gz of a folder of the source, under `top`: in order, of root, of one time."""
+
+    def alike(each: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        if each.name.removeprefix(f"{top}/").split("/")[0] in without:
+            return None
+        each.mtime, each.uid, each.gid, each.uname, each.gname = release.epoch_s, 0, 0, "root", "root"
+        each.mode = 0o755 if each.isdir() or each.mode & 0o100 else 0o644
+        return each
+
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:  # add() goes through a folder in order
+        archive.add(release.source / folder, top, filter=alike)
+    (release.out / name).write_bytes(gzip.compress(packed.getvalue(), mtime=0))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], Path(os.environ.get("OUT") or ROOT / "dist")))

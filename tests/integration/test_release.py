@@ -1,0 +1,54 @@
+"""What a release consists of, and that it is the same each time it is made."""
+
+import hashlib
+import json
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from agent import __version__
+from tests.integration.releasing import ROOT, release
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def sums(folder: Path) -> dict[str, str]:
+    """Return what SHA256SUMS says, once it is found true."""
+    lines = (folder / "SHA256SUMS").read_text().splitlines()
+    said = {name: digest for digest, name in (line.split("  ") for line in lines)}
+    assert said == {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in said}
+    assert set(said) == {each.name for each in folder.iterdir()} - {"SHA256SUMS"}
+    return said
+
+
+def test_wheel_sdist_schemas_and_chart_are_the_same_bytes_each_time(folder: Path) -> None:
+    parts = ("python", "schemas", "chart", "notes")
+    release(folder / "a", *parts)
+    release(folder / "b", *parts, TZ="Asia/Tokyo", LC_ALL="C", PYTHONHASHSEED="7")
+
+    made = sums(folder / "a")
+
+    assert made == sums(folder / "b")
+    charts = [name for name in made if name.startswith("barograph-chart-")]
+    assert len(charts) == (ROOT / "helm/barograph").is_dir()
+    assert set(made) - set(charts) == {
+        f"barograph-{__version__}-py3-none-any.whl",
+        f"barograph-{__version__}.tar.gz",
+        f"barograph-schemas-{__version__}.tar.gz",
+        "NOTES.md",
+    }
+
+
+def test_the_parts_have_in_them_what_they_are_for(folder: Path) -> None:
+    release(folder / "a", "python", "schemas", "notes")
+
+    with zipfile.ZipFile(folder / f"a/barograph-{__version__}-py3-none-any.whl") as wheel:
+        assert "agent/schemas/asyncapi.yaml" in wheel.namelist()
+        assert not [name for name in wheel.namelist() if name.startswith(("tests/", "release/"))]
+    with tarfile.open(folder / f"a/barograph-schemas-{__version__}.tar.gz") as schemas:
+        member = schemas.extractfile("barograph-schemas/sample/v1/1.0.schema.json")
+        assert member is not None
+        assert json.load(member)["$schema"].endswith("2020-12/schema")
+    assert (folder / "a/NOTES.md").read_text().startswith(f"# barograph {__version__}")
