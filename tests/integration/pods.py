@@ -13,6 +13,7 @@ from typing import Any, cast
 from tests.lab import helm, qemu, setup
 from tests.lab.kafka import RealKafka, Received, consume
 from tests.lab.kubernetes import ADDRESS, NAME, Node
+from tests.lab.process import cpu_s
 
 AGENTS_USER = 10001
 QEMUS_USER = 64055
@@ -92,8 +93,7 @@ class Release:
 
     def cpu_s(self) -> float:
         """The CPU time the agent has used so far, user and system."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_s(self.pid)
 
     def memory_mib(self) -> tuple[float, float, float]:
         """The agent's resident memory now and at most, and what its container's cgroup counts, in MiB."""
