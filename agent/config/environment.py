@@ -12,8 +12,10 @@ from agent.config.written import ENV_PREFIX, Written
 from agent.errors import Problem
 
 CONFIG_VARIABLE = "BAROGRAPH_CONFIG"
-# The file; where the Makefile keeps its tools; what makes the tests see our bugs (app.py).
-_NOT_SETTINGS = {CONFIG_VARIABLE, "BAROGRAPH_CACHE", "BAROGRAPH_NO_CONTAINMENT"}
+CONTAINER_VARIABLE = "BAROGRAPH_IN_CONTAINER"
+"""Our image sets it. systemd's `container` will not do: a host that is a container itself (LXC) has it, too."""
+# The file; where we are; where the Makefile keeps its tools; what makes the tests see our bugs (app.py).
+_NOT_SETTINGS = {CONFIG_VARIABLE, CONTAINER_VARIABLE, "BAROGRAPH_CACHE", "BAROGRAPH_NO_CONTAINMENT"}
 # Kubernetes gives every pod such variables for a Service called barograph (or barograph-…) in its namespace.
 _SERVICE_LINK = re.compile(
     r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$"

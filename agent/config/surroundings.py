@@ -14,6 +14,7 @@ from pathlib import Path
 from stat import S_ISDIR
 
 from agent.config.contradictions import Finding
+from agent.config.environment import CONTAINER_VARIABLE
 from agent.config.merge import Layer, SettingPath
 from agent.config.sinks import TlsFiles
 from agent.config.written import Written
@@ -34,9 +35,12 @@ class Host:
 
 def host(written: Written, own: Layer, environ: Mapping[str, str], findings: list[Finding]) -> Host:
     """Return who the host is: as configured, else its machine-id and the kernel's word."""
-    # https://systemd.io/CONTAINER_INTERFACE: our image sets it.
     inside = (
-        "a pod" if "KUBERNETES_SERVICE_HOST" in environ else "a container" if "container" in environ else None
+        "a pod"
+        if "KUBERNETES_SERVICE_HOST" in environ
+        else "a container"
+        if CONTAINER_VARIABLE in environ
+        else None
     )
     id_path, id_file_path, name_path = ("host", "id"), ("host", "id_file"), ("host", "name")
     name = written.host.name

@@ -397,7 +397,7 @@ def test_the_host_is_its_machine_id_and_the_kernel_s_name_unless_told(tmp_path: 
     )
 
 
-@pytest.mark.parametrize("pod", [{"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, {"container": "oci"}])
+@pytest.mark.parametrize("pod", [{"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, {"BAROGRAPH_IN_CONTAINER": "yes"}])
 def test_in_a_pod_or_a_container_an_id_file_or_an_id_must_be_named_and_a_name(
     pod: dict[str, str], tmp_path: Path
 ) -> None:
