@@ -67,10 +67,11 @@ test-long: lab ## the long forms, whose figures go into closing notes
 fuzz: setup ## a million messages of hostile monitors against a running agent, five minutes
 	@python -m pytest -q -s -m long tests/integration/test_hostile_input.py
 
-bench: setup ## the figures: reads per sample, lag, CPU, a thousand VMs; what the spool costs and drains
+bench: setup ## the figures: reads per sample, lag, CPU, a thousand VMs, libvirt's domains; what the spool costs and drains
 	@python -m tests.lab.setup qemu guest kafka
 	@python -m tests.lab.bench
 	-@python -m tests.lab.bench_fleet
+	-@python -m tests.lab.bench_libvirt
 	-@python -m tests.lab.bench_kafka 200000
 	-@python -m tests.lab.bench_spool 200000
 

@@ -168,7 +168,9 @@ class Collectd:
         wait_until(lambda: "memory-unused" in self._out.read_text(), "collectd", self.process, self._out, 60)
 
     def said(self) -> dict[str, list[Said]]:
-        """What it has said so far."""
+        """End it, and return all it has said: it keeps back some until then."""
+        self.process.terminate()
+        self.process.wait(30)
         return said_by_collectd(self._out.read_text().splitlines())
 
     def pid(self) -> int:
@@ -272,9 +274,9 @@ def main(words: Sequence[str]) -> int:
         figures, told = beside_each_other(folder, daemon, domains, interval_s, seconds)
         costs: dict[str, Cost] = {}
         with collectd(folder / "collectd-alone", daemon, interval_s) as theirs:
-            costs["collectd"] = alone(theirs, daemon, interval_s, seconds / 2, len(NAMES))
+            costs["collectd"] = alone(theirs, daemon, interval_s, seconds, len(NAMES))
         with barograph(folder / "barograph-alone", daemon, interval_s) as ours:
-            costs["Barograph"] = alone(ours, daemon, interval_s, seconds / 2, len(NAMES))
+            costs["Barograph"] = alone(ours, daemon, interval_s, seconds, len(NAMES))
     print(f"{len(NAMES)} guests at {interval_s} s for {seconds} s")
     for tool, of_tool in figures.items():
         for row, names in (
@@ -290,7 +292,8 @@ def main(words: Sequence[str]) -> int:
             f"{cost.tool_ms:.2f} + {cost.libvirtd_ms:.2f} = {cost.tool_ms + cost.libvirtd_ms:.2f} ms"
         )
     for each, after_s in told.items():
-        print(f"Barograph said that {each} reports no more after {after_s} s; collectd has no word for it")
+        told_so = "not at all" if after_s is None else f"{after_s:.1f} s after it was so"
+        print(f"Barograph said that {each} reports no more: {told_so}; collectd has no word for it")
     return 0
 
 
