@@ -13,10 +13,10 @@ from agent.errors import Problem
 
 CONFIG_VARIABLE = "BAROGRAPH_CONFIG"
 CONTAINER_VARIABLE = "BAROGRAPH_IN_CONTAINER"
-"""Our image sets it. systemd's `container` will not do: a host that is a container itself (LXC) has it, too."""
+"""Our image sets it. systemd's `container` will not do: a host that is itself a container (LXC) has it."""
 # The file; where we are; where the Makefile keeps its tools; what makes the tests see our bugs (app.py).
 _NOT_SETTINGS = {CONFIG_VARIABLE, CONTAINER_VARIABLE, "BAROGRAPH_CACHE", "BAROGRAPH_NO_CONTAINMENT"}
-# Kubernetes gives every pod such variables for a Service called barograph (or barograph-…) in its namespace.
+# Kubernetes gives every pod such variables for a Service called barograph (or barograph-…) beside it.
 _SERVICE_LINK = re.compile(
     r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$"
 )

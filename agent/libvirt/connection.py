@@ -36,6 +36,10 @@ AGAIN_S, AGAIN_MAX_S = 0.25, 10.0
 LASTING_S = 30.0
 """A connection that ends sooner was no success."""
 
+MEETINGS_AT_ONCE = 2
+"""Domains met at the same time. The daemon works on five calls of one client at a time: readings have the
+others, also when hundreds of domains are looked at for the first time."""
+
 WAIT_FOR_IT_S = 240.0
 """A link waits so long for the connection at a time; the core gives an opening up after 300 s."""
 
@@ -76,6 +80,7 @@ class KeptConnection:
         self._counters = counters
         self._on_change = on_change
         self._caller = Caller("libvirt calls", self._late)
+        self._meetings = anyio.CapacityLimiter(MEETINGS_AT_ONCE)
         self._domains: dict[str, Found] = {}
         self._links: dict[str, DomainLink] = {}
         self._why_ended: dict[str, str] = {}
@@ -215,7 +220,8 @@ class KeptConnection:
         """Return a link to a running domain, ended with the block.
 
         Raises:
-            LibvirtUnreachable: DISCONNECTED, or MISSING: no such domain runs.
+            LibvirtUnreachable: DISCONNECTED; MISSING: no such domain runs; PROTOCOL: what libvirt says of it
+                cannot be understood.
         """
         if not self._up.is_set():
             if uuid not in self._told and self.tried.is_set():
@@ -234,6 +240,11 @@ class KeptConnection:
         link = DomainLink(path, self._mark(found), found, self)
         self._links[uuid] = link
         try:
+            async with self._meetings:
+                try:
+                    await link.meet()
+                except Declined as error:
+                    raise LibvirtUnreachable(path, LinkFault.PROTOCOL, str(error)) from error
             yield link
         finally:
             if self._links.get(uuid) is link:

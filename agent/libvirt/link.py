@@ -58,10 +58,16 @@ class DomainLink:
         self._told = anyio.Event()
         self._end: LibvirtUnreachable | None = None
         self._run_state: str | None = None
+        self._met: Introduction | None = None
+
+    async def meet(self) -> None:
+        """Ask who this is before `introduce` does: here it may wait for its turn, there it has a deadline."""
+        self._met = await self._look()
 
     async def introduce(self) -> Introduction:
-        """Ask who this is."""
-        return await self._look()
+        """Tell who this is."""
+        met, self._met = self._met, None
+        return await self._look() if met is None else met
 
     async def check(self, balloon_path: str | None) -> Introduction:
         """Ask run state, balloon and interval; where the balloon is, libvirt knows."""

@@ -11,7 +11,6 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from agent.config.reference import config_schema
 from tests.integration.conftest import need
 from tests.lab import helm, setup
 
@@ -26,12 +25,6 @@ SOCKETS = {"sockets": {"directory": "/run/vm"}}
 def asks_libvirt(values: Path) -> bool:
     """Whether the preset is one for libvirt."""
     return yaml.safe_load(values.read_text()).get("preset", "sockets") != "sockets"
-
-
-NOT_YET = pytest.mark.xfail(
-    "libvirt" not in config_schema()["properties"], reason="the agent has no libvirt yet"
-)
-ACCEPTED = [pytest.param(each, marks=NOT_YET if asks_libvirt(each) else ()) for each in VALUES]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,7 +54,7 @@ def test_the_examples_manifests_are_what_is_rendered(values: Path) -> None:
     assert kept == helm.rendered(values), "run `python -m tests.lab.helm`"
 
 
-@pytest.mark.parametrize("values", ACCEPTED, ids=helm.named)
+@pytest.mark.parametrize("values", VALUES, ids=helm.named)
 def test_the_configuration_is_one_that_the_agent_accepts(values: Path, tmp_path: Path) -> None:
     maps = [each["data"] for each in helm.render("--values", values) if each["kind"] == "ConfigMap"]
     (text,) = (data["barograph.yaml"] for data in maps if "barograph.yaml" in data)
