@@ -162,8 +162,6 @@ def test_the_manual_and_the_completions_are_there(installed: tuple[ServiceHost, 
 
 
 def left_on(host: ServiceHost) -> set[str]:
-    places = ("/etc", "/usr", "/opt", "/var/lib", "/lib/systemd", "/run")
-    found = host.do(
-        "sh", "-c", f"find {' '.join(places)} -xdev -name '*barograph*' -not -path '/var/lib/dpkg/*'"
-    )
-    return set(found.splitlines())
+    places = "/etc /usr /opt /var/lib /lib/systemd /run"
+    find = f"find {places} -xdev -name '*barograph*' -not -path '/var/lib/dpkg/*' 2>/dev/null; true"
+    return set(host.do("sh", "-c", find).splitlines())  # dpkg takes an empty /opt away
