@@ -69,7 +69,7 @@ def test_installed_it_runs_is_reloaded_upgraded_and_removed_and_leaves_nothing(
 
     host.do("systemctl", "enable", "--now", "barograph")
     host.wait(lambda: len({each["vm"]["name"] for each in samples(host)}) == 2, "samples of both")
-    assert intervals(hypervisor) == {1}
+    host.wait(lambda: intervals(hypervisor) == {1}, "polling is switched on")
     first = host.property("MainPID")
     assert host.do("stat", "-c", "%U", f"/proc/{first}").strip() == "barograph"
 
