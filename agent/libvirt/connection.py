@@ -40,6 +40,9 @@ MEETINGS_AT_ONCE = 2
 """Domains met at the same time. The daemon works on five calls of one client at a time: readings have the
 others, also when hundreds of domains are looked at for the first time."""
 
+WHY_COMES_WITHIN_S = 0.1
+"""An answer may say that a domain has ended before the event comes that says why."""
+
 WAIT_FOR_IT_S = 240.0
 """A link waits so long for the connection at a time; the core gives an opening up after 300 s."""
 
@@ -260,7 +263,14 @@ class KeptConnection:
     async def look(self, path: str, found: Found) -> Look:
         """Ask how a domain is."""
         connection = self._connected(path)
-        return await self._call(partial(connection.look, path, found.uuid))
+        try:
+            return await self._call(partial(connection.look, path, found.uuid))
+        except LibvirtUnreachable as error:
+            if error.fault is not LinkFault.MISSING:
+                raise
+            await anyio.sleep(WHY_COMES_WITHIN_S)
+            why = self._why_ended.get(found.uuid, error.detail)
+            raise LibvirtUnreachable(path, LinkFault.MISSING, why) from error
 
     async def set_period(self, path: str, found: Found, period_s: int) -> None:
         """Set a running domain's polling period."""

@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 
@@ -38,7 +39,6 @@ class Connections:
         self._counters = counters
         self._kept: dict[str, tuple[KeptConnection, IntervalPolicy, anyio.CancelScope]] = {}
         self._changed = anyio.Event()
-        self._boot_mark = boot_mark()
         self._group: TaskGroup
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -79,7 +79,7 @@ class Connections:
     def _connection(self, uri: str, *, read_only: bool) -> KeptConnection:
         return KeptConnection(
             uri,
-            boot_mark=self._boot_mark,
+            boot_mark=boot_mark(),
             read_only=read_only,
             rescan_s=self._settings.rescan_s,
             counters=self._counters,
@@ -171,6 +171,7 @@ class Connections:
             scope.cancel()
 
 
+@cache
 def boot_mark() -> int:
     """Return a number that this boot of the host has alone."""
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_bytes()

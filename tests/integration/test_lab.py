@@ -16,7 +16,7 @@ import pytest
 from confluent_kafka import Producer
 
 from agent.demo.measure import decoded
-from tests.lab import cache, qemu
+from tests.lab import cache, qemu, setup
 from tests.lab.collector import Collector, Point, problems
 from tests.lab.kafka import EmbeddedKafka, RealKafka, consume
 from tests.lab.observer import Observer
@@ -42,10 +42,7 @@ def test_an_unknown_piece_is_named_with_those_there_are() -> None:
 
     assert done.returncode == 2
     assert "qemo" in done.stderr
-    assert (
-        "qemu, newer-qemu, guest, kafka, collector, faketime, strace, libvirt, collectd, prometheus"
-        in done.stderr
-    )
+    assert ", ".join(setup.PIECES) in done.stderr
 
 
 def test_what_can_not_be_had_says_how_to_get_it_and_leaves_nothing(folder: Path) -> None:
