@@ -57,6 +57,8 @@ def test_a_domain_reports_and_its_driver_its_pause_and_its_end_are_told(folder: 
             assert "destroyed" in lines.last_words(path)["detail"]
 
             domain.start()
+            domain.wait_until_booted(120)
+            domain.order("load")
             lines.wait_until(path, "reporting")
             domain.kill()
             lines.wait_until(path, "gone", "missing")
