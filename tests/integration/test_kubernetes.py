@@ -34,7 +34,7 @@ from tests.lab.observer import Observer
 from tests.lab.prometheus import prometheus
 from tests.lab.sim import simulated
 
-pytestmark = [pytest.mark.guest, pytest.mark.alone, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.guest, pytest.mark.alone, pytest.mark.long, pytest.mark.timeout(300)]
 
 WITHIN_S = 60.0
 """The promise: samples and metrics that soon after `helm install`."""
