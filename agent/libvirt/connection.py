@@ -165,7 +165,7 @@ class KeptConnection:
 
     async def _end_when_clogged(self, readings: Readings) -> None:
         await readings.clogged.wait()
-        self._lose("it does not answer: too many calls have been given up")
+        self.lose("it does not answer: too many calls have been given up")
 
     async def _follow(self, connection: api.Connection) -> None:
         while True:
@@ -175,9 +175,9 @@ class KeptConnection:
             try:
                 await self._look_around(connection)
             except Declined as error:
-                self._lose(str(error))
+                self.lose(str(error))
             except LibvirtUnreachable as error:
-                self._lose(error.detail)
+                self.lose(error.detail)
 
     async def _look_around(self, connection: api.Connection) -> None:
         known = {uuid: found.id for uuid, found in self._domains.items()} if self.problem is None else {}
@@ -319,10 +319,7 @@ class KeptConnection:
             link.tell(Event(name, data))
 
     def lose(self, why: str) -> None:
-        """The connection has ended."""
-        self._lose(why)
-
-    def _lose(self, why: str) -> None:
+        """The connection has ended, or is of no use any more."""
         self._why_lost = why
         self._lost.set()
 

@@ -23,6 +23,7 @@ class Sightings:
         self._monitors: Scan | None = None
         self._sockets: dict[Place, Scan] = {}
         self._changed = anyio.Event()
+        self._may_begin = False  # libvirt has been asked once
 
     def start(
         self,
@@ -49,8 +50,6 @@ class Sightings:
             self._changed = anyio.Event()
             if self._monitors is not None and self._may_begin:
                 yield self._scan(self._monitors)
-
-    _may_begin = False
 
     def _scan(self, monitors: Scan) -> Scan:
         domains = (

@@ -61,23 +61,6 @@ log = structlog.get_logger("barograph.vm")
 _COUNTS = {Counted.REPEAT: Count.REPEATS, Counted.COALESCED: Count.COALESCED, Counted.MISSED: Count.MISSED}
 
 
-class Introduction(Protocol):
-    """Who answers, and how it stands; `None` as in the event `Introduced`."""
-
-    @property
-    def uuid(self) -> str | None: ...
-    @property
-    def name(self) -> str | None: ...
-    @property
-    def run_state(self) -> str: ...
-    @property
-    def balloon_path(self) -> str | None: ...
-    @property
-    def interval_s(self) -> int | None: ...
-    @property
-    def actual_bytes(self) -> int | None: ...
-
-
 class Check(Protocol):
     """What is asked again now and then; `None` as in the event `Checked`."""
 
@@ -87,6 +70,17 @@ class Check(Protocol):
     def balloon_path(self) -> str | None: ...
     @property
     def interval_s(self) -> int | None: ...
+
+
+class Introduction(Check, Protocol):
+    """Who answers, and how it stands; `None` as in the event `Introduced`."""
+
+    @property
+    def uuid(self) -> str | None: ...
+    @property
+    def name(self) -> str | None: ...
+    @property
+    def actual_bytes(self) -> int | None: ...
 
 
 class Said(Protocol):
