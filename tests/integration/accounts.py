@@ -1,8 +1,10 @@
 """What is owed to readers, and whether they got it: after kills, restarts and rollouts."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.lab.kafka import Received
 from tests.lab.measure import Shown
@@ -31,6 +33,24 @@ def owed(path: Path, shown: Sequence[Shown], runs: Sequence[Run]) -> list[Shown]
                 found.append(update)
                 break
     return found
+
+
+def accounted(
+    mine: Sequence[Mapping[str, Any]], path: Path, shown: Sequence[Shown], runs: Sequence[Run]
+) -> int:
+    """Assert that a VM's samples are what is owed, true, in order and without a gap; return how many are due.
+
+    The guest must not have been reset: there is one epoch.
+    """
+    by_time = {each["last_update"]: each["statistics"] for each in mine}
+    due = owed(path, shown, runs)
+    values = {(each.last_update_s, json.dumps(each.statistics, sort_keys=True)) for each in shown}
+    assert [each.last_update_s for each in due if each.last_update_s not in by_time] == []
+    assert all((at_s, json.dumps(said, sort_keys=True)) in values for at_s, said in by_time.items())
+    assert len({each["epoch"] for each in mine}) == 1
+    assert [each["sequence"] for each in mine] == list(range(1, len(mine) + 1))
+    assert [each["last_update"] for each in mine] == sorted(by_time)
+    return len(due)
 
 
 def once_each(records: Sequence[Received]) -> list[Received]:

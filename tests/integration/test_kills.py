@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.accounts import VISIBLE_MS, Run, once_each, owed
+from tests.integration.accounts import VISIBLE_MS, Run, accounted, once_each
 from tests.integration.audit import WEB, Audit
 from tests.integration.watching import conserved
 from tests.lab import qemu
@@ -100,17 +100,7 @@ def survive(folder: Path, kafka: RealKafka, kills: int, seed: int) -> None:
     owed_in_all = 0
     for vm in vms:
         mine = [each for each in documents if each["vm"]["name"] == vm.name]
-        by_time = {each["last_update"]: each["statistics"] for each in mine}
-        due = owed(vm.qmp, shown[vm.truth], runs)
-        owed_in_all += len(due)
-        values = {
-            (each.last_update_s, json.dumps(each.statistics, sort_keys=True)) for each in shown[vm.truth]
-        }
-        assert [each.last_update_s for each in due if each.last_update_s not in by_time] == []
-        assert all((at_s, json.dumps(said, sort_keys=True)) in values for at_s, said in by_time.items())
-        assert len({each["epoch"] for each in mine}) == 1  # the guests were never reset
-        assert [each["sequence"] for each in mine] == list(range(1, len(mine) + 1))
-        assert [each["last_update"] for each in mine] == sorted(by_time)
+        owed_in_all += accounted(mine, vm.qmp, shown[vm.truth], runs)
     assert owed_in_all > kills
     assert scrapes > kills
     print(

@@ -2,18 +2,31 @@
 
 import os
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.integration.domains import DomainLines, path_of, watch, with_bindings
 from tests.lab.agent import agent
-from tests.lab.libvirt import kubevirt, libvirtd, virt_launcher
+from tests.lab.libvirt import Daemon, kubevirt, libvirtd, virt_launcher
 
 pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("real_libvirt"), pytest.mark.timeout(300)]
 
 READING_DEADLINE_S = 1.0
 LATE_S = 1.0  # what a loaded machine may add
+
+
+@contextmanager
+def watched(folder: Path) -> Generator[tuple[Daemon, str, DomainLines]]:
+    """A libvirtd, and the one domain of it that an agent has three samples of, by its path."""
+    with libvirtd(folder, "one") as daemon:
+        domain = daemon.domain("g", period_s=1)
+        with agent(folder / "a", *watch(daemon), env=with_bindings()) as process:
+            lines = DomainLines(process)
+            lines.wait_for_samples("g", 3)
+            yield daemon, path_of(domain), lines
 
 
 def test_a_stopped_qemu_is_unreachable_and_costs_the_others_nothing(folder: Path) -> None:
@@ -39,38 +52,28 @@ def test_a_stopped_qemu_is_unreachable_and_costs_the_others_nothing(folder: Path
 
 
 def test_a_stopped_libvirtd_is_unreachable_and_back_when_it_goes_on(folder: Path) -> None:
-    with libvirtd(folder, "one") as daemon:
-        domain = daemon.domain("g", period_s=1)
-        path = path_of(domain)
-        with agent(folder / "a", *watch(daemon), env=with_bindings()) as process:
-            lines = DomainLines(process)
-            lines.wait_for_samples("g", 3)
-            daemon.stop()
-            assert lines.wait_until(path, "unreachable") < 1 + READING_DEADLINE_S + LATE_S
-            time.sleep(3)
-            daemon.cont()
-            lines.wait_until(path, "reporting")
-            samples = lines.wait_for_samples("g", len(lines.samples("g")) + 2)
-            assert len({each["epoch"] for each in samples}) == 1
+    with watched(folder) as (daemon, path, lines):
+        daemon.stop()
+        assert lines.wait_until(path, "unreachable") < 1 + READING_DEADLINE_S + LATE_S
+        time.sleep(3)
+        daemon.cont()
+        lines.wait_until(path, "reporting")
+        samples = lines.wait_for_samples("g", len(lines.samples("g")) + 2)
+        assert len({each["epoch"] for each in samples}) == 1
 
 
 def test_a_libvirtd_killed_and_started_again_is_unreachable_and_back_by_itself(folder: Path) -> None:
-    with libvirtd(folder, "one") as daemon:
-        domain = daemon.domain("g", period_s=1)
-        path = path_of(domain)
-        with agent(folder / "a", *watch(daemon), env=with_bindings()) as process:
-            lines = DomainLines(process)
-            lines.wait_for_samples("g", 3)
-            for end in (daemon.kill, lambda: daemon._end_daemon(15)):  # pyright: ignore[reportPrivateUsage]
-                end()
-                assert lines.wait_until(path, "unreachable", "disconnected") < 1
-                time.sleep(1)
-                daemon.start()
-                lines.wait_until(path, "reporting")
-            samples = lines.wait_for_samples("g", len(lines.samples("g")) + 2)
-            sequences = [each["sequence"] for each in samples]
-            assert len({each["epoch"] for each in samples}) == 1
-            assert sequences == list(range(1, len(sequences) + 1))
+    with watched(folder) as (daemon, path, lines):
+        for end in (daemon.kill, lambda: daemon._end_daemon(15)):  # pyright: ignore[reportPrivateUsage]
+            end()
+            assert lines.wait_until(path, "unreachable", "disconnected") < 1
+            time.sleep(1)
+            daemon.start()
+            lines.wait_until(path, "reporting")
+        samples = lines.wait_for_samples("g", len(lines.samples("g")) + 2)
+        sequences = [each["sequence"] for each in samples]
+        assert len({each["epoch"] for each in samples}) == 1
+        assert sequences == list(range(1, len(sequences) + 1))
 
 
 def test_an_agent_started_before_libvirtd_finds_its_domains_when_it_comes(folder: Path) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.integration.watching import Lines
-from tests.lab.agent import agent
+from tests.lab.agent import AgentProcess, agent
 from tests.lab.sim import SimulatedVm, simulated
 
 
@@ -59,6 +59,19 @@ def write(file: Path, folder: Path, interval: str, more: str = "") -> None:
     )
 
 
+@contextmanager
+def served(folder: Path) -> Generator[tuple[SimulatedVm, Manager, AgentProcess, Path]]:
+    """A VM, the manager, the agent that it has started, and the agent's configuration."""
+    file = folder / "b.yaml"
+    write(file, folder, "1s")
+    with (
+        simulated(folder, vms=1) as hypervisor,
+        managed(folder) as manager,
+        agent(folder, "--config", str(file), env=manager.env) as process,
+    ):
+        yield hypervisor.vms[0], manager, process, file
+
+
 def interval_of(vm: SimulatedVm) -> object:
     return vm.state()["interval_s"]
 
@@ -72,14 +85,8 @@ def sequences(lines: Lines, vm: SimulatedVm) -> list[int]:
 
 
 def test_a_reload_takes_the_new_configuration_in_the_same_process_and_loses_nothing(folder: Path) -> None:
-    file = folder / "b.yaml"
-    write(file, folder, "1s")
-    with (
-        simulated(folder, vms=1) as hypervisor,
-        managed(folder) as manager,
-        agent(folder, "--config", str(file), env=manager.env) as process,
-    ):
-        vm, lines = hypervisor.vms[0], Lines(process)
+    with served(folder) as (vm, manager, process, file):
+        lines = Lines(process)
         manager.hear("READY=1")
         lines.wait_for_samples(vm.name, 2)
         write(file, folder, "2s")
@@ -103,33 +110,21 @@ def test_a_reload_takes_the_new_configuration_in_the_same_process_and_loses_noth
 
 
 def test_what_was_changed_holds_after_a_reload(folder: Path) -> None:
-    file = folder / "b.yaml"
-    write(file, folder, "1s")
-    with (
-        simulated(folder, vms=1) as hypervisor,
-        managed(folder) as manager,
-        agent(folder, "--config", str(file), env=manager.env) as process,
-    ):
+    with served(folder) as (vm, manager, process, file):
         manager.hear("READY=1")
         write(file, folder, "1s", "host: {name: renamed}\n")
         process.process.send_signal(signal.SIGHUP)
         manager.hear("READY=1", manager.hear("RELOADING=1"))
         lines = Lines(process)
         lines.wait(
-            lambda: any(each["host"]["name"] == "renamed" for each in lines.samples(hypervisor.vms[0].name)),
+            lambda: any(each["host"]["name"] == "renamed" for each in lines.samples(vm.name)),
             "a sample under the new name",
         )
 
 
 def test_a_configuration_that_is_wrong_is_not_taken_and_the_run_goes_on(folder: Path) -> None:
-    file = folder / "b.yaml"
-    write(file, folder, "1s")
-    with (
-        simulated(folder, vms=1) as hypervisor,
-        managed(folder) as manager,
-        agent(folder, "--config", str(file), env=manager.env) as process,
-    ):
-        vm, lines = hypervisor.vms[0], Lines(process)
+    with served(folder) as (vm, manager, process, file):
+        lines = Lines(process)
         manager.hear("READY=1")
         write(file, folder, "soon")
         process.process.send_signal(signal.SIGHUP)

@@ -258,14 +258,18 @@ def prometheus() -> Path:
 
 def helm() -> Path:
     """Return Helm's binary."""
-    with made("helm", HELM) as work:
+    return _go_installed("helm", HELM, "building Helm, about two minutes")
+
+
+def _go_installed(name: str, module: str, words: str) -> Path:
+    """Return the binary of a Go module that is a program."""
+    with made(name, module) as work:
         if work is not None:
             tool = go()
-            say("building Helm, about two minutes")
-            run(
-                [tool, "install", HELM], env=_go_environment(tool, GOBIN=str(work), GOFLAGS="-buildvcs=false")
-            )
-    return place("helm", HELM) / "helm"
+            say(words)
+            env = _go_environment(tool, GOBIN=str(work), GOFLAGS="-buildvcs=false")
+            run([tool, "install", module], env=env)
+    return place(name, module) / name
 
 
 def kubernetes() -> Path:
@@ -334,14 +338,7 @@ def coredns() -> Path:
 
 def nfpm() -> Path:
     """Return what builds the Debian package."""
-    with made("nfpm", NFPM) as work:
-        if work is not None:
-            tool = go()
-            say("building nfpm, about a minute: it makes the Debian package")
-            run(
-                [tool, "install", NFPM], env=_go_environment(tool, GOBIN=str(work), GOFLAGS="-buildvcs=false")
-            )
-    return place("nfpm", NFPM) / "nfpm"
+    return _go_installed("nfpm", NFPM, "building nfpm, about a minute: it makes the Debian package")
 
 
 @dataclass(frozen=True, slots=True)
