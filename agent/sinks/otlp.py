@@ -93,7 +93,7 @@ class OtlpSink:
             await anyio.sleep_until(began_s + slots * self._settings.interval_s)
 
     async def finish(self, deadline_s: float) -> None:
-        """Run a last cycle, after the one under way; whatever is not done by then is abandoned."""
+        """After `run`: a last cycle, after the one under way; whatever is not done by then is abandoned."""
         with anyio.move_on_after(deadline_s) as scope:
             try:
                 await self._idle.wait()

@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -179,7 +179,7 @@ async def test_a_backend_that_is_away_is_named_once_and_gets_the_newest_when_it_
     sink = OtlpSink(replace(settings(backend), endpoint=endpoint), AGENT, counters)
     board = Board(view(sample(1000)))
 
-    with capture_logs() as logs:
+    with capture_logs() as logs, ExitStack() as later:
         async with running(sink, board):
             await until(lambda: logs, 20)
             threads = threading.active_count()
@@ -187,10 +187,11 @@ async def test_a_backend_that_is_away_is_named_once_and_gets_the_newest_when_it_
             await until(lambda: counters.total(Count.CYCLES_SKIPPED) >= skipped + 10, 20)
             assert threading.active_count() <= threads + 2  # gRPC's own come and go
             board.show(sample(1050, sequence=6))
-            with (http_backend if isinstance(backend, HttpBackend) else grpc_backend)(port) as back:
-                await until(lambda: 1050 * SECOND_NS in times(back), 20)
-                arrived = times(back)
-                await sink.finish(5.0)
+            again = http_backend if isinstance(backend, HttpBackend) else grpc_backend
+            back = later.enter_context(again(port))
+            await until(lambda: 1050 * SECOND_NS in times(back), 20)
+            arrived = times(back)
+        await sink.finish(5.0)
 
     # The cycle that was being retried when the backend came back still had the sample before.
     assert arrived in ([1050 * SECOND_NS], [1000 * SECOND_NS, 1050 * SECOND_NS])

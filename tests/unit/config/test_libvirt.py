@@ -42,8 +42,9 @@ def test_libvirt_is_a_uri_a_glob_or_a_section_and_needs_its_library(
     ],
 )
 def test_what_is_wrong_with_libvirts_settings_is_named(
-    written: str, place: str, said: str, tmp_path: Path
+    written: str, place: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(sys.modules, "libvirt", None)  # not installed, whatever another test has loaded
     file = tmp_path / "b.yaml"
     file.write_text(f"libvirt: {written}\n")
 
