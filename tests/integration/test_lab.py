@@ -337,9 +337,15 @@ NOW_NS = time.time_ns()
 
 
 def request(value: int) -> Mapping[str, Any]:
-    """One gauge and one counter as OTLP/JSON."""
+    """A gauge, a counter, and a histogram with nothing in it, as OTLP/JSON."""
     time_ = {"timeUnixNano": str(NOW_NS), "attributes": [{"key": "a", "value": {"stringValue": "x"}}]}
     total = {**time_, "startTimeUnixNano": str(NOW_NS - 10**9), "asInt": "9007199254740993"}
+    empty = {
+        **time_,
+        "startTimeUnixNano": str(NOW_NS - 10**9),
+        "bucketCounts": ["0", "0"],
+        "explicitBounds": [1],
+    }
     metrics = [
         {"name": "lab.gauge", "unit": "By", "gauge": {"dataPoints": [{**time_, "asInt": str(value)}]}},
         {
@@ -347,6 +353,7 @@ def request(value: int) -> Mapping[str, Any]:
             "unit": "{page}",
             "sum": {"dataPoints": [total], "isMonotonic": True, "aggregationTemporality": 2},
         },
+        {"name": "lab.lag", "unit": "s", "histogram": {"dataPoints": [empty], "aggregationTemporality": 2}},
     ]
     resource = {"attributes": [{"key": "service.name", "value": {"stringValue": "lab"}}]}
     return {"resourceMetrics": [{"resource": resource, "scopeMetrics": [{"metrics": metrics}]}]}
@@ -363,17 +370,18 @@ def post(url: str, document: Mapping[str, Any]) -> None:
 def test_what_goes_in_comes_out_of_the_collector(own_collector: Collector) -> None:
     post(own_collector.http, request(5))
     deadline = time.monotonic() + 10
-    while len(own_collector.points()) < 2:
+    while len(own_collector.points()) < 3:
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
-    gauge, total = own_collector.points()
+    gauge, total, lag = own_collector.points()
     assert (gauge.name, gauge.unit, gauge.kind, gauge.value, gauge.time_ns) == (
         *("lab.gauge", "By", "gauge", 5, NOW_NS),
     )
     assert (gauge.about("service.name"), gauge.attributes, gauge.start_ns) == ("lab", (("a", "x"),), None)
     assert (total.kind, total.value, total.start_ns) == ("counter", 2**53 + 1, NOW_NS - 10**9)
-    assert problems([gauge, total]) == []
+    assert (lag.kind, lag.value) == ("histogram", 0)  # JSON leaves the zero out
+    assert problems([gauge, total, lag]) == []
 
 
 def point(

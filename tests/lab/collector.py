@@ -91,7 +91,7 @@ def _value(point: dict[str, Any]) -> float:
     if int(point.get("flags", 0)) & 1:  # "no recorded value"
         return float("nan")
     if "bucketCounts" in point:
-        return int(point["count"])
+        return int(point.get("count", 0))  # JSON leaves a zero out
     return int(point["asInt"]) if "asInt" in point else float(point["asDouble"])
 
 
