@@ -15,12 +15,12 @@ from anyio.abc import TaskGroup
 
 from agent import __version__
 from agent.config import Config
-from agent.contract.encode import Agent, sample_document, state_document
+from agent.contract.encode import Agent
 from agent.core.delivery import DeliverySettings
 from agent.core.epochs import uuid7
 from agent.core.health import Health, Standing
 from agent.core.ownership import Owed, left_behind
-from agent.core.reading import Access, AgentPhase, IntervalPolicy, RecordKind, State, Via, via_of
+from agent.core.reading import Access, AgentPhase, RecordKind, State, Via
 from agent.discovery.locks import MonitorLocks, default_path
 from agent.discovery.scan import Scan
 from agent.discovery.settings import MonitorGlob
@@ -28,7 +28,6 @@ from agent.discovery.watch import watch
 from agent.errors import ConfigError, StateFileError
 from agent.libvirt.connections import Connections
 from agent.libvirt.settings import Place, split_path
-from agent.libvirt.settings import Settings as LibvirtSettings
 from agent.qmp.link import QmpOpener
 from agent.runtime import clock, logs
 from agent.runtime.agent_state import AgentState
@@ -40,8 +39,6 @@ from agent.runtime.garbage import keep_pauses_short
 from agent.runtime.give_back import Outcome, Settlement, give_back
 from agent.runtime.health import HealthWatch
 from agent.runtime.levels import levels
-from agent.runtime.probe import Finding
-from agent.runtime.probe import probe as look
 from agent.runtime.recorder import Keeper, Recorder
 from agent.runtime.service_manager import ServiceManager
 from agent.runtime.sightings import Sightings
@@ -88,7 +85,6 @@ async def run(config: Config, read_again: Callable[[], Config]) -> bool:
     start = clock.now()
     identity = Agent(host.id, host.name, uuid7(start.unix_ms, clock.chance()), __version__)
     async with open_ledger(config.state_directory, start.unix_ms) as ledger:
-        _log_set_aside(ledger)
         counters = Counters()
         opening = nullcontext() if config.spool is None else open_spool(config.spool, counters, clock.unix_ms)
         async with opening as spool:
@@ -382,70 +378,6 @@ def _monitor_locks() -> MonitorLocks:
     if locks.problem is not None:
         log.info("monitors are not locked against other agents", problem=locks.problem)
     return locks
-
-
-async def settle_debts(config: Config) -> list[Settlement]:
-    """Give back every interval that is still ours: `barograph give-back`.
-
-    Raises:
-        StateFileError: the state directory cannot be used, or an agent that runs has it.
-    """
-    logs.configure(config.log.level, config.log.format)
-    qmp, counters = config.qmp_settings(), Counters()
-    settled: list[Settlement] = []
-    async with (
-        open_ledger(config.state_directory, clock.now().unix_ms) as ledger,
-        anyio.create_task_group() as group,
-    ):
-        _log_set_aside(ledger)
-        libvirt = Connections(LibvirtSettings(places=()), counters)
-        await group.start(libvirt.run)
-        openers = {Via.QMP: QmpOpener(qmp), Via.LIBVIRT: libvirt.open_to_write}
-        debts, answer_within_s = ledger.entries(), qmp.greeting_timeout_s
-        settled = await give_back(ledger, debts, openers, counters, answer_within_s=answer_within_s)
-        group.cancel_scope.cancel()
-    return settled
-
-
-async def probe(
-    config: Config, path: str, enable_polling_s: int | None, deadline_s: float
-) -> tuple[dict[str, object], bool]:
-    """Ask one VM once: `barograph probe`.
-
-    Returns:
-        Its sample and its state as documents (`None`: there was none before the deadline), and whether
-        there is a sample.
-    """
-    logs.configure("critical", config.log.format)
-    host = config.host_identity()
-    identity = Agent(host.id, host.name, uuid7(clock.now().unix_ms, clock.chance()), __version__)
-    observing = replace(config.polling_settings(), policy=IntervalPolicy.OBSERVE, spread_ns=0)
-    filling = replace(observing, policy=IntervalPolicy.FILL, interval_s=enable_polling_s or 1)
-    finding = Finding(None, None)
-    async with anyio.create_task_group() as group:
-        open_link: Opener = QmpOpener(config.qmp_settings())
-        if via_of(path) is Via.LIBVIRT:
-            libvirt = Connections(LibvirtSettings(places=()), Counters())
-            await group.start(libvirt.run)
-            open_link = libvirt.open_to_read if enable_polling_s is None else libvirt.open_to_write
-        finding = await look(
-            path,
-            host.id,
-            observing if enable_polling_s is None else filling,
-            open_link,
-            deadline_s=deadline_s,
-            wait_for_update=enable_polling_s is not None,
-        )
-        group.cancel_scope.cancel()
-    via = via_of(path)
-    sample = None if finding.sample is None else sample_document(finding.sample, identity, via)
-    state = None if finding.state is None else state_document(finding.state, identity, via)
-    return {"state": state, "sample": sample}, sample is not None
-
-
-def _log_set_aside(ledger: Ledger) -> None:
-    if ledger.set_aside is not None:
-        log.error("state file set aside", path=ledger.set_aside.path, detail=ledger.set_aside.detail)
 
 
 def _log_settlement(settlement: Settlement) -> None:

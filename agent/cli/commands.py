@@ -190,9 +190,9 @@ def probe(
     except ValueError as error:
         refuse(ConfigError([Problem("--timeout", str(error))]))
     configured = load_config(Flags(), monitors_needed=False)
-    from agent import app
+    from agent import once
 
-    document, has_sample = _in_loop(app.probe, configured, socket, enable_polling, timeout_s)
+    document, has_sample = _in_loop(once.probe, configured, socket, enable_polling, timeout_s)
     typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
     if not has_sample:
         raise typer.Exit(EXIT_NOT_HOPED_FOR)
@@ -205,12 +205,13 @@ def give_back(config: ConfigFlag = None, state_directory: StateDirectoryFlag = N
     Exit code 1: something could not be reached and is still owed.
     """
     configured = load_config(Flags(config=config, state_directory=state_directory), monitors_needed=False)
-    from agent import app
+    from agent import once
+    from agent.runtime.give_back import Outcome
 
-    settlements = _in_loop(app.settle_debts, configured)
+    settlements = _in_loop(once.settle_debts, configured)
     for settlement in settlements:
         typer.echo(f"{settlement.outcome} {settlement.owed.path}: {settlement.detail}")
-    if any(settlement.outcome is app.Outcome.KEPT for settlement in settlements):
+    if any(settlement.outcome is Outcome.KEPT for settlement in settlements):
         raise typer.Exit(EXIT_NOT_HOPED_FOR)
 
 

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import anyio
 import anyio.to_thread
+import structlog
 
 from agent.core.ownership import Owed
 from agent.core.reading import SocketMark
@@ -31,15 +32,9 @@ from agent.errors import StateFileError
 from agent.spool.directory_lock import lock
 from agent.spool.ledger_format import FILE_NAME, NotOurFormat, decode_owed, encode_owed
 
+log = structlog.get_logger("barograph.spool")
+
 _Key = tuple[str, SocketMark]
-
-
-@dataclass(frozen=True, slots=True)
-class SetAside:
-    """A ledger that could not be understood, kept for people."""
-
-    path: str  # where it is now
-    detail: str  # what was wrong with it
 
 
 @dataclass(slots=True, eq=False)
@@ -55,12 +50,11 @@ class _Change:
 class Ledger:
     """Everything owed, in memory and on disk. Made by `open_ledger`; used by the tasks of one event loop."""
 
-    def __init__(self, directory: Path, entries: dict[_Key, Owed], set_aside: SetAside | None) -> None:
+    def __init__(self, directory: Path, entries: dict[_Key, Owed]) -> None:
         self._directory = directory
         self._entries = entries
         self._lock = anyio.Lock()
         self._waiting: dict[_Change, None] = {}  # in order; bounded by the VMs: each waits for its own
-        self.set_aside = set_aside  # None: nothing had to be; else to be logged
 
     def entries(self) -> tuple[Owed, ...]:
         """Everything owed, by path."""
@@ -135,8 +129,8 @@ async def open_ledger(directory: str, now_ms: int) -> AsyncGenerator[Ledger, Non
     place = Path(directory)
     descriptor = await anyio.to_thread.run_sync(_lock, place)
     try:
-        entries, set_aside = await anyio.to_thread.run_sync(_read, place, now_ms)
-        yield Ledger(place, {(owed.path, owed.mark): owed for owed in entries}, set_aside)
+        entries = await anyio.to_thread.run_sync(_read, place, now_ms)
+        yield Ledger(place, {(owed.path, owed.mark): owed for owed in entries})
     finally:
         os.close(descriptor)  # and with it the lock
 
@@ -167,20 +161,21 @@ def _check_writable(directory: Path) -> None:
         probe.unlink(missing_ok=True)
 
 
-def _read(directory: Path, now_ms: int) -> tuple[tuple[Owed, ...], SetAside | None]:
+def _read(directory: Path, now_ms: int) -> tuple[Owed, ...]:
     path = directory / FILE_NAME
     try:
         content = path.read_bytes()
-        return decode_owed(content), None
+        return decode_owed(content)
     except FileNotFoundError:
-        return (), None
+        return ()
     except NotOurFormat as error:
-        return (), _set_aside(path, now_ms, str(error))
+        log.error("state file set aside", path=_set_aside(path, now_ms, str(error)), detail=str(error))
+        return ()
     except OSError as error:
         raise StateFileError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _set_aside(path: Path, now_ms: int, detail: str) -> SetAside:
+def _set_aside(path: Path, now_ms: int, detail: str) -> str:
     moment = datetime.fromtimestamp(now_ms / 1000, UTC).strftime("%Y%m%dT%H%M%SZ")
     aside = path.with_name(f"{path.name}.{moment}.bad")
     number = 1
@@ -191,7 +186,7 @@ def _set_aside(path: Path, now_ms: int, detail: str) -> SetAside:
         path.rename(aside)
     except OSError as error:
         raise StateFileError(f"{path}: {detail}, and cannot be set aside: {error.strerror}") from error
-    return SetAside(str(aside), detail)
+    return str(aside)
 
 
 def _write(directory: Path, entries: Sequence[Owed]) -> None:
