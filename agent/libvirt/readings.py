@@ -6,8 +6,10 @@ call for ever. But by then it has libvirt's job on that domain, so that the same
 answers at once for all others, and tells by what is missing which domain it is. That one is asked alone from
 then on, after a growing pause, until it answers. What a call that was given up brings later is dropped.
 
-The daemon works for one client on five calls at a time (libvirtd.conf, max_client_requests): at `LATE_MAX`
-given up the connection is of no use any more, and is made anew.
+How long a call may take is learned: on a host whose CPUs are too few each QEMU answers late, and calls given
+up that would have ended cost more than they spare. The daemon works for one client on five calls at a time
+(libvirtd.conf, max_client_requests): at `LATE_MAX` given up none is made until one of them has ended; where
+none ends the connection is of no use any more, and is made anew.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,10 +30,15 @@ GATHER_S = 0.002
 TOGETHER_MAX = 64
 """Domains in one call, so that the last one is not asked long after it was due."""
 
-PATIENCE_S, PATIENCE_EACH_S = 0.1, 0.02
-"""A call is given up after so long, and so much for each domain: some ten times what it takes."""
+USUAL_S, PATIENCE_TIMES = 0.002, 10
+"""What a domain's answer takes at least, and how many times what it takes a call may take."""
+
+PATIENCE_S, PATIENCE_MAX_S = 0.1, 2.0
+"""A call may take so long besides, and that long at most."""
 
 LATE_MAX = 4
+CLOGGED_AFTER_S = 3.0
+"""So many calls given up, and none of them ended for so long: the connection is of no use."""
 
 PAUSE_S, PAUSE_MAX_S = 0.05, 5.0
 """Before a domain that was missing in an answer is asked alone, and twice as long each time."""
@@ -58,6 +65,7 @@ class Readings:
         self._aside: dict[str, Request] = {}
         self._wanted = anyio.Event()
         self._returned = anyio.Event()
+        self._each_s = USUAL_S  # what a domain's answer takes, by the last calls
         self.clogged = anyio.Event()
         """Too many calls were given up: nothing more is asked."""
 
@@ -88,7 +96,7 @@ class Readings:
                 await self._read(batch, group)
 
     async def _read(self, batch: Sequence[Request], group: TaskGroup) -> None:
-        for _ in range(LATE_MAX):
+        while await self._has_room():
             try:
                 stats = await self._stats(batch)
             except LibvirtRefused as error:
@@ -103,17 +111,23 @@ class Readings:
                     self._aside[request.uuid] = request
                     group.start_soon(self._alone, request)
             return
-        self.clogged.set()
+
+    async def _has_room(self) -> bool:
+        """Whether a call may be made, as soon as one may; else the connection is of no use."""
+        if self._caller.late >= LATE_MAX:
+            with anyio.move_on_after(CLOGGED_AFTER_S):
+                await self._returned.wait()
+        if self._caller.late >= LATE_MAX:
+            self.clogged.set()
+            return False
+        return True
 
     async def _alone(self, request: Request) -> None:
         pause_s = PAUSE_S
         while True:
             with anyio.move_on_after(pause_s):
                 await self._returned.wait()
-            if self._aside.get(request.uuid) is not request:
-                return
-            if self._caller.late >= LATE_MAX:
-                self.clogged.set()
+            if not await self._has_room() or self._aside.get(request.uuid) is not request:
                 return
             try:
                 stats = await self._stats([request])
@@ -129,12 +143,17 @@ class Readings:
     async def _stats(self, batch: Sequence[Request]) -> Mapping[str, Mapping[str, object]] | None:
         """One call; `None`: it was given up."""
         self._counters.add(Count.LIBVIRT_CALLS)
+        begun_s = anyio.current_time()
         call = self._caller.begin(lambda: self._connection.stats([each.uuid for each in batch]))
-        with anyio.move_on_after(PATIENCE_S + PATIENCE_EACH_S * len(batch)):
+        patience_s = PATIENCE_S + PATIENCE_TIMES * self._each_s * len(batch)
+        with anyio.move_on_after(min(patience_s, PATIENCE_MAX_S)):
             await call.done.wait()
+        took_s = anyio.current_time() - begun_s
         if not call.done.is_set():
             self._caller.abandon(call)
+            self._each_s = min(2 * self._each_s, PATIENCE_MAX_S / PATIENCE_TIMES)
             return None
+        self._each_s = max(0.8 * self._each_s + 0.2 * took_s / len(batch), USUAL_S)
         try:
             return await call.wait()
         except LibvirtUnreachable:

@@ -115,11 +115,15 @@ def test_for_a_minute_each_update_costs_one_reading_and_is_read_at_once(
 
 
 def lags_of_the_others(folder: Path, daemon: Daemon, domains: Sequence[Domain], *, stop: bool) -> list[float]:
-    """Return the lags of all but the first of the domains, which is stopped meanwhile, or not."""
+    """Return the lags of every third domain but the first one, which is stopped meanwhile, or not.
+
+    To observe each of twenty every 5 ms takes more CPU than all else together.
+    """
     run = folder / f"run-{stop}"
     run.mkdir()
+    observed = domains[1::3]
     with (
-        Observer([domain.truth for domain in domains[1:]], run) as observer,
+        Observer([domain.truth for domain in observed], run) as observer,
         agent(run, *watch(daemon), env=with_bindings()) as process,
     ):
         lines = DomainLines(process)
@@ -139,7 +143,7 @@ def lags_of_the_others(folder: Path, daemon: Daemon, domains: Sequence[Domain], 
         seen = observer.stop()
     ours = arrived(process.stdout.read_text().splitlines())
     lags: list[float] = []
-    for domain in domains[1:]:
+    for domain in observed:
         early = sum(each.observed_at_ms < from_ms for each in ours[domain.name])
         shown = as_libvirt_says(seen[domain.truth])
         found = compare(shown, ours[domain.name], until_ms=until_ms, steady_after=early)

@@ -1,6 +1,7 @@
 """Bulk readings from a stand-in whose QEMUs can be stopped: jobs and NOWAIT as the real libvirt has them."""
 
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ class Hypervisor:
     jobs: set[str] = field(default_factory=set[str])
     calls: list[Sequence[str]] = field(default_factory=list[Sequence[str]])
     refuses: bool = False
+    takes_s: float = 0.0
 
     def stop(self, uuid: str) -> None:
         self.stopped[uuid] = threading.Event()
@@ -47,6 +49,7 @@ class Hypervisor:
         if uuid in self.jobs:
             return state
         self.jobs.add(uuid)
+        time.sleep(self.takes_s)
         held = self.stopped.get(uuid)
         if held is not None:
             held.wait(20)
@@ -193,3 +196,20 @@ async def test_a_libvirt_that_answers_nothing_is_given_up_after_few_calls() -> N
             await asker.readings.clogged.wait()
 
         assert len(hypervisor.calls) == LATE_MAX
+
+
+async def test_qemus_that_are_all_slow_are_waited_for_and_the_connection_is_kept() -> None:
+    hypervisor, counters = Hypervisor(takes_s=0.06), Counters()
+    domains = [f"{number}" for number in range(10)]
+    async with reading(hypervisor, counters) as asker:
+        for _ in range(3):
+            asker.answers.clear()
+            asker.ask(*domains)
+            await asker.answered(*domains)
+        late = counters.snapshot()["libvirt_late_results"]
+        asker.answers.clear()
+        asker.ask(*domains)
+        await asker.answered(*domains)
+
+        assert not asker.readings.clogged.is_set()
+        assert counters.snapshot()["libvirt_late_results"] == late  # it has been learned by now
