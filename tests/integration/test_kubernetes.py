@@ -163,8 +163,12 @@ def test_what_happens_to_a_pod_costs_no_reader_anything(
                 assert monitor.interval_s() == 0
         assert not state_of(folder).exists()
         released.helm("uninstall", "barograph", "--wait")
-        left = released.kubectl("get", "all,configmaps,serviceaccounts", "-o", "name").split()
-        assert set(left) <= {"configmap/kube-root-ca.crt", "serviceaccount/default"}
+
+        def nothing_is_left() -> bool:  # the pods go after their DaemonSet, for which alone Helm waits
+            left = released.kubectl("get", "all,configmaps,serviceaccounts", "-o", "name").split()
+            return set(left) <= {"configmap/kube-root-ca.crt", "serviceaccount/default"}
+
+        released.wait(nothing_is_left, "nothing left of the release")
 
     states = documents(pods_kafka, topics[1])
     lives = sorted({each["run"] for each in states})  # UUIDv7: in order of time
