@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[2]
 POLLING = (
     (
         "core/polling.py",
-        "missed = max(gap_ns // interval_ns - 1, 0)",
-        "missed = max(gap_ns // interval_ns, 0)",
+        "missed = p.overwritten + (max(gap_ns // interval_ns - 1, 0) if",
+        "missed = p.overwritten + (max(gap_ns // interval_ns, 0) if",
     ),
     (
         "core/polling.py",
