@@ -481,7 +481,11 @@ def test_an_interval_set_back_is_set_once_more_and_then_contended(policy: Interv
     story.pass_s(31)
     assert story.words[-1] == ("off", "set_back")
     story.pass_s(61)
-    assert questions(story).count(Question.SET_INTERVAL) == 2
+    asked = questions(story)
+    assert asked.count(Question.SET_INTERVAL) == 2
+    assert (
+        asked[-1 - asked[::-1].index(Question.SET_INTERVAL) :].count(Question.CHECK) == 0
+    )  # not looked at anew
     story.interval_s = 0
     story.pass_s(1_000)
 
