@@ -34,6 +34,11 @@ class Received:
     value: bytes
 
 
+# A broker listens before it has told the controller that it is there; and the client drops the bootstrap's
+# connection, with the request on it, when it learns the brokers' own addresses.
+_PASSING = frozenset({KafkaError.INVALID_REPLICATION_FACTOR, KafkaError._DESTROY_BROKER})
+
+
 class RealKafka:
     """Apache Kafka 4: one node, or three. Its data stay over any end; `start` goes on with them."""
 
@@ -107,8 +112,7 @@ class RealKafka:
                 code = cast(KafkaError, error.args[0]).code()
                 if code == KafkaError.TOPIC_ALREADY_EXISTS:
                     return
-                # A broker listens before it has told the controller that it is there.
-                if code != KafkaError.INVALID_REPLICATION_FACTOR or time.monotonic() > deadline:
+                if code not in _PASSING or time.monotonic() > deadline:
                     raise
                 time.sleep(0.1)
             else:
