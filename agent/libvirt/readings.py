@@ -114,13 +114,12 @@ class Readings:
 
     async def _has_room(self) -> bool:
         """Whether a call may be made, as soon as one may; else the connection is of no use."""
-        if self._caller.late >= LATE_MAX:
-            with anyio.move_on_after(CLOGGED_AFTER_S):
+        with anyio.move_on_after(CLOGGED_AFTER_S):
+            while self._caller.late >= LATE_MAX:
                 await self._returned.wait()
-        if self._caller.late >= LATE_MAX:
-            self.clogged.set()
-            return False
-        return True
+            return True
+        self.clogged.set()
+        return False
 
     async def _alone(self, request: Request) -> None:
         pause_s = PAUSE_S
@@ -148,11 +147,11 @@ class Readings:
         patience_s = PATIENCE_S + PATIENCE_TIMES * self._each_s * len(batch)
         with anyio.move_on_after(min(patience_s, PATIENCE_MAX_S)):
             await call.done.wait()
-        took_s = anyio.current_time() - begun_s
         if not call.done.is_set():
             self._caller.abandon(call)
             self._each_s = min(2 * self._each_s, PATIENCE_MAX_S / PATIENCE_TIMES)
             return None
+        took_s = anyio.current_time() - begun_s
         self._each_s = max(0.8 * self._each_s + 0.2 * took_s / len(batch), USUAL_S)
         try:
             return await call.wait()
