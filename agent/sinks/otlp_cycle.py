@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from opentelemetry.sdk.metrics.export import MetricsData
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from agent.contract.encode import Agent
 from agent.contract.targets import targets
@@ -35,8 +35,8 @@ class Outcome:
 class Exporter(Protocol):
     """Sends metrics and waits for the answer, with a deadline of its own."""
 
-    def export(self, data: MetricsData) -> Outcome:
-        """Send `data`; never raises for what the backend or the network does."""
+    def export(self, request: ExportMetricsServiceRequest) -> Outcome:
+        """Send `request`; never raises for what the backend or the network does."""
         ...
 
     def shutdown(self) -> None:
@@ -113,7 +113,7 @@ def _send(built: Sequence[VmPoints], exporter: Exporter) -> tuple[SliceReport, O
     vms = [vm for vm in built if vm.points]
     if not vms:
         return _report(built, [], [], 0), None
-    outcome = exporter.export(_data(vms))
+    outcome = exporter.export(_request(vms))
     if outcome.accepted:
         return _report(built, vms, [], outcome.rejected_points), None
     if not outcome.refused:
@@ -134,7 +134,7 @@ def _send_alone(
     rejected_points = 0
     failure: Outcome | None = outcome
     for vm in vms:
-        alone = outcome if len(vms) == 1 else exporter.export(_data([vm]))
+        alone = outcome if len(vms) == 1 else exporter.export(_request([vm]))
         if alone.accepted:
             accepted.append(vm)
             rejected_points += alone.rejected_points
@@ -163,5 +163,5 @@ def _report(
     )
 
 
-def _data(vms: Sequence[VmPoints]) -> MetricsData:
-    return MetricsData(resource_metrics=[vm.metrics for vm in vms])
+def _request(vms: Sequence[VmPoints]) -> ExportMetricsServiceRequest:
+    return ExportMetricsServiceRequest(resource_metrics=[vm.metrics for vm in vms])

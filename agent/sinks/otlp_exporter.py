@@ -1,8 +1,9 @@
 """The official OTLP exporters, and what they keep to themselves: the only file that knows them.
 
-They bring TLS, compression, retries and the `OTEL_EXPORTER_OTLP_*` variables. They say success or
-failure and no more: the status, the answer's partial success and the delay asked for are taken here,
-over HTTP by a session of our own, over gRPC by a private hook (1.45.2 has no other; issue #4803).
+They bring TLS, compression, retries and the `OTEL_EXPORTER_OTLP_*` variables. They encode what the SDK
+measured: ours comes as OTLP's own messages and goes in behind that, by private hooks (docs/decisions/0012).
+They say success or failure and no more: the status, the answer's partial success and the delay asked for are
+taken here, over HTTP by a session of our own, over gRPC by a private hook (1.45.2 has no other; issue #4803).
 Their loggers repeat at every attempt what `Outcome` says once.
 """
 
@@ -18,7 +19,10 @@ from agent.sinks.otlp_settings import Protocol, Settings, http_endpoint
 if TYPE_CHECKING:
     import grpc
     import requests
-    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
+    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+        ExportMetricsServiceRequest,
+        ExportMetricsServiceResponse,
+    )
 
 # 400 and INVALID_ARGUMENT by the protocol's specification; 413 and 422 by what backends answer.
 _REFUSED_STATUSES = frozenset({400, 413, 422})
@@ -54,8 +58,12 @@ def _open_http(settings: Settings) -> Exporter:
             answers.outcome = _http_outcome(response)
             return response
 
+    class EncodedExporter(OTLPMetricExporter):
+        def export_request(self, request: "ExportMetricsServiceRequest") -> MetricExportResult:
+            return self._export_batch(request)
+
     compression = {None: None, "gzip": Compression.Gzip, "none": Compression.NoCompression}
-    exporter = OTLPMetricExporter(
+    exporter = EncodedExporter(
         endpoint=http_endpoint(settings),
         certificate_file=_name(settings.ca_file),
         client_key_file=_name(settings.key_file),
@@ -74,7 +82,16 @@ def _open_grpc(settings: Settings) -> Exporter:
 
     answers = _Answers()
 
-    class WatchedExporter(OTLPMetricExporter):
+    class EncodedExporter(OTLPMetricExporter):
+        def export_request(self, request: "ExportMetricsServiceRequest") -> MetricExportResult:
+            return self._export(cast("MetricsData", request))  # which the two below know for what it is
+
+        def _translate_data(self, data: MetricsData) -> "ExportMetricsServiceRequest":
+            return cast("ExportMetricsServiceRequest", data)
+
+        def _count_data(self, data: MetricsData) -> int:
+            return 0  # for metrics of its own, which are off
+
         def _initialize_channel_and_stub(self) -> None:
             super()._initialize_channel_and_stub()
             stub = cast("Any", self)._client
@@ -101,7 +118,7 @@ def _open_grpc(settings: Settings) -> Exporter:
             private_key=_read(key_file) if settings.cert_file else None,
             certificate_chain=_read(settings.cert_file),
         )
-    exporter = WatchedExporter(
+    exporter = EncodedExporter(
         endpoint=settings.endpoint,
         credentials=credentials,
         headers={name.lower(): value for name, value in settings.headers.items()}
@@ -114,7 +131,7 @@ def _open_grpc(settings: Settings) -> Exporter:
 
 
 class _OfficialExporter(typing.Protocol):
-    def export(self, metrics_data: MetricsData) -> MetricExportResult: ...
+    def export_request(self, request: "ExportMetricsServiceRequest") -> MetricExportResult: ...
     def shutdown(self) -> None: ...
 
 
@@ -135,12 +152,12 @@ class _Official:
         self._exporter = exporter
         self._answers = answers
 
-    def export(self, data: MetricsData) -> Outcome:
+    def export(self, request: "ExportMetricsServiceRequest") -> Outcome:
         self._answers.clear()
-        result = self._exporter.export(data)
+        result = self._exporter.export_request(request)
         seen = self._answers.outcome
         if seen is None:
-            return Outcome(accepted=False, detail="the exporter could not encode the metrics")
+            return Outcome(accepted=False, detail="the exporter did not send the metrics")
         if result is MetricExportResult.SUCCESS or not seen.accepted:
             return seen  # a redirect counts as success to the exporter, and not to us
         return Outcome(accepted=False, detail="the exporter gave up")

@@ -21,6 +21,7 @@ from typing import Any, cast
 
 import anyio
 import structlog
+from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import (
@@ -161,7 +162,7 @@ class _Exporter(MetricExporter):
         except (OSError, ValueError) as error:  # a file that is gone, a variable nobody understands
             self._failed(f"the exporter cannot start: {error}")
             return MetricExportResult.FAILURE
-        outcome = self._exporter.export(_with(metrics_data, self._histogram(lag)))
+        outcome = self._exporter.export(encode_metrics(_with(metrics_data, self._histogram(lag))))
         if not outcome.accepted:
             self._failed(outcome.detail)
             return MetricExportResult.FAILURE

@@ -1,8 +1,8 @@
-"""The fake stands where the official exporters stand: it takes MetricsData and gives an Outcome."""
+"""The fake stands where the official exporters stand: it takes a request and gives an Outcome."""
 
 from collections.abc import Callable
 
-from opentelemetry.sdk.metrics.export import MetricsData
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from agent.sinks.otlp_cycle import SLICE_VMS, Cycle, CycleEnd, Outcome, SliceReport, run_cycle
 from agent.sinks.otlp_points import OTHERS_MAX, OTHERS_OF_A_VM_MAX, RefusedPoint, SentVm
@@ -21,8 +21,9 @@ class Backend:
         self._answer = answer
         self.requests: list[list[str]] = []
 
-    def export(self, data: MetricsData) -> Outcome:
-        vms = [str(each.resource.attributes["qemu.vm.id"]) for each in data.resource_metrics]
+    def export(self, request: ExportMetricsServiceRequest) -> Outcome:
+        resources = [each.resource.attributes for each in request.resource_metrics]
+        vms = [each.value.string_value for of in resources for each in of if each.key == "qemu.vm.id"]
         self.requests.append(vms)
         return self._answer(vms)
 

@@ -1,13 +1,10 @@
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric, NumberDataPoint
-from opentelemetry.proto.resource.v1.resource_pb2 import Resource
-from opentelemetry.sdk.metrics.export import MetricsData
 
 from agent.contract.metrics import GUEST_METRICS, OTHER_PREFIX
 from agent.contract.targets import targets
@@ -48,10 +45,9 @@ class Point:
 
 def on_the_wire(points: VmPoints) -> dict[str, Point]:
     """The points by metric name; of `qemu.vm.state`, the one that is 1."""
-    (resource,) = encode_metrics(MetricsData([points.metrics])).resource_metrics
     return {
         metric.name: decoded(metric, point)
-        for metric in resource.scope_metrics[0].metrics
+        for metric in metrics_of(points)
         for point in data_points(metric)
         if metric.name != "qemu.vm.state" or point.as_int == 1
     }
@@ -73,9 +69,12 @@ def data_points(metric: Metric) -> Iterator[NumberDataPoint]:
 
 
 def resource_of(points: VmPoints) -> dict[str, str]:
-    (metrics,) = encode_metrics(MetricsData([points.metrics])).resource_metrics
-    assert isinstance(metrics.resource, Resource)
-    return {each.key: each.value.string_value for each in metrics.resource.attributes}
+    return {each.key: each.value.string_value for each in points.metrics.resource.attributes}
+
+
+def metrics_of(points: VmPoints) -> Iterable[Metric]:
+    (scope,) = points.metrics.scope_metrics
+    return scope.metrics
 
 
 # --- the guest's values ---
@@ -228,8 +227,7 @@ def test_the_hosts_values_go_out_each_cycle_with_its_time() -> None:
 
 
 def states_of(points: VmPoints) -> dict[str, int]:
-    (resource,) = encode_metrics(MetricsData([points.metrics])).resource_metrics
-    (states,) = (each for each in resource.scope_metrics[0].metrics if each.name == "qemu.vm.state")
+    (states,) = (each for each in metrics_of(points) if each.name == "qemu.vm.state")
     return {decoded(states, each).attributes["qemu.vm.state"]: each.as_int for each in data_points(states)}
 
 
@@ -346,9 +344,7 @@ def test_a_duplicate_is_shown_as_a_path_and_leaves_the_vm_alone() -> None:
 
 
 def test_there_is_no_description_on_the_wire() -> None:
-    (resource,) = encode_metrics(MetricsData([built(view(sample())).metrics])).resource_metrics
-
-    assert {metric.description for metric in resource.scope_metrics[0].metrics} == {""}
+    assert {metric.description for metric in metrics_of(built(view(sample())))} == {""}
 
 
 def test_a_vm_that_is_gone_is_remembered_a_while_and_then_forgotten() -> None:
