@@ -21,6 +21,7 @@ from agent.cli.flags import (
     refuse,
 )
 from agent.config import Flags
+from agent.contract.headers import decode_headers
 from agent.errors import ConfigError, Problem, SpoolError, StateFileError
 from agent.runtime import clock
 from agent.spool.dead_letters import Letter, NotDone, dead_letters, drop, requeue
@@ -259,7 +260,9 @@ def _letter_document(letter: Letter) -> dict[str, object]:
     record = letter.record
     if record is None:
         return document | {"problem": letter.problem}
-    headers = {name: value.decode(errors="backslashreplace") for name, value in record.headers}
+    headers = {
+        name: value.decode(errors="backslashreplace") for name, value in decode_headers(record.headers)
+    }
     document |= {"kind": record.kind, "timestamp_ms": record.timestamp_ms, "size_bytes": record.size_bytes}
     try:
         return document | {"headers": headers, "value": json.loads(record.value)}

@@ -18,6 +18,7 @@ from hashlib import blake2b
 import msgspec
 
 from agent.contract.decode import EXACT_MAX
+from agent.contract.headers import encode_headers
 from agent.core.reading import AgentEvent, Record, RecordKind, Sample, StateEvent, Via, VmIdentity
 
 SAMPLE_SCHEMA = "barograph.vm.sample/1.0"
@@ -259,7 +260,7 @@ def _record(
     else:
         headers = [("content-type", b"application/cloudevents+json; charset=UTF-8")]
         value = _encoder.encode({**attributes, "datacontenttype": "application/json", "data": document})
-    return Record(kind, id, key, observed_at_ms, tuple(headers), value)
+    return Record(kind, id, key, observed_at_ms, encode_headers(headers), value)
 
 
 def _rfc3339(unix_ms: int) -> str:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import msgspec
 
+from agent.contract.headers import decode_headers, encode_headers
 from agent.core.reading import Record
 
 _ATTRIBUTE = "redelivered"
@@ -27,7 +28,8 @@ def redelivered(record: Record) -> Record:
     if is_redelivered(record):
         return record
     if not _is_structured(record):
-        return replace(record, headers=(*record.headers, (_HEADER, _TRUE.encode())))
+        headers = decode_headers(record.headers)
+        return replace(record, headers=encode_headers([*headers, (_HEADER, _TRUE.encode())]))
     attributes: dict[str, object] = dict(_envelope.decode(record.value))  # each value byte for byte as it was
     return replace(record, value=msgspec.json.encode(attributes | {_ATTRIBUTE: _TRUE}))
 
@@ -40,11 +42,11 @@ def is_redelivered(record: Record) -> bool:
     """
     if _is_structured(record):
         return _ATTRIBUTE in _envelope.decode(record.value)
-    return any(name == _HEADER for name, _ in record.headers)
+    return any(name == _HEADER for name, _ in decode_headers(record.headers))
 
 
 def _is_structured(record: Record) -> bool:
     return any(
         name == "content-type" and value.startswith(b"application/cloudevents+json")
-        for name, value in record.headers
+        for name, value in decode_headers(record.headers)
     )

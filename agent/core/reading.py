@@ -219,13 +219,13 @@ class Record:
     id: str  # the same reading has always the same one
     key: str  # VM id; the host id where that is not known and for the agent's own record
     timestamp_ms: int  # observed_at_ms
-    headers: tuple[tuple[str, bytes], ...]
+    headers: bytes  # names and values, as contract/headers.py encodes them
     value: bytes
 
     @property
     def size_bytes(self) -> int:
         """What it weighs in the buffer: key, value and headers."""
-        return len(self.key) + len(self.value) + sum(len(name) + len(value) for name, value in self.headers)
+        return len(self.key) + len(self.headers) + len(self.value)
 
 
 class AgentPhase(StrEnum):

@@ -26,6 +26,7 @@ import anyio.to_thread
 from aiokafka import errors as kafka_errors
 from aiokafka.partitioner import DefaultPartitioner
 
+from agent.contract.headers import decode_headers
 from agent.core.reading import Record
 from agent.sinks.complaints import Complaints
 from agent.sinks.kafka_settings import Settings, Tls
@@ -251,7 +252,7 @@ def append(batch: Batch, record: Record, *, restamp: bool = False) -> bool:
             timestamp=None if restamp else record.timestamp_ms,
             key=record.key.encode(),
             value=record.value,
-            headers=list(record.headers),
+            headers=decode_headers(record.headers),
         )
         is not None
     )

@@ -1,13 +1,14 @@
 """How records and VMs' memories stand in the spool's file. Pure.
 
-Columns of a record: `kind`, `id`, `key`, `timestamp_ms`, `headers`, `value`. Headers are MessagePack:
-a list of pairs of a name and bytes. A memory is JSON of core/memory.py.
+Columns of a record: `kind`, `id`, `key`, `timestamp_ms`, `headers` (as contract/headers.py encodes them),
+`value`. A memory is JSON of core/memory.py.
 """
 
 from typing import TypeAlias
 
 import msgspec
 
+from agent.contract.headers import decode_headers
 from agent.core.memory import Memory
 from agent.core.reading import Record, RecordKind
 
@@ -22,8 +23,7 @@ RecordRow: TypeAlias = tuple[str, str, str, int, bytes, bytes]
 
 _encoder = msgspec.json.Encoder()
 _memory_decoder = msgspec.json.Decoder(Memory)
-_headers_encoder = msgspec.msgpack.Encoder()
-_headers_decoder = msgspec.msgpack.Decoder(tuple[tuple[str, bytes], ...])
+_kinds = {kind.value: kind for kind in RecordKind}
 
 
 class Undecodable(Exception):
@@ -32,8 +32,7 @@ class Undecodable(Exception):
 
 def encode_record(record: Record) -> RecordRow:
     """Return a record's columns."""
-    headers = _headers_encoder.encode(record.headers)
-    return record.kind.value, record.id, record.key, record.timestamp_ms, headers, record.value
+    return record.kind.value, record.id, record.key, record.timestamp_ms, record.headers, record.value
 
 
 def decode_record(row: RecordRow) -> Record:
@@ -44,15 +43,13 @@ def decode_record(row: RecordRow) -> Record:
     """
     kind, id, key, timestamp_ms, headers, value = row
     try:
-        return Record(RecordKind(kind), id, key, timestamp_ms, _headers_decoder.decode(headers), value)
-    except (ValueError, msgspec.MsgspecError) as error:
+        decode_headers(headers)  # whoever sends it relies on that
+    except ValueError as error:
         raise Undecodable(f"record {id!r}: {error}") from error
-
-
-def record_size_bytes(row: RecordRow) -> int:
-    """Return about what `Record.size_bytes` is, for a fifth of the time."""
-    _, _, key, _, headers, value = row
-    return len(key) + len(headers) + len(value)
+    found = _kinds.get(kind)
+    if found is None:
+        raise Undecodable(f"record {id!r}: {kind!r} is no kind of record")
+    return Record(found, id, key, timestamp_ms, headers, value)
 
 
 def encode_memory(memory: Memory) -> bytes:

@@ -38,7 +38,6 @@ from agent.spool.format import (
     decode_record,
     encode_memory,
     encode_record,
-    record_size_bytes,
 )
 from agent.spool.record_queue import DeadLetter
 from agent.spool.tables import connect, pragma, translated
@@ -173,14 +172,15 @@ class Store:
             rows = self._connection.execute(
                 f"SELECT * FROM {queue} WHERE position > ? ORDER BY position LIMIT ?", (after, records_max)
             )
-            for row in rows:
-                size_bytes += record_size_bytes(row[1:])
-                if batch and size_bytes > size_bytes_max:
-                    break
-                try:
-                    batch.append((row[0], decode_record(row[1:])))
-                except Undecodable as error:
-                    raise SpoolError(str(self.path), SpoolFault.DAMAGED, str(error)) from error
+            try:
+                for row in rows:
+                    record = decode_record(row[1:])
+                    size_bytes += record.size_bytes
+                    if batch and size_bytes > size_bytes_max:
+                        break
+                    batch.append((row[0], record))
+            except Undecodable as error:
+                raise SpoolError(str(self.path), SpoolFault.DAMAGED, str(error)) from error
             rows.close()
         return batch
 

@@ -10,6 +10,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from agent.contract.encode import Mode, encode_agent_state, encode_sample, encode_state
+from agent.contract.headers import decode_headers
 from agent.contract.redelivered import redelivered
 from agent.core.reading import Record
 from tests.contract.schema_files import SCHEMAS, load, open_path, versions
@@ -152,7 +153,7 @@ RECORDS: dict[str, tuple[str, Record]] = {
 @pytest.mark.parametrize(("name", "record"), RECORDS.values(), ids=RECORDS)
 def test_the_headers_are_those_a_record_has(name: str, record: Record) -> None:
     message = DOCUMENT["components"]["messages"][name]
-    headers = {header: value.decode() for header, value in record.headers}
+    headers = {header: value.decode() for header, value in decode_headers(record.headers)}
     schema = {**message["headers"], "components": DOCUMENT["components"]}
     described = {
         header

@@ -9,6 +9,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
+from agent.contract.headers import encode_headers
 from agent.core.delivery import DeliverySettings
 from agent.core.epochs import History
 from agent.core.memory import Memory
@@ -83,7 +84,9 @@ async def live(folder: Path, days: int, vms_a_day: int, samples_a_vm: int) -> No
                 for vm in range(day * vms_a_day, (day + 1) * vms_a_day):
                     for sequence in range(1, samples_a_vm + 1):
                         value = b"%d %d" % (vm, sequence) * 80
-                        record = Record(RecordKind.SAMPLE, f"{vm}/{sequence}", f"{vm}", now_ms, (), value)
+                        record = Record(
+                            RecordKind.SAMPLE, f"{vm}/{sequence}", f"{vm}", now_ms, encode_headers(()), value
+                        )
                         spool.append(record, memory(vm, sequence))
                     now_ms += DAY_MS // vms_a_day
                     await checkpoint()

@@ -24,6 +24,7 @@ import anyio
 from aiokafka import AIOKafkaProducer
 
 from agent.contract.encode import Agent, Mode, encode_sample
+from agent.contract.headers import decode_headers
 from agent.core.reading import Balloon, Origin, Record, Sample, VmId, VmIdentity
 from agent.sinks.kafka import KafkaSink
 from agent.sinks.kafka_client import partition_of
@@ -135,7 +136,7 @@ class Bare:
         sent: list[asyncio.Future[object]] = []
         for each in records:
             partition = partition_of(each.key, PARTITIONS)
-            key, headers = each.key.encode(), list(each.headers)
+            key, headers = each.key.encode(), decode_headers(each.headers)
             full = batches[partition]
             if not full.append(key=key, value=each.value, timestamp=each.timestamp_ms, headers=headers):
                 sent.append(await producer.send_batch(full, topic, partition=partition))

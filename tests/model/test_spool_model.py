@@ -27,6 +27,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from agent.contract.headers import encode_headers
 from agent.contract.redelivered import is_redelivered, redelivered
 from agent.core.delivery import DeliverySettings
 from agent.core.epochs import History
@@ -315,7 +316,7 @@ class SpoolModel(RuleBasedStateMachine):
         else:
             said += 1
         value = json.dumps([history.epoch, history.sequence, "x" * size_bytes]).encode()
-        record = Record(kind, f"id-{number}", vm, NOW_MS, (("ce_id", b"1"),), value)
+        record = Record(kind, f"id-{number}", vm, NOW_MS, encode_headers([("ce_id", b"1")]), value)
         memory = Memory(f"/run/{vm}", None, VmId(vm), history, None, sequence=said)
         self.vms[vm] = (history, said)
         self.records.append(record)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from agent.contract.encode import Mode, encode_sample
+from agent.contract.headers import decode_headers, encode_headers
 from agent.contract.redelivered import is_redelivered, redelivered
 from tests.unit.contract.test_encode import AGENT, SAMPLE, read
 
@@ -26,7 +27,8 @@ def test_a_cloudevents_reader_finds_the_mark_and_the_rest_as_it_was(record: obje
 def test_in_binary_mode_it_is_a_header_and_the_value_is_untouched() -> None:
     marked = redelivered(BINARY)
 
-    assert marked == replace(BINARY, headers=(*BINARY.headers, ("ce_redelivered", b"true")))
+    headers = [*decode_headers(BINARY.headers), ("ce_redelivered", b"true")]
+    assert marked == replace(BINARY, headers=encode_headers(headers))
 
 
 def test_in_structured_mode_it_stands_in_the_value_and_no_number_is_changed() -> None:

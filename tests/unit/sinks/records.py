@@ -1,5 +1,6 @@
 """Records, as short as tests want them."""
 
+from agent.contract.headers import encode_headers
 from agent.core.reading import Record, RecordKind
 
 
@@ -18,6 +19,6 @@ def record(
         id=f"id-{n}",
         key=key,
         timestamp_ms=timestamp_ms,
-        headers=(("ce_id", f"id-{n}".encode()),),
+        headers=encode_headers([("ce_id", f"id-{n}".encode())]),
         value=value + b" " * (size_bytes - len(value)),
     )

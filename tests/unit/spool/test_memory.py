@@ -8,7 +8,7 @@ from agent.telemetry import Count, Counters
 
 
 def record(n: int, kind: RecordKind = RecordKind.SAMPLE, size_bytes: int = 100) -> Record:
-    return Record(kind, str(n), "k", n, (), b"x" * (size_bytes - 1))
+    return Record(kind, str(n), "k", n, b"", b"x" * (size_bytes - 1))
 
 
 def ids(records: Sequence[Record]) -> list[str]:
