@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from hashlib import blake2b
 
 import msgspec
@@ -265,5 +266,9 @@ def _record(
 
 def _rfc3339(unix_ms: int) -> str:
     seconds, ms = divmod(unix_ms, 1000)
-    at = datetime.fromtimestamp(seconds, UTC)  # of an integer: a float would lose milliseconds
-    return f"{at:%Y-%m-%dT%H:%M:%S}.{ms:03d}Z"
+    return f"{_to_the_second(seconds)}.{ms:03d}Z"
+
+
+@lru_cache(maxsize=64)  # a thousand VMs' updates are of a few seconds, and this took a tenth of encoding one
+def _to_the_second(unix_s: int) -> str:
+    return f"{datetime.fromtimestamp(unix_s, UTC):%Y-%m-%dT%H:%M:%S}"

@@ -65,7 +65,7 @@ def test_at_shutdown_no_further_slice_is_sent() -> None:
 
 
 def test_the_first_slice_that_fails_ends_the_cycle() -> None:
-    backend = Backend(lambda vms: AWAY if "vm-30" in vms else ACCEPTED)
+    backend = Backend(lambda vms: AWAY if f"vm-{SLICE_VMS}" in vms else ACCEPTED)
 
     reports, end = run(3 * SLICE_VMS, backend)
 
