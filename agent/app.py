@@ -21,7 +21,7 @@ from agent.core.epochs import uuid7
 from agent.core.health import Health, Standing
 from agent.core.ownership import Owed, left_behind
 from agent.core.reading import Access, AgentPhase, RecordKind, State, Via
-from agent.discovery.locks import MonitorLocks, default_path
+from agent.discovery.locks import Locks, default_path
 from agent.discovery.scan import Scan
 from agent.discovery.settings import MonitorGlob
 from agent.discovery.watch import watch
@@ -123,7 +123,8 @@ class _Run:
         polling = config.polling_settings()
         self._qmp = config.qmp_settings()
         open_monitor = QmpOpener(self._qmp)
-        self._libvirt = Connections(config.libvirt_settings(), counters)
+        self._locks = _locks()
+        self._libvirt = Connections(config.libvirt_settings(), counters, self._locks)
         around = Surroundings(
             polling=polling,
             openers={Via.QMP: open_monitor, Via.LIBVIRT: self._libvirt.open_link},
@@ -196,7 +197,7 @@ class _Run:
     def _scans(self, collection: TaskGroup) -> AsyncIterator[Scan]:
         """What there is to watch, as it comes and goes."""
         settings, places = self._config.discovery_settings(), self._config.libvirt_settings().places
-        monitors = watch(settings, _monitor_locks())
+        monitors = watch(settings, self._locks)
         if not places:
             return monitors
         sockets: dict[Place, AsyncIterator[Scan]] = {
@@ -370,13 +371,11 @@ def _deliveries(
     return keepers, deliveries
 
 
-def _monitor_locks() -> MonitorLocks:
+def _locks() -> Locks:
     environ = os.environ
-    locks = MonitorLocks(
-        default_path(os.getuid(), environ.get("XDG_RUNTIME_DIR"), environ.get("RUNTIME_DIRECTORY"))
-    )
+    locks = Locks(default_path(os.getuid(), environ.get("XDG_RUNTIME_DIR"), environ.get("RUNTIME_DIRECTORY")))
     if locks.problem is not None:
-        log.info("monitors are not locked against other agents", problem=locks.problem)
+        log.info("nothing is locked against other agents", problem=locks.problem)
     return locks
 
 

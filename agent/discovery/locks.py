@@ -1,8 +1,10 @@
-"""One agent for each monitor of a host: a second one refuses what a first one watches, until it ends.
+"""One agent for each monitor of a host, and for each libvirt: a second one refuses what a first one watches,
+until it ends.
 
 All agents of a host open one file and lock one byte of it for each monitor, at the place that the socket's
-device and inode give. The kernel lets go of it however an agent ends. Agents that cannot see the same file
-(other containers) are kept apart by QEMU alone, which serves one client at a time.
+device and inode give, and for each libvirt, at the place that its URI gives. The kernel lets go of it however
+an agent ends. Agents that cannot see the same file (other containers) are kept apart from a monitor by QEMU
+alone, which serves one client at a time, and from a libvirt by nothing: the chart has one agent on a node.
 """
 
 import fcntl
@@ -21,8 +23,8 @@ _DETAIL = "another agent on this host watches it: give each its own globs, or st
 _FLOCK = struct.Struct("@hhqqi0q")
 
 
-class MonitorLocks:
-    """The monitors this agent has for itself. Blocks, for a moment; used by one thread at a time."""
+class Locks:
+    """What this agent has for itself. Blocks, for a moment; monitors are claimed by one thread at a time."""
 
     def __init__(self, path: Path | None) -> None:
         """Make it; where `path` is `None`, or cannot be opened, nothing is locked."""
@@ -53,6 +55,15 @@ class MonitorLocks:
         ours = tuple(seen for seen in scan.seen if seen not in taken)
         refused = (*scan.refused, *(_refused(seen) for seen in taken))
         return replace(scan, seen=ours, refused=tuple(sorted(refused, key=lambda found: found.path)))
+
+    def take(self, uri: str) -> bool:
+        """Take a libvirt; return whether this agent has it for itself, or nothing is locked."""
+        return self._file is None or _lock(self._file, _place_of(uri), fcntl.F_WRLCK)
+
+    def let_go(self, uri: str) -> None:
+        """Let go of a libvirt."""
+        if self._file is not None:
+            _lock(self._file, _place_of(uri), fcntl.F_UNLCK)
 
     def close(self) -> None:
         """Let go of everything."""
@@ -87,7 +98,11 @@ def _lock(file: int, place: int, kind: int) -> bool:
 
 def _place(mark: SocketMark) -> int:
     # Without the modification time: a socket that somebody touched is still the same monitor.
-    digest = blake2b(f"{mark.device}:{mark.inode}".encode(), digest_size=8).digest()
+    return _place_of(f"{mark.device}:{mark.inode}")
+
+
+def _place_of(name: str) -> int:
+    digest = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 2
 
 

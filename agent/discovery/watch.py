@@ -21,7 +21,7 @@ from watchfiles._rust_notify import (  # pyright: ignore[reportPrivateUsage]
     WatchfilesRustInternalError,
 )
 
-from agent.discovery.locks import MonitorLocks
+from agent.discovery.locks import Locks
 from agent.discovery.scan import RefusedPath, RefusedReason, Scan, Survey, survey
 from agent.discovery.settings import Settings
 from agent.discovery.walk import matches
@@ -42,14 +42,14 @@ _POLL_MS = 300
 """Has no effect, since nothing is polled."""
 
 
-async def watch(settings: Settings, locks: MonitorLocks | None = None) -> AsyncGenerator[Scan, None]:
+async def watch(settings: Settings, locks: Locks | None = None) -> AsyncGenerator[Scan, None]:
     """Yield a scan at once, and each later one that differs from the one before.
 
     A new mark differs too: a QEMU started anew on its old path is yielded, and so is a socket that someone
     touched. What `locks` cannot have for this agent is refused. Close it (`contextlib.aclosing`); cancelled
     while waiting, it ends within a tenth of a second.
     """
-    look = partial(_look, settings, locks or MonitorLocks(None))
+    look = partial(_look, settings, locks or Locks(None))
     last = await anyio.to_thread.run_sync(look)
     yield last.scan
     hurries = 0
@@ -74,7 +74,7 @@ async def watch(settings: Settings, locks: MonitorLocks | None = None) -> AsyncG
             watcher.close()
 
 
-def _look(settings: Settings, locks: MonitorLocks) -> Survey:
+def _look(settings: Settings, locks: Locks) -> Survey:
     found = survey(settings)
     return replace(found, scan=locks.claim(found.scan))
 

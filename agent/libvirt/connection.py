@@ -9,7 +9,7 @@ import random
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import anyio
 import anyio.from_thread
@@ -47,6 +47,19 @@ WAIT_FOR_IT_S = 240.0
 """A link waits so long for the connection at a time; the core gives an opening up after 300 s."""
 
 _HAS_LEFT = "its libvirt is not there any more"
+_OTHER_AGENT = "another agent on this host watches it: name it in one of them only, or stop one"
+
+
+class Locks(Protocol):
+    """Keeps other agents of this host from the same libvirt."""
+
+    def take(self, uri: str) -> bool:
+        """Take a libvirt; return whether this agent has it for itself."""
+        ...
+
+    def let_go(self, uri: str) -> None:
+        """Let go of it."""
+        ...
 
 
 class KeptConnection:
@@ -61,6 +74,7 @@ class KeptConnection:
         rescan_s: float,
         counters: Counters,
         on_change: Callable[[], None],
+        locks: Locks | None = None,
     ) -> None:
         """Make it.
 
@@ -71,6 +85,7 @@ class KeptConnection:
             rescan_s: how often domains are listed again.
             counters: what is counted.
             on_change: told when domains come or go, or the connection does.
+            locks: taken before it is connected to; `None`: others may have it too.
         """
         self.uri = uri
         self.read_only = read_only
@@ -82,6 +97,7 @@ class KeptConnection:
         self._rescan_s = rescan_s
         self._counters = counters
         self._on_change = on_change
+        self._locks = locks
         self._caller = Caller("libvirt calls", self._late)
         self._meetings = anyio.CapacityLimiter(MEETINGS_AT_ONCE)
         self._domains: dict[str, Found] = {}
@@ -113,6 +129,8 @@ class KeptConnection:
             while True:
                 begun_s = anyio.current_time()
                 try:
+                    if self._locks is not None and not self._locks.take(self.uri):
+                        raise LibvirtUnreachable(self.uri, LinkFault.DISCONNECTED, _OTHER_AGENT)
                     await self._connect()
                     await self._serve()
                 except LibvirtUnreachable as error:
@@ -125,6 +143,8 @@ class KeptConnection:
         finally:
             self._ended = True
             self._drop()
+            if self._locks is not None:
+                self._locks.let_go(self.uri)
             self._caller.close()
             for link in self._links.values():
                 link.end(LinkFault.MISSING, _HAS_LEFT)

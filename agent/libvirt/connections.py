@@ -12,7 +12,7 @@ from anyio.abc import TaskGroup
 
 from agent.core.reading import IntervalPolicy, SocketMark
 from agent.errors import LibvirtUnreachable, LinkFault
-from agent.libvirt.connection import KeptConnection
+from agent.libvirt.connection import KeptConnection, Locks
 from agent.libvirt.link import DomainLink
 from agent.libvirt.settings import Place, Settings, owner_of, split_path, uri_of_socket
 from agent.telemetry import Counters
@@ -34,9 +34,11 @@ class Domain:
 class Connections:
     """Made on the event loop; runs until cancelled."""
 
-    def __init__(self, settings: Settings, counters: Counters) -> None:
+    def __init__(self, settings: Settings, counters: Counters, locks: Locks | None = None) -> None:
+        """Make it; `locks` keep other agents from what is kept, and not from what is asked once."""
         self._settings = settings
         self._counters = counters
+        self._locks = locks
         self._kept: dict[str, tuple[KeptConnection, IntervalPolicy, anyio.CancelScope]] = {}
         self._changed = anyio.Event()
         self._group: TaskGroup
@@ -63,7 +65,7 @@ class Connections:
         self._change()
 
     def _keep(self, uri: str, policy: IntervalPolicy) -> None:
-        connection = self._connection(uri, read_only=policy is IntervalPolicy.OBSERVE)
+        connection = self._connection(uri, read_only=policy is IntervalPolicy.OBSERVE, locks=self._locks)
         self._kept[uri] = connection, policy, self._start(connection)
 
     def _start(self, connection: KeptConnection) -> anyio.CancelScope:
@@ -76,7 +78,7 @@ class Connections:
         self._group.start_soon(keep, name=f"libvirt:{connection.uri}")
         return scope
 
-    def _connection(self, uri: str, *, read_only: bool) -> KeptConnection:
+    def _connection(self, uri: str, *, read_only: bool, locks: Locks | None = None) -> KeptConnection:
         return KeptConnection(
             uri,
             boot_mark=boot_mark(),
@@ -84,6 +86,7 @@ class Connections:
             rescan_s=self._settings.rescan_s,
             counters=self._counters,
             on_change=self._change,
+            locks=locks,
         )
 
     def _change(self) -> None:

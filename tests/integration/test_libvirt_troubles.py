@@ -51,6 +51,21 @@ def test_a_stopped_qemu_is_unreachable_and_costs_the_others_nothing(folder: Path
             assert lines.wait_until(path_of(stopped), "reporting") < 6
 
 
+def test_a_second_agent_leaves_a_libvirt_to_the_first_until_that_ends(folder: Path) -> None:
+    env = with_bindings(XDG_RUNTIME_DIR=str(folder))  # where agents meet; root's have a place of their own
+    with libvirtd(folder, "one") as daemon:
+        path = path_of(daemon.domain("g", period_s=1))
+        with agent(folder / "1", *watch(daemon), env=env) as first:
+            DomainLines(first).wait_until(path, "reporting")
+            with agent(folder / "2", *watch(daemon), env=env) as second:
+                second.wait_for_log("another agent on this host watches it")
+                lines = DomainLines(second)
+                assert lines.states_of(path) == []
+
+                first.kill()
+                lines.wait_until(path, "reporting")
+
+
 def test_a_stopped_libvirtd_is_unreachable_and_back_when_it_goes_on(folder: Path) -> None:
     with watched(folder) as (daemon, path, lines):
         daemon.stop()

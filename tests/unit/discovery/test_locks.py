@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from agent.core.reading import NO_LABELS, Access, SocketMark
-from agent.discovery.locks import MonitorLocks, default_path
+from agent.discovery.locks import Locks, default_path
 from agent.discovery.scan import RefusedReason, Scan, Seen
 
 
@@ -19,7 +19,7 @@ def paths(found: Scan) -> list[str]:
 
 
 def test_a_second_agent_refuses_what_a_first_one_watches_until_it_ends(tmp_path: Path) -> None:
-    first, second = (MonitorLocks(tmp_path / "run" / "monitors.lock") for _ in range(2))
+    first, second = (Locks(tmp_path / "run" / "monitors.lock") for _ in range(2))
     assert paths(first.claim(scan(1, 2))) == ["/run/1.qmp", "/run/2.qmp"]
 
     found = second.claim(scan(1, 2, 3))
@@ -35,7 +35,7 @@ def test_a_second_agent_refuses_what_a_first_one_watches_until_it_ends(tmp_path:
 
 
 def test_what_is_not_seen_any_more_is_let_go_of(tmp_path: Path) -> None:
-    first, second = (MonitorLocks(tmp_path / "monitors.lock") for _ in range(2))
+    first, second = (Locks(tmp_path / "monitors.lock") for _ in range(2))
     first.claim(scan(1, 2))
     first.claim(scan(2))
 
@@ -45,13 +45,32 @@ def test_what_is_not_seen_any_more_is_let_go_of(tmp_path: Path) -> None:
     second.close()
 
 
+def test_a_libvirt_is_one_agents_until_it_lets_go_or_ends(tmp_path: Path) -> None:
+    first, second = (Locks(tmp_path / "monitors.lock") for _ in range(2))
+    assert first.take("qemu:///system")
+    assert first.take("qemu:///system")  # its own again
+
+    assert not second.take("qemu:///system")
+    assert second.take("qemu:///session")
+    first.claim(scan(1))  # not seen among the monitors, and still its own
+    assert not second.take("qemu:///system")
+
+    first.let_go("qemu:///system")
+    assert second.take("qemu:///system")
+    second.close()
+    assert first.take("qemu:///system")
+    first.close()
+
+
 def test_where_nothing_can_be_locked_everything_is_watched_and_it_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    locks = MonitorLocks(tmp_path / "file" / "monitors.lock")
+    locks = Locks(tmp_path / "file" / "monitors.lock")
 
     assert locks.problem is not None
     assert paths(locks.claim(scan(1))) == ["/run/1.qmp"]
-    assert MonitorLocks(None).problem is None
+    assert locks.take("qemu:///system")
+    locks.let_go("qemu:///system")
+    assert Locks(None).problem is None
 
 
 def test_the_place_where_agents_meet() -> None:

@@ -1,0 +1,67 @@
+"""`barograph probe`: one VM asked once, by its monitor or through libvirt, and left as it was."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.domains import path_of, watch, with_bindings
+from tests.lab import qemu
+from tests.lab.agent import agent, barograph
+from tests.lab.libvirt import libvirtd
+from tests.lab.qemu import Vm
+
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(180)]
+
+
+def probed(*words: str, status: int = 0, env: Mapping[str, str] | None = None) -> Any:
+    done = barograph("probe", *words, env=env)
+    assert (done.returncode, done.stderr) == (status, "")
+    return json.loads(done.stdout)
+
+
+def interval_s(vm: Vm) -> int:
+    with vm.monitor() as truth:
+        return truth.interval_s()
+
+
+@pytest.mark.usefixtures("real_qemu")
+def test_a_monitor_is_asked_once_and_left_as_it_was(folder: Path) -> None:
+    with qemu.guest(folder, "g") as vm:
+        off = probed(str(vm.qmp))
+        assert (off["state"]["state"], off["state"]["reason"]) == ("off", "polling_disabled")
+        assert off["sample"]["origin"] == "unsolicited"  # what the driver said when it was loaded
+        assert interval_s(vm) == 0
+
+        on = probed(str(vm.qmp), "--enable-polling", "2")
+        assert on["state"]["vm"]["name"] == on["sample"]["vm"]["name"] == "g"
+        assert on["sample"]["statistics"]["total_memory"] > 0
+        assert interval_s(vm) == 2  # told to leave it on
+
+        again = probed(str(vm.qmp))
+        assert again["sample"]["last_update"] >= on["sample"]["last_update"]
+
+    gone = probed(str(vm.qmp), "--timeout", "1s", status=1)
+    assert (gone["sample"], gone["state"]["reason"]) == (None, "refused")
+
+
+@pytest.mark.usefixtures("real_libvirt")
+def test_a_domain_is_asked_once_and_left_as_it_was_also_beside_an_agent(folder: Path) -> None:
+    with libvirtd(folder, "one") as daemon:
+        domain = daemon.domain("g")
+        off = probed(path_of(domain), env=with_bindings())
+        assert (off["state"]["reason"], off["state"]["via"]) == ("polling_disabled", "libvirt")
+
+        on = probed(path_of(domain), "--enable-polling", "1", env=with_bindings())
+        assert (on["sample"]["vm"]["uuid"], on["sample"]["via"]) == (domain.uuid, "libvirt")
+
+        with agent(folder / "a", *watch(daemon), env=with_bindings()) as process:
+            process.wait_for_log("libvirt")
+            beside = probed(path_of(domain), env=with_bindings())
+            assert beside["sample"]["polling_interval_s"] == 1
+
+        unknown = f"{daemon.uri}#{domain.uuid[:-4]}beef"
+        missing = probed(unknown, "--timeout", "2s", status=1, env=with_bindings())
+        assert (missing["sample"], missing["state"]["state"]) == (None, "gone")
