@@ -62,6 +62,7 @@ test: lab ## everything: first what mostly waits, side by side, then what measur
 	@python -m pytest -q -m "alone and not long"
 
 test-long: lab ## the long forms, whose figures go into closing notes
+	@BAROGRAPH_HYPOTHESIS=long python -m pytest -q tests/model
 	@python -m pytest -q -s -m long
 
 fuzz: setup ## a million messages of hostile monitors against a running agent, five minutes

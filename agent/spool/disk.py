@@ -100,6 +100,8 @@ class DiskSpool:
         self._gather_s = settings.gather_s
         self._failures = 0
         self._vouched = False
+        self._disowning = anyio.Lock()
+        self._sent_unremembered = False  # from memory, since what the last commit brings was gathered
         self._losses: Counter[tuple[str, Loss]] = Counter()  # not said yet
         self._losses_said_at_s = -math.inf
         self._dropped_at_s = -math.inf
@@ -167,12 +169,15 @@ class DiskSpool:
 
         Killed now, the next run would give their sequence numbers to others: it must begin new epochs.
         """
-        if self._vouched:
-            self._vouched = False
-            try:
-                await self._thread.run(partial(disown, self._path))
-            except SpoolError as error:
-                log.error("spool not marked", problem=str(error), detail="a kill now may repeat sequences")
+        async with self._disowning:  # the other queue waits for it too
+            if self._vouched:
+                self._vouched = False
+                try:
+                    await self._thread.run(partial(disown, self._path))
+                except SpoolError as error:
+                    detail = "a kill now may repeat sequences"
+                    log.error("spool not marked", problem=str(error), detail=detail)
+        self._sent_unremembered = True
 
     def sent_from_memory(self, batch: Rows) -> None:
         """Such records are settled."""
@@ -220,7 +225,7 @@ class DiskSpool:
                 await self._failed(error)
                 return False
             self._committed(change, totals)
-            if not self._vouched:  # what was sent from memory is remembered now
+            if not self._vouched and not self._sent_unremembered:
                 await self._vouch()
             return True
 
@@ -258,12 +263,14 @@ class DiskSpool:
             sending={name: queue.sending for name, queue in self._queues.items()},
         )
         self._touched, self._refused = {}, deque()
+        self._sent_unremembered = False  # once this is committed
         return change
 
     def _put_back(self, change: Change) -> None:
         for queue in self._queues.values():
             queue.front.extendleft(reversed(queue.committing))
             queue.committing = ()
+        self._sent_unremembered = True
         self._touched = {each.path: each for each in change.memories} | self._touched
         self._refused.extendleft(reversed(change.refused))
         self._forget_what_does_not_fit()

@@ -11,6 +11,7 @@ from tests.integration.audit import ask
 from tests.integration.conftest import need
 from tests.lab import image
 from tests.lab.container import Container, container, output_of, run_to_its_end
+from tests.lab.libvirt import libvirtd
 from tests.lab.process import free_port
 from tests.lab.sim import simulated
 
@@ -114,6 +115,29 @@ def test_it_watches_the_host_s_monitors_and_says_how_it_is(built: str, folder: P
     assert (well.returncode, well.stdout) == (0, "ok\n")
     assert code == 0, running.stderr.read_text()
     assert all(document["host"]["id"] == "host-1" for document in samples(running))
+
+
+@pytest.mark.guest
+@pytest.mark.usefixtures("real_libvirt")
+def test_made_for_it_it_watches_the_host_s_libvirt_as_nobody_in_particular(folder: Path) -> None:
+    need("image")
+    name = image.image(image.NAME_LIBVIRT)
+    with libvirtd(folder, "one") as daemon:
+        domain = daemon.domain("g", period_s=1)
+        folder.chmod(0o755)
+        uri = f"qemu+unix:///system?socket=/run/libvirt/{daemon.socket_ro.name}"
+        options = (
+            *(*HOST, "--volume", f"{daemon.runtime}:/run/libvirt:ro"),
+            *("--env", f"BAROGRAPH_LIBVIRT={uri}", "--env", "BAROGRAPH_POLLING__POLICY=observe"),
+        )
+        with container(folder, *options, words=("run",), image=name) as running:
+            running.wait_for(lambda: len(samples(running)) >= 3, "samples of the domain")
+            assert running.stop() == 0
+        as_qemu = (*options, "--user", "107:107")  # as in KubeVirt's preset
+        probed = run_to_its_end("probe", f"{uri}#{domain.uuid}", options=as_qemu, image=name)
+        assert (probed.returncode, probed.stderr) == (0, "")
+
+    assert {document["vm"]["uuid"] for document in samples(running)} == {domain.uuid}
 
 
 def test_a_host_that_nobody_named_is_refused_not_called_by_the_container_s_name(built: str) -> None:

@@ -7,17 +7,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from tests.lab.image import podman, run_argv
+from tests.lab.image import NAME, podman, run_argv
 from tests.lab.process import kill, start
 
 
 class Container:
     """One that runs. Its output goes to files in its folder."""
 
-    def __init__(self, folder: Path, options: Sequence[str], words: Sequence[str]) -> None:
+    def __init__(self, folder: Path, options: Sequence[str], words: Sequence[str], image: str) -> None:
         self.name = f"barograph-test-{uuid4().hex[:12]}"
         self.stdout, self.stderr = folder / "container.out", folder / "container.err"
-        argv = [*run_argv("--name", self.name, *options), *words]
+        argv = [*run_argv("--name", self.name, *options, image=image), *words]
         self.process = start(argv, self.stdout, errors=self.stderr)
 
     def wait_for(self, holds: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
@@ -44,9 +44,9 @@ class Container:
 
 
 @contextmanager
-def container(folder: Path, *options: str, words: Sequence[str]) -> Generator[Container]:
+def container(folder: Path, *options: str, words: Sequence[str], image: str = NAME) -> Generator[Container]:
     """The image, run with `words` and more of `podman run`'s options; gone at the end of the block."""
-    one = Container(folder, options, words)
+    one = Container(folder, options, words, image)
     try:
         yield one
     finally:
@@ -54,9 +54,11 @@ def container(folder: Path, *options: str, words: Sequence[str]) -> Generator[Co
         kill(one.process)
 
 
-def run_to_its_end(*words: str, options: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+def run_to_its_end(
+    *words: str, options: Sequence[str] = (), image: str = NAME
+) -> subprocess.CompletedProcess[str]:
     """Run the image to its end."""
-    argv = [*run_argv(*options), *words]
+    argv = [*run_argv(*options, image=image), *words]
     return subprocess.run(argv, check=False, capture_output=True, text=True, timeout=120)
 
 

@@ -18,6 +18,7 @@ from tests.lab.cache import cache, locked, made, place, run, say
 
 ROOT = Path(__file__).parents[2]
 NAME = "localhost/barograph:lab"
+NAME_LIBVIRT = f"{NAME}-libvirt"
 BASE = "localhost/barograph-base:lab"
 
 _PACKAGES = ("podman", "runc", "debootstrap", "ca-certificates")
@@ -69,10 +70,14 @@ def have_base() -> None:
             run([*PODMAN, "import", "--quiet", base(), BASE])
 
 
-def image() -> str:
-    """Return the image's name, built anew where the tree has changed since it was built last."""
+def image(name: str = NAME) -> str:
+    """Return `name`, built anew where the tree has changed since it was built last.
+
+    Args:
+        name: `NAME`, or `NAME_LIBVIRT` with what watches libvirt's domains.
+    """
     with locked("image"):
-        if _label(_BUILT_FROM_LABEL) != _inputs():
+        if _label(name, _BUILT_FROM_LABEL) != _inputs():
             have_base()
             say("building the image, about a minute")
             run(
@@ -82,15 +87,17 @@ def image() -> str:
                     *build_options(),
                     "--build-arg",
                     f"VERSION={__version__}",
+                    "--build-arg",
+                    f"LIBVIRT={'yes' if name == NAME_LIBVIRT else 'no'}",
                     "--label",
                     f"{_BUILT_FROM_LABEL}={_inputs()}",
                     "--tag",
-                    NAME,
+                    name,
                     ROOT,
                 ]
             )
             run([*PODMAN, "image", "prune", "--force", "--filter=until=24h"])  # each layer is kept for a day
-    return NAME
+    return name
 
 
 def build_options() -> list[str]:
@@ -111,7 +118,7 @@ def build_options() -> list[str]:
 def image_tar() -> Path:
     """Return the image as `podman save` writes it, for another machine's or daemon's store."""
     name = image()
-    path = cache() / f"image-{_label(_BUILT_FROM_LABEL)}.tar"
+    path = cache() / f"image-{_label(name, _BUILT_FROM_LABEL)}.tar"
     with locked("image-tar"):
         if not path.exists():
             half = path.with_suffix(".half")
@@ -156,10 +163,10 @@ PODMAN = (
 """podman, on a store of the lab's own."""
 
 
-def _label(name: str) -> str | None:
-    if podman("image", "exists", NAME).returncode:
+def _label(image: str, name: str) -> str | None:
+    if podman("image", "exists", image).returncode:
         return None
-    return cast(str | None, inspect(NAME)["Labels"].get(name))
+    return cast(str | None, inspect(image)["Labels"].get(name))
 
 
 def _inputs() -> str:

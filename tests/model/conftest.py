@@ -1,7 +1,9 @@
 """How many histories: a hundred at each change, ten thousand where BAROGRAPH_HYPOTHESIS=long."""
 
 import os
+from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 _CHECKS = [HealthCheck.too_slow, HealthCheck.filter_too_much]
@@ -19,4 +21,13 @@ settings.register_profile(
 )
 # For seeded faults: that one is caught is all that is asked, so the history is not made shorter.
 settings.register_profile("seeded", settings.get_profile("short"), phases=[Phase.generate])
-settings.load_profile(os.environ.get("BAROGRAPH_HYPOTHESIS", "short"))
+_PROFILE = os.environ.get("BAROGRAPH_HYPOTHESIS", "short")
+settings.load_profile(_PROFILE)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give ten thousand histories the time they take."""
+    if _PROFILE == "long":
+        for item in items:
+            if item.path.is_relative_to(Path(__file__).parent):
+                item.add_marker(pytest.mark.timeout(0))

@@ -149,6 +149,8 @@ SPOOL = (
     ),
     ("spool/disk_queue.py", "self.rows -= len(rows)", "pass"),
     ("spool/disk.py", "await self._thread.run(partial(disown, self._path))", "pass"),
+    ("spool/disk.py", "async with self._disowning:", "if True:"),
+    ("spool/disk.py", "if not self._vouched and not self._sent_unremembered:", "if not self._vouched:"),
     (
         "spool/disk.py",
         "            queue.rows += len(queue.committing)\n",

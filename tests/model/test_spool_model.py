@@ -11,9 +11,9 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -248,6 +248,7 @@ class SpoolModel(RuleBasedStateMachine):
         self.folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory(dir=FAST)))
         self.portal = self.stack.enter_context(start_blocking_portal())
         self.records: list[Record] = []
+        self.made_by: list[Memory] = []  # what each one's VM is to be remembered by
         self.truth = {queue: Truth() for queue in Queue}
         self.disk = OnDisk({table: [] for table in (*Queue, DEAD_LETTERS)}, {}, {})
         self.ever_on_disk: set[int] = set()
@@ -268,6 +269,7 @@ class SpoolModel(RuleBasedStateMachine):
         self.agent.settle()
         while not self.agent.opening.done():
             self.agent.step()
+        self.letters_dropped = 0
         self.disk_drops, self.memory_drops = Counter[Queue](), Counter[Queue]()
         assert self.agent.spool.trouble is None
         found = on_disk(self.agent.path)
@@ -311,7 +313,7 @@ class SpoolModel(RuleBasedStateMachine):
         if kind is RecordKind.SAMPLE:
             if history.epoch is None:
                 self.epochs += 1
-                history = History(f"epoch-{self.epochs}")
+                history = History(f"epoch-{self.epochs:04}")  # compared as text
             history = msgspec.structs.replace(history, sequence=history.sequence + 1)
         else:
             said += 1
@@ -320,6 +322,7 @@ class SpoolModel(RuleBasedStateMachine):
         memory = Memory(f"/run/{vm}", None, VmId(vm), history, None, sequence=said)
         self.vms[vm] = (history, said)
         self.records.append(record)
+        self.made_by.append(memory)
         self.truth[Queue.of(record)].put_in.append(number)
         self.agent.append(record, memory)
 
@@ -421,6 +424,9 @@ class SpoolModel(RuleBasedStateMachine):
             self.disk = on_disk(self.agent.path)
             assert not self.disk.rows[DEAD_LETTERS]
             assert letters <= set(self.disk.positions)
+            self.ever_on_disk |= (
+                letters  # one that was sent from memory had never been in a queue of the file
+            )
         self.start(self.agent.folder)
 
     # --- what must hold ---
@@ -452,9 +458,18 @@ class SpoolModel(RuleBasedStateMachine):
         original = self.records[number - 1]
         assert (redelivered(original) if number in self.again else original) == record
         assert number in self.ever_on_disk or self.troubled, "sent before it was safe"
-        if number not in self.ever_on_disk and self.agent.spool.trouble is not None:
+        if number not in self.ever_on_disk and not self.is_remembered(number):
             assert not is_vouched_for(self.agent.path), "sent from memory, and relied on after a kill"
         return number
+
+    def is_remembered(self, number: int) -> bool:
+        """Whether the file knows of it though it never had it: a later commit had its VM's memory."""
+        made_by = self.made_by[number - 1]
+        memory = self.disk.memories.get(made_by.path)
+        if memory is None or memory.sequence < made_by.sequence:
+            return False
+        ours, its = made_by.history, memory.history
+        return (its.epoch or "", its.sequence) >= (ours.epoch or "", ours.sequence)
 
     def arrived(self, queue: Queue, number: int) -> None:
         truth = self.truth[queue]
@@ -527,7 +542,10 @@ class SpoolModel(RuleBasedStateMachine):
         letters_dropped = totals.dropped.get((DEAD_LETTERS, Loss.FULL), 0)
         assert sum(letters_due.values()) - letters_dropped == len(self.disk.rows[DEAD_LETTERS])
         assert not Counter(self.disk.rows[DEAD_LETTERS]) - letters_due
-        assert letters_dropped or letters_owed <= set(self.disk.rows[DEAD_LETTERS]), "refused, and nowhere"
+        nowhere = letters_owed - set(self.disk.rows[DEAD_LETTERS])
+        counted = self.agent.counters.snapshot().get(Count.DEAD_LETTERS_DROPPED, 0)  # from memory, too
+        assert len(nowhere) <= counted - self.letters_dropped, "refused, and nowhere"
+        self.letters_dropped = counted
         self.letters_ever |= letters_due.keys()
         self.ever_on_disk |= self.disk.positions.keys()
         self.remembered()
@@ -560,6 +578,44 @@ class SpoolModel(RuleBasedStateMachine):
 
 def number_of(record: Record) -> int:
     return int(record.id.removeprefix("id-"))
+
+
+@contextmanager
+def history() -> Generator[SpoolModel]:
+    """A history told here, and ended as every other one."""
+    model = SpoolModel()
+    try:
+        yield model
+    finally:
+        model.teardown()
+
+
+def test_a_commit_begun_before_does_not_vouch_for_what_is_sent_from_memory_meanwhile() -> None:
+    with history() as model:
+        model.records_come_while_the_disk_is_full("a", RecordKind.SAMPLE)
+        model.a_commit_begins()
+        model.taken(Queue.SAMPLES, set())
+        model.records_come_while_the_disk_is_full("a", RecordKind.SAMPLE)  # and that commit ends well
+
+        assert model.agent.spool.trouble is None
+        assert model.agent.sinks[Queue.SAMPLES].batch
+        model.taken(Queue.SAMPLES, set())
+
+
+def test_nothing_is_sent_from_memory_before_the_other_queue_has_said_so_on_the_disk() -> None:
+    with history() as model:
+        model.a_commit_begins()
+        for kind in (RecordKind.SAMPLE, RecordKind.VM_STATE):
+            model.a_record_comes("a", kind, 5_000)
+        model.the_disk_does_a_job()
+        model.the_disk_is_full()
+        model.a_commit_begins()
+        model.the_disk_does_a_job()
+
+        assert not model.agent.sinks[Queue.STATES].batch
+        model.the_disk_does_a_job()
+        assert model.agent.sinks[Queue.STATES].batch
+        model.taken(Queue.STATES, set())
 
 
 TestSpool = SpoolModel.TestCase
