@@ -204,6 +204,8 @@ def open_connection(place: str, *, read_only: bool) -> Connection:
             handle = library.openReadOnly(reached.uri) if read_only else library.open(reached.uri)
     except (library.libvirtError, OSError) as error:
         said = _NEAR.sub("", f"no connection to libvirt: {error}")
+        if "user record" in said or "group record" in said:
+            said += ": its daemon takes only clients whose ids it can name; be nobody there (65534), or root"
         raise LibvirtUnreachable(place, LinkFault.DISCONNECTED, said) from error
     return Connection(library, handle)
 

@@ -21,6 +21,9 @@ KUBERNETES = ("1.25", "1.35", "1.36", "1.37")
 
 SOCKETS = {"sockets": {"directory": "/run/vm"}}
 
+USERS = {"kubevirt": 107, "libvirt": 65534}
+"""Who the agent is with a preset; 10001 with others."""
+
 
 def asks_libvirt(values: Path) -> bool:
     """Whether the preset is one for libvirt."""
@@ -127,7 +130,7 @@ def test_nobody_has_more_rights_than_the_values_say(values: Path) -> None:
     given = yaml.safe_load(values.read_text())
     manifests = helm.render("--values", values)
     pod = pod_of(manifests)
-    user = given.get("runAs", {}).get("user", 107 if given.get("preset") == "kubevirt" else 10001)
+    user = given.get("runAs", {}).get("user", USERS.get(given.get("preset"), 10001))
 
     assert pod["automountServiceAccountToken"] is False
     assert (pod["hostNetwork"], pod["hostPID"]) == (False, False)

@@ -50,13 +50,18 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
 {{- /* Who the agent is: KubeVirt's QEMUs are 107. (`default` would take root's 0 for nothing.) */ -}}
+{{- /* Who the agent is by default. A libvirt daemon takes only clients whose ids it can name: "nobody" it has. */ -}}
+{{- define "barograph.defaultId" -}}
+{{- dict "kubevirt" 107 "libvirt" 65534 | dig .Values.preset 10001 }}
+{{- end }}
+
 {{- define "barograph.user" -}}
-{{- $default := eq .Values.preset "kubevirt" | ternary 107 10001 }}
+{{- $default := include "barograph.defaultId" . }}
 {{- kindIs "invalid" .Values.runAs.user | ternary $default .Values.runAs.user | int64 }}
 {{- end }}
 
 {{- define "barograph.group" -}}
-{{- $default := eq .Values.preset "kubevirt" | ternary 107 10001 }}
+{{- $default := include "barograph.defaultId" . }}
 {{- kindIs "invalid" .Values.runAs.group | ternary $default .Values.runAs.group | int64 }}
 {{- end }}
 
