@@ -50,3 +50,20 @@ async def test_it_is_done_at_once_after_the_start_and_again() -> None:
                 await found.wait()
         assert gc.get_threshold() == THRESHOLDS
         group.cancel_scope.cancel()
+
+
+async def test_what_is_new_is_collected_more_often_than_what_was_set_aside() -> None:
+    old = Knot()
+    kept = weakref.ref(old)
+    async with anyio.create_task_group() as group:
+        group.start_soon(keep_pauses_short, 0.01, 3600, 0.01)
+        await anyio.sleep(0.1)  # it has been set aside by now
+        del old
+        for _ in range(3):
+            knot, found = Knot(), anyio.Event()
+            weakref.finalize(knot, found.set)
+            del knot
+            with anyio.fail_after(10):
+                await found.wait()
+        assert kept() is not None
+        group.cancel_scope.cancel()
