@@ -12,7 +12,7 @@ Rules, each with a test in tests/unit/sinks/test_otlp_points.py:
 
 The values are OTLP's own messages, and not the SDK's: its instruments cannot carry a measurement's own time,
 many resources or a counter's start (OpenTelemetry specification, metrics/sdk.md, "MetricReader"), and its
-`MetricsData` takes seventeen times as long to make and to encode (docs/decisions/0012).
+`MetricsData` takes three times as long to make and to encode (docs/decisions/0012).
 """
 
 import re
