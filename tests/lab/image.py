@@ -115,10 +115,10 @@ def build_options() -> list[str]:
     ]
 
 
-def image_tar() -> Path:
-    """Return the image as `podman save` writes it, for another machine's or daemon's store."""
-    name = image()
-    path = cache() / f"image-{_label(name, _BUILT_FROM_LABEL)}.tar"
+def image_tar(name: str = NAME) -> Path:
+    """Return an image as `podman save` writes it, for another machine's or daemon's store."""
+    image(name)
+    path = cache() / f"image-{name.rpartition(':')[2]}-{_label(name, _BUILT_FROM_LABEL)}.tar"
     with locked("image-tar"):
         if not path.exists():
             half = path.with_suffix(".half")

@@ -39,15 +39,18 @@ def test_what_lives_is_set_aside_and_garbage_among_it_is_found_the_next_time() -
     assert left() is None
 
 
+async def a_knot_is_found() -> None:
+    found = anyio.Event()
+    weakref.finalize(Knot(), found.set)
+    with anyio.fail_after(10):
+        await found.wait()
+
+
 async def test_it_is_done_at_once_after_the_start_and_again() -> None:
     async with anyio.create_task_group() as group:
         group.start_soon(keep_pauses_short, 0.01, 0.01)
         for _ in range(3):
-            knot, found = Knot(), anyio.Event()
-            weakref.finalize(knot, found.set)
-            del knot
-            with anyio.fail_after(10):
-                await found.wait()
+            await a_knot_is_found()
         assert gc.get_threshold() == THRESHOLDS
         group.cancel_scope.cancel()
 
@@ -57,13 +60,9 @@ async def test_what_is_new_is_collected_more_often_than_what_was_set_aside() -> 
     kept = weakref.ref(old)
     async with anyio.create_task_group() as group:
         group.start_soon(keep_pauses_short, 0.01, 3600, 0.01)
-        await anyio.sleep(0.1)  # it has been set aside by now
+        for _ in range(3):  # two of them, at most, by what sets aside
+            await a_knot_is_found()
         del old
-        for _ in range(3):
-            knot, found = Knot(), anyio.Event()
-            weakref.finalize(knot, found.set)
-            del knot
-            with anyio.fail_after(10):
-                await found.wait()
+        await a_knot_is_found()
         assert kept() is not None
         group.cancel_scope.cancel()

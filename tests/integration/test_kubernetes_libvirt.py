@@ -1,0 +1,103 @@
+"""The chart's two presets for libvirt on a real node, with real libvirt daemons, QEMUs and guests."""
+
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from agent import __version__
+from tests.integration.pods import Release, documents, on_this_machine, release, to
+from tests.lab.image import NAME_LIBVIRT, image_tar
+from tests.lab.kafka import RealKafka
+from tests.lab.kubernetes import Node
+from tests.lab.libvirt import kubevirt, libvirtd, virt_launcher
+
+pytestmark = [
+    pytest.mark.guest,
+    pytest.mark.alone,
+    pytest.mark.long,
+    pytest.mark.usefixtures("real_libvirt"),
+    pytest.mark.timeout(300),
+]
+
+TAG = f"{__version__}-libvirt"
+LIBVIRT_QEMU = 64055  # Debian's user for QEMUs; KubeVirt's has 107, which nobody has here
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _image(node: Node) -> None:
+    node.import_image(image_tar(NAME_LIBVIRT), f"docker.io/library/barograph:{TAG}")
+
+
+@pytest.fixture
+def released(node: Node, folder: Path) -> Generator[Release]:
+    with release(node, folder.name.lower().replace("_", "0")) as one:
+        yield one
+
+
+def install(
+    released: Release, folder: Path, kafka: RealKafka, values: Mapping[str, object]
+) -> tuple[str, str]:
+    """Install the chart with a preset, and return its topics."""
+    topics = (f"{folder.name}.samples", f"{folder.name}.states")
+    for topic in topics:
+        kafka.create_topic(topic)
+    config = {"kafka": to(kafka, topics), "polling": {"interval": "1s"}}
+    released.install({"image": {"tag": TAG}, "config": config, **values, **on_this_machine(folder)})
+    return topics
+
+
+def user_of(released: Release) -> Sequence[str]:
+    """Return who the agent is, and what it may do beyond that."""
+    status = Path(f"/proc/{released.pid}/status").read_text()
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    return (fields["Uid"].split()[1], fields["CapEff"].strip("0"), fields["CapBnd"].strip("0"))
+
+
+def test_the_libvirt_of_a_node_is_watched_as_nobody_by_its_read_only_socket(
+    released: Release, folder: Path, pods_kafka: RealKafka
+) -> None:
+    with libvirtd(folder, "one") as daemon:
+        uuid = daemon.domain("g", period_s=1).uuid
+        preset = {"preset": "libvirt", "libvirt": {"directory": str(daemon.runtime)}}
+
+        samples, _ = install(released, folder, pods_kafka, preset)
+
+        def there() -> bool:
+            found = documents(pods_kafka, samples)
+            return len(found) >= 3 and {(each["via"], each["vm"]["uuid"]) for each in found} == {
+                ("libvirt", uuid)
+            }
+
+        released.wait(there, "samples of the domain", 60)
+        assert user_of(released) == ("65534", "", "")
+
+
+def test_the_launchers_of_a_node_are_watched_as_they_come_and_go(
+    released: Release, folder: Path, pods_kafka: RealKafka
+) -> None:
+    kubelet = folder / "kubelet"
+    (kubelet / "pods").mkdir(parents=True)
+    runs_as = {"runAs": {"user": LIBVIRT_QEMU, "group": LIBVIRT_QEMU}}
+    preset = {"preset": "kubevirt", "kubevirt": {"podsDirectory": str(kubelet / "pods")}, **runs_as}
+    samples, states = install(released, folder, pods_kafka, preset)
+    assert documents(pods_kafka, samples) == []
+
+    with virt_launcher(kubelet, folder, "one") as launcher:
+        launcher.domain("shop_web", period_s=1, metadata=kubevirt("f4686d2c"))
+
+        def there() -> bool:
+            found = documents(pods_kafka, samples)
+            return len(found) >= 3 and {each["vm"]["labels"]["kubevirt_vmi_name"] for each in found} == {
+                "web"
+            }
+
+        released.wait(there, "samples of the launcher's domain", 90)
+        assert user_of(released) == (str(LIBVIRT_QEMU), "", "")
+
+    def gone() -> bool:
+        said = [each for each in documents(pods_kafka, states) if "vm" in each]
+        return bool(said) and said[-1]["state"] == "gone"
+
+    released.wait(gone, "the domain's end", 60)
+    assert (released.restarts, released.ready) == (0, True)
