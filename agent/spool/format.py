@@ -23,6 +23,7 @@ RecordRow: TypeAlias = tuple[str, str, str, int, bytes, bytes]
 
 _encoder = msgspec.json.Encoder()
 _memory_decoder = msgspec.json.Decoder(Memory)
+_COLUMNS = (str, str, str, int, bytes, bytes)
 _kinds = {kind.value: kind for kind in RecordKind}
 
 
@@ -41,6 +42,8 @@ def decode_record(row: RecordRow) -> Record:
     Raises:
         Undecodable: it is none.
     """
+    if tuple(map(type, row)) != _COLUMNS:  # the tables are strict, and a damaged page is not
+        raise Undecodable(f"record {row[1]!r}: a column is of another type, or there is none")
     kind, id, key, timestamp_ms, headers, value = row
     try:
         decode_headers(headers)  # whoever sends it relies on that

@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 
 from agent.core.reading import Sample, State, VmView
 from agent.sinks.otlp import OtlpSink
+from agent.sinks.otlp_cycle import SLICE_VMS
 from agent.sinks.otlp_settings import Settings
 from agent.telemetry import Count, Counters
 from tests.integration.otlp_backends import (
@@ -110,14 +111,15 @@ async def test_each_update_arrives_once_with_its_own_time(backend: HttpBackend |
 async def test_a_fleet_goes_in_slices_and_every_vm_arrives(backend: HttpBackend | GrpcBackend) -> None:
     sink = OtlpSink(settings(backend, interval_s=30.0, timeout_s=10.0), AGENT, Counters())
     board = Board()
-    board.show(*(sample(of=vm(f"vm-{n}")) for n in range(60)))
+    vms = 2 * SLICE_VMS + 10
+    board.show(*(sample(of=vm(f"vm-{n}")) for n in range(vms)))
 
     async with running(sink, board):
         await until(lambda: len(backend.accepted) == 3)
     await sink.finish(5.0)
 
-    assert [len(request.instances()) for request in backend.accepted[:3]] == [25, 25, 10]
-    assert len({point.instance for point in backend.points(FREE)}) == 60
+    assert [len(request.instances()) for request in backend.accepted[:3]] == [SLICE_VMS, SLICE_VMS, 10]
+    assert len({point.instance for point in backend.points(FREE)}) == vms
 
 
 async def test_samples_that_a_newer_one_overtook_are_counted(backend: HttpBackend | GrpcBackend) -> None:

@@ -3,12 +3,13 @@
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from agent.core.reading import RecordKind
 from agent.spool.dead_letters import dead_letters
-from agent.spool.format import FORMAT
+from agent.spool.format import FORMAT, RecordRow, Undecodable, decode_record, encode_record
 from agent.spool.store import Bounds, Change, Queue, open_store
 from agent.spool.tables import pragma
 from agent.spool.verify import verify
@@ -41,3 +42,12 @@ def test_a_spool_of_a_released_format_is_opened_with_all_that_is_in_it(dump: Pat
     with closing(sqlite3.connect(path)) as connection:
         assert pragma(connection, "user_version") == FORMAT
     assert not [each for each in verify(path).problems if "total" in each or "decode" in each]
+
+
+@pytest.mark.parametrize("column", range(6))
+def test_a_row_with_nothing_in_a_column_is_told_as_undecodable(column: int) -> None:
+    row: list[object] = list(encode_record(record(1)))
+    row[column] = None  # what SQLite gives of some damaged pages, though no column may be without
+
+    with pytest.raises(Undecodable, match="of another type"):
+        decode_record(cast(RecordRow, tuple(row)))
