@@ -223,7 +223,7 @@ def main() -> int:
             test = caught_by(file, old, new, TESTS.get(model, CORE_TESTS))
             missed += test is None
             print(
-                f"| {model} | `{old.splitlines()[0]}` → `{new.splitlines()[0]}` | {test or 'NOT CAUGHT'} |",
+                f"| {model} | `{old.splitlines()[0]}` → `{new.partition(chr(10))[0]}` | {test or 'NOT CAUGHT'} |",
                 flush=True,
             )
     return missed
