@@ -271,4 +271,5 @@ def _rfc3339(unix_ms: int) -> str:
 
 @lru_cache(maxsize=64)  # a thousand VMs' updates are of a few seconds, and this took a tenth of encoding one
 def _to_the_second(unix_s: int) -> str:
+    # Of an integer: a float would lose milliseconds.
     return f"{datetime.fromtimestamp(unix_s, UTC):%Y-%m-%dT%H:%M:%S}"

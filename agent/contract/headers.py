@@ -1,7 +1,7 @@
 """A record's Kafka headers, encoded: MessagePack, a list of pairs of a name and bytes.
 
 Encoded they are one object instead of thirty, from the moment a record is made until it is sent: a backlog is
-read from disk in half the time so, and what waits takes a third less memory.
+read from disk in half the time so.
 """
 
 from collections.abc import Iterable
