@@ -62,8 +62,9 @@ hit makes the belief so many times as uncertain, until a reading comes too early
 AIM_AGAIN = 1.3
 """The same for the reading after one that came too early: one of ten."""
 
-SURE, AIM_UNSURE = 4.0, 0.7
-"""An error above so many times the jitter is our ignorance: then misses teach more than hits."""
+SURE, AIM_UNSURE = 4.0, 1.0
+"""An error above so many times the jitter is our ignorance: then one reading of six may come too early. Aimed
+sooner, more of them do and nothing is gained; later, updates wait for longer meanwhile."""
 
 LEARN = 0.1
 """How fast the jitter is learnt, in its logarithm."""

@@ -88,6 +88,20 @@ def test_one_reading_per_update_and_just_after_it(name: str) -> None:
     assert sum(each.missed for each in found) == 0
 
 
+def test_what_is_still_learnt_after_fifteen_updates_costs_little() -> None:
+    def guest(rng: random.Random) -> Callable[[], float]:
+        least_ms = rng.uniform(1.5, 8)
+        return lambda: min(least_ms + rng.expovariate(1 / 1.5), 14)
+
+    found: list[Figures] = []
+    for seed in range(100):
+        rng = random.Random(seed)
+        found.append(run(1, guest(rng), 65, rng))
+
+    assert sum(each.readings_per_sample for each in found) / len(found) <= 1.039
+    assert sorted(each.lag_p50_ms for each in found)[50] <= 12
+
+
 def test_the_phase_is_found_within_fifteen_updates_of_a_start_at_any_moment() -> None:
     for seed in range(20):
         rng = random.Random(seed)
