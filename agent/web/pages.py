@@ -6,13 +6,13 @@ from functools import partial
 import structlog
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from agent.web.documents import health_document, status_parts
 from agent.web.exposition import OPENMETRICS, PLAIN, metrics_parts, wanted
 from agent.web.page import page_parts
-from agent.web.rendering import Rendering
+from agent.web.rendering import Rendering, unpacked, unpacked_size
 from agent.web.source import Source
 
 log = structlog.get_logger("barograph.web")
@@ -42,15 +42,15 @@ def application(source: Source) -> Starlette:
     async def healthz(_: Request) -> Response:
         return JSONResponse(health_document(source.components()), headers=_HEADERS)
 
-    async def status_page(_: Request) -> Response:
-        return Response(await status.get(), media_type="application/json", headers=_HEADERS)
+    async def status_page(request: Request) -> Response:
+        return _long(request, await status.get(), "application/json")
 
     async def metrics_page(request: Request) -> Response:
         form = wanted(request.headers.get("accept", ""))
-        return Response(await metrics[form].get(), headers={**_HEADERS, "content-type": form.content_type})
+        return _long(request, await metrics[form].get(), form.content_type)
 
-    async def front(_: Request) -> Response:
-        return Response(await page.get(), media_type="text/html; charset=utf-8", headers=_HEADERS)
+    async def front(request: Request) -> Response:
+        return _long(request, await page.get(), "text/html; charset=utf-8")
 
     return Starlette(
         routes=[
@@ -62,6 +62,15 @@ def application(source: Source) -> Starlette:
             Route("/", front, methods=["GET"]),
         ],
         exception_handlers={Exception: _our_bug},
+    )
+
+
+def _long(request: Request, packed: bytes, content_type: str) -> Response:
+    headers = {**_HEADERS, "content-type": content_type, "vary": "accept-encoding"}
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        return Response(packed, headers={**headers, "content-encoding": "gzip"})
+    return StreamingResponse(
+        unpacked(packed), headers={**headers, "content-length": str(unpacked_size(packed))}
     )
 
 

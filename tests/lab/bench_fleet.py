@@ -76,7 +76,8 @@ def peak_rss_bytes(pid: int) -> int:
 
 def scrape(port: int) -> None:
     """Ask for its metrics as Prometheus does."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers={"accept-encoding": "gzip"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
         answer.read()
 
 

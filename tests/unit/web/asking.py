@@ -33,11 +33,12 @@ def port_of(url: str) -> int:
     return int(url.rstrip("/").rpartition(":")[2])
 
 
-async def ask(url: str, path: str, method: str = "GET") -> Answer:
+async def ask(url: str, path: str, method: str = "GET", accept_encoding: str = "identity") -> Answer:
     """Ask, and read until the other side closes."""
     with anyio.fail_after(20):
         async with await anyio.connect_tcp("127.0.0.1", port_of(url)) as stream:
-            await stream.send(f"{method} {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+            headers = f"host: x\r\naccept-encoding: {accept_encoding}\r\n"
+            await stream.send(f"{method} {path} HTTP/1.1\r\n{headers}\r\n".encode())
             received = b""
             async for part in stream:
                 received += part

@@ -1,3 +1,4 @@
+import gzip
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -60,6 +61,21 @@ async def test_the_status_has_every_vm_as_readers_of_the_topics_get_it() -> None
     assert said["vms"][0]["state"] == state_document(seen[0].state, AGENT)
     assert said["vms"][60]["sample"] is None
     assert said["vms"][60]["age_s"] is None
+
+
+@pytest.mark.parametrize("path", ["/", "/status", "/metrics"])
+async def test_what_is_long_is_sent_compressed_to_those_who_take_it(path: str) -> None:
+    seen = [view(sample(), path=f"/run/{number}.qmp") for number in range(60)]
+    async with open_web(ANY_PORT, application(Present(seen=seen))) as url:
+        plain = await ask(url, path)
+        packed = await ask(url, path, accept_encoding="gzip, deflate")
+
+    assert "content-encoding" not in plain.headers
+    assert int(plain.headers["content-length"]) == len(plain.body)
+    assert (packed.headers["content-encoding"], packed.headers["vary"]) == ("gzip", "accept-encoding")
+    assert packed.headers["content-type"] == plain.headers["content-type"]
+    assert len(packed.body) < len(plain.body) / 3
+    assert gzip.decompress(packed.body)[:200] == plain.body[:200]
 
 
 class Markup(HTMLParser):

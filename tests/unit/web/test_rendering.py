@@ -1,10 +1,11 @@
+import gzip
 import time
 from collections.abc import Iterator
 
 import anyio
 import anyio.lowlevel
 
-from agent.web.rendering import Rendering
+from agent.web.rendering import Rendering, unpacked, unpacked_size
 
 
 async def test_who_asks_together_gets_one_answer_made_once() -> None:
@@ -19,7 +20,7 @@ async def test_who_asks_together_gets_one_answer_made_once() -> None:
             yield f"{made}.{number} "
 
     async def ask() -> None:
-        answers.append(await rendering.get())
+        answers.append(gzip.decompress(await rendering.get()))
 
     rendering = Rendering(make)
     async with anyio.create_task_group() as group:
@@ -63,7 +64,17 @@ async def test_an_answer_is_made_anew_once_it_is_stale() -> None:
     first = await rendering.get()
     await anyio.sleep(0.1)
 
-    assert (first, await rendering.get()) == (b"1", b"2")
+    assert [gzip.decompress(each) for each in (first, await rendering.get())] == [b"1", b"2"]
+
+
+async def test_what_is_kept_is_small_and_unpacked_in_parts() -> None:
+    packed = await Rendering(lambda: iter(["a\ud800" + "x" * 1_000_000, "", "z"])).get()
+    parts = [each async for each in unpacked(packed)]
+
+    assert len(packed) < 10_000
+    assert max(map(len, parts)) <= 65_536
+    assert b"".join(parts) == b"a?" + b"x" * 1_000_000 + b"z"
+    assert unpacked_size(packed) == 1_000_003
 
 
 def _busy(seconds: float) -> None:
