@@ -14,6 +14,7 @@ from agent import __version__
 from tests.integration.hypervisor_kinds import AnyKind, Kind, Real, Simulated
 from tests.integration.hypervisor_owned import Owned
 from tests.integration.otlp_backends import HttpBackend, http_backend
+from tests.integration.pods import Release, release
 from tests.lab import kubernetes, setup
 from tests.lab.collector import Collector, collector
 from tests.lab.image import image_tar
@@ -190,6 +191,13 @@ def node(session_folder: Path) -> Generator[Node]:
     with kubernetes.node(session_folder / "node") as running:
         running.import_image(image_tar(), f"docker.io/library/barograph:{__version__}")
         yield running
+
+
+@pytest.fixture
+def released(node: Node, folder: Path) -> Generator[Release]:
+    """The chart, to be installed on the node in a namespace of the test's own."""
+    with release(node, folder.name.lower().replace("_", "0")) as one:
+        yield one
 
 
 @pytest.fixture(scope="module")

@@ -91,19 +91,20 @@ class Release:
         """The process of the agent, as seen from here."""
         return self.node.pod_pid(self.name, self.namespace)
 
+    def status(self) -> dict[str, str]:
+        """What the kernel says of the agent: its user, what it may do, its memory (proc(5), status)."""
+        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+
     def cpu_s(self) -> float:
         """The CPU time the agent has used so far, user and system."""
         return cpu_s(self.pid)
 
     def memory_mib(self) -> tuple[float, float, float]:
         """The agent's resident memory now and at most, and what its container's cgroup counts, in MiB."""
-        pid = self.pid
-        status = Path(f"/proc/{pid}/status").read_text()
-        resident, most = (
-            int(next(line.split()[1] for line in status.splitlines() if line.startswith(f"{name}:"))) / 1024
-            for name in ("VmRSS", "VmHWM")
-        )
-        return resident, most, group_memory_bytes(pid) / 2**20
+        status = self.status()
+        resident, most = (int(status[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM"))
+        return resident, most, group_memory_bytes(self.pid) / 2**20
 
     def wait_until_replaced(self, old: str, timeout_s: float = 60.0) -> None:
         """Return once another pod than `old` is ready."""

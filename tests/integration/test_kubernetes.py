@@ -22,7 +22,6 @@ from tests.integration.pods import (
     make_directory,
     of_vm,
     on_this_machine,
-    release,
     state_of,
     to,
 )
@@ -37,12 +36,6 @@ pytestmark = [pytest.mark.guest, pytest.mark.alone, pytest.mark.long, pytest.mar
 
 WITHIN_S = 60.0
 """The promise: samples and metrics that soon after `helm install`."""
-
-
-@pytest.fixture
-def released(node: Node, folder: Path) -> Generator[Release]:
-    with release(node, folder.name.lower().replace("_", "0")) as one:
-        yield one
 
 
 def topics_of(pods_kafka: RealKafka, folder: Path) -> tuple[str, str]:
@@ -84,8 +77,7 @@ def test_three_values_bring_samples_to_kafka_and_metrics_to_prometheus_within_a_
         assert took_s < WITHIN_S
         print(f"from helm install to samples in Kafka and metrics in Prometheus: {took_s:.1f} s")
 
-        status = Path(f"/proc/{released.pid}/status").read_text()
-        fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        fields = released.status()
         assert fields["Uid"].split() == [str(AGENTS_USER)] * 4
         assert {fields[name].strip("0") for name in ("CapEff", "CapPrm", "CapBnd", "CapAmb")} == {""}
         assert (fields["NoNewPrivs"], fields["Seccomp"]) == ("1", "2")

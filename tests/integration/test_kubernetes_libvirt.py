@@ -1,12 +1,12 @@
 """The chart's two presets for libvirt on a real node, with real libvirt daemons, QEMUs and guests."""
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from agent import __version__
-from tests.integration.pods import Release, documents, on_this_machine, release, to
+from tests.integration.pods import Release, documents, on_this_machine, to
 from tests.lab.image import NAME_LIBVIRT, image_tar
 from tests.lab.kafka import RealKafka
 from tests.lab.kubernetes import Node
@@ -29,12 +29,6 @@ def _image(node: Node) -> None:
     node.import_image(image_tar(NAME_LIBVIRT), f"docker.io/library/barograph:{TAG}")
 
 
-@pytest.fixture
-def released(node: Node, folder: Path) -> Generator[Release]:
-    with release(node, folder.name.lower().replace("_", "0")) as one:
-        yield one
-
-
 def install(
     released: Release, folder: Path, kafka: RealKafka, values: Mapping[str, object]
 ) -> tuple[str, str]:
@@ -49,8 +43,7 @@ def install(
 
 def user_of(released: Release) -> Sequence[str]:
     """Return who the agent is, and what it may do beyond that."""
-    status = Path(f"/proc/{released.pid}/status").read_text()
-    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    fields = released.status()
     return (fields["Uid"].split()[1], fields["CapEff"].strip("0"), fields["CapBnd"].strip("0"))
 
 
