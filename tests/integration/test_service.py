@@ -1,13 +1,16 @@
 """The agent as a service: what it tells who has started it, and SIGHUP: the configuration is read anew."""
 
+import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from agent.demo.process import wait_until
 from tests.integration.watching import Lines
 from tests.lab.agent import AgentProcess, agent
 from tests.lab.sim import SimulatedVm, simulated
@@ -134,6 +137,33 @@ def test_a_configuration_that_is_wrong_is_not_taken_and_the_run_goes_on(folder: 
         assert "polling.interval" in process.stderr.read_text()
         assert "reload" not in process.stdout.read_text()
         assert process.stop() == 0
+
+
+AT_A_TERMINAL = (sys.executable, "-c", "import pty, sys; pty.spawn(sys.argv[1:])")
+
+
+def test_a_terminal_that_is_closed_ends_it_in_order(folder: Path) -> None:
+    """What it still has to say, log and lines, can go nowhere."""
+    env = {"BAROGRAPH_POLLING__ON_EXIT": "give-back"}
+    arguments = ("--monitor", f"{folder}/*.qmp", "--interval", "1s")
+    with (
+        simulated(folder, vms=1) as hypervisor,
+        agent(folder, *arguments, env=env, within=AT_A_TERMINAL) as process,
+    ):
+        (vm,) = hypervisor.vms
+        wait_until(lambda: interval_of(vm) == 1, "ours", process.process, process.stdout, 20)
+        terminal = process.process.pid
+        (pid,) = map(int, Path(f"/proc/{terminal}/task/{terminal}/children").read_text().split())
+        process.process.kill()
+        deadline_s = time.monotonic() + 20
+        while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline_s:
+            time.sleep(0.02)
+
+        lives_on = Path(f"/proc/{pid}").exists()
+        if lives_on:
+            os.kill(pid, signal.SIGKILL)
+        assert not lives_on
+        assert interval_of(vm) == 0
 
 
 def test_the_watchdog_is_fed_with_the_state_of_things_while_the_loop_turns(
