@@ -5,11 +5,11 @@ re-armed by the guest's answer, so updates come an interval plus the guest's res
 VM's own clock. All instants here are on that clock (nanoseconds of running time), so that a pause
 moves nothing.
 
-A reading tells only whether the update has come by then. What is known of the next one is kept as a
-`Belief`: a normal distribution of its moment and of the cadence. From update to update it widens by the
-guest's jitter; a reading that shows the update cuts off what lies after it, one that comes too early what
-lies before. We aim where one reading of `HITS_PER_MISS` comes too early, and how often that happens
-teaches the jitter.
+A reading tells whether the update has come by then, and in which second it did. What is known of the next
+one is kept as a `Belief`: a normal distribution of its moment and of the cadence. From update to update it
+widens by the guest's jitter; a reading that shows the update cuts off what lies after it, one that comes too
+early what lies before. We aim where one reading of `HITS_PER_MISS` comes too early, and how often that
+happens teaches the jitter.
 
 While it is not known where in its interval the update falls, the uncertain stretch, which is never longer
 than the second that `last-update` names, is searched in a few steps at each update: halving it would need
@@ -30,6 +30,9 @@ STEPS_MAX = 12
 STEPS_MAX_AT_FIRST = 24
 """The same where no update has been seen yet: more than an interval and a half, so that the first one after
 somebody changed the interval does not come while the VM is taken to be silent."""
+
+STRAYED = 5
+"""Steps after a miss, a tenth of a second in all, that are more than a guest's jitter."""
 
 TICK_NS = 1_000_000_000
 """What `last-update` counts in."""
@@ -59,10 +62,14 @@ OVERDUE_HITS, DOUBT = 2 * HITS_PER_MISS, 1.3
 """After so many without a miss the cadence may have become shorter, and the lag grows unseen: each further
 hit makes the belief so many times as uncertain, until a reading comes too early."""
 
+FAR = 4.0
+"""An update so many standard deviations before it was expected disproves the belief: the guest answers sooner
+than it did, each reading finds its update, and the lag has grown unseen, until the two lay in two seconds."""
+
 AIM_AGAIN = 1.3
 """The same for the reading after one that came too early: one of ten."""
 
-SURE, AIM_UNSURE = 4.0, 1.0
+SURE, AIM_UNSURE = 5.0, 1.0
 """An error above so many times the jitter is our ignorance: then one reading of six may come too early. Aimed
 sooner, more of them do and nothing is gained; later, updates wait for longer meanwhile."""
 
@@ -119,6 +126,11 @@ class Belief(Struct, frozen=True):
         ratio = _density(cut) / _below(-cut)
         return self._cut(ratio, 1 + cut * ratio - ratio * ratio)
 
+    def seen_between(self, low_ns: int, high_ns: int) -> "Belief":
+        """The update came far later than believed, between the two: that says nothing of the cadence."""
+        moment_var = max((high_ns - low_ns) ** 2 / 12, _ERROR_MIN_NS**2)
+        return replace(self, moment=(low_ns + high_ns) / 2, moment_var=moment_var, covar=0.0)
+
     def _cut(self, by: float, narrowed: float) -> "Belief":
         narrowed = min(max(narrowed, 1e-3), 1.0)
         gain = self.covar / self.moment_var
@@ -171,6 +183,11 @@ class Pace(Struct, frozen=True):
         return self.interval_ns if self.belief is None else int(self.belief.cadence)
 
     @property
+    def strayed(self) -> bool:
+        """Whether the update comes far later than expected."""
+        return self.misses >= STRAYED
+
+    @property
     def sure(self) -> bool:
         """Whether what is not known of the next update is the guest's jitter, and not our ignorance."""
         known = self.belief is not None and self.belief.error <= SURE * self.jitter
@@ -215,11 +232,15 @@ def hit(pace: Pace, *, asked_ns: int, answered_ns: int, not_before_ns: int, miss
         by_its_time_ns = answered_ns
     high_ns = min(answered_ns, max(by_its_time_ns, low_ns + STEP_NS))
     jitter = pace.jitter if pace.misses or not pace.sure else pace.jitter * math.exp(-LEARN / HITS_PER_MISS)
-    belief = None if pace.belief is None or missed else pace.belief.not_after(answered_ns)
-    if belief is not None and pace.hits > OVERDUE_HITS:
-        belief = belief.doubted(DOUBT)
-    if belief is not None and not _credible(belief, pace.interval_ns, high_ns):
+    belief = pace.belief
+    if belief is not None and (missed or high_ns < belief.moment - FAR * belief.error):
         belief = None
+    if belief is not None:
+        belief = belief.seen_between(low_ns, high_ns) if pace.misses > 1 else belief.not_after(high_ns)
+        if pace.hits > OVERDUE_HITS:
+            belief = belief.doubted(DOUBT)
+        if not _credible(belief, pace.interval_ns, high_ns):
+            belief = None
     if belief is None and high_ns - low_ns <= WIDE_NS:
         belief = Belief(
             (low_ns + high_ns) / 2,
@@ -256,8 +277,9 @@ def miss(pace: Pace, *, asked_ns: int, answered_ns: int) -> Pace:
         step_ns = pace.interval_ns * 9 // 10
     due_ns = answered_ns + step_ns
     jitter = pace.jitter
-    belief = None if pace.belief is None or silent else pace.belief.not_before(asked_ns)
+    belief = None if silent else pace.belief
     if belief is not None and not pace.misses:
+        belief = belief.not_before(asked_ns)
         if pace.sure:
             jitter = min(jitter * math.exp(LEARN * (1 - 1 / HITS_PER_MISS)), JITTER_MAX_NS)
         again_ns = int(belief.moment + AIM_AGAIN * belief.error)

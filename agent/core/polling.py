@@ -514,8 +514,8 @@ def _read(
     p = replace(p, updates_since=p.updates_since + 1)
     age_ns = max(now.unix_ms - reading.last_update_s * 1000, 0) * 1_000_000
     soon = last is not None and reading.last_update_s - last.last_update_s < p.interval_s
-    if not first and not kicked and soon:
-        p = replace(p, check_at_ns=now.mono_ns)  # sooner than QEMU would ask: somebody changed the interval?
+    if not first and not kicked and (soon or pace.strayed):
+        p = replace(p, check_at_ns=now.mono_ns)  # not when QEMU would ask: somebody changed the interval?
     if seen.news is News.COALESCED:
         effects.append(CountReading(Counted.COALESCED))
     else:
