@@ -1,4 +1,4 @@
-"""What is known of one VM. Made by `begin`; changed by core/polling.py and nowhere else."""
+"""What is known of one VM. Made by `begin`; changed by core/polling.step and what it calls."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

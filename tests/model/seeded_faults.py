@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 POLLING = (
     (
-        "core/polling.py",
+        "core/sampling.py",
         "missed = p.overwritten + (max(gap_ns // interval_ns - 1, 0) if",
         "missed = p.overwritten + (max(gap_ns // interval_ns, 0) if",
     ),
@@ -25,7 +25,7 @@ POLLING = (
         "return replace(p, phase=replace(p.phase, overdue=True))",
         "return replace(p, phase=Idle())",
     ),
-    ("core/polling.py", "if wish.set_to_s is None and wish.ownership", "if wish.ownership"),
+    ("core/device.py", "if wish.set_to_s is None and wish.ownership", "if wish.ownership"),
     (
         "core/asking.py",
         "Question.SET_INTERVAL if p.remembered else Question.REMEMBER",
@@ -33,7 +33,7 @@ POLLING = (
     ),
     ("core/polling.py", "return replace(p, run_state=None)  #", "return p  #"),
     (
-        "core/polling.py",
+        "core/sampling.py",
         "quiet_since_ns=p.watched.read(now.mono_ns),\n        advancing=not first",
         "advancing=not first",
     ),
