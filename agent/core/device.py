@@ -15,6 +15,7 @@ from agent.core.reading import Balloon, Now, State, VmId, VmIdentity
 def introduced(
     p: Poller, event: Introduced, now: Now, settings: PollSettings, effects: list[Effect]
 ) -> Poller:
+    """Take in who the VM is, and all that came with it."""
     name = p.given_name if event.name is None else event.name
     if event.uuid is None:
         identity = VmIdentity(p.path_id, "path", None, name, p.labels)
@@ -98,6 +99,7 @@ def _interval_read(p: Poller, interval_s: int, now: Now) -> Poller:
 
 
 def new(p: Poller, now: Now, *, guest_reset: bool) -> Poller:
+    """Begin with a balloon of which nothing has been read; `guest_reset`: its counters began anew, too."""
     return replace(
         p,
         history=epochs.end_epoch(p.history, guest_reset=guest_reset),
@@ -113,6 +115,7 @@ def new(p: Poller, now: Now, *, guest_reset: bool) -> Poller:
 
 
 def paced(p: Poller, now: Now, *, kicked: bool) -> Poller:
+    """Begin anew with an interval; `kicked`: it was 0, and QEMU asks the guest at once."""
     interval_ns = p.interval_s * SECOND_NS or 30 * SECOND_NS  # off: looked at every 30 s
     pace = pacing.start(interval_ns, p.running.read(now.mono_ns), kicked=kicked)
     # Its silence is counted anew; that is no reason to call it reporting where it was not.

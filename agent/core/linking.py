@@ -27,6 +27,7 @@ LASTING_NS = 30 * SECOND_NS
 def opened(
     p: Poller, mark: SocketMark, owed: Owed | None, now: Now, settings: PollSettings, effects: list[Effect]
 ) -> Poller:
+    """Take in a link to the process `mark`; `owed` is what was remembered of its interval."""
     visit_ends_ns = now.mono_ns + settings.visit_ns if p.access is Access.SHARE else None
     run_state = p.run_state if p.fault is None else None
     since_ns = now.mono_ns if p.in_touch_since_ns is None else p.in_touch_since_ns
@@ -94,6 +95,7 @@ def left_for_good(p: Poller, effects: list[Effect]) -> Poller:
 
 
 def failed(p: Poller, fault: LinkFault, detail: str, now: Now, chance: int, settings: PollSettings) -> Poller:
+    """Take in that there is no link any more, or none yet."""
     may_be_inside = p.access is Access.SHARE and fault in (LinkFault.SILENT, LinkFault.BUSY)
     if may_be_inside and p.answered and p.path_present:
         since_ns = now.mono_ns if p.kept_out_since_ns is None else p.kept_out_since_ns

@@ -12,6 +12,7 @@ from agent.core.reading import Now, Reading, Sample
 def read(
     p: Poller, reading: Reading, now: Now, chance: int, settings: PollSettings, effects: list[Effect]
 ) -> Poller:
+    """Take in an answer to a reading: a sample where it shows an update, and when the next is due."""
     assert isinstance(p.phase, Asking)
     pace = p.pace
     assert pace is not None
