@@ -58,16 +58,19 @@ DRIFT_NS = 2e4
 HITS_PER_MISS, AIM = 33, 1.88
 """One reading of so many may come too early; as many standard deviations past the expected moment is that."""
 
+AIM_AGAIN = 1.3
+"""The same for the reading after one that came too early: one of ten."""
+
 OVERDUE_HITS, DOUBT = 2 * HITS_PER_MISS, 1.3
 """After so many without a miss the cadence may have become shorter, and the lag grows unseen: each further
 hit makes the belief so many times as uncertain, until a reading comes too early."""
 
+UNSEEN_MAX_NS = 500_000_000
+"""The same where the guest, answering at once since the last miss, could have got so far ahead of us."""
+
 FAR = 4.0
 """An update so many standard deviations before it was expected disproves the belief: the guest answers sooner
 than it did, each reading finds its update, and the lag has grown unseen, until the two lay in two seconds."""
-
-AIM_AGAIN = 1.3
-"""The same for the reading after one that came too early: one of ten."""
 
 SURE, AIM_UNSURE = 5.0, 1.0
 """An error above so many times the jitter is our ignorance: then one reading of six may come too early. Aimed
@@ -191,7 +194,13 @@ class Pace(Struct, frozen=True):
     def sure(self) -> bool:
         """Whether what is not known of the next update is the guest's jitter, and not our ignorance."""
         known = self.belief is not None and self.belief.error <= SURE * self.jitter
-        return known and self.hits <= OVERDUE_HITS
+        return known and not self.overdue
+
+    @property
+    def overdue(self) -> bool:
+        """Whether a reading should have come too early by now."""
+        unseen_ns = self.hits * (self.cadence_ns - self.interval_ns)
+        return self.hits > OVERDUE_HITS or unseen_ns > UNSEEN_MAX_NS
 
 
 def start(interval_ns: int, now_ns: int, *, kicked: bool = False) -> Pace:
@@ -237,7 +246,7 @@ def hit(pace: Pace, *, asked_ns: int, answered_ns: int, not_before_ns: int, miss
         belief = None
     if belief is not None:
         belief = belief.seen_between(low_ns, high_ns) if pace.misses > 1 else belief.not_after(high_ns)
-        if pace.hits > OVERDUE_HITS:
+        if pace.overdue:
             belief = belief.doubted(DOUBT)
         if not _credible(belief, pace.interval_ns, high_ns):
             belief = None

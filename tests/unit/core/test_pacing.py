@@ -124,12 +124,13 @@ def test_a_guest_that_answers_sooner_or_later_than_it_did_is_followed(
         answers = itertools.count()
         return lambda: rng.gauss(before_ms if next(answers) < 200 else after_ms, 1)
 
-    found: list[float] = []
+    found: list[Figures] = []
     for seed in range(40):
         rng = random.Random(seed)
-        found.append(run(1, guest(rng), 300, rng, steady_after=200).lag_p50_ms)
+        found.append(run(1, guest(rng), 300, rng, steady_after=200))
 
-    assert sorted(found)[20] <= p50_ms
+    assert sorted(each.lag_p50_ms for each in found)[20] <= p50_ms
+    assert sorted(each.lag_p99_ms for each in found)[20] <= 375
 
 
 def test_the_phase_is_found_within_fifteen_updates_of_a_start_at_any_moment() -> None:
