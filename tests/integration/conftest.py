@@ -201,8 +201,8 @@ def released(node: Node, folder: Path) -> Generator[Release]:
 
 
 @pytest.fixture(scope="module")
-def pods_kafka(node: Node, session_folder: Path) -> Generator[RealKafka]:
-    """A real broker that pods can reach."""
+def pods_kafka(node: Node, session_folder: Path, request: pytest.FixtureRequest) -> Generator[RealKafka]:
+    """A real broker that pods can reach; for one module, as the node."""
     need("kafka")
-    with real_kafka(session_folder / "pods-kafka", host=ADDRESS) as broker:
+    with real_kafka(session_folder / f"kafka-{request.path.stem}", host=ADDRESS) as broker:
         yield broker

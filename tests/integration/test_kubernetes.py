@@ -32,7 +32,7 @@ from tests.lab.observer import Observer
 from tests.lab.prometheus import prometheus
 from tests.lab.sim import simulated
 
-pytestmark = [pytest.mark.guest, pytest.mark.alone, pytest.mark.long, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.guest, pytest.mark.alone, pytest.mark.timeout(300)]
 
 WITHIN_S = 60.0
 """The promise: samples and metrics that soon after `helm install`."""
@@ -88,6 +88,7 @@ def test_three_values_bring_samples_to_kafka_and_metrics_to_prometheus_within_a_
         assert "kafka.samples: ok" in said
 
 
+@pytest.mark.long
 def test_what_happens_to_a_pod_costs_no_reader_anything(
     node: Node, released: Release, folder: Path, pods_kafka: RealKafka
 ) -> None:
@@ -180,6 +181,7 @@ def test_what_happens_to_a_pod_costs_no_reader_anything(
     print(f"{len(lives)} lives of the agent: {owed_in_all} updates owed, all arrived, none twice")
 
 
+@pytest.mark.long
 def test_vms_and_their_directory_come_and_go_under_a_running_pod(
     node: Node, released: Release, folder: Path, pods_kafka: RealKafka
 ) -> None:
@@ -304,6 +306,7 @@ def outage(released: Release, folder: Path, kafka: RealKafka, seconds: float) ->
     print(f"Kafka away for {seconds} s: {len(during)} samples waited, all arrived, no restart, always ready")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_a_kafka_that_is_away_restarts_nothing_and_costs_nothing(
     released: Release, folder: Path, own_pods_kafka: RealKafka

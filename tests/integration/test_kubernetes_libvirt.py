@@ -89,8 +89,7 @@ def test_the_launchers_of_a_node_are_watched_as_they_come_and_go(
         assert user_of(released) == (str(LIBVIRT_QEMU), "", "")
 
     def gone() -> bool:
-        said = [each for each in documents(pods_kafka, states) if "vm" in each]
-        return bool(said) and said[-1]["state"] == "gone"
+        return any(each["state"] == "gone" for each in documents(pods_kafka, states) if "vm" in each)
 
     released.wait(gone, "the domain's end", 60)
     assert (released.restarts, released.ready) == (0, True)
