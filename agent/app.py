@@ -35,7 +35,7 @@ from agent.runtime.alarms import Alarms
 from agent.runtime.answers import Answers
 from agent.runtime.deliver import Deliverer
 from agent.runtime.fleet import NO_MEMORIES, Fleet
-from agent.runtime.garbage import keep_pauses_short
+from agent.runtime.garbage import keep_pauses_short, use_one_arena
 from agent.runtime.give_back import Outcome, Settlement, give_back
 from agent.runtime.health import HealthWatch
 from agent.runtime.levels import levels
@@ -81,6 +81,7 @@ async def run(config: Config, read_again: Callable[[], Config]) -> bool:
     """
     logs.configure(config.log.level, config.log.format)
     raise_descriptor_limit()
+    use_one_arena()
     host = config.host_identity()
     start = clock.now()
     identity = Agent(host.id, host.name, uuid7(start.unix_ms, clock.chance()), __version__)

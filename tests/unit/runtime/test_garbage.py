@@ -1,6 +1,8 @@
 """Full collections do not walk what lives as long as its VM, and no garbage is kept for ever."""
 
 import gc
+import subprocess
+import sys
 import weakref
 from collections.abc import Generator
 
@@ -66,3 +68,30 @@ async def test_what_is_new_is_collected_more_often_than_what_was_set_aside() -> 
         await a_knot_is_found()
         assert kept() is not None
         group.cancel_scope.cancel()
+
+
+HEAPS = """
+import ctypes, sys, threading
+from agent.runtime.garbage import use_one_arena
+if "one" in sys.argv:
+    use_one_arena()
+alive = threading.Barrier(5)
+def allocate():
+    kept = bytes(10_000)
+    alive.wait()
+threads = [threading.Thread(target=allocate) for _ in range(4)]
+for each in threads:
+    each.start()
+alive.wait()
+libc = ctypes.CDLL(None)
+stdout = ctypes.c_void_p.in_dll(libc, "stdout")
+libc.malloc_info(0, stdout)
+libc.fflush(stdout)
+"""
+
+
+@pytest.mark.parametrize(("words", "heaps"), [(["one"], {1}), ([], {2, 3, 4, 5})])
+def test_threads_share_one_heap(words: list[str], heaps: set[int]) -> None:
+    said = subprocess.run([sys.executable, "-c", HEAPS, *words], check=True, capture_output=True).stdout
+
+    assert said.count(b"<heap nr=") in heaps
