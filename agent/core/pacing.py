@@ -70,7 +70,7 @@ UNSEEN_MAX_NS = 500_000_000
 
 FAR = 4.0
 """An update so many standard deviations before it was expected disproves the belief: the guest answers sooner
-than it did, each reading finds its update, and the lag has grown unseen, until the two lay in two seconds."""
+than it did, each reading finds its update, and the lag grew unseen, until they lay in different seconds."""
 
 SURE, AIM_UNSURE = 5.0, 1.0
 """An error above so many times the jitter is our ignorance: then one reading of six may come too early. Aimed
