@@ -62,6 +62,12 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+def cpu_s(pid: int) -> float:
+    """Return the CPU time that a process has used so far, user and system (proc(5), stat)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def wait_until(
     holds: Callable[[], bool], what: str, process: subprocess.Popen[bytes], log: Path, timeout_s: float
 ) -> None:
@@ -100,8 +106,7 @@ class AgentProcess:
 
     def cpu_s(self) -> float:
         """The CPU time it has used so far, user and system."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_s(self.process.pid)
 
     def resident_bytes(self) -> int:
         """The memory it has now: resident, shared pages included (proc(5), statm)."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from agent.runtime.fleet import path_id
 from tests.integration.watching import conserved
-from tests.lab.agent import AgentProcess, agent
+from tests.lab.agent import agent
 from tests.lab.bench import arrived
 from tests.lab.fuzz_peer import HEALTHY_PERIOD_S, healthy_statistics
 from tests.lab.measure import Comparison, Shown, compare, quantile
@@ -85,7 +85,7 @@ def fuzz(folder: Path, messages: int, peers: int, seed: int, *, seconds_max: flo
                 if time.monotonic() - begun_s > seconds_max:
                     raise AssertionError(f"only {taken} messages taken in within {seconds_max} s")
                 taken = json.loads(report.with_suffix(".progress").read_text()).get("consumed", 0)
-                rss = _rss_bytes(process)
+                rss = process.resident_bytes()
                 if not rss_warm and taken > messages * 0.3:
                     rss_warm = rss
             seconds, cpu_s = time.monotonic() - begun_s, process.cpu_s() - cpu_s
@@ -153,11 +153,6 @@ def _judge_hostile(
 
 def _reading(number: int, last_update_s: int, statistics: Mapping[str, int]) -> str:
     return json.dumps([number, last_update_s, sorted(statistics.items())])
-
-
-def _rss_bytes(process: AgentProcess) -> int:
-    words = Path(f"/proc/{process.process.pid}/status").read_text().partition("VmRSS:")[2].split()
-    return int(words[0]) * 1024
 
 
 @contextmanager

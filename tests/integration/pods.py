@@ -13,7 +13,7 @@ from typing import Any, cast
 from tests.lab import helm, qemu, setup
 from tests.lab.kafka import RealKafka, Received, consume
 from tests.lab.kubernetes import ADDRESS, NAME, Node
-from tests.lab.process import cpu_s
+from tests.lab.process import cpu_s, status_of
 
 AGENTS_USER = 10001
 QEMUS_USER = 64055
@@ -92,9 +92,8 @@ class Release:
         return self.node.pod_pid(self.name, self.namespace)
 
     def status(self) -> dict[str, str]:
-        """What the kernel says of the agent: its user, what it may do, its memory (proc(5), status)."""
-        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
-        return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+        """What the kernel says of the agent's process."""
+        return status_of(self.pid)
 
     def cpu_s(self) -> float:
         """The CPU time the agent has used so far, user and system."""

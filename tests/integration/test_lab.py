@@ -20,7 +20,7 @@ from tests.lab import cache, qemu, setup
 from tests.lab.collector import Collector, Point, problems
 from tests.lab.kafka import EmbeddedKafka, RealKafka, consume
 from tests.lab.observer import Observer
-from tests.lab.process import no_child_left, start, wait_until
+from tests.lab.process import is_running, no_child_left, start, wait_until
 from tests.lab.prometheus import Prometheus
 
 ROOT = Path(__file__).parents[2]
@@ -151,13 +151,6 @@ def test_what_was_started_ends_with_its_starter_however_that_ends(folder: Path) 
         while is_running(pid):
             assert time.monotonic() < deadline
             time.sleep(0.01)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def test_a_process_left_behind_is_found(folder: Path) -> None:

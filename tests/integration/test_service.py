@@ -10,9 +10,9 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agent.demo.process import wait_until
 from tests.integration.watching import Lines
 from tests.lab.agent import AgentProcess, agent
+from tests.lab.process import is_running, wait_until
 from tests.lab.sim import SimulatedVm, simulated
 
 
@@ -156,10 +156,8 @@ def test_a_terminal_that_is_closed_ends_it_in_order(folder: Path) -> None:
         (pid,) = map(int, Path(f"/proc/{terminal}/task/{terminal}/children").read_text().split())
         process.process.kill()
         deadline_s = time.monotonic() + 20
-        while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline_s:
+        while (lives_on := is_running(pid)) and time.monotonic() < deadline_s:
             time.sleep(0.02)
-
-        lives_on = Path(f"/proc/{pid}").exists()
         if lives_on:
             os.kill(pid, signal.SIGKILL)
         assert not lives_on

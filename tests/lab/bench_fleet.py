@@ -4,7 +4,6 @@
 Simulator, Kafka with its reader, and OTLP receiver are processes of their own.
 """
 
-import os
 import sys
 import tempfile
 import time
@@ -19,7 +18,7 @@ from tests.lab.bench import arrived
 from tests.lab.fleet_backends import Totals, backends
 from tests.lab.fleet_floors import floor_us
 from tests.lab.measure import STEADY_AFTER, compare, quantile
-from tests.lab.process import free_port
+from tests.lab.process import cpu_s, free_port, status_of
 from tests.lab.sim import Hypervisor, simulated
 
 Loop = Literal["uvloop", "asyncio"]
@@ -62,16 +61,9 @@ class Figures:
         return quantile(self.lags_ms, share)
 
 
-def cpu_s(pid: int) -> float:
-    """Return the CPU time that a process has used, user and system."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def peak_rss_bytes(pid: int) -> int:
     """Return the most memory that a process has had."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    return int(status_of(pid)["VmHWM"].split()[0]) * 1024
 
 
 def scrape(port: int) -> None:

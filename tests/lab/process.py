@@ -1,21 +1,31 @@
 """What `agent.demo.process` starts, and who is left of it."""
 
-import os
 import socket
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agent.demo.process import die_with_parent, kill, start, wait_until
+from agent.demo.process import cpu_s, die_with_parent, kill, start, wait_until
 
-__all__ = ["cpu_s", "die_with_parent", "free_port", "kill", "listens", "no_child_left", "start", "wait_until"]
+__all__ = [
+    "cpu_s", "die_with_parent", "free_port", "is_running", "kill", "listens", "no_child_left", "start",
+    "status_of", "wait_until",
+]  # fmt: skip
 
 
-def cpu_s(pid: int) -> float:
-    """Return the CPU time that a process has used so far, user and system."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def status_of(pid: int) -> dict[str, str]:
+    """Return what the kernel says of a process: its user, what it may do, its memory (proc(5), status)."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+
+
+def is_running(pid: int) -> bool:
+    """Say whether a process is there and has not ended; one that has may wait for somebody to hear of it."""
+    try:
+        return not status_of(pid)["State"].startswith("Z")
+    except OSError:
+        return False
 
 
 def listens(port: int, host: str = "127.0.0.1") -> bool:
