@@ -34,7 +34,7 @@ def test_two_hundred_vms_cost_little_and_are_read_in_time(folder: Path) -> None:
 
 @pytest.mark.long
 def test_a_thousand_vms_cost_half_a_core_at_1_s(folder: Path) -> None:
-    run = Run(1000, 1, seconds=60, learning_s=70)  # the last of what is learnt took some 60 updates
+    run = Run(1000, 1, seconds=60)
     figures = measure(folder, run)
     show(run, figures)
 

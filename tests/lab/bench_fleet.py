@@ -27,6 +27,9 @@ MIB = 1 << 20
 FAST = ("10:1", "100:1", "1000:1", "1000:1:asyncio")
 SLOW = ("100:10", "1000:10")
 
+LEARNT_S = 70.0
+"""At 1 s the last of what is learnt takes some 65 updates."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -36,7 +39,7 @@ class Run:
     interval_s: int
     seconds: float  # measured, after what is learning
     loop: Loop = "uvloop"
-    learning_s: float = 25.0  # 15 updates, and the agent has caught up
+    learning_s: float = LEARNT_S
     floor_s: float = 5.0  # for each floor
 
 
@@ -201,7 +204,7 @@ def read_run(words: str) -> Run:
         int(interval_s),
         seconds=30.0 if interval_s == "1" else 40.0,
         loop=cast(Loop, loop[0] if loop else "uvloop"),
-        learning_s=max(25.0, (STEADY_AFTER + 0.5) * int(interval_s)),
+        learning_s=max(LEARNT_S, (STEADY_AFTER + 0.5) * int(interval_s)),
     )
 
 
