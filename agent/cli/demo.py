@@ -8,8 +8,8 @@ import typer
 from agent.cli.flags import KafkaFlag, OtlpFlag, refuse
 from agent.config import Flags, load
 from agent.config.units import parse_duration
-from agent.demo.scenarios import SCENARIOS, Scenario
 from agent.errors import ConfigError, Problem
+from simulator.demo.scenarios import SCENARIOS, Scenario
 
 _ABOUT = """\
 Simulate a hypervisor, run the agent on it, and show what it says: no QEMU, no root.
@@ -50,8 +50,8 @@ def demo(
     kafka: KafkaFlag = None,
     otlp: OtlpFlag = None,
 ) -> None:  # its help is HELP
-    from agent.demo.run import Options
-    from agent.demo.run import demo as shown  # rich: --help shall not wait for it
+    from simulator.demo.run import Options
+    from simulator.demo.run import demo as shown  # rich: --help shall not wait for it
 
     script = SCENARIOS[scenario]
     try:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from agent.demo.measure import STEADY_AFTER, Shown
-from agent.demo.records import Document, Records
-from agent.demo.screen import lags_ms, summary
+from simulator.demo.measure import STEADY_AFTER, Shown
+from simulator.demo.records import Document, Records
+from simulator.demo.screen import lags_ms, summary
 from tests.lab.process import kill, no_child_left, start, wait_until
 
 ROOT = Path(__file__).parents[2]

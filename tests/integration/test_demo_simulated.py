@@ -12,8 +12,8 @@ from subprocess import Popen
 
 import pytest
 
-from agent.demo.process import kill, start, wait_until
-from agent.demo.run import PLACE_BYTES_MAX, short_place
+from simulator.demo.process import kill, start, wait_until
+from simulator.demo.run import PLACE_BYTES_MAX, short_place
 
 ROOT = Path(__file__).parents[2]
 STATES = {

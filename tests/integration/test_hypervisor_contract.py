@@ -155,7 +155,7 @@ def test_a_crashed_guest_is_silent_and_the_vm_runs_on(any_kind: AnyKind) -> None
 
 
 def test_a_reset_keeps_interval_and_values_and_polling_comes_back(any_kind: AnyKind) -> None:
-    """QEMU 7.2; 10.0 clears the values: tests/unit/sim."""
+    """QEMU 7.2; 10.0 clears the values: tests/unit/simulator."""
     client = any_kind.watch(any_kind.guest())
     assert client.interval(1) == {}
     client.next_update()

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
-from agent.demo.measure import decoded
+from simulator.demo.measure import decoded
 from tests.lab import cache, qemu, setup
 from tests.lab.collector import Collector, Point, problems
 from tests.lab.kafka import EmbeddedKafka, RealKafka, consume

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agent.demo.measure import Shown
+from simulator.demo.measure import Shown
 from tests.lab.bench_libvirt import STANDIN
 from tests.lab.compare_libvirt import Said, judge, said_by_collectd, said_by_the_agent, told_silent_after_s
 from tests.lab.libvirt import bindings

@@ -46,6 +46,7 @@ def test_the_parts_have_in_them_what_they_are_for(folder: Path) -> None:
 
     with zipfile.ZipFile(folder / f"a/barograph-{__version__}-py3-none-any.whl") as wheel:
         assert "agent/schemas/asyncapi.yaml" in wheel.namelist()
+        assert "simulator/demo/run.py" in wheel.namelist()
         assert not [name for name in wheel.namelist() if name.startswith(("tests/", "release/"))]
     with tarfile.open(folder / f"a/barograph-schemas-{__version__}.tar.gz") as schemas:
         member = schemas.extractfile("barograph-schemas/sample/v1/1.0.schema.json")

@@ -7,7 +7,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from agent.demo import process
+from simulator.demo import process
 
 # Several agents run side by side here; a test that asks one over HTTP gives it a port.
 _FOR_TESTS = {"BAROGRAPH_NO_CONTAINMENT": "1", "BAROGRAPH_WEB__ENABLED": "false"}

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent.demo.measure import Shown
+from simulator.demo.measure import Shown
 from tests.lab import setup
 from tests.lab.agent import AgentProcess, agent
 from tests.lab.libvirt import Daemon, Domain, libvirtd

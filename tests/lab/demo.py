@@ -15,10 +15,10 @@ from pathlib import Path
 
 from rich.console import Console, Group
 
-from agent.demo.measure import PROMISED_MS, STEADY_AFTER
-from agent.demo.process import AgentProcess
-from agent.demo.screen import picture, readings, summary
-from agent.demo.show import Step, show
+from simulator.demo.measure import PROMISED_MS, STEADY_AFTER
+from simulator.demo.process import AgentProcess
+from simulator.demo.screen import picture, readings, summary
+from simulator.demo.show import Step, show
 from tests.lab import qemu, setup
 from tests.lab.agent import agent, barograph
 from tests.lab.demo_reader import PARTITIONS, TOPICS, Reader

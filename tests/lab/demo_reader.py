@@ -8,7 +8,7 @@ from typing import cast
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
-from agent.demo.records import Document, Records
+from simulator.demo.records import Document, Records
 
 TOPICS = ("barograph.samples", "barograph.states")
 PARTITIONS = 4

@@ -25,8 +25,8 @@ _PACKAGES = ("podman", "runc", "debootstrap", "ca-certificates")
 BASE_INPUTS = "1 bookworm python3 python3-venv ca-certificates"
 _NEEDLESS = ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale")
 _BUILT_FROM = (
-    "Containerfile", "agent", "schemas", "pyproject.toml", "README.md", "LICENSE", "requirements.lock",
-    "requirements-build.lock",
+    "Containerfile", "agent", "simulator", "schemas", "pyproject.toml", "README.md", "LICENSE",
+    "requirements.lock", "requirements-build.lock",
 )  # fmt: skip
 _BUILT_FROM_LABEL = "barograph.lab.built-from"
 _KEPT = 3

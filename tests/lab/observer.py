@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO, cast
 
-from agent.demo.measure import Shown, updates_in
+from simulator.demo.measure import Shown, updates_in
 from tests.lab.process import kill, start, wait_until
 from tests.lab.qemu import BALLOON
 

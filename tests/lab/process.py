@@ -1,4 +1,4 @@
-"""What `agent.demo.process` starts, and who is left of it."""
+"""What `simulator.demo.process` starts, and who is left of it."""
 
 import socket
 import time
@@ -6,7 +6,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agent.demo.process import cpu_s, die_with_parent, kill, start, wait_until
+from simulator.demo.process import cpu_s, die_with_parent, kill, start, wait_until
 
 __all__ = [
     "cpu_s", "die_with_parent", "free_port", "is_running", "kill", "listens", "no_child_left", "start",

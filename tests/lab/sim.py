@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
-from agent.demo import hypervisor
-from agent.demo.measure import Shown, updates_in
+from simulator.demo import hypervisor
+from simulator.demo.measure import Shown, updates_in
 from tests.lab.qemu import Monitor
 
 
@@ -20,7 +20,7 @@ class SimulatedVm:
         self._hypervisor = hypervisor
 
     def order(self, words: str, timeout_s: float = 30.0) -> object:
-        """Order something: the guest's words as in the lab's guest, and those of `agent.sim.orders`.
+        """Order something: the guest's words as in the lab's guest, and those of `simulator.orders`.
 
         Raises:
             RuntimeError: it could not be.
@@ -69,7 +69,7 @@ class Hypervisor(hypervisor.Hypervisor):
         return SimulatedVm(self, name)
 
     def add(self, name: str, **spec: object) -> SimulatedVm:
-        """Add one: `spec` as `agent.sim.machine.Spec`."""
+        """Add one: `spec` as `simulator.qemu.Spec`."""
         self.add_vm(name, spec)
         return self.vm(name)
 
@@ -87,7 +87,7 @@ def simulated(folder: Path, *extra: str, vms: int = 0, **options: object) -> Gen
         folder: short, for the sockets.
         extra: more of its flags.
         vms: how many alike; others are added with `add`.
-        options: flags of `python -m agent.sim` with values: `preset=1`, `guests="steady:8,leaking"`.
+        options: flags of `python -m simulator` with values: `preset=1`, `guests="steady:8,leaking"`.
     """
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     with hypervisor.simulator(folder, "--vms", str(vms), *words, *extra) as process:

@@ -85,47 +85,51 @@ DELIVERY = (
 
 
 SIMULATED = (
-    ("sim/balloon.py", "if value == self.interval_s:", "if False:"),
+    ("balloon_device.py", "if value == self.interval_s:", "if False:"),
     (
-        "sim/balloon.py",
+        "balloon_device.py",
         "            self.due_ms = clock_ms\n",
         "            self.due_ms = clock_ms + value * 1000\n",
     ),
-    ("sim/balloon.py", "            self.due_ms = clock_ms + value * 1000\n", "            pass\n"),
-    ("sim/balloon.py", "if value == 0:\n            self.due_ms = None", "if value == 0:\n            pass"),
-    ("sim/balloon.py", "if value > INTERVAL_MAX_S:", "if value >= INTERVAL_MAX_S:"),
-    ("sim/balloon.py", "not -(2**63) <= value < 2**63", "False"),
-    ("sim/balloon.py", "if type(value) is not int or", "if not isinstance(value, int) or"),
+    ("balloon_device.py", "            self.due_ms = clock_ms + value * 1000\n", "            pass\n"),
     (
-        "sim/balloon.py",
+        "balloon_device.py",
+        "if value == 0:\n            self.due_ms = None",
+        "if value == 0:\n            pass",
+    ),
+    ("balloon_device.py", "if value > INTERVAL_MAX_S:", "if value >= INTERVAL_MAX_S:"),
+    ("balloon_device.py", "not -(2**63) <= value < 2**63", "False"),
+    ("balloon_device.py", "if type(value) is not int or", "if not isinstance(value, int) or"),
+    (
+        "balloon_device.py",
         "            self.due_ms = clock_ms + self.interval_s * 1000\n            return False",
         "            return False",
     ),
-    ("sim/balloon.py", "        self._held = buffer\n", "        pass\n"),
-    ("sim/balloon.py", "self._to_read_again = state.buffer", "self._to_read_again = None"),
-    ("sim/versions.py", "NAMES[:10], False, True", "NAMES, False, True"),
-    ("sim/versions.py", "NAMES[:10], False, True", "NAMES[:10], True, True"),
-    ("sim/versions.py", "NAMES[:10], False, True", "NAMES[:10], False, False"),
+    ("balloon_device.py", "        self._held = buffer\n", "        pass\n"),
+    ("balloon_device.py", "self._to_read_again = state.buffer", "self._to_read_again = None"),
+    ("versions.py", "NAMES[:10], False, True", "NAMES, False, True"),
+    ("versions.py", "NAMES[:10], False, True", "NAMES[:10], True, True"),
+    ("versions.py", "NAMES[:10], False, True", "NAMES[:10], False, False"),
     (
-        "sim/machine.py",
+        "qemu.py",
         "return now.mono_ns + self._clock_ns if self.running else self._clock_ns",
         "return now.mono_ns",
     ),
-    ("sim/machine.py", 'self._emit("RESUME", now)\n            self._run(now)', "self._run(now)"),
-    ("sim/machine.py", 'self.run_state = "prelaunch"\n        clock_ns', "pass\n        clock_ns"),
+    ("qemu.py", 'self._emit("RESUME", now)\n            self._run(now)', "self._run(now)"),
+    ("qemu.py", 'self.run_state = "prelaunch"\n        clock_ns', "pass\n        clock_ns"),
     (
-        "sim/machine.py",
+        "qemu.py",
         'self._emit("DEVICE_DELETED", now, {"path"',
         'self._emit("DEVICE_DELETED", now, {"device"',
     ),
-    ("sim/machine.py", 'raise Refused("Only one balloon device is supported")', "pass"),
-    ("sim/machine.py", 'self.run_state = "postmigrate"', 'self.run_state = "paused"'),
-    ("sim/machine.py", "self.guest = copy.deepcopy(saved.guest)", "pass"),
-    ("sim/events.py", "elif mono_ns < self._quiet_until_ns.get(name, 0):", "elif False:"),
-    ("sim/monitor.py", "        self._machine.events.hearers.append(self._send)\n", ""),
-    ("sim/server.py", "listener.listen(1)", "listener.listen(8)"),
-    ("sim/server.py", "await process.may_accept.wait()", "pass"),
-    ("sim/json_stream.py", 'raise Malformed("JSON parse error, duplicate key")', "pass"),
+    ("qemu.py", 'raise Refused("Only one balloon device is supported")', "pass"),
+    ("qemu.py", 'self.run_state = "postmigrate"', 'self.run_state = "paused"'),
+    ("qemu.py", "self.guest = copy.deepcopy(saved.guest)", "pass"),
+    ("qmp_events.py", "elif mono_ns < self._quiet_until_ns.get(name, 0):", "elif False:"),
+    ("qmp_session.py", "        self._machine.events.hearers.append(self._send)\n", ""),
+    ("host.py", "listener.listen(1)", "listener.listen(8)"),
+    ("host.py", "await process.may_accept.wait()", "pass"),
+    ("json_stream.py", 'raise Malformed("JSON parse error, duplicate key")', "pass"),
 )
 
 
@@ -179,16 +183,21 @@ SIMULATED_TESTS = (
 TESTS = {"spool": SPOOL_TESTS, "simulated": SIMULATED_TESTS}
 
 
-def caught_by(file: str, old: str, new: str, tests: Sequence[str]) -> str | None:
+def package(model: str) -> str:
+    """Return the package that the paths of a model's faults are relative to."""
+    return "simulator" if model == "simulated" else "agent"
+
+
+def caught_by(file: Path, old: str, new: str, tests: Sequence[str]) -> str | None:
     """Return the test that fails with the fault in place; `None`: none does."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
-        for name in ("agent", "schemas", "tests"):
+        for name in ("agent", "simulator", "schemas", "tests"):
             shutil.copytree(
                 ROOT / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
             )
         shutil.copy(ROOT / "pyproject.toml", copy)
-        target = copy / "agent" / file
+        target = copy / file
         text = target.read_text()
         if old not in text:
             raise SystemExit(f"{file} has no {old!r} any more: mend the list")
@@ -220,7 +229,7 @@ def main() -> int:
     missed = 0
     for model, faults in MODELS.items():
         for file, old, new in faults if model in (sys.argv[1:] or MODELS) else ():
-            test = caught_by(file, old, new, TESTS.get(model, CORE_TESTS))
+            test = caught_by(Path(package(model), file), old, new, TESTS.get(model, CORE_TESTS))
             missed += test is None
             print(
                 f"| {model} | `{old.splitlines()[0]}` → `{new.partition(chr(10))[0]}` | {test or 'NOT CAUGHT'} |",

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
-from agent.sim.balloon import Balloon, Travelling
-from agent.sim.events import Events
-from agent.sim.guest import MIB, MS, Guest, Kind
-from agent.sim.versions import VERSIONS
+from simulator.balloon_device import Balloon, Travelling
+from simulator.guest import MIB, MS, Guest, Kind
+from simulator.qmp_events import Events
+from simulator.versions import VERSIONS
 
 Bus = Literal["pci", "pci-transitional", "pci-non-transitional", "mmio", "ccw", "none"]
 BUSES: tuple[str, ...] = get_args(Bus)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from agent.sim.balloon import NAMES
+from simulator.balloon_device import NAMES
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,12 +24,12 @@ adds one, `machine.Spec` as JSON.
 from collections.abc import Mapping
 from typing import cast
 
-from agent.sim import qom
-from agent.sim.commands import execute
-from agent.sim.guest import Kind
-from agent.sim.machine import BUSES, Machine, Now, Refused, Spec
-from agent.sim.server import Host, Process, clocks
-from agent.sim.versions import VERSIONS
+from simulator import qom
+from simulator.guest import Kind
+from simulator.host import Host, Process, clocks
+from simulator.qemu import BUSES, Machine, Now, Refused, Spec
+from simulator.qmp_commands import execute
+from simulator.versions import VERSIONS
 
 _GUEST = frozenset({"hello", "load", "unload", "dirty", "clean", "churn", "reboot", "poweroff", "crash"})
 

@@ -1,4 +1,4 @@
-from agent.demo.measure import PROMISED_MS, Arrived, Shown, compare, short_lived
+from simulator.demo.measure import PROMISED_MS, Arrived, Shown, compare, short_lived
 
 BEGIN_S = 1795404000
 

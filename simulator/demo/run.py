@@ -21,13 +21,13 @@ from pathlib import Path
 
 from rich.console import Console, Group
 
-from agent.demo.hypervisor import Hypervisor, simulator
-from agent.demo.measure import PROMISED_MS, STEADY_AFTER, Shown, quantile, update_in
-from agent.demo.process import AgentProcess, kill
-from agent.demo.records import Document, Records
-from agent.demo.scenarios import SCENARIOS, Act, Scenario, Vm, cast_of
-from agent.demo.screen import picture, readings, summary
-from agent.demo.show import Step, show
+from simulator.demo.hypervisor import Hypervisor, simulator
+from simulator.demo.measure import PROMISED_MS, STEADY_AFTER, Shown, quantile, update_in
+from simulator.demo.process import AgentProcess, kill
+from simulator.demo.records import Document, Records
+from simulator.demo.scenarios import SCENARIOS, Act, Scenario, Vm, cast_of
+from simulator.demo.screen import picture, readings, summary
+from simulator.demo.show import Step, show
 
 INTERRUPTED = 130
 PLACE_BYTES_MAX = 60

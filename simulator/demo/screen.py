@@ -12,8 +12,8 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from agent.demo.measure import STEADY_AFTER, Arrived, Shown, compare, quantile, short_lived
-from agent.demo.records import Document, Records, Told, gathered
+from simulator.demo.measure import STEADY_AFTER, Arrived, Shown, compare, quantile, short_lived
+from simulator.demo.records import Document, Records, Told, gathered
 
 COLOURS = {"reporting": "green", "stalled": "red", "waiting": "yellow", "gone": "red", "unreachable": "red"}
 NARROW = 100

@@ -1,10 +1,10 @@
-"""A simulated hypervisor: `python -m agent.sim --folder DIR --vms 1000`.
+"""A simulated hypervisor: `python -m simulator --folder DIR --vms 1000`.
 
 The folder then holds, for each VM `vm0001` and on, its monitors `vm0001.qmp` (the agent's) and `vm0001.truth`
 (anybody else's), and of the whole
 
-- `control`: takes orders, see `agent.sim.orders`; it is there once every VM is;
-- `updates.jsonl`: every update of every VM as it happens, see `agent.sim.server.UpdatesLog`.
+- `control`: takes orders, see `simulator.orders`; it is there once every VM is;
+- `updates.jsonl`: every update of every VM as it happens, see `simulator.host.UpdatesLog`.
 
 It runs until SIGTERM or SIGINT.
 """
@@ -24,11 +24,11 @@ import anyio
 from anyio.abc import SocketStream, TaskStatus
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from agent.sim.guest import MIB, Kind
-from agent.sim.machine import Refused, Spec
-from agent.sim.orders import follow
-from agent.sim.server import Host, UpdatesLog
-from agent.sim.versions import VERSIONS
+from simulator.guest import MIB, Kind
+from simulator.host import Host, UpdatesLog
+from simulator.orders import follow
+from simulator.qemu import Refused, Spec
+from simulator.versions import VERSIONS
 
 LONGEST_ORDER = 65536
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("agent.sim", description="A simulated hypervisor.")
+    parser = argparse.ArgumentParser("simulator", description="A simulated hypervisor.")
     add = parser.add_argument
     add("--folder", type=Path, required=True, help="for its sockets: short, and there")
     add("--vms", type=int, default=1)

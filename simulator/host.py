@@ -17,8 +17,8 @@ from typing import BinaryIO
 import anyio
 from anyio.abc import TaskGroup
 
-from agent.sim.machine import Machine, Now, Refused, Spec
-from agent.sim.monitor import Session
+from simulator.qemu import Machine, Now, Refused, Spec
+from simulator.qmp_session import Session
 
 FLUSH_NS = 100_000_000
 

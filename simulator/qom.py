@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from agent.sim.machine import Machine, Refused
+from simulator.qemu import Machine, Refused
 
 _CONTAINER = "container"
 _PROXIES = {

@@ -1,5 +1,5 @@
-from agent.demo.records import MANY, Told, gathered
-from agent.demo.scenarios import SCENARIOS, Scenario, cast_of
+from simulator.demo.records import MANY, Told, gathered
+from simulator.demo.scenarios import SCENARIOS, Scenario, cast_of
 
 
 def told(vm: str, at_ms: float, words: str = "connecting → reporting") -> Told:

@@ -4,9 +4,9 @@ import json
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, cast
 
-from agent.sim import qom
-from agent.sim.balloon import BadInterval, Balloon
-from agent.sim.machine import MS, Machine, Now, Refused
+from simulator import qom
+from simulator.balloon_device import BadInterval, Balloon
+from simulator.qemu import MS, Machine, Now, Refused
 
 _NO_UUID = "00000000-0000-0000-0000-000000000000"
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from rich.console import Console, Group
 from rich.live import Live
 
-from agent.demo.records import Records, Told, gathered
-from agent.demo.screen import line
+from simulator.demo.records import Records, Told, gathered
+from simulator.demo.screen import line
 
 _PER_S = 4
 

@@ -24,7 +24,7 @@ class Act:
 
     at: float  # as a share of the whole time
     words: str  # what the story says of it
-    orders: tuple[str, ...]  # of agent.sim.orders
+    orders: tuple[str, ...]  # of simulator.orders
     for_good: bool = False  # from here on its monitor cannot be read, so the agent owes nothing of it
 
 
@@ -33,9 +33,9 @@ class Role:
     """What a VM is like."""
 
     name: str  # what the VM is called, with its number
-    guest: str = "steady"  # agent.sim.guest.Kind
+    guest: str = "steady"  # simulator.guest.Kind
     acts: tuple[Act, ...] = ()
-    spec: Mapping[str, object] = field(default_factory=dict[str, object])  # more of agent.sim.machine.Spec
+    spec: Mapping[str, object] = field(default_factory=dict[str, object])  # more of simulator.qemu.Spec
     comes_at: float = 0  # as a share of the whole time; 0: it is there before the agent
     clone_of: int = 0  # the number of the VM whose uuid it has
     held: bool = False  # by another tool, all the time
@@ -60,7 +60,7 @@ class Vm:
 
     name: str
     role: Role
-    spec: Mapping[str, object]  # agent.sim.machine.Spec
+    spec: Mapping[str, object]  # simulator.qemu.Spec
 
 
 _BOOT_S = 2.0

@@ -1,4 +1,4 @@
-"""A simulated hypervisor in a process of its own, and the orders it takes: `agent.sim.orders`."""
+"""A simulated hypervisor in a process of its own, and the orders it takes: `simulator.orders`."""
 
 import json
 import socket
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
-from agent.demo.process import PACKAGED_IN, kill, start, wait_until
+from simulator.demo.process import PACKAGED_IN, kill, start, wait_until
 
 _STARTS_WITHIN_S = 60.0
 _ANSWERS_WITHIN_S = 30.0
@@ -39,7 +39,7 @@ class Hypervisor:
         return self._say({"order": words} | ({} if vm is None else {"vm": vm}), timeout_s)
 
     def add_vm(self, name: str, spec: Mapping[str, object]) -> None:
-        """Add one: `spec` as `agent.sim.machine.Spec`.
+        """Add one: `spec` as `simulator.qemu.Spec`.
 
         Raises:
             RuntimeError: it could not be.
@@ -71,7 +71,7 @@ class Hypervisor:
 
 @contextmanager
 def simulator(folder: Path, *words: str) -> Generator[subprocess.Popen[bytes]]:
-    """`python -m agent.sim`, which takes orders once the block begins, and ends with it.
+    """`python -m simulator`, which takes orders once the block begins, and ends with it.
 
     Args:
         folder: short, for the sockets.
@@ -80,7 +80,7 @@ def simulator(folder: Path, *words: str) -> Generator[subprocess.Popen[bytes]]:
     Raises:
         RuntimeError: it did not start; the message has its log.
     """
-    argv = [sys.executable, "-m", "agent.sim", "--folder", str(folder), *words]
+    argv = [sys.executable, "-m", "simulator", "--folder", str(folder), *words]
     log = folder / "sim.log"
     process = start(argv, log, cwd=PACKAGED_IN)
     try:

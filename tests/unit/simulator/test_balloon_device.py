@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent.sim.balloon import NAMES, UNSET, BadInterval, Balloon
+from simulator.balloon_device import NAMES, UNSET, BadInterval, Balloon
 
 MEMORY = 1 << 30
 

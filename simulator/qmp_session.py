@@ -4,9 +4,9 @@ import json
 from collections.abc import Callable
 from typing import cast
 
-from agent.sim.commands import Parameter, check, execute
-from agent.sim.json_stream import JsonStream, Malformed
-from agent.sim.machine import Machine, Now, Refused
+from simulator.json_stream import JsonStream, Malformed
+from simulator.qemu import Machine, Now, Refused
+from simulator.qmp_commands import Parameter, check, execute
 
 _MEMBERS = ("execute", "exec-oob", "arguments", "id")
 
