@@ -46,13 +46,13 @@ $(BUILD_READY): | $(UV)
 demo: setup ## real guests under real QEMUs, samples in an embedded Kafka, one minute; else simulated ones
 	@python -m tests.lab.demo
 
-check: setup ## seconds: format, lint, types, layers, contract, unit tests
+check: setup ## seconds: format, lint, types, layers, contract, unit tests, golden tests
 	@ruff format --check --quiet .
 	@ruff check --quiet .
 	@codespell
 	@lint-imports --no-cache > $(CACHE)/lint-imports.log 2>&1 || { cat $(CACHE)/lint-imports.log; exit 1; }
 	@basedpyright --level warning
-	@python -m pytest -q --numprocesses 2 --dist worksteal tests/unit tests/model tests/contract
+	@python -m pytest -q --numprocesses 2 --dist worksteal tests/unit tests/model tests/contract tests/golden
 
 lab: setup ## build what the tests run against: guest, libvirt, Kafka, Collector, Prometheus
 	@python -m tests.lab.setup

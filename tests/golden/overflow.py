@@ -1,0 +1,129 @@
+"""What comes out of a link where more events come than are taken: fixed inputs, for both links."""
+
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, cast
+
+import anyio
+
+from agent.core.reading import SocketMark
+from agent.errors import LinkFault, Unreachable
+from agent.libvirt.link import DomainLink, Event
+from agent.qmp.link import QmpOpener
+from tests.unit.qmp.peer import BALLOON, SETTINGS, Client, read_stats, serving
+
+Said = tuple[str, Mapping[str, object]]
+"""An event's name and its data."""
+
+NAMES = ("STOP", "RESUME", "SUSPEND", "WAKEUP", "RESET", "SHUTDOWN", "BALLOON_CHANGE", "DEVICE_DELETED")
+
+
+def _named(*names: str) -> list[Said]:
+    return [(name, {"number": number}) for number, name in enumerate(names)]
+
+
+# Each is a list of what comes at one go, and how many are taken then. The rest is taken at the end.
+INPUTS: Mapping[str, Sequence[tuple[list[Said], int]]] = {
+    "nothing is lost at the bound": [(_named(*["STOP", "RESUME"] * 32), 0)],
+    "one more than the bound": [(_named(*["STOP", "RESUME"] * 32, "RESET"), 0)],
+    "a reset before a flood": [(_named("RESET", *["STOP", "RESUME"] * 64, "SHUTDOWN"), 0)],
+    "every name, many times": [(_named(*NAMES * 50), 0)],
+    "the order of the newest": [(_named(*["RESUME", "STOP", "RESUME"] * 40, "WAKEUP"), 0)],
+    "a balloon that moves": [([("BALLOON_CHANGE", {"actual": actual}) for actual in range(200)], 0)],
+    "some are taken meanwhile": [
+        (_named(*["STOP", "RESUME"] * 30), 5),
+        (_named(*["SUSPEND", "WAKEUP"] * 30), 3),
+        (_named("RESET", *["STOP"] * 70), 70),
+        (_named("SHUTDOWN"), 0),
+    ],
+    "odd ones among them": [([("STOP", {}), ("JOB_STATUS_CHANGE", {"id": "x"}), ("RESUME", {})] * 30, 0)],
+}
+
+
+def _document(name: str, data: Mapping[str, object]) -> list[object]:
+    return [name, dict(data)]
+
+
+async def through_qmp(phases: Sequence[tuple[list[Said], int]]) -> list[list[object]]:
+    """Return what a monitor's link gives."""
+
+    async def script(client: Client) -> None:
+        await client.greet()
+        for events, _ in phases:
+            command = await client.hear()
+            said: list[dict[str, object]] = [
+                {"event": name, "data": data, "timestamp": {}} for name, data in events
+            ]
+            said.append({"return": {"last-update": 0, "stats": {}}, "id": command["id"]})
+            await client.send(b"".join(json.dumps(each).encode() + b"\r\n" for each in said))
+        await client.hear()  # then it hangs up
+
+    taken: list[list[object]] = []
+    with anyio.fail_after(20):
+        async with serving(script) as path, QmpOpener(SETTINGS)(path) as link:
+            for _, count in phases:
+                await read_stats(link)  # answered after the events of this phase
+                for _ in range(count):
+                    event = await _soon(link.next_event)
+                    if event is None:
+                        break
+                    taken.append(_document(event.name, event.data))
+            link.read_stats(BALLOON, _nothing, _nothing)
+            try:
+                while True:
+                    event = await link.next_event()
+                    taken.append(_document(event.name, event.data))
+            except Unreachable as error:
+                taken.append(["end", error.fault.value])
+    return taken
+
+
+async def through_libvirt(phases: Sequence[tuple[list[Said], int]]) -> list[list[object]]:
+    """Return what a domain's link gives."""
+    link = DomainLink("qemu:///system#1", SocketMark(1, 2, 0), cast(Any, None), cast(Any, None))
+    taken: list[list[object]] = []
+    with anyio.fail_after(20):
+        for events, count in phases:
+            for name, data in events:
+                link.tell(Event(name, data))
+            for _ in range(count):
+                event = await _soon(link.next_event)
+                if event is None:
+                    break
+                taken.append(_document(event.name, event.data))
+        link.end(LinkFault.HUNG_UP, "the end")
+        try:
+            while True:
+                event = await link.next_event()
+                taken.append(_document(event.name, event.data))
+        except Unreachable as error:
+            taken.append(["end", error.fault.value])
+    return taken
+
+
+async def _soon(next_event: Callable[[], Awaitable[Any]]) -> Any:
+    """Return an event that is there; `None`: there is none, which needs no waiting to be known."""
+    with anyio.move_on_after(0.02):
+        return await next_event()
+    return None
+
+
+def _nothing(_: object) -> None:
+    return
+
+
+async def _all() -> dict[str, str]:
+    files: dict[str, str] = {}
+    for name, through in (("qmp", through_qmp), ("libvirt", through_libvirt)):
+        lines: list[str] = []
+        for title, phases in INPUTS.items():
+            lines.append(f"# {title}: {sum(len(events) for events, _ in phases)} events\n")
+            lines += [json.dumps(each) + "\n" for each in await through(phases)]
+        files[f"overflow/{name}.jsonl"] = "".join(lines)
+    return files
+
+
+def made() -> dict[str, str]:
+    """Return the recorded files."""
+    return anyio.run(partial(_all))
