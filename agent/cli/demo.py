@@ -1,4 +1,4 @@
-"""`barograph demo`: the flags, checked as `run` checks them before anything is started."""
+"""The command `barograph demo`; flags are validated as by `barograph run` before anything starts."""
 
 import os
 from typing import Annotated
@@ -12,26 +12,26 @@ from agent.errors import ConfigError, Problem
 from simulator.demo.scenarios import SCENARIOS, Scenario
 
 _ABOUT = """\
-Simulate a hypervisor, run the agent on it, and show what it says: no QEMU, no root.
+Run the agent on a simulated hypervisor and show its records. Needs neither QEMU nor root.
 
-Both are processes of their own with a temporary folder, and are gone at the end. Where the output is no
-terminal, only the story and the summary are written. Exit code 1: a sample was lost, repeated or wrong, or it
-could not go on; 130: interrupted, after the summary.
+The simulator and the agent run as processes of their own, in a temporary folder; nothing is left behind. If
+the output is not a terminal, the demo prints a timeline and the summary. Exit code 1: a sample was lost,
+repeated or wrong, or the demo failed; 130: interrupted (the summary is printed).
 
-The scenarios:"""
+Scenarios:"""
 
 HELP = "\n\n".join([_ABOUT, *(f"{name}: {script.about}" for name, script in SCENARIOS.items())])
-"""Of the command."""
+"""The help text of the command."""
 
 VMS_MAX, SECONDS_MIN, SECONDS_MAX = 2000, 5, 600
 
 
 def demo(
-    scenario: Annotated[Scenario, typer.Option("--scenario", help="What happens.")] = Scenario.DAY,
+    scenario: Annotated[Scenario, typer.Option("--scenario", help="What to show.")] = Scenario.DAY,
     vms: Annotated[
         int | None,
         typer.Option(
-            "--vms", metavar="N", min=1, max=VMS_MAX, help="How many, instead of the scenario's number."
+            "--vms", metavar="N", min=1, max=VMS_MAX, help="Number of VMs; default: as the scenario defines."
         ),
     ] = None,
     seconds: Annotated[
@@ -41,17 +41,16 @@ def demo(
             metavar="S",
             min=SECONDS_MIN,
             max=SECONDS_MAX,
-            help="How long, instead of the scenario's time.",
+            help="Duration; default: as the scenario defines.",
         ),
     ] = None,
     interval: Annotated[
-        str, typer.Option("--interval", metavar="DURATION", help="How often guests are asked.")
+        str, typer.Option("--interval", metavar="DURATION", help="The polling interval.")
     ] = "1s",
     kafka: KafkaFlag = None,
     otlp: OtlpFlag = None,
-) -> None:  # its help is HELP
-    from simulator.demo.run import Options
-    from simulator.demo.run import demo as shown  # rich: --help shall not wait for it
+) -> None:  # HELP is registered as its help text
+    from simulator.demo.run import Options, run_demo  # imports rich, which --help does not need
 
     script = SCENARIOS[scenario]
     try:
@@ -67,11 +66,11 @@ def demo(
         kafka=kafka,
         otlp=otlp,
     )
-    typed = Flags(
+    flags = Flags(
         monitors=("/*",), interval=interval, kafka=kafka, otlp=otlp, host_id="demo", state_directory="/"
     )
     try:
-        load(typed, options.environment(os.environ))
+        load(flags, options.environment(os.environ))
     except ConfigError as error:
         refuse(error)
-    raise typer.Exit(shown(options))
+    raise typer.Exit(run_demo(options))

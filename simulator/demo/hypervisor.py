@@ -1,4 +1,4 @@
-"""A simulated hypervisor in a process of its own, and the orders it takes: `simulator.orders`."""
+"""Start the simulated hypervisor in a process of its own and send it orders (`simulator.orders`)."""
 
 import json
 import socket
@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
-from simulator.demo.process import PACKAGED_IN, kill, start, wait_until
+from simulator.demo.process import PACKAGE_ROOT, kill, start, wait_until
 
-_STARTS_WITHIN_S = 60.0
-_ANSWERS_WITHIN_S = 30.0
+_START_TIMEOUT_S = 60.0
+_ORDER_TIMEOUT_S = 30.0
 
 
 class Hypervisor:
-    """The process of all simulated QEMUs."""
+    """A client of the process that runs all simulated QEMUs."""
 
     def __init__(self, folder: Path, process: subprocess.Popen[bytes]) -> None:
         self.folder = folder
@@ -27,65 +27,65 @@ class Hypervisor:
 
     @property
     def pid(self) -> int:
-        """Its process's id."""
+        """The process id."""
         return self._process.pid
 
-    def order(self, words: str, vm: str | None = None, timeout_s: float = _ANSWERS_WITHIN_S) -> object:
-        """Give an order, and return the answer.
+    def order(self, order: str, vm: str | None = None, timeout_s: float = _ORDER_TIMEOUT_S) -> object:
+        """Send an order and return its result.
 
         Raises:
-            RuntimeError: it could not be.
+            RuntimeError: the order failed, or the process has ended.
         """
-        return self._say({"order": words} | ({} if vm is None else {"vm": vm}), timeout_s)
+        return self._request({"order": order} | ({} if vm is None else {"vm": vm}), timeout_s)
 
     def add_vm(self, name: str, spec: Mapping[str, object]) -> None:
-        """Add one: `spec` as `simulator.qemu.Spec`.
+        """Add a VM; `spec` has the fields of `simulator.spec.Spec`.
 
         Raises:
-            RuntimeError: it could not be.
+            RuntimeError: the VM could not be added, or the process has ended.
         """
-        self._say({"order": "add", "spec": {"name": name, **spec}}, _ANSWERS_WITHIN_S)
+        self._request({"order": "add", "spec": {"name": name, **spec}}, _ORDER_TIMEOUT_S)
 
-    def _say(self, message: Mapping[str, object], timeout_s: float) -> object:
+    def _request(self, message: Mapping[str, object], timeout_s: float) -> object:
         if self._control is None:
             self._control = socket.socket(socket.AF_UNIX)
             self._control.connect(str(self.folder / "control"))
         self._control.settimeout(timeout_s)
         self._control.sendall(json.dumps(message).encode() + b"\n")
-        answer = b""
-        while not answer.endswith(b"\n"):
-            got = self._control.recv(1 << 20)
-            if not got:
-                raise RuntimeError(f"{message}: the simulated hypervisor is gone; see {self.log}")
-            answer += got
-        said = cast(dict[str, object], json.loads(answer))
-        if "error" in said:
-            raise RuntimeError(f"{message}: {said['error']}")
-        return said["return"]
+        received = b""
+        while not received.endswith(b"\n"):
+            chunk = self._control.recv(1 << 20)
+            if not chunk:
+                raise RuntimeError(f"{message}: the simulated hypervisor has ended; see {self.log}")
+            received += chunk
+        answer = cast(dict[str, object], json.loads(received))
+        if "error" in answer:
+            raise RuntimeError(f"{message}: {answer['error']}")
+        return answer["return"]
 
     def close(self) -> None:
-        """Leave the control socket."""
+        """Close the control connection."""
         if self._control is not None:
             self._control.close()
 
 
 @contextmanager
-def simulator(folder: Path, *words: str) -> Generator[subprocess.Popen[bytes]]:
-    """`python -m simulator`, which takes orders once the block begins, and ends with it.
+def simulator(folder: Path, *flags: str) -> Generator[subprocess.Popen[bytes]]:
+    """Run `python -m simulator` for the length of the block; it accepts orders when the block begins.
 
     Args:
-        folder: short, for the sockets.
-        words: more of its flags.
+        folder: holds the sockets, so its path must be short.
+        flags: further command-line flags.
 
     Raises:
-        RuntimeError: it did not start; the message has its log.
+        RuntimeError: the process did not start; the message includes its log.
     """
-    argv = [sys.executable, "-m", "simulator", "--folder", str(folder), *words]
+    argv = [sys.executable, "-m", "simulator", "--folder", str(folder), *flags]
     log = folder / "sim.log"
-    process = start(argv, log, cwd=PACKAGED_IN)
+    process = start(argv, log, cwd=PACKAGE_ROOT)
     try:
         control = folder / "control"
-        wait_until(control.exists, "the simulated hypervisor", process, log, _STARTS_WITHIN_S)
+        wait_until(control.exists, "the simulated hypervisor", process, log, _START_TIMEOUT_S)
         yield process
     finally:
         kill(process)

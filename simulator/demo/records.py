@@ -1,4 +1,4 @@
-"""What any reader of the agent's records knows: a demo shows nothing else of it."""
+"""What a reader of the agent's records knows. A demo shows nothing else about the agent."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -9,66 +9,67 @@ from typing import Any
 Document = Mapping[str, Any]
 
 MANY = 5
-"""VMs; of so many that do the same the story has one line."""
+"""If this many VMs do the same within a second, the timeline shows one line for all of them."""
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """One line of the story, by the time of what it tells of, which is not that of its arrival."""
+class Entry:
+    """One line of the timeline."""
 
-    at_ms: float  # Unix milliseconds
-    vm: str  # whose; empty: of no one VM
-    words: str
-    state: str  # the one entered; empty: something done to a VM
+    at_ms: float  # when it happened, not when it was received; Unix milliseconds
+    vm: str
+    text: str
+    state: str  # the VM's new state; empty: an action of the demo
 
 
-def gathered(story: Sequence[Told]) -> Sequence[Told]:
-    """Return it with one line for what many VMs did within a second."""
-    alike: dict[tuple[int, str, str], list[Told]] = {}
-    for told in story:
-        alike.setdefault((int(told.at_ms // 1000), told.words, told.state), []).append(told)
-    short: list[Told] = []
+def merged(timeline: Sequence[Entry]) -> Sequence[Entry]:
+    """Return the timeline with one entry for what many VMs did within the same second."""
+    alike: dict[tuple[int, str, str], list[Entry]] = {}
+    for entry in timeline:
+        alike.setdefault((int(entry.at_ms // 1000), entry.text, entry.state), []).append(entry)
+    short: list[Entry] = []
     for group in alike.values():
         first = group[0]
         short += group if len(group) < MANY else [replace(first, vm=f"{len(group)} VMs")]
-    return sorted(short, key=lambda told: told.at_ms)
+    return sorted(short, key=lambda entry: entry.at_ms)
 
 
 class Records:
-    """Fills as records are taken; by VM, under its name."""
+    """The records received so far. `samples` and `states` are by VM name."""
 
     def __init__(self) -> None:
         self.samples: dict[str, list[Document]] = {}
         self.states: dict[str, Document] = {}
         self.agent: list[Document] = []
         self.states_seen: set[str] = set()
-        self._story: list[Told] = []
+        self._timeline: list[Entry] = []
 
-    def tell(self, vm: str, words: str) -> None:
-        """Add something done to a VM to the story."""
-        self._story.append(Told(time.time() * 1000, vm, words, ""))
+    def add_action(self, vm: str, text: str) -> None:
+        """Add an action of the demo to the timeline."""
+        self._timeline.append(Entry(time.time() * 1000, vm, text, ""))
 
-    def story(self) -> Sequence[Told]:
-        """Return what has happened so far, in order."""
-        return sorted(self._story, key=lambda told: told.at_ms)
+    def timeline(self) -> Sequence[Entry]:
+        """Return the entries so far, ordered by time."""
+        return sorted(self._timeline, key=lambda entry: entry.at_ms)
 
-    def take(self, document: Document) -> None:
-        """Add a record's value: `schemas/`."""
+    def add(self, document: Document) -> None:
+        """Add the value of a record: see `schemas/`."""
         kind = document["schema"].split("/")[0]
         if kind == "barograph.vm.sample":
             self.samples.setdefault(document["vm"]["name"], []).append(document)
         elif kind == "barograph.vm.state":
-            self._state(document)
+            self._add_state(document)
         else:
             self.agent.append(document)
 
-    def _state(self, document: Document) -> None:
+    def _add_state(self, document: Document) -> None:
         name = document["vm"].get("name", Path(document["vm"]["path"]).stem)
-        # States from before a VM is known have the host's key, so another partition: they may come late.
+        # States from before a VM is identified have the host as key, so they are in another partition and may
+        # arrive late.
         if document["observed_at_ms"] >= self.states.get(name, document)["observed_at_ms"]:
             self.states[name] = document
         self.states_seen.add(document["state"])
         if not document["heartbeat"]:
             before = f"{document['previous_state']} → " if "previous_state" in document else ""
-            words = f"{before}{document['state']} ({document['reason']}): {document['detail']}"
-            self._story.append(Told(document["observed_at_ms"], name, words, document["state"]))
+            text = f"{before}{document['state']} ({document['reason']}): {document['detail']}"
+            self._timeline.append(Entry(document["observed_at_ms"], name, text, document["state"]))

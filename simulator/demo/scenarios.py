@@ -1,4 +1,4 @@
-"""What `barograph demo` can show: which VMs there are, and what is done to them when."""
+"""The scenarios of `barograph demo`: their VMs, and the actions on them."""
 
 import uuid
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ MIB = 1 << 20
 
 
 class Scenario(StrEnum):
-    """Their names on the command line; what each shows is in `SCENARIOS`."""
+    """The names on the command line; `SCENARIOS` defines each."""
 
     DAY = "day"
     STEADY = "steady"
@@ -19,27 +19,29 @@ class Scenario(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Act:
-    """Something done to a VM."""
+class Action:
+    """An action on a VM."""
 
-    at: float  # as a share of the whole time
-    words: str  # what the story says of it
-    orders: tuple[str, ...]  # of simulator.orders
-    for_good: bool = False  # from here on its monitor cannot be read, so the agent owes nothing of it
+    at: float  # as a fraction of the scenario's duration
+    text: str  # for the timeline
+    orders: tuple[str, ...]  # see simulator.orders
+    makes_unreadable: bool = False  # the monitor cannot be read from now on, so no samples are expected
 
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """What a VM is like."""
+    """What a VM is like and what happens to it."""
 
-    name: str  # what the VM is called, with its number
+    name: str  # first part of the VM's name; its number follows
     guest: str = "steady"  # simulator.guest.Kind
-    acts: tuple[Act, ...] = ()
-    spec: Mapping[str, object] = field(default_factory=dict[str, object])  # more of simulator.qemu.Spec
-    comes_at: float = 0  # as a share of the whole time; 0: it is there before the agent
-    clone_of: int = 0  # the number of the VM whose uuid it has
-    held: bool = False  # by another tool, all the time
-    lies: bool = False  # values that cannot be, which the agent leaves out
+    actions: tuple[Action, ...] = ()
+    spec: Mapping[str, object] = field(
+        default_factory=dict[str, object]
+    )  # further fields of simulator.spec.Spec
+    starts_at: float = 0  # as a fraction of the duration; 0: before the agent starts
+    clone_of: int = 0  # the number of the VM with the same UUID; 0: the UUID is unique
+    monitor_taken: bool = False  # another tool is connected to the monitor all the time
+    impossible: bool = False  # the guest reports impossible values, which the agent leaves out
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +52,17 @@ class Script:
     vms: int
     seconds: int
     roles: tuple[Role, ...]  # of the first VMs
-    others: tuple[str, ...]  # kinds of guests, in turn, of those after them
-    settings: Mapping[str, str] = field(default_factory=dict[str, str])  # the agent's, beside the usual ones
+    other_guests: tuple[str, ...]  # simulator.guest.Kind of the remaining VMs, in turn
+    settings: Mapping[str, str] = field(default_factory=dict[str, str])  # additional ones of the agent
 
 
 @dataclass(frozen=True, slots=True)
 class Vm:
-    """One VM of a cast."""
+    """One VM of a run."""
 
     name: str
     role: Role
-    spec: Mapping[str, object]  # simulator.qemu.Spec
+    spec: Mapping[str, object]  # simulator.spec.Spec
 
 
 _BOOT_S = 2.0
@@ -69,123 +71,125 @@ _DAY = (
     Role(
         "reboots",
         "leaking",
-        (Act(0.3, "somebody reboots the guest", ("reboot",)),),
+        (Action(0.3, "the guest reboots", ("reboot",)),),
         {"boot_s": _BOOT_S},
     ),
     Role("churns", "churning"),
-    Role("clone", comes_at=0.1, clone_of=2),
+    Role("clone", starts_at=0.1, clone_of=2),
     Role(
         "unloads",
-        acts=(
-            Act(0.12, "the guest unloads its balloon driver", ("unload",)),
-            Act(0.75, "the guest loads its balloon driver", ("load",)),
+        actions=(
+            Action(0.12, "the guest unloads its balloon driver", ("unload",)),
+            Action(0.75, "the guest loads its balloon driver", ("load",)),
         ),
     ),
     Role(
         "panics",
-        acts=(
-            Act(0.2, "the guest's kernel panics", ("crash",)),
-            Act(0.55, "somebody resets the VM and lets it run", ("reset", "cont")),
+        actions=(
+            Action(0.2, "the guest's kernel panics", ("crash",)),
+            Action(0.55, "an administrator resets and resumes the VM", ("reset", "cont")),
         ),
         spec={"pvpanic": True, "no_shutdown": True, "boot_s": _BOOT_S},
     ),
     Role(
         "pauses",
-        acts=(
-            Act(0.15, "somebody pauses the VM", ("pause",)),
-            Act(0.4, "somebody lets the VM run on", ("cont",)),
-            Act(0.6, "somebody switches its statistics off", ("interval 0",)),
+        actions=(
+            Action(0.15, "an administrator pauses the VM", ("pause",)),
+            Action(0.4, "an administrator resumes the VM", ("cont",)),
+            Action(0.6, "an administrator turns off the VM's statistics", ("interval 0",)),
         ),
     ),
     Role(
         "dies",
-        acts=(
-            Act(0.35, "its QEMU is killed", ("kill",)),
-            Act(0.6, "its QEMU is started again", ("restart",)),
+        actions=(
+            Action(0.35, "QEMU is killed", ("kill",)),
+            Action(0.6, "QEMU is started again", ("restart",)),
         ),
     ),
     Role(
         "freezes",
-        acts=(
-            Act(0.25, "its QEMU is frozen (SIGSTOP)", ("freeze",)),
-            Act(0.65, "its QEMU goes on (SIGCONT)", ("thaw",)),
+        actions=(
+            Action(0.25, "QEMU is frozen (SIGSTOP)", ("freeze",)),
+            Action(0.65, "QEMU is resumed (SIGCONT)", ("thaw",)),
         ),
     ),
     Role("windows", "windows"),
-    Role("driverless", "silent", (Act(0.5, "the guest loads its balloon driver", ("load",)),)),
+    Role("driverless", "silent", (Action(0.5, "the guest loads its balloon driver", ("load",)),)),
     Role("balloonless", spec={"bus": "none"}),
-    Role("taken", held=True),
+    Role("taken", monitor_taken=True),
 )
 
 
-def _for_good(words: str, order: str) -> tuple[Act, ...]:
-    return (Act(0.2, f"{words}, for good", (order,), for_good=True),)
+def _break(text: str, order: str) -> tuple[Action, ...]:
+    return (Action(0.2, f"{text}, until the end", (order,), makes_unreadable=True),)
 
 
 _NEIGHBOURS = (
-    Role("frozen", acts=_for_good("its QEMU is frozen (SIGSTOP)", "freeze")),
-    Role("lying", "lying", lies=True),
-    Role("flooding", acts=_for_good("it sends 20,000 events a second", "flood 20000")),
-    Role("slamming", acts=_for_good("it hangs up on every client it has greeted", "hang up")),
+    Role("frozen", actions=_break("QEMU is frozen (SIGSTOP)", "freeze")),
+    Role("lying", "lying", impossible=True),
+    Role("flooding", actions=_break("the monitor sends 20,000 events per second", "flood 20000")),
+    Role(
+        "disconnecting", actions=_break("the monitor disconnects every client after the greeting", "hang up")
+    ),
 )
 
 SCENARIOS: Mapping[Scenario, Script] = {
     Scenario.DAY: Script(
-        "every state once: a driver is unloaded and loaded, a guest panics, another reboots, a VM is paused, "
-        "its statistics are switched off, a QEMU is killed and started again, another freezes; and those "
-        "that never had a chance: no driver, no balloon, Windows without its service, a monitor that another "
-        "tool has, a clone with another VM's uuid. The agent looks at the intervals every second, not every "
-        "30 s.",
+        "shows every VM state. A guest unloads and reloads its balloon driver, one panics, one reboots; a VM "
+        "is paused and its statistics are turned off; one QEMU is killed and started again, one freezes. "
+        "Others cannot report from the start: no driver, no balloon, Windows without the balloon service, a "
+        "monitor used by another tool, a clone with the UUID of another VM. The agent checks the polling "
+        "intervals every second instead of every 30 s.",
         vms=len(_DAY),
         seconds=60,
         roles=_DAY,
-        others=("steady", "churning", "leaking"),
+        other_guests=("steady", "churning", "leaking"),
         settings={"BAROGRAPH_POLLING__RECHECK": "1s", "BAROGRAPH_POLLING__SET_AGAIN": "5s"},
     ),
     Scenario.STEADY: Script(
-        "nothing happens: what the agent costs, and how soon it has each update.",
+        "shows what the agent costs, and how soon it reads each update, while nothing else happens.",
         vms=10,
         seconds=30,
         roles=(),
-        others=("steady",),
+        other_guests=("steady",),
     ),
     Scenario.PRESSURE: Script(
-        "guests that leak until they swap and the OOM killer takes it back, beside some whose memory comes "
-        "and goes: available memory falls, swap and major faults rise.",
+        "shows guests under memory pressure. Some leak memory until they swap and the OOM killer frees it: "
+        "available memory falls, swap and major faults rise. Others allocate and free memory in turn.",
         vms=12,
         seconds=60,
         roles=(),
-        others=("leaking", "churning"),
+        other_guests=("leaking", "churning"),
     ),
     Scenario.FLEET: Script(
-        "many VMs at once whose statistics nobody has switched on: how soon each has its first sample, and "
-        "what they cost after that.",
+        "starts with many VMs whose statistics are off: shows how soon each has its first sample, and what "
+        "the agent costs afterwards.",
         vms=250,
         seconds=30,
         roles=(),
-        others=("steady", "churning", "leaking", "steady"),
+        other_guests=("steady", "churning", "leaking", "steady"),
     ),
     Scenario.NEIGHBOURS: Script(
-        "four bad ones beside healthy ones: a frozen QEMU, a guest that lies, a monitor that floods and one "
-        "that hangs up on whoever comes. Each is named in its state, or in what is kept out; the others lose "
-        "nothing.",
+        "runs four faulty VMs beside healthy ones: a frozen QEMU, a guest that reports impossible values, a "
+        "monitor that floods its client with events and one that disconnects every client. Their states or "
+        "counters show the fault; the other VMs lose no update.",
         vms=50,
         seconds=30,
         roles=_NEIGHBOURS,
-        others=("steady", "churning"),
+        other_guests=("steady", "churning"),
     ),
 }
 
 
-def cast_of(script: Script, vms: int, seed: str) -> Sequence[Vm]:
-    """Return so many VMs of a script; of fewer than it has roles, the first.
+def vms_of(script: Script, vms: int, seed: str) -> Sequence[Vm]:
+    """Return `vms` VMs of a script: those with a role first.
 
-    Their uuids come from `seed`: another seed, other VMs.
+    Their UUIDs derive from `seed`, so that two runs with different seeds have different VMs.
     """
-    kinds = script.others
+    kinds = script.other_guests
     roles = [
         *script.roles[:vms],
-        *(Role(kinds[at % len(kinds)], kinds[at % len(kinds)]) for at in range(vms)),
+        *(Role(kinds[index % len(kinds)], kinds[index % len(kinds)]) for index in range(vms)),
     ]
     width = len(str(vms))
     made: list[Vm] = []

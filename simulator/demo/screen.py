@@ -1,4 +1,4 @@
-"""How a demo looks: the live picture, and the summary at its end."""
+"""What a demo prints: the live screen, and the summary at the end."""
 
 import math
 import time
@@ -13,30 +13,30 @@ from rich.table import Table
 from rich.text import Text
 
 from simulator.demo.measure import STEADY_AFTER, Arrived, Shown, compare, quantile, short_lived
-from simulator.demo.records import Document, Records, Told, gathered
+from simulator.demo.records import Document, Entry, Records, merged
 
-COLOURS = {"reporting": "green", "stalled": "red", "waiting": "yellow", "gone": "red", "unreachable": "red"}
+COLORS = {"reporting": "green", "stalled": "red", "waiting": "yellow", "gone": "red", "unreachable": "red"}
 NARROW = 100
-"""Characters; below, the columns that can be done without are left out."""
+"""On terminals with fewer columns than this, the less important table columns are left out."""
 
-_AROUND = 9
-"""Lines of the picture beside its VMs and its story."""
+_FIXED_LINES = 9
+"""Lines of the screen that show neither VMs nor the timeline."""
 
-_STORY = 4
-"""Lines of the story that always have room."""
+_TIMELINE_LINES = 4
+"""Lines that are always free for the timeline."""
 
-_EACH = 20
-"""VMs; of more than so many the summary has only those with a fault."""
+_ALL_ROWS_MAX = 20
+"""With more VMs than this, the summary lists only those with a fault."""
 
 LagMs = Callable[[str, Document], float | None]
 
 
 def no_lag(_name: str, _sample: Document) -> float | None:
-    """Where nobody tells while it runs when an update came."""
+    """Return no lag: for demos in which the times of updates are known only at the end."""
     return None
 
 
-def picture(
+def render(
     console: Console,
     records: Records,
     began_ms: float,
@@ -45,15 +45,15 @@ def picture(
     where: str = "",
     lag_ms: LagMs = no_lag,
 ) -> Group:
-    """Draw what is known now, as high as the terminal at most.
+    """Return the current screen, not higher than the terminal.
 
     Args:
-        console: what it is for.
-        records: what has arrived.
-        began_ms: where the story's times begin, in Unix milliseconds.
+        console: gives the size.
+        records: received so far.
+        began_ms: time zero of the timeline, in Unix milliseconds.
         title: the first line.
-        where: a line on where the newest sample is.
-        lag_ms: how late a VM's sample was read.
+        where: names the place of the newest sample in Kafka; empty for no such line.
+        lag_ms: returns how long after its update a VM's sample was read; `None`: not known.
     """
     narrow = console.width < NARROW
     table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 1, 0, 0))
@@ -66,44 +66,49 @@ def picture(
         names.insert(2, "lag")
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
-    shown = _worst(records, max(console.height - _AROUND - _STORY, 3))
-    for name in shown:
+    listed = _worst(records, max(console.height - _FIXED_LINES - _TIMELINE_LINES, 3))
+    for name in listed:
         state, samples = records.states[name], records.samples.get(name, [])
-        cells = [name, Text(state["state"], style=COLOURS.get(state["state"], ""))]
+        cells = [name, Text(state["state"], style=COLORS.get(state["state"], ""))]
         cells += [] if narrow else [state["reason"]]
         newest = _newest(samples[-1:], narrow)
         if lag_ms is not no_lag:
             lag = lag_ms(name, samples[-1]) if samples else None
             newest.insert(1, "-" if lag is None else f"{lag:.0f} ms")
         table.add_row(*cells, str(len(samples)), *newest)
-    more = len(records.states) - len(shown)
-    lines = [Text(f"  and {more} more VMs, better off", style="dim")] if more else []
+    more = len(records.states) - len(listed)
+    rest = "1 healthier VM" if more == 1 else f"{more} healthier VMs"
+    lines = [Text(f"  and {rest}", style="dim")] if more else []
     lines += [Text(where, style="dim", no_wrap=True, overflow="ellipsis")] if where else []
-    room = max(console.height - _AROUND - len(shown) - len(lines), 3)
-    story = [line(told, began_ms) for told in gathered(records.story())[-room:]]
-    return Group(Text(title, style="italic"), _totals(records), table, *lines, *story)
+    room = max(console.height - _FIXED_LINES - len(listed) - len(lines), 3)
+    timeline = [render_entry(entry, began_ms) for entry in merged(records.timeline())[-room:]]
+    return Group(Text(title, style="italic"), _totals(records), table, *lines, *timeline)
 
 
 def _totals(records: Records) -> Text:
     counts = Counter(state["state"] for state in list(records.states.values()))
     samples = sum(len(of_vm) for of_vm in list(records.samples.values()))
-    words = Text(f"{len(records.states)} VMs, {samples} samples:", no_wrap=True, overflow="ellipsis")
+    line = Text(
+        f"{count_of(len(records.states), 'VM')}, {count_of(samples, 'sample')}:",
+        no_wrap=True,
+        overflow="ellipsis",
+    )
     for state, count in counts.most_common():
-        words.append(f"  {count} {state}", style=COLOURS.get(state, ""))
-    return words
+        line.append(f"  {count} {state}", style=COLORS.get(state, ""))
+    return line
 
 
 def _worst(records: Records, room: int) -> list[str]:
-    """Return the VMs that there is room for: all, or those that need a look most; in order of their names."""
+    """Return the `room` VMs with the worst states and the least available memory, ordered by name."""
     names = sorted(records.states)
 
-    def well_being(name: str) -> tuple[bool, float]:
+    def health(name: str) -> tuple[bool, float]:
         newest = records.samples.get(name, [])[-1:]
         values: Mapping[str, int] = newest[0]["statistics"] if newest else {}
         share = values.get("available_memory", 0) / max(values.get("total_memory", 0), 1)
         return records.states[name]["state"] == "reporting", share
 
-    return sorted(sorted(names, key=well_being)[:room])
+    return sorted(sorted(names, key=health)[:room])
 
 
 def _newest(samples: Sequence[Document], narrow: bool) -> list[str]:
@@ -116,19 +121,19 @@ def _newest(samples: Sequence[Document], narrow: bool) -> list[str]:
     return [age, *sizes, *([] if narrow else [str(values.get("minor_faults", "-"))])]
 
 
-def line(told: Told, began_ms: float) -> Text:
-    """Draw one line of the story."""
-    style = COLOURS.get(told.state, "dim") if told.state else "bold"
-    seconds = max(told.at_ms - began_ms, 0) / 1000
-    return Text(f"{seconds:5.1f} s  {told.vm}: {told.words}", style=style, no_wrap=True, overflow="ellipsis")
+def render_entry(entry: Entry, began_ms: float) -> Text:
+    """Return one line of the timeline."""
+    style = COLORS.get(entry.state, "dim") if entry.state else "bold"
+    seconds = max(entry.at_ms - began_ms, 0) / 1000
+    return Text(f"{seconds:5.1f} s  {entry.vm}: {entry.text}", style=style, no_wrap=True, overflow="ellipsis")
 
 
 def lags_ms(shown: Sequence[Shown], samples: Sequence[Document]) -> tuple[list[float], list[float]]:
-    """Return how late the agent read each update: steady ones, and those read while it learnt the rhythm.
+    """Return how long after each update the agent read it: steady lags, then lags while learning the cadence.
 
-    It learns over a VM's first updates, and again after each one that came unasked (`unsolicited`): when a
-    driver is loaded, its answers have another rhythm than before. The first one of all was there already
-    when the agent came (the driver answers once when it is loaded), so it tells nothing.
+    The agent learns during a VM's first updates, and again after each unsolicited one: a driver that has
+    just been loaded answers at another cadence. The very first update is left out, since it may be older
+    than the agent: the driver sends one when it is loaded.
     """
     first: dict[int, float] = {}
     for update in shown:
@@ -152,18 +157,20 @@ def summary(
     *,
     ends_ms: Mapping[str, Sequence[float]] = MappingProxyType({}),
     unreadable_from_ms: Mapping[str, float] = MappingProxyType({}),
-    liars: Sequence[str] = (),
+    impossible: Sequence[str] = (),
 ) -> int:
-    """Print what the guests did until `until_ms` against what was delivered; return how many went wrong.
+    """Print a table of each VM's updates and the samples received; return the number of faulty samples.
+
+    A sample is faulty if it was lost, repeated or wrong.
 
     Args:
-        console: where to.
-        records: what was delivered.
-        shown: each VM's updates.
-        until_ms: of later updates none is counted, in Unix milliseconds.
-        ends_ms: when something was done to a VM that may have taken its last update away.
-        unreadable_from_ms: since when a VM's monitor could not be read.
-        liars: VMs with impossible values, which the agent leaves out of its samples.
+        console: to print on.
+        records: received.
+        shown: the updates, by VM.
+        until_ms: later updates are not counted; Unix milliseconds.
+        ends_ms: by VM, when an action may have removed its last update; Unix milliseconds.
+        unreadable_from_ms: by VM, from when its monitor could not be read; Unix milliseconds.
+        impossible: VMs that report impossible values, which the agent leaves out of its samples.
     """
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("VM")
@@ -176,27 +183,27 @@ def summary(
             until_ms,
             ends_ms.get(name, ()),
             unreadable_from_ms.get(name, math.inf),
-            lies=name in liars,
+            some_left_out=name in impossible,
         )
         for name, updates in shown.items()
     }
     for name, row in rows.items():
-        if len(rows) <= _EACH or row.faults:
+        if len(rows) <= _ALL_ROWS_MAX or row.faults:
             table.add_row(name, *row.cells())
     every = sum(rows.values(), _Row())
     if len(rows) > 1:
         table.add_row("all", *every.cells(), style="bold")
     console.print(table)
-    if every.not_owed:
+    if every.not_expected:
         console.print(
-            f"{every.not_owed} updates more were not owed: they stood for less than half a second, "
-            "or their monitor could not be read",
+            f"not counted: {count_of(every.not_expected, 'update')} visible for less than half a second, "
+            "or on a monitor that could not be read",
             style="dim",
         )
     console.print(
-        "lag: how long an update stood in QEMU before the agent read it, once its rhythm was known;\n"
-        "learning: the longest before that. A silent VM is read once an interval: so long may the first\n"
-        "update after a silence wait.\n",
+        "lag: time from an update in QEMU until the agent read it, once the agent knew the VM's cadence.\n"
+        "learning: the longest such time before that. A silent VM is read once per polling interval, so the\n"
+        "first update after a silence can be that late.\n",
         style="dim",
     )
     return every.faults
@@ -206,7 +213,7 @@ class _Row:
     """One VM's figures, or the sum of several."""
 
     def __init__(self, counts: Sequence[int] = (0, 0, 0, 0, 0, 0)) -> None:
-        self.counts = counts  # updates, samples, lost, repeated, wrong; not owed
+        self.counts = counts  # updates, samples, lost, repeated, wrong, updates not expected to arrive
         self.steady: list[float] = []
         self.learning: list[float] = []
 
@@ -215,7 +222,7 @@ class _Row:
         return sum(self.counts[2:5])
 
     @property
-    def not_owed(self) -> int:
+    def not_expected(self) -> int:
         return self.counts[5]
 
     def cells(self) -> list[str]:
@@ -235,16 +242,25 @@ def _row(
     ends_ms: Sequence[float],
     unreadable_from_ms: float,
     *,
-    lies: bool,
+    some_left_out: bool,
 ) -> _Row:
     late = {each.last_update_s for each in updates if each.first_seen_ms >= until_ms}
     samples = [each for each in samples if each["last_update"] not in late]
-    found = compare(updates, [_arrived(each) for each in samples], until_ms=until_ms, some_left_out=lies)
+    found = compare(
+        updates, [_arrived(each) for each in samples], until_ms=until_ms, some_left_out=some_left_out
+    )
     unreadable = {each.last_update_s for each in updates if each.first_seen_ms >= unreadable_from_ms}
     lost = set(found.lost) - short_lived(updates, ends_ms) - unreadable
     wrong = len(found.wrong) + len(found.invented) + found.disordered
-    not_owed = len(found.lost) - len(lost)
-    counts = (found.updates - not_owed, found.samples, len(lost), len(found.repeated), wrong, not_owed)
+    not_expected = len(found.lost) - len(lost)
+    counts = (
+        found.updates - not_expected,
+        found.samples,
+        len(lost),
+        len(found.repeated),
+        wrong,
+        not_expected,
+    )
     row = _Row(counts)
     row.steady, row.learning = lags_ms(updates, samples)
     return row
@@ -259,13 +275,19 @@ def _ms(values: Sequence[float], share: float, before: str = "") -> str:
 
 
 def readings(records: Records, from_ms: float) -> str:
-    """Say how often the agent read for each sample, by its own count."""
-    told: list[Mapping[str, Any]] = records.agent
-    last: Mapping[str, int] = told[-1]["counters"] if told else {}
-    whole = f"{last.get('readings', 0)} readings for {last.get('samples', 0)} samples in all"
-    later = [each["counters"] for each in told if each["observed_at_ms"] >= from_ms]
-    taken = last.get("samples", 0) - later[0].get("samples", 0) if later else 0
-    if not taken:
-        return whole
-    ratio = (last["readings"] - later[0]["readings"]) / taken
-    return f"{ratio:.2f} readings a sample once the rhythm was known ({taken} samples); {whole}"
+    """Return a line on how often the agent read QEMU for each sample, by its own counters."""
+    states: list[Mapping[str, Any]] = records.agent
+    last: Mapping[str, int] = states[-1]["counters"] if states else {}
+    total = f"{count_of(last.get('readings', 0), 'reading')} for {count_of(last.get('samples', 0), 'sample')}"
+    later = [each["counters"] for each in states if each["observed_at_ms"] >= from_ms]
+    samples = last.get("samples", 0) - later[0].get("samples", 0) if later else 0
+    if not samples:
+        return f"{total} in total"
+    ratio = (last["readings"] - later[0]["readings"]) / samples
+    known = f"{ratio:.2f} readings per sample once the cadence was known ({count_of(samples, 'sample')})"
+    return f"{known}; {total} in total"
+
+
+def count_of(count: int, noun: str) -> str:
+    """Return a count with its noun, such as "1 record" or "2 records"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,4 +1,4 @@
-"""The minutes of a demo: what happens when, drawn as it happens; as a story where nothing can be drawn."""
+"""Run the steps of a demo with a live screen; without a terminal, with a printed timeline."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from rich.console import Console, Group
 from rich.live import Live
 
-from simulator.demo.records import Records, Told, gathered
-from simulator.demo.screen import line
+from simulator.demo.records import Entry, Records, merged
+from simulator.demo.screen import render_entry
 
-_PER_S = 4
+_REFRESHES_PER_S = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Something done to a VM."""
+    """An action on a VM."""
 
-    at_s: float  # from the beginning
-    vm: str  # which
-    words: str  # what the story says of it
-    do: Callable[[], None]
+    at_s: float  # since the start
+    vm: str
+    text: str  # for the timeline
+    run: Callable[[], None]
 
 
 def show(
@@ -31,37 +31,37 @@ def show(
     *,
     began_ms: float,
     seconds: float,
-    look: Callable[[], None],
+    poll: Callable[[], None],
     draw: Callable[[str], Group],
 ) -> None:
-    """Follow the plan until it is over.
+    """Run the steps at their times and show what happens, for `seconds`.
 
     Args:
-        console: a terminal, or a file or a pipe, which gets the story only.
-        records: what has arrived.
-        steps: the plan.
-        began_ms: its beginning, in Unix milliseconds.
-        seconds: how long it takes.
-        look: sees that all is well, and takes what has come.
-        draw: the picture; it is given what to say of the time that is left.
+        console: a terminal gets the live screen; a file or a pipe gets the timeline only.
+        records: filled by `poll` or by another thread.
+        steps: in any order.
+        began_ms: the start, in Unix milliseconds.
+        seconds: the duration.
+        poll: called several times a second; receives new records and raises if a process has ended.
+        draw: returns the screen; its argument is the remaining time, for the title.
     """
-    moving = console.is_terminal and not console.is_dumb_terminal
-    told: set[Told] = set()
-    left = sorted(steps, key=lambda step: step.at_s)
-    with Live(console=console, refresh_per_second=_PER_S) if moving else nullcontext() as live:
+    live_screen = console.is_terminal and not console.is_dumb_terminal
+    printed: set[Entry] = set()
+    remaining = sorted(steps, key=lambda step: step.at_s)
+    with Live(console=console, refresh_per_second=_REFRESHES_PER_S) if live_screen else nullcontext() as live:
         while (passed_s := time.time() - began_ms / 1000) < seconds:
-            look()
-            while left and left[0].at_s <= passed_s:
-                step = left.pop(0)
-                records.tell(step.vm, step.words)
-                step.do()
+            poll()
+            while remaining and remaining[0].at_s <= passed_s:
+                step = remaining.pop(0)
+                records.add_action(step.vm, step.text)
+                step.run()
             if live is not None:
                 live.update(draw(f" · {seconds - passed_s:.0f} s left"))
             else:
-                new = [each for each in records.story() if each not in told]
-                told.update(new)
-                for each in gathered(new):
-                    console.print(line(each, began_ms), soft_wrap=True)
-            time.sleep(1 / _PER_S)
+                new = [entry for entry in records.timeline() if entry not in printed]
+                printed.update(new)
+                for entry in merged(new):
+                    console.print(render_entry(entry, began_ms), soft_wrap=True)
+            time.sleep(1 / _REFRESHES_PER_S)
         if live is not None:
             live.update(draw(""))

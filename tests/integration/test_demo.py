@@ -1,4 +1,4 @@
-"""The demo: it ends in order when interrupted, and its summary hides nothing."""
+"""The demo stops in order when interrupted, and its summary counts every fault."""
 
 import io
 import signal
@@ -40,7 +40,7 @@ def samples(lags: Sequence[int], unsolicited: Sequence[int] = ()) -> list[Docume
 def arrived(of_vm: Sequence[Document]) -> Records:
     records = Records()
     for each in of_vm:
-        records.take({"schema": "barograph.vm.sample/1.0", "vm": {"name": "vm"}, **each})
+        records.add({"schema": "barograph.vm.sample/1.0", "vm": {"name": "vm"}, **each})
     return records
 
 
@@ -48,7 +48,7 @@ def faults(of_vm: Sequence[Document], count: int, until_ms: float = END_MS) -> i
     return summary(Console(file=io.StringIO()), arrived(of_vm), {"vm": shown(count)}, until_ms)
 
 
-def test_what_arrived_as_it_was_shown_is_no_fault() -> None:
+def test_samples_that_match_their_updates_are_no_fault() -> None:
     assert faults(samples([5] * 10), 10) == 0
 
 
@@ -73,12 +73,12 @@ def test_every_fault_is_counted(of_vm: list[Document]) -> None:
     assert faults(of_vm, 10) == 1
 
 
-def test_what_came_too_late_to_be_read_is_not_counted() -> None:
+def test_a_missing_sample_of_a_late_update_is_not_counted() -> None:
     assert faults(TEN[:9], 10, until_ms=(BEGIN_S + 9) * 1000.0) == 0
     assert faults(TEN[:8], 10, until_ms=(BEGIN_S + 9) * 1000.0) == 1
 
 
-def test_a_late_update_counts_neither_as_made_nor_as_delivered() -> None:
+def test_a_late_update_is_left_out_of_updates_and_samples() -> None:
     output = io.StringIO()
 
     summary(Console(file=output), arrived(TEN), {"vm": shown(10)}, until_ms=(BEGIN_S + 9) * 1000.0)
@@ -87,24 +87,24 @@ def test_a_late_update_counts_neither_as_made_nor_as_delivered() -> None:
     assert row[1:3] == ["9", "9"]
 
 
-def test_lags_while_the_rhythm_is_learnt_are_told_apart() -> None:
+def test_lags_while_the_cadence_is_learned_are_separate() -> None:
     silence_ends = 20
     lags = [800, *[50] * STEADY_AFTER, 7, 7, 7, 7, 600, *[90] * (STEADY_AFTER - 1), 8]
 
     steady, learning = lags_ms(shown(len(lags)), samples(lags, unsolicited=[silence_ends]))
 
-    assert 800 not in steady + learning, "the first one was there before the agent"
+    assert 800 not in steady + learning, "the first update may be older than the agent"
     assert steady == [50, 7, 7, 7, 7, 8]
     assert learning == [*[50] * (STEADY_AFTER - 1), 600, *[90] * (STEADY_AFTER - 1)]
 
 
-def all_polled(told: str) -> bool:
-    """Return whether each of the three VMs has told a state that it can only have with an interval set."""
-    return "waiting (no_update_yet)" in told and told.count("→ reporting") >= 2
+def all_polled(output: str) -> bool:
+    """Return whether each of the three VMs has had a state that requires a polling interval."""
+    return "waiting (no_update_yet)" in output and output.count("→ reporting") >= 2
 
 
 @pytest.mark.usefixtures("real_qemu")
-def test_interrupted_it_gives_back_sums_up_and_leaves_nothing(folder: Path) -> None:
+def test_an_interrupted_demo_restores_intervals_prints_its_summary_and_leaves_nothing(folder: Path) -> None:
     log = folder / "demo.log"
     with no_child_left():
         demo = start([sys.executable, "-u", "-m", "tests.lab.demo"], log, cwd=ROOT)
@@ -115,10 +115,10 @@ def test_interrupted_it_gives_back_sums_up_and_leaves_nothing(folder: Path) -> N
         finally:
             kill(demo)
 
-    told = log.read_text()
+    output = log.read_text()
     assert code == 130
-    assert told.count("given-back") == 3
-    assert "updates" in told
-    assert told.splitlines()[-1] == "nothing of it is left running"
-    monitors = next(word for word in told.split() if word.endswith("/*.qmp"))
+    assert output.count("given-back") == 3
+    assert "updates" in output
+    assert output.splitlines()[-1] == "all processes of the demo have ended"
+    monitors = next(word for word in output.split() if word.endswith("/*.qmp"))
     assert not Path(monitors).parent.exists()

@@ -1,8 +1,8 @@
-"""`make demo`: three real guests, the agent, and what arrives in Kafka, live in the terminal for a minute.
+"""Run `make demo`: three real guests, the agent, and the records that arrive in Kafka, live for a minute.
 
-Everything shown comes from the topics, as any reader would get it. What happens on the way: one guest's
-balloon driver is unloaded, so that it goes `stalled`, and loaded again; the guest without a driver is killed.
-Where QEMU or the guests cannot be had, it says so, and `barograph demo` is shown.
+The demo shows only what it reads from the topics, as any other reader. Meanwhile one guest's balloon driver
+is unloaded, so that the VM becomes `stalled`, and loaded again; the QEMU of the guest without a driver is
+killed. Where QEMU or the guests are not available, the demo says so and runs `barograph demo` instead.
 """
 
 import os
@@ -17,7 +17,7 @@ from rich.console import Console, Group
 
 from simulator.demo.measure import PROMISED_MS, STEADY_AFTER
 from simulator.demo.process import AgentProcess
-from simulator.demo.screen import picture, readings, summary
+from simulator.demo.screen import readings, render, summary
 from simulator.demo.show import Step, show
 from tests.lab import qemu, setup
 from tests.lab.agent import agent, barograph
@@ -29,14 +29,14 @@ from tests.lab.process import no_child_left
 SECONDS = 60
 UNLOAD_AT_S, LOAD_AT_S, KILL_AT_S = 12, 26, 38
 STEADY_AT_S = LOAD_AT_S + STEADY_AFTER + 3
-"""From here on both guests that are left have a rhythm, and the agent knows it."""
+"""From here on the agent knows the cadence of the two remaining guests."""
 
 HEARTBEAT = {"BAROGRAPH_POLLING__HEARTBEAT": "2s"}
-"""The agent's own counts come with its heartbeat; five minutes by default."""
+"""The heartbeat carries the agent's counters; its default is five minutes."""
 
 
 def run(console: Console, folder: Path) -> int:
-    """Show it; return the exit code."""
+    """Run the demo and return the exit code."""
     with ExitStack() as stack:
         console.print("booting three guests (software emulation, some seconds)…")
         steady = stack.enter_context(qemu.guest(folder, "steady", booted=False))
@@ -60,12 +60,12 @@ def run(console: Console, folder: Path) -> int:
             follow(console, process, reader, began_ms, steady, driverless)
         except KeyboardInterrupt:
             interrupted = True
-            console.print("interrupted: ending")
+            console.print("interrupted; stopping")
         until_ms = time.time() * 1000 - PROMISED_MS
         code = process.stop()
-        reader.close(0 if code else 5)  # interrupted at its start, it has no last word
+        reader.close(0 if code else 5)  # an agent interrupted during its start sends no last record
         shown = observer.stop()
-        console.print("\nwhat a second monitor saw, read every 5 ms, against what came from Kafka")
+        console.print("\nupdates seen on a second monitor, read every 5 ms, and samples received from Kafka:")
         faults = summary(console, reader, {vm.name: shown.get(vm.truth, []) for vm in vms}, until_ms)
         console.print(readings(reader, began_ms + STEADY_AT_S * 1000))
         console.print("barograph give-back")
@@ -83,7 +83,7 @@ def follow(
     steady: qemu.Vm,
     driverless: qemu.Vm,
 ) -> None:
-    """Draw for a minute, and do to the guests what is to be done.
+    """Show the demo for a minute and perform its actions on the guests.
 
     Raises:
         RuntimeError: the agent has ended.
@@ -91,15 +91,15 @@ def follow(
     steps = (
         Step(UNLOAD_AT_S, "steady", "the guest unloads its balloon driver", lambda: steady.order("unload")),
         Step(LOAD_AT_S, "steady", "the guest loads its balloon driver", lambda: steady.order("load")),
-        Step(KILL_AT_S, "driverless", "its QEMU is killed", driverless.kill),
+        Step(KILL_AT_S, "driverless", "QEMU is killed", driverless.kill),
     )
 
-    def draw(left: str) -> Group:
-        title = f"real guests under QEMU, as read from Kafka{left}"
-        where = f"newest sample in {reader.newest_sample}" if reader.newest_sample else ""
-        return picture(console, reader, began_ms, title, where=where)
+    def draw(remaining: str) -> Group:
+        title = f"real guests under QEMU, as read from Kafka{remaining}"
+        where = f"newest sample: {reader.newest_sample}" if reader.newest_sample else ""
+        return render(console, reader, began_ms, title, where=where)
 
-    show(console, reader, steps, began_ms=began_ms, seconds=SECONDS, look=process.must_be_running, draw=draw)
+    show(console, reader, steps, began_ms=began_ms, seconds=SECONDS, poll=process.must_be_running, draw=draw)
 
 
 def _interrupt(*_: object) -> None:
@@ -107,34 +107,34 @@ def _interrupt(*_: object) -> None:
 
 
 def main() -> int:
-    """Run the demo in a folder that is gone afterwards."""
+    """Run the demo in a temporary folder."""
     console = Console() if sys.stdout.isatty() else Console(width=120)
     try:
         setup.qemu()
         setup.guest()
     except setup.CannotHave as error:
         console.print(
-            f"real guests can not be had here: {error}\n\n"
-            "Simulated ones are shown instead, by `barograph demo`. For real ones: on Debian 12, as root or "
-            "with sudo, `make demo` installs QEMU; elsewhere install qemu-system-x86_64 and what is named "
-            "above, then `make demo` again.\n",
+            f"real guests are not available: {error}\n\n"
+            "Running `barograph demo` with simulated guests instead. For real guests: on Debian 12, run "
+            "`make demo` as root or with sudo, which installs QEMU; elsewhere install qemu-system-x86_64 and "
+            "what is named above, then run `make demo` again.\n",
             markup=False,
             highlight=False,
         )
         os.execv(sys.executable, [sys.executable, "-m", "agent", "demo"])
     except KeyboardInterrupt:
         return 130
-    for end in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(end, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     try:
         with no_child_left(), tempfile.TemporaryDirectory(prefix="bd-", dir="/tmp") as folder:
             code = run(console, Path(folder))
     except (RuntimeError, setup.CannotHave) as error:
-        console.print(f"the demo could not go on: {error}", markup=False)
+        console.print(f"the demo failed: {error}", markup=False)
         return 1
     except KeyboardInterrupt:
         return 130
-    console.print("nothing of it is left running")
+    console.print("all processes of the demo have ended")
     return code
 
 

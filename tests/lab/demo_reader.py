@@ -49,7 +49,7 @@ class Reader(Records):
             if message is None or message.error() is not None:
                 continue
             document: Document = json.loads(message.value() or b"{}")
-            self.take(document)
+            self.add(document)
             if document["schema"].startswith("barograph.vm.sample/"):
                 place = f"{message.topic()}, partition {message.partition()}, offset {message.offset()}"
                 headers = cast(Sequence[tuple[str, bytes]], message.headers() or ())
