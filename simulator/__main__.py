@@ -1,12 +1,12 @@
 """A simulated hypervisor: `python -m simulator --folder DIR --vms 1000`.
 
-The folder then holds, for each VM `vm0001` and on, its monitors `vm0001.qmp` (the agent's) and `vm0001.truth`
-(anybody else's), and of the whole
+The folder then contains two monitors of each VM, `vm0001.qmp` for the agent and `vm0001.truth` for observers,
+and
 
-- `control`: takes orders, see `simulator.orders`; it is there once every VM is;
-- `updates.jsonl`: every update of every VM as it happens, see `simulator.host.UpdatesLog`.
+- `control`: the socket that accepts orders (`simulator.orders`); it exists once all VMs run;
+- `updates.jsonl`: every update of every VM as it happens (`simulator.updates_log.UpdatesLog`).
 
-It runs until SIGTERM or SIGINT.
+The simulator runs until SIGTERM or SIGINT.
 """
 
 import argparse
@@ -26,41 +26,45 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from simulator.guest import MIB, Kind
 from simulator.host import Host, UpdatesLog
-from simulator.orders import follow
+from simulator.orders import perform
 from simulator.qemu import Refused, Spec
 from simulator.versions import VERSIONS
 
-LONGEST_ORDER = 65536
+ORDER_BYTES_MAX = 65536
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Read the command line, and run until told to end."""
+    """Parse the command line and run until SIGTERM or SIGINT."""
     options = _parser().parse_args(argv)
-    # Two monitors, and a client on each.
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    # Each VM needs two listeners and a connection on each.
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
     anyio.run(_run, options)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("simulator", description="A simulated hypervisor.")
     add = parser.add_argument
-    add("--folder", type=Path, required=True, help="for its sockets: short, and there")
-    add("--vms", type=int, default=1)
-    add("--preset", type=int, default=0, help="the interval that somebody has set before, in seconds; 0: off")
-    add("--qemu", choices=list(VERSIONS), default="10.0")
-    add("--guests", default="steady", help="kinds with shares, such as steady:8,leaking:2")
-    add("--memory", type=int, default=1024, help="of each, in MiB")
-    add("--boot", type=float, default=3.0, help="seconds from a reset to the balloon driver")
-    add("--booting", action="store_true", help="boot them now: else they run already")
-    add("--seed", type=int, default=1)
-    add("--no-truths", action="store_true", help="no second monitors")
+    add("--folder", type=Path, required=True, help="existing folder for the sockets; its path must be short")
+    add("--vms", type=int, default=1, help="number of VMs")
+    add("--preset", type=int, default=0, help="polling interval in seconds at the start")
+    add("--qemu", choices=list(VERSIONS), default="10.0", help="version of QEMU")
+    add("--guests", default="steady", help="kinds of guests with weights, such as steady:8,leaking:2")
+    add("--memory", type=int, default=1024, help="of each VM, in MiB")
+    add("--boot", type=float, default=3.0, help="seconds from a reset until the balloon driver is loaded")
+    add(
+        "--booting",
+        action="store_true",
+        help="boot the guests at the start; default: they have booted already",
+    )
+    add("--seed", type=int, default=1, help="of everything random")
+    add("--no-truths", action="store_true", help="no truth monitors")
     add("--no-log", action="store_true", help="no updates.jsonl")
     return parser
 
 
-def specs(options: argparse.Namespace) -> list[Spec]:
-    """Return the VMs of a command line."""
+def specs_of(options: argparse.Namespace) -> list[Spec]:
+    """Return the VMs that the command line requests."""
     chance = random.Random(options.seed)
     kinds: list[Kind] = []
     for part in str(options.guests).split(","):
@@ -89,9 +93,9 @@ async def _run(options: argparse.Namespace) -> None:
     try:
         async with anyio.create_task_group() as group:
             await group.start(host.run)
-            for spec in specs(options):
+            for spec in specs_of(options):
                 host.add(spec)
-            await group.start(_take_orders, host, folder / "control")
+            await group.start(_serve_orders, host, folder / "control")
             with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
                 async for _ in signals:
                     break
@@ -101,7 +105,7 @@ async def _run(options: argparse.Namespace) -> None:
             log.close()
 
 
-async def _take_orders(
+async def _serve_orders(
     host: Host, path: Path, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
 ) -> None:
     async def serve(client: SocketStream) -> None:
@@ -109,7 +113,7 @@ async def _take_orders(
         async with client:
             try:
                 while True:
-                    line = await lines.receive_until(b"\n", LONGEST_ORDER)
+                    line = await lines.receive_until(b"\n", ORDER_BYTES_MAX)
                     await client.send(json.dumps(_answer(host, line)).encode() + b"\n")
             except (
                 anyio.EndOfStream,
@@ -121,7 +125,7 @@ async def _take_orders(
 
     new = path.with_suffix(".new")
     listener = await anyio.create_unix_listener(os.fspath(new))
-    new.rename(path)  # now it listens
+    new.rename(path)  # appears only when it accepts connections
     task_status.started()
     await listener.serve(serve)
 
@@ -130,8 +134,8 @@ def _answer(host: Host, line: bytes) -> dict[str, object]:
     try:
         message: object = json.loads(line)
         if not isinstance(message, dict):
-            raise Refused("an order is an object")
-        return {"return": follow(host, cast(dict[str, object], message))}
+            raise Refused("an order must be a JSON object")
+        return {"return": perform(host, cast(dict[str, object], message))}
     except (Refused, ValueError) as error:
         return {"error": str(error)}
 

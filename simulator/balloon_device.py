@@ -1,8 +1,8 @@
-"""The balloon device's statistics, as hw/virtio/virtio-balloon.c has them from QEMU 7.2 to 10.2.
+"""The balloon device and its statistics, as in hw/virtio/virtio-balloon.c of QEMU 7.2 to 10.2.
 
-Two facts carry the rest. The timer is on the VM's own clock (`QEMU_CLOCK_VIRTUAL`), so it stands while the VM
-does. And a request does not arm it again: only the guest's answer does, so a guest that stays silent is never
-asked a second time. Every time here is an argument: `clock_ms` of the VM's clock, `wall_s` of the host's.
+Two facts determine its behavior. The timer uses the VM's own clock (`QEMU_CLOCK_VIRTUAL`), so it stops while
+the VM is stopped. And a request does not rearm the timer; only the guest's answer does, so a silent guest is
+not asked again. All times are arguments: `clock_ms` of the VM's clock, `wall_s` of the host's wall clock.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,38 +26,39 @@ NAMES = (
     "stat-async-reclaims",
     "stat-direct-reclaims",
 )
-"""By tag. QEMU before 9.2 knows the first ten: include/standard-headers/linux/virtio_balloon.h."""
+"""The names of the statistics; the index is the tag. QEMU before 9.2 knows the first ten
+(include/standard-headers/linux/virtio_balloon.h)."""
 
 UNSET = 2**64 - 1
-"""-1, which QEMU writes unsigned."""
+"""The value of an unset statistic: -1, which QEMU prints unsigned."""
 
 INTERVAL_MAX_S = 2**32 - 1
 
 
 class BadInterval(Exception):
-    """The value is no interval; the message is QEMU's."""
+    """The value is not a valid interval; the message is QEMU's."""
 
 
 @dataclass(frozen=True, slots=True)
-class Travelling:
-    """What a migration or a snapshot carries of the device: no interval, no statistics."""
+class BalloonState:
+    """What a migration or a snapshot transfers of the device: neither the interval nor the statistics."""
 
     target_bytes: int
     actual_bytes: int
-    buffer: Mapping[int, int] | None  # in the guest's memory; `None`: the guest has it, or there is no driver
+    buffer: Mapping[int, int] | None  # the device holds it; `None`: the guest does, or there is no driver
     negotiated: bool
 
 
 class Balloon:
-    """One device. What it asks of the guest is a returned value."""
+    """One balloon device. Whether it sends the guest a request is a return value."""
 
-    def __init__(self, names: Sequence[str], memory_bytes: int, *, forgets_at_reset: bool) -> None:
-        """Realize it.
+    def __init__(self, names: Sequence[str], memory_bytes: int, *, clears_on_reset: bool) -> None:
+        """Create the device.
 
         Args:
-            names: of the statistics this QEMU knows, by tag.
+            names: the statistics that this QEMU knows; the index is the tag.
             memory_bytes: of the VM.
-            forgets_at_reset: QEMU 10.0 and later; before, values and their time outlive the machine's reset.
+            clears_on_reset: whether a system reset clears the values and their time, as from QEMU 10.0 on.
         """
         self.names = names
         self.memory_bytes = memory_bytes
@@ -68,15 +69,15 @@ class Balloon:
         self.values = [UNSET] * len(names)
         self.last_update_s = 0
         self.negotiated = False
-        self._forgets_at_reset = forgets_at_reset
-        self._held: Mapping[int, int] | None = None  # stats_vq_elem
-        self._to_read_again: Mapping[int, int] | None = None  # what virtqueue_rewind() would find
+        self._clears_on_reset = clears_on_reset
+        self._buffer: Mapping[int, int] | None = None  # stats_vq_elem
+        self._buffer_to_reread: Mapping[int, int] | None = None  # what virtqueue_rewind() would find
 
     def set_interval(self, value: object, clock_ms: int) -> None:
-        """`qom-set guest-stats-polling-interval`.
+        """Set `guest-stats-polling-interval`, as `qom-set` does.
 
         Raises:
-            BadInterval: not an integer, or out of range. Nothing has changed.
+            BadInterval: `value` is not an integer or out of range; nothing has changed.
         """
         if type(value) is not int or not -(2**63) <= value < 2**63:
             raise BadInterval("Invalid parameter type for 'guest-stats-polling-interval', expected: integer")
@@ -95,17 +96,17 @@ class Balloon:
         self.interval_s = value
 
     def expire(self, clock_ms: int) -> bool:
-        """The timer's callback: say whether the guest is given its buffer back, which asks it to answer."""
+        """Run the timer's callback; return whether the guest gets its buffer back, which is a request."""
         self.due_ms = None
-        if self._held is None:  # so it is, too, where no driver is
+        if self._buffer is None:  # no answer yet, or no driver
             self.due_ms = clock_ms + self.interval_s * 1000
             return False
-        self._held = None
+        self._buffer = None
         return True
 
     def receive(self, buffer: Mapping[int, int], clock_ms: int, wall_s: int) -> None:
-        """The guest has put a buffer into the queue: tags with values."""
-        self._held = buffer
+        """Process a buffer from the guest: values by tag."""
+        self._buffer = buffer
         self.values = [UNSET] * len(self.names)
         for tag, value in buffer.items():
             if tag < len(self.values):
@@ -115,40 +116,40 @@ class Balloon:
             self.due_ms = clock_ms + self.interval_s * 1000
 
     def start_driver(self) -> None:
-        """A driver has negotiated its features. It owes a first buffer."""
+        """Record that a driver has negotiated its features; the caller delivers its first buffer."""
         self.negotiated = True
 
     def reset(self) -> None:
-        """The device's reset, as a driver does it when it leaves: interval, timer and values stay."""
-        self._held = None
-        self._to_read_again = None
+        """Reset the device, as a driver does when it is unloaded; interval, timer and values are kept."""
+        self._buffer = None
+        self._buffer_to_reread = None
         self.negotiated = False
 
-    def reset_machine(self) -> None:
-        """The machine's reset."""
+    def reset_system(self) -> None:
+        """Reset the device as part of a system reset."""
         self.reset()
-        if self._forgets_at_reset:
+        if self._clears_on_reset:
             self.values = [UNSET] * len(self.names)
             self.last_update_s = 0
 
-    def save(self) -> Travelling:
-        """Return what travels."""
-        return Travelling(self.target_bytes, self.actual_bytes, self._held, self.negotiated)
+    def save(self) -> BalloonState:
+        """Return the state to transfer."""
+        return BalloonState(self.target_bytes, self.actual_bytes, self._buffer, self.negotiated)
 
-    def load(self, state: Travelling, clock_ms: int) -> None:
-        """Take over what has travelled. A buffer held at the source is not held here, but read at resume."""
+    def load(self, state: BalloonState, clock_ms: int) -> None:
+        """Load a transferred state. A buffer that the source held is not held here but reread at resume."""
         self.target_bytes = state.target_bytes
         self.actual_bytes = state.actual_bytes
         self.negotiated = state.negotiated
-        self._held = None
-        self._to_read_again = state.buffer
+        self._buffer = None
+        self._buffer_to_reread = state.buffer
         if self.interval_s:
             self.due_ms = clock_ms + self.interval_s * 1000
 
     def resume(self, clock_ms: int, wall_s: int) -> bool:
-        """The VM runs (again); say whether an old buffer was read again, under a new time."""
-        buffer, self._to_read_again = self._to_read_again, None
-        if self._held is not None or buffer is None:
+        """Handle the start of the VM; return whether a transferred buffer was reread, with a new time."""
+        buffer, self._buffer_to_reread = self._buffer_to_reread, None
+        if self._buffer is not None or buffer is None:
             return False
         self.receive(buffer, clock_ms, wall_s)
         return True

@@ -1,8 +1,8 @@
-"""Scripted guests: what they have in memory, and how long they take to say so, each from its seed.
+"""Simulated guests: their memory statistics, and how long they take to answer, derived from a seed.
 
-Shapes are those of Linux: `stat-minor-faults` counts all faults, total memory is what the kernel manages and
-falls by what the balloon has taken, and what is cumulative starts anew at each boot. Windows is here as it is
-without its balloon service: a first buffer with nothing in it, then silence.
+The statistics behave as in Linux: `stat-minor-faults` counts all faults, total memory is what the kernel
+manages less what the balloon has taken, and cumulative values restart at each boot. The Windows guest is one
+without the balloon service: it sends a first empty buffer and then nothing.
 """
 
 import random
@@ -17,7 +17,7 @@ PAGE = 4096
 SWAP_IN, SWAP_OUT, MAJOR, FAULTS, FREE, TOTAL, AVAILABLE, CACHES = range(8)
 OOM_KILLS, ALLOC_STALLS, ASYNC_SCANS, DIRECT_SCANS, ASYNC_RECLAIMS, DIRECT_RECLAIMS = range(10, 16)
 
-_EDGES = (
+_EXTREMES = (
     0,
     1,
     2**31,
@@ -34,30 +34,30 @@ _EDGES = (
 
 
 class Kind(StrEnum):
-    """How a guest behaves."""
+    """The behavior of a guest."""
 
     STEADY = "steady"
-    CHURNING = "churning"  # memory comes and goes
-    LEAKING = "leaking"  # less and less is available; then it swaps; then the OOM killer; then again
-    SILENT = "silent"  # no balloon driver until it is told to load one
-    DYING = "dying"  # answers for a while, then never again
-    SLOW = "slow"  # 10 to 500 ms to answer
-    LYING = "lying"  # impossible values
-    HOSTILE = "hostile"  # garbage at the edges of numbers, tags that nobody knows
-    WINDOWS = "windows"  # the driver without its service
+    CHURNING = "churning"  # allocates and frees memory in turn
+    LEAKING = "leaking"  # leaks memory until it swaps and the OOM killer frees it, again and again
+    SILENT = "silent"  # no balloon driver until the order `load`
+    DYING = "dying"  # answers for a while and then stops
+    SLOW = "slow"  # takes 10 to 500 ms to answer
+    LYING = "lying"  # reports impossible values
+    HOSTILE = "hostile"  # reports random and extreme values, and unknown tags
+    WINDOWS = "windows"  # the driver without the balloon service
 
 
 class Guest:
-    """One guest. Deterministic: the same seed and the same calls give the same values."""
+    """One guest. The same seed and the same calls give the same values."""
 
     def __init__(self, kind: Kind, memory_bytes: int, seed: int, tags: int = 16) -> None:
-        """Make it, not yet booted.
+        """Create a guest.
 
         Args:
-            kind: how it behaves.
+            kind: its behavior.
             memory_bytes: of the VM.
-            seed: of everything it does.
-            tags: how many its driver knows: 16 from Linux 6.12 on, 10 before.
+            seed: of its random choices.
+            tags: how many statistics its driver knows: 16 from Linux 6.12 on, 10 before.
         """
         self.kind = kind
         self.memory_bytes = memory_bytes
@@ -66,56 +66,56 @@ class Guest:
         self.dirty_bytes = 0
         self.churns = kind is Kind.CHURNING
         self._tags = tags
-        self._chance = random.Random(seed)
-        self._usual_ns = self._chance.uniform(1.5, 8) * MS
-        self._dies_after_ns = self._chance.uniform(8, 40) * SECOND
-        self._phase_ns = self._chance.randrange(40 * SECOND)
+        self._random = random.Random(seed)
+        self._usual_ns = self._random.uniform(1.5, 8) * MS
+        self._dies_after_ns = self._random.uniform(8, 40) * SECOND
+        self._phase_ns = self._random.randrange(40 * SECOND)
         self._counters: dict[int, int] = {}
         self.boot()
 
     def boot(self) -> None:
-        """Start anew."""
+        """Boot: cumulative values restart."""
         self.crashed = False
         self.ballooned_bytes = self.dirty_bytes = 0
-        self._counters = {SWAP_IN: 0, SWAP_OUT: 0, MAJOR: 0, FAULTS: 700 + self._chance.randrange(300)}
+        self._counters = {SWAP_IN: 0, SWAP_OUT: 0, MAJOR: 0, FAULTS: 700 + self._random.randrange(300)}
 
     @property
     def loads_driver(self) -> bool:
-        """Whether its driver is loaded while it boots."""
+        """Whether the balloon driver is loaded during boot."""
         return self.kind is not Kind.SILENT
 
     def answer_after_ns(self, up_ns: int) -> int | None:
-        """Return how long it takes to answer a request; `None`: for ever."""
+        """Return how long the guest takes to answer a request; `None`: it never answers."""
         if self.crashed or self.kind is Kind.WINDOWS:
             return None
         if self.kind is Kind.DYING and up_ns > self._dies_after_ns:
             return None
         if self.kind is Kind.SLOW:
-            return int(self._chance.triangular(10, 500, 60) * MS)
-        return int(min(self._usual_ns + self._chance.expovariate(1 / (1.5 * MS)), 14 * MS))
+            return int(self._random.triangular(10, 500, 60) * MS)
+        return int(min(self._usual_ns + self._random.expovariate(1 / (1.5 * MS)), 14 * MS))
 
     def statistics(self, up_ns: int) -> Mapping[int, int]:
-        """Return what it says of its memory: tags with values."""
+        """Return the reported memory statistics by tag."""
         match self.kind:
             case Kind.WINDOWS:
                 return {}
             case Kind.HOSTILE:
-                return self._garbage()
+                return self._hostile_values()
             case Kind.LYING:
-                return self._lies(self._truth(up_ns))
+                return self._falsified(self._true_values(up_ns))
             case _:
-                return self._truth(up_ns)
+                return self._true_values(up_ns)
 
-    def _truth(self, up_ns: int) -> dict[int, int]:
-        chance, counters = self._chance, self._counters
+    def _true_values(self, up_ns: int) -> dict[int, int]:
+        rng, counters = self._random, self._counters
         total = self.memory_bytes - self.memory_bytes // 32 - 32 * MIB - self.ballooned_bytes
         caches = total // 40
-        used = total // 4 + chance.randrange(64) * PAGE + self.dirty_bytes
+        used = total // 4 + rng.randrange(64) * PAGE + self.dirty_bytes
         if self.churns:
             used += total // 4 * ((up_ns + self._phase_ns) // (2 * SECOND) % 2)
         if self.kind is Kind.LEAKING:
             used += self._leak(up_ns, total)
-        counters[FAULTS] += chance.randrange(200)
+        counters[FAULTS] += rng.randrange(200)
         used = min(used, total - caches)
         free = (total - used - caches) & -PAGE
         values = {**counters, FREE: free, TOTAL: total & -PAGE, AVAILABLE: free + caches // 2 & -PAGE}
@@ -125,10 +125,10 @@ class Guest:
         return values
 
     def _leak(self, up_ns: int, total: int) -> int:
-        """Return what has leaked: all there is within two minutes, then the OOM killer takes it back."""
+        """Return the leaked bytes: all memory within two minutes, then the OOM killer frees it."""
         leaked = int((up_ns + self._phase_ns) % (120 * SECOND) / (120 * SECOND) * total)
         if leaked > total // 2:
-            pages = self._chance.randrange(2000)
+            pages = self._random.randrange(2000)
             for tag, share in ((SWAP_OUT, 1), (ASYNC_SCANS, 3), (ASYNC_RECLAIMS, 2), (SWAP_IN, 0.2)):
                 self._counters[tag] = self._counters.get(tag, 0) + int(pages * share) * PAGE
             self._counters[MAJOR] += pages // 8
@@ -136,22 +136,22 @@ class Guest:
             self._counters[OOM_KILLS] = self._counters.get(OOM_KILLS, 0) + 1
         return leaked
 
-    def _lies(self, values: dict[int, int]) -> dict[int, int]:
-        lie = self._chance.randrange(4)
-        if lie == 0:
+    def _falsified(self, values: dict[int, int]) -> dict[int, int]:
+        choice = self._random.randrange(4)
+        if choice == 0:
             values[FREE] = values[TOTAL] * 2
-        elif lie == 1:
+        elif choice == 1:
             values[AVAILABLE] = values[TOTAL] + PAGE * 1000
-        elif lie == 2:
+        elif choice == 2:
             values[TOTAL] = 0
         else:
-            values[FAULTS] = self._chance.randrange(2**40)
+            values[FAULTS] = self._random.randrange(2**40)
         return values
 
-    def _garbage(self) -> dict[int, int]:
-        chance = self._chance
-        tags = [*range(self._tags), *(chance.randrange(16, 2**16) for _ in range(3))]
+    def _hostile_values(self) -> dict[int, int]:
+        rng = self._random
+        tags = [*range(self._tags), *(rng.randrange(16, 2**16) for _ in range(3))]
         values: dict[int, int] = {}
-        for tag in chance.sample(tags, chance.randrange(len(tags) + 1)):
-            values[tag] = chance.choice(_EDGES) if chance.random() < 0.7 else chance.getrandbits(64)
+        for tag in rng.sample(tags, rng.randrange(len(tags) + 1)):
+            values[tag] = rng.choice(_EXTREMES) if rng.random() < 0.7 else rng.getrandbits(64)
         return values

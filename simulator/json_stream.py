@@ -1,7 +1,7 @@
-"""JSON values one after the other, with nothing between them, as QEMU reads its input.
+"""Split a byte stream into JSON values without separators, as QEMU reads its input.
 
-QEMU's lexer knows a value's end by its brackets, takes strings in single quotes too, and answers what is
-malformed with an error and goes on: qobject/json-streamer.c, json-lexer.c.
+QEMU's lexer finds the end of a value by its brackets, accepts strings in single quotes as well, and answers
+malformed input with an error and continues (qobject/json-streamer.c, json-lexer.c).
 """
 
 import json
@@ -15,38 +15,38 @@ _TOKEN = re.compile(
     | "(?:[^"\\]|\\.)*" | '(?:[^'\\]|\\.)*'""",
     re.VERBOSE | re.DOTALL,
 )
-_WORD_MAY_GO_ON = re.compile(
+_INCOMPLETE_TOKEN = re.compile(
     r"""[a-z]+\Z | -?[\d.eE+-]*\Z | "(?:[^"\\]|\\.)*\\?\Z | '(?:[^'\\]|\\.)*\\?\Z""", re.VERBOSE
 )
 
 
 class Malformed(Exception):
-    """Not JSON; the message is QEMU's."""
+    """The input is not JSON; the message is QEMU's."""
 
 
-def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     members = dict(pairs)
     if len(members) != len(pairs):
         raise Malformed("JSON parse error, duplicate key")
     return members
 
 
-def _no_constant(word: str) -> object:
+def _refuse_constant(word: str) -> object:
     raise Malformed(f"JSON parse error, invalid keyword '{word}'")
 
 
-_decoder = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_constant)
+_decoder = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
 
 
 class JsonStream:
-    """What is left of the input between two arrivals."""
+    """Buffers the input until a value is complete."""
 
     def __init__(self) -> None:
         self._text = ""
         self._bytes = b""
 
     def feed(self, data: bytes) -> Generator[object]:
-        """Yield each value that is whole now, and a `Malformed` for each that is none."""
+        """Yield each value that is complete now, and a `Malformed` for each one that is not JSON."""
         self._bytes += data
         try:
             self._text += self._bytes.decode()
@@ -66,7 +66,7 @@ class JsonStream:
                 try:
                     value, end = _decoder.raw_decode(self._text)
                 except json.JSONDecodeError:
-                    pass  # not whole yet, or not JSON, or in single quotes
+                    pass  # incomplete, not JSON, or with single quotes
                 except Malformed as malformed:
                     yield malformed
                     self._text = self._text[self._end() or len(self._text) :]
@@ -82,15 +82,18 @@ class JsonStream:
             yield _value(text)
 
     def _end(self) -> int | None:
-        """Return where the first value ends by its brackets, or the first thing that is no JSON at all."""
+        """Return the end of the first value by its brackets, or of the first token that is not JSON.
+
+        `None`: the value is incomplete.
+        """
         depth = at = 0
         while at < len(self._text):
             token = _TOKEN.match(self._text, at)
             if token is None:
-                return None if _WORD_MAY_GO_ON.match(self._text, at) else at + 1
+                return None if _INCOMPLETE_TOKEN.match(self._text, at) else at + 1
             word, at = token.group(), token.end()
             if at == len(self._text) and (word[-1].isalnum()) and depth == 0:
-                return None  # a word or a number may go on
+                return None  # a word or a number may continue
             depth += (word in ("{", "[")) - (word in ("}", "]"))
             if depth <= 0 and not word.isspace():
                 return at
@@ -101,20 +104,20 @@ def _value(text: str) -> object:
     try:
         return _decoder.decode(_double_quoted(text))
     except json.JSONDecodeError as error:
-        return Malformed(_complaint(text, error))
+        return Malformed(_error_message(text, error))
     except Malformed as malformed:
         return malformed
 
 
 def _double_quoted(text: str) -> str:
-    def turn(token: re.Match[str]) -> str:
+    def quote(token: re.Match[str]) -> str:
         word = token.group()
         return json.dumps(word[1:-1].replace("\\'", "'")) if word.startswith("'") else word
 
-    return _TOKEN.sub(turn, text)
+    return _TOKEN.sub(quote, text)
 
 
-def _complaint(text: str, error: json.JSONDecodeError) -> str:
+def _error_message(text: str, error: json.JSONDecodeError) -> str:
     keyword = next(
         (word for word in re.findall(r"(?<![\"'\w])[a-z]+", text) if word not in ("true", "false", "null")),
         None,

@@ -1,67 +1,75 @@
-"""What tests and the demo may order, VM by VM, over the control socket.
+"""Orders that tests and the demo send over the control socket.
 
-A line of JSON each way. `{"order": WORDS, "vm": NAME}` is answered with `{"return": …}` or `{"error": WHY}`.
+Each message is a line of JSON: `{"order": ORDER, "vm": NAME}` is answered with `{"return": RESULT}` or
+`{"error": MESSAGE}`.
 
-| order | what happens |
+| order | effect |
 | --- | --- |
-| `pause`, `cont`, `reset`, `quit`, `interval SECONDS` | as by QMP from somebody else's monitor |
-| `hello`, `load`, `unload`, `dirty MIB`, `clean`, `churn` | the guest's own doing |
-| `reboot`, `poweroff`, `crash` | the guest's end |
-| `become KIND` | the guest behaves otherwise from now on |
-| `freeze`, `thaw` | as SIGSTOP and SIGCONT: nothing is accepted, read or said |
-| `wedge`, `unwedge` | the main loop is stuck: a client is greeted, and nothing is answered |
-| `kill`, `restart` | the process: its sockets' files stay; another one on the same paths |
-| `unlink` | the sockets' files are removed under the living process |
-| `hang up`, `stay` | hang up on every client once it is greeted |
-| `flood RATE` | events, so many a second; 0: no more |
-| `migrate NAME` | to another VM of this process, which was added with `incoming` |
+| `pause`, `cont`, `reset`, `quit`, `interval SECONDS` | as another QMP client would do it |
+| `hello` | nothing; fails if the guest does not answer |
+| `load`, `unload`, `dirty MIB`, `clean`, `churn` | the guest loads or unloads its driver, or uses memory |
+| `reboot`, `poweroff`, `crash` | the guest reboots, powers off or crashes |
+| `become KIND` | the guest changes its behavior |
+| `freeze`, `thaw` | as SIGSTOP and SIGCONT: nothing is accepted, read or sent in between |
+| `wedge`, `unwedge` | the main loop is stuck: clients are greeted, but nothing is answered |
+| `kill`, `restart` | the process is killed and leaves its socket files; it starts again on the same paths |
+| `unlink` | the socket files are removed while the process runs |
+| `hang up`, `stay` | every client is disconnected after its greeting; `stay` ends that |
+| `flood RATE` | sends events, RATE per second; 0 ends it |
+| `migrate NAME` | the guest migrates to another VM of this simulator that was added with `incoming` |
 | `state` | returns run state, interval, last-update and so on |
 
-Without `vm`: `vms` returns their names; `flush` writes the log so far; `{"order": "add", "spec": {…}}`
-adds one, `machine.Spec` as JSON.
+Orders without `vm`: `vms` returns the names of all VMs; `flush` makes the updates log complete;
+`{"order": "add", "spec": {…}}` adds a VM, with a `simulator.spec.Spec` as JSON.
 """
 
 from collections.abc import Mapping
 from typing import cast
 
 from simulator import qom
-from simulator.guest import Kind
-from simulator.host import Host, Process, clocks
-from simulator.qemu import BUSES, Machine, Now, Refused, Spec
+from simulator.guest import MIB, Kind
+from simulator.host import Host, clocks
+from simulator.qemu import Now, Qemu, Refused
+from simulator.qemu_process import QemuProcess
 from simulator.qmp_commands import execute
+from simulator.spec import BUSES, Spec
 from simulator.versions import VERSIONS
 
-_GUEST = frozenset({"hello", "load", "unload", "dirty", "clean", "churn", "reboot", "poweroff", "crash"})
+_GUEST_ORDERS = frozenset(
+    {"hello", "load", "unload", "dirty", "clean", "churn", "reboot", "poweroff", "crash"}
+)
 
 
-def follow(host: Host, message: Mapping[str, object]) -> object:
-    """Follow an order.
+def perform(host: Host, message: Mapping[str, object]) -> object:
+    """Perform an order and return its result.
 
     Raises:
-        Refused: it cannot be.
+        Refused: the order is unknown, or not possible now.
     """
-    words, name = str(message.get("order", "")), message.get("vm")
-    if words == "vms":
-        return list(host.processes)
-    if words == "flush":
-        host.flush_log()
-        return None
-    if words == "add":
-        host.add(read_spec(cast("Mapping[str, object]", message.get("spec", {}))))
-        return None
-    process = host.processes.get(str(name))
-    if process is None:
-        raise Refused(f"no VM {name!r}")
-    answer = _follow(host, process, words)
-    host.schedule(process)
-    return answer
+    order, name = str(message.get("order", "")), message.get("vm")
+    match order:
+        case "vms":
+            return list(host.processes)
+        case "flush":
+            host.flush_log()
+            return None
+        case "add":
+            host.add(parse_spec(cast("Mapping[str, object]", message.get("spec", {}))))
+            return None
+        case _:
+            process = host.processes.get(str(name))
+            if process is None:
+                raise Refused(f"unknown VM {name!r}")
+            result = _perform_on_process(host, process, order)
+            host.schedule(process)
+            return result
 
 
-def read_spec(members: Mapping[str, object]) -> Spec:
-    """Return a VM as its JSON says.
+def parse_spec(members: Mapping[str, object]) -> Spec:
+    """Return the specification of a VM from JSON.
 
     Raises:
-        Refused: it says something else.
+        Refused: a field is unknown or its value is not valid.
     """
     try:
         values = dict(members)
@@ -70,87 +78,103 @@ def read_spec(members: Mapping[str, object]) -> Spec:
     except (TypeError, ValueError) as error:
         raise Refused(str(error)) from None
     if spec.bus not in BUSES or spec.version not in VERSIONS:
-        raise Refused(f"bus is one of {', '.join(BUSES)}; version one of {', '.join(VERSIONS)}")
+        raise Refused(f"bus must be one of {', '.join(BUSES)}; version one of {', '.join(VERSIONS)}")
     return spec
 
 
-def _follow(host: Host, process: Process, words: str) -> object:
-    match words.split():
+def _perform_on_process(host: Host, process: QemuProcess, order: str) -> object:
+    match order.split():
         case ["restart"]:
             host.start(process)
-            return None
         case ["freeze"]:
-            process.hold(frozen=True)
-            return None
+            process.set_stuck(frozen=True)
         case ["thaw"]:
-            process.hold(frozen=False)
+            process.set_stuck(frozen=False)
             process.scheduled_ns = None
-            return None
         case ["wedge"]:
-            process.hold(wedged=True)
-            return None
+            process.set_stuck(wedged=True)
         case ["unwedge"]:
-            process.hold(wedged=False)
+            process.set_stuck(wedged=False)
             process.scheduled_ns = None
-            return None
         case ["unlink"]:
             process.qmp.unlink(missing_ok=True)
             process.truth.unlink(missing_ok=True)
-            return None
         case ["kill"]:
             host.end(process)
-            return None
         case ["hang", "up"]:
             process.hang_up()
-            return None
         case ["stay"]:
             process.hangs_up = False
-            return None
         case ["flood", rate]:
             host.flood(process, float(rate))
-            return None
         case _:
-            if process.machine is None:
+            if process.qemu is None:
                 raise Refused(f"{process.spec.name} does not run")
-            return _follow_machine(host, process.machine, words, clocks())
-
-
-def _follow_machine(host: Host, machine: Machine, words: str, now: Now) -> object:
-    order, _, argument = words.partition(" ")
-    if order in _GUEST:
-        machine.order(words, now)
-        return None
-    match order:
-        case "pause":
-            machine.stop(now)
-        case "cont":
-            machine.cont(now)
-        case "reset":
-            machine.system_reset(now)
-        case "quit":
-            machine.shut_down(now, by_guest=False, reason="host-qmp-quit")
-        case "interval" if argument.isdecimal():
-            at = {"path": qom.balloon_path(machine), "property": qom.INTERVAL, "value": int(argument)}
-            execute(machine, "qom-set", at, now)
-        case "become" if argument in list(Kind):
-            machine.guest.kind = Kind(argument)
-        case "migrate" if argument in host.processes:
-            machine.migrate(host.processes[argument].spec.incoming or "", now)
-        case "state":
-            return _state(machine)
-        case _:
-            raise Refused(f"no such order: {words}")
+            return _perform_on_qemu(host, process.qemu, order, clocks())
     return None
 
 
-def _state(machine: Machine) -> dict[str, object]:
-    balloon = machine.balloon
+def _perform_on_qemu(host: Host, qemu: Qemu, order: str, now: Now) -> object:
+    verb, _, argument = order.partition(" ")
+    match verb:
+        case _ if verb in _GUEST_ORDERS:
+            _perform_in_guest(qemu, verb, argument, now)
+        case "pause":
+            qemu.stop(now)
+        case "cont":
+            qemu.cont(now)
+        case "reset":
+            qemu.system_reset(now)
+        case "quit":
+            qemu.shut_down(now, by_guest=False, reason="host-qmp-quit")
+        case "interval" if argument.isdecimal():
+            arguments = {"path": qom.balloon_path(qemu), "property": qom.INTERVAL, "value": int(argument)}
+            execute(qemu, "qom-set", arguments, now)
+        case "become" if argument in list(Kind):
+            qemu.guest.kind = Kind(argument)
+        case "migrate" if argument in host.processes:
+            qemu.migrate(host.processes[argument].spec.incoming or "", now)
+        case "state":
+            return _state_of(qemu)
+        case _:
+            raise Refused(f"unknown order {order!r}")
+    return None
+
+
+def _perform_in_guest(qemu: Qemu, verb: str, argument: str, now: Now) -> None:
+    if not qemu.guest_up or qemu.guest.crashed or not qemu.running:
+        raise Refused("the guest does not answer")
+    match verb:
+        case "load":
+            if qemu.balloon and qemu.balloon.negotiated:
+                raise Refused("the driver is already loaded")
+            qemu.load_driver(now)
+        case "unload":
+            qemu.unload_driver(now)
+        case "dirty":
+            qemu.guest.dirty_bytes = int(argument) * MIB
+        case "clean":
+            qemu.guest.dirty_bytes = 0
+        case "churn":
+            qemu.guest.churns = True
+        case "reboot":
+            qemu.system_reset(now, by_guest=True)
+        case "poweroff":
+            qemu.shut_down(now, by_guest=True, reason="guest-shutdown")
+        case "crash":
+            qemu.crash(now)
+        case _:  # hello
+            pass
+
+
+def _state_of(qemu: Qemu) -> dict[str, object]:
+    balloon = qemu.balloon
     return {
-        "run_state": machine.run_state,
-        "migration": machine.migration.status,
+        "run_state": qemu.run_state,
+        "migration": qemu.migration.status,
         "interval_s": balloon.interval_s if balloon else None,
         "last_update_s": balloon.last_update_s if balloon else None,
         "actual_bytes": balloon.actual_bytes if balloon else None,
         "driver": balloon.negotiated if balloon else None,
-        "guest": machine.guest.kind,
+        "guest": qemu.guest.kind,
     }

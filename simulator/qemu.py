@@ -1,22 +1,21 @@
-"""One simulated QEMU: run state, the VM's clock, its balloon, its guest. Pure: `Now` is an argument.
+"""One simulated QEMU: run state, VM clock, balloon and guest. Does no I/O; the time is an argument.
 
-Whoever changes it calls `advance` when `due_ns` comes, and after every call looks at `due_ns` again.
+The caller must call `advance` when `due_ns` is reached, and read `due_ns` again after every change.
 """
 
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
-from simulator.balloon_device import Balloon, Travelling
-from simulator.guest import MIB, MS, Guest, Kind
+from simulator.balloon_device import Balloon, BalloonState
+from simulator.guest import MIB, MS, Guest
 from simulator.qmp_events import Events
+from simulator.spec import Spec
 from simulator.versions import VERSIONS
 
-Bus = Literal["pci", "pci-transitional", "pci-non-transitional", "mmio", "ccw", "none"]
-BUSES: tuple[str, ...] = get_args(Bus)
-
 NEEDS_RESET = frozenset({"shutdown", "internal-error", "guest-panicked"})
+"""Run states from which QEMU resumes only after a reset."""
 
 
 class Now(NamedTuple):
@@ -27,52 +26,27 @@ class Now(NamedTuple):
 
 
 class Refused(Exception):
-    """QEMU says no."""
+    """QEMU refuses a command with an error."""
 
     def __init__(self, description: str, error_class: str = "GenericError") -> None:
         self.error_class = error_class
         super().__init__(description)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spec:
-    """What QEMU's command line and the guest's image say."""
-
-    name: str  # of the VM and its files
-    title: str | None = ""  # -name; the empty one: as above
-    version: str = "7.2"
-    uuid: str | None = None
-    memory_bytes: int = 128 * MIB
-    bus: Bus = "pci"
-    id: str | None = "balloon0"  # None: an anonymous device
-    hotplug: bool = False  # whether the bus takes devices while the VM runs
-    paused: bool = False  # -S
-    no_shutdown: bool = False
-    pvpanic: bool = False
-    deflate_on_oom: bool = False
-    incoming: str | None = None  # -incoming
-    guest: Kind = Kind.STEADY
-    tags: int = 16  # of the guest's driver
-    boot_s: float = 0.0  # from power-on or reset to the balloon driver
-    booted: bool = True  # at the start already
-    interval_s: int = 0  # already set by somebody
-    seed: int = 0
-
-
 @dataclass(slots=True)
 class Saved:
-    """What a snapshot or a migration carries."""
+    """The state that a snapshot or a migration transfers."""
 
     guest: Guest
     guest_up: bool
-    up_ns: int
-    alarms: dict[str, int]  # nanoseconds to go
-    balloon: Travelling | None
+    up_ns: int  # since the guest booted
+    timers: dict[str, int]  # remaining nanoseconds
+    balloon: BalloonState | None
 
 
 @dataclass(slots=True)
 class Migration:
-    """An outgoing one."""
+    """An outgoing migration."""
 
     status: str = "none"
     to: str = ""
@@ -81,26 +55,26 @@ class Migration:
     due_ns: int | None = None
 
 
-class Machine:
-    """A QEMU process, but for its sockets."""
+class Qemu:
+    """A QEMU process without its sockets."""
 
     def __init__(
         self,
         spec: Spec,
         now: Now,
         *,
-        find_incoming: Callable[[str], "Machine | None"],
-        touched: Callable[["Machine"], None],
-        updated: Callable[["Machine", Now], None],
+        find_incoming: Callable[[str], "Qemu | None"],
+        on_change: Callable[["Qemu"], None],
+        on_update: Callable[["Qemu", Now], None],
     ) -> None:
         """Power on.
 
         Args:
-            spec: what it is.
-            now: when.
-            find_incoming: who waits for a migration at an address.
-            touched: called where this machine was changed by another one.
-            updated: called at each update of the statistics.
+            spec: the configuration.
+            now: the current time.
+            find_incoming: returns the QEMU that waits for a migration at an address.
+            on_change: called when another QEMU has changed this one, by a migration.
+            on_update: called at each update of the statistics.
         """
         self.spec = spec
         self.version = VERSIONS[spec.version]
@@ -113,67 +87,67 @@ class Machine:
         self.balloon_id = spec.id
         self.balloon: Balloon | None = None if spec.bus == "none" else self._new_balloon()
         self._find_incoming = find_incoming
-        self._touched = touched
-        self._updated = updated
+        self._on_change = on_change
+        self._on_update = on_update
         self._stats_json: str | None = None
-        self._clock_ns = 0  # while stopped: the VM's clock; while running: less the host's
+        self._clock_ns = 0  # stopped: the VM's clock; running: its difference from the host's
         self._booted_ns = 0
-        self._alarms: dict[str, int] = {}  # the guest's next steps, on the VM's clock
+        self._timers: dict[str, int] = {}  # the guest's next actions, on the VM's clock
         self._snapshots: dict[str, Saved] = {}
         if self.balloon and spec.interval_s:
             self.balloon.set_interval(spec.interval_s, 0)
-            # As long as it runs already, it has a phase of its own.
+            # The interval was set before the simulation starts, so each VM's timer has a phase of its own.
             self.balloon.due_ms = spec.seed * 7919 % (spec.interval_s * 1000)
         if spec.incoming is not None:
             self.run_state = "inmigrate"
         else:
-            self._alarms["boot"] = 0 if spec.booted else int(spec.boot_s * 1e9)
+            self._timers["boot"] = 0 if spec.booted else int(spec.boot_s * 1e9)
             if not spec.paused:
                 self._run(now)
 
     @property
     def title(self) -> str | None:
-        """What `-name` said."""
+        """The name set by `-name`; `None`: there is none."""
         return self.spec.name if self.spec.title == "" else self.spec.title
 
     # ---- time
 
     @property
     def running(self) -> bool:
-        """Whether the VM's clock goes."""
+        """Whether the VM, and so its clock, runs."""
         return self.run_state == "running"
 
     def clock_ns(self, now: Now) -> int:
-        """Return the VM's own clock: QEMU_CLOCK_VIRTUAL."""
+        """Return the VM's own clock (QEMU_CLOCK_VIRTUAL)."""
         return now.mono_ns + self._clock_ns if self.running else self._clock_ns
 
     def due_ns(self) -> int | None:
-        """Return when something happens next, on the host's monotonic clock; `None`: nothing by itself."""
+        """Return when `advance` has something to do, on the host's monotonic clock; `None`: never."""
         dues = [self.migration.due_ns, self.events.due_ns()]
         if self.running:
-            dues += [due_ns - self._clock_ns for due_ns in self._alarms.values()]
+            dues += [due_ns - self._clock_ns for due_ns in self._timers.values()]
             if self.balloon and self.balloon.due_ms is not None:
                 dues.append(self.balloon.due_ms * MS - self._clock_ns)
         return min((due_ns for due_ns in dues if due_ns is not None), default=None)
 
     def advance(self, now: Now) -> None:
-        """Do what is due."""
+        """Do everything that is due."""
         self.events.advance(now.mono_ns)
         if self.migration.due_ns is not None and self.migration.due_ns <= now.mono_ns:
-            self._migrate_on(now)
+            self._continue_migration(now)
         if not self.running:
             return
         clock_ns = self.clock_ns(now)
-        for alarm in [name for name, due_ns in self._alarms.items() if due_ns <= clock_ns]:
-            if self._alarms.pop(alarm, None) is not None:
-                self._ring(alarm, now)
+        for timer in [name for name, due_ns in self._timers.items() if due_ns <= clock_ns]:
+            if self._timers.pop(timer, None) is not None:
+                self._expire(timer, now)
         balloon = self.balloon
         due = balloon is not None and balloon.due_ms is not None and balloon.due_ms * MS <= clock_ns
         if balloon and due and balloon.expire(clock_ns // MS):
             self._ask_guest(clock_ns)
 
-    def _ring(self, alarm: str, now: Now) -> None:
-        match alarm:
+    def _expire(self, timer: str, now: Now) -> None:
+        match timer:
             case "answer":
                 self._receive(now)
             case "boot":
@@ -198,7 +172,7 @@ class Machine:
     # ---- the run state
 
     def stop(self, now: Now, run_state: str = "paused") -> None:
-        """Stop the VM; harmless where it is stopped."""
+        """Stop the VM; no effect if it is stopped already, except on the run state."""
         if self.running:
             self._halt(now, run_state)
             self._emit("STOP", now)
@@ -210,7 +184,11 @@ class Machine:
         self.run_state = run_state
 
     def cont(self, now: Now) -> None:
-        """Run the VM; harmless where it runs."""
+        """Resume the VM; no effect if it runs already.
+
+        Raises:
+            Refused: the VM must be reset first.
+        """
         if self.run_state in NEEDS_RESET:
             raise Refused("Resetting the Virtual Machine is required")
         if not self.running and self.run_state != "inmigrate":
@@ -221,31 +199,31 @@ class Machine:
         self._clock_ns -= now.mono_ns
         self.run_state = "running"
         if self.balloon and self.balloon.resume(self.clock_ns(now) // MS, now.wall_ns // 10**9):
-            self._note_update(now)
+            self._record_update(now)
 
     def system_reset(self, now: Now, *, by_guest: bool = False) -> None:
-        """Reset the machine; its guest boots again."""
+        """Reset the VM; its guest boots again."""
         reason = "guest-reset" if by_guest else "host-qmp-system-reset"
         self._reset(now)
         self._emit("RESET", now, {"guest": by_guest, "reason": reason})
         if not self.running and self.run_state != "inmigrate":
             self.run_state = "prelaunch"
         clock_ns = self.clock_ns(now)
-        self._alarms = {
+        self._timers = {
             "firmware": clock_ns + 25 * MS,
             "boot": clock_ns + int(self.spec.boot_s * 1e9) + 26 * MS,
         }
 
     def _reset(self, now: Now) -> None:
-        self._alarms.clear()
+        self._timers.clear()
         self.guest.boot()
         self.guest_up = False
         if self.balloon:
-            self.balloon.reset_machine()
+            self.balloon.reset_system()
             self._stats_json = None
 
     def shut_down(self, now: Now, *, by_guest: bool, reason: str) -> None:
-        """The guest powers off, or somebody says `quit`."""
+        """Shut down, after the guest has powered off or a client has sent `quit`."""
         self._emit("SHUTDOWN", now, {"guest": by_guest, "reason": reason})
         if by_guest and self.spec.no_shutdown:
             self.stop(now, "shutdown")
@@ -255,44 +233,12 @@ class Machine:
 
     # ---- the guest
 
-    def order(self, words: str, now: Now) -> None:
-        """Give the guest an order, as the lab's guests take them.
-
-        Raises:
-            Refused: it does not follow.
-        """
-        order, _, argument = words.partition(" ")
-        if not self.guest_up or self.guest.crashed or not self.running:
-            raise Refused("the guest does not answer")
-        match order:
-            case "hello":
-                pass
-            case "load":
-                if self.balloon and self.balloon.negotiated:
-                    raise Refused("no driver")
-                self.load_driver(now)
-            case "unload":
-                self.unload_driver(now)
-            case "dirty":
-                self.guest.dirty_bytes = int(argument) * MIB
-            case "clean":
-                self.guest.dirty_bytes = 0
-            case "churn":
-                self.guest.churns = True
-            case "reboot":
-                self.system_reset(now, by_guest=True)
-            case "poweroff":
-                self.shut_down(now, by_guest=True, reason="guest-shutdown")
-            case "crash":
-                self._crash(now)
-            case _:
-                raise Refused("no such order")
-
-    def _crash(self, now: Now) -> None:
+    def crash(self, now: Now) -> None:
+        """Crash the guest; with a pvpanic device QEMU notices it."""
         self.guest.crashed = True
-        self._alarms.clear()
+        self._timers.clear()
         if not self.spec.pvpanic:
-            return  # nobody notices: the VM runs on
+            return  # the VM keeps running
         self._emit("GUEST_PANICKED", now, {"action": "pause" if self.spec.no_shutdown else "poweroff"})
         if self.spec.no_shutdown:
             self.stop(now, "guest-panicked")
@@ -300,39 +246,39 @@ class Machine:
             self.shut_down(now, by_guest=True, reason="guest-panic")
 
     def load_driver(self, now: Now) -> None:
-        """The guest's driver finds the device, and owes it a first buffer."""
+        """Load the guest's driver, which sends a first buffer at once."""
         if self.balloon:
             self.balloon.start_driver()
             self._receive(now)
             self._follow_target(now)
 
     def unload_driver(self, now: Now) -> None:
-        """It gives its pages back and leaves."""
+        """Unload the guest's driver, which returns the balloon's pages first."""
         if self.balloon and self.balloon.negotiated:
             self.guest.ballooned_bytes = 0
             self._report_actual(now)
             self.balloon.reset()
-        for alarm in ("answer", "inflate", "inflate the rest", "probe"):
-            self._alarms.pop(alarm, None)
+        for timer in ("answer", "inflate", "inflate the rest", "probe"):
+            self._timers.pop(timer, None)
 
     def _ask_guest(self, clock_ns: int) -> None:
         after_ns = self.guest.answer_after_ns(clock_ns - self._booted_ns)
         if after_ns is not None:
-            self._alarms["answer"] = clock_ns + after_ns
+            self._timers["answer"] = clock_ns + after_ns
 
     def _receive(self, now: Now) -> None:
         if self.balloon and self.balloon.negotiated:
             clock_ns = self.clock_ns(now)
             statistics = self.guest.statistics(clock_ns - self._booted_ns)
             self.balloon.receive(statistics, clock_ns // MS, now.wall_ns // 10**9)
-            self._note_update(now)
+            self._record_update(now)
 
-    def _note_update(self, now: Now) -> None:
+    def _record_update(self, now: Now) -> None:
         self._stats_json = None
-        self._updated(self, now)
+        self._on_update(self, now)
 
     def guest_stats_json(self) -> str:
-        """Return the property's value; made once for each update, since it is read more often."""
+        """Return the value of `guest-stats`. Cached, as it is read more often than it changes."""
         if self._stats_json is None:
             assert self.balloon is not None
             pairs = zip(self.balloon.names, self.balloon.values, strict=True)
@@ -343,7 +289,7 @@ class Machine:
     # ---- the balloon's size
 
     def inflate(self, balloon: Balloon, target_bytes: int, now: Now) -> None:
-        """`balloon`: ask the guest to leave itself `target_bytes`; it takes its time."""
+        """Ask the guest to resize to `target_bytes`, as the command `balloon` does; this takes time."""
         balloon.target_bytes = min(target_bytes, self.spec.memory_bytes)
         self._follow_target(now)
 
@@ -352,16 +298,16 @@ class Machine:
         if balloon is None or not balloon.negotiated or self.guest.crashed:
             return
         if balloon.target_bytes != self.spec.memory_bytes - self.guest.ballooned_bytes:
-            self._alarms["inflate"] = self.clock_ns(now) + 2 * MS
+            self._timers["inflate"] = self.clock_ns(now) + 2 * MS
 
     def _inflate(self, now: Now, most_bytes: int) -> None:
-        """First a little, then the rest; Linux reports each MiB."""
+        """Move toward the target by at most `most_bytes`; Linux reports after the first MiB and the rest."""
         assert self.balloon is not None
         wanted = self.spec.memory_bytes - self.balloon.target_bytes
         missing = wanted - self.guest.ballooned_bytes
         if abs(missing) > most_bytes:
             self.guest.ballooned_bytes += most_bytes if missing > 0 else -most_bytes
-            self._alarms["inflate the rest"] = self.clock_ns(now) + 60 * MS
+            self._timers["inflate the rest"] = self.clock_ns(now) + 60 * MS
         else:
             self.guest.ballooned_bytes = wanted
         self._report_actual(now)
@@ -377,25 +323,33 @@ class Machine:
 
     def _new_balloon(self) -> Balloon:
         return Balloon(
-            self.version.names, self.spec.memory_bytes, forgets_at_reset=self.version.forgets_at_reset
+            self.version.names, self.spec.memory_bytes, clears_on_reset=self.version.clears_on_reset
         )
 
     def plug(self, balloon_id: str | None, now: Now) -> None:
-        """`device_add`."""
+        """Plug in a balloon, as `device_add` does.
+
+        Raises:
+            Refused: the bus does not support it, or there is a balloon already.
+        """
         if not self.spec.hotplug:
             raise Refused("Bus 'pcie.0' does not support hotplugging")
         if self.balloon:
             raise Refused("Only one balloon device is supported")
         self.balloon, self.balloon_id, self._stats_json = self._new_balloon(), balloon_id, None
         if self.guest_up and self.guest.loads_driver and not self.guest.crashed:
-            self._alarms["probe"] = self.clock_ns(now) + 300 * MS
+            self._timers["probe"] = self.clock_ns(now) + 300 * MS
 
     def unplug(self, now: Now) -> None:
-        """`device_del`: ask the guest to let go of the device."""
+        """Ask the guest to release the balloon, as `device_del` does.
+
+        Raises:
+            Refused: the bus does not support it.
+        """
         if not self.spec.hotplug:
             raise Refused("Bus 'pcie.0' does not support hotplugging")
         if self.guest_up and not self.guest.crashed:
-            self._alarms.setdefault("unplug", self.clock_ns(now) + 170 * MS)
+            self._timers.setdefault("unplug", self.clock_ns(now) + 170 * MS)
 
     def _unplug(self, now: Now) -> None:
         path = f"/machine/peripheral/{self.balloon_id}"
@@ -408,21 +362,21 @@ class Machine:
 
     def _save(self, now: Now) -> Saved:
         clock_ns = self.clock_ns(now)
-        alarms = {name: due_ns - clock_ns for name, due_ns in self._alarms.items()}
+        timers = {name: due_ns - clock_ns for name, due_ns in self._timers.items()}
         state = self.balloon.save() if self.balloon else None
-        return Saved(copy.deepcopy(self.guest), self.guest_up, clock_ns - self._booted_ns, alarms, state)
+        return Saved(copy.deepcopy(self.guest), self.guest_up, clock_ns - self._booted_ns, timers, state)
 
     def _load(self, saved: Saved, now: Now) -> None:
         clock_ns = self.clock_ns(now)
         self.guest = copy.deepcopy(saved.guest)
         self.guest_up = saved.guest_up
         self._booted_ns = clock_ns - saved.up_ns
-        self._alarms = {name: clock_ns + to_go_ns for name, to_go_ns in saved.alarms.items()}
+        self._timers = {name: clock_ns + remaining_ns for name, remaining_ns in saved.timers.items()}
         if self.balloon and saved.balloon:
             self.balloon.load(saved.balloon, clock_ns // MS)
 
     def savevm(self, name: str, now: Now) -> None:
-        """Keep a snapshot; the VM stops meanwhile."""
+        """Save a snapshot; the VM is stopped meanwhile."""
         was_running = self.running
         self.stop(now, "save-vm")
         self._snapshots[name] = self._save(now)
@@ -430,7 +384,11 @@ class Machine:
             self.cont(now)
 
     def loadvm(self, name: str, now: Now) -> None:
-        """Go back to one. Nobody is told of the reset in it."""
+        """Restore a snapshot. The reset in it sends no event.
+
+        Raises:
+            Refused: there is no such snapshot.
+        """
         if name not in self._snapshots:
             raise Refused(f"Snapshot '{name}' does not exist in one or more devices")
         was_running = self.running
@@ -441,7 +399,11 @@ class Machine:
             self.cont(now)
 
     def migrate(self, to: str, now: Now) -> None:
-        """Begin: the guest goes to who waits at an address."""
+        """Start a migration to the QEMU that waits at the address `to`.
+
+        Raises:
+            Refused: a migration is in progress, or this QEMU itself waits for one.
+        """
         if self.migration.due_ns is not None:
             raise Refused("There's a migration process in progress")
         if self.run_state == "inmigrate":
@@ -453,13 +415,13 @@ class Machine:
             self.migration = Migration("active", to, "", now.mono_ns, now.mono_ns + 200 * MS)
 
     def cancel_migration(self, now: Now) -> None:
-        """Stay, if it is not too late."""
+        """Cancel the migration if it is still in progress."""
         if self.migration.due_ns is not None:
             self.migration.due_ns, self.migration.status = None, "cancelled"
             if self.run_state == "finish-migrate":
                 self.cont(now)
 
-    def _migrate_on(self, now: Now) -> None:
+    def _continue_migration(self, now: Now) -> None:
         destination = self._find_incoming(self.migration.to)
         if destination is None:
             self.migration.due_ns, self.migration.status = None, "failed"
@@ -475,9 +437,9 @@ class Machine:
             destination.arrive(self._save(now), now, run=was_running)
 
     def arrive(self, saved: Saved, now: Now, *, run: bool) -> None:
-        """Be the destination."""
+        """Take over a migrated guest; the VM then runs if `run` is set and it was not started paused."""
         self._load(saved, now)
         self.run_state = "paused"
         if run and not self.spec.paused:
             self.cont(now)
-        self._touched(self)
+        self._on_change(self)

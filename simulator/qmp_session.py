@@ -1,38 +1,38 @@
-"""One client's session with a monitor: bytes in, bytes out. monitor/qmp.c, qapi/qmp-dispatch.c."""
+"""A client's session with a monitor, as bytes in and bytes out (monitor/qmp.c, qapi/qmp-dispatch.c)."""
 
 import json
 from collections.abc import Callable
 from typing import cast
 
 from simulator.json_stream import JsonStream, Malformed
-from simulator.qemu import Machine, Now, Refused
+from simulator.qemu import Now, Qemu, Refused
 from simulator.qmp_commands import Parameter, check, execute
 
 _MEMBERS = ("execute", "exec-oob", "arguments", "id")
 
 
 class Session:
-    """From the greeting to the end."""
+    """One session, from the greeting until the client leaves."""
 
-    def __init__(self, machine: Machine, send: Callable[[bytes], None]) -> None:
-        """Begin with the greeting, which `send` is given at once."""
-        self._machine = machine
+    def __init__(self, qemu: Qemu, send: Callable[[bytes], None]) -> None:
+        """Start a session; sends the greeting at once."""
+        self._qemu = qemu
         self._send = send
         self._stream = JsonStream()
         self._negotiated = False
         self._oob = False
-        greeting = {"QMP": {"version": machine.version.describe(), "capabilities": ["oob"]}}
+        greeting = {"QMP": {"version": qemu.version.describe(), "capabilities": ["oob"]}}
         send(json.dumps(greeting).encode() + b"\r\n")
 
     def receive(self, data: bytes, now: Now) -> None:
-        """Answer everything that is whole."""
+        """Answer each complete message."""
         for message in self._stream.feed(data):
             self._send(self._answer(message, now))
 
     def close(self) -> None:
-        """The client has left."""
-        if self._send in self._machine.events.hearers:
-            self._machine.events.hearers.remove(self._send)
+        """End the session: no more events are sent."""
+        if self._send in self._qemu.events.subscribers:
+            self._qemu.events.subscribers.remove(self._send)
 
     def _answer(self, message: object, now: Now) -> bytes:
         request_id = ""
@@ -71,7 +71,7 @@ class Session:
             raise Refused("Capabilities negotiation is already complete, command ignored", "CommandNotFound")
         if "exec-oob" in request:
             raise Refused(f"The command {command} does not support OOB")
-        return execute(self._machine, cast(str, command), arguments, now)
+        return execute(self._qemu, cast(str, command), arguments, now)
 
     def _negotiate(self, command: str, arguments: dict[str, object]) -> str:
         if command != "qmp_capabilities":
@@ -81,5 +81,5 @@ class Session:
             if capability != "oob":
                 raise Refused(f"Parameter 'null' does not accept value '{capability}'")
         self._negotiated, self._oob = True, "enable" in arguments
-        self._machine.events.hearers.append(self._send)
+        self._qemu.events.subscribers.append(self._send)
         return "{}"

@@ -1,9 +1,9 @@
-"""The part of QEMU's object tree that a client looking for the balloon can see."""
+"""The part of QEMU's object tree that a client needs to find the balloon."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from simulator.qemu import Machine, Refused
+from simulator.qemu import Qemu, Refused
 
 _CONTAINER = "container"
 _PROXIES = {
@@ -12,7 +12,7 @@ _PROXIES = {
     "pci-non-transitional": "virtio-balloon-pci-non-transitional",
     "ccw": "virtio-balloon-ccw",
 }
-_MACHINES = {"none": "none-machine", "mmio": "microvm-machine", "ccw": "s390-ccw-virtio-7.2-machine"}
+_BOARDS = {"none": "none-machine", "mmio": "microvm-machine", "ccw": "s390-ccw-virtio-7.2-machine"}
 
 DEVICE = "virtio-balloon-device"
 INTERVAL = "guest-stats-polling-interval"
@@ -29,30 +29,29 @@ _ALIASED = (
 
 @dataclass(frozen=True, slots=True)
 class Object:
-    """One object: its type, and what `qom-list` says of it: names with types."""
+    """An object of the tree."""
 
     type: str
-    listing: tuple[tuple[str, str], ...] = ()
-    constants: Mapping[str, str] = field(default_factory=dict[str, str])  # property → JSON
+    listing: tuple[tuple[str, str], ...] = ()  # name and type of each property, as in `qom-list`
     is_balloon: bool = False
 
 
-def balloon_path(machine: Machine) -> str | None:
-    """Return where the balloon is, if there is one."""
-    if machine.balloon is None:
+def balloon_path(qemu: Qemu) -> str | None:
+    """Return the path of the balloon; `None`: there is none."""
+    if qemu.balloon is None:
         return None
-    if machine.balloon_id is None:
+    if qemu.balloon_id is None:
         return "/machine/peripheral-anon/device[0]"
-    return f"/machine/peripheral/{machine.balloon_id}"
+    return f"/machine/peripheral/{qemu.balloon_id}"
 
 
-def tree(machine: Machine) -> dict[str, Object]:
-    """Return every object by its path. A board has more; none of it is a balloon."""
-    bus = machine.spec.bus
-    board = _MACHINES.get(bus, "pc-q35-7.2-machine")
+def tree(qemu: Qemu) -> dict[str, Object]:
+    """Return the objects by path. A real board has more, but no other balloon."""
+    bus = qemu.spec.bus
+    board = _BOARDS.get(bus, "pc-q35-7.2-machine")
     places = {"peripheral": Object(_CONTAINER), "peripheral-anon": Object(_CONTAINER)}
     found: dict[str, Object] = {}
-    path = balloon_path(machine)
+    path = balloon_path(qemu)
     if path is not None:
         _, _, place, name = path.split("/")
         proxy = _PROXIES.get(bus)
@@ -75,13 +74,13 @@ def tree(machine: Machine) -> dict[str, Object]:
     }
 
 
-def resolve(machine: Machine, path: str) -> tuple[str, Object]:
-    """Return an object by its path, or by the end of one where that leads to a single object.
+def resolve(qemu: Qemu, path: str) -> tuple[str, Object]:
+    """Return an object and its path, by the path or by an unambiguous end of it.
 
     Raises:
-        Refused: there is none, or several.
+        Refused: no object matches, or more than one.
     """
-    objects = tree(machine)
+    objects = tree(qemu)
     if path.startswith("/"):
         full = "/" + "/".join(part for part in path.split("/") if part)
         matches = [full] if full in objects else []
@@ -92,24 +91,26 @@ def resolve(machine: Machine, path: str) -> tuple[str, Object]:
     return matches[0], objects[matches[0]]
 
 
-def list_properties(machine: Machine, path: str) -> list[dict[str, str]]:
-    """`qom-list`."""
-    found = resolve(machine, path)[1]
+def list_properties(qemu: Qemu, path: str) -> list[dict[str, str]]:
+    """Return the answer to `qom-list`."""
+    found = resolve(qemu, path)[1]
     return [{"name": name, "type": kind} for name, kind in (("type", "string"), *found.listing)]
 
 
-def get_json(machine: Machine, path: str, name: str) -> str:
-    """`qom-get`; JSON."""
-    if name == STATISTICS and path == balloon_path(machine):  # what is asked all the time
-        return machine.guest_stats_json()
-    found = resolve(machine, path)[1]
+def get_json(qemu: Qemu, path: str, name: str) -> str:
+    """Return the answer to `qom-get` as JSON."""
+    if name == STATISTICS and path == balloon_path(
+        qemu
+    ):  # the most frequent request, so without building the tree
+        return qemu.guest_stats_json()
+    found = resolve(qemu, path)[1]
     if name == "type":
         return f'"{found.type}"'
-    if found.is_balloon and machine.balloon is not None:
+    if found.is_balloon and qemu.balloon is not None:
         values: dict[str, Callable[[], str]] = {
-            STATISTICS: machine.guest_stats_json,
-            INTERVAL: lambda interval_s=machine.balloon.interval_s: str(interval_s),
-            OOM: lambda: "true" if machine.spec.deflate_on_oom else "false",
+            STATISTICS: qemu.guest_stats_json,
+            INTERVAL: lambda interval_s=qemu.balloon.interval_s: str(interval_s),
+            OOM: lambda: "true" if qemu.spec.deflate_on_oom else "false",
             "free-page-reporting": lambda: "false",
         }
         if name in values:
@@ -117,13 +118,13 @@ def get_json(machine: Machine, path: str, name: str) -> str:
     raise Refused(f"Property '{found.type}.{name}' not found")
 
 
-def require_interval(machine: Machine, path: str, name: str) -> None:
-    """Check that `qom-set` may set this: of what is simulated, the interval alone.
+def require_interval(qemu: Qemu, path: str, name: str) -> None:
+    """Check that `qom-set` may set a property; only the polling interval can be set.
 
     Raises:
-        Refused: no such object, no such property, or one that is read only.
+        Refused: there is no such object or property, or the property is read-only.
     """
-    found = resolve(machine, path)[1]
+    found = resolve(qemu, path)[1]
     if name == "type":
         raise Refused(f"Property '{found.type}.type' is not writable")
     if not found.is_balloon or name not in dict(_ALIASED):
@@ -132,6 +133,6 @@ def require_interval(machine: Machine, path: str, name: str) -> None:
         raise Refused(f"Property '{DEVICE}.{STATISTICS}' is not writable")
     if name != INTERVAL:
         raise Refused(
-            f"Attempt to set property '{name}' on device '{machine.balloon_id}' (type '{DEVICE}') "
+            f"Attempt to set property '{name}' on device '{qemu.balloon_id}' (type '{DEVICE}') "
             "after it was realized"
         )

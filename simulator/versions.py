@@ -1,4 +1,4 @@
-"""What differs between the QEMUs that are simulated, each as found in a real one."""
+"""The differences between the simulated QEMU versions, as observed on real ones."""
 
 from dataclasses import dataclass
 
@@ -7,18 +7,18 @@ from simulator.balloon_device import NAMES
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One release of QEMU."""
+    """A version of QEMU."""
 
     major: int
     minor: int
     micro: int
     package: str
-    names: tuple[str, ...]  # of the statistics, by tag
-    forgets_at_reset: bool  # the machine's reset clears the statistics
-    singlestep: bool  # `query-status` has it
+    names: tuple[str, ...]  # of the statistics; the index is the tag
+    clears_on_reset: bool  # a system reset clears the statistics
+    singlestep: bool  # `query-status` returns it
 
     def describe(self) -> dict[str, object]:
-        """Return it as the greeting and `query-version` do."""
+        """Return the version as in the greeting and in the answer to `query-version`."""
         return {
             "qemu": {"micro": self.micro, "minor": self.minor, "major": self.major},
             "package": self.package,

@@ -1,4 +1,4 @@
-"""Kinds of VM that the contract's cases run on, and what a client sees of each."""
+"""The kinds of VM on which the contract tests run, and their clients."""
 
 import json
 import os
@@ -17,17 +17,17 @@ Shape = Literal["usual", "bare", "anonymous", "silent", "pluggable", "saved", "d
 
 INTERVAL = "guest-stats-polling-interval"
 UNSET = 2**64 - 1
-QUICK_S = 1.0  # what happens at once, on a busy machine
+QUICK_S = 1.0  # allowed for what happens at once, on a busy host
 
 
 class Guest(Protocol):
-    """What every kind of VM can."""
+    """What every kind of VM supports."""
 
-    def order(self, words: str, timeout_s: float = 30.0) -> object: ...
+    def order(self, order: str, /, timeout_s: float = 30.0) -> object: ...
 
 
 class Vm(Guest, Protocol):
-    """What those can whose monitor is ours."""
+    """What VMs with a monitor of their own for the tests support."""
 
     truth: Path
     qmp: Path
@@ -39,18 +39,18 @@ class Vm(Guest, Protocol):
 
 
 class Watcher:
-    """What any client can do with a balloon and its VM. Names and units are QEMU's."""
+    """What any client can do with a VM and its balloon; names and units are QEMU's."""
 
     def stats(self) -> tuple[int, dict[str, int]]:
-        """Return last-update, and the statistics; unset ones have `UNSET`, or are absent."""
+        """Return last-update and the statistics; unset ones are `UNSET` or absent."""
         raise NotImplementedError
 
     def interval(self, value: object) -> object:
-        """Set the polling interval; `{}`: it is set."""
+        """Set the polling interval; the result is `{}` on success."""
         raise NotImplementedError
 
     def interval_now(self) -> int:
-        """Read it."""
+        """Return the polling interval."""
         raise NotImplementedError
 
     def pause(self) -> None:
@@ -66,19 +66,19 @@ class Watcher:
         raise NotImplementedError
 
     def resize(self, size_bytes: int) -> None:
-        """Have the guest give memory back until it has so much."""
+        """Resize the guest's memory by its balloon."""
         raise NotImplementedError
 
     def actual(self) -> int:
-        """Return the memory that the balloon leaves it, in bytes."""
+        """Return the memory that the balloon leaves to the guest, in bytes."""
         raise NotImplementedError
 
     def wait_for(self, names: list[str], timeout_s: float = 15.0) -> list[dict[str, object]]:
-        """Return the events until the last of `names` came, which must come in that order."""
+        """Return the events up to the last of `names`, which must arrive in that order."""
         raise NotImplementedError
 
     def silence(self, duration_s: float) -> None:
-        """Assert that nothing comes."""
+        """Assert that no message arrives."""
         raise NotImplementedError
 
     def next_update(
@@ -88,7 +88,7 @@ class Watcher:
         after: tuple[int, dict[str, int]] | None = None,
         every_s: float = 0.004,
     ) -> tuple[float, int]:
-        """Return when (monotonic) the reading became another one than now or `after`, and its last-update."""
+        """Return when (monotonic) the reading first differs from now or from `after`, and its last-update."""
         before = self.stats() if after is None else after
         deadline = time.monotonic() + timeout_s
         while (now := self.stats()) == before:
@@ -106,7 +106,7 @@ class Watcher:
 
 
 class Client(Watcher):
-    """A QMP client that sees everything: answers and events in the order they came."""
+    """A QMP client that records answers and events in the order of their arrival."""
 
     def __init__(self, path: Path, *, negotiate: bool = True) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
@@ -120,11 +120,11 @@ class Client(Watcher):
         self.events: list[dict[str, object]] = []
         self.greeting: dict[str, object] | None = None
         if negotiate:
-            self.greeting = self.hear()
+            self.greeting = self.receive()
             assert self.ask("qmp_capabilities") == {}
 
-    def hear(self, timeout_s: float = 10.0) -> dict[str, object] | None:
-        """Return the next message; `None`: none came in time."""
+    def receive(self, timeout_s: float = 10.0) -> dict[str, object] | None:
+        """Return the next message; `None`: none arrived in time."""
         deadline = time.monotonic() + timeout_s
         while b"\n" not in self._rest:
             self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
@@ -133,24 +133,24 @@ class Client(Watcher):
             except TimeoutError:
                 return None
             if not got:
-                raise ConnectionError("hung up")
+                raise ConnectionError("disconnected")
             self._rest += got
         line, self._rest = self._rest.split(b"\n", 1)
         return cast(dict[str, object], json.loads(line))
 
-    def say(self, data: bytes) -> None:
-        """Send bytes as they are."""
+    def send(self, data: bytes) -> None:
+        """Send bytes unchanged."""
         self._socket.sendall(data)
 
     def answer(self, timeout_s: float = 10.0) -> dict[str, object] | None:
-        """Return the next answer; events before it are kept."""
-        while (message := self.hear(timeout_s)) is not None and "event" in message:
+        """Return the next answer; earlier events are kept for `wait_for`."""
+        while (message := self.receive(timeout_s)) is not None and "event" in message:
             self.events.append(message)
         return message
 
     def ask(self, command: str, **arguments: object) -> object:
-        """Return what `return` has, or class and words of the error."""
-        self.say(json.dumps({"execute": command, "arguments": arguments}).encode())
+        """Send a command; return the value of `return`, or class and description of the error."""
+        self.send(json.dumps({"execute": command, "arguments": arguments}).encode())
         answer = self.answer()
         assert answer is not None
         if "return" in answer:
@@ -167,7 +167,7 @@ class Client(Watcher):
                 missing.pop(0)
         deadline = time.monotonic() + timeout_s
         while missing:
-            message = self.hear(max(deadline - time.monotonic(), 0.001))
+            message = self.receive(max(deadline - time.monotonic(), 0.001))
             assert message is not None, f"no {missing}, but {seen}"
             seen.append(message)
             if message.get("event") == missing[0]:
@@ -175,9 +175,9 @@ class Client(Watcher):
         return seen
 
     def silence(self, duration_s: float) -> None:
-        assert self.hear(duration_s) is None
+        assert self.receive(duration_s) is None
 
-    # the balloon, which a case may have elsewhere than usual
+    # the balloon, whose path a test may change
 
     balloon = BALLOON
 
@@ -216,7 +216,7 @@ class Client(Watcher):
 
 
 def make_disk(folder: Path, disk: Path) -> None:
-    """Make an empty qcow2 image, with QEMU's own commands: `qemu-img` is another package."""
+    """Create an empty qcow2 image by QMP commands, since `qemu-img` is a package of its own."""
     size = 256 << 20  # room for a snapshot
     with qemu.bare(folder, "maker") as maker, maker.monitor() as monitor:
 
@@ -235,7 +235,7 @@ def make_disk(folder: Path, disk: Path) -> None:
 
 
 class AnyKind:
-    """Makes VMs of one kind, and clients."""
+    """Creates VMs of one kind, and clients for them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -249,7 +249,7 @@ class AnyKind:
 
 
 class Kind(AnyKind):
-    """The same of VMs with a second monitor for us."""
+    """Creates VMs with a second monitor for the tests."""
 
     def guest(self, shape: Literal["usual", "silent"] = "usual") -> Guest:
         return self.vm(shape)
@@ -295,14 +295,14 @@ class Real(Kind):
                 return enter(qemu.guest(self.folder, name, "-drive", f"file={disk},if=none,format=qcow2"))
 
     def wedge(self, vm: Vm) -> Callable[[], None]:
-        """Let QEMU open a pipe that nobody writes to: its main loop waits."""
+        """Block QEMU's main loop: let it open a pipe without a writer."""
         pipe = self.folder / "pipe"
         os.mkfifo(pipe)
         blocker = Client(vm.qmp)
         self.stack.callback(blocker.close)
         node = {"driver": "file", "filename": str(pipe), "node-name": "stuck", "read-only": True}
-        blocker.say(json.dumps({"execute": "blockdev-add", "arguments": node}).encode())
-        assert blocker.hear(0.5) is None
+        blocker.send(json.dumps({"execute": "blockdev-add", "arguments": node}).encode())
+        assert blocker.receive(0.5) is None
 
         def let_go() -> None:
             os.close(os.open(pipe, os.O_WRONLY))

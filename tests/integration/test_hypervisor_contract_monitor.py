@@ -18,7 +18,7 @@ from tests.lab.qemu import BALLOON
 
 def test_the_greeting_and_what_is_said_before_capabilities(kind: Kind) -> None:
     client = kind.client(kind.vm("bare"), negotiate=False)
-    greeting = cast(dict[str, dict[str, object]], client.hear())
+    greeting = cast(dict[str, dict[str, object]], client.receive())
 
     assert set(greeting["QMP"]) == {"version", "capabilities"}
     version = cast(dict[str, object], greeting["QMP"]["version"])
@@ -61,7 +61,7 @@ def test_a_stream_of_json_answered_one_by_one(kind: Kind) -> None:
     client = kind.client(kind.vm("bare"))
 
     for said, expected in SAID:
-        client.say(said)
+        client.send(said)
         answer = client.answer()
         assert answer is not None, said
         if "error" in answer:
@@ -71,23 +71,23 @@ def test_a_stream_of_json_answered_one_by_one(kind: Kind) -> None:
             assert answer["return"] == {}, said
             assert answer["id"] == expected, said
 
-    client.say(b'{"execute":"query-name","id":1}{"execute":"nonsense","id":2}{"execute":"query-n')
+    client.send(b'{"execute":"query-name","id":1}{"execute":"nonsense","id":2}{"execute":"query-n')
     assert client.answer() == {"return": {}, "id": 1}
     assert client.answer() == {
         "id": 2,
         "error": {"class": "CommandNotFound", "desc": "The command nonsense has not been found"},
     }
     client.silence(0.2)
-    client.say(b'ame","id":3}')
+    client.send(b'ame","id":3}')
     assert client.answer() == {"return": {}, "id": 3}
 
 
 def test_out_of_band_where_it_was_asked_for(kind: Kind) -> None:
     client = kind.client(kind.vm("bare"), negotiate=False)
-    client.hear()
+    client.receive()
     assert client.ask("qmp_capabilities", enable=["oob"]) == {}
 
-    client.say(b'{"exec-oob":"query-uuid","id":9}')
+    client.send(b'{"exec-oob":"query-uuid","id":9}')
 
     words = "The command query-uuid does not support OOB"
     assert client.answer() == {"id": 9, "error": {"class": "GenericError", "desc": words}}
@@ -107,10 +107,10 @@ def test_one_client_at_a_time_two_waiting_the_next_turned_away(kind: Kind) -> No
         turned_away.connect(str(vm.truth))
 
     first.close()
-    assert "QMP" in (waiting[0].hear() or {})
+    assert "QMP" in (waiting[0].receive() or {})
     waiting[1].silence(0.2)
     waiting[0].close()
-    assert "QMP" in (waiting[1].hear() or {})
+    assert "QMP" in (waiting[1].receive() or {})
 
 
 def test_a_wedged_main_loop_greets_and_answers_nothing(kind: Kind) -> None:
@@ -118,8 +118,8 @@ def test_a_wedged_main_loop_greets_and_answers_nothing(kind: Kind) -> None:
     let_go = kind.wedge(vm)
     client = kind.client(vm, negotiate=False)
 
-    assert "QMP" in (client.hear() or {})
-    client.say(b'{"execute":"qmp_capabilities"}')
+    assert "QMP" in (client.receive() or {})
+    client.send(b'{"execute":"qmp_capabilities"}')
     client.silence(0.5)
 
     let_go()
@@ -131,7 +131,7 @@ def test_a_frozen_process_accepts_and_says_nothing(kind: Kind) -> None:
     held = kind.client(vm)
 
     vm.freeze()
-    held.say(b'{"execute":"query-name","id":1}')
+    held.send(b'{"execute":"query-name","id":1}')
     held.silence(0.3)
     waiting = Client(vm.qmp, negotiate=False)
     with ExitStack() as closing:
@@ -140,7 +140,7 @@ def test_a_frozen_process_accepts_and_says_nothing(kind: Kind) -> None:
 
         vm.thaw()
         assert held.answer() == {"return": {}, "id": 1}
-        assert "QMP" in (waiting.hear() or {})
+        assert "QMP" in (waiting.receive() or {})
 
 
 def test_killed_it_refuses_and_started_again_another_file_serves(kind: Kind) -> None:
@@ -163,14 +163,14 @@ def test_at_its_own_end_it_says_so_and_removes_its_sockets(kind: Kind) -> None:
     other = Client(vm.qmp)
     kind.stack.callback(other.close)
 
-    client.say(b'{"execute":"quit"}')
+    client.send(b'{"execute":"quit"}')
 
     assert client.answer() == {"return": {}}
     assert [event["event"] for event in client.events] == ["SHUTDOWN"]
     assert client.events[0]["data"] == {"guest": False, "reason": "host-qmp-quit"}
     assert [event["event"] for event in other.wait_for(["SHUTDOWN"])] == ["SHUTDOWN"]
     with pytest.raises(ConnectionError):
-        client.hear()
+        client.receive()
     deadline = time.monotonic() + 5
     while vm.truth.exists() or vm.qmp.exists():
         assert time.monotonic() < deadline
@@ -181,7 +181,7 @@ def test_two_monitors_hear_the_same_events_once_past_capabilities(kind: Kind) ->
     vm = kind.vm("bare")
     client, other = kind.client(vm), Client(vm.qmp, negotiate=False)
     kind.stack.callback(other.close)
-    assert "QMP" in (other.hear() or {})
+    assert "QMP" in (other.receive() or {})
 
     assert client.ask("cont") == {}
     other.silence(0.2)

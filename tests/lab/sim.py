@@ -1,4 +1,4 @@
-"""Simulated QEMUs in the vocabulary of `tests.lab.qemu`: a test of a VM runs on either."""
+"""Simulated VMs with the interface of `tests.lab.qemu`, so that a test can run on either."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from tests.lab.qemu import Monitor
 
 
 class SimulatedVm:
-    """One of them. `qmp` is the agent's monitor, `truth` the tests' own."""
+    """A simulated VM. `qmp` is the monitor for the agent, `truth` the one for the tests."""
 
     def __init__(self, hypervisor: "Hypervisor", name: str) -> None:
         self.name = name
@@ -19,80 +19,80 @@ class SimulatedVm:
         self.truth = hypervisor.folder / f"{name}.truth"
         self._hypervisor = hypervisor
 
-    def order(self, words: str, timeout_s: float = 30.0) -> object:
-        """Order something: the guest's words as in the lab's guest, and those of `simulator.orders`.
+    def order(self, order: str, timeout_s: float = 30.0) -> object:
+        """Send an order of `simulator.orders`, which include those of the lab's real guests.
 
         Raises:
-            RuntimeError: it could not be.
+            RuntimeError: the order failed.
         """
-        return self._hypervisor.order(words, self.name, timeout_s)
+        return self._hypervisor.order(order, self.name, timeout_s)
 
     def state(self) -> dict[str, object]:
-        """Return what it is like inside."""
+        """Return the simulator's own view of the VM."""
         return cast(dict[str, object], self.order("state"))
 
     def monitor(self) -> Monitor:
-        """Open the tests' own monitor."""
+        """Connect to the monitor `truth`."""
         return Monitor(self.truth)
 
     def freeze(self) -> None:
-        """As SIGSTOP does."""
+        """Freeze QEMU, as SIGSTOP does."""
         self.order("freeze")
 
     def thaw(self) -> None:
-        """As SIGCONT does."""
+        """Resume QEMU, as SIGCONT does."""
         self.order("thaw")
 
     def kill(self) -> None:
-        """The sockets' files stay, as they do."""
+        """Kill QEMU; its socket files stay, as those of a real one."""
         self.order("kill")
 
     def start(self) -> None:
-        """Start it where it was killed, or has ended."""
+        """Start QEMU after it was killed or has ended."""
         self.order("restart")
 
     def restart(self) -> None:
-        """Another process on the same paths."""
+        """Replace QEMU by another process on the same paths."""
         self.order("restart")
 
 
 class Hypervisor(hypervisor.Hypervisor):
-    """The process of all of them."""
+    """The process that runs all simulated VMs."""
 
     @property
     def vms(self) -> list[SimulatedVm]:
-        """Return every VM, in the order they were made."""
+        """Return the VMs in the order in which they were added."""
         return [SimulatedVm(self, name) for name in cast(list[str], self.order("vms"))]
 
     def vm(self, name: str) -> SimulatedVm:
-        """Return one."""
+        """Return a VM by name."""
         return SimulatedVm(self, name)
 
     def add(self, name: str, **spec: object) -> SimulatedVm:
-        """Add one: `spec` as `simulator.qemu.Spec`."""
+        """Add a VM; `spec` has the fields of `simulator.spec.Spec`."""
         self.add_vm(name, spec)
         return self.vm(name)
 
     def updates(self) -> dict[Path, list[Shown]]:
-        """Return every update so far, by truth monitor, in order."""
+        """Return the updates so far, in order, by path of the monitor `truth`."""
         self.order("flush")
         return updates_in(self.updates_log)
 
 
 @contextmanager
 def simulated(folder: Path, *extra: str, vms: int = 0, **options: object) -> Generator[Hypervisor]:
-    """Simulated QEMUs in a process of their own, which ends with the block.
+    """Run a simulated hypervisor for the length of the block.
 
     Args:
-        folder: short, for the sockets.
-        extra: more of its flags.
-        vms: how many alike; others are added with `add`.
-        options: flags of `python -m simulator` with values: `preset=1`, `guests="steady:8,leaking"`.
+        folder: holds the sockets, so its path must be short.
+        extra: flags without a value.
+        vms: number of VMs at the start; `add` adds more.
+        options: flags of `python -m simulator` with values, such as `preset=1`, `guests="steady:8,leaking"`.
     """
-    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    with hypervisor.simulator(folder, "--vms", str(vms), *words, *extra) as process:
-        made = Hypervisor(folder, process)
+    flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    with hypervisor.simulator(folder, "--vms", str(vms), *flags, *extra) as process:
+        running = Hypervisor(folder, process)
         try:
-            yield made
+            yield running
         finally:
-            made.close()
+            running.close()
