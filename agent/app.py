@@ -19,15 +19,15 @@ from agent.contract.encode import Agent
 from agent.core.delivery import DeliverySettings
 from agent.core.epochs import uuid7
 from agent.core.health import Health, Standing
-from agent.core.ownership import Owed, left_behind
-from agent.core.reading import Access, AgentPhase, RecordKind, State, Via
+from agent.core.ownership import IntervalChange, left_behind
+from agent.core.reading import Access, AgentPhase, RecordKind, State
 from agent.discovery.locks import Locks, default_path
 from agent.discovery.scan import Scan
 from agent.discovery.settings import MonitorGlob
 from agent.discovery.watch import watch
 from agent.errors import ConfigError, StateFileError
 from agent.libvirt.connections import Connections
-from agent.libvirt.settings import Place, split_path
+from agent.libvirt.settings import Place
 from agent.qmp.link import QmpOpener
 from agent.runtime import clock, logs
 from agent.runtime.agent_state import AgentState
@@ -39,10 +39,11 @@ from agent.runtime.garbage import keep_pauses_short, use_one_arena
 from agent.runtime.give_back import Outcome, Settlement, give_back
 from agent.runtime.health import HealthWatch
 from agent.runtime.levels import levels
+from agent.runtime.links import opener
 from agent.runtime.recorder import Keeper, Recorder
 from agent.runtime.service_manager import ServiceManager
 from agent.runtime.sightings import Sightings
-from agent.runtime.vm import ClaimsRegistry, Opener, Surroundings
+from agent.runtime.vm import ClaimsRegistry, Surroundings
 from agent.sinks.kafka import KafkaSink
 from agent.sinks.lines import LinesSink
 from agent.sinks.otlp import OtlpSink
@@ -128,17 +129,14 @@ class _Run:
         self._libvirt = Connections(config.libvirt_settings(), counters, self._locks)
         around = Surroundings(
             polling=polling,
-            openers={Via.QMP: open_monitor, Via.LIBVIRT: self._libvirt.open_link},
+            open_link=opener(open_monitor, self._libvirt.open_link),
             emissions=self._recorder,
             debts=ledger,
             claims=ClaimsRegistry(),
             counters=self._counters,
             alarms=Alarms(self._qmp.readings_at_once),
         )
-        self._to_give_back: Mapping[Via, Opener] = {
-            Via.QMP: open_monitor,
-            Via.LIBVIRT: self._libvirt.open_to_write,
-        }
+        self._open_to_write = opener(open_monitor, self._libvirt.open_to_write)
         self._own = None if config.otlp is None else OwnTelemetry(config.otlp, identity, self._look)
         # CI makes the boundary around a VM let bugs of ours pass, so that tests do not pass over them.
         contain = "BAROGRAPH_NO_CONTAINMENT" not in os.environ
@@ -270,12 +268,14 @@ class _Run:
 
     async def _let_go(self, scan: Scan) -> None:
         """Give back the intervals of VMs that an earlier run had and this one does not watch any more."""
-        paths = {each.path for each in (*scan.seen, *scan.refused)}
-        away = self._libvirt.problems  # its domains may be watched again any moment
-        owed = [each for each in self._ledger.entries() if split_path(each.path)[0] not in away]
-        debts = left_behind(owed, paths=paths, marks={each.mark for each in scan.seen})
+        changes = left_behind(
+            self._ledger.entries(),
+            found={str(each.address) for each in scan.seen} | {each.path for each in scan.refused},
+            marks={each.mark for each in scan.seen},
+            unavailable=self._libvirt.problems.keys(),
+        )
         try:
-            for settlement in await self._give_back(debts):
+            for settlement in await self._give_back(changes):
                 _log_settlement(settlement)
         except* StateFileError as errors:
             for error in errors.exceptions:
@@ -337,11 +337,11 @@ class _Run:
             return False
         return True
 
-    async def _give_back(self, debts: Sequence[Owed]) -> list[Settlement]:
+    async def _give_back(self, debts: Sequence[IntervalChange]) -> list[Settlement]:
         return await give_back(
             self._ledger,
             debts,
-            self._to_give_back,
+            self._open_to_write,
             self._counters,
             answer_within_s=self._qmp.greeting_timeout_s,
         )
@@ -382,4 +382,9 @@ def _locks() -> Locks:
 
 def _log_settlement(settlement: Settlement) -> None:
     say = log.warning if settlement.outcome is Outcome.KEPT else log.info
-    say("interval", path=settlement.owed.path, outcome=settlement.outcome.value, detail=settlement.detail)
+    say(
+        "interval",
+        path=str(settlement.change.address),
+        outcome=settlement.outcome.value,
+        detail=settlement.detail,
+    )

@@ -7,16 +7,17 @@ import anyio
 from agent import __version__
 from agent.config import Config
 from agent.contract.encode import Agent, sample_document, state_document
+from agent.core.address import parse_address
 from agent.core.epochs import uuid7
-from agent.core.reading import IntervalPolicy, Via, via_of
+from agent.core.reading import IntervalPolicy
 from agent.libvirt.connections import Connections
 from agent.libvirt.settings import Settings as LibvirtSettings
 from agent.qmp.link import QmpOpener
 from agent.runtime import clock, logs
 from agent.runtime.give_back import Settlement, give_back
+from agent.runtime.links import opener
 from agent.runtime.probe import Finding
 from agent.runtime.probe import probe as look
-from agent.runtime.vm import Opener
 from agent.spool.ledger import open_ledger
 from agent.telemetry import Counters
 
@@ -36,9 +37,9 @@ async def settle_debts(config: Config) -> list[Settlement]:
     ):
         libvirt = Connections(LibvirtSettings(places=()), counters)
         await group.start(libvirt.run)
-        openers = {Via.QMP: QmpOpener(qmp), Via.LIBVIRT: libvirt.open_to_write}
+        open_link = opener(QmpOpener(qmp), libvirt.open_to_write)
         debts, answer_within_s = ledger.entries(), qmp.greeting_timeout_s
-        settled = await give_back(ledger, debts, openers, counters, answer_within_s=answer_within_s)
+        settled = await give_back(ledger, debts, open_link, counters, answer_within_s=answer_within_s)
         group.cancel_scope.cancel()
     return settled
 
@@ -53,27 +54,24 @@ async def probe(
         there is a sample.
     """
     logs.configure("critical", config.log.format)
-    host = config.host_identity()
+    host, address = config.host_identity(), parse_address(path)
     identity = Agent(host.id, host.name, uuid7(clock.now().unix_ms, clock.chance()), __version__)
     observing = replace(config.polling_settings(), policy=IntervalPolicy.OBSERVE, spread_ns=0)
     filling = replace(observing, policy=IntervalPolicy.FILL, interval_s=enable_polling_s or 1)
     finding = Finding(None, None)
     async with anyio.create_task_group() as group:
-        open_link: Opener = QmpOpener(config.qmp_settings())
-        if via_of(path) is Via.LIBVIRT:
-            libvirt = Connections(LibvirtSettings(places=()), Counters())
-            await group.start(libvirt.run)
-            open_link = libvirt.open_to_read if enable_polling_s is None else libvirt.open_to_write
+        libvirt = Connections(LibvirtSettings(places=()), Counters())
+        await group.start(libvirt.run)
+        open_domain = libvirt.open_to_read if enable_polling_s is None else libvirt.open_to_write
         finding = await look(
-            path,
+            address,
             host.id,
             observing if enable_polling_s is None else filling,
-            open_link,
+            opener(QmpOpener(config.qmp_settings()), open_domain),
             deadline_s=deadline_s,
             wait_for_update=enable_polling_s is not None,
         )
         group.cancel_scope.cancel()
-    via = via_of(path)
-    sample = None if finding.sample is None else sample_document(finding.sample, identity, via)
-    state = None if finding.state is None else state_document(finding.state, identity, via)
+    sample = None if finding.sample is None else sample_document(finding.sample, identity)
+    state = None if finding.state is None else state_document(finding.state, identity)
     return {"state": state, "sample": sample}, sample is not None

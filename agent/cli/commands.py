@@ -210,7 +210,7 @@ def give_back(config: ConfigFlag = None, state_directory: StateDirectoryFlag = N
 
     settlements = _in_loop(once.settle_debts, configured)
     for settlement in settlements:
-        typer.echo(f"{settlement.outcome} {settlement.owed.path}: {settlement.detail}")
+        typer.echo(f"{settlement.outcome} {settlement.change.address}: {settlement.detail}")
     if any(settlement.outcome is Outcome.KEPT for settlement in settlements):
         raise typer.Exit(EXIT_NOT_HOPED_FOR)
 

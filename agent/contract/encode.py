@@ -20,7 +20,7 @@ import msgspec
 
 from agent.contract.decode import EXACT_MAX
 from agent.contract.headers import encode_headers
-from agent.core.reading import AgentEvent, Record, RecordKind, Sample, StateEvent, Via, VmIdentity
+from agent.core.reading import AgentEvent, Record, RecordKind, Sample, StateEvent, VmIdentity
 
 SAMPLE_SCHEMA = "barograph.vm.sample/1.0"
 STATE_SCHEMA = "barograph.vm.state/1.0"
@@ -58,13 +58,13 @@ class Agent:
 # --- documents ---
 
 
-def sample_document(sample: Sample, agent: Agent, via: Via = Via.QMP) -> Document:
+def sample_document(sample: Sample, agent: Agent) -> Document:
     """Return the value of a sample's record: schemas/sample."""
     document: Document = {
         "schema": SAMPLE_SCHEMA,
         "vm": _vm(sample.vm),
         "host": _host(agent),
-        "via": via.value,
+        "via": sample.address.via.value,
         "epoch": sample.epoch,
         "sequence": sample.sequence,
         "last_update": sample.last_update_s,
@@ -89,15 +89,15 @@ def sample_document(sample: Sample, agent: Agent, via: Via = Via.QMP) -> Documen
     return document
 
 
-def state_document(event: StateEvent, agent: Agent, via: Via = Via.QMP) -> Document:
+def state_document(event: StateEvent, agent: Agent) -> Document:
     """Return the value of a state's record: schemas/state. Of a VM not known yet, `vm` has only the path."""
     vm: Document = {} if event.vm is None else _vm(event.vm)
-    vm["path"] = _text(event.path, PATH_MAX)
+    vm["path"] = _text(str(event.address), PATH_MAX)
     document: Document = {
         "schema": STATE_SCHEMA,
         "vm": vm,
         "host": _host(agent),
-        "via": via.value,
+        "via": event.address.via.value,
         "run": agent.run,
         "sequence": event.sequence,
         "state": event.state.value,
@@ -164,11 +164,11 @@ def _text(text: str, characters_max: int = TEXT_MAX) -> str:
 # --- records ---
 
 
-def encode_sample(sample: Sample, agent: Agent, mode: Mode, via: Via = Via.QMP) -> Record:
+def encode_sample(sample: Sample, agent: Agent, mode: Mode) -> Record:
     """Return the record of a sample. Its id is the VM, the epoch and `last_update`."""
     return _record(
         RecordKind.SAMPLE,
-        sample_document(sample, agent, via),
+        sample_document(sample, agent),
         mode,
         agent,
         id=f"{sample.vm.id}/{sample.epoch}/{sample.last_update_s}",
@@ -180,17 +180,17 @@ def encode_sample(sample: Sample, agent: Agent, mode: Mode, via: Via = Via.QMP) 
     )
 
 
-def encode_state(event: StateEvent, agent: Agent, mode: Mode, via: Via = Via.QMP) -> Record:
+def encode_state(event: StateEvent, agent: Agent, mode: Mode) -> Record:
     """Return the record of a state event. While the VM is not known its key is the host's id.
 
     Its id is the run, the monitor's path and the sequence: two monitors may claim to be one VM
     (`duplicate`), and each counts its own.
     """
     # "surrogatepass": a path need not be UTF-8, and two paths must not get one id for that.
-    path_digest = blake2b(event.path.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    path_digest = blake2b(str(event.address).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     return _record(
         RecordKind.VM_STATE,
-        state_document(event, agent, via),
+        state_document(event, agent),
         mode,
         agent,
         id=f"{agent.run}/{path_digest}/{event.sequence}",

@@ -33,14 +33,14 @@ def targets(views: Iterable[VmView], agent: Agent) -> list[Target]:
         elif vm.id not in chosen or _liveness(view) > _liveness(chosen[vm.id]):
             chosen[vm.id] = view
     known = [Target(f"{agent.host_id}/{id}", view, view.state.vm) for id, view in chosen.items()]
-    return known + [Target(f"{agent.host_id}/{utf8(view.path)}", view, None) for view in paths]
+    return known + [Target(f"{agent.host_id}/{utf8(str(view.address))}", view, None) for view in paths]
 
 
 def who(target: Target, agent: Agent) -> dict[str, str]:
     """Return the attributes that name the VM."""
     found = {metrics.HOST_ID: agent.host_id, metrics.HOST_NAME: utf8(agent.host_name)}
     if target.vm is None:
-        return {**found, VM_PATH: utf8(target.view.path)}
+        return {**found, VM_PATH: utf8(str(target.view.address))}
     found[metrics.VM_ID] = target.vm.id
     if target.vm.name:
         found[metrics.VM_NAME] = utf8(target.vm.name)

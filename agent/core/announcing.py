@@ -92,7 +92,7 @@ def _say(
     history = p.history
     event = StateEvent(
         vm=p.identity,
-        path=p.path,
+        address=p.address,
         sequence=p.sequence,
         state=judgement.state,
         reason=judgement.reason,
@@ -122,13 +122,13 @@ def _facts(p: Poller, now: Now, settings: PollSettings) -> Facts:
     silent_ns = now.mono_ns - p.phase.asked_ns if isinstance(p.phase, Asking) and p.phase.overdue else None
     last = None if p.read_at_ns is None else p.history.last  # read from this very device
     return Facts(
-        via=p.via,
-        link_open=in_touch and p.fault is None and p.other_path is None,
+        via=p.address.via,
+        link_open=in_touch and p.fault is None and p.other_address is None,
         answered=p.answered,
         fault=p.fault,
         fault_detail=p.fault_detail,
         greeted_before=p.greeted is not None or _greeted_another_run(p),
-        other_path=p.other_path,
+        other_address=p.other_address,
         silent_for_s=None if silent_ns is None else silent_ns / SECOND_NS,
         has_balloon=p.balloon_path is not None,
         run_state=p.run_state,

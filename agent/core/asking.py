@@ -13,7 +13,7 @@ from agent.core.events import (
     OpenLink,
     Question,
 )
-from agent.core.ownership import Owed
+from agent.core.ownership import IntervalChange
 from agent.core.poller import SECOND_NS, Poller, PollSettings
 from agent.core.reading import Now
 from agent.errors import LinkFault
@@ -56,7 +56,7 @@ def _ask(p: Poller, now: Now, settings: PollSettings, effects: list[Effect]) -> 
     elif question is Question.SET_INTERVAL:
         ask = replace(ask, interval_s=p.set_to_s)
     elif question is Question.REMEMBER:
-        ask = replace(ask, owed=_owed(p, now))
+        ask = replace(ask, change=_interval_change(p, now))
     effects.append(ask)
     return replace(p, phase=Asking(question, now.mono_ns, now.mono_ns + settings.reading_deadline_ns))
 
@@ -96,12 +96,12 @@ def next_question_at(p: Poller) -> int:
     return min(at for at in times if at is not None)
 
 
-def _owed(p: Poller, now: Now) -> Owed:
+def _interval_change(p: Poller, now: Now) -> IntervalChange:
     assert p.greeted is not None
     assert p.balloon_path is not None
     assert p.set_to_s is not None
     before_s = p.interval_s if p.ownership.before_s is None else p.ownership.before_s
-    return Owed(p.path, p.greeted, p.balloon_path, before_s, p.set_to_s, now.unix_ms)
+    return IntervalChange(p.address, p.greeted, p.balloon_path, before_s, p.set_to_s, now.unix_ms)
 
 
 def leave(p: Poller, back_at_ns: int, effects: list[Effect]) -> Poller:

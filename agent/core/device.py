@@ -68,7 +68,7 @@ def found(
         check_at_ns = min(check_at_ns, wish.ownership.again_at_ns)
     set_at_ns = p.set_at_ns
     if wish.set_to_s is not None and p.set_to_s is None and not wish.ownership.times_set:
-        set_at_ns = now.mono_ns + int(settings.spread_ns * _place(p.path))
+        set_at_ns = now.mono_ns + int(settings.spread_ns * _place(str(p.address)))
         if set_at_ns > now.mono_ns:  # somebody else may set it until then: look again first
             check_at_ns = min(check_at_ns, set_at_ns)
     return replace(

@@ -5,7 +5,8 @@ from enum import Enum
 
 from msgspec import Struct
 
-from agent.core.ownership import Owed
+from agent.core.address import Address
+from agent.core.ownership import IntervalChange
 from agent.core.reading import Reading, Sample, SocketMark, StateEvent, VmId
 from agent.errors import LinkFault
 
@@ -65,10 +66,10 @@ Phase = Away | Opening | Idle | Asking | Retired
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """QEMU greeted us. `owed`: what we remember to have changed on this socket, from before."""
+    """The link is open. `change`: the recorded change of this process's interval, not restored yet."""
 
     mark: SocketMark
-    owed: Owed | None = None
+    change: IntervalChange | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +127,8 @@ class Refused:
     detail: str
 
 
-class Heard(Enum):
-    """An event of the monitor that matters here."""
+class MonitorEventKind(Enum):
+    """The events of a monitor that matter here, by QMP's names."""
 
     STOP = "STOP"
     RESUME = "RESUME"
@@ -140,10 +141,10 @@ class Heard(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class MonitorSaid:
-    """The monitor sent an event."""
+class MonitorEvent:
+    """The monitor, or libvirt in its place, sent an event."""
 
-    heard: Heard
+    kind: MonitorEventKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +170,7 @@ class PathMissing:
 class Duplicate:
     """Another link on this host has this uuid."""
 
-    other_path: str
+    other: Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +187,7 @@ Event = (
     | ActualRead
     | Done
     | Refused
-    | MonitorSaid
+    | MonitorEvent
     | BalloonChanged
     | PathSeen
     | PathMissing
@@ -211,12 +212,12 @@ class CloseLink:
 
 
 class Ask(Struct, frozen=True):
-    """Put a question, with what it needs: `owed` to REMEMBER, `interval_s` to SET_INTERVAL, `id` to CLAIM."""
+    """Ask a question. REMEMBER needs `change`, SET_INTERVAL `interval_s`, CLAIM `id`."""
 
     question: Question
     balloon_path: str | None = None
     interval_s: int | None = None
-    owed: Owed | None = None
+    change: IntervalChange | None = None
     id: VmId | None = None
 
 
@@ -227,7 +228,7 @@ class Disclaim:
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """Nothing is owed to this socket's process any more: it is gone, or its interval is somebody else's."""
+    """Remove this process's recorded interval change: it has quit, or the interval is no longer ours."""
 
     mark: SocketMark
 

@@ -1,64 +1,66 @@
-"""Seen sockets x running pollers -> whom to start and whom to tell; and who may call a VM its own."""
+"""Which VMs a scan starts, which pollers it notifies, and which address holds a VM's id."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from agent.core.address import Address
 from agent.core.events import PathMissing, PathSeen
 from agent.core.reading import SocketMark, VmId
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A socket nobody watches yet."""
+    """Start a poller: this address has none."""
 
-    path: str
+    address: Address
 
 
 @dataclass(frozen=True, slots=True)
-class Tell:
-    """News of the path for the poller that watches it."""
+class Notify:
+    """Give the event to the poller of this address."""
 
-    path: str
+    address: Address
     event: PathSeen | PathMissing
 
 
 def compare(
-    running: Mapping[str, SocketMark | None], seen: Mapping[str, SocketMark]
-) -> tuple[Start | Tell, ...]:
-    """Return what a scan asks for, in the order of the paths.
+    running: Mapping[Address, SocketMark | None], seen: Mapping[Address, SocketMark]
+) -> tuple[Start | Notify, ...]:
+    """Return what a scan changes, in the order of the addresses' texts.
 
     Args:
-        running: the paths watched, and the socket each poller was last told of; `None`: told missing.
-        seen: the sockets found now.
+        running: the addresses that have a poller, and the process each poller was last notified of; `None`:
+            that it is missing.
+        seen: the addresses found now, and the process behind each.
     """
-    changes: list[Start | Tell] = []
-    for path in sorted(running.keys() | seen.keys()):
-        mark = seen.get(path)
-        if path not in running:
-            changes.append(Start(path))
+    changes: list[Start | Notify] = []
+    for address in sorted(running.keys() | seen.keys(), key=str):
+        mark = seen.get(address)
+        if address not in running:
+            changes.append(Start(address))
         elif mark is None:
-            if running[path] is not None:
-                changes.append(Tell(path, PathMissing()))
-        elif running[path] != mark:
-            changes.append(Tell(path, PathSeen(mark)))
+            if running[address] is not None:
+                changes.append(Notify(address, PathMissing()))
+        elif running[address] != mark:
+            changes.append(Notify(address, PathSeen(mark)))
     return tuple(changes)
 
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """Which path each VM id belongs to: the first that claimed it and has not let go."""
+    """Which address holds each VM id: the first that claimed it and has not released it."""
 
-    holders: Mapping[VmId, str] = field(default_factory=dict[VmId, str])
+    holders: Mapping[VmId, Address] = field(default_factory=dict[VmId, Address])
 
-    def claim(self, id: VmId, path: str) -> tuple["Claims", str | None]:
-        """Return the claims with `path` holding `id`, or unchanged and the other path that holds it."""
+    def claim(self, id: VmId, address: Address) -> tuple["Claims", Address | None]:
+        """Return the claims with `address` holding `id`, or unchanged and the other address that holds it."""
         holder = self.holders.get(id)
-        if holder is not None and holder != path:
+        if holder is not None and holder != address:
             return self, holder
-        return Claims({**self.disclaim(path).holders, id: path}), None
+        return Claims({**self.disclaim(address).holders, id: address}), None
 
-    def disclaim(self, path: str) -> "Claims":
-        """Return the claims without those of `path`."""
-        if path not in self.holders.values():
+    def disclaim(self, address: Address) -> "Claims":
+        """Return the claims without those of `address`."""
+        if address not in self.holders.values():
             return self
-        return Claims({id: holder for id, holder in self.holders.items() if holder != path})
+        return Claims({id: holder for id, holder in self.holders.items() if holder != address})

@@ -4,7 +4,7 @@ from msgspec.structs import replace
 
 from agent.core import announcing, device, epochs, ownership
 from agent.core.events import Away, CloseLink, Effect, Forget, Idle, Opening
-from agent.core.ownership import Owed, Ownership
+from agent.core.ownership import IntervalChange, Ownership
 from agent.core.poller import SECOND_NS, Poller, PollSettings
 from agent.core.reading import Access, Now, SocketMark, State
 from agent.core.states import LEFT_ALONE
@@ -25,9 +25,14 @@ LASTING_NS = 30 * SECOND_NS
 
 
 def opened(
-    p: Poller, mark: SocketMark, owed: Owed | None, now: Now, settings: PollSettings, effects: list[Effect]
+    p: Poller,
+    mark: SocketMark,
+    change: IntervalChange | None,
+    now: Now,
+    settings: PollSettings,
+    effects: list[Effect],
 ) -> Poller:
-    """Take in a link to the process `mark`; `owed` is what was remembered of its interval."""
+    """Take in a link to the process `mark`; `change` is the recorded change of its interval."""
     visit_ends_ns = now.mono_ns + settings.visit_ns if p.access is Access.SHARE else None
     run_state = p.run_state if p.fault is None else None
     since_ns = now.mono_ns if p.in_touch_since_ns is None else p.in_touch_since_ns
@@ -59,8 +64,8 @@ def opened(
         if before_mark is not None and mark != before_mark:
             effects.append(Forget(before_mark))
         own = Ownership()
-        if owed is not None and owed.mark == mark:
-            own = ownership.recall(owed, ours_s=settings.interval_s)
+        if change is not None and change.mark == mark:
+            own = ownership.recall(change, ours_s=settings.interval_s)
         p = device.new(replace(p, ownership=own), now, guest_reset=True)
         if p.before is not None and p.before.mark == mark:
             # The process of before: what was emitted stands, and what could not be seen meanwhile is missed.
@@ -112,7 +117,7 @@ def failed(p: Poller, fault: LinkFault, detail: str, now: Now, chance: int, sett
         visit_ends_ns=None,
         kept_out_since_ns=None,
         in_touch_since_ns=None,
-        other_path=None,
+        other_address=None,
         failures=0 if lasted else p.failures,
     )
     if not p.path_present:

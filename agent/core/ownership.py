@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from msgspec import Struct
 from msgspec.structs import replace
 
+from agent.core.address import Address, Domain
 from agent.core.reading import IntervalPolicy, SocketMark
 
 
 @dataclass(frozen=True, slots=True)
-class Owed:
-    """An interval we changed, to be given back to this very QEMU process while it still reads what we set."""
+class IntervalChange:
+    """An interval that the agent changed on one QEMU process; restored while it reads `interval_set_s`."""
 
-    path: str
+    address: Address
     mark: SocketMark
     balloon_path: str
     interval_before_s: int
@@ -91,30 +92,41 @@ def written(ownership: Ownership, *, interval_before_s: int, set_to_s: int) -> O
     return Ownership(set_s=set_to_s, before_s=before_s, times_set=ownership.times_set + 1)
 
 
-def recall(owed: Owed, *, ours_s: int) -> Ownership:
+def recall(change: IntervalChange, *, ours_s: int) -> Ownership:
     """Return the ownership that an earlier run of the agent left behind.
 
     Where the configured interval is another one now, ours is set at once, as if for the first time.
     """
-    times_set = 1 if owed.interval_set_s == ours_s else 0
-    return Ownership(set_s=owed.interval_set_s, before_s=owed.interval_before_s, times_set=times_set)
+    times_set = 1 if change.interval_set_s == ours_s else 0
+    return Ownership(set_s=change.interval_set_s, before_s=change.interval_before_s, times_set=times_set)
 
 
 def left_behind(
-    owed: Iterable[Owed], *, paths: Collection[str], marks: Collection[SocketMark]
-) -> tuple[Owed, ...]:
-    """Return what is owed to VMs that this run does not watch: they have left the configured globs.
+    changes: Iterable[IntervalChange],
+    *,
+    found: Collection[str],
+    marks: Collection[SocketMark],
+    unavailable: Collection[str],
+) -> tuple[IntervalChange, ...]:
+    """Return the changes on VMs that this run does not watch: they are no longer in the configured globs.
 
     Args:
-        owed: everything owed.
-        paths: what the first scan found, whether used or refused.
+        changes: all that are recorded.
+        found: the texts of the addresses that the first scan found, whether used or refused.
         marks: of the sockets it found: one that is seen under another name now is still watched.
+        unavailable: the URIs of the libvirts without a connection: their domains may come back.
     """
-    if not paths:
+    if not found:
         return ()  # more likely a mount that is not there yet than a fleet that has left
-    return tuple(each for each in owed if each.path not in paths and each.mark not in marks)
+    return tuple(
+        each
+        for each in changes
+        if str(each.address) not in found
+        and each.mark not in marks
+        and not (isinstance(each.address, Domain) and each.address.uri in unavailable)
+    )
 
 
-def is_ours_to_give_back(owed: Owed, *, mark: SocketMark, interval_s: int | None) -> bool:
+def is_ours_to_restore(change: IntervalChange, *, mark: SocketMark, interval_s: int | None) -> bool:
     """Whether this process is the one we changed and still reads what we set."""
-    return owed.mark == mark and interval_s == owed.interval_set_s
+    return change.mark == mark and interval_s == change.interval_set_s

@@ -7,6 +7,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from agent.core import epochs
+from agent.core.address import Address
 from agent.core.epochs import History
 from agent.core.events import Away, Phase
 from agent.core.memory import Memory
@@ -19,10 +20,8 @@ from agent.core.reading import (
     IntervalPolicy,
     SocketMark,
     State,
-    Via,
     VmId,
     VmIdentity,
-    via_of,
 )
 from agent.core.states import Judgement
 from agent.errors import LinkFault
@@ -88,13 +87,12 @@ class Poller(Struct, frozen=True):
     takes 8 µs, some nine times for each sample; msgspec's takes 0.5 µs.
     """
 
-    path: str
+    address: Address
     path_id: VmId  # its id where QEMU has no uuid
     access: Access
     given_name: str | None
     labels: Mapping[str, str]
     phase: Phase
-    via: Via = Via.QMP
     # the link
     path_present: bool = True
     seen_mark: SocketMark | None = None  # what discovery saw last at the path
@@ -104,7 +102,7 @@ class Poller(Struct, frozen=True):
     fault_detail: str = ""
     failures: int = 0  # in a row; forgotten once a conversation has lasted
     in_touch_since_ns: int | None = None  # since when links open and nothing fails
-    other_path: str | None = None
+    other_address: Address | None = None
     visit_ends_ns: int | None = None  # in `share`, while the link is open
     kept_out_since_ns: int | None = None  # in `share`: others are inside, and what we know still stands
     # the VM
@@ -156,7 +154,7 @@ class Poller(Struct, frozen=True):
 
 
 def begin(
-    path: str,
+    address: Address,
     path_id: VmId,
     access: Access,
     *,
@@ -171,7 +169,7 @@ def begin(
     earlier one, where that is known: nothing is emitted twice, sequences go on, and the first sample of a
     new epoch can name the one before.
     """
-    poller = Poller(path, path_id, access, name, labels, Away(0), via_of(path), seen_mark=mark)
+    poller = Poller(address, path_id, access, name, labels, Away(0), seen_mark=mark)
     if before is None:
         return poller
     return replace(
@@ -188,4 +186,4 @@ def remember(p: Poller) -> Memory:
     if p.before is not None:  # nobody has answered yet: what was known stands
         return replace(p.before, sequence=p.sequence)
     state = None if p.announced is None else p.announced.judgement.state
-    return Memory(p.path, p.greeted, p.history_id, p.history, p.read_mono_ns, state, p.sequence)
+    return Memory(str(p.address), p.greeted, p.history_id, p.history, p.read_mono_ns, state, p.sequence)

@@ -33,11 +33,11 @@ from agent.core.events import (
     Effect,
     Event,
     Forget,
-    Heard,
     Idle,
     Introduced,
     LinkFailed,
-    MonitorSaid,
+    MonitorEvent,
+    MonitorEventKind,
     Opened,
     Opening,
     PathMissing,
@@ -68,7 +68,7 @@ IGNORED: Mapping[tuple[type[Event], type[Phase]], str] = {
         for event in (Introduced, Answered, Checked, ActualRead, Done, Refused, Duplicate)
         for phase in (Away, Opening, Idle)
     },
-    **{(event, phase): _LEFT for event in (MonitorSaid, BalloonChanged) for phase in (Away, Opening)},
+    **{(event, phase): _LEFT for event in (MonitorEvent, BalloonChanged) for phase in (Away, Opening)},
     **{(Opened, phase): "an attempt we gave up" for phase in (Away, Idle, Asking)},
     (LinkFailed, Away): "told already",
 }
@@ -159,8 +159,8 @@ def _apply(
     p: Poller, event: Event, now: Now, chance: int, settings: PollSettings, effects: list[Effect]
 ) -> Poller:
     match event:
-        case Opened(mark, owed):
-            return linking.opened(p, mark, owed, now, settings, effects)
+        case Opened(mark, change):
+            return linking.opened(p, mark, change, now, settings, effects)
         case LinkFailed(fault, detail):
             return linking.failed(p, fault, detail, now, chance, settings)
         case Introduced():
@@ -179,8 +179,8 @@ def _apply(
             return _done(p, now)
         case Refused(detail):
             return _refused(p, detail, now, chance, settings, effects)
-        case MonitorSaid(heard):
-            return _heard(p, heard, now)
+        case MonitorEvent(kind):
+            return _monitor_event(p, kind, now)
         case BalloonChanged(actual_bytes):
             return replace(p, balloon=Balloon(actual_bytes, now.unix_ms))
         case PathSeen(mark):
@@ -196,9 +196,9 @@ def _apply(
             if isinstance(p.phase, Idle | Asking) and p.access is Access.SHARE:
                 return linking.left_for_good(p, effects)
             return replace(p, fault=LinkFault.MISSING) if isinstance(p.phase, Away) else p
-        case Duplicate(other_path):
+        case Duplicate(other):
             p = asking.leave(p, now.mono_ns + settings.set_again_ns, effects)
-            return replace(p, other_path=other_path, identity=None, answered=False)
+            return replace(p, other_address=other, identity=None, answered=False)
         case Tick():
             return _tick(p, now, chance, settings, effects)
         case _:
@@ -209,7 +209,7 @@ def _done(p: Poller, now: Now) -> Poller:
     assert isinstance(p.phase, Asking)
     match p.phase.question:
         case Question.CLAIM:
-            return replace(p, phase=Idle(), answered=True, failures=0, other_path=None)
+            return replace(p, phase=Idle(), answered=True, failures=0, other_address=None)
         case Question.REMEMBER:
             return replace(p, phase=Idle(), remembered=True)
         case Question.SET_INTERVAL:
@@ -256,19 +256,19 @@ def _refused(
             return linking.failed(p, LinkFault.PROTOCOL, detail, now, chance, settings)
 
 
-def _heard(p: Poller, heard: Heard, now: Now) -> Poller:
+def _monitor_event(p: Poller, kind: MonitorEventKind, now: Now) -> Poller:
     p = replace(p, check_at_ns=now.mono_ns)
-    match heard:
-        case Heard.STOP | Heard.SUSPEND:
+    match kind:
+        case MonitorEventKind.STOP | MonitorEventKind.SUSPEND:
             return replace(p, run_state=None)  # the check tells the word; the clock stops at once
-        case Heard.RESUME | Heard.WAKEUP:  # QEMU may read an old buffer again
+        case MonitorEventKind.RESUME | MonitorEventKind.WAKEUP:  # QEMU may read an old buffer again
             return replace(p, run_state=None, history=epochs.break_rhythm(p.history))
-        case Heard.RESET:
+        case MonitorEventKind.RESET:
             # What the boot before left is read at once: no guest boots within a round trip.
             pace = None if p.pace is None else pacing.read_at(p.pace, p.running.read(now.mono_ns))
             history = epochs.end_epoch(p.history, guest_reset=True)
             return replace(p, rebooted=True, reset_unread=True, pace=pace, history=history)
-        case Heard.SHUTDOWN | Heard.DEVICE_DELETED | Heard.LOST:
+        case MonitorEventKind.SHUTDOWN | MonitorEventKind.DEVICE_DELETED | MonitorEventKind.LOST:
             return p
 
 

@@ -5,12 +5,13 @@ clock (`_ms`) where they are shown to people. Seconds (`_s`) are QEMU's own: `la
 polling interval are whole seconds on the wire.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Literal, NewType
+
+from agent.core.address import Address
 
 VmId = NewType("VmId", str)
 
@@ -56,21 +57,6 @@ class Access(StrEnum):
 
     HOLD = "hold"
     SHARE = "share"
-
-
-class Via(StrEnum):
-    """How a VM is reached."""
-
-    QMP = "qmp"  # by its own monitor
-    LIBVIRT = "libvirt"  # which owns the monitor
-
-
-_URI = re.compile(r"[a-z][a-z0-9+.-]*://")
-
-
-def via_of(path: str) -> Via:
-    """Return how the VM at `path` is reached: a monitor is a socket's path, a domain a URI and a uuid."""
-    return Via.LIBVIRT if _URI.match(path) else Via.QMP
 
 
 class Refusal(StrEnum):
@@ -151,6 +137,7 @@ class Sample:
     """A reading whose `last-update` has advanced: the change event."""
 
     vm: VmIdentity
+    address: Address
     epoch: str
     epoch_start_s: int  # last_update_s of the epoch's first sample: where its counters start
     sequence: int  # from 1 in each epoch, without a gap
@@ -170,8 +157,8 @@ class Sample:
 class StateEvent:
     """A VM's state has changed, or is repeated (`heartbeat`)."""
 
-    vm: VmIdentity | None  # None: nobody has told us yet who lives behind `path`
-    path: str
+    vm: VmIdentity | None  # None: not known yet
+    address: Address
     sequence: int  # per VM and agent run, from 1
     state: State
     reason: str  # a Reason of core/states.py or a LinkFault; readers treat unknown ones as "other"
@@ -192,10 +179,14 @@ class StateEvent:
 class VmView:
     """What the board shows of one VM: the newest of everything. A value; replaced, never changed."""
 
-    path: str
     state: StateEvent
     sample: Sample | None
     balloon: Balloon | None
+
+    @property
+    def address(self) -> Address:
+        """Where the VM is reached."""
+        return self.state.address
 
     @property
     def last_update_s(self) -> int | None:

@@ -87,6 +87,7 @@ def _sample(p: Poller, reading: Reading, seen: epochs.Seen, missed: int, now: No
     assert seen.history.epoch is not None
     return Sample(
         vm=p.identity,
+        address=p.address,
         epoch=seen.history.epoch,
         epoch_start_s=seen.history.start_s,
         sequence=seen.history.sequence,

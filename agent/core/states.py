@@ -7,7 +7,8 @@ announced before stands until it can: nobody is told of states that last a milli
 from dataclasses import dataclass
 from enum import StrEnum
 
-from agent.core.reading import State, Via
+from agent.core.address import Address, Via
+from agent.core.reading import State
 from agent.errors import LinkFault
 
 
@@ -62,7 +63,7 @@ class Facts:
     fault: LinkFault | None  # how the link, or the last attempt at it, ended
     fault_detail: str
     greeted_before: bool  # this very socket has greeted us
-    other_path: str | None  # who already has this uuid
+    other_address: Address | None  # who already has this uuid
     silent_for_s: float | None  # a command is this long past its deadline
     has_balloon: bool
     run_state: str | None  # None: it has just changed and is being asked
@@ -123,8 +124,8 @@ def _judge_no_link(f: Facts) -> Judgement | None:
         if f.fault in LEFT_ALONE:
             return Judgement(State.NO_GREETING, f.fault, said)
         return Judgement(State.UNREACHABLE, f.fault, said)
-    if f.other_path is not None:
-        said = f"its uuid is already watched at {f.other_path}: two monitors of one VM, or a cloned uuid"
+    if f.other_address is not None:
+        said = f"its uuid is already watched at {f.other_address}: two monitors of one VM, or a cloned uuid"
         return Judgement(State.DUPLICATE, Reason.UUID_IN_USE, said)
     return None
 

@@ -107,4 +107,4 @@ def _place_of(name: str) -> int:
 
 
 def _refused(seen: Seen) -> RefusedPath:
-    return RefusedPath(seen.path, RefusedReason.OTHER_AGENT, _DETAIL)
+    return RefusedPath(str(seen.address), RefusedReason.OTHER_AGENT, _DETAIL)

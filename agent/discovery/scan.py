@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from agent.core.address import Address, MonitorPath
 from agent.core.reading import NO_LABELS, Access, IntervalPolicy, SocketMark
 from agent.discovery import owners
 from agent.discovery.links import ForeignLinkError, resolve
@@ -37,7 +38,7 @@ class RefusedReason(StrEnum):
 class Seen:
     """A monitor socket that may be connected to."""
 
-    path: str  # as the glob has it, links included
+    address: Address  # a path is as the glob has it, links included
     mark: SocketMark  # moves at each start of QEMU
     access: Access
     name: str | None  # what the pattern calls the VM; None: it says nothing
@@ -88,13 +89,13 @@ def survey(settings: Settings) -> Survey:
                 refused.setdefault(found.path, found)
             elif (file := (found.mark.device, found.mark.inode)) not in taken:
                 taken.add(file)
-                seen[found.path] = found
+                seen[str(found.address)] = found
     for directory, error in walk.unreadable.items():
         detail = f"cannot look into it: {error.strerror}; let the agent's user read and enter it"
         refused.setdefault(directory, RefusedPath(directory, RefusedReason.UNREADABLE, detail))
     return Survey(
         Scan(
-            tuple(sorted(seen.values(), key=lambda found: found.path)),
+            tuple(sorted(seen.values(), key=lambda found: str(found.address))),
             tuple(sorted(refused.values(), key=lambda found: found.path)),
         ),
         {directory: frozenset(parts) for directory, parts in walk.places.items()},
@@ -147,7 +148,7 @@ def _judge(
     groups = _groups(pattern, path)
     access = monitor.access or (Access.SHARE if any(map(owners.shared, (path, real))) else Access.HOLD)
     mark = SocketMark(status.st_dev, status.st_ino, status.st_mtime_ns)
-    return Seen(path, mark, access, groups.pop(_NAME_GROUP, None), groups or NO_LABELS)
+    return Seen(MonitorPath(path), mark, access, groups.pop(_NAME_GROUP, None), groups or NO_LABELS)
 
 
 def _groups(pattern: re.Pattern[str] | None, path: str) -> dict[str, str]:

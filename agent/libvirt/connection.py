@@ -16,6 +16,7 @@ import anyio.from_thread
 import structlog
 from anyio.lowlevel import current_token
 
+from agent.core.address import Domain
 from agent.core.reading import SocketMark
 from agent.errors import Declined, LibvirtUnreachable, LinkFault
 from agent.libvirt import api, words
@@ -23,7 +24,6 @@ from agent.libvirt.api import Found, Look
 from agent.libvirt.calls import Caller
 from agent.libvirt.link import NO_DATA, DomainLink, Event
 from agent.libvirt.readings import Readings, Request
-from agent.libvirt.settings import path_of
 from agent.telemetry import Count, Counters
 
 T = TypeVar("T")
@@ -112,10 +112,10 @@ class KeptConnection:
         self._why_lost = ""
         self._rescan = anyio.Event()
 
-    def domains(self) -> Mapping[str, tuple[SocketMark, Mapping[str, str]]]:
-        """The domains by path, each with what recognises its process and what its platform calls it."""
+    def domains(self) -> Mapping[Domain, tuple[SocketMark, Mapping[str, str]]]:
+        """The domains by address, each with what recognises its process and what its platform calls it."""
         return {
-            path_of(self.uri, uuid): (self._mark(found), found.definition.labels)
+            Domain(self.uri, uuid): (self._mark(found), found.definition.labels)
             for uuid, found in self._domains.items()
         }
 
@@ -239,13 +239,14 @@ class KeptConnection:
     # --- what its links ask ---
 
     @asynccontextmanager
-    async def open_link(self, path: str, uuid: str) -> AsyncGenerator[DomainLink, None]:
+    async def open_link(self, domain: Domain) -> AsyncGenerator[DomainLink, None]:
         """Return a link to a running domain, ended with the block.
 
         Raises:
             LibvirtUnreachable: DISCONNECTED; MISSING: no such domain runs; PROTOCOL: what libvirt says of it
                 cannot be understood.
         """
+        path, uuid = str(domain), domain.uuid
         if not self._up.is_set():
             if uuid not in self._told and self.tried.is_set():
                 self._told.add(uuid)

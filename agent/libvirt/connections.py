@@ -10,11 +10,12 @@ from pathlib import Path
 import anyio
 from anyio.abc import TaskGroup
 
+from agent.core.address import Domain
 from agent.core.reading import IntervalPolicy, SocketMark
 from agent.errors import LibvirtUnreachable, LinkFault
 from agent.libvirt.connection import KeptConnection, Locks
 from agent.libvirt.link import DomainLink
-from agent.libvirt.settings import Place, Settings, owner_of, split_path, uri_of_socket
+from agent.libvirt.settings import Place, Settings, owner_of, uri_of_socket
 from agent.telemetry import Counters
 
 FIRST_ATTEMPT_S = 5.0
@@ -22,10 +23,10 @@ FIRST_ATTEMPT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Domain:
+class RunningDomain:
     """A running domain, to be watched."""
 
-    path: str
+    address: Domain
     mark: SocketMark
     labels: Mapping[str, str]
     policy: IntervalPolicy
@@ -103,14 +104,14 @@ class Connections:
             for connection, _, _ in list(self._kept.values()):
                 await connection.tried.wait()
 
-    def domains(self) -> Sequence[Domain]:
-        """The running domains of all, by path; of those that are away, the ones known."""
+    def domains(self) -> Sequence[RunningDomain]:
+        """The running domains of all, by address; of those that are away, the ones known."""
         found = [
-            Domain(path, mark, labels, policy)
+            RunningDomain(address, mark, labels, policy)
             for connection, policy, _ in self._kept.values()
-            for path, (mark, labels) in connection.domains().items()
+            for address, (mark, labels) in connection.domains().items()
         ]
-        return sorted(found, key=lambda each: each.path)
+        return sorted(found, key=lambda each: str(each.address))
 
     @property
     def problems(self) -> Mapping[str, str]:
@@ -125,50 +126,47 @@ class Connections:
         return len(self._kept)
 
     @asynccontextmanager
-    async def open_link(self, path: str, *, look_first: bool = False) -> AsyncGenerator[DomainLink, None]:
-        """Open a link to the domain at `path`.
+    async def open_link(self, domain: Domain) -> AsyncGenerator[DomainLink, None]:
+        """Open a link to a domain.
 
         Raises:
             LibvirtUnreachable: MISSING, DISCONNECTED.
         """
-        uri, uuid = split_path(path)
-        kept = self._kept.get(uri)
+        kept = self._kept.get(domain.uri)
         if kept is None:
-            raise LibvirtUnreachable(path, LinkFault.MISSING, "its libvirt is not there any more")
-        async with kept[0].open_link(path, uuid) as link:
+            raise LibvirtUnreachable(str(domain), LinkFault.MISSING, "its libvirt is not there any more")
+        async with kept[0].open_link(domain) as link:
             yield link
 
     @asynccontextmanager
-    async def open_to_write(self, path: str, *, look_first: bool = False) -> AsyncGenerator[DomainLink, None]:
+    async def open_to_write(self, domain: Domain) -> AsyncGenerator[DomainLink, None]:
         """The same to change it, also at a libvirt that is not kept, or kept read-only.
 
         Raises:
             LibvirtUnreachable: MISSING, DISCONNECTED.
         """
-        uri, uuid = split_path(path)
-        kept = self._kept.get(uri)
+        kept = self._kept.get(domain.uri)
         if kept is not None and not kept[0].read_only:
-            async with kept[0].open_link(path, uuid) as link:
+            async with kept[0].open_link(domain) as link:
                 yield link
             return
-        async with self._open_once(path, read_only=False) as link:
+        async with self._open_once(domain, read_only=False) as link:
             yield link
 
-    def open_to_read(self, path: str, *, look_first: bool = False) -> AbstractAsyncContextManager[DomainLink]:
+    def open_to_read(self, domain: Domain) -> AbstractAsyncContextManager[DomainLink]:
         """The same at a libvirt that is not kept, without being able to change anything."""
-        return self._open_once(path, read_only=True)
+        return self._open_once(domain, read_only=True)
 
     @asynccontextmanager
-    async def _open_once(self, path: str, *, read_only: bool) -> AsyncGenerator[DomainLink, None]:
-        uri, uuid = split_path(path)
-        connection = self._connection(uri, read_only=read_only)
+    async def _open_once(self, domain: Domain, *, read_only: bool) -> AsyncGenerator[DomainLink, None]:
+        connection = self._connection(domain.uri, read_only=read_only)
         scope = self._start(connection)
         try:
             with anyio.move_on_after(FIRST_ATTEMPT_S):
                 await connection.tried.wait()
             if connection.problem is not None:
-                raise LibvirtUnreachable(path, LinkFault.DISCONNECTED, connection.problem)
-            async with connection.open_link(path, uuid) as link:
+                raise LibvirtUnreachable(str(domain), LinkFault.DISCONNECTED, connection.problem)
+            async with connection.open_link(domain) as link:
                 yield link
         finally:
             scope.cancel()

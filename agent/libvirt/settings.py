@@ -69,17 +69,6 @@ def socket_of(uri: str) -> str | None:
     return next(iter(parse_qs(urlsplit(uri).query).get("socket", ())), None)
 
 
-def path_of(uri: str, uuid: str) -> str:
-    """Return what a domain is known by, in states and on disk: its connection and its uuid."""
-    return f"{uri}#{uuid}"
-
-
-def split_path(path: str) -> tuple[str, str]:
-    """Return connection and uuid."""
-    uri, _, uuid = path.rpartition("#")
-    return uri, uuid
-
-
 def owner_of(path: str) -> int:
     """Return the id of the user whose the socket is; 0 where it has just gone."""
     try:

@@ -10,6 +10,7 @@ from typing import TypeVar
 import anyio
 import anyio.to_thread
 
+from agent.core.address import MonitorPath
 from agent.core.reading import SocketMark
 from agent.errors import LinkFault, QmpCommandError, QmpUnreachable
 from agent.qmp import answers, endpoint
@@ -232,9 +233,11 @@ class QmpOpener:
         self._settings = settings
         self._openings = anyio.CapacityLimiter(settings.opening_at_once)
 
-    def __call__(self, path: str, *, look_first: bool = False) -> AbstractAsyncContextManager[Link]:
+    def __call__(
+        self, monitor: MonitorPath, *, look_first: bool = False
+    ) -> AbstractAsyncContextManager[Link]:
         """See `open_link`."""
-        return open_link(path, self._settings, self._openings, look_first=look_first)
+        return open_link(str(monitor), self._settings, self._openings, look_first=look_first)
 
 
 def _silence(path: str, settings: Settings, *, greeted: bool) -> QmpUnreachable:

@@ -15,6 +15,7 @@ import structlog
 from anyio.abc import TaskGroup
 from msgspec.structs import replace
 
+from agent.core.address import Address
 from agent.core.events import PathSeen
 from agent.core.fleet import Start, compare
 from agent.core.memory import Memory
@@ -36,9 +37,9 @@ WATCHED_MAX = 10_000
 NO_MEMORIES: Mapping[str, Memory] = MappingProxyType({})
 
 
-def path_id(host_id: str, path: str) -> VmId:
+def path_id(host_id: str, address: Address) -> VmId:
     """Return the id of a VM whose QEMU has no uuid."""
-    return VmId(str(uuid5(NAMESPACE_URL, f"barograph:{host_id}:{path}")))
+    return VmId(str(uuid5(NAMESPACE_URL, f"barograph:{host_id}:{address}")))
 
 
 class Fleet:
@@ -57,12 +58,12 @@ class Fleet:
         """Make it; `memories` are those of an earlier run, by path."""
         self._watched_max = watched_max
         self._retired_remembered = retired_remembered
-        self._left_out: dict[str, Seen] = {}  # by the last scan; in order
+        self._left_out: dict[Address, Seen] = {}  # by the last scan; in order
         self._host_id = host_id
         self._around = around
         self._contain = contain
-        self._running: dict[str, VmTask] = {}
-        self._told: dict[str, SocketMark | None] = {}
+        self._running: dict[Address, VmTask] = {}
+        self._reported: dict[Address, SocketMark | None] = {}
         self._retired = OrderedDict((path, replace(each, sequence=0)) for path, each in memories.items())
         self._refused: frozenset[str] = frozenset()
 
@@ -100,40 +101,42 @@ class Fleet:
                     "monitor refused", path=refused.path, reason=str(refused.reason), detail=refused.detail
                 )
         self._refused = frozenset(refused.path for refused in scan.refused)
-        seen = {each.path: each for each in scan.seen}
+        seen = {each.address: each for each in scan.seen}
         left_out, self._left_out = self._left_out, {}
-        for change in compare(self._told, {path: each.mark for path, each in seen.items()}):
+        for change in compare(self._reported, {address: each.mark for address, each in seen.items()}):
             if isinstance(change, Start):
-                if len(self._told) < self._watched_max:
-                    self._start(seen[change.path], group)
+                if len(self._reported) < self._watched_max:
+                    self._start(seen[change.address], group)
                     continue
-                self._left_out[change.path] = seen[change.path]
+                self._left_out[change.address] = seen[change.address]
                 if not left_out and len(self._left_out) == 1:
                     detail = f"{self._watched_max} VMs are watched: this one and others wait until one goes"
-                    log.warning("monitor refused", path=change.path, reason="too-many", detail=detail)
+                    log.warning("monitor refused", path=str(change.address), reason="too-many", detail=detail)
             else:
-                self._told[change.path] = change.event.mark if isinstance(change.event, PathSeen) else None
-                task = self._running.get(change.path)
+                self._reported[change.address] = (
+                    change.event.mark if isinstance(change.event, PathSeen) else None
+                )
+                task = self._running.get(change.address)
                 if task is not None:
                     task.happened(change.event)
 
     def _start(self, seen: Seen, group: TaskGroup) -> None:
-        self._told[seen.path] = seen.mark
-        group.start_soon(self._watch, seen, group, name=f"vm:{seen.path}")
+        self._reported[seen.address] = seen.mark
+        group.start_soon(self._watch, seen, group, name=f"vm:{seen.address}")
 
     async def _watch(self, seen: Seen, group: TaskGroup) -> None:
         while True:
-            before = self._retired.pop(seen.path, None)
+            before = self._retired.pop(str(seen.address), None)
             poller = begin(
-                seen.path,
-                path_id(self._host_id, seen.path),
+                seen.address,
+                path_id(self._host_id, seen.address),
                 seen.access,
                 name=seen.name,
                 labels=seen.labels,
                 mark=seen.mark,
                 before=before,
             )
-            task = self._running[seen.path] = VmTask(poller, self._around_it(seen))
+            task = self._running[seen.address] = VmTask(poller, self._around_it(seen))
             try:
                 await task.run()
             except Exception:
@@ -141,15 +144,15 @@ class Fleet:
                 self._around.counters.add(Count.VM_FAILURES)
                 if not self._contain:
                     raise
-                log.exception("vm task failed", path=seen.path)
-                self._around.claims.disclaim(seen.path)
+                log.exception("vm task failed", path=str(seen.address))
+                self._around.claims.disclaim(seen.address)
             else:
                 break
             finally:
                 self._retire(remember(task.poller))
             await anyio.sleep(PAUSE_AFTER_FAILURE_S)
-        self._running.pop(seen.path, None)
-        self._told.pop(seen.path, None)
+        self._running.pop(seen.address, None)
+        self._reported.pop(seen.address, None)
         if self._left_out:
             self._start(self._left_out.pop(next(iter(self._left_out))), group)
 

@@ -4,14 +4,16 @@ from dataclasses import dataclass, field
 
 import anyio
 
+from agent.core.address import Address
 from agent.core.memory import Memory
-from agent.core.ownership import Owed
+from agent.core.ownership import IntervalChange
 from agent.core.poller import PollSettings, begin
-from agent.core.reading import Access, Sample, SocketMark, State, StateEvent, via_of
+from agent.core.reading import Access, Sample, SocketMark, State, StateEvent
 from agent.core.states import Reason
 from agent.runtime.alarms import Alarms
 from agent.runtime.fleet import path_id
-from agent.runtime.vm import ClaimsRegistry, Opener, Surroundings, VmTask
+from agent.runtime.links import Opener
+from agent.runtime.vm import ClaimsRegistry, Surroundings, VmTask
 from agent.telemetry import Counters
 
 
@@ -24,7 +26,7 @@ class Finding:
 
 
 @dataclass(slots=True)
-class _Ear:
+class _Listener:
     """Takes what the VM's task emits, and notes when enough is known."""
 
     wait_for_update: bool
@@ -33,7 +35,7 @@ class _Ear:
     updates: int = 0
     known: anyio.Event = field(default_factory=anyio.Event)
 
-    def sample(self, path: str, sample: Sample, memory: Memory) -> None:
+    def sample(self, sample: Sample, memory: Memory) -> None:
         self.sample_now = sample
         self.updates += 1
         self._judge()
@@ -42,7 +44,7 @@ class _Ear:
         self.state_now = event
         self._judge()
 
-    def retire(self, path: str) -> None:
+    def retire(self, address: Address) -> None:
         self.known.set()
 
     def _judge(self) -> None:
@@ -57,18 +59,18 @@ class _Ear:
 class NoDebts:
     """A probe remembers nothing: what it was told to change, it was told to leave changed."""
 
-    def owed(self, path: str, mark: SocketMark) -> Owed | None:
+    def owed(self, address: Address, mark: SocketMark) -> IntervalChange | None:
         return None
 
-    async def remember(self, owed: Owed) -> None:
+    async def remember(self, owed: IntervalChange) -> None:
         return
 
-    async def forget(self, path: str, mark: SocketMark) -> None:
+    async def forget(self, address: Address, mark: SocketMark) -> None:
         return
 
 
 async def probe(
-    path: str,
+    address: Address,
     host_id: str,
     polling: PollSettings,
     open_link: Opener,
@@ -76,31 +78,31 @@ async def probe(
     deadline_s: float,
     wait_for_update: bool,
 ) -> Finding:
-    """Ask the VM behind `path` until its state is known, or the deadline has passed.
+    """Ask the VM at `address` until its state is known, or the deadline has passed.
 
     Args:
-        path: the monitor socket.
+        address: where the VM is.
         host_id: names a VM that has no uuid.
         polling: `policy` decides whether the VM may be changed; `observe` leaves it as it is.
         open_link: opens links to it.
         deadline_s: how long to try at most.
         wait_for_update: polling is being switched on: wait for the guest's first answer to it.
     """
-    ear = _Ear(wait_for_update)
+    listener = _Listener(wait_for_update)
     around = Surroundings(
         polling=polling,
-        openers={via_of(path): open_link},
-        emissions=ear,
+        open_link=open_link,
+        emissions=listener,
         debts=NoDebts(),
         claims=ClaimsRegistry(),
         counters=Counters(),
         alarms=Alarms(readings_at_once=1),
     )
-    task = VmTask(begin(path, path_id(host_id, path), Access.HOLD), around)
+    task = VmTask(begin(address, path_id(host_id, address), Access.HOLD), around)
     with anyio.move_on_after(deadline_s):
         async with anyio.create_task_group() as group:
             group.start_soon(around.alarms.run)
             group.start_soon(task.run)
-            await ear.known.wait()
+            await listener.known.wait()
             group.cancel_scope.cancel()
-    return Finding(ear.state_now, ear.sample_now)
+    return Finding(listener.state_now, listener.sample_now)

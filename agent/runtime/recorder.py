@@ -7,8 +7,9 @@ from typing import Protocol
 import structlog
 
 from agent.contract.encode import Agent, Mode, encode_agent_state, encode_sample, encode_state
+from agent.core.address import Address
 from agent.core.memory import Memory
-from agent.core.reading import AgentEvent, Record, Sample, State, StateEvent, VmView, via_of
+from agent.core.reading import AgentEvent, Record, Sample, State, StateEvent, VmView
 from agent.core.states import Reason
 from agent.telemetry import Count, Counters
 
@@ -31,41 +32,41 @@ class Recorder:
         self._mode: Mode = mode
         self._keepers = keepers
         self._counters = counters
-        self._board: dict[str, VmView] = {}
+        self._board: dict[Address, VmView] = {}
 
     @property
-    def board(self) -> Mapping[str, VmView]:
-        """The newest of each VM, by path."""
+    def board(self) -> Mapping[Address, VmView]:
+        """The newest of each VM, by address."""
         return self._board
 
     def views(self) -> Sequence[VmView]:
         """The board's values, as a snapshot."""
         return tuple(self._board.values())
 
-    def sample(self, path: str, sample: Sample, memory: Memory) -> None:
+    def sample(self, sample: Sample, memory: Memory) -> None:
         """Record an advance."""
         self._counters.add(Count.SAMPLES)
-        view = self._board.get(path)
+        view = self._board.get(sample.address)
         if view is not None:
-            self._board[path] = replace(view, sample=sample, balloon=sample.balloon)
-        self._hand_on(encode_sample(sample, self._agent, self._mode, via_of(path)), memory)
+            self._board[sample.address] = replace(view, sample=sample, balloon=sample.balloon)
+        self._hand_on(encode_sample(sample, self._agent, self._mode), memory)
 
     def state(self, event: StateEvent, memory: Memory) -> None:
         """Record a change of state, or a heartbeat."""
         self._counters.add(Count.STATE_EVENTS)
-        before = self._board.get(event.path)
+        before = self._board.get(event.address)
         sample = None
         if before is not None and before.sample is not None and before.sample.vm == event.vm:
             sample = before.sample  # also one that came before the first word of whose it is
         balloon = None if before is None else before.balloon
-        self._board[event.path] = VmView(event.path, event, sample, balloon)
+        self._board[event.address] = VmView(event, sample, balloon)
         if not event.heartbeat:
             _log_state(event)
-        self._hand_on(encode_state(event, self._agent, self._mode, via_of(event.path)), memory)
+        self._hand_on(encode_state(event, self._agent, self._mode), memory)
 
-    def retire(self, path: str) -> None:
+    def retire(self, address: Address) -> None:
         """The VM is gone for good: off the board."""
-        self._board.pop(path, None)
+        self._board.pop(address, None)
 
     def agent_state(self, event: AgentEvent) -> None:
         """Record where the agent itself stands."""
@@ -82,7 +83,7 @@ def _log_state(event: StateEvent) -> None:
     say = log.info if fine else log.warning
     say(
         "vm state",
-        path=event.path,
+        path=str(event.address),
         vm=None if event.vm is None else event.vm.name or event.vm.id,
         state=event.state.value,
         reason=str(event.reason),

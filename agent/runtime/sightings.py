@@ -53,13 +53,13 @@ class Sightings:
 
     def _scan(self, monitors: Scan) -> Scan:
         domains = (
-            Seen(each.path, each.mark, Access.HOLD, None, each.labels, each.policy)
+            Seen(each.address, each.mark, Access.HOLD, None, each.labels, each.policy)
             for each in self._connections.domains()
         )
         refused = [each for scan in self._sockets.values() for each in scan.refused]
         return replace(
             monitors,
-            seen=tuple(sorted((*monitors.seen, *domains), key=lambda seen: seen.path)),
+            seen=tuple(sorted((*monitors.seen, *domains), key=lambda seen: str(seen.address))),
             refused=tuple(sorted((*monitors.refused, *refused), key=lambda found: found.path)),
         )
 
@@ -72,7 +72,7 @@ class Sightings:
         async for scan in scans:
             self._sockets[place] = scan
             self._connections.see_sockets(
-                {seen.path: place for place, scan in self._sockets.items() for seen in scan.seen}
+                {str(seen.address): place for place, scan in self._sockets.items() for seen in scan.seen}
             )
             self._changed.set()
 

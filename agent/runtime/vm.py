@@ -7,8 +7,6 @@ taken for those of the next one.
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,6 +16,7 @@ from anyio.abc import TaskGroup
 
 from agent.contract.decode import BadAnswer, decode_guest_stats
 from agent.core import polling
+from agent.core.address import Address
 from agent.core.events import (
     ActualRead,
     Answered,
@@ -35,10 +34,10 @@ from agent.core.events import (
     EmitState,
     Event,
     Forget,
-    Heard,
     Introduced,
     LinkFailed,
-    MonitorSaid,
+    MonitorEvent,
+    MonitorEventKind,
     Opened,
     OpenLink,
     Question,
@@ -48,12 +47,13 @@ from agent.core.events import (
 )
 from agent.core.fleet import Claims
 from agent.core.memory import Memory
-from agent.core.ownership import Owed
+from agent.core.ownership import IntervalChange
 from agent.core.poller import Poller, PollSettings, remember
-from agent.core.reading import Origin, Sample, SocketMark, StateEvent, Via
+from agent.core.reading import Origin, Sample, SocketMark, StateEvent
 from agent.errors import Declined, StateFileError, Unreachable
 from agent.runtime import clock
 from agent.runtime.alarms import Alarms
+from agent.runtime.links import Link, Opener, Said
 from agent.telemetry import Count, Counters
 
 log = structlog.get_logger("barograph.vm")
@@ -61,75 +61,20 @@ log = structlog.get_logger("barograph.vm")
 _COUNTS = {Counted.REPEAT: Count.REPEATS, Counted.COALESCED: Count.COALESCED, Counted.MISSED: Count.MISSED}
 
 
-class Check(Protocol):
-    """What is asked again now and then; `None` as in the event `Checked`."""
-
-    @property
-    def run_state(self) -> str: ...
-    @property
-    def balloon_path(self) -> str | None: ...
-    @property
-    def interval_s(self) -> int | None: ...
-
-
-class Introduction(Check, Protocol):
-    """Who answers, and how it stands; `None` as in the event `Introduced`."""
-
-    @property
-    def uuid(self) -> str | None: ...
-    @property
-    def name(self) -> str | None: ...
-    @property
-    def actual_bytes(self) -> int | None: ...
-
-
-class Said(Protocol):
-    """What was said unasked, in QMP's words."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def data(self) -> Mapping[str, object]: ...
-
-
-class Link(Protocol):
-    """A conversation with one VM, by its monitor or through libvirt; answers are in QMP's words either way.
-
-    Each call raises `Declined` (the link stays usable) or `Unreachable` (it is dead).
-    """
-
-    @property
-    def mark(self) -> SocketMark: ...
-    async def introduce(self) -> Introduction: ...
-    async def check(self, balloon_path: str | None) -> Check: ...
-    async def read_actual(self) -> int | None: ...
-    async def write_interval(self, balloon_path: str, interval_s: int) -> None: ...
-    def read_stats(
-        self, balloon_path: str, answered: Callable[[object], None], refused: Callable[[Declined], None]
-    ) -> None: ...
-    async def next_event(self) -> Said: ...
-
-
-class Opener(Protocol):
-    """Opens a link to the VM at `path`; `look_first` as in `OpenLink`. Raises `Unreachable`."""
-
-    def __call__(self, path: str, *, look_first: bool) -> AbstractAsyncContextManager[Link]: ...
-
-
 class Emissions(Protocol):
     """Where samples and states go, each with what the VM is remembered by after it."""
 
-    def sample(self, path: str, sample: Sample, memory: Memory) -> None: ...
+    def sample(self, sample: Sample, memory: Memory) -> None: ...
     def state(self, event: StateEvent, memory: Memory) -> None: ...
-    def retire(self, path: str) -> None: ...
+    def retire(self, address: Address) -> None: ...
 
 
 class Debts(Protocol):
     """What we changed and owe to be given back. The two that write raise `StateFileError`."""
 
-    def owed(self, path: str, mark: SocketMark) -> Owed | None: ...
-    async def remember(self, owed: Owed) -> None: ...
-    async def forget(self, path: str, mark: SocketMark) -> None: ...
+    def owed(self, address: Address, mark: SocketMark) -> IntervalChange | None: ...
+    async def remember(self, owed: IntervalChange) -> None: ...
+    async def forget(self, address: Address, mark: SocketMark) -> None: ...
 
 
 class ClaimsRegistry:
@@ -138,15 +83,15 @@ class ClaimsRegistry:
     def __init__(self) -> None:
         self._claims = Claims()
 
-    def claim(self, ask: Ask, path: str) -> Event:
-        """Return `Done`, or `Duplicate` with the path that has the id already."""
+    def claim(self, ask: Ask, address: Address) -> Event:
+        """Return `Done`, or `Duplicate` with the address that holds the id already."""
         assert ask.id is not None
-        self._claims, other_path = self._claims.claim(ask.id, path)
-        return Done() if other_path is None else Duplicate(other_path)
+        self._claims, other = self._claims.claim(ask.id, address)
+        return Done() if other is None else Duplicate(other)
 
-    def disclaim(self, path: str) -> None:
-        """`path` lets go of its id."""
-        self._claims = self._claims.disclaim(path)
+    def disclaim(self, address: Address) -> None:
+        """Release the id that `address` holds."""
+        self._claims = self._claims.disclaim(address)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +99,7 @@ class Surroundings:
     """What all VMs' tasks share."""
 
     polling: PollSettings
-    openers: Mapping[Via, Opener]
+    open_link: Opener
     emissions: Emissions
     debts: Debts
     claims: ClaimsRegistry
@@ -238,7 +183,7 @@ class VmTask:
             case OpenLink(look_first):
                 self._link_number += 1
                 group.start_soon(
-                    self._keep_link, self._link_number, look_first, name=f"link:{self.poller.path}"
+                    self._keep_link, self._link_number, look_first, name=f"link:{self.poller.address}"
                 )
             case CloseLink():
                 self._link_number += 1  # whatever still comes from it is late
@@ -246,7 +191,7 @@ class VmTask:
                 if self._link_scope is not None:
                     self._link_scope.cancel()
             case Ask(question=Question.CLAIM):
-                self.happened(around.claims.claim(effect, self.poller.path), self._link_number)
+                self.happened(around.claims.claim(effect, self.poller.address), self._link_number)
             case Ask(question=Question.READ):
                 if self._link is not None:
                     self._read(self._link, effect, self._link_number)
@@ -254,11 +199,11 @@ class VmTask:
                 if self._asks is not None and self._link is not None:
                     self._asks.start_soon(self._ask, self._link_number, self._link, effect)
             case Disclaim():
-                around.claims.disclaim(self.poller.path)
+                around.claims.disclaim(self.poller.address)
             case Forget(mark):
                 group.start_soon(self._forget, mark)
             case EmitSample(sample):
-                around.emissions.sample(self.poller.path, sample, remember(self.poller))
+                around.emissions.sample(sample, remember(self.poller))
                 lag_ns = self.poller.lag_at_most_ns
                 if sample.origin is Origin.POLL and lag_ns is not None:
                     around.counters.lag.record(lag_ns / 1e9)
@@ -267,7 +212,7 @@ class VmTask:
             case CountReading(counted, amount):
                 around.counters.add(_COUNTS[counted], amount)
             case Retire():
-                around.emissions.retire(self.poller.path)
+                around.emissions.retire(self.poller.address)
                 self._over.set()
 
     async def _forget(self, mark: SocketMark) -> None:
@@ -275,23 +220,23 @@ class VmTask:
             shield=True
         ):  # a file write, short; it must not be left half-done by a retiring VM
             try:
-                await self._around.debts.forget(self.poller.path, mark)
+                await self._around.debts.forget(self.poller.address, mark)
             except StateFileError as error:
                 log.warning("state file", problem=str(error))
 
     # --- the link ---
 
     async def _keep_link(self, number: int, look_first: bool) -> None:
-        around, path = self._around, self.poller.path
+        around, address = self._around, self.poller.address
         with anyio.CancelScope() as self._link_scope:
             try:
                 async with (
-                    around.openers[self.poller.via](path, look_first=look_first) as link,
+                    around.open_link(address, look_first=look_first) as link,
                     anyio.create_task_group() as asks,
                 ):
                     self._link, self._asks = link, asks
                     around.counters.add(Count.LINKS_OPENED)
-                    self.happened(Opened(link.mark, around.debts.owed(path, link.mark)), number)
+                    self.happened(Opened(link.mark, around.debts.owed(address, link.mark)), number)
                     try:
                         while True:
                             event = _heard(await link.next_event())
@@ -323,8 +268,8 @@ class VmTask:
             case Question.ACTUAL:
                 return ActualRead(await link.read_actual())
             case Question.REMEMBER:
-                assert ask.owed is not None
-                await self._around.debts.remember(ask.owed)
+                assert ask.change is not None
+                await self._around.debts.remember(ask.change)
                 return Done()
             case Question.SET_INTERVAL:
                 assert ask.balloon_path is not None
@@ -366,7 +311,7 @@ def _heard(said: Said) -> Event | None:
         actual = said.data.get("actual")
         return BalloonChanged(actual) if type(actual) is int and 0 <= actual < 1 << 63 else None
     try:
-        return MonitorSaid(Heard(said.name))
+        return MonitorEvent(MonitorEventKind(said.name))
     except ValueError:
         return None
 

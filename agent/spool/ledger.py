@@ -26,7 +26,8 @@ import anyio
 import anyio.to_thread
 import structlog
 
-from agent.core.ownership import Owed
+from agent.core.address import Address
+from agent.core.ownership import IntervalChange
 from agent.core.reading import SocketMark
 from agent.errors import StateFileError
 from agent.spool.directory_lock import lock
@@ -34,7 +35,7 @@ from agent.spool.ledger_format import FILE_NAME, NotOurFormat, decode_owed, enco
 
 log = structlog.get_logger("barograph.spool")
 
-_Key = tuple[str, SocketMark]
+_Key = tuple[Address, SocketMark]
 
 
 @dataclass(slots=True, eq=False)
@@ -42,7 +43,7 @@ class _Change:
     """What somebody waits for; `owed` None: nothing is owed to this process any more."""
 
     key: _Key
-    owed: Owed | None
+    owed: IntervalChange | None
     settled: bool = False
     problem: str | None = None
 
@@ -50,21 +51,21 @@ class _Change:
 class Ledger:
     """Everything owed, in memory and on disk. Made by `open_ledger`; used by the tasks of one event loop."""
 
-    def __init__(self, directory: Path, entries: dict[_Key, Owed]) -> None:
+    def __init__(self, directory: Path, entries: dict[_Key, IntervalChange]) -> None:
         self._directory = directory
         self._entries = entries
         self._lock = anyio.Lock()
         self._waiting: dict[_Change, None] = {}  # in order; bounded by the VMs: each waits for its own
 
-    def entries(self) -> tuple[Owed, ...]:
+    def entries(self) -> tuple[IntervalChange, ...]:
         """Everything owed, by path."""
-        return tuple(sorted(self._entries.values(), key=lambda owed: (owed.path, owed.set_at_ms)))
+        return tuple(sorted(self._entries.values(), key=lambda owed: (str(owed.address), owed.set_at_ms)))
 
-    def owed(self, path: str, mark: SocketMark) -> Owed | None:
+    def owed(self, address: Address, mark: SocketMark) -> IntervalChange | None:
         """What this very QEMU process is owed; `None`: nothing."""
-        return self._entries.get((path, mark))
+        return self._entries.get((address, mark))
 
-    async def remember(self, owed: Owed) -> None:
+    async def remember(self, owed: IntervalChange) -> None:
         """Return once `owed` is on stable storage, in the place of what the same process was owed before.
 
         If the caller is cancelled meanwhile, the write still completes.
@@ -72,15 +73,15 @@ class Ledger:
         Raises:
             StateFileError: it could not be written; nothing has changed.
         """
-        await self._settle(_Change((owed.path, owed.mark), owed))
+        await self._settle(_Change((owed.address, owed.mark), owed))
 
-    async def forget(self, path: str, mark: SocketMark) -> None:
+    async def forget(self, address: Address, mark: SocketMark) -> None:
         """Return once nothing is owed to this process, on stable storage. What was not owed is no error.
 
         Raises:
             StateFileError: it could not be written; nothing has changed.
         """
-        await self._settle(_Change((path, mark), None))
+        await self._settle(_Change((address, mark), None))
 
     async def _settle(self, change: _Change) -> None:
         self._waiting[change] = None
@@ -130,7 +131,7 @@ async def open_ledger(directory: str, now_ms: int) -> AsyncGenerator[Ledger, Non
     descriptor = await anyio.to_thread.run_sync(_lock, place)
     try:
         entries = await anyio.to_thread.run_sync(_read, place, now_ms)
-        yield Ledger(place, {(owed.path, owed.mark): owed for owed in entries})
+        yield Ledger(place, {(owed.address, owed.mark): owed for owed in entries})
     finally:
         os.close(descriptor)  # and with it the lock
 
@@ -161,7 +162,7 @@ def _check_writable(directory: Path) -> None:
         probe.unlink(missing_ok=True)
 
 
-def _read(directory: Path, now_ms: int) -> tuple[Owed, ...]:
+def _read(directory: Path, now_ms: int) -> tuple[IntervalChange, ...]:
     path = directory / FILE_NAME
     try:
         content = path.read_bytes()
@@ -189,7 +190,7 @@ def _set_aside(path: Path, now_ms: int, detail: str) -> str:
     return str(aside)
 
 
-def _write(directory: Path, entries: Sequence[Owed]) -> None:
+def _write(directory: Path, entries: Sequence[IntervalChange]) -> None:
     content = encode_owed(entries)
     new = directory / f".{FILE_NAME}.new"
     try:

@@ -4,7 +4,8 @@ import json
 from collections.abc import Sequence
 from typing import Any, cast
 
-from agent.core.ownership import Owed
+from agent.core.address import parse_address
+from agent.core.ownership import IntervalChange
 from agent.core.reading import SocketMark
 
 FILE_NAME = "owed.json"
@@ -17,16 +18,16 @@ class NotOurFormat(Exception):
     """It is not a ledger that this version can read. The message says why."""
 
 
-def encode_owed(owed: Sequence[Owed]) -> bytes:
+def encode_owed(owed: Sequence[IntervalChange]) -> bytes:
     """Return the file's content."""
     document = {"format": FORMAT, "owed": [_document(each) for each in owed]}
     return json.dumps(document, indent=1, ensure_ascii=True).encode() + b"\n"
 
 
-def _document(owed: Owed) -> dict[str, object]:
+def _document(owed: IntervalChange) -> dict[str, object]:
     # By hand: `asdict` copies deep, at ten times the cost.
     return {
-        "path": owed.path,
+        "path": str(owed.address),
         "mark": {name: getattr(owed.mark, name) for name in _MARK},
         "balloon_path": owed.balloon_path,
         "interval_before_s": owed.interval_before_s,
@@ -35,7 +36,7 @@ def _document(owed: Owed) -> dict[str, object]:
     }
 
 
-def decode_owed(content: bytes) -> tuple[Owed, ...]:
+def decode_owed(content: bytes) -> tuple[IntervalChange, ...]:
     """Return what is owed.
 
     Raises:
@@ -56,15 +57,15 @@ def decode_owed(content: bytes) -> tuple[Owed, ...]:
     return tuple(_decode(each) for each in cast("list[object]", entries))
 
 
-def _decode(entry: object) -> Owed:
+def _decode(entry: object) -> IntervalChange:
     if not isinstance(entry, dict):
         raise NotOurFormat("has an entry that is none")
     fields = cast("dict[str, object]", entry)
     mark: object = fields.get("mark")
     if not isinstance(mark, dict):
         raise NotOurFormat("has an entry without a mark")
-    return Owed(
-        path=_text(fields, "path"),
+    return IntervalChange(
+        address=parse_address(_text(fields, "path")),
         mark=SocketMark(*(_number(cast("dict[str, object]", mark), name) for name in _MARK)),
         balloon_path=_text(fields, "balloon_path"),
         interval_before_s=_number(fields, "interval_before_s"),

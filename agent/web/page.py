@@ -27,7 +27,9 @@ td.n {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowr
 
 def page_parts(source: Source, now_ms: int) -> Iterator[str]:
     """Yield the page: the agent's parts, then the VMs, those that need a look first."""
-    views = sorted(source.views(), key=lambda view: (view.state.state in _FINE, _name(view), view.path))
+    views = sorted(
+        source.views(), key=lambda view: (view.state.state in _FINE, _name(view), str(view.address))
+    )
     agent, identity = source.agent(), source.identity
     counts = ", ".join(f"{count} {state}" for state, count in agent.vms.items()) or "none yet"
     yield _HEAD
@@ -61,7 +63,7 @@ def _row(view: VmView, now_ms: int) -> str:
     cells = "".join(f'<td class="n">{"" if size is None else f"{size / 2**20:,.0f} MiB"}' for size in sizes)
     age = "" if old_s is None else f"{old_s:,.0f} s ago"
     return (
-        f'<tr><td title="{_text(view.path)}">{_text(_name(view))}<td class="{state.state.value}">'
+        f'<tr><td title="{_text(str(view.address))}">{_text(_name(view))}<td class="{state.state.value}">'
         f"{state.state.value}<td>{_text(state.reason)}<td>{_utc(state.since_ms)}"
         f'<td class="n">{age}{cells}<td>{_text(state.detail)}</tr>\n'
     )
@@ -69,7 +71,7 @@ def _row(view: VmView, now_ms: int) -> str:
 
 def _name(view: VmView) -> str:
     vm = view.state.vm
-    return view.path if vm is None else vm.name or vm.id
+    return str(view.address) if vm is None else vm.name or vm.id
 
 
 def _utc(unix_ms: int) -> str:

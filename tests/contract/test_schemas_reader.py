@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.contract.encode import Agent, Mode, encode_sample
+from agent.core.address import MonitorPath
 from agent.core.reading import EpochEnd, Origin, Sample, VmId, VmIdentity
 
 PAGE = Path(__file__).parents[2] / "docs" / "contract.md"
@@ -32,6 +33,7 @@ def sample(epoch: int, sequence: int, previous: EpochEnd | None = None, vm: int 
     id = str(UUID(int=1000 + vm))
     return Sample(
         vm=VmIdentity(VmId(id), "uuid", id, None),
+        address=MonitorPath("/run/vm/a.qmp"),
         epoch=epoch_name(epoch),
         epoch_start_s=1795404000,
         sequence=sequence,

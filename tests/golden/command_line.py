@@ -179,7 +179,7 @@ def others(folder: Path) -> dict[str, str]:
     ledger = folder / "restore" / state_directory.LEDGER
     ledger.parent.mkdir()
     ledger.write_bytes(
-        documents.write_changes([each for each in documents.CHANGES if str(each.path).startswith("/")])
+        documents.write_changes([each for each in documents.CHANGES if str(each.address).startswith("/")])
     )
     with kept_out(ledger.parent):
         recorded.run("give-back --state-directory {folder}/restore")

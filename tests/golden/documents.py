@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from agent.contract.encode import Mode, encode_agent_state, encode_sample, encode_state
 from agent.contract.headers import decode_headers
+from agent.core.address import MonitorPath, parse_address
 from agent.core.events import (
     Ask,
     CloseLink,
@@ -19,8 +20,8 @@ from agent.core.events import (
     Retire,
 )
 from agent.core.memory import Memory
-from agent.core.ownership import Owed
-from agent.core.reading import AgentEvent, AgentPhase, Record, SocketMark, State, via_of
+from agent.core.ownership import IntervalChange
+from agent.core.reading import AgentEvent, AgentPhase, Record, SocketMark, State
 from agent.runtime.fleet import path_id
 from agent.runtime.vm import Emissions
 from agent.spool.format import decode_memory, encode_memory
@@ -41,25 +42,35 @@ FAR_MS = 4_000_000_000_000
 """In 2096: no record is too old, whenever the tests run."""
 
 CHANGES = (
-    Owed(DOMAIN, DOMAIN_MARK, "balloon0", 0, 10, FAR_MS + 2),
-    Owed(
-        MONITOR, SocketMark(8, 17, 1_795_400_000_123_456_789), "/machine/peripheral/balloon0", 0, 10, FAR_MS
+    IntervalChange(parse_address(DOMAIN), DOMAIN_MARK, "balloon0", 0, 10, FAR_MS + 2),
+    IntervalChange(
+        MonitorPath(MONITOR),
+        SocketMark(8, 17, 1_795_400_000_123_456_789),
+        "/machine/peripheral/balloon0",
+        0,
+        10,
+        FAR_MS,
     ),
-    Owed(
-        "/run/vm/\u00e4 b.qmp", SocketMark(8, 18, 5), "/machine/peripheral-anon/device[0]", 30, 10, FAR_MS + 1
+    IntervalChange(
+        MonitorPath("/run/vm/\u00e4 b.qmp"),
+        SocketMark(8, 18, 5),
+        "/machine/peripheral-anon/device[0]",
+        30,
+        10,
+        FAR_MS + 1,
     ),
 )
 SET_TWICE = replace(CHANGES[1], interval_set_s=20)
-RESTORED = replace(CHANGES[1], path="/run/vm/gone.qmp")
+RESTORED = replace(CHANGES[1], address=MonitorPath("/run/vm/gone.qmp"))
 
 
-def record_of(effect: Effect, path: str, mode: Mode = Mode.BINARY) -> Record | None:
+def record_of(effect: Effect, mode: Mode = Mode.BINARY) -> Record | None:
     """Return the record of an effect; `None`: it makes none."""
     match effect:
         case EmitSample(sample):
-            return encode_sample(sample, AGENT, mode, via_of(path))
+            return encode_sample(sample, AGENT, mode)
         case EmitState(event):
-            return encode_state(event, AGENT, mode, via_of(path))
+            return encode_state(event, AGENT, mode)
         case _:
             return None
 
@@ -69,7 +80,7 @@ def retell(story: Told, emissions: Emissions) -> None:
     for _, effect, memory in story.told:
         match effect:
             case EmitSample(sample):
-                emissions.sample(story.path, sample, memory)
+                emissions.sample(sample, memory)
             case EmitState(event):
                 emissions.state(event, memory)
             case _:
@@ -78,7 +89,7 @@ def retell(story: Told, emissions: Emissions) -> None:
 
 def records(story: Told, mode: Mode = Mode.BINARY) -> list[Record]:
     """Return all records of a story."""
-    made = (record_of(effect, story.path, mode) for _, effect, _ in story.told)
+    made = (record_of(effect, mode) for _, effect, _ in story.told)
     return [each for each in made if each is not None]
 
 
@@ -120,10 +131,10 @@ def memory_document(memory: Memory) -> dict[str, object]:
     return document
 
 
-def change_document(change: Owed) -> dict[str, object]:
+def change_document(change: IntervalChange) -> dict[str, object]:
     """Return an interval that the agent changed."""
     return {
-        "path": str(change.path),
+        "path": str(change.address),
         "mark": _mark(change.mark),
         "balloon_path": change.balloon_path,
         "interval_before_s": change.interval_before_s,
@@ -146,7 +157,7 @@ def _command(effect: Effect) -> dict[str, object]:
             asked: dict[str, object] = {
                 "balloon_path": effect.balloon_path,
                 "interval_s": effect.interval_s,
-                "change": None if effect.owed is None else change_document(effect.owed),
+                "change": None if effect.change is None else change_document(effect.change),
                 "id": effect.id,
             }
             return {"do": f"ask {effect.question.value}"} | {
@@ -168,7 +179,7 @@ def told(story: Told, mode: Mode, texts: Texts) -> str:
     """Return a story as JSON lines: each effect with its microsecond, and the memory at the end."""
     lines: list[dict[str, object]] = []
     for at_ns, effect, _ in story.told:
-        record = record_of(effect, story.path, mode)
+        record = record_of(effect, mode)
         if record is not None:
             lines.append({"at_us": at_ns // 1000, "record": _texts_out(record_document(record), texts)})
         else:
@@ -195,7 +206,7 @@ def made() -> dict[str, str]:
     documents = [_texts_out(record_document(agent_record(mode)), texts) for mode in Mode]
     files["scenarios/agent.jsonl"] = "".join(json.dumps(each) + "\n" for each in documents)
     files["texts/scenarios/agent.txt"] = texts.file()
-    ids = {path: path_id(HOST_ID, path) for path in (MONITOR, DOMAIN)}
+    ids = {path: path_id(HOST_ID, parse_address(path)) for path in (MONITOR, DOMAIN)}
     files["scenarios/path_ids.json"] = json.dumps(ids, indent=1) + "\n"
     return files
 
@@ -205,11 +216,11 @@ def read_memory(content: bytes) -> Memory:
     return decode_memory(content)
 
 
-def write_changes(changes: Sequence[Owed]) -> bytes:
+def write_changes(changes: Sequence[IntervalChange]) -> bytes:
     """Return the ledger's file."""
     return encode_owed(changes)
 
 
-def read_changes(content: bytes) -> Sequence[Owed]:
+def read_changes(content: bytes) -> Sequence[IntervalChange]:
     """Return what is in the ledger's file."""
     return decode_owed(content)

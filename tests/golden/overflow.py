@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import anyio
 
+from agent.core.address import MonitorPath
 from agent.core.reading import SocketMark
 from agent.errors import LinkFault, Unreachable
 from agent.libvirt.link import DomainLink, Event
@@ -61,7 +62,7 @@ async def through_qmp(phases: Sequence[tuple[list[Said], int]]) -> list[list[obj
 
     taken: list[list[object]] = []
     with anyio.fail_after(20):
-        async with serving(script) as path, QmpOpener(SETTINGS)(path) as link:
+        async with serving(script) as path, QmpOpener(SETTINGS)(MonitorPath(path)) as link:
             for _, count in phases:
                 await read_stats(link)  # answered after the events of this phase
                 for _ in range(count):

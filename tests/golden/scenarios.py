@@ -11,13 +11,14 @@ from random import Random
 from msgspec import structs
 
 from agent.contract.encode import Agent
+from agent.core.address import MonitorPath, parse_address
 from agent.core.events import (
     Ask,
     Duplicate,
     Effect,
     Event,
-    Heard,
     LinkFailed,
+    MonitorEventKind,
     PathMissing,
     PathSeen,
     Question,
@@ -28,7 +29,6 @@ from agent.core.poller import PollSettings, begin, remember
 from agent.core.polling import step
 from agent.core.reading import Access, IntervalPolicy, SocketMark
 from agent.errors import LinkFault
-from agent.libvirt.settings import path_of
 from agent.runtime.fleet import path_id
 from agent.spool.format import decode_memory, encode_memory
 from tests.unit.core.driving import Story, reading
@@ -38,7 +38,7 @@ AGENT = Agent(HOST_ID, "node-7", "01926d2e-8f00-7000-8000-000000000001", "0.0.0-
 
 MONITOR = "/run/vm/a.qmp"
 DOMAIN_UUID = "7d1f0000-0000-4000-8000-00000000000d"
-DOMAIN = path_of("qemu:///system", DOMAIN_UUID)
+DOMAIN = f"qemu:///system#{DOMAIN_UUID}"
 DOMAIN_MARK = SocketMark(0x5EED, 12, 0)
 OTHER_MARK = SocketMark(1, 2, 99)
 
@@ -59,9 +59,10 @@ class Told(Story):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.begun_ns = self.now_ns
+        address = parse_address(self.path)
         self.poller = begin(
-            self.path,
-            path_id(HOST_ID, self.path),
+            address,
+            path_id(HOST_ID, address),
             self.access,
             name=self.given_name,
             labels=self.labels,
@@ -92,7 +93,7 @@ class Told(Story):
     def stop(self) -> None:
         """The VM is paused."""
         self.run_state = "paused"
-        self.hear(Heard.STOP)
+        self.hear(MonitorEventKind.STOP)
 
     def be_silent(self, detail: str) -> None:
         """Somebody accepts, and does not greet."""
@@ -138,8 +139,8 @@ def named_by_its_path() -> Told:
 
 def reboot() -> Told:
     story = reporting()
-    story.hear(Heard.RESET)
-    story.hear(Heard.RESET)
+    story.hear(MonitorEventKind.RESET)
+    story.hear(MonitorEventKind.RESET)
     story.pass_s(8)
     story.run_s(2)
     return story
@@ -150,16 +151,16 @@ def pause() -> Told:
     story.stop()
     story.pass_s(90)
     story.run_state = "running"
-    story.hear(Heard.RESUME)
+    story.hear(MonitorEventKind.RESUME)
     story.run_s(2)
     story.run_state = "suspended"
-    story.hear(Heard.SUSPEND)
+    story.hear(MonitorEventKind.SUSPEND)
     story.pass_s(20)
     story.run_state = "running"
-    story.hear(Heard.WAKEUP)
+    story.hear(MonitorEventKind.WAKEUP)
     story.run_s(2)
     story.run_state = "paused"
-    story.hear(Heard.LOST)
+    story.hear(MonitorEventKind.LOST)
     story.pass_s(1)
     return story
 
@@ -178,7 +179,7 @@ def no_balloon() -> Told:
     story.balloon_path = "/machine/peripheral/balloon0"
     story.run_s(7)
     story.balloon_path = None
-    story.hear(Heard.DEVICE_DELETED)
+    story.hear(MonitorEventKind.DEVICE_DELETED)
     story.pass_s(2)
     return story
 
@@ -225,7 +226,7 @@ def interval_refused() -> Told:
 def duplicate() -> Told:
     def claimed(story: Told, effect: Effect) -> Event | None:
         is_taken = is_asked(effect, Question.CLAIM) and story.now_ns < story.begun_ns + 40 * 10**9
-        return Duplicate("/run/vm/first.qmp") if is_taken else None
+        return Duplicate(MonitorPath("/run/vm/first.qmp")) if is_taken else None
 
     story = Told(answering=claimed)
     story.update()

@@ -56,12 +56,12 @@ async def leave(directory: Path) -> None:
         for change in (*CHANGES, SET_TWICE):
             await ledger.remember(change)
         await ledger.remember(RESTORED)
-        await ledger.forget(RESTORED.path, RESTORED.mark)
+        await ledger.forget(RESTORED.address, RESTORED.mark)
         spool: DiskSpool
         async with open_spool(Settings(directory=directory), Counters(), lambda: FAR_MS + 9) as spool:
             for story in monitor_and_domain():
                 for _, effect, memory in story.told:
-                    record = documents.record_of(effect, story.path)
+                    record = documents.record_of(effect)
                     if record is not None:
                         spool.append(record, memory)
                 # As for one VM after another: what is touched when must not depend on chance.

@@ -43,7 +43,7 @@ async def test_the_ledger_is_read_and_written_as_it_was(directory: Path) -> None
     async with open_ledger(str(directory), FAR_MS) as ledger:
         entries = ledger.entries()
 
-    assert [str(each.path) for each in entries] == [MONITOR, "/run/vm/\u00e4 b.qmp", DOMAIN]
+    assert [str(each.address) for each in entries] == [MONITOR, "/run/vm/\u00e4 b.qmp", DOMAIN]
     assert {documents.write_changes([each]) for each in entries} == {
         documents.write_changes([each])
         for each in (documents.CHANGES[0], documents.SET_TWICE, documents.CHANGES[2])

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agent.core.address import MonitorPath
 from agent.runtime.fleet import path_id
 from tests.integration.watching import conserved
 from tests.lab.agent import agent
@@ -143,7 +144,7 @@ def _judge_hostile(
         number = document["statistics"].get("htlb_pgalloc", -1)
         reading = _reading(number, document["last_update"], document["statistics"])
         told[reading] += 1
-        own = path_id(document["host"]["id"], str(folder / f"hostile-{number}.qmp"))
+        own = path_id(document["host"]["id"], MonitorPath(str(folder / f"hostile-{number}.qmp")))
         right_vm = document["vm"]["id"] == own or document["vm"]["id"].startswith(f"{number:08x}-")
         if reading not in may or not right_vm:
             wrong.append(line)

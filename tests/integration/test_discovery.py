@@ -50,7 +50,7 @@ class Watched:
 
     async def wait_paths(self, *paths: Path) -> Scan:
         return await self.wait(
-            lambda scan: [seen.path for seen in scan.seen] == [str(path) for path in paths]
+            lambda scan: [str(seen.address) for seen in scan.seen] == [str(path) for path in paths]
         )
 
 
@@ -90,7 +90,7 @@ async def test_the_first_scan_comes_at_once_also_where_nothing_is(folder: Path) 
     make_socket(folder / "a.sock")
 
     async with watching(f"{folder}/*.sock") as watched:
-        assert [seen.path for seen in watched.scans[0].seen] == [f"{folder}/a.sock"]
+        assert [str(seen.address) for seen in watched.scans[0].seen] == [f"{folder}/a.sock"]
     async with watching(f"{folder}/none/*.sock") as watched:
         assert watched.scans[0] == Scan((), ())
 
@@ -107,7 +107,7 @@ async def test_a_qemu_is_seen_when_it_starts_and_known_for_another_when_it_start
             process.send_signal(signal.SIGTERM)  # a clean exit takes the socket away
             await watched.wait_paths()
 
-    assert again.path == first.path
+    assert again.address == first.address
     assert again.mark != first.mark
 
 

@@ -25,6 +25,7 @@ from aiokafka import AIOKafkaProducer
 
 from agent.contract.encode import Agent, Mode, encode_sample
 from agent.contract.headers import decode_headers
+from agent.core.address import MonitorPath
 from agent.core.reading import Balloon, Origin, Record, Sample, VmId, VmIdentity
 from agent.sinks.kafka import KafkaSink
 from agent.sinks.kafka_client import partition_of
@@ -79,6 +80,7 @@ def _sample(n: int, ids: Sequence[str], now_ms: int) -> Sample:
     free = 68_141_056 + 4096 * (n * 2_654_435_761 % 100_000)
     return Sample(
         vm=VmIdentity(VmId(id), "uuid", id, f"web-{n % VMS}"),
+        address=MonitorPath(f"/run/vm/{n % VMS}.qmp"),
         epoch=str(uuid.UUID(int=(0x0199F3 << 104) + n % VMS)),
         epoch_start_s=at_s,
         sequence=turn + 1,

@@ -43,20 +43,24 @@ POLLING = (
     ("core/ownership.py", "if ownership.times_set >= 2:", "if ownership.times_set >= 3:"),
 )
 FLEET = (
-    ("core/fleet.py", "if running[path] is not None:", "if True:"),
-    ("core/fleet.py", "if running[path] is not None:", "if running[path] is None:"),
-    ("core/fleet.py", "elif running[path] != mark:", "elif running[path] == mark:"),
-    ("core/fleet.py", "elif running[path] != mark:", "elif running[path] is None:"),
-    ("core/fleet.py", "sorted(running.keys() | seen.keys())", "sorted(seen.keys())"),
-    ("core/fleet.py", "sorted(running.keys() | seen.keys())", "sorted(running.keys() & seen.keys())"),
-    ("core/fleet.py", "if holder is not None and holder != path:", "if holder is not None:"),
-    ("core/fleet.py", "if holder is not None and holder != path:", "if holder == path:"),
+    ("core/fleet.py", "if running[address] is not None:", "if True:"),
+    ("core/fleet.py", "if running[address] is not None:", "if running[address] is None:"),
+    ("core/fleet.py", "elif running[address] != mark:", "elif running[address] == mark:"),
+    ("core/fleet.py", "elif running[address] != mark:", "elif running[address] is None:"),
+    ("core/fleet.py", "sorted(running.keys() | seen.keys(), key=str)", "sorted(seen.keys(), key=str)"),
     (
         "core/fleet.py",
-        "Claims({**self.disclaim(path).holders, id: path})",
-        "Claims({**self.holders, id: path})",
+        "sorted(running.keys() | seen.keys(), key=str)",
+        "sorted(running.keys() & seen.keys(), key=str)",
     ),
-    ("core/fleet.py", "if holder != path})", "if holder == path})"),
+    ("core/fleet.py", "if holder is not None and holder != address:", "if holder is not None:"),
+    ("core/fleet.py", "if holder is not None and holder != address:", "if holder == address:"),
+    (
+        "core/fleet.py",
+        "Claims({**self.disclaim(address).holders, id: address})",
+        "Claims({**self.holders, id: address})",
+    ),
+    ("core/fleet.py", "if holder != address})", "if holder == address})"),
 )
 DELIVERY = (
     (

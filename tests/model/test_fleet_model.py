@@ -4,70 +4,73 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from agent.core.address import Address, Domain, MonitorPath
 from agent.core.events import PathSeen
-from agent.core.fleet import Claims, Start, Tell, compare
+from agent.core.fleet import Claims, Notify, Start, compare
 from agent.core.reading import SocketMark, VmId
 
-PATHS = st.sampled_from([f"/run/vm/{letter}.qmp" for letter in "abcd"])
+ADDRESSES = st.sampled_from(
+    [MonitorPath("/run/vm/a.qmp"), MonitorPath("/run/vm/b.qmp"), Domain("qemu:///system", "a")]
+)
 MARKS = st.builds(SocketMark, st.just(1), st.integers(1, 3), st.just(5))
 
 
 class FleetModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.told: dict[str, SocketMark | None] = {}
-        self.started: list[str] = []
+        self.reported: dict[Address, SocketMark | None] = {}
+        self.started: list[Address] = []
         self.claims = Claims()
-        self.holders: dict[str, str] = {}  # id -> path
+        self.holders: dict[str, Address] = {}  # by id
 
-    @rule(seen=st.dictionaries(PATHS, MARKS))
-    def scan(self, seen: dict[str, SocketMark]) -> None:
-        before = dict(self.told)
+    @rule(seen=st.dictionaries(ADDRESSES, MARKS))
+    def scan(self, seen: dict[Address, SocketMark]) -> None:
+        before = dict(self.reported)
 
         changes = compare(before, seen)
 
-        assert [change.path for change in changes] == sorted({change.path for change in changes})
+        assert [change.address for change in changes] == sorted({each.address for each in changes}, key=str)
         for change in changes:
             match change:
-                case Start(path):
-                    assert path in seen
-                    assert path not in before
-                    self.told[path] = seen[path]
-                case Tell(path, PathSeen(mark)):
-                    assert seen[path] == mark != before[path]
-                    self.told[path] = mark
-                case Tell(path, _):
-                    assert path not in seen
-                    assert before[path] is not None
-                    self.told[path] = None
-        assert {path: mark for path, mark in self.told.items() if mark is not None} == seen
-        assert compare(self.told, seen) == ()
+                case Start(address):
+                    assert address in seen
+                    assert address not in before
+                    self.reported[address] = seen[address]
+                case Notify(address, PathSeen(mark)):
+                    assert seen[address] == mark != before[address]
+                    self.reported[address] = mark
+                case Notify(address, _):
+                    assert address not in seen
+                    assert before[address] is not None
+                    self.reported[address] = None
+        assert {address: mark for address, mark in self.reported.items() if mark is not None} == seen
+        assert compare(self.reported, seen) == ()
 
-    @rule(path=PATHS)
-    def retire(self, path: str) -> None:
-        if self.told.get(path, ...) is None:
-            del self.told[path]
+    @rule(address=ADDRESSES)
+    def retire(self, address: Address) -> None:
+        if self.reported.get(address, ...) is None:
+            del self.reported[address]
 
-    @rule(path=PATHS, id=st.sampled_from("xyz"))
-    def claim(self, path: str, id: str) -> None:
+    @rule(address=ADDRESSES, id=st.sampled_from("xyz"))
+    def claim(self, address: Address, id: str) -> None:
         expected = self.holders.get(id)
 
-        self.claims, other_path = self.claims.claim(VmId(id), path)
+        self.claims, other = self.claims.claim(VmId(id), address)
 
-        if expected is None or expected == path:
-            assert other_path is None
-            self.holders = {each: holder for each, holder in self.holders.items() if holder != path}
-            self.holders[id] = path
+        if expected is None or expected == address:
+            assert other is None
+            self.holders = {each: holder for each, holder in self.holders.items() if holder != address}
+            self.holders[id] = address
         else:
-            assert other_path == expected
+            assert other == expected
 
-    @rule(path=PATHS)
-    def disclaim(self, path: str) -> None:
-        self.claims = self.claims.disclaim(path)
-        self.holders = {each: holder for each, holder in self.holders.items() if holder != path}
+    @rule(address=ADDRESSES)
+    def disclaim(self, address: Address) -> None:
+        self.claims = self.claims.disclaim(address)
+        self.holders = {each: holder for each, holder in self.holders.items() if holder != address}
 
     @invariant()
-    def every_id_has_one_holder_and_every_path_one_id(self) -> None:
+    def every_id_has_one_holder_and_every_address_one_id(self) -> None:
         assert dict(self.claims.holders) == self.holders
         assert len(set(self.holders.values())) == len(self.holders)
 

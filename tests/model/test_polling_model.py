@@ -15,9 +15,9 @@ from agent.core.events import (
     CloseLink,
     EmitSample,
     EmitState,
-    Heard,
     Idle,
     LinkFailed,
+    MonitorEventKind,
     OpenLink,
     PathMissing,
     PathSeen,
@@ -70,17 +70,17 @@ class PollingModel(RuleBasedStateMachine):
         self.updates += 1
         self.story.update(minor_faults=0, free_memory=self.updates)
         if self.story.access is Access.HOLD:
-            self.story.hear(Heard.RESET)
+            self.story.hear(MonitorEventKind.RESET)
 
     @rule()
     def qemu_ten_resets_the_time(self) -> None:
         self.story.reading = reading(0)
-        self.story.hear(Heard.RESET)
+        self.story.hear(MonitorEventKind.RESET)
 
     @rule(running=st.booleans())
     def the_vm_stops_or_goes_on(self, running: bool) -> None:
         self.story.run_state = "running" if running else "paused"
-        self.story.hear(Heard.RESUME if running else Heard.STOP)
+        self.story.hear(MonitorEventKind.RESUME if running else MonitorEventKind.STOP)
 
     @rule(by_s=st.sampled_from((-3600, -5, -1, 1, 3600)))
     def the_wall_clock_steps(self, by_s: int) -> None:
@@ -93,7 +93,7 @@ class PollingModel(RuleBasedStateMachine):
     @rule(there=st.booleans())
     def the_balloon_goes_or_comes(self, there: bool) -> None:
         self.story.balloon_path = "/machine/peripheral/balloon0" if there else None
-        self.story.hear(Heard.DEVICE_DELETED)
+        self.story.hear(MonitorEventKind.DEVICE_DELETED)
 
     @rule()
     def qemu_falls_silent(self) -> None:
@@ -135,9 +135,9 @@ class PollingModel(RuleBasedStateMachine):
         self.checked = self.run_begins = count
         self.link_open = self.remembered = False
         self.story.now_ns += int(away_s * SECOND_NS)
-        path, path_id = self.story.poller.path, self.story.poller.path_id
+        address, path_id = self.story.poller.address, self.story.poller.path_id
         before = replace(memory, sequence=0)
-        self.story.poller = begin(path, path_id, self.story.access, mark=self.story.mark, before=before)
+        self.story.poller = begin(address, path_id, self.story.access, mark=self.story.mark, before=before)
         self.story.start()
 
     @precondition(lambda self: self.marks % 3 == 0)

@@ -9,15 +9,15 @@ import pytest
 
 from agent.contract.decode import STATISTICS_MAX, BadAnswer, decode_guest_stats
 from agent.core import epochs
+from agent.core.address import MonitorPath
 from agent.core.epochs import History
-from agent.core.events import Heard
+from agent.core.events import MonitorEventKind
 from agent.core.reading import Access, Reading, SocketMark
 from agent.discovery.scan import Scan, Seen
 from agent.qmp.events import OVERFLOW, QUEUED_MAX, EventQueue, MonitorEvent
 from agent.runtime.fleet import Fleet
 from tests.unit.core.driving import Story
-from tests.unit.runtime.test_vm import Heard as Said
-from tests.unit.runtime.test_vm import around
+from tests.unit.runtime.test_vm import Emitted, around
 
 TESTS = Path(__file__).parents[1]
 LIMITS = TESTS.parent / "docs" / "limits.md"
@@ -62,29 +62,33 @@ def test_states_that_a_monitor_makes_up_are_no_more_than_the_checks() -> None:
     for number in range(1000):
         story.pass_s(0.001)
         story.run_state = "paused" if number // 27 % 2 else "running"
-        story.hear(Heard.STOP if number % 2 else Heard.RESUME)
+        story.hear(MonitorEventKind.STOP if number % 2 else MonitorEventKind.RESUME)
 
     assert 5 <= len(story.states) - before <= 28
 
 
 def _scan(*numbers: int) -> Scan:
     return Scan(
-        tuple(Seen(f"/nowhere/{n:03}.qmp", SocketMark(1, n, 1), Access.HOLD, None, {}) for n in numbers), ()
+        tuple(
+            Seen(MonitorPath(f"/nowhere/{n:03}.qmp"), SocketMark(1, n, 1), Access.HOLD, None, {})
+            for n in numbers
+        ),
+        (),
     )
 
 
 async def test_vms_watched_are_bounded_and_the_next_ones_have_their_turn() -> None:
-    said = Said()
+    said = Emitted()
     fleet = Fleet("host", around(said), watched_max=5, retired_remembered=3)
     watched: list[tuple[int, int]] = []
     first: list[Scan] = []
 
     async def scans() -> AsyncGenerator[Scan]:
         yield _scan(*range(20))
-        await _until(lambda: len({each.path for each in said.states}) == 5)
+        await _until(lambda: len({each.address for each in said.states}) == 5)
         watched.append((fleet.watching, fleet.refused))
         yield _scan(*range(5, 20))  # those that were watched have gone
-        await _until(lambda: len({each.path for each in said.states}) == 10)
+        await _until(lambda: len({each.address for each in said.states}) == 10)
         watched.append((fleet.watching, fleet.refused))
         group.cancel_scope.cancel()
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from agent.contract.decode import EXACT_MAX, LAST_UPDATE_MAX_S
 from agent.contract.encode import Agent
 from agent.contract.statistics import KNOWN_STATISTICS
+from agent.core.address import Domain, MonitorPath
 from agent.core.reading import (
     AgentEvent,
     AgentPhase,
@@ -101,9 +102,12 @@ VMS = st.builds(
     st.dictionaries(TEXT, TEXT, max_size=3),
 )
 
+ADDRESSES = st.builds(MonitorPath, TEXT.filter(bool)) | st.builds(Domain, TEXT, UUIDS)
+
 SAMPLES = st.builds(
     Sample,
     vm=VMS,
+    address=ADDRESSES,
     epoch=UUIDS,
     epoch_start_s=SECONDS,
     sequence=SEQUENCES,
@@ -122,7 +126,7 @@ SAMPLES = st.builds(
 STATE_EVENTS = st.builds(
     StateEvent,
     vm=st.none() | VMS,
-    path=TEXT.filter(bool),
+    address=ADDRESSES,
     sequence=SEQUENCES,
     state=st.sampled_from(State),
     reason=st.sampled_from([*Reason, *LinkFault]) | TEXT,

@@ -28,6 +28,7 @@ from agent.contract.encode import (
     state_document,
 )
 from agent.contract.headers import decode_headers
+from agent.core.address import Domain, MonitorPath
 from agent.core.reading import (
     AgentEvent,
     AgentPhase,
@@ -39,7 +40,6 @@ from agent.core.reading import (
     Sample,
     State,
     StateEvent,
-    Via,
     VmId,
     VmIdentity,
 )
@@ -52,8 +52,10 @@ EPOCH = "0199f3a0-5c1e-7c3a-8f00-3f6b1c2d4e5f"
 RUN = "0199f2ff-1234-7abc-8def-0123456789ab"
 AGENT = Agent(HOST_ID, "node-7", RUN, "0.1.0")
 VM = VmIdentity(VmId(UUID), "uuid", UUID, "web-3")
+ADDRESS = MonitorPath("/run/vm/web-3.qmp")
 SAMPLE = Sample(
     vm=VM,
+    address=ADDRESS,
     epoch=EPOCH,
     epoch_start_s=1795404136,
     sequence=42,
@@ -69,7 +71,7 @@ SAMPLE = Sample(
 )
 STATE = StateEvent(
     vm=VM,
-    path="/run/vm/web-3.qmp",
+    address=ADDRESS,
     sequence=7,
     state=State.STALLED,
     reason="no_advance",
@@ -138,12 +140,13 @@ def test_what_a_sample_does_not_know_is_absent() -> None:
     bare = replace(
         SAMPLE,
         vm=VmIdentity(VmId(UUID), "path", None, None),
+        address=Domain("qemu:///system", UUID),
         run_state=None,
         balloon=None,
         statistics={},
     )
 
-    document = sample_document(bare, AGENT, Via.LIBVIRT)
+    document = sample_document(bare, AGENT)
 
     assert document["vm"] == {"id": UUID, "id_source": "path"}
     assert document["via"] == "libvirt"
@@ -333,7 +336,7 @@ def test_another_reading_has_another_id(other: Sample) -> None:
     ("event", "agent"),
     [
         (replace(STATE, sequence=8), AGENT),
-        (replace(STATE, path="/run/vm/web-4.qmp"), AGENT),
+        (replace(STATE, address=MonitorPath("/run/vm/web-4.qmp")), AGENT),
         (STATE, replace(AGENT, run=EPOCH)),
     ],
 )
@@ -351,7 +354,10 @@ def test_another_record_of_the_agent_has_another_id(event: AgentEvent, agent: Ag
 
 
 def test_two_paths_that_are_no_utf_8_have_two_ids() -> None:
-    ids = {encode_state(replace(STATE, path=path), AGENT, Mode.BINARY).id for path in ("/\udc80", "/\udc81")}
+    ids = {
+        encode_state(replace(STATE, address=MonitorPath(path)), AGENT, Mode.BINARY).id
+        for path in ("/\udc80", "/\udc81")
+    }
 
     assert len(ids) == 2
 
@@ -382,7 +388,9 @@ def test_hostile_text_is_bounded_and_utf_8() -> None:
 
     document = json.loads(
         encode_state(
-            replace(STATE, vm=vm, path="/\udc80" + "p" * 9000, detail="\udfff"), AGENT, Mode.BINARY
+            replace(STATE, vm=vm, address=MonitorPath("/\udc80" + "p" * 9000), detail="\udfff"),
+            AGENT,
+            Mode.BINARY,
         ).value.decode("utf-8")
     )
 

@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from agent.core.address import MonitorPath
 from agent.core.events import (
     ActualRead,
     Answered,
@@ -15,9 +16,9 @@ from agent.core.events import (
     EmitSample,
     EmitState,
     Event,
-    Heard,
     Introduced,
-    MonitorSaid,
+    MonitorEvent,
+    MonitorEventKind,
     Opened,
     OpenLink,
     Question,
@@ -59,7 +60,7 @@ class Story:
 
     def __post_init__(self) -> None:
         self.random = random.Random(7)
-        self.poller: Poller = begin("/run/vm/a.qmp", VmId("path-id"), self.access)
+        self.poller: Poller = begin(MonitorPath("/run/vm/a.qmp"), VmId("path-id"), self.access)
 
     @property
     def now(self) -> Now:
@@ -141,8 +142,8 @@ class Story:
         """The guest answers now."""
         self.reading = reading(self.unix_s, **statistics)
 
-    def hear(self, heard: Heard) -> None:
-        self.feed(MonitorSaid(heard))
+    def hear(self, kind: MonitorEventKind) -> None:
+        self.feed(MonitorEvent(kind))
 
     @property
     def samples(self) -> Sequence[Sample]:

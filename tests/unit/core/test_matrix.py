@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import pytest
 
 from agent.core import events
+from agent.core.address import MonitorPath
 from agent.core.events import (
     ActualRead,
     Answered,
@@ -16,11 +17,11 @@ from agent.core.events import (
     Done,
     Duplicate,
     Event,
-    Heard,
     Idle,
     Introduced,
     LinkFailed,
-    MonitorSaid,
+    MonitorEvent,
+    MonitorEventKind,
     Opened,
     Opening,
     PathMissing,
@@ -48,11 +49,11 @@ EVENTS: Mapping[type[Event], Event] = {
         ActualRead(4096),
         Done(),
         Refused("no"),
-        MonitorSaid(Heard.RESET),
+        MonitorEvent(MonitorEventKind.RESET),
         BalloonChanged(8192),
         PathSeen(SocketMark(9, 9, 9)),
         PathMissing(),
-        Duplicate("/run/vm/other.qmp"),
+        Duplicate(MonitorPath("/run/vm/other.qmp")),
         Tick(),
     )
 }

@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 from msgspec import structs
 
+from agent.core.address import MonitorPath
 from agent.core.events import (
     Ask,
     CloseLink,
@@ -16,8 +17,8 @@ from agent.core.events import (
     Effect,
     Event,
     Forget,
-    Heard,
     LinkFailed,
+    MonitorEventKind,
     OpenLink,
     PathMissing,
     PathSeen,
@@ -107,10 +108,10 @@ def test_a_pause_longer_than_the_deadline_is_paused_and_nothing_is_missed() -> N
     story = reporting()
 
     story.run_state = "paused"
-    story.hear(Heard.STOP)
+    story.hear(MonitorEventKind.STOP)
     story.pass_s(600)
     story.run_state = "running"
-    story.hear(Heard.RESUME)
+    story.hear(MonitorEventKind.RESUME)
     story.run_s(3)
 
     assert [state for state, _ in story.words[-2:]] == ["paused", "reporting"]
@@ -122,11 +123,11 @@ def test_a_guest_suspended_to_memory_is_paused_at_once_and_never_stalled() -> No
     story = reporting()
 
     story.run_state = "suspended"
-    story.hear(Heard.SUSPEND)
+    story.hear(MonitorEventKind.SUSPEND)
     assert story.words[-1] == ("paused", "suspended")
     story.pass_s(600)
     story.run_state = "running"
-    story.hear(Heard.WAKEUP)
+    story.hear(MonitorEventKind.WAKEUP)
     story.run_s(3)
 
     assert [state for state, _ in story.words[-2:]] == ["paused", "reporting"]
@@ -138,7 +139,7 @@ def test_the_vms_clock_stands_still_from_the_moment_stop_is_heard() -> None:
     story = reporting()
     story.mute = True  # which word for it is being asked
 
-    story.hear(Heard.STOP)
+    story.hear(MonitorEventKind.STOP)
     before_ns = story.poller.running.read(story.now_ns)
     story.now_ns += 500_000_000
 
@@ -149,7 +150,7 @@ def test_a_migration_names_qemus_own_word() -> None:
     story = reporting()
 
     story.run_state = "postmigrate"
-    story.hear(Heard.STOP)
+    story.hear(MonitorEventKind.STOP)
 
     assert story.words[-1] == ("paused", "postmigrate")
 
@@ -158,8 +159,8 @@ def test_a_reset_is_waiting_in_a_new_epoch_although_the_time_goes_on() -> None:
     story = reporting()
     first = story.samples[-1]
 
-    story.hear(Heard.RESET)
-    story.hear(Heard.RESET)
+    story.hear(MonitorEventKind.RESET)
+    story.hear(MonitorEventKind.RESET)
     assert story.words[-1] == ("waiting", "rebooted")
     story.pass_s(8)
     story.run_s(2)
@@ -290,7 +291,9 @@ def test_sequences_go_on_when_a_vm_comes_back_to_its_path() -> None:
     last = story.states[-1].sequence
 
     again = Story(mark=SocketMark(1, 2, 99))
-    again.poller = begin("/run/vm/a.qmp", VmId("path-id"), Access.HOLD, before=remember(story.poller))
+    again.poller = begin(
+        MonitorPath("/run/vm/a.qmp"), VmId("path-id"), Access.HOLD, before=remember(story.poller)
+    )
     again.update()
     again.start()
 
@@ -302,7 +305,9 @@ def restarted(story: Story, *, away_s: int = 0) -> Story:
     """An agent that knows what the one before wrote down last, `away_s` later."""
     again = replace(story, now_ns=story.now_ns + away_s * SECOND_NS, effects=[], asked=[])
     memory = structs.replace(remember(story.poller), sequence=0)
-    again.poller = begin("/run/vm/a.qmp", VmId("path-id"), Access.HOLD, mark=story.mark, before=memory)
+    again.poller = begin(
+        MonitorPath("/run/vm/a.qmp"), VmId("path-id"), Access.HOLD, mark=story.mark, before=memory
+    )
     return again
 
 
@@ -425,7 +430,7 @@ def test_polling_is_switched_on_at_a_place_of_each_vms_own_after_another_look() 
     set_at_ns: list[int] = []
     for number in range(50):
         story = Story(settings=settings, interval_s=0)
-        story.poller = begin(f"/run/vm/{number}.qmp", VmId("path-id"), Access.HOLD)
+        story.poller = begin(MonitorPath(f"/run/vm/{number}.qmp"), VmId("path-id"), Access.HOLD)
         begun_ns = story.now_ns
         story.start()
         while story.interval_s == 0:
@@ -646,7 +651,7 @@ def test_a_duplicate_names_the_other_path_and_takes_over_when_it_is_free() -> No
 
     def claim(effect: object) -> object:
         if isinstance(effect, Ask) and effect.question is Question.CLAIM and taken:
-            return Duplicate("/run/vm/first.qmp")
+            return Duplicate(MonitorPath("/run/vm/first.qmp"))
         return answer(effect)  # pyright: ignore[reportArgumentType]
 
     story.answer = claim  # pyright: ignore[reportAttributeAccessIssue]
@@ -706,19 +711,19 @@ def test_an_unchanged_state_is_repeated_and_says_when_it_is_void() -> None:
 
 def test_a_restart_knows_what_an_earlier_run_set() -> None:
     from agent.core.events import Opened
-    from agent.core.ownership import Owed
+    from agent.core.ownership import IntervalChange
 
-    owed = Owed("/run/vm/a.qmp", MARK, "/machine/peripheral/balloon0", 0, 1, 5)
+    change = IntervalChange(MonitorPath("/run/vm/a.qmp"), MARK, "/machine/peripheral/balloon0", 0, 1, 5)
     story = Story(settings=PollSettings(interval_s=2), interval_s=1)
     answer = story.answer
-    story.answer = lambda effect: Opened(MARK, owed) if isinstance(effect, OpenLink) else answer(effect)
+    story.answer = lambda effect: Opened(MARK, change) if isinstance(effect, OpenLink) else answer(effect)
     story.update()
     story.start()
 
-    # Ours from before, at another interval now: set anew, and what is owed is still the first value.
+    # Ours from before, at another interval now: set anew, and what will be restored is still the first value.
     asks = [ask for ask in story.asked if ask.question in (Question.REMEMBER, Question.SET_INTERVAL)]
-    assert asks[0].owed is not None
-    assert asks[0].owed.interval_before_s == 0
+    assert asks[0].change is not None
+    assert asks[0].change.interval_before_s == 0
     assert asks[1].interval_s == 2
 
 
@@ -747,12 +752,12 @@ def test_a_stream_of_events_is_looked_into_within_50_ms_and_25_times_a_second_at
     story = reporting()
     first = len(story.asked)
 
-    story.hear(Heard.STOP)
+    story.hear(MonitorEventKind.STOP)
     assert questions(story)[first:] == [Question.CHECK]
     for number in range(500):
         story.pass_s(0.002)
         story.run_state = "paused" if number % 2 else "running"
-        story.hear(Heard.STOP if number % 2 else Heard.RESUME)
+        story.hear(MonitorEventKind.STOP if number % 2 else MonitorEventKind.RESUME)
     story.pass_s(0.05)
 
     assert 20 <= questions(story)[first:].count(Question.CHECK) <= 28

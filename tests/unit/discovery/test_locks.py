@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from agent.core.address import MonitorPath
 from agent.core.reading import NO_LABELS, Access, SocketMark
 from agent.discovery.locks import Locks, default_path
 from agent.discovery.scan import RefusedReason, Scan, Seen
@@ -9,13 +10,14 @@ from agent.discovery.scan import RefusedReason, Scan, Seen
 
 def scan(*inodes: int) -> Scan:
     seen = (
-        Seen(f"/run/{inode}.qmp", SocketMark(1, inode, 5), Access.HOLD, None, NO_LABELS) for inode in inodes
+        Seen(MonitorPath(f"/run/{inode}.qmp"), SocketMark(1, inode, 5), Access.HOLD, None, NO_LABELS)
+        for inode in inodes
     )
     return Scan(tuple(seen), ())
 
 
 def paths(found: Scan) -> list[str]:
-    return [seen.path for seen in found.seen]
+    return [str(seen.address) for seen in found.seen]
 
 
 def test_a_second_agent_refuses_what_a_first_one_watches_until_it_ends(tmp_path: Path) -> None:

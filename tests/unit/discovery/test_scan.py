@@ -36,7 +36,7 @@ def look(*monitors: MonitorGlob | str, found_max: int = 1000) -> Scan:
 
 
 def paths(found: Scan) -> list[str]:
-    return [seen.path for seen in found.seen]
+    return [str(seen.address) for seen in found.seen]
 
 
 def refusals(found: Scan) -> dict[str, RefusedReason]:
@@ -82,7 +82,7 @@ def test_overlapping_globs_see_a_socket_once_and_the_first_one_counts(folder: Pa
 
     found = look(MonitorGlob(f"{folder}/a.sock", Access.SHARE), MonitorGlob(f"{folder}/*", Access.HOLD))
 
-    assert [(seen.path, seen.access) for seen in found.seen] == [(f"{folder}/a.sock", Access.SHARE)]
+    assert [(str(seen.address), seen.access) for seen in found.seen] == [(f"{folder}/a.sock", Access.SHARE)]
 
 
 def test_two_paths_to_one_socket_are_one(folder: Path) -> None:

@@ -1,11 +1,8 @@
 """Where libvirt is, as users write it."""
 
-from pathlib import Path
-
 import pytest
 
-from agent.core.reading import Via, via_of
-from agent.libvirt.settings import mistakes, path_of, socket_of, split_path, uri_of_socket
+from agent.libvirt.settings import mistakes, socket_of, uri_of_socket
 
 VOLUMES = "/var/lib/kubelet/pods/5f0c1a52-7e0b-4a35-9d3f-2f4a0f9c5b11/volumes"
 LONG = f"{VOLUMES}/kubernetes.io~empty-dir/libvirt-runtime"
@@ -39,13 +36,4 @@ def test_another_one_is_refused_with_the_way_out(uri: str, said: str) -> None:
 def test_whose_a_socket_is_tells_which_daemon_it_is() -> None:
     assert uri_of_socket(f"{LONG}/virtqemud-sock", 0).startswith("qemu+unix:///system?socket=/var/lib")
     assert uri_of_socket(f"{LONG}/virtqemud-sock", 107).startswith("qemu+unix:///session?socket=/var/lib")
-
-
-def test_a_domains_path_is_its_connection_and_its_uuid() -> None:
-    uri = uri_of_socket(f"{LONG}/virtqemud-sock", 107)
-    path = path_of(uri, "5f0c")
-
-    assert split_path(path) == (uri, "5f0c")
-    assert socket_of(uri) == f"{LONG}/virtqemud-sock"
-    assert via_of(path) is Via.LIBVIRT
-    assert via_of(str(Path("/run/vm/qemu:/x.qmp"))) is Via.QMP
+    assert socket_of(uri_of_socket(f"{LONG}/virtqemud-sock", 107)) == f"{LONG}/virtqemud-sock"

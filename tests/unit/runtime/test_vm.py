@@ -1,17 +1,20 @@
 """One VM's task against peers that do what no QEMU does."""
 
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
 import pytest
 
+from agent.core.address import Address, Domain, MonitorPath
 from agent.core.events import PathMissing
 from agent.core.memory import Memory
 from agent.core.poller import PollSettings, begin
-from agent.core.reading import Access, Sample, State, StateEvent, Via, VmId
+from agent.core.reading import Access, Sample, State, StateEvent, VmId
 from agent.qmp.link import QmpOpener, Settings
 from agent.runtime.alarms import Alarms
+from agent.runtime.links import Link, opener
 from agent.runtime.probe import NoDebts
 from agent.runtime.vm import ClaimsRegistry, Surroundings, VmTask
 from agent.telemetry import Counters
@@ -19,27 +22,31 @@ from tests.unit.qmp.peer import Client, serving
 
 
 @dataclass
-class Heard:
-    """What the task says."""
+class Emitted:
+    """What the task emits."""
 
     samples: list[Sample] = field(default_factory=list[Sample])
     states: list[StateEvent] = field(default_factory=list[StateEvent])
 
-    def sample(self, path: str, sample: Sample, memory: Memory) -> None:
+    def sample(self, sample: Sample, memory: Memory) -> None:
         self.samples.append(sample)
 
     def state(self, event: StateEvent, memory: Memory) -> None:
         self.states.append(event)
 
-    def retire(self, path: str) -> None:
+    def retire(self, address: Address) -> None:
         return
 
 
-def around(heard: Heard) -> Surroundings:
+def no_domain(domain: Domain) -> AbstractAsyncContextManager[Link]:
+    raise AssertionError(f"{domain} is not watched here")
+
+
+def around(emitted: Emitted) -> Surroundings:
     return Surroundings(
         polling=PollSettings(interval_s=1),
-        openers={Via.QMP: QmpOpener(Settings())},
-        emissions=heard,
+        open_link=opener(QmpOpener(Settings()), no_domain),
+        emissions=emitted,
         debts=NoDebts(),
         claims=ClaimsRegistry(),
         counters=Counters(),
@@ -93,39 +100,39 @@ async def test_what_is_asked_of_a_link_that_has_just_ended_gets_no_answer_and_do
         await peer.send(b"[]\n")
         await peer.wait_closed()
 
-    heard = Heard()
+    emitted = Emitted()
     async with serving(script) as path, anyio.create_task_group() as group:
-        shared = around(heard)
-        task = VmTask(begin(path, VmId("path-id"), Access.HOLD), shared)
+        shared = around(emitted)
+        task = VmTask(begin(MonitorPath(path), VmId("path-id"), Access.HOLD), shared)
         group.start_soon(shared.alarms.run)
         group.start_soon(task.run)
         with anyio.fail_after(10):
             await again.wait()
         group.cancel_scope.cancel()
-    assert "protocol" in [str(event.reason) for event in heard.states]
+    assert "protocol" in [str(event.reason) for event in emitted.states]
 
 
 async def test_what_is_told_before_the_task_runs_waits_and_after_its_end_is_dropped() -> None:
-    heard = Heard()
-    task = VmTask(begin("/nowhere", VmId("path-id"), Access.HOLD), around(heard))
+    emitted = Emitted()
+    task = VmTask(begin(MonitorPath("/nowhere"), VmId("path-id"), Access.HOLD), around(emitted))
     task.happened(PathMissing())
-    assert heard.states == []
+    assert emitted.states == []
 
     with anyio.fail_after(10):
         await task.run()
-    told = len(heard.states)
+    told = len(emitted.states)
     task.happened(PathMissing())
 
-    assert [event.state for event in heard.states][-1] is State.GONE
-    assert len(heard.states) == told
+    assert [event.state for event in emitted.states][-1] is State.GONE
+    assert len(emitted.states) == told
 
 
 async def test_a_fault_of_ours_ends_the_task_and_is_raised_where_it_is_contained() -> None:
-    class Broken(Heard):
+    class Broken(Emitted):
         def state(self, event: StateEvent, memory: Memory) -> None:
             raise ZeroDivisionError
 
-    task = VmTask(begin("/nowhere", VmId("path-id"), Access.HOLD), around(Broken()))
+    task = VmTask(begin(MonitorPath("/nowhere"), VmId("path-id"), Access.HOLD), around(Broken()))
 
     with anyio.fail_after(10), pytest.raises(ZeroDivisionError):
         await task.run()

@@ -331,7 +331,7 @@ def test_a_vm_with_two_paths_is_shown_by_the_one_that_speaks() -> None:
     alive = view(path="/b", state=State.REPORTING, since_ms=1)
 
     for views in ([gone, alive], [alive, gone]):
-        assert [target.view.path for target in targets(views, AGENT)] == ["/b"]
+        assert [str(target.view.address) for target in targets(views, AGENT)] == ["/b"]
 
 
 def test_a_duplicate_is_shown_as_a_path_and_leaves_the_vm_alone() -> None:

@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 
 from agent.contract.encode import Agent
+from agent.core.address import Address, MonitorPath
 from agent.core.reading import Balloon, EpochEnd, Origin, Sample, State, StateEvent, VmId, VmIdentity, VmView
 
 AGENT = Agent(host_id="host-1", host_name="node-7", run="run-1", version="1.2.3")
 SECOND_NS = 1_000_000_000
+ADDRESS = MonitorPath("/run/vm/1.sock")
 T0_S = 1_795_404_000
 
 
@@ -23,11 +25,13 @@ def sample(
     epoch_start_s: int = T0_S,
     previous: EpochEnd | None = None,
     of: VmIdentity | None = None,
+    address: Address = ADDRESS,
     statistics: Mapping[str, int] | None = None,
 ) -> Sample:
     """A sample with `last_update` at `at_s`."""
     return Sample(
         vm=of or vm(),
+        address=address,
         epoch=epoch,
         epoch_start_s=epoch_start_s,
         sequence=sequence,
@@ -49,6 +53,7 @@ def view(
     of: VmIdentity | None = None,
     unknown: bool = False,
     path: str = "/run/vm/1.sock",
+    address: Address | None = None,
     state: State = State.REPORTING,
     since_ms: int = 0,
     interval_s: int | None = 10,
@@ -59,7 +64,7 @@ def view(
     who = None if unknown else of or (newest.vm if newest else vm())
     event = StateEvent(
         vm=who,
-        path=path,
+        address=address or MonitorPath(path),
         sequence=1,
         state=state,
         reason="",
@@ -75,4 +80,4 @@ def view(
         interval_s=interval_s,
         run_state=None,
     )
-    return VmView(path, event, newest, balloon)
+    return VmView(event, newest, balloon)

@@ -10,7 +10,8 @@ import anyio.lowlevel
 import pytest
 from structlog.testing import capture_logs
 
-from agent.core.ownership import Owed
+from agent.core.address import MonitorPath
+from agent.core.ownership import IntervalChange
 from agent.core.reading import SocketMark
 from agent.errors import StateFileError
 from agent.spool.ledger import open_ledger
@@ -20,9 +21,14 @@ NOW_MS = 1_795_404_146_123
 NAMED = "owed.json.20261123T032226Z.bad"
 
 
-def debt(n: int = 1) -> Owed:
-    return Owed(
-        f"/run/vm/{n}.qmp", SocketMark(8, n, 17 * n), "/machine/peripheral/balloon0", 0, 10, NOW_MS + n
+def debt(n: int = 1) -> IntervalChange:
+    return IntervalChange(
+        MonitorPath(f"/run/vm/{n}.qmp"),
+        SocketMark(8, n, 17 * n),
+        "/machine/peripheral/balloon0",
+        0,
+        10,
+        NOW_MS + n,
     )
 
 
@@ -30,7 +36,7 @@ def is_empty(directory: Path) -> bool:
     return not any(directory.iterdir())
 
 
-async def entries_of(directory: Path) -> tuple[Owed, ...]:
+async def entries_of(directory: Path) -> tuple[IntervalChange, ...]:
     with capture_logs() as logs:
         async with open_ledger(str(directory), NOW_MS) as ledger:
             assert logs == []  # nothing was set aside
@@ -65,8 +71,8 @@ async def test_a_process_is_owed_what_was_remembered_last(tmp_path: Path) -> Non
         await ledger.remember(debt())
         await ledger.remember(replace(debt(), interval_set_s=20))
 
-        assert ledger.owed(debt().path, debt().mark) == replace(debt(), interval_set_s=20)
-        assert ledger.owed(debt().path, replace(debt().mark, mtime_ns=1)) is None
+        assert ledger.owed(debt().address, debt().mark) == replace(debt(), interval_set_s=20)
+        assert ledger.owed(debt().address, replace(debt().mark, mtime_ns=1)) is None
     assert await entries_of(tmp_path) == (replace(debt(), interval_set_s=20),)
 
 
@@ -75,7 +81,7 @@ async def test_two_processes_that_had_one_path_are_owed_each_their_own(tmp_path:
     async with open_ledger(str(tmp_path), NOW_MS) as ledger:
         await ledger.remember(restarted)
         await ledger.remember(debt())
-        await ledger.forget(debt().path, debt().mark)
+        await ledger.forget(debt().address, debt().mark)
 
     assert await entries_of(tmp_path) == (restarted,)
 
@@ -84,8 +90,8 @@ async def test_what_is_forgotten_is_not_found_again(tmp_path: Path) -> None:
     async with open_ledger(str(tmp_path), NOW_MS) as ledger:
         await ledger.remember(debt(1))
         await ledger.remember(debt(2))
-        await ledger.forget(debt(1).path, debt(1).mark)
-        await ledger.forget(debt(3).path, debt(3).mark)
+        await ledger.forget(debt(1).address, debt(1).mark)
+        await ledger.forget(debt(3).address, debt(3).mark)
 
     assert await entries_of(tmp_path) == (debt(2),)
 
@@ -201,7 +207,7 @@ async def test_a_write_that_fails_leaves_the_file_as_it_was_and_is_reported_to_a
         with pytest.raises(StateFileError, match=r"owed\.json: cannot be written: Is a directory"):
             await ledger.remember(debt(2))
         with pytest.raises(StateFileError, match="cannot be written"):
-            await ledger.forget(debt(1).path, debt(1).mark)
+            await ledger.forget(debt(1).address, debt(1).mark)
         told: list[int] = []
 
         async def try_to_remember(n: int) -> None:
@@ -245,7 +251,7 @@ async def test_a_directory_that_cannot_be_written_to_is_told() -> None:
 
 
 def test_the_format_is_versioned_and_keeps_paths_that_are_not_text() -> None:
-    odd = replace(debt(), path="/run/\udcff.qmp")
+    odd = replace(debt(), address=MonitorPath("/run/\udcff.qmp"))
     content = encode_owed([odd])
 
     assert json.loads(content)["format"] == 1

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from agent.contract.encode import Agent, sample_document, state_document
+from agent.core.address import Domain
 from agent.core.reading import State
 from agent.web.pages import application
 from agent.web.server import open_web
@@ -61,6 +62,17 @@ async def test_the_status_has_every_vm_as_readers_of_the_topics_get_it() -> None
     assert said["vms"][0]["state"] == state_document(seen[0].state, AGENT)
     assert said["vms"][60]["sample"] is None
     assert said["vms"][60]["age_s"] is None
+
+
+async def test_the_status_names_libvirt_for_its_domains() -> None:
+    domain = Domain("qemu:///system", "5f0c0000-0000-0000-0000-000000000001")
+    seen = [view(sample(address=domain), address=domain), view(sample())]
+
+    said = (await answer(Present(seen=seen), "/status")).json
+
+    assert [each["state"]["via"] for each in said["vms"]] == ["libvirt", "qmp"]
+    assert [each["sample"]["via"] for each in said["vms"]] == ["libvirt", "qmp"]
+    assert said["vms"][0]["state"]["vm"]["path"] == str(domain)
 
 
 @pytest.mark.parametrize("path", ["/", "/status", "/metrics"])

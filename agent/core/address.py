@@ -1,0 +1,52 @@
+"""Where a VM is reached: by its own monitor, or through libvirt.
+
+An address is made in discovery and carried as a value. Its text is what is stored and emitted: in the ledger,
+the VMs' memories, `path` of the state events, and the ids made from it. `parse_address` reads stored text
+back.
+"""
+
+from enum import StrEnum
+from typing import ClassVar
+
+from msgspec import Struct
+
+
+class Via(StrEnum):
+    """How a VM is reached."""
+
+    QMP = "qmp"  # by its own monitor
+    LIBVIRT = "libvirt"  # which owns the monitor
+
+
+class MonitorPath(Struct, frozen=True):
+    """A monitor's socket, as the glob has it."""
+
+    via: ClassVar[Via] = Via.QMP
+
+    path: str
+
+    def __str__(self) -> str:
+        return self.path
+
+
+class Domain(Struct, frozen=True):
+    """A domain of one libvirt."""
+
+    via: ClassVar[Via] = Via.LIBVIRT
+
+    uri: str  # of the connection; without a fragment
+    uuid: str
+
+    def __str__(self) -> str:
+        return f"{self.uri}#{self.uuid}"
+
+
+Address = MonitorPath | Domain
+
+
+def parse_address(text: str) -> Address:
+    """Return the address with this text: a URI and a uuid name a domain, anything else is a socket's path."""
+    uri, _, uuid = text.rpartition("#")
+    if text.startswith("/") or "://" not in uri:
+        return MonitorPath(text)
+    return Domain(uri, uuid)

@@ -1,0 +1,85 @@
+"""What the agent asks of a VM, by its monitor or through libvirt, and which of the two opens the link."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from agent.core.address import Address, Domain, MonitorPath
+from agent.core.reading import SocketMark
+from agent.errors import Declined
+
+
+class Check(Protocol):
+    """What is asked again now and then; `None` as in the event `Checked`."""
+
+    @property
+    def run_state(self) -> str: ...
+    @property
+    def balloon_path(self) -> str | None: ...
+    @property
+    def interval_s(self) -> int | None: ...
+
+
+class Introduction(Check, Protocol):
+    """Who answers, and how it stands; `None` as in the event `Introduced`."""
+
+    @property
+    def uuid(self) -> str | None: ...
+    @property
+    def name(self) -> str | None: ...
+    @property
+    def actual_bytes(self) -> int | None: ...
+
+
+class Said(Protocol):
+    """What was said unasked, in QMP's words."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def data(self) -> Mapping[str, object]: ...
+
+
+class Link(Protocol):
+    """The agent's connection to one VM, by its monitor or through libvirt.
+
+    Each call raises `Declined` (the link stays usable) or `Unreachable` (the link has ended).
+    """
+
+    @property
+    def mark(self) -> SocketMark: ...
+    async def introduce(self) -> Introduction: ...
+    async def check(self, balloon_path: str | None) -> Check: ...
+    async def read_actual(self) -> int | None: ...
+    async def write_interval(self, balloon_path: str, interval_s: int) -> None: ...
+    def read_stats(
+        self, balloon_path: str, answered: Callable[[object], None], refused: Callable[[Declined], None]
+    ) -> None: ...
+    async def next_event(self) -> Said: ...
+
+
+class Opener(Protocol):
+    """Opens a link to the VM at `address`; `look_first` as in `OpenLink`. Raises `Unreachable`."""
+
+    def __call__(self, address: Address, *, look_first: bool) -> AbstractAsyncContextManager[Link]: ...
+
+
+class MonitorOpener(Protocol):
+    """The same for monitors only."""
+
+    def __call__(self, monitor: MonitorPath, *, look_first: bool) -> AbstractAsyncContextManager[Link]: ...
+
+
+def opener(
+    open_monitor: MonitorOpener, open_domain: Callable[[Domain], AbstractAsyncContextManager[Link]]
+) -> Opener:
+    """Return what opens a link to any VM, by the kind of its address."""
+
+    def open_link(address: Address, *, look_first: bool) -> AbstractAsyncContextManager[Link]:
+        match address:
+            case MonitorPath():
+                return open_monitor(address, look_first=look_first)
+            case Domain():
+                return open_domain(address)
+
+    return open_link
