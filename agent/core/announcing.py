@@ -1,148 +1,147 @@
-"""What to say of a VM: its facts, judged, and announced when they differ. Part of `step`."""
+"""The VM's state: judge the facts, and report the state when it differs or is due again. Part of `step`."""
 
 from msgspec.structs import replace
 
 from agent.core import epochs
-from agent.core.events import (
-    Asking,
-    Disclaim,
-    Effect,
-    EmitState,
-    Forget,
-    Idle,
-    Retire,
-    Retired,
-)
-from agent.core.poller import SECOND_NS, Announced, Poller, PollSettings
-from agent.core.reading import (
-    Now,
-    State,
-    StateEvent,
-)
-from agent.core.states import Facts, Judgement, Reason, judge
+from agent.core.events import Asking, Disclaim, EmitState, Forget, Idle, Retire, Retired
+from agent.core.poller import SECOND_NS, Poller, PollSettings, Reported
+from agent.core.reading import State, StateEvent
+from agent.core.states import Facts, Reason, Verdict, judge
+from agent.core.turn import Turn
 
 
 def deadline_ns(interval_s: int, settings: PollSettings) -> int:
-    """Return how long an update may stay away, on the VM's running time, before the VM is `stalled`."""
+    """Return how long an update may take, on the VM's running time, before the VM is `stalled`."""
     if settings.stall_deadline_ns is not None:
         return settings.stall_deadline_ns
     return max(3 * interval_s, interval_s + 5) * SECOND_NS
 
 
-def conversing(p: Poller) -> bool:
-    """Whether the VM answers us: only then does its silence count against the guest."""
-    if p.kept_out_since_ns is not None:
+def is_answering(p: Poller) -> bool:
+    """Return whether the VM answers the agent: only then do missing updates count against the guest."""
+    if p.link.occupied_since_ns is not None:
         return False
-    return p.answered and p.fault is None and not (isinstance(p.phase, Asking) and p.phase.overdue)
+    return p.link.claimed and p.link.fault is None and not (isinstance(p.phase, Asking) and p.phase.overdue)
 
 
 def stall_at(p: Poller, settings: PollSettings) -> int | None:
-    """Return when silence becomes a stall, while it is not one yet and the interval is not being asked."""
-    said = p.announced and p.announced.judgement
-    if said is None or not p.interval_s or p.balloon_path is None or p.watched.since_ns is None:
+    """Return when the VM becomes `stalled` unless an update comes; `None`: it cannot, or a check comes
+    first."""
+    process = p.process
+    if p.reported is None or not process.interval_s or process.balloon_path is None:
         return None
-    if said.state not in (State.REPORTING, State.CONNECTING) or not p.answered:
+    if p.reported.verdict.state not in (State.REPORTING, State.CONNECTING) or not p.link.claimed:
         return None
-    at_ns = p.watched.when(p.quiet_since_ns + deadline_ns(p.interval_s, settings) + 1)
-    return None if at_ns is None or p.check_at_ns <= at_ns else at_ns
+    if p.observed.since_ns is None:
+        return None
+    at_ns = p.observed.when(p.cadence.silent_since_ns + deadline_ns(process.interval_s, settings) + 1)
+    return None if at_ns is None or p.schedule.check_at_ns <= at_ns else at_ns
 
 
-def announce(p: Poller, now: Now, settings: PollSettings, effects: list[Effect]) -> Poller:
-    """Judge the facts, and say what is new of them or due to be repeated."""
-    said = p.announced
-    judgement = judge(_facts(p, now, settings))
-    if judgement is None:
-        first = Judgement(State.CONNECTING, Reason.FIRST_ATTEMPT, "no answer yet")
-        judgement = first if said is None else said.judgement
-    if said is None or (said.judgement.state, said.judgement.reason) != (judgement.state, judgement.reason):
-        p = _say(p, judgement, now, settings, effects, heartbeat=False)
-        if judgement.state in (State.STALLED, State.WAITING, State.PAUSED):
+def announce(p: Poller, turn: Turn) -> Poller:
+    """Return the poller after its state was judged; emits a state event for a change or a due heartbeat."""
+    reported = p.reported
+    verdict = judge(_facts(p, turn))
+    if verdict is None:
+        first = Verdict(State.CONNECTING, Reason.FIRST_ATTEMPT, "no answer yet")
+        verdict = first if reported is None else reported.verdict
+    if reported is None or _differ(reported.verdict, verdict):
+        p = _report(p, verdict, turn, heartbeat=False)
+        if verdict.state in (State.STALLED, State.WAITING, State.PAUSED):
             p = replace(p, history=epochs.break_rhythm(p.history))
-        if judgement.state is State.GONE:
-            effects.append(Disclaim())
-            if p.greeted is not None:
-                effects.append(Forget(p.greeted))
-    elif now.mono_ns >= said.heartbeat_at_ns:
-        # With it the balloon is read, and what could not be set is tried again.
-        p = replace(p, actual_at_ns=now.mono_ns, ownership=replace(p.ownership, blocked=None))
-        p = _say(p, judgement, now, settings, effects, heartbeat=True)
-    if judgement.state is State.GONE and not p.path_present:
-        effects.append(Retire())
+        if verdict.state is State.GONE:
+            turn.do(Disclaim())
+            if p.process.mark is not None:
+                turn.do(Forget(p.process.mark))
+    elif turn.mono_ns >= reported.heartbeat_at_ns:
+        # With each heartbeat the balloon's size is read, and an interval that could not be set is tried
+        # again.
+        p = replace(
+            p,
+            schedule=replace(p.schedule, actual_at_ns=turn.mono_ns),
+            interval=replace(p.interval, ownership=replace(p.interval.ownership, blocked=None)),
+        )
+        p = _report(p, verdict, turn, heartbeat=True)
+    if verdict.state is State.GONE and not p.socket.present:
+        turn.do(Retire())
         return replace(p, phase=Retired())
     return p
 
 
-def _say(
-    p: Poller,
-    judgement: Judgement,
-    now: Now,
-    settings: PollSettings,
-    effects: list[Effect],
-    *,
-    heartbeat: bool,
-) -> Poller:
-    said = p.announced
-    if said is not None and said.judgement.state is judgement.state:  # a heartbeat, or only another reason
-        since_ms, previous = said.since_ms, said.previous
+def _differ(one: Verdict, other: Verdict) -> bool:
+    return (one.state, one.reason) != (other.state, other.reason)
+
+
+def _report(p: Poller, verdict: Verdict, turn: Turn, *, heartbeat: bool) -> Poller:
+    reported, now = p.reported, turn.now
+    if reported is not None and reported.verdict.state is verdict.state:  # a heartbeat, or another reason
+        since_ms, previous = reported.since_ms, reported.previous
+    elif reported is not None:
+        since_ms, previous = now.unix_ms, reported.verdict.state
     else:
-        left_as = None if p.before is None else p.before.state
-        since_ms, previous = now.unix_ms, left_as if said is None else said.judgement.state
-    next_ns = now.mono_ns + settings.heartbeat_ns
-    p = replace(p, announced=Announced(judgement, since_ms, previous, next_ns), sequence=p.sequence + 1)
-    history = p.history
+        since_ms, previous = now.unix_ms, None if p.before is None else p.before.state
+    heartbeat_at_ns = turn.mono_ns + turn.settings.heartbeat_ns
+    p = replace(
+        p,
+        reported=Reported(verdict, since_ms, previous, heartbeat_at_ns),
+        sequence=p.sequence + 1,
+    )
+    history, process = p.history, p.process
+    last = None if p.cadence.read_at_ns is None else history.last
     event = StateEvent(
-        vm=p.identity,
-        address=p.address,
+        vm=process.identity,
+        address=p.endpoint.address,
         sequence=p.sequence,
-        state=judgement.state,
-        reason=judgement.reason,
-        detail=judgement.detail,
+        state=verdict.state,
+        reason=verdict.reason,
+        detail=verdict.detail,
         since_ms=since_ms,
         observed_at_ms=now.unix_ms,
         previous_state=previous,
         heartbeat=heartbeat,
-        # A tenth more than the period: a record may wait for its batch and its broker.
-        next_heartbeat_by_ms=now.unix_ms + settings.heartbeat_ns * 11 // 10 // 1_000_000,
+        # A tenth more than the period: a record may be queued before it is delivered.
+        next_heartbeat_by_ms=now.unix_ms + turn.settings.heartbeat_ns * 11 // 10 // 1_000_000,
         epoch=history.epoch,
         last_sequence=None if history.epoch is None else history.sequence,
-        last_update_s=None if p.read_at_ns is None or history.last is None else history.last.last_update_s,
-        interval_s=None if p.balloon_path is None else p.interval_s,
-        run_state=p.run_state,
+        last_update_s=None if last is None else last.last_update_s,
+        interval_s=None if process.balloon_path is None else process.interval_s,
+        run_state=process.run_state,
     )
-    effects.append(EmitState(event))
+    turn.do(EmitState(event))
     return p
 
 
-def _greeted_another_run(p: Poller) -> bool:
-    return p.before is not None and p.before.mark is not None and p.before.mark == p.seen_mark
+def _greeted_an_earlier_run(p: Poller) -> bool:
+    return p.before is not None and p.before.mark is not None and p.before.mark == p.socket.mark
 
 
-def _facts(p: Poller, now: Now, settings: PollSettings) -> Facts:
-    in_touch = isinstance(p.phase, Idle | Asking) or p.answered  # in `share` also between two visits
-    silent_ns = now.mono_ns - p.phase.asked_ns if isinstance(p.phase, Asking) and p.phase.overdue else None
-    last = None if p.read_at_ns is None else p.history.last  # read from this very device
+def _facts(p: Poller, turn: Turn) -> Facts:
+    link, process, own = p.link, p.process, p.interval.ownership
+    connected = isinstance(p.phase, Idle | Asking) or link.claimed  # in `share` also between two visits
+    overdue_ns = turn.mono_ns - p.phase.asked_ns if isinstance(p.phase, Asking) and p.phase.overdue else None
+    last = None if p.cadence.read_at_ns is None else p.history.last  # read from this very device
     return Facts(
-        via=p.address.via,
-        link_open=in_touch and p.fault is None and p.other_address is None,
-        answered=p.answered,
-        fault=p.fault,
-        fault_detail=p.fault_detail,
-        greeted_before=p.greeted is not None or _greeted_another_run(p),
-        other_address=p.other_address,
-        silent_for_s=None if silent_ns is None else silent_ns / SECOND_NS,
-        has_balloon=p.balloon_path is not None,
-        run_state=p.run_state,
-        interval_s=p.interval_s,
-        about_to_set=p.set_to_s is not None,
-        set_back=p.ownership.again_at_ns is not None,
-        contended=p.ownership.contended,
-        blocked=p.ownership.blocked,
-        rebooted=p.rebooted,
+        via=p.endpoint.address.via,
+        link_open=connected and link.fault is None and p.attempts.other_address is None,
+        claimed=link.claimed,
+        fault=link.fault,
+        fault_detail=link.fault_detail,
+        greeted_before=process.mark is not None or _greeted_an_earlier_run(p),
+        other_address=p.attempts.other_address,
+        overdue_s=None if overdue_ns is None else overdue_ns / SECOND_NS,
+        has_balloon=process.balloon_path is not None,
+        run_state=process.run_state,
+        interval_s=process.interval_s,
+        about_to_set=p.interval.set_to_s is not None,
+        set_back=own.again_at_ns is not None,
+        contended=own.contended,
+        blocked=own.blocked,
+        rebooted=process.rebooted,
         last_update_s=None if last is None else last.last_update_s,
         all_unset=last is not None and not last.statistics and not last.refused,
         kicked=p.history.kicked,
-        advancing=p.advancing,
-        quiet_for_s=(p.watched.read(now.mono_ns) - p.quiet_since_ns) / SECOND_NS,
-        checking=p.check_at_ns <= now.mono_ns,
-        deadline_s=deadline_ns(p.interval_s, settings) / SECOND_NS,
+        advancing=p.cadence.advancing,
+        silent_s=(p.observed.read(turn.mono_ns) - p.cadence.silent_since_ns) / SECOND_NS,
+        checking=p.schedule.check_at_ns <= turn.mono_ns,
+        deadline_s=deadline_ns(process.interval_s, turn.settings) / SECOND_NS,
     )

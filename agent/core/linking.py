@@ -1,147 +1,162 @@
-"""The way to a VM: what it means that a link is there, or is not, and when to try again."""
+"""The link: what it means that one opened or ended, and when to open the next one. Part of `step`."""
+
+from collections.abc import Mapping
 
 from msgspec.structs import replace
 
 from agent.core import announcing, device, epochs, ownership
-from agent.core.events import Away, CloseLink, Effect, Forget, Idle, Opening
+from agent.core.events import Away, CloseLink, Forget, Idle, Opening
 from agent.core.ownership import IntervalChange, Ownership
-from agent.core.poller import SECOND_NS, Poller, PollSettings
-from agent.core.reading import Access, Now, SocketMark, State
-from agent.core.states import LEFT_ALONE
+from agent.core.poller import SECOND_NS, Attempts, Link, Poller, Process
+from agent.core.reading import Access, SocketMark, State
+from agent.core.states import NO_GREETING_FAULTS
+from agent.core.turn import Turn
 from agent.errors import LinkFault
 
 DYING_TRIES, DYING_WAIT_NS = 5, 40_000_000
 """A killed QEMU closes its connections before its listener: `gone` within 0.4 s, not `unreachable` first."""
 
-SHARED_AGAIN_NS = {LinkFault.BUSY: SECOND_NS, LinkFault.SILENT: 3 * SECOND_NS}
-"""When to come back to a shared monitor that others are in. A silence leaves one of ours in QEMU's queue."""
+OCCUPIED_RETRY_NS: Mapping[LinkFault, int] = {LinkFault.BUSY: SECOND_NS, LinkFault.SILENT: 3 * SECOND_NS}
+"""When to return to a shared monitor that other clients have. A connection that got no greeting may still be
+in QEMU's queue, so the next attempt after a silence comes later."""
 
-JUST_NOW_VISITS = 4
-"""A visit so soon after a check goes on where the one before broke off: a slow QEMU must not be asked the
-same again and again."""
+FRESH_CHECK_VISITS = 4
+"""A visit this soon after a check does not check again: a slow QEMU would otherwise never get to its
+reading."""
 
 LASTING_NS = 30 * SECOND_NS
-"""A conversation that ends sooner was no success: a peer that greets and hangs up is not asked in a loop."""
+"""A link that ends sooner does not reset the backoff: a peer that greets and hangs up is not retried in a
+loop."""
+
+RETRY_S: Mapping[tuple[Access, LinkFault], tuple[float, float]] = {
+    **{(access, fault): (60.0, 900.0) for access in Access for fault in NO_GREETING_FAULTS},
+    (Access.SHARE, LinkFault.BUSY): (1.0, 30.0),  # such an attempt leaves nothing in QEMU's queue
+}
+"""The first and the longest pause before another attempt; `RETRY_DEFAULT_S` for other faults. An attempt
+disturbs the clients of a monitor that is in use, so pauses there are long."""
+
+RETRY_DEFAULT_S = (0.25, 30.0)
+
+FIRST_SILENCE_SHARED_S = 3.0
+"""In `share`, the pause after the first silence: the next attempt looks whether this one is still queued."""
 
 
-def opened(
-    p: Poller,
-    mark: SocketMark,
-    change: IntervalChange | None,
-    now: Now,
-    settings: PollSettings,
-    effects: list[Effect],
-) -> Poller:
-    """Take in a link to the process `mark`; `change` is the recorded change of its interval."""
-    visit_ends_ns = now.mono_ns + settings.visit_ns if p.access is Access.SHARE else None
-    run_state = p.run_state if p.fault is None else None
-    since_ns = now.mono_ns if p.in_touch_since_ns is None else p.in_touch_since_ns
+def opened(p: Poller, mark: SocketMark, change: IntervalChange | None, turn: Turn) -> Poller:
+    """Return the poller with a link to the process `mark`. `change` is the ledger's entry for it."""
+    run_state = p.process.run_state if p.link.fault is None else None
+    open_since_ns = p.attempts.open_since_ns
     p = replace(
         p,
         phase=Idle(),
-        fault=None,
-        fault_detail="",
-        visit_ends_ns=visit_ends_ns,
-        kept_out_since_ns=None,
-        in_touch_since_ns=since_ns,
+        link=Link(
+            claimed=p.link.claimed,
+            visit_ends_ns=turn.mono_ns + turn.settings.visit_ns if _shared(p) else None,
+        ),
+        attempts=replace(p.attempts, open_since_ns=turn.mono_ns if open_since_ns is None else open_since_ns),
     )
-    if p.access is Access.SHARE and not p.path_present:
-        return left_for_good(p, effects)
-    let_go = p.announced is not None and p.announced.judgement.state is State.GONE  # of its id
-    if mark == p.greeted and p.identity is not None and not let_go:
-        # The same process: what is known of it stands, but anything may have happened meanwhile.
-        if p.access is Access.SHARE:
-            checked_ns = p.check_at_ns - settings.recheck_ns
-            just_now = p.answered and now.mono_ns - checked_ns < JUST_NOW_VISITS * settings.visit_ns
-            return replace(
-                p, answered=True, run_state=run_state, check_at_ns=p.check_at_ns if just_now else now.mono_ns
-            )
-        return replace(
-            p, answered=True, run_state=run_state, check_at_ns=now.mono_ns, actual_at_ns=now.mono_ns
-        )
-    if mark != p.greeted:
-        before_mark = p.greeted if p.before is None else p.before.mark
-        if before_mark is not None and mark != before_mark:
-            effects.append(Forget(before_mark))
-        own = Ownership()
-        if change is not None and change.mark == mark:
-            own = ownership.recall(change, ours_s=settings.interval_s)
-        p = device.new(replace(p, ownership=own), now, guest_reset=True)
-        if p.before is not None and p.before.mark == mark:
-            # The process of before: what was emitted stands, and what could not be seen meanwhile is missed.
-            history = epochs.break_rhythm(p.before.history)
-            p = replace(p, history=history, read_mono_ns=p.before.read_mono_ns)
-        p = replace(p, before=None)
+    if _shared(p) and not p.socket.present:
+        return leave_removed_socket(p, turn)
+    id_released = p.reported is not None and p.reported.verdict.state is State.GONE
+    if mark == p.process.mark and p.process.identity is not None and not id_released:
+        return _same_process(p, run_state, turn)
+    if mark != p.process.mark:
+        p = _new_process(p, mark, change, turn)
+    return replace(p, link=replace(p.link, claimed=False), process=Process(mark))
+
+
+def _same_process(p: Poller, run_state: str | None, turn: Turn) -> Poller:
+    """What is known of the process stands, but anything may have changed since: check it."""
+    schedule = p.schedule
+    if not _shared(p):
+        schedule = replace(schedule, check_at_ns=turn.mono_ns, actual_at_ns=turn.mono_ns)
+    else:
+        checked_ns = schedule.check_at_ns - turn.settings.recheck_ns
+        fresh = turn.mono_ns - checked_ns < FRESH_CHECK_VISITS * turn.settings.visit_ns
+        if not (p.link.claimed and fresh):
+            schedule = replace(schedule, check_at_ns=turn.mono_ns)
     return replace(
         p,
-        greeted=mark,
-        answered=False,
-        identity=None,
-        run_state=None,
-        balloon_path=None,
-        balloon=None,
-        interval_s=0,
-        rebooted=False,
-        reset_unread=False,
+        link=replace(p.link, claimed=True),
+        process=replace(p.process, run_state=run_state),
+        schedule=schedule,
     )
 
 
-def left_for_good(p: Poller, effects: list[Effect]) -> Poller:
-    """Return the poller away from a socket whose path has gone: in `share` a link is no reason to stay."""
-    effects.append(CloseLink())
+def _new_process(p: Poller, mark: SocketMark, change: IntervalChange | None, turn: Turn) -> Poller:
+    mark_before = p.process.mark if p.before is None else p.before.mark
+    if mark_before is not None and mark != mark_before:
+        turn.do(Forget(mark_before))
+    own = Ownership()
+    if change is not None and change.mark == mark:
+        own = ownership.recall(change, ours_s=turn.settings.interval_s)
+    p = device.new(p, own, turn, guest_reset=True)
+    if p.before is not None and p.before.mark == mark:
+        # An earlier run knew this process: its samples stand, and updates since then may be missed.
+        p = replace(
+            p,
+            history=epochs.break_rhythm(p.before.history),
+            cadence=replace(p.cadence, read_mono_ns=p.before.read_mono_ns),
+        )
+    return replace(p, before=None)
+
+
+def leave_removed_socket(p: Poller, turn: Turn) -> Poller:
+    """Return the poller without the link to a socket that is not there any more; in `share` none is kept."""
+    turn.do(CloseLink())
     return replace(
         p,
         phase=Away(None),
-        answered=False,
-        visit_ends_ns=None,
-        in_touch_since_ns=None,
-        fault=LinkFault.MISSING,
+        link=Link(fault=LinkFault.MISSING),
+        attempts=replace(p.attempts, open_since_ns=None),
     )
 
 
-def failed(p: Poller, fault: LinkFault, detail: str, now: Now, chance: int, settings: PollSettings) -> Poller:
-    """Take in that there is no link any more, or none yet."""
-    may_be_inside = p.access is Access.SHARE and fault in (LinkFault.SILENT, LinkFault.BUSY)
-    if may_be_inside and p.answered and p.path_present:
-        since_ns = now.mono_ns if p.kept_out_since_ns is None else p.kept_out_since_ns
-        if now.mono_ns - since_ns < announcing.deadline_ns(p.interval_s, settings):
-            # Somebody else is inside: what is known of the VM stands as long as a guest's silence would.
-            again_ns = now.mono_ns + SHARED_AGAIN_NS[fault]
-            return replace(p, phase=Away(again_ns), kept_out_since_ns=since_ns)
-    was_talking = p.answered and not isinstance(p.phase, Opening)
-    since_ns = p.in_touch_since_ns
-    lasted = since_ns is not None and now.mono_ns - since_ns >= LASTING_NS
-    p = replace(
-        p,
-        answered=False,
-        visit_ends_ns=None,
-        kept_out_since_ns=None,
-        in_touch_since_ns=None,
-        other_address=None,
-        failures=0 if lasted else p.failures,
-    )
-    if not p.path_present:
-        return replace(p, phase=Away(None), fault=LinkFault.MISSING, fault_detail=detail)
-    may_be_dying = p.fault is None and (was_talking or p.failures > 0) and p.failures < DYING_TRIES
+def failed(p: Poller, fault: LinkFault, detail: str, turn: Turn) -> Poller:
+    """Return the poller after its link, or the attempt to open one, ended with `fault`."""
+    if _shared(p) and fault in OCCUPIED_RETRY_NS and p.link.claimed and p.socket.present:
+        since_ns = p.link.occupied_since_ns
+        since_ns = turn.mono_ns if since_ns is None else since_ns
+        if turn.mono_ns - since_ns < announcing.deadline_ns(p.process.interval_s, turn.settings):
+            # Another client has the monitor. What is known of the VM stands for as long as if its guest were
+            # silent.
+            retry_at_ns = turn.mono_ns + OCCUPIED_RETRY_NS[fault]
+            return replace(p, phase=Away(retry_at_ns), link=replace(p.link, occupied_since_ns=since_ns))
+    was_open = p.link.claimed and not isinstance(p.phase, Opening)
+    fault_before = p.link.fault
+    since_ns = p.attempts.open_since_ns
+    lasted = since_ns is not None and turn.mono_ns - since_ns >= LASTING_NS
+    failures = 0 if lasted else p.attempts.failures
+    if not p.socket.present:
+        return _without_link(p, Away(None), LinkFault.MISSING, detail, failures)
+    may_be_dying = fault_before is None and (was_open or failures > 0) and failures < DYING_TRIES
     if fault is LinkFault.HUNG_UP and may_be_dying:
-        # Whether QEMU has gone or only hung up, the next attempt tells; a dying one may listen a while.
-        wait_ns = DYING_WAIT_NS * p.failures
-        return replace(p, phase=Away(now.mono_ns + wait_ns), failures=p.failures + 1)
-    same_patience = (fault in LEFT_ALONE) == (p.fault in LEFT_ALONE)
-    failures = p.failures + 1 if same_patience else 1
-    retry_at_ns = _retry_at(p.access, fault, failures, now.mono_ns, chance)
-    return replace(p, phase=Away(retry_at_ns), fault=fault, fault_detail=detail, failures=failures)
+        # Only the next attempt tells whether QEMU has exited; a dying one may accept connections a little
+        # longer.
+        retry = Away(turn.mono_ns + DYING_WAIT_NS * failures)
+        return _without_link(p, retry, None, p.link.fault_detail, failures + 1)
+    same_backoff = (fault in NO_GREETING_FAULTS) == (fault_before in NO_GREETING_FAULTS)
+    failures = failures + 1 if same_backoff else 1
+    return _without_link(p, Away(_retry_at(p, fault, failures, turn)), fault, detail, failures)
 
 
-def _retry_at(access: Access, fault: LinkFault, failures: int, mono_ns: int, chance: int) -> int | None:
-    """Return when to try again. An attempt is itself intrusive where the monitor is somebody else's."""
+def _without_link(p: Poller, away: Away, fault: LinkFault | None, detail: str, failures: int) -> Poller:
+    return replace(
+        p, phase=away, link=Link(fault=fault, fault_detail=detail), attempts=Attempts(failures=failures)
+    )
+
+
+def _retry_at(p: Poller, fault: LinkFault, failures: int, turn: Turn) -> int | None:
+    """Return when to try again, between four fifths of the pause and all of it; `None`: not with this
+    socket."""
     if fault is LinkFault.NOT_QMP:
         return None
-    first_s, longest_s = (60.0, 900.0) if fault in LEFT_ALONE else (0.25, 30.0)
-    if access is Access.SHARE and fault is LinkFault.BUSY:  # nothing of ours is left there by an attempt
-        first_s, longest_s = 1.0, 30.0
-    elif access is Access.SHARE and fault is LinkFault.SILENT and failures == 1:
-        first_s = 3.0  # to look whether it still waits there; where that cannot be seen, the next is no first
-    wait_s = min(first_s * 2 ** min(failures - 1, 16), longest_s)
-    roll = (chance >> 75) / (1 << 53)
-    return mono_ns + int(wait_s * (0.8 + 0.2 * roll) * SECOND_NS)
+    first_s, longest_s = RETRY_S.get((p.endpoint.access, fault), RETRY_DEFAULT_S)
+    if _shared(p) and fault is LinkFault.SILENT and failures == 1:
+        first_s = FIRST_SILENCE_SHARED_S
+    pause_s = min(first_s * 2 ** min(failures - 1, 16), longest_s)
+    roll = (turn.chance >> 75) / (1 << 53)
+    return turn.mono_ns + int(pause_s * (0.8 + 0.2 * roll) * SECOND_NS)
+
+
+def _shared(p: Poller) -> bool:
+    return p.endpoint.access is Access.SHARE

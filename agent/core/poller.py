@@ -1,4 +1,21 @@
-"""What is known of one VM. Made by `begin`; changed by core/polling.step and what it calls."""
+"""What is known of one VM, grouped by how long it stays true.
+
+`begin` makes a `Poller`; core/polling.step changes it. Each group below has one lifetime, and ends by being
+assigned anew: what a reset forgets is what its group holds.
+
+| group      | true for                               | assigned anew by               |
+| ---------- | -------------------------------------- | ------------------------------ |
+| `endpoint` | the poller's life                      | never                          |
+| `socket`   | what discovery saw last                | `PathSeen`, `PathMissing`      |
+| `link`     | one link, or the failure that ended it | `Opened`, `LinkFailed`         |
+| `attempts` | a run of failures, from link to link   | the end of a link that lasted  |
+| `process`  | one introduction of one QEMU process   | `Opened`, unless known already |
+| `interval` | one balloon device                     | another process or device      |
+| `cadence`  | one balloon device                     | another process or device      |
+| `schedule` | until each question is asked           | each question                  |
+| `history`  | one VM, over all its processes         | another VM on the same path    |
+| `reported` | until the next state event             | each state event               |
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +40,7 @@ from agent.core.reading import (
     VmId,
     VmIdentity,
 )
-from agent.core.states import Judgement
+from agent.core.states import Verdict
 from agent.errors import LinkFault
 
 SECOND_NS = 1_000_000_000
@@ -31,7 +48,7 @@ SECOND_NS = 1_000_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PollSettings:
-    """What the operator decides about polling."""
+    """The operator's settings for polling."""
 
     interval_s: int = 10  # whole seconds, as QEMU takes them
     policy: IntervalPolicy = IntervalPolicy.FILL
@@ -39,118 +56,160 @@ class PollSettings:
     heartbeat_ns: int = 300 * SECOND_NS  # how often an unchanged state is repeated
     reading_deadline_ns: int = SECOND_NS  # then the VM is unreachable; the reading stays in flight
     recheck_ns: int = 30 * SECOND_NS  # how often interval and run state are read again
-    set_again_ns: int = 60 * SECOND_NS  # the pause before an interval that somebody set back is set once more
-    # Polling is switched on (0 to N asks at once) within so long of finding a VM, at a place of its own:
-    # else the guests of a host whose agent starts would all answer at one moment, now and ever after.
+    set_again_ns: int = 60 * SECOND_NS  # the pause before an interval that was set back is set once more
+    # Setting 0 to N makes QEMU ask the guest at once. Each VM gets its own moment within this time after it
+    # is found: otherwise all guests of a host would answer at the same moment from then on.
     spread_ns: int = 0
-    visit_ns: int = 80_000_000  # in `share`: leave before a second tool notices (100 ms is the promise)
+    visit_ns: int = 80_000_000  # in `share`: leave before other clients notice (100 ms is the promise)
 
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """Time that can stand still. `since_ns` None: it stands."""
+    """A clock that can stand still. `since_ns` None: it stands still."""
 
     total_ns: int = 0
     since_ns: int | None = None
 
     def read(self, mono_ns: int) -> int:
-        """Return the time that has passed on it."""
+        """Return the time that has passed on this clock at `mono_ns`."""
         return self.total_ns if self.since_ns is None else self.total_ns + mono_ns - self.since_ns
 
     def run(self, running: bool, mono_ns: int) -> "Clock":
-        """Let it run, or stand still, from `mono_ns` on."""
+        """Return the clock as it runs, or stands still, from `mono_ns` on."""
         if running == (self.since_ns is not None):
             return self
         return Clock(self.read(mono_ns), mono_ns if running else None)
 
     def when(self, reads_ns: int) -> int | None:
-        """Return when (monotonic) it will read `reads_ns`, 0 where it does already; `None`: it stands."""
+        """Return when (monotonic) it will read `reads_ns`; 0: it does already; `None`: it stands still."""
         if reads_ns <= self.total_ns:
             return 0
         return None if self.since_ns is None else self.since_ns + reads_ns - self.total_ns
 
 
-@dataclass(frozen=True, slots=True)
-class Announced:
-    """What was said of this VM last."""
+class Endpoint(Struct, frozen=True):
+    """Where the VM is, and what the configuration says of that place."""
 
-    judgement: Judgement
+    address: Address
+    path_id: VmId  # the VM's id if QEMU has no uuid
+    access: Access
+    name: str | None = None  # the VM's name if QEMU has none
+    labels: Mapping[str, str] = NO_LABELS
+
+
+class Socket(Struct, frozen=True):
+    """What discovery saw last at the path."""
+
+    present: bool = True
+    mark: SocketMark | None = None
+
+
+class Link(Struct, frozen=True):
+    """The open link; after its end, how it ended."""
+
+    claimed: bool = False  # the VM has been introduced and its id is claimed; in `share` also between visits
+    fault: LinkFault | None = None
+    fault_detail: str = ""
+    visit_ends_ns: int | None = None  # in `share`, while the link is open
+    occupied_since_ns: int | None = None  # in `share`: other clients have the monitor; what is known stands
+
+
+class Attempts(Struct, frozen=True):
+    """What decides when the next link is opened."""
+
+    failures: int = 0  # in a row
+    open_since_ns: int | None = None  # since when links open without a failure
+    other_address: Address | None = None  # another link holds this VM's id
+
+
+class Process(Struct, frozen=True):
+    """One QEMU process, as its answers describe it."""
+
+    mark: SocketMark | None = None  # None: no process has greeted yet
+    identity: VmIdentity | None = None
+    run_state: str | None = None  # None: being asked
+    balloon_path: str | None = None
+    interval_s: int = 0
+    balloon: Balloon | None = None
+    rebooted: bool = False  # RESET came, and no update of the new boot yet
+    reset_unread: bool = False  # RESET came, and the next reading may still show the boot before
+
+
+class Interval(Struct, frozen=True):
+    """What the agent did, and is about to do, with one device's polling interval."""
+
+    ownership: Ownership = field(default_factory=Ownership)
+    set_to_s: int | None = None  # to be set next; None: leave it
+    set_at_ns: int = 0  # not before
+    recorded: bool = False  # the change is in the ledger, so that it can be restored
+
+
+class Cadence(Struct, frozen=True):
+    """When one device's updates come. Instants are on `Poller.running` unless the name says otherwise."""
+
+    pace: Pace | None = None
+    read_at_ns: int | None = None  # the last reading
+    read_mono_ns: int | None = None  # the same on the monotonic clock, also if an earlier run read it
+    updated_at_ns: int | None = None  # the last update seen
+    interval_read_at_ns: int = 0  # when the interval was read last
+    updates_since: int = 0  # updates seen since then
+    overwritten_at_most: int = 0  # updates lost to a shorter interval; the next sample carries them
+    silent_since_ns: int = 0  # on `Poller.observed`: the last update, or since when one is due
+    advancing: bool = False
+
+    @property
+    def lag_at_most_ns(self) -> int | None:
+        """The longest time between the last update and its reading; `None`: not known.
+
+        The update came after the last reading without it, at least an interval after the update before, and
+        not before its own second. The real lag is far below in most cases.
+        """
+        if self.updated_at_ns is None or self.pace is None or self.pace.low_ns is None:
+            return None
+        return self.updated_at_ns - self.pace.low_ns
+
+
+class Schedule(Struct, frozen=True):
+    """When the questions besides readings are due, on the monotonic clock."""
+
+    check_at_ns: int = 0
+    no_check_before_ns: int = 0  # whatever happens: see asking.CHECK_SPACING_NS
+    actual_at_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """The last state event."""
+
+    verdict: Verdict
     since_ms: int
     previous: State | None
     heartbeat_at_ns: int
 
 
 class Poller(Struct, frozen=True):
-    """Everything that is known of one VM. Made by `begin`, changed by `step` alone.
+    """Everything that is known of one VM. Made by `begin`, changed by core/polling.step alone.
 
-    A `Struct`, as are its parts that are replaced at every event: `dataclasses.replace` of so many fields
-    takes 8 µs, some nine times for each sample; msgspec's takes 0.5 µs.
+    A `Struct`, as are its groups: `msgspec.structs.replace` costs a sixteenth of `dataclasses.replace`, and
+    runs several times for each sample.
     """
 
-    address: Address
-    path_id: VmId  # its id where QEMU has no uuid
-    access: Access
-    given_name: str | None
-    labels: Mapping[str, str]
+    endpoint: Endpoint
     phase: Phase
-    # the link
-    path_present: bool = True
-    seen_mark: SocketMark | None = None  # what discovery saw last at the path
-    greeted: SocketMark | None = None  # the process of this link, or of the last one
-    answered: bool = False  # it has introduced itself and its id is ours
-    fault: LinkFault | None = None
-    fault_detail: str = ""
-    failures: int = 0  # in a row; forgotten once a conversation has lasted
-    in_touch_since_ns: int | None = None  # since when links open and nothing fails
-    other_address: Address | None = None
-    visit_ends_ns: int | None = None  # in `share`, while the link is open
-    kept_out_since_ns: int | None = None  # in `share`: others are inside, and what we know still stands
-    # the VM
-    identity: VmIdentity | None = None
-    run_state: str | None = None
-    balloon_path: str | None = None
-    interval_s: int = 0
-    balloon: Balloon | None = None
-    rebooted: bool = False
-    reset_unread: bool = False  # the next reading may still show the boot before
-    check_at_ns: int = 0
-    no_check_before_ns: int = 0  # whatever happens: see asking.CHECK_SPACING_NS
-    actual_at_ns: int | None = None
-    ownership: Ownership = field(default_factory=Ownership)
-    set_to_s: int | None = None  # the interval is to be set to this next
-    set_at_ns: int = 0  # and not before
-    remembered: bool = False  # and that is written down
-    # its updates; instants on `running`, the VM's own time as far as we know
-    running: Clock = field(default_factory=Clock)
-    watched: Clock = field(default_factory=Clock)  # the same, but only while we were in conversation
-    pace: Pace | None = None
+    socket: Socket = field(default_factory=Socket)
+    link: Link = field(default_factory=Link)
+    attempts: Attempts = field(default_factory=Attempts)
+    process: Process = field(default_factory=Process)
+    interval: Interval = field(default_factory=Interval)
+    cadence: Cadence = field(default_factory=Cadence)
+    schedule: Schedule = field(default_factory=Schedule)
+    running: Clock = field(default_factory=Clock)  # the VM's running time, as far as it is known
+    observed: Clock = field(default_factory=Clock)  # the same, while the VM also answered
     history: History = field(default_factory=History)
-    history_id: VmId | None = None  # whose history it is
-    read_at_ns: int | None = None  # the last reading of this device
-    read_mono_ns: int | None = None  # the same on the monotonic clock, also where an earlier run took it
-    updated_at_ns: int | None = None  # the last update seen
-    interval_read_at_ns: int = 0  # when the interval was asked last
-    updates_since: int = 0  # seen since then
-    overwritten: int = 0  # at most; the next sample carries it
-    quiet_since_ns: int = 0  # on `watched`: the last update, or since when one is due
-    advancing: bool = False
-    # what was said
-    before: Memory | None = (
-        None  # how this path was left before, until the first link tells whether it is the same
-    )
-    announced: Announced | None = None
+    history_id: VmId | None = None  # the VM that `history` belongs to
+    before: Memory | None = None  # how an earlier run left this path; until the first link
+    reported: Reported | None = None
     sequence: int = 0  # of the last state event
-
-    @property
-    def lag_at_most_ns(self) -> int | None:
-        """For how long the last update may have been there when it was read; `None`: nothing is known of it.
-
-        Not from before the reading that showed nothing yet, nor sooner than an interval after the update
-        before it, nor from before its own second: the true lag is mostly far below.
-        """
-        if self.updated_at_ns is None or self.pace is None or self.pace.low_ns is None:
-            return None
-        return self.updated_at_ns - self.pace.low_ns
 
 
 def begin(
@@ -163,13 +222,20 @@ def begin(
     mark: SocketMark | None = None,
     before: Memory | None = None,
 ) -> Poller:
-    """Return the poller of a VM just discovered; its first `step` opens a link.
+    """Return the poller of a VM that was just discovered. Call `step` with a `Tick` next: it opens a link.
 
-    `mark` is what discovery saw at the path. `before` is how the same path was left, in this run or an
-    earlier one, where that is known: nothing is emitted twice, sequences go on, and the first sample of a
-    new epoch can name the one before.
+    Args:
+        address: where the VM is.
+        path_id: its id if QEMU has no uuid.
+        access: how its monitor is used.
+        name: its name if QEMU has none.
+        labels: what the configuration took from the path.
+        mark: what discovery saw at the path.
+        before: how the same path was left, in this run or an earlier one; `None`: not known. With it nothing
+            is emitted twice, sequences continue, and the first sample of a new epoch names the one before.
     """
-    poller = Poller(address, path_id, access, name, labels, Away(0), seen_mark=mark)
+    endpoint = Endpoint(address, path_id, access, name, labels)
+    poller = Poller(endpoint, Away(0), Socket(mark=mark))
     if before is None:
         return poller
     return replace(
@@ -182,8 +248,16 @@ def begin(
 
 
 def remember(p: Poller) -> Memory:
-    """Return what to keep of a VM, for `begin`."""
-    if p.before is not None:  # nobody has answered yet: what was known stands
+    """Return what to store of a VM, for the next `begin` on the same path."""
+    if p.before is not None:  # no link yet: what an earlier run stored stands
         return replace(p.before, sequence=p.sequence)
-    state = None if p.announced is None else p.announced.judgement.state
-    return Memory(str(p.address), p.greeted, p.history_id, p.history, p.read_mono_ns, state, p.sequence)
+    state = None if p.reported is None else p.reported.verdict.state
+    return Memory(
+        str(p.endpoint.address),
+        p.process.mark,
+        p.history_id,
+        p.history,
+        p.cadence.read_mono_ns,
+        state,
+        p.sequence,
+    )

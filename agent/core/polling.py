@@ -1,16 +1,52 @@
-"""One VM: what happened to it, what to do now, and what to say of it.
+"""The polling state machine of one VM.
 
 Three rules hold here and nowhere else in the agent:
 
 1. Every change of a VM's polling state is made by `step`.
-2. Neither it nor what it calls reads a clock, draws a random number, logs or awaits anything.
+2. `step` and what it calls read no clock, draw no random number, log nothing and await nothing.
 3. `step` accepts every event in every phase; `IGNORED` lists the pairs that do nothing.
 
-The state a VM is *in* is not stored: it is judged anew from the facts after every event
-(core/states.py), and announced when it differs from what was announced last.
+How to use it: `begin` makes a poller (core/poller.py). Call `step` with each event and perform the effects
+that it returns, in order. Feed what comes of them back as events: an open link as `Opened`, each answer as
+the event that `ANSWERS` names, a refusal as `Refused`, the end of a link as `LinkFailed`. At `wakeup_at`,
+call `step` with a `Tick`. One link and one question are in flight at a time, so an answer needs no number.
 
-Here and in core/linking.py, core/device.py and core/sampling.py is what each event means; core/asking.py says
-what to do next, core/announcing.py what to say.
+Theory. Five machines run side by side. Each one has its own groups of fields in `Poller`, and ends when these
+are assigned anew.
+
+1. The link (`phase`, `socket`, `link`, `attempts`; core/linking.py, core/asking.py):
+
+       Away ──retry due──► Opening ──Opened──► Idle ◄──answer── Asking
+        ▲                     │                 │  ──question──►   │
+        └─────────────────────┴── LinkFailed, or a visit ends ─────┘
+        └── the VM is `gone` and its path is missing ──► Retired
+
+   In `share` a link is a visit: it opens when a question is due and ends before other clients notice.
+
+2. The process (`process`; core/device.py). A link is introduced (INTRODUCE), then its id is claimed (CLAIM);
+   only then is the VM known. A check (CHECK) repeats what may change: run state, balloon, interval.
+
+3. The interval (`interval`; core/ownership.py). A change is wanted, recorded in the ledger (REMEMBER), made
+   (SET_INTERVAL), and left to others after they have set it back twice.
+
+4. The cadence (`cadence`, `history`, the clocks; core/sampling.py, core/pacing.py, core/epochs.py). A reading
+   (READ) is due just after each update; it shows one or it does not, and either moves the next one.
+
+5. The state (`reported`; core/states.py, core/announcing.py). It is never stored as a fact: after every event
+   it is judged anew from the other four, and reported if it differs from what was reported last.
+
+The machines meet in these places only:
+
+- A link to another process starts 2, 3 and 4 anew; another balloon device starts 3 and 4 anew.
+- 3 waits for the first reading of 4, so that the values that stand are read before QEMU overwrites them.
+  Setting the interval starts the pace of 4 anew.
+- The run state of 2 runs and stops the clock of 4, so a pause moves no reading. Silence counts against the
+  guest only while the link answers: `observed` stands still otherwise.
+- RESET ends the epoch of 4 and marks the process as rebooted until an update of the new boot comes.
+- `gone` in 5 releases the id that 2 claimed, and removes what 3 recorded.
+
+`step` does four things, in this order: it applies the event, asks the next question or opens or leaves the
+link, runs the clocks, and reports the state.
 """
 
 from collections.abc import Container, Mapping
@@ -19,7 +55,7 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
-from agent.core import announcing, asking, device, epochs, linking, ownership, pacing, sampling
+from agent.core import announcing, asking, device, epochs, linking, pacing, sampling
 from agent.core.events import (
     ActualRead,
     Answered,
@@ -48,8 +84,9 @@ from agent.core.events import (
     Retired,
     Tick,
 )
-from agent.core.poller import Poller, PollSettings
-from agent.core.reading import Access, Balloon, Now
+from agent.core.poller import Interval, Poller, PollSettings, Socket
+from agent.core.reading import Access, Balloon, Now, SocketMark
+from agent.core.turn import Turn
 from agent.errors import LinkFault
 
 
@@ -61,18 +98,19 @@ class Step:
     effects: tuple[Effect, ...] = ()
 
 
-_LEFT = "from a link we left"
+_OLD_LINK = "from a link that was left"
 IGNORED: Mapping[tuple[type[Event], type[Phase]], str] = {
     **{
-        (event, phase): _LEFT
+        (event, phase): _OLD_LINK
         for event in (Introduced, Answered, Checked, ActualRead, Done, Refused, Duplicate)
         for phase in (Away, Opening, Idle)
     },
-    **{(event, phase): _LEFT for event in (MonitorEvent, BalloonChanged) for phase in (Away, Opening)},
-    **{(Opened, phase): "an attempt we gave up" for phase in (Away, Idle, Asking)},
-    (LinkFailed, Away): "told already",
+    **{(event, phase): _OLD_LINK for event in (MonitorEvent, BalloonChanged) for phase in (Away, Opening)},
+    **{(Opened, phase): "from an attempt that was given up" for phase in (Away, Idle, Asking)},
+    (LinkFailed, Away): "the end of this link is known already",
 }
-"""Late facts are normal; these pairs of event and phase do nothing, and why. `Retired` ignores everything."""
+"""Late facts are normal. These pairs of event and phase do nothing, and why. `Retired` ignores every
+event."""
 
 
 ANSWERS: Mapping[type[Event], Container[Question]] = {
@@ -83,7 +121,7 @@ ANSWERS: Mapping[type[Event], Container[Question]] = {
     Done: {Question.CLAIM, Question.REMEMBER, Question.SET_INTERVAL},
     Duplicate: {Question.CLAIM},
 }
-"""Which question each answer answers; `Refused` answers any."""
+"""The question that each answer belongs to. `Refused` may answer any."""
 
 
 def step(poller: Poller, event: Event, *, now: Now, chance: int, settings: PollSettings) -> Step:
@@ -93,28 +131,28 @@ def step(poller: Poller, event: Event, *, now: Now, chance: int, settings: PollS
         poller: the poller `event` happened to.
         event: what happened. An answer belongs to the question in flight.
         now: the instant of the event; never earlier on the monotonic clock than in the call before.
-        chance: a uniform draw from [0, 2**128): names a new epoch, jitters a retry.
-        settings: what the operator decided.
+        chance: a uniform draw from [0, 2**128): names a new epoch, spreads a retry.
+        settings: the operator's settings.
 
     Returns:
-        The next poller, and the effects to perform in order. No effect depends on the outcome of
-        another one in the same step.
+        The next poller, and the effects to perform in order. No effect depends on the outcome of another one
+        in the same step.
     """
     if isinstance(poller.phase, Retired) or (type(event), type(poller.phase)) in IGNORED:
         return Step(poller)
     if isinstance(poller.phase, Asking) and poller.phase.question not in ANSWERS.get(type(event), Question):
-        return Step(poller)  # the answer to a question of a link we left
-    effects: list[Effect] = []
-    poller = _apply(poller, event, now, chance, settings, effects)
-    poller = asking.proceed(poller, now, settings, effects)
-    running = poller.run_state == "running"
+        return Step(poller)  # the answer to a question of a link that was left
+    turn = Turn(now, chance, settings)
+    poller = _apply(poller, event, turn)
+    poller = asking.proceed(poller, turn)
+    running = poller.process.run_state == "running"
     poller = replace(
         poller,
         running=poller.running.run(running, now.mono_ns),
-        watched=poller.watched.run(running and announcing.conversing(poller), now.mono_ns),
+        observed=poller.observed.run(running and announcing.is_answering(poller), now.mono_ns),
     )
-    poller = announcing.announce(poller, now, settings, effects)
-    return Step(poller, tuple(effects))
+    poller = announcing.announce(poller, turn)
+    return Step(poller, tuple(turn.effects))
 
 
 def wakeup_at(poller: Poller, settings: PollSettings) -> int | None:
@@ -124,13 +162,13 @@ def wakeup_at(poller: Poller, settings: PollSettings) -> int | None:
     times = [
         _phase_wakeup_at(poller),
         announcing.stall_at(poller, settings),
-        None if poller.announced is None else poller.announced.heartbeat_at_ns,
+        None if poller.reported is None else poller.reported.heartbeat_at_ns,
     ]
     return min((at for at in times if at is not None), default=None)
 
 
 def is_reading(poller: Poller) -> bool:
-    """Whether a reading is under way whose deadline has not passed."""
+    """Return whether a reading is in flight and its deadline has not passed."""
     match poller.phase:
         case Asking(question=Question.READ, overdue=False):
             return True
@@ -141,7 +179,7 @@ def is_reading(poller: Poller) -> bool:
 def _phase_wakeup_at(p: Poller) -> int | None:
     match p.phase:
         case Away(retry_at_ns):
-            return retry_at_ns if p.path_present else None
+            return retry_at_ns if p.socket.present else None
         case Opening(deadline_ns):
             return deadline_ns
         case Asking(deadline_ns=deadline_ns, overdue=overdue):
@@ -155,139 +193,154 @@ def _phase_wakeup_at(p: Poller) -> int | None:
 # --- what an event means ---
 
 
-def _apply(
-    p: Poller, event: Event, now: Now, chance: int, settings: PollSettings, effects: list[Effect]
-) -> Poller:
+def _apply(p: Poller, event: Event, turn: Turn) -> Poller:
     match event:
         case Opened(mark, change):
-            return linking.opened(p, mark, change, now, settings, effects)
+            return linking.opened(p, mark, change, turn)
         case LinkFailed(fault, detail):
-            return linking.failed(p, fault, detail, now, chance, settings)
+            return linking.failed(p, fault, detail, turn)
         case Introduced():
-            return device.introduced(p, event, now, settings, effects)
+            return device.introduced(p, event, turn)
         case Answered(reading):
-            return sampling.read(p, reading, now, chance, settings, effects)
+            return sampling.read(p, reading, turn)
         case Checked(run_state, balloon_path, interval_s):
-            p = replace(p, phase=Idle(), check_at_ns=now.mono_ns + settings.recheck_ns)
-            return device.ran(
-                device.found(p, balloon_path, interval_s, now, settings, effects), run_state, now
-            )
+            return device.checked(p, run_state, balloon_path, interval_s, turn)
         case ActualRead(actual_bytes):
-            balloon = p.balloon if actual_bytes is None else Balloon(actual_bytes, now.unix_ms)
-            return replace(p, phase=Idle(), actual_at_ns=None, balloon=balloon)
+            p = _without_actual_due(p)
+            return p if actual_bytes is None else _with_actual(p, actual_bytes, turn)
         case Done():
-            return _done(p, now)
+            return _done(p, turn)
         case Refused(detail):
-            return _refused(p, detail, now, chance, settings, effects)
+            return _refused(p, detail, turn)
         case MonitorEvent(kind):
-            return _monitor_event(p, kind, now)
+            return _monitor_event(p, kind, turn)
         case BalloonChanged(actual_bytes):
-            return replace(p, balloon=Balloon(actual_bytes, now.unix_ms))
+            return _with_actual(p, actual_bytes, turn)
         case PathSeen(mark):
-            if mark == p.seen_mark and p.path_present:
-                return p
-            again = isinstance(p.phase, Away) and (p.seen_mark is not None or p.failures > 0)
-            phase = Away(now.mono_ns) if again else p.phase
-            return replace(
-                p, path_present=True, seen_mark=mark, phase=phase, failures=0 if again else p.failures
-            )
+            return _path_seen(p, mark, turn)
         case PathMissing():
-            p = replace(p, path_present=False)
-            if isinstance(p.phase, Idle | Asking) and p.access is Access.SHARE:
-                return linking.left_for_good(p, effects)
-            return replace(p, fault=LinkFault.MISSING) if isinstance(p.phase, Away) else p
+            return _path_missing(p, turn)
         case Duplicate(other):
-            p = asking.leave(p, now.mono_ns + settings.set_again_ns, effects)
-            return replace(p, other_address=other, identity=None, answered=False)
+            p = asking.leave(p, turn.mono_ns + turn.settings.set_again_ns, turn)
+            return replace(
+                p,
+                link=replace(p.link, claimed=False),
+                attempts=replace(p.attempts, other_address=other),
+                process=replace(p.process, identity=None),
+            )
         case Tick():
-            return _tick(p, now, chance, settings, effects)
+            return _tick(p, turn)
         case _:
             assert_never(event)
 
 
-def _done(p: Poller, now: Now) -> Poller:
+def _with_actual(p: Poller, actual_bytes: int, turn: Turn) -> Poller:
+    return replace(p, process=replace(p.process, balloon=Balloon(actual_bytes, turn.now.unix_ms)))
+
+
+def _without_actual_due(p: Poller) -> Poller:
+    return replace(p, phase=Idle(), schedule=replace(p.schedule, actual_at_ns=None))
+
+
+def _done(p: Poller, turn: Turn) -> Poller:
     assert isinstance(p.phase, Asking)
     match p.phase.question:
         case Question.CLAIM:
-            return replace(p, phase=Idle(), answered=True, failures=0, other_address=None)
-        case Question.REMEMBER:
-            return replace(p, phase=Idle(), remembered=True)
-        case Question.SET_INTERVAL:
-            assert p.set_to_s is not None
-            kicked = p.interval_s == 0
-            p = replace(
+            return replace(
                 p,
                 phase=Idle(),
-                interval_read_at_ns=p.running.read(now.mono_ns),
-                updates_since=0,
-                ownership=ownership.written(p.ownership, interval_before_s=p.interval_s, set_to_s=p.set_to_s),
-                interval_s=p.set_to_s,
-                set_to_s=None,
-                remembered=False,
-                history=replace(p.history, kicked=kicked),
+                link=replace(p.link, claimed=True),
+                attempts=replace(p.attempts, failures=0, other_address=None),
             )
-            return device.paced(p, now, kicked=kicked)
+        case Question.REMEMBER:
+            return replace(p, phase=Idle(), interval=replace(p.interval, recorded=True))
+        case Question.SET_INTERVAL:
+            return device.interval_set(p, turn)
         case question:
             raise AssertionError(f"{question} is not answered by Done")
 
 
-def _refused(
-    p: Poller, detail: str, now: Now, chance: int, settings: PollSettings, effects: list[Effect]
-) -> Poller:
+def _refused(p: Poller, detail: str, turn: Turn) -> Poller:
     assert isinstance(p.phase, Asking)
     match p.phase.question:
         case Question.READ:
-            # Most likely the balloon has gone: look for it, and do not read again before.
-            assert p.pace is not None
-            later_ns = p.running.read(now.mono_ns) + p.pace.interval_ns
-            pace = pacing.read_at(p.pace, later_ns)
-            return replace(p, phase=Idle(), pace=pace, check_at_ns=now.mono_ns)
+            # The balloon was probably unplugged: check for it, and do not read again before.
+            pace = p.cadence.pace
+            assert pace is not None
+            pace = pacing.read_at(pace, p.running.read(turn.mono_ns) + pace.interval_ns)
+            return _check_at(replace(p, phase=Idle(), cadence=replace(p.cadence, pace=pace)), turn.mono_ns)
         case Question.CHECK:
-            return replace(p, phase=Idle(), check_at_ns=now.mono_ns + settings.recheck_ns)
+            return _check_at(replace(p, phase=Idle()), turn.mono_ns + turn.settings.recheck_ns)
         case Question.ACTUAL:
-            return replace(p, phase=Idle(), actual_at_ns=None)
+            return _without_actual_due(p)
         case Question.REMEMBER | Question.SET_INTERVAL:
-            if p.ownership.set_s is None and p.greeted is not None:
-                effects.append(Forget(p.greeted))  # remembered, and then not done
-            own = replace(p.ownership, blocked=detail)
-            return replace(p, phase=Idle(), ownership=own, set_to_s=None, remembered=False)
+            own = p.interval.ownership
+            if own.set_s is None and p.process.mark is not None:
+                turn.do(Forget(p.process.mark))  # recorded, and then not made
+            interval = Interval(replace(own, blocked=detail), set_at_ns=p.interval.set_at_ns)
+            return replace(p, phase=Idle(), interval=interval)
         case Question.INTRODUCE | Question.CLAIM:
-            effects.append(CloseLink())
-            return linking.failed(p, LinkFault.PROTOCOL, detail, now, chance, settings)
+            turn.do(CloseLink())
+            return linking.failed(p, LinkFault.PROTOCOL, detail, turn)
 
 
-def _monitor_event(p: Poller, kind: MonitorEventKind, now: Now) -> Poller:
-    p = replace(p, check_at_ns=now.mono_ns)
+def _check_at(p: Poller, mono_ns: int) -> Poller:
+    return replace(p, schedule=replace(p.schedule, check_at_ns=mono_ns))
+
+
+def _monitor_event(p: Poller, kind: MonitorEventKind, turn: Turn) -> Poller:
+    p = _check_at(p, turn.mono_ns)
     match kind:
-        case MonitorEventKind.STOP | MonitorEventKind.SUSPEND:
-            return replace(p, run_state=None)  # the check tells the word; the clock stops at once
+        case (
+            MonitorEventKind.STOP | MonitorEventKind.SUSPEND
+        ):  # the clock stops now; the check reads the run state
+            return replace(p, process=replace(p.process, run_state=None))
         case MonitorEventKind.RESUME | MonitorEventKind.WAKEUP:  # QEMU may read an old buffer again
-            return replace(p, run_state=None, history=epochs.break_rhythm(p.history))
+            p = replace(p, process=replace(p.process, run_state=None))
+            return replace(p, history=epochs.break_rhythm(p.history))
         case MonitorEventKind.RESET:
-            # What the boot before left is read at once: no guest boots within a round trip.
-            pace = None if p.pace is None else pacing.read_at(p.pace, p.running.read(now.mono_ns))
-            history = epochs.end_epoch(p.history, guest_reset=True)
-            return replace(p, rebooted=True, reset_unread=True, pace=pace, history=history)
+            # The values of the boot before are read now: no guest boots within a round trip.
+            p = replace(
+                p,
+                process=replace(p.process, rebooted=True, reset_unread=True),
+                history=epochs.end_epoch(p.history, guest_reset=True),
+            )
+            return device.read_now(p, turn)
         case MonitorEventKind.SHUTDOWN | MonitorEventKind.DEVICE_DELETED | MonitorEventKind.LOST:
             return p
 
 
-def _tick(p: Poller, now: Now, chance: int, settings: PollSettings, effects: list[Effect]) -> Poller:
+def _path_seen(p: Poller, mark: SocketMark, turn: Turn) -> Poller:
+    if p.socket == Socket(present=True, mark=mark):
+        return p
+    replaced = p.socket.mark is not None or p.attempts.failures > 0
+    p = replace(p, socket=Socket(present=True, mark=mark))
+    if not (isinstance(p.phase, Away) and replaced):
+        return p
+    return replace(p, phase=Away(turn.mono_ns), attempts=replace(p.attempts, failures=0))
+
+
+def _path_missing(p: Poller, turn: Turn) -> Poller:
+    p = replace(p, socket=replace(p.socket, present=False))
+    if isinstance(p.phase, Idle | Asking) and p.endpoint.access is Access.SHARE:
+        return linking.leave_removed_socket(p, turn)
+    if isinstance(p.phase, Away):
+        return replace(p, link=replace(p.link, fault=LinkFault.MISSING))
+    return p  # a link lives on without its path
+
+
+def _tick(p: Poller, turn: Turn) -> Poller:
     match p.phase:
-        case Opening(deadline_ns) if deadline_ns <= now.mono_ns:
-            effects.append(CloseLink())
-            return linking.failed(
-                p, LinkFault.SILENT, "no greeting before the deadline", now, chance, settings
-            )
-        case Asking(deadline_ns=deadline_ns, overdue=False) if deadline_ns <= now.mono_ns:
-            if p.access is Access.HOLD:
+        case Opening(deadline_ns) if deadline_ns <= turn.mono_ns:
+            turn.do(CloseLink())
+            return linking.failed(p, LinkFault.SILENT, "no greeting before the deadline", turn)
+        case Asking(deadline_ns=deadline_ns, overdue=False) if deadline_ns <= turn.mono_ns:
+            if p.endpoint.access is Access.HOLD:
                 return replace(p, phase=replace(p.phase, overdue=True))
-            effects.append(CloseLink())
-            return linking.failed(
-                p, LinkFault.NO_ANSWER, "no answer before the deadline", now, chance, settings
-            )
+            turn.do(CloseLink())
+            return linking.failed(p, LinkFault.NO_ANSWER, "no answer before the deadline", turn)
         case _:
-            stall_at_ns = announcing.stall_at(p, settings)
-            if stall_at_ns is None or stall_at_ns > now.mono_ns:
+            stall_at_ns = announcing.stall_at(p, turn.settings)
+            if stall_at_ns is None or stall_at_ns > turn.mono_ns:
                 return p
-            return replace(p, check_at_ns=stall_at_ns)  # unless somebody has made the interval a longer one
+            return _check_at(p, stall_at_ns)  # another client may have set a longer interval

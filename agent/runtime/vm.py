@@ -183,7 +183,10 @@ class VmTask:
             case OpenLink(look_first):
                 self._link_number += 1
                 group.start_soon(
-                    self._keep_link, self._link_number, look_first, name=f"link:{self.poller.address}"
+                    self._keep_link,
+                    self._link_number,
+                    look_first,
+                    name=f"link:{self.poller.endpoint.address}",
                 )
             case CloseLink():
                 self._link_number += 1  # whatever still comes from it is late
@@ -191,7 +194,7 @@ class VmTask:
                 if self._link_scope is not None:
                     self._link_scope.cancel()
             case Ask(question=Question.CLAIM):
-                self.happened(around.claims.claim(effect, self.poller.address), self._link_number)
+                self.happened(around.claims.claim(effect, self.poller.endpoint.address), self._link_number)
             case Ask(question=Question.READ):
                 if self._link is not None:
                     self._read(self._link, effect, self._link_number)
@@ -199,12 +202,12 @@ class VmTask:
                 if self._asks is not None and self._link is not None:
                     self._asks.start_soon(self._ask, self._link_number, self._link, effect)
             case Disclaim():
-                around.claims.disclaim(self.poller.address)
+                around.claims.disclaim(self.poller.endpoint.address)
             case Forget(mark):
                 group.start_soon(self._forget, mark)
             case EmitSample(sample):
                 around.emissions.sample(sample, remember(self.poller))
-                lag_ns = self.poller.lag_at_most_ns
+                lag_ns = self.poller.cadence.lag_at_most_ns
                 if sample.origin is Origin.POLL and lag_ns is not None:
                     around.counters.lag.record(lag_ns / 1e9)
             case EmitState(event):
@@ -212,7 +215,7 @@ class VmTask:
             case CountReading(counted, amount):
                 around.counters.add(_COUNTS[counted], amount)
             case Retire():
-                around.emissions.retire(self.poller.address)
+                around.emissions.retire(self.poller.endpoint.address)
                 self._over.set()
 
     async def _forget(self, mark: SocketMark) -> None:
@@ -220,14 +223,14 @@ class VmTask:
             shield=True
         ):  # a file write, short; it must not be left half-done by a retiring VM
             try:
-                await self._around.debts.forget(self.poller.address, mark)
+                await self._around.debts.forget(self.poller.endpoint.address, mark)
             except StateFileError as error:
                 log.warning("state file", problem=str(error))
 
     # --- the link ---
 
     async def _keep_link(self, number: int, look_first: bool) -> None:
-        around, address = self._around, self.poller.address
+        around, address = self._around, self.poller.endpoint.address
         with anyio.CancelScope() as self._link_scope:
             try:
                 async with (

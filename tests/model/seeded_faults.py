@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[2]
 POLLING = (
     (
         "core/sampling.py",
-        "missed = p.overwritten + (max(gap_ns // interval_ns - 1, 0) if",
-        "missed = p.overwritten + (max(gap_ns // interval_ns, 0) if",
+        "// (interval_s * SECOND_NS) - 1, 0)",
+        "// (interval_s * SECOND_NS), 0)",
     ),
     (
         "core/polling.py",
@@ -28,18 +28,22 @@ POLLING = (
     ("core/device.py", "if wish.set_to_s is None and wish.ownership", "if wish.ownership"),
     (
         "core/asking.py",
-        "Question.SET_INTERVAL if p.remembered else Question.REMEMBER",
+        "Question.SET_INTERVAL if p.interval.recorded else Question.REMEMBER",
         "Question.SET_INTERVAL",
     ),
-    ("core/polling.py", "return replace(p, run_state=None)  #", "return p  #"),
+    (
+        "core/polling.py",
+        "  # the clock stops now; the check reads the run state\n            return replace(p, process=replace(p.process, run_state=None))",
+        "\n            return p",
+    ),
     (
         "core/sampling.py",
-        "quiet_since_ns=p.watched.read(now.mono_ns),\n        advancing=not first",
+        "silent_since_ns=p.observed.read(turn.mono_ns),\n        advancing=not first",
         "advancing=not first",
     ),
     ("core/epochs.py", "sequence=history.sequence + 1", "sequence=history.sequence + 2"),
     ("core/epochs.py", "went_back = last is not None and", "went_back = False and last is not None and"),
-    ("core/states.py", "if f.quiet_for_s > f.deadline_s:", "if f.quiet_for_s > 2 * f.deadline_s:"),
+    ("core/states.py", "if f.silent_s > f.deadline_s:", "if f.silent_s > 2 * f.deadline_s:"),
     ("core/ownership.py", "if ownership.times_set >= 2:", "if ownership.times_set >= 3:"),
 )
 FLEET = (

@@ -135,7 +135,7 @@ class PollingModel(RuleBasedStateMachine):
         self.checked = self.run_begins = count
         self.link_open = self.remembered = False
         self.story.now_ns += int(away_s * SECOND_NS)
-        address, path_id = self.story.poller.address, self.story.poller.path_id
+        address, path_id = self.story.poller.endpoint.address, self.story.poller.endpoint.path_id
         before = replace(memory, sequence=0)
         self.story.poller = begin(address, path_id, self.story.access, mark=self.story.mark, before=before)
         self.story.start()
@@ -216,9 +216,9 @@ class PollingModel(RuleBasedStateMachine):
 
     @invariant()
     def a_vm_that_is_not_running_is_never_stalled(self) -> None:
-        said = self.story.poller.announced
-        if self.story.poller.run_state not in ("running", None) and said is not None:
-            assert said.judgement.state is not State.STALLED
+        said = self.story.poller.reported
+        if self.story.poller.process.run_state not in ("running", None) and said is not None:
+            assert said.verdict.state is not State.STALLED
 
     @invariant()
     def nothing_is_set_where_we_only_observe(self) -> None:
@@ -227,7 +227,7 @@ class PollingModel(RuleBasedStateMachine):
 
     @invariant()
     def nobody_fights_over_the_interval(self) -> None:
-        assert self.story.poller.ownership.times_set <= 2
+        assert self.story.poller.interval.ownership.times_set <= 2
 
     @invariant()
     def every_wait_is_bounded(self) -> None:

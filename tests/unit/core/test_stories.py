@@ -422,7 +422,7 @@ def test_fill_remembers_before_it_sets_and_leaves_another_value_alone() -> None:
     asked = questions(filled)
     assert asked.index(Question.READ) < asked.index(Question.REMEMBER) < asked.index(Question.SET_INTERVAL)
     assert Question.SET_INTERVAL not in questions(left)
-    assert left.poller.interval_s == 7
+    assert left.poller.process.interval_s == 7
 
 
 def test_polling_is_switched_on_at_a_place_of_each_vms_own_after_another_look() -> None:
@@ -507,7 +507,7 @@ def test_somebody_elses_value_is_no_longer_ours_to_give_back() -> None:
     story.pass_s(31)
 
     assert Forget(MARK) in story.effects
-    assert story.poller.interval_s == 5
+    assert story.poller.process.interval_s == 5
 
 
 def test_a_longer_interval_that_somebody_set_is_followed_and_no_stall() -> None:
@@ -515,7 +515,7 @@ def test_a_longer_interval_that_somebody_set_is_followed_and_no_stall() -> None:
 
     story.interval_s = 30
     story.pass_s(28)
-    assert story.poller.interval_s == 30
+    assert story.poller.process.interval_s == 30
     story.update()
     story.pass_s(30)
     story.run_s(90, step_s=30)
@@ -541,7 +541,7 @@ def test_a_shorter_interval_that_somebody_set_is_noticed_at_the_next_reading_and
         story.update()
         story.pass_s(2)
 
-    assert story.poller.interval_s == 2
+    assert story.poller.process.interval_s == 2
     after = story.samples[count:]
     assert len(after) >= 7
     overwritten = 12 - len(after)
