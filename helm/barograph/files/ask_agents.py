@@ -1,4 +1,4 @@
-"""Asks every agent behind a headless Service whether it is ready, and what its parts say: `helm test`."""
+"""Checks the readiness and the components of every agent behind a headless Service: `helm test`."""
 
 import json
 import socket
@@ -23,7 +23,7 @@ def ask(address, path):
 try:
     found = socket.getaddrinfo(service, int(port), type=socket.SOCK_STREAM)
 except OSError as error:
-    sys.exit(f"{service}: {error}: no agent runs, or the cluster's DNS does not know the Service")
+    sys.exit(f"{service}: {error}; no agent is running, or the cluster's DNS does not resolve the Service")
 addresses = sorted({each[4][0] for each in found})
 failed = 0
 for address in addresses:

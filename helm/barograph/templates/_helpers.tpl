@@ -49,12 +49,13 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end }}
 
-{{- /* Who the agent is: KubeVirt's QEMUs are 107. (`default` would take root's 0 for nothing.) */ -}}
-{{- /* Who the agent is by default. A libvirt daemon takes only clients whose ids it can name: "nobody" it has. */ -}}
+{{- /* The default user and group id. 107 is the user of KubeVirt's QEMUs. A libvirt daemon accepts only clients with ids that
+       it can resolve, and 65534 (`nobody`) exists on every host. */ -}}
 {{- define "barograph.defaultId" -}}
 {{- dict "kubevirt" 107 "libvirt" 65534 | dig .Values.preset 10001 }}
 {{- end }}
 
+{{- /* Not with `default`, which would take root's 0 for an empty value. */ -}}
 {{- define "barograph.user" -}}
 {{- $default := include "barograph.defaultId" . }}
 {{- kindIs "invalid" .Values.runAs.user | ternary $default .Values.runAs.user | int64 }}
@@ -65,7 +66,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- kindIs "invalid" .Values.runAs.group | ternary $default .Values.runAs.group | int64 }}
 {{- end }}
 
-{{- /* What of the node is mounted for the monitors; empty: config.monitors and extraVolumes see to it. */ -}}
+{{- /* The directory of the node to mount for the monitors. Empty: config.monitors and extraVolumes provide it. */ -}}
 {{- define "barograph.socketsMount" -}}
 {{- with .Values.sockets }}
 {{- if .directory }}
@@ -74,39 +75,39 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end }}
 
-{{- /* What no schema can say: values that contradict each other. */ -}}
+{{- /* Refuses values that contradict each other, which a schema cannot express. */ -}}
 {{- define "barograph.validate" -}}
 {{- $sockets := .Values.sockets }}
 {{- if $sockets.directory }}
 {{- $mount := include "barograph.socketsMount" . }}
 {{- if eq $mount "/" }}
-{{- fail (printf "sockets.mount: the parent of sockets.directory, %s, is the node's root: name the directory itself, or have the sockets in one further down" $sockets.directory) }}
+{{- fail (printf "sockets.mount: the parent of sockets.directory, %s, is the node's root; name the directory itself, or move the sockets to a directory further down" $sockets.directory) }}
 {{- end }}
 {{- if not (hasPrefix (printf "%s/" $mount) (printf "%s/" $sockets.directory)) }}
-{{- fail (printf "sockets.mount: %s is not above sockets.directory, %s: name that directory or one above it, or nothing for its parent" $mount $sockets.directory) }}
+{{- fail (printf "sockets.mount: %s is not above sockets.directory, %s; set it to that directory or one above it, or leave it empty for its parent" $mount $sockets.directory) }}
 {{- end }}
 {{- else if and (eq .Values.preset "sockets") (not .Values.config.monitors) }}
-{{- fail "sockets.directory: missing: name the directory on the nodes in which QEMUs have their monitors, such as /run/vm" }}
+{{- fail "sockets.directory: missing; name the directory on the nodes that contains the monitors of the QEMUs, such as /run/vm" }}
 {{- end }}
 {{- $user := include "barograph.user" . }}
 {{- if and .Values.capabilities (ne $user "0") }}
-{{- fail (printf "capabilities: %s would have no effect for runAs.user %s: Kubernetes gives added capabilities to root only; set runAs.user to 0, or leave them out" (join ", " .Values.capabilities) $user) }}
+{{- fail (printf "capabilities: %s has no effect with runAs.user %s, because Kubernetes adds capabilities for root only; set runAs.user to 0, or remove them" (join ", " .Values.capabilities) $user) }}
 {{- end }}
 {{- if and (not .Values.state.path) (eq (dig "spool" "mode" "" .Values.config) "disk") }}
-{{- fail "config.spool.mode: disk needs a directory on the node: set state.path, or leave the mode out" }}
+{{- fail "config.spool.mode: disk needs a directory on the node; set state.path, or remove the mode" }}
 {{- end }}
 {{- if and .Values.retire (not .Values.state.path) }}
-{{- fail "retire: without state.path each pod gives the intervals back when it ends, and there is no state: uninstall the release" }}
+{{- fail "retire: not needed without state.path, because each pod restores the intervals when it ends and there is no state; uninstall the release" }}
 {{- end }}
 {{- if and .Values.appArmorProfile (semverCompare "<1.30-0" .Capabilities.KubeVersion.Version) }}
-{{- fail (printf "appArmorProfile: Kubernetes %s has no such field, 1.30 has: set the annotation container.apparmor.security.beta.kubernetes.io/barograph in podAnnotations" .Capabilities.KubeVersion.Version) }}
+{{- fail (printf "appArmorProfile: Kubernetes %s has no such field, only 1.30 and later; set the annotation container.apparmor.security.beta.kubernetes.io/barograph in podAnnotations" .Capabilities.KubeVersion.Version) }}
 {{- end }}
 {{- if and .Values.podMonitor.enabled .Values.serviceMonitor.enabled }}
-{{- fail "serviceMonitor.enabled: podMonitor is enabled too, and everything would be scraped twice: choose one" }}
+{{- fail "serviceMonitor.enabled: podMonitor is enabled too, so each pod would be scraped twice; choose one" }}
 {{- end }}
 {{- end }}
 
-{{- /* The agent's configuration: the operator's, and what the pod's surroundings decide. */ -}}
+{{- /* The agent's configuration: the operator's settings, and those that the pod determines. */ -}}
 {{- define "barograph.config" -}}
 {{- $config := deepCopy .Values.config }}
 {{- with .Values.sockets }}
@@ -134,7 +135,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- toYaml $config }}
 {{- end }}
 
-{{- /* Of every container that is the agent. */ -}}
+{{- /* The security context of every container that runs the agent. */ -}}
 {{- define "barograph.securityContext" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
@@ -154,7 +155,7 @@ seLinuxOptions: {{ toJson . }}
 {{- define "barograph.env" -}}
 - name: BAROGRAPH_CONFIG
   value: /etc/barograph/barograph.yaml
-- name: BAROGRAPH_HOST__NAME # a pod's own name is not the host's
+- name: BAROGRAPH_HOST__NAME # the pod's own name is not the host's
   valueFrom: {fieldRef: {fieldPath: spec.nodeName}}
 {{- with .Values.extraEnv }}
 {{ toYaml . }}
@@ -166,13 +167,13 @@ seLinuxOptions: {{ toJson . }}
 - {name: machine-id, mountPath: /host/machine-id, readOnly: true}
 - {name: state, mountPath: /var/lib/barograph}
 {{- with include "barograph.socketsMount" . }}
-# Read-only keeps the agent from making files there; to connect to a socket it is no hindrance.
+# Read-only prevents creating files there, but not connecting to a socket.
 - {name: sockets, mountPath: {{ printf "/host%s" . | quote }}, readOnly: true, mountPropagation: HostToContainer}
 {{- end }}
 {{- if eq .Values.preset "libvirt" }}
 - {name: libvirt, mountPath: {{ printf "/host%s" .Values.libvirt.directory | quote }}, readOnly: true, mountPropagation: HostToContainer}
 {{- else if eq .Values.preset "kubevirt" }}
-# So short since a socket's path may have 107 bytes, and libvirt's client has no way around that.
+# A short path, because a socket's path may have at most 107 bytes and libvirt's client cannot use a longer one.
 - {name: pods, mountPath: /pods, readOnly: true, mountPropagation: HostToContainer}
 {{- end }}
 {{- with .Values.extraVolumeMounts }}
@@ -180,7 +181,7 @@ seLinuxOptions: {{ toJson . }}
 {{- end }}
 {{- end }}
 
-{{- /* A PodMonitor's and a ServiceMonitor's endpoint. */ -}}
+{{- /* The endpoint of a PodMonitor and a ServiceMonitor. */ -}}
 {{- define "barograph.endpoint" -}}
 - port: web
   path: /metrics
