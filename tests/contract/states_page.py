@@ -1,4 +1,4 @@
-"""Makes docs/states.md from the code's states and reasons: `python -m tests.contract.states_page`."""
+"""Generates docs/states.md from the code's states and reasons: `python -m tests.contract.states_page`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,118 +11,141 @@ from tests.contract.states_shown import table
 PAGE = Path(__file__).parents[2] / "docs" / "states.md"
 
 WHEN: Mapping[State, str] = {
-    State.GONE: "the link has ended and the socket is missing, or refuses although it has greeted us before",
-    State.CONNECTING: "seen, no answer yet; or it answers, and whether it updates is not known yet",
+    State.GONE: "the link has ended, and the socket is missing or refuses although it greeted before",
+    State.CONNECTING: "found, no answer yet; or it answers, and no recent update is known",
     State.DUPLICATE: "another monitor on this host already has this uuid",
-    State.NO_GREETING: "the socket accepts and stays silent, or speaks something else",
-    State.UNREACHABLE: "denied, refused before any greeting, hung up, flooding, or silent past its deadline",
+    State.NO_GREETING: "the socket accepts the connection, but no QMP greeting comes",
+    State.UNREACHABLE: "permission denied, no listener, hung up, flooding, or no answer within the deadline",
     State.NO_BALLOON: "QEMU has no virtio balloon",
-    State.PAUSED: "the VM is not running; its timer stands still with it",
-    State.OFF: "the interval is 0 and stays so",
-    State.WAITING: "polling is on and nothing has come from this boot yet",
-    State.EMPTY: "updates come, and every statistic is unset",
-    State.STALLED: "polling is on and no update has come within the deadline",
-    State.REPORTING: "updates come",
+    State.PAUSED: "the VM is not running; QEMU's polling timer is stopped too",
+    State.OFF: "the polling interval is 0 and the agent does not set it",
+    State.WAITING: "polling is enabled, and there has been no update since the guest booted",
+    State.EMPTY: "updates arrive, and every statistic is unset",
+    State.STALLED: "polling is enabled, and no update has arrived within the deadline",
+    State.REPORTING: "updates arrive",
 }
 
 REASONS: Mapping[str, tuple[State, str, str]] = {
     LinkFault.MISSING: (
         State.GONE,
-        "the socket is gone: QEMU quit, or its directory was removed; of libvirt, the domain runs no more",
+        "the socket does not exist: QEMU quit, or its directory was removed; with libvirt, the domain"
+        " is not running",
         "nothing",
     ),
     LinkFault.REFUSED: (
         State.GONE,
-        "nobody listens; where nobody ever did, the state is `unreachable`",
-        "nothing; a socket file left behind may be removed",
+        "no listener on the socket; if there never was one, the state is `unreachable`",
+        "nothing; you may delete a socket file that was left behind",
     ),
     Reason.FIRST_ATTEMPT: (State.CONNECTING, "no answer yet", "wait a second"),
     Reason.SETTLING: (
         State.CONNECTING,
-        "it answers; its last update is old, the next one not due yet",
+        "it answers; its last update is old, and the next one is not due yet",
         "wait for the deadline",
     ),
     Reason.UUID_IN_USE: (
         State.DUPLICATE,
-        "two monitors of one VM in the globs, or a cloned uuid; the detail names the other path",
-        "narrow the globs, or give the clone a uuid of its own",
+        "two monitors of one VM match the globs, or the uuid was cloned; the detail names the other path",
+        "narrow the globs, or give the clone its own uuid",
     ),
     LinkFault.SILENT: (
         State.NO_GREETING,
-        "held by another client, wedged, or not QMP: these look alike from outside",
-        "give the agent a monitor of its own: a second `-qmp`",
+        "in use by another client, wedged, or not QMP; these look alike from outside",
+        "give the agent its own monitor: a second `-qmp`",
     ),
     LinkFault.BUSY: (
         State.NO_GREETING,
-        "other clients wait for it already, or QEMU is wedged",
-        "give the agent a monitor of its own",
+        "other clients are already waiting for it, or QEMU is wedged",
+        "give the agent its own monitor",
     ),
     LinkFault.NOT_QMP: (
         State.NO_GREETING,
-        "it speaks something else; left alone until another socket takes its place",
-        "name QMP monitors only",
+        "the peer does not use QMP; left alone until the socket is replaced",
+        "match only QMP monitors in the globs",
     ),
     LinkFault.DENIED: (
         State.UNREACHABLE,
         "permission denied",
-        "run the agent as the socket's owner, or in a group that may write",
+        "run the agent as the socket's owner, or in a group with write permission",
     ),
-    LinkFault.HUNG_UP: (State.UNREACHABLE, "the peer closed the link, again and again", "look at QEMU's log"),
+    LinkFault.HUNG_UP: (State.UNREACHABLE, "the peer closed the link repeatedly", "check QEMU's log"),
     LinkFault.NO_ANSWER: (
         State.UNREACHABLE,
-        "past its deadline: QEMU is stopped or wedged; with libvirt also its daemon, or its job is taken",
-        "look at the QEMU process: SIGSTOP, storage, host load; with libvirt, `virsh domjobinfo`",
+        "no answer within the deadline: QEMU is stopped or wedged; with libvirt, also its daemon, or"
+        " another job is running on the domain",
+        "check the QEMU process: SIGSTOP, storage, host load; with libvirt, `virsh domjobinfo`",
     ),
-    LinkFault.FLOODING: (State.UNREACHABLE, "more events than any VM makes", "look at who made this QEMU"),
-    LinkFault.PROTOCOL: (State.UNREACHABLE, "it broke the protocol after its greeting", "the same"),
+    LinkFault.FLOODING: (
+        State.UNREACHABLE,
+        "more events than any VM sends",
+        "find out which program created this socket",
+    ),
+    LinkFault.PROTOCOL: (
+        State.UNREACHABLE,
+        "the peer violated the protocol after its greeting",
+        "find out which program created this socket",
+    ),
     LinkFault.DISCONNECTED: (
         State.UNREACHABLE,
-        "libvirt's daemon is away or does not answer; its VMs may go on",
-        "look at libvirtd or virtqemud, and at who may use its socket",
+        "libvirt's daemon is unreachable or does not answer; its VMs may still be running",
+        "check libvirtd or virtqemud, and the permissions of its socket",
     ),
     Reason.NO_DEVICE: (State.NO_BALLOON, "no virtio balloon", "add `-device virtio-balloon-pci`"),
     Reason.POLLING_DISABLED: (
         State.OFF,
-        "interval 0, and the policy is `observe`",
-        "set it, or let the agent: `polling.policy: fill`",
+        "the interval is 0, and the policy is `observe`",
+        "set the interval, or let the agent set it: `polling.policy: fill`",
     ),
-    Reason.SET_BACK: (State.OFF, "somebody switched polling off again", "find out who; ours comes once more"),
-    Reason.CONTENDED: (State.OFF, "somebody keeps switching it off", "find out who, or exclude this VM"),
+    Reason.SET_BACK: (
+        State.OFF,
+        "another program disabled polling; the agent will enable it once more",
+        "find the program",
+    ),
+    Reason.CONTENDED: (
+        State.OFF,
+        "another program keeps disabling polling",
+        "find the program, or exclude this VM",
+    ),
     Reason.CANNOT_SET: (
         State.OFF,
-        "QEMU refused the interval, or it could not be written down",
-        "read the detail: the state directory, or QEMU's words",
+        "QEMU refused the interval, or the change could not be recorded",
+        "see the detail: the state directory, or QEMU's error",
     ),
     Reason.NO_UPDATE_YET: (
         State.WAITING,
-        "last-update is 0",
-        "load virtio_balloon in the guest; FreeBSD and others have no statistics; or it still boots",
+        "`last-update` is 0",
+        "wait for the boot, or load virtio_balloon in the guest; FreeBSD and others have no statistics",
     ),
-    Reason.REBOOTED: (State.WAITING, "a reset, and nothing since", "wait for the boot; then as above"),
+    Reason.REBOOTED: (
+        State.WAITING,
+        "the VM was reset, no update since",
+        "wait for the boot; then as for `no_update_yet`",
+    ),
     Reason.ALL_UNSET: (
         State.EMPTY,
-        "the driver answers without one value",
+        "the driver answers without any value",
         "Windows: start the balloon service (blnsvr)",
     ),
     Reason.NO_ADVANCE: (
         State.STALLED,
-        "the guest stopped answering; QEMU does not ask again until it does",
-        "is the guest hung, its driver unloaded, its CPU starved? A reload of the driver starts it again",
+        "the guest stopped answering, and QEMU does not ask again until it does",
+        "check whether the guest hangs, its driver is unloaded, or it gets no CPU time; reloading the"
+        " driver restarts the updates",
     ),
-    Reason.ADVANCING: (State.REPORTING, "all is well", "nothing"),
+    Reason.ADVANCING: (State.REPORTING, "the agent receives updates", "nothing"),
 }
 
 
 def page() -> str:
-    """Return the page as the code has it."""
+    """Return the page, generated from the code."""
     lines = [
         "# States",
         "",
-        "<!-- Made by `python -m tests.contract.states_page`; a test compares it with the code. -->",
+        "<!-- Generated by `python -m tests.contract.states_page`; a test compares it with the code. -->",
         "",
-        "A VM is in one state at a time: the first of this list that holds. Every change is an event on the",
-        "states topic with its reason; a heartbeat repeats it, and each event says until when it stands",
-        "(`next_heartbeat_by_ms`): past that, nobody watches the VM any more.",
+        "A VM is in one state at a time: the first one in this list that applies. Every change is an event",
+        "on the states topic, with its reason, and a heartbeat repeats the state. Each event is valid until",
+        "`next_heartbeat_by_ms`; after that, no agent is observing the VM any more.",
         "",
         "```mermaid",
         "flowchart TD",
@@ -139,10 +162,10 @@ def page() -> str:
         "",
         "## Reasons",
         "",
-        "Of `paused`, the reason is QEMU's run state: `paused`, `inmigrate`, `postmigrate`, `suspended`,",
-        '`guest-panicked`, `shutdown` and others. A reader treats a reason it does not know as "other".',
-        "libvirt says `migration` for both `inmigrate` and `finish-migrate`, and has some words of its own:",
-        "`dump`, `from-snapshot`, `postcopy`, `postcopy-failed`, `api-error`.",
+        "The reason of `paused` is QEMU's run state: `paused`, `inmigrate`, `postmigrate`, `suspended`,",
+        '`guest-panicked`, `shutdown` and others. A reader should treat an unknown reason as "other".',
+        "libvirt reports `migration` for both `inmigrate` and `finish-migrate`, and has some reasons of its",
+        "own: `dump`, `from-snapshot`, `postcopy`, `postcopy-failed`, `api-error`.",
         "",
         "| state | reason | what it means | what to do |",
         "| --- | --- | --- | --- |",

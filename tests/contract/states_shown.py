@@ -1,4 +1,4 @@
-"""Which test shows each cause of each state: the last table of docs/states.md."""
+"""The tests that show each cause of each state: the last table of docs/states.md."""
 
 from agent.core.reading import State
 from agent.core.states import Reason
@@ -48,14 +48,14 @@ SHOWN: tuple[tuple[State, str, str, str, str], ...] = (
     (
         State.CONNECTING,
         Reason.FIRST_ATTEMPT,
-        "just seen",
+        "just found",
         _GUESTS,
         "test_a_frozen_qemu_is_unreachable_within_its_deadline_and_back_when_thawed",
     ),
     (
         State.CONNECTING,
         Reason.SETTLING,
-        "first seen with an old update",
+        "found with an old update",
         _STORIES,
         "test_a_vm_whose_last_update_is_old_is_settling_until_its_deadline",
     ),
@@ -69,21 +69,21 @@ SHOWN: tuple[tuple[State, str, str, str, str], ...] = (
     (
         State.NO_GREETING,
         LinkFault.SILENT,
-        "another client holds the monitor",
+        "another client uses the monitor",
         _GUESTS,
         "test_a_monitor_held_by_another_client_is_no_greeting_and_stays_theirs",
     ),
     (
         State.NO_GREETING,
         LinkFault.BUSY,
-        "others wait for it already",
+        "other clients are already waiting for it",
         _QMP,
         "test_a_full_queue_is_busy_and_an_answer_at_once",
     ),
     (
         State.NO_GREETING,
         LinkFault.NOT_QMP,
-        "it speaks something else",
+        "the peer does not use QMP",
         _GUESTS,
         "test_a_socket_that_is_not_qmp_is_left_alone",
     ),
@@ -97,7 +97,7 @@ SHOWN: tuple[tuple[State, str, str, str, str], ...] = (
     (
         State.UNREACHABLE,
         LinkFault.REFUSED,
-        "a socket file before QEMU listens",
+        "a socket file without a listener yet",
         _SOCKETS,
         "test_a_socket_file_nobody_listens_on_yet_is_unreachable_until_qemu_does",
     ),
@@ -118,14 +118,14 @@ SHOWN: tuple[tuple[State, str, str, str, str], ...] = (
     (
         State.UNREACHABLE,
         LinkFault.NO_ANSWER,
-        "QEMU's main loop waits for a file",
+        "QEMU's main loop is blocked on a file",
         _SOCKETS,
         "test_a_qemu_wedged_in_its_main_loop_is_unreachable_and_back_when_it_goes_on",
     ),
     (
         State.UNREACHABLE,
         LinkFault.NO_ANSWER,
-        "QEMU listens, and its main loop does not run yet",
+        "QEMU listens, but its main loop is not running yet",
         _SOCKETS,
         "test_a_qemu_wedged_as_it_starts_is_unreachable_until_it_goes_on",
     ),
@@ -167,14 +167,14 @@ SHOWN: tuple[tuple[State, str, str, str, str], ...] = (
     (
         State.PAUSED,
         "inmigrate",
-        "waits for a migration",
+        "waiting for an incoming migration",
         _MOVES,
         "test_a_vm_that_moves_has_each_update_once_on_one_host_or_the_other",
     ),
     (
         State.PAUSED,
         "postmigrate",
-        "has moved to another host",
+        "migrated to another host",
         _MOVES,
         "test_a_vm_that_moves_has_each_update_once_on_one_host_or_the_other",
     ),
@@ -202,28 +202,28 @@ SHOWN: tuple[tuple[State, str, str, str, str], ...] = (
     (
         State.OFF,
         Reason.POLLING_DISABLED,
-        "switched off under `observe`",
+        "polling disabled under `observe`",
         _GUESTS,
         "test_polling_off_under_observe_is_off_and_old_values_are_not_emitted_again",
     ),
     (
         State.OFF,
         Reason.SET_BACK,
-        "somebody set the interval to 0",
+        "another program set the interval to 0",
         _STORIES,
         "test_an_interval_set_back_is_set_once_more_and_then_contended",
     ),
     (
         State.OFF,
         Reason.CONTENDED,
-        "and again",
+        "and set it to 0 again",
         _STORIES,
         "test_an_interval_set_back_is_set_once_more_and_then_contended",
     ),
     (
         State.OFF,
         Reason.CANNOT_SET,
-        "it could not be written down",
+        "the change could not be recorded",
         _STORIES,
         "test_an_interval_that_cannot_be_remembered_is_not_set",
     ),
@@ -286,42 +286,42 @@ SHOWN: tuple[tuple[State, str, str, str, str], ...] = (
     (
         State.REPORTING,
         Reason.ADVANCING,
-        "a migration that is cancelled: nothing changes",
+        "a migration that is canceled: nothing changes",
         _MOVES,
         "test_a_migration_that_is_cancelled_changes_nothing",
     ),
     (
         State.REPORTING,
         Reason.ADVANCING,
-        "a snapshot loaded: a new epoch",
+        "a snapshot was loaded: a new epoch",
         _SNAPSHOTS,
         "test_a_snapshot_that_is_loaded_begins_a_new_epoch_where_counters_fall_and_only_there",
     ),
     (
         State.REPORTING,
         Reason.ADVANCING,
-        "QEMU replaced within a second: a new epoch",
+        "QEMU was replaced within a second: a new epoch",
         _SOCKETS,
         "test_a_qemu_replaced_on_its_path_within_a_second_is_another_epoch",
     ),
     (
         State.REPORTING,
         Reason.ADVANCING,
-        "a second balloon: QEMU refuses it",
+        "a second balloon, which QEMU refuses",
         _DEVICES,
         "test_a_second_balloon_is_refused_by_qemu_and_the_first_goes_on",
     ),
     (
         State.REPORTING,
         Reason.ADVANCING,
-        "memory plugged in",
+        "memory was plugged in",
         _DEVICES,
         "test_memory_plugged_in_is_in_the_balloons_size_and_samples_go_on",
     ),
     (
         State.UNREACHABLE,
         LinkFault.DISCONNECTED,
-        "libvirtd was killed, its QEMUs go on",
+        "libvirtd was killed, its QEMUs continue",
         _TROUBLES,
         "test_a_libvirtd_killed_and_started_again_is_unreachable_and_back_by_itself",
     ),
@@ -356,14 +356,14 @@ SHOWN: tuple[tuple[State, str, str, str, str], ...] = (
     (
         State.GONE,
         LinkFault.MISSING,
-        "with libvirt: moved to another host",
+        "with libvirt: migrated to another host",
         _LIBVIRT,
         "test_a_domain_that_moves_and_one_whose_move_is_cancelled",
     ),
     (
         State.GONE,
         LinkFault.MISSING,
-        "a KubeVirt pod has gone, and its libvirt with it",
+        "a KubeVirt pod was deleted together with its libvirt",
         _TROUBLES,
         "test_pods_come_and_go_with_their_libvirts",
     ),
@@ -377,32 +377,32 @@ SHOWN: tuple[tuple[State, str, str, str, str], ...] = (
     (
         State.DUPLICATE,
         Reason.UUID_IN_USE,
-        "a domain, and a second monitor of its QEMU",
+        "a domain and a second monitor of its QEMU",
         _LIBVIRT,
         "test_a_second_way_to_a_vm_is_a_duplicate_and_names_the_first",
     ),
     (
         State.OFF,
         Reason.CONTENDED,
-        "virsh sets the period to 0 again and again",
+        "virsh sets the period to 0 repeatedly",
         _LIBVIRT,
         "test_a_period_changed_under_our_feet_is_followed_and_one_set_back_is_contended",
     ),
 )
-"""State, reason, cause, the file of the test that shows it, and the test."""
+"""State, reason, cause, the test's file, and the test's name."""
 
 
 def table() -> list[str]:
-    """Return the section's lines, in the order of the states."""
+    """Return the lines of the section, in the order of the states."""
     states = list(State)
     lines = [
         "",
-        "## What shows it",
+        "## Tests",
         "",
-        "On a real QEMU with a real Linux guest where the test is one of `tests/integration`: Debian 12's",
-        "7.2, and 10 as well where it may depend on the version. The others are told as stories.",
+        "The tests in `tests/integration` run a real Linux guest in a real QEMU: Debian 12's 7.2, and also",
+        "10 where the result may depend on the version. The others need no QEMU.",
         "",
-        "| state | reason | cause | shown by |",
+        "| state | reason | cause | test |",
         "| --- | --- | --- | --- |",
     ]
     for state, reason, cause, file, test in sorted(SHOWN, key=lambda each: states.index(each[0])):
