@@ -1,11 +1,11 @@
-# Each target sets up what it needs, quietly and only if missing, in a cache outside the tree.
-# CI calls these words and nothing else.
+# Each target sets up what it needs in a cache outside the tree, quietly and only if it is missing.
+# CI calls these targets and nothing else.
 
 CACHE := $(or $(BAROGRAPH_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/barograph)
 PYTHON ?= $(firstword $(wildcard /usr/bin/python3.11 /usr/bin/python3) python3)
 UV_VERSION := 0.13.9
 UV := $(CACHE)/uv-$(UV_VERSION)/bin/uv
-# One environment per checkout, since the checkout is installed into it in place.
+# One environment per checkout, because the checkout is installed into it in editable mode.
 VENV := $(CACHE)/venv-$(shell printf '%s' '$(CURDIR)' | cksum | cut -d' ' -f1)
 READY := $(VENV)/.ready-$(shell cat requirements-dev.lock pyproject.toml | cksum | cut -d' ' -f1)
 BIN := $(VENV)/bin
@@ -19,13 +19,13 @@ export PYTHONDONTWRITEBYTECODE :=
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-long check fuzz bench format lock lab release audit
 
-help: ## what there is
+help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-setup: $(READY) ## the Python environment, as the lock file says
+setup: $(READY) ## set up the Python environment of the lock file
 
 $(UV):
-	@echo "setting up uv $(UV_VERSION) in $(CACHE): it installs what the lock file names"
+	@echo "setting up uv $(UV_VERSION) in $(CACHE), which installs the packages of the lock file"
 	@$(PYTHON) -m venv $(CACHE)/uv-$(UV_VERSION)
 	@$(CACHE)/uv-$(UV_VERSION)/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
@@ -36,17 +36,17 @@ $(READY): | $(UV)
 	@$(UV) pip install --quiet --no-deps --editable .
 	@rm -f $(VENV)/.ready-* && touch $@
 
-# What builds the wheel and tells what is in it, apart from all else: the same tree gives the same bytes.
+# The tools that build the wheel and its SBOM, separate from all others, so that the same tree gives the same bytes.
 $(BUILD_READY): | $(UV)
-	@echo "setting up what builds in $(BUILD)"
+	@echo "setting up the build tools in $(BUILD)"
 	@test -x $(BUILD)/bin/python || $(UV) venv --quiet --python $(PYTHON) $(BUILD)
 	@$(UV) pip sync --quiet --require-hashes --python $(BUILD)/bin/python requirements-build.lock
 	@touch $@
 
-demo: setup ## real guests under real QEMUs, samples in an embedded Kafka, one minute; else simulated ones
+demo: setup ## show real guests in real QEMUs with an embedded Kafka for a minute, or simulated ones
 	@python -m tests.lab.demo
 
-check: setup ## seconds: format, lint, types, layers, contract, unit tests, golden tests
+check: setup ## a minute: format, lint, spelling, layers, types, unit, model, contract and golden tests
 	@ruff format --check --quiet .
 	@ruff check --quiet .
 	@codespell
@@ -54,21 +54,21 @@ check: setup ## seconds: format, lint, types, layers, contract, unit tests, gold
 	@basedpyright --level warning
 	@python -m pytest -q --numprocesses 2 --dist worksteal tests/unit tests/model tests/contract tests/golden
 
-lab: setup ## build what the tests run against: guest, libvirt, Kafka, Collector, Prometheus
+lab: setup ## build what the tests need: guest, libvirt, Kafka, Collector, Prometheus
 	@python -m tests.lab.setup
 
-test: lab ## everything: first what mostly waits, side by side, then what measures time, alone
+test: lab ## run all tests: most in parallel, then those that measure time, alone
 	@python -m pytest -q -m "not long and not alone" --numprocesses 3 --dist loadfile
 	@python -m pytest -q -m "alone and not long"
 
-test-long: lab ## the long forms, whose figures go into closing notes
+test-long: lab ## run the long forms of the tests, and print their figures
 	@BAROGRAPH_HYPOTHESIS=long python -m pytest -q tests/model
 	@python -m pytest -q -s -m long
 
-fuzz: setup ## a million messages of hostile monitors against a running agent, five minutes
+fuzz: setup ## send a million hostile monitor messages to a running agent, five minutes
 	@python -m pytest -q -s -m long tests/integration/test_hostile_input.py
 
-bench: setup ## the figures: reads per sample, lag, CPU, a thousand VMs, libvirt's domains; what the spool costs and drains
+bench: setup ## measure readings per sample, lag, CPU and memory, with QEMU, libvirt, Kafka and the spool
 	@python -m tests.lab.setup qemu guest kafka
 	@python -m tests.lab.bench
 	-@python -m tests.lab.bench_fleet
@@ -76,16 +76,16 @@ bench: setup ## the figures: reads per sample, lag, CPU, a thousand VMs, libvirt
 	-@python -m tests.lab.bench_kafka 200000
 	-@python -m tests.lab.bench_spool 200000
 
-release: setup $(BUILD_READY) ## everything of a release, from the commit checked out, into dist/
+release: setup $(BUILD_READY) ## build a release of the checked-out commit into dist/
 	@UV=$(UV) BUILD_PYTHON=$(BUILD)/bin/python python -m release $(PARTS)
 
-audit: $(UV) ## look the locked packages up among known vulnerabilities
+audit: $(UV) ## check the locked packages for known vulnerabilities
 	@$(UV) tool run --quiet pip-audit@2.10.1 --strict --disable-pip --require-hashes -r requirements.lock
 
-format: setup ## format and fix
+format: setup ## format and fix the code
 	@ruff format . && ruff check --fix .
 
-lock: $(UV) ## resolve the dependencies anew
+lock: $(UV) ## resolve the dependencies again
 	@$(UV) pip compile pyproject.toml --quiet --group dev --extra uvloop --universal --python-version 3.11 \
 	  --generate-hashes --no-header --no-emit-index-url --output-file requirements-dev.lock
 	@$(UV) pip compile pyproject.toml --quiet --extra uvloop --universal --python-version 3.11 \

@@ -1,1 +1,1 @@
-"""Makes everything that a release consists of: `make release`."""
+"""Builds the parts of a release: `make release`."""

@@ -1,8 +1,8 @@
-"""Makes everything of a release from the commit that is checked out: `python -m release [PART…]`.
+"""Builds a release from the checked-out commit: `python -m release [PART…]`.
 
-The parts go to dist/ (`OUT`); wheel, sdist, schemas and chart have the same bytes each time they are made.
-Variables say what makes them: `UV`; `BUILD_PYTHON`, with requirements-build.lock installed; `PODMAN`, with
-`BASE` another base for the image, and with `IMAGE_OPTIONS` more of `podman build`'s options.
+The parts are written to dist/ (`OUT`). Wheel, sdist, schemas and chart are reproducible byte for byte.
+Environment variables name the tools: `UV`; `BUILD_PYTHON`, with requirements-build.lock installed; `PODMAN`.
+`BASE` sets another base for the image, and `IMAGE_OPTIONS` adds options to `podman build`.
 """
 
 import gzip
@@ -30,26 +30,26 @@ from tests.lab.cache import CannotHave
 
 ROOT = Path(__file__).parents[1]
 PYTHON = Path("/usr/bin/python3.11")
-"""What the package runs on: Debian 12's."""
+"""The interpreter that the package runs on: Debian 12's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """One making of it."""
+    """One build: where it reads and writes, and with which tools."""
 
-    out: Path  # where the parts go
-    source: Path  # the commit's files, and nothing else
-    epoch_s: int  # Unix seconds of the commit: the time of everything in it
+    out: Path  # the folder for the parts
+    source: Path  # a folder with the commit's files, and nothing else
+    epoch_s: int  # the commit's time in Unix seconds, used for every file
     revision: str
     environ: Mapping[str, str]
 
     def tool(self, name: str, default: str) -> list[str]:
-        """Return the words of a tool's command."""
+        """Return the command of a tool, from the environment or the default."""
         return shlex.split(self.environ.get(name) or default)
 
     @property
     def build_python(self) -> list[str]:
-        """The interpreter with what builds."""
+        """The command of the interpreter that has the build tools."""
         return self.tool("BUILD_PYTHON", sys.executable)
 
 
@@ -60,7 +60,7 @@ def python_packages(release: Release) -> None:
 
 
 def schemas(release: Release) -> None:
-    """the schemas, for readers who install nothing"""
+    """the schemas, for readers that do not install the agent"""
     _archive(release, "schemas", f"barograph-schemas-{__version__}.tar.gz", "barograph-schemas")
 
 
@@ -68,10 +68,10 @@ def chart(release: Release) -> None:
     """the Helm chart"""
     folder = release.source / "helm/barograph"
     if not folder.is_dir():
-        say("no chart: helm/barograph is not there")
+        say("no chart: helm/barograph does not exist in this commit")
         return
     version = yaml.safe_load((folder / "Chart.yaml").read_text())["version"]
-    # A chart is an archive of its folder; helm's own `package` writes the time of day into it.
+    # A chart is an archive of its folder. `helm package` would write the time of day into it.
     _archive(
         release, "helm/barograph", f"barograph-chart-{version}.tgz", "barograph", without=("ci", "examples")
     )
@@ -103,7 +103,7 @@ def debian_package(release: Release) -> None:
 
 
 def sbom(release: Release, place: Path) -> None:
-    """Say what is in the package, as CycloneDX; the image has its own, of its own environment."""
+    """Write the package's SBOM, as CycloneDX. The image has one of its own environment."""
     words = (
         "environment",
         "--output-reproducible",
@@ -134,7 +134,7 @@ def image(release: Release) -> None:
 
 
 def notes(release: Release) -> None:
-    """the notes, from the fragments"""
+    """the release notes, from the fragments"""
     draft = (
         "build",
         "--draft",
@@ -148,7 +148,7 @@ def notes(release: Release) -> None:
 
 
 def checksums(release: Release) -> None:
-    """SHA256SUMS of all that is there"""
+    """SHA256SUMS of all files"""
     files = sorted(each for each in release.out.iterdir() if each.is_file() and each.name != "SHA256SUMS")
     lines = [f"{hashlib.sha256(each.read_bytes()).hexdigest()}  {each.name}\n" for each in files]
     (release.out / "SHA256SUMS").write_text("".join(lines))
@@ -165,15 +165,15 @@ PARTS: Mapping[str, Callable[[Release], None]] = {
 
 
 def main(names: Sequence[str], out: Path) -> int:
-    """Make the parts named, or all; return the exit code."""
+    """Build the named parts, or all; return the exit code."""
     unknown = [name for name in names if name not in PARTS]
     if unknown:
-        say(f"no such part: {', '.join(unknown)}; there are {', '.join(PARTS)}")
+        say(f"unknown part: {', '.join(unknown)}; use {', '.join(PARTS)}")
         return 2
     epoch_s = int(run("git", "log", "-1", "--format=%ct", cwd=ROOT))
     revision = run("git", "rev-parse", "HEAD", cwd=ROOT).decode().strip()
     if run("git", "status", "--porcelain", cwd=ROOT):
-        say("there are changes that are not committed: they are not in the release")
+        say("uncommitted changes are not part of the release")
     if not names and out.is_dir():
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -187,14 +187,14 @@ def main(names: Sequence[str], out: Path) -> int:
             try:
                 PARTS[name](release)
             except (Failed, CannotHave) as error:
-                say(f"{name} could not be made: {error}")
+                say(f"{name}: failed: {error}")
                 failed = 1
         checksums(release)
     return failed
 
 
 def _archive(release: Release, folder: str, name: str, top: str, without: Sequence[str] = ()) -> None:
-    """Write a .tar.gz of a folder of the source, under `top`: in order, of root, of one time."""
+    """Write a .tar.gz of a source folder, under `top`: sorted, owned by root, with one modification time."""
 
     def alike(each: tarfile.TarInfo) -> tarfile.TarInfo | None:
         if each.name.removeprefix(f"{top}/").split("/")[0] in without:
@@ -204,7 +204,7 @@ def _archive(release: Release, folder: str, name: str, top: str, without: Sequen
         return each
 
     packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as archive:  # add() goes through a folder in order
+    with tarfile.open(fileobj=packed, mode="w") as archive:  # add() visits a folder in sorted order
         archive.add(release.source / folder, top, filter=alike)
     (release.out / name).write_bytes(gzip.compress(packed.getvalue(), mtime=0))
 

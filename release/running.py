@@ -1,4 +1,4 @@
-"""Runs the tools that make the parts."""
+"""Runs the tools that build the parts."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class Failed(Exception):
-    """A tool failed, or is not here; the message has the end of what it said."""
+    """A tool failed or is not installed; the message contains the end of its output."""
 
 
 def run(
@@ -16,18 +16,18 @@ def run(
     """Run a command to its end and return its output.
 
     Raises:
-        Failed: it failed, or it is not here.
+        Failed: the command failed, or is not installed.
     """
     argv = [str(word) for word in words]
     try:
         done = subprocess.run(argv, check=False, capture_output=True, cwd=cwd, env=env, input=stdin)
     except FileNotFoundError as error:
-        raise Failed(f"{argv[0]} is not here") from error
+        raise Failed(f"{argv[0]}: not installed") from error
     if done.returncode:
         raise Failed(f"{' '.join(argv)}\n{(done.stdout + done.stderr)[-4000:].decode(errors='replace')}")
     return done.stdout
 
 
 def say(message: str) -> None:
-    """Print one line for whoever waits."""
+    """Print a line of progress."""
     print(f"release: {message}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""What the package installs in /opt/barograph: the locked packages and ours, compiled."""
+"""Builds the tree that the package installs in /opt/barograph: locked packages and agent, compiled."""
 
 import os
 from pathlib import Path
@@ -9,14 +9,14 @@ HOME = Path("/opt/barograph")
 
 
 def make_tree(folder: Path, uv: Path, python: Path, wheel: Path, lock: Path) -> Path:
-    """Install into `folder`/opt/barograph as if it were /opt/barograph; return that folder.
+    """Install into `folder`/opt/barograph as if it were /opt/barograph; return that path.
 
     Args:
-        folder: where.
+        folder: the folder to install into.
         uv: the installer.
         python: the interpreter that the tree will run on, at the same path.
-        wheel: ours.
-        lock: what it needs, with hashes.
+        wheel: the agent's wheel.
+        lock: the locked dependencies, with hashes.
     """
     place = folder / HOME.relative_to("/")
     place.parent.mkdir(parents=True)
@@ -35,14 +35,14 @@ def make_tree(folder: Path, uv: Path, python: Path, wheel: Path, lock: Path) -> 
     run(*install, "--require-hashes", "-r", lock)
     run(*install, "--no-deps", wheel)
     _bind(place, python)
-    # Hashes that nobody checks: an installation that gives the files other times does not undo it.
+    # Unchecked hashes stay valid when an installation gives the files other modification times.
     compiling = ("-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", "-s", folder, "-p", "/")
     run(python, *compiling, place / "lib", env={**os.environ, "PYTHONHASHSEED": "0"})
     return place
 
 
 def _bind(place: Path, python: Path) -> None:
-    """Leave one command in `bin`, and no word of where the tree was made."""
+    """Leave one command in `bin`, and no path of the build folder."""
     for each in (place / "bin").iterdir():
         if each.name not in ("python", "python3", "barograph"):
             each.unlink()
