@@ -109,40 +109,40 @@ async def _until(holds: Callable[[], bool]) -> None:
 FILLED: Mapping[str, Sequence[str]] = {
     "a QMP line": ["unit/qmp/test_link_opening.py::test_each_bad_opening_has_its_fault"],
     "QMP messages of one VM": ["unit/qmp/test_link.py::test_a_flood_ends_the_link"],
-    "commands that QEMU does not read, and questions not answered": [
+    "commands that QEMU has not read or answered": [
         "unit/qmp/test_link.py::test_a_peer_that_reads_no_more_ends_the_link_before_our_commands_pile_up"
     ],
-    "events not taken yet": ["unit/test_bounds.py::test_events_that_nobody_takes_are_bounded_and_say_so"],
+    "queued events": ["unit/test_bounds.py::test_events_that_nobody_takes_are_bounded_and_say_so"],
     "a VM's name, a refusal's words": [
         "unit/qmp/test_client.py::test_what_a_refusal_says_is_bounded_and_fit_to_print",
         "unit/qmp/test_answers.py::test_an_answer_as_documented_is_read",
     ],
     "a balloon's id": ["unit/qmp/test_balloon.py::test_an_answer_of_another_shape_is_refused"],
     "links being opened": ["unit/qmp/test_link_opening.py::test_openings_are_bounded_and_let_go_when_open"],
-    "events of a VM that come while another is taken in": [
+    "events of a VM that arrive while another is processed": [
         "unit/runtime/test_vm.py::test_what_is_told_before_the_task_runs_waits_and_after_its_end_is_dropped"
     ],
-    "alarms set anew": ["unit/runtime/test_alarms.py::test_what_was_set_anew_is_not_kept"],
-    "readings under way": [
+    "alarms that were set again": ["unit/runtime/test_alarms.py::test_what_was_set_anew_is_not_kept"],
+    "readings in flight": [
         "unit/runtime/test_alarms.py::test_no_more_readings_are_under_way_than_the_bound_and_all_have_their_turn"
     ],
     "checks of one VM": [
         "unit/core/test_stories.py::test_a_stream_of_events_is_looked_into_within_50_ms_and_25_times_a_second_at_most"
     ],
-    "state events that a monitor makes of one VM": [
+    "state events that a monitor causes for one VM": [
         "unit/test_bounds.py::test_states_that_a_monitor_makes_up_are_no_more_than_the_checks"
     ],
     "readings of one VM": [
         "unit/core/test_pacing.py::test_news_at_each_reading_makes_readings_no_more_frequent"
     ],
     "statistics of a reading": ["unit/test_bounds.py::test_a_reading_has_so_many_statistics_or_is_none"],
-    "names a guest gave": ["unit/test_bounds.py::test_the_names_a_guest_gave_are_bounded"],
+    "statistics remembered of a guest": ["unit/test_bounds.py::test_the_names_a_guest_gave_are_bounded"],
     "text in a record": ["unit/contract/test_encode.py::test_hostile_text_is_bounded_and_utf_8"],
     "sockets and directories of a scan": [
         "unit/discovery/test_scan.py::test_one_scan_is_bounded_and_says_what_it_left_out",
         "unit/discovery/test_walk.py::test_it_stops_at_its_bound",
     ],
-    "VMs watched: links, the board, claims": [
+    "VMs observed: links, the board, claims": [
         "unit/test_bounds.py::test_vms_watched_are_bounded_and_the_next_ones_have_their_turn"
     ],
     "VMs remembered after they have gone, in a run": [
@@ -155,7 +155,7 @@ FILLED: Mapping[str, Sequence[str]] = {
     "records in memory of one sink": [
         "unit/spool/test_memory.py::test_what_does_not_fit_is_dropped_oldest_first_samples_before_states"
     ],
-    "records and dead letters while the disk takes nothing": [
+    "records and dead letters while the disk cannot be written": [
         "unit/spool/test_disk.py::test_what_fits_neither_disk_nor_memory_is_dropped_oldest_first_samples_before_states",
         "unit/spool/test_disk.py::test_dead_letters_that_the_disk_does_not_take_are_dropped_oldest_first_before_states",
     ],
@@ -163,35 +163,33 @@ FILLED: Mapping[str, Sequence[str]] = {
         "unit/spool/test_store.py::test_the_oldest_samples_go_first_where_there_is_no_room_then_dead_letters_states_last",
         "unit/spool/test_store.py::test_records_older_than_the_bound_are_dropped_dead_letters_are_not",
     ],
-    "a batch to Kafka, and what is known of it": [
+    "a batch to Kafka, and the memory of it": [
         "unit/spool/test_store.py::test_a_batch_is_bounded_and_never_empty",
         "unit/spool/test_memory.py::test_a_batch_is_bounded_in_bytes_and_never_empty",
     ],
-    "a library's complaints": ["unit/sinks/test_complaints.py::test_the_newest_complaint_is_given_once"],
-    "OTLP cycles under way": [
+    "a library's warnings": ["unit/sinks/test_complaints.py::test_the_newest_complaint_is_given_once"],
+    "OTLP cycles in progress": [
         "integration/test_sinks_otlp.py::test_a_backend_that_never_answers_costs_cycles_and_not_the_loop"
     ],
-    "exporter threads left to a backend": [
+    "exporter threads abandoned to a backend": [
         "integration/test_sinks_otlp.py::test_threads_left_to_backends_that_trickle_are_bounded"
     ],
     "OTLP memory of VMs": [
         "unit/sinks/test_otlp_points.py::test_a_vm_that_is_gone_is_remembered_a_while_and_then_forgotten",
         "unit/sinks/test_otlp_points.py::test_of_many_vms_that_have_gone_those_that_went_first_are_forgotten_sooner",
     ],
-    "statistics not known that become series, of a VM": [
+    "unknown statistics that become series, per VM": [
         "unit/sinks/test_otlp_points.py::test_names_that_we_do_not_know_make_so_many_series_of_a_vm_and_no_more"
     ],
-    "statistics not known that become series, of all VMs": [
+    "unknown statistics that become series, in all": [
         "unit/sinks/test_otlp_cycle.py::test_names_that_we_do_not_know_make_so_many_series_of_all_vms_and_no_more"
     ],
-    "connections to the web": [
+    "HTTP connections": [
         "unit/web/test_server.py::test_a_flood_of_silent_connections_keeps_nobody_out_and_holds_no_more_than_the_bound",
         "unit/web/test_server.py::test_a_client_that_is_slow_is_left_at_the_deadline",
     ],
-    "a request to the web": [
-        "unit/web/test_server.py::test_a_request_that_goes_on_past_the_bound_is_refused"
-    ],
-    "answers of the web being made": [
+    "an HTTP request": ["unit/web/test_server.py::test_a_request_that_goes_on_past_the_bound_is_refused"],
+    "HTTP responses being built": [
         "unit/web/test_rendering.py::test_who_asks_together_gets_one_answer_made_once"
     ],
 }
