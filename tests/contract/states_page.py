@@ -28,8 +28,10 @@ WHEN: Mapping[State, str] = {
 REASONS: Mapping[str, tuple[State, str, str]] = {
     LinkFault.MISSING: (
         State.GONE,
-        "the socket does not exist: QEMU quit, or its directory was removed; with libvirt, the domain"
-        " is not running",
+        (
+            "the socket does not exist: QEMU quit, or its directory was removed; with libvirt, the domain"
+            " is not running"
+        ),
         "nothing",
     ),
     LinkFault.REFUSED: (
@@ -71,8 +73,10 @@ REASONS: Mapping[str, tuple[State, str, str]] = {
     LinkFault.HUNG_UP: (State.UNREACHABLE, "the peer closed the link repeatedly", "check QEMU's log"),
     LinkFault.NO_ANSWER: (
         State.UNREACHABLE,
-        "no answer within the deadline: QEMU is stopped or wedged; with libvirt, also its daemon, or"
-        " another job is running on the domain",
+        (
+            "no answer within the deadline: QEMU is stopped or wedged; with libvirt, also its daemon, or"
+            " another job is running on the domain"
+        ),
         "check the QEMU process: SIGSTOP, storage, host load; with libvirt, `virsh domjobinfo`",
     ),
     LinkFault.FLOODING: (
@@ -129,8 +133,10 @@ REASONS: Mapping[str, tuple[State, str, str]] = {
     Reason.NO_ADVANCE: (
         State.STALLED,
         "the guest stopped answering, and QEMU does not ask again until it does",
-        "check whether the guest hangs, its driver is unloaded, or it gets no CPU time; reloading the"
-        " driver restarts the updates",
+        (
+            "check whether the guest hangs, its driver is unloaded, or it gets no CPU time; reloading the"
+            " driver restarts the updates"
+        ),
     ),
     Reason.ADVANCING: (State.REPORTING, "the agent receives updates", "nothing"),
 }
