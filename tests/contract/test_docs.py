@@ -1,4 +1,4 @@
-"""The docs say what the code does, or they fail here."""
+"""The docs agree with the code."""
 
 import re
 import tomllib
@@ -27,7 +27,7 @@ def test_the_layers_in_the_architecture_page_are_those_of_pyproject() -> None:
 
 
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_link_to_a_file_leads_to_one(page: Path) -> None:
+def test_every_link_to_a_file_resolves(page: Path) -> None:
     targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
 
     missing = [target for target in targets if not (page.parent / target).exists()]
@@ -35,7 +35,26 @@ def test_every_link_to_a_file_leads_to_one(page: Path) -> None:
     assert missing == []
 
 
-def test_every_make_word_of_the_docs_is_a_target() -> None:
+@pytest.mark.parametrize("page", DOCS, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_to_a_heading_resolves(page: Path) -> None:
+    targets = re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", page.read_text())
+
+    missing = [
+        f"{file}#{anchor}"
+        for file, anchor in targets
+        if anchor not in _anchors((page.parent / file if file else page).read_text())
+    ]
+
+    assert missing == []
+
+
+def _anchors(text: str) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^a-z0-9 _-]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_make_target_in_the_docs_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
     words = {word for page in DOCS for word in re.findall(r"\bmake ([a-z-]+)`", page.read_text())}
@@ -44,7 +63,7 @@ def test_every_make_word_of_the_docs_is_a_target() -> None:
     assert {"demo", "check", "test"} <= targets
 
 
-def test_every_error_on_purpose_is_in_the_tree_of_its_module() -> None:
+def test_every_error_is_in_the_tree_of_its_module() -> None:
     tree = errors.__doc__ or ""
     names = {
         name
@@ -76,3 +95,13 @@ def test_ci_calls_the_two_commands_and_nothing_else() -> None:
     commands = [line for line in script.splitlines() if line and not line.startswith(("#", "set ", "cd "))]
 
     assert commands == ["make check", "make test"]
+
+
+def test_every_log_line_of_the_spool_is_in_the_code() -> None:
+    page = (ROOT / "docs/operations.md").read_text().partition("### Spool problems")[2]
+    source = "".join(path.read_text() for path in (ROOT / "agent/spool").glob("*.py"))
+
+    lines = re.findall(r"`(spool [a-z ]+)`", page.partition("## ")[0])
+
+    assert len(lines) >= 6
+    assert [line for line in lines if f'"{line}"' not in source] == []
