@@ -34,8 +34,8 @@ from agent.cli.flags import (
     refuse,
 )
 from agent.cli.health import health
+from agent.cli.summary import summary
 from agent.config import Flags, load
-from agent.config.summary import summary
 from agent.config.units import parse_duration
 from agent.errors import CannotListen, ConfigError, Problem, StateFileError
 

@@ -1,7 +1,7 @@
 """File, variables and flags made one frozen object, or every problem at once."""
 
-from agent.config.flags import Flags
+from agent.config.host_facts import Host
 from agent.config.settings import Config, load
-from agent.config.surroundings import Host
+from agent.config.sources import Flags
 
 __all__ = ["Config", "Flags", "Host", "load"]

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from agent.config.choices import OtlpProtocol, Switch
-from agent.config.merge import Layer, SettingPath
-from agent.config.sinks import TlsFiles
+from agent.config.sink_sections import TlsFiles
+from agent.config.sources import Layer
+from agent.config.tree import SettingPath, Written
+from agent.config.types import OtlpProtocol, Switch
 from agent.config.units import Duration
-from agent.config.written import Written
 from agent.sinks import otlp_settings
 
 

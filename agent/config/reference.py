@@ -7,10 +7,10 @@ from typing import Any, cast, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from agent.config.settings_list import Setting, all_settings, section_model, sections
+from agent.config.sections import LibvirtConfig, MonitorConfig
+from agent.config.tree import Setting, Written, all_settings, section_model, sections
+from agent.config.types import Takes
 from agent.config.units import Duration, Size, Within
-from agent.config.words import Takes
-from agent.config.written import LibvirtConfig, MonitorConfig, Written
 
 SCHEMA_ID = "urn:barograph:schema:config:1"
 

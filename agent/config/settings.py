@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from agent.config.choices import OnExit, SpoolMode, Switch
 from agent.config.contradictions import otlp_protocol
-from agent.config.effective import Effective, effective
-from agent.config.flags import Flags
-from agent.config.sinks import KafkaConfig
-from agent.config.surroundings import Host
-from agent.config.words import split_address
+from agent.config.host_facts import Host
+from agent.config.sink_sections import KafkaConfig
+from agent.config.sources import Flags
+from agent.config.types import OnExit, SpoolMode, Switch, split_address
+from agent.config.validation import Effective, effective
 from agent.contract.encode import Mode
 from agent.core.poller import PollSettings
 from agent.discovery.settings import MonitorGlob
@@ -86,7 +85,7 @@ class Config:
         return disk.Settings(
             directory=Path(self.state_directory),
             keeps_records=self.kafka is not None,
-            bounds=Bounds(size_bytes=spool.size.bytes, age_ms=spool.age.ns // 1_000_000),
+            bounds=Bounds(size_bytes=spool.size.bytes, age_ms=spool.age.ms),
             memory_bytes=self.buffer.size_bytes,
         )
 

@@ -12,7 +12,7 @@ import yaml
 
 from agent.config import Flags, load
 from agent.config.reference import config_schema, default_words
-from agent.config.settings_list import Setting, all_settings
+from agent.config.tree import Setting, all_settings
 from tests.contract.generate_reference import CLI, COMMANDS, CONFIG_SCHEMA, CONFIGURATION, made
 
 ROOT = Path(__file__).parents[2]

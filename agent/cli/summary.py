@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from agent.config.choices import OnExit
 from agent.config.contradictions import otlp_protocol, stall_deadline
 from agent.config.settings import Config
+from agent.config.types import OnExit
 
 
 def summary(config: Config) -> str:

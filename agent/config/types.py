@@ -1,15 +1,18 @@
-"""What single settings must look like: hosts, URLs, topics, identifiers. Each refusal says the way out."""
+"""The types of single settings: choices, hosts, URLs, topics, names. Errors say what to write instead."""
 
 import re
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Annotated, Any, cast
 from urllib.parse import unquote, urlsplit
 
 from pydantic import (
     AfterValidator,
+    BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
@@ -19,7 +22,90 @@ from pydantic import (
 from pydantic_core import CoreSchema
 from pydantic_core.core_schema import no_info_before_validator_function
 
-from agent.config.choices import Switch
+
+class Section(BaseModel):
+    """A group of settings. What is not listed is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, validate_default=False)
+
+
+class OnExit(StrEnum):
+    """What happens at a clean exit to the intervals we set."""
+
+    GIVE_BACK = "give-back"
+    KEEP = "keep"
+
+
+class SpoolMode(StrEnum):
+    """Where records wait for Kafka, and where what is known of VMs outlives the agent."""
+
+    AUTO = "auto"
+    DISK = "disk"
+    NONE = "none"
+
+
+class KafkaCompression(StrEnum):
+    """How batches are compressed."""
+
+    NONE = "none"
+    GZIP = "gzip"
+    SNAPPY = "snappy"
+    LZ4 = "lz4"
+    ZSTD = "zstd"
+
+
+class SaslMechanism(StrEnum):
+    """How the agent proves to Kafka who it is."""
+
+    PLAIN = "PLAIN"
+    SCRAM_256 = "SCRAM-SHA-256"
+    SCRAM_512 = "SCRAM-SHA-512"
+
+
+class OtlpProtocol(StrEnum):
+    """How OTLP is carried."""
+
+    HTTP = "http"
+    GRPC = "grpc"
+
+
+class OtlpCompression(StrEnum):
+    """How requests are compressed."""
+
+    NONE = "none"
+    GZIP = "gzip"
+
+
+class Identity(StrEnum):
+    """Where a VM's id, name and host stand in OTLP."""
+
+    POINTS = "points"
+    RESOURCE = "resource"
+
+
+class LogLevel(StrEnum):
+    """The least important lines to be written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class LogFormat(StrEnum):
+    """What a line looks like."""
+
+    CONSOLE = "console"
+    JSON = "json"
+
+
+class Switch(StrEnum):
+    """On, off, or what fits."""
+
+    AUTO = "auto"
+    ON = "true"
+    OFF = "false"
+
 
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?\.?|\[[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?\]")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2

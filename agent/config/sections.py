@@ -1,24 +1,32 @@
-"""What users may write: every setting with its type, its default and why; the sinks' are in `sinks.py`.
+"""The sections of the configuration, but for the sinks: every setting with its type, default and description.
 
-What they mean together is in `contradictions.py`; what code is handed is in `settings.py`.
+Checks across settings are in `contradictions.py`; the settings that each part of the agent receives are in
+`settings.py`.
 """
 
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from agent.config.choices import LogFormat, LogLevel, OnExit, SpoolMode
-from agent.config.section import Section
-from agent.config.sinks import KafkaConfig, LinesConfig, OtlpConfig
+from agent.config.types import (
+    AbsolutePath,
+    Identifier,
+    Listen,
+    LogFormat,
+    LogLevel,
+    Names,
+    NotBool,
+    OnExit,
+    Section,
+    SpoolMode,
+    Takes,
+    TextOr,
+)
 from agent.config.units import Duration, Size, WrittenDuration, WrittenSize, within
-from agent.config.words import AbsolutePath, Identifier, Listen, Names, NotBool, Takes, TextOr
 from agent.core.reading import Access, IntervalPolicy
 from agent.discovery.settings import MonitorGlob, mistakes
 from agent.libvirt.settings import mistakes as uri_mistakes
 
-ENV_PREFIX = "BAROGRAPH_"
-ENV_NESTED = "__"
 INTERVAL_MAX_S = 4_294_967_295
 """QEMU takes no more: hw/virtio/virtio-balloon.c, balloon_stats_set_poll_interval."""
 
@@ -121,6 +129,16 @@ class LibvirtConfig(Section):
         if (self.uri is None) == (self.sockets is None):
             raise ValueError("give either uri or sockets")
         return self
+
+
+Monitors = Annotated[
+    tuple[Annotated[MonitorConfig, TextOr(_plain_globs)], ...], Names, Takes("list of globs or sections")
+]
+Libvirts = Annotated[
+    tuple[Annotated[LibvirtConfig, TextOr(_plain_places)], ...],
+    Names,
+    Takes("list of URIs, globs or sections"),
+]
 
 
 class PollingConfig(Section):
@@ -315,73 +333,3 @@ class ShutdownConfig(Section):
             "systemd (90 s) and Kubernetes (30 s) allow."
         ),
     )
-
-
-class Written(BaseSettings):
-    """The configuration of barograph."""
-
-    # `load` has merged the sources already and keeps where each value came from.
-    model_config = SettingsConfigDict(
-        extra="forbid",
-        frozen=True,
-        hide_input_in_errors=True,
-        validate_default=False,
-        env_prefix=ENV_PREFIX,
-        env_nested_delimiter=ENV_NESTED,
-        env_ignore_empty=True,
-        enable_decoding=False,  # lists are written with commas, not as JSON
-    )
-
-    monitors: Annotated[
-        tuple[Annotated[MonitorConfig, TextOr(_plain_globs)], ...],
-        Names,
-        Takes("list of globs or sections"),
-    ] = Field(
-        default=(),
-        description=(
-            "Where monitors are: globs, or sections with `glob`, `access` and `pattern`. Where "
-            "two match one socket the first counts. Needed, but where `libvirt` is given."
-        ),
-    )
-    libvirt: Annotated[
-        tuple[Annotated[LibvirtConfig, TextOr(_plain_places)], ...],
-        Names,
-        Takes("list of URIs, globs or sections"),
-    ] = Field(
-        default=(),
-        description=(
-            "Libvirts whose domains are watched, each a URI, a glob of sockets, or a section with `uri` or "
-            "`sockets`, and `policy`. Needs libvirt-python: `pip install 'barograph[libvirt]'`."
-        ),
-    )
-    polling: PollingConfig = PollingConfig()
-    host: HostConfig = HostConfig()
-    qmp: QmpConfig = QmpConfig()
-    discovery: DiscoveryConfig = DiscoveryConfig()
-    state_directory: AbsolutePath | None = Field(
-        default=None,
-        description=(
-            "Where the spool is, and what is owed to VMs. Default: `$STATE_DIRECTORY` (systemd sets "
-            "it), else `/var/lib/barograph` for root, else `$XDG_STATE_HOME/barograph`."
-        ),
-    )
-    buffer: BufferConfig = BufferConfig()
-    spool: SpoolConfig = SpoolConfig()
-    kafka: KafkaConfig = KafkaConfig()
-    otlp: OtlpConfig = OtlpConfig()
-    lines: LinesConfig = LinesConfig()
-    web: WebConfig = WebConfig()
-    log: LogConfig = LogConfig()
-    shutdown: ShutdownConfig = ShutdownConfig()
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what it is given: the environment is read by `load`, and not a second time here."""
-        return (init_settings,)

@@ -14,10 +14,9 @@ from pathlib import Path
 from stat import S_ISDIR
 
 from agent.config.contradictions import Finding
-from agent.config.environment import CONTAINER_VARIABLE
-from agent.config.merge import Layer, SettingPath
-from agent.config.sinks import TlsFiles
-from agent.config.written import Written
+from agent.config.sink_sections import TlsFiles
+from agent.config.sources import CONTAINER_VARIABLE, Layer
+from agent.config.tree import SettingPath, Written
 from agent.libvirt.settings import WAY_TO_GET_IT
 
 _SECRET_MAX_BYTES = 65_536

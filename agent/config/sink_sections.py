@@ -1,30 +1,28 @@
-"""What users may write about destinations: every setting with its type, its default and why."""
+"""The sections of the sinks: every setting with its type, default and description."""
 
 from typing import Annotated
 
 from pydantic import Field
 
-from agent.config.choices import (
-    Identity,
-    KafkaCompression,
-    OtlpCompression,
-    OtlpProtocol,
-    SaslMechanism,
-    Switch,
-)
-from agent.config.section import Section
-from agent.config.units import Duration, WrittenDuration, within
-from agent.config.words import (
+from agent.config.types import (
     AbsolutePath,
     Endpoint,
     Headers,
     Identifier,
+    Identity,
+    KafkaCompression,
     OnOff,
+    OtlpCompression,
+    OtlpProtocol,
+    SaslMechanism,
     Secret,
+    Section,
     Servers,
+    Switch,
     Text,
     Topic,
 )
+from agent.config.units import Duration, WrittenDuration, within
 from agent.contract.encode import Mode
 
 

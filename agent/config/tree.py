@@ -1,0 +1,152 @@
+"""The whole configuration as users write it, and the list of its settings: path, variable, default."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import get_args
+
+from pydantic import BaseModel, Field
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from agent.config.sections import (
+    BufferConfig,
+    DiscoveryConfig,
+    HostConfig,
+    Libvirts,
+    LogConfig,
+    Monitors,
+    PollingConfig,
+    QmpConfig,
+    ShutdownConfig,
+    SpoolConfig,
+    WebConfig,
+)
+from agent.config.sink_sections import KafkaConfig, LinesConfig, OtlpConfig
+from agent.config.types import AbsolutePath, Secret
+
+ENV_PREFIX = "BAROGRAPH_"
+ENV_NESTED = "__"
+
+SettingPath = tuple[str, ...]
+"""("kafka", "tls", "enabled")."""
+
+
+class Written(BaseSettings):
+    """The configuration of barograph."""
+
+    # `load` has merged the sources already and keeps where each value came from.
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        validate_default=False,
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter=ENV_NESTED,
+        env_ignore_empty=True,
+        enable_decoding=False,  # lists are written with commas, not as JSON
+    )
+
+    monitors: Monitors = Field(
+        default=(),
+        description=(
+            "Where monitors are: globs, or sections with `glob`, `access` and `pattern`. Where "
+            "two match one socket the first counts. Needed, but where `libvirt` is given."
+        ),
+    )
+    libvirt: Libvirts = Field(
+        default=(),
+        description=(
+            "Libvirts whose domains are watched, each a URI, a glob of sockets, or a section with `uri` or "
+            "`sockets`, and `policy`. Needs libvirt-python: `pip install 'barograph[libvirt]'`."
+        ),
+    )
+    polling: PollingConfig = PollingConfig()
+    host: HostConfig = HostConfig()
+    qmp: QmpConfig = QmpConfig()
+    discovery: DiscoveryConfig = DiscoveryConfig()
+    state_directory: AbsolutePath | None = Field(
+        default=None,
+        description=(
+            "Where the spool is, and what is owed to VMs. Default: `$STATE_DIRECTORY` (systemd sets "
+            "it), else `/var/lib/barograph` for root, else `$XDG_STATE_HOME/barograph`."
+        ),
+    )
+    buffer: BufferConfig = BufferConfig()
+    spool: SpoolConfig = SpoolConfig()
+    kafka: KafkaConfig = KafkaConfig()
+    otlp: OtlpConfig = OtlpConfig()
+    lines: LinesConfig = LinesConfig()
+    web: WebConfig = WebConfig()
+    log: LogConfig = LogConfig()
+    shutdown: ShutdownConfig = ShutdownConfig()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what it is given: the environment is read by `load`, and not a second time here."""
+        return (init_settings,)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting."""
+
+    path: SettingPath
+    field: FieldInfo
+
+    @property
+    def dotted(self) -> str:
+        """As in messages and docs."""
+        return ".".join(self.path)
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that overrides it."""
+        return ENV_PREFIX + ENV_NESTED.join(self.path).upper()
+
+    @property
+    def env_only(self) -> bool:
+        """Whether it is a secret that must not stand in the file."""
+        return Secret in get_args(self.field.annotation)
+
+
+@cache
+def all_settings() -> tuple[Setting, ...]:
+    """Every setting, in the order of the models."""
+    return tuple(_walk(Written, ()))
+
+
+@cache
+def sections() -> dict[SettingPath, type[BaseModel]]:
+    """Every section by its path; the whole is at ()."""
+    return dict(_sections(Written, ()))
+
+
+def section_model(field: FieldInfo) -> type[BaseModel] | None:
+    """Return the model of a field that is a section; `None`: it is a setting."""
+    annotation = field.annotation
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _walk(model: type[BaseModel], prefix: SettingPath) -> Iterator[Setting]:
+    for name, field in model.model_fields.items():
+        inner = section_model(field)
+        if inner is None:
+            yield Setting((*prefix, name), field)
+        else:
+            yield from _walk(inner, (*prefix, name))
+
+
+def _sections(model: type[BaseModel], prefix: SettingPath) -> Iterator[tuple[SettingPath, type[BaseModel]]]:
+    yield prefix, model
+    for name, field in model.model_fields.items():
+        inner = section_model(field)
+        if inner is not None:
+            yield from _sections(inner, (*prefix, name))
