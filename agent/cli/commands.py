@@ -19,21 +19,12 @@ from agent.cli.flags import (
     EXIT_CANNOT_START,
     EXIT_NOT_HOPED_FOR,
     ConfigFlag,
-    HostIdFlag,
-    HostNameFlag,
-    IntervalFlag,
-    KafkaFlag,
-    LibvirtFlag,
-    LogLevelFlag,
-    MonitorFlag,
-    OtlpFlag,
-    PolicyFlag,
     StateDirectoryFlag,
-    WebFlag,
     load_config,
     refuse,
+    with_all_flags,
 )
-from agent.cli.health import health
+from agent.cli.health_check import health
 from agent.cli.summary import summary
 from agent.config import Flags, load
 from agent.config.units import parse_duration
@@ -82,83 +73,30 @@ def _root(
     return
 
 
-@cli.command()
-def run(
-    config: ConfigFlag = None,
-    monitor: MonitorFlag = None,
-    libvirt: LibvirtFlag = None,
-    interval: IntervalFlag = None,
-    policy: PolicyFlag = None,
-    kafka: KafkaFlag = None,
-    otlp: OtlpFlag = None,
-    host_id: HostIdFlag = None,
-    host_name: HostNameFlag = None,
-    state_directory: StateDirectoryFlag = None,
-    web: WebFlag = None,
-    log_level: LogLevelFlag = None,
-) -> None:
-    """Watch this host's VMs until SIGTERM or ctrl-C. SIGHUP: read the configuration again.
+@cli.command("run")
+@with_all_flags
+def run(flags: Flags) -> None:
+    """Watch the VMs of this host until SIGTERM or Ctrl-C. SIGHUP reloads the configuration.
 
-    Without a sink, samples are written to stdout. Flags go before BAROGRAPH_* variables, these before the
-    file; docs/configuration.md has every setting.
+    Without a sink, records are written to stdout. Flags override BAROGRAPH_* variables, which override the
+    file; docs/configuration.md lists every setting.
     """
-    flags = Flags(
-        config=config,
-        monitors=tuple(monitor or ()),
-        libvirt=tuple(libvirt or ()),
-        interval=interval,
-        policy=policy,
-        kafka=kafka,
-        otlp=otlp,
-        host_id=host_id,
-        host_name=host_name,
-        state_directory=state_directory,
-        web=web,
-        log_level=log_level,
-    )
     configured = load_config(flags)
-    from agent import (
-        app,  # takes as long as all libraries of the sinks together: --help shall not wait for it
-    )
+    # Imports the libraries of all sinks, which --help must not wait for.
+    from agent import app
 
     if _in_loop(app.run, configured, partial(load, flags, os.environ)):
-        # The same process with the same words: whoever started it sees no end, and nothing is left over.
+        # Same process, same arguments: the parent sees no exit, and no state is left over.
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 @cli.command("check-config")
-def check_config(
-    config: ConfigFlag = None,
-    monitor: MonitorFlag = None,
-    libvirt: LibvirtFlag = None,
-    interval: IntervalFlag = None,
-    policy: PolicyFlag = None,
-    kafka: KafkaFlag = None,
-    otlp: OtlpFlag = None,
-    host_id: HostIdFlag = None,
-    host_name: HostNameFlag = None,
-    state_directory: StateDirectoryFlag = None,
-    web: WebFlag = None,
-    log_level: LogLevelFlag = None,
-) -> None:
-    """Name every problem of the configuration, or say what it comes to.
+@with_all_flags
+def check_config(flags: Flags) -> None:
+    """Validate the configuration and print the effective settings.
 
-    It does exactly what run does, up to the first side effect.
+    Performs the same checks as run and stops before the first side effect.
     """
-    flags = Flags(
-        config=config,
-        monitors=tuple(monitor or ()),
-        libvirt=tuple(libvirt or ()),
-        interval=interval,
-        policy=policy,
-        kafka=kafka,
-        otlp=otlp,
-        host_id=host_id,
-        host_name=host_name,
-        state_directory=state_directory,
-        web=web,
-        log_level=log_level,
-    )
     typer.echo(summary(load_config(flags)))
 
 

@@ -67,7 +67,7 @@ def demo(
         otlp=otlp,
     )
     flags = Flags(
-        monitors=("/*",), interval=interval, kafka=kafka, otlp=otlp, host_id="demo", state_directory="/"
+        monitor=("/*",), interval=interval, kafka=kafka, otlp=otlp, host_id="demo", state_directory="/"
     )
     try:
         load(flags, options.environment(os.environ))

@@ -1,10 +1,11 @@
-"""What commands have in common: the flags that say which configuration, and the exit codes.
+"""What the commands share: the flags that configure the agent, and the exit codes.
 
-0 done; 1 there is an answer, and it is not the one hoped for; 2 the configuration or the command line is
-wrong, nothing was started; 3 cannot start; 130 interrupted.
+Exit codes: 0 success; 1 the command ran, its result is negative; 2 the configuration or the command line is
+invalid, nothing was started; 3 the agent cannot start; 130 interrupted.
 """
 
 import os
+from collections.abc import Callable
 from typing import Annotated, NoReturn
 
 import typer
@@ -17,59 +18,110 @@ EXIT_CONFIGURATION = 2
 EXIT_CANNOT_START = 3
 
 ConfigFlag = Annotated[
-    str | None, typer.Option("--config", metavar="FILE", help="YAML file. [env: BAROGRAPH_CONFIG]")
+    str | None,
+    typer.Option("--config", metavar="FILE", help="Configuration file, in YAML. [env: BAROGRAPH_CONFIG]"),
 ]
 MonitorFlag = Annotated[
     list[str] | None,
-    typer.Option("--monitor", metavar="GLOB", help="Where monitor sockets are; may be given again."),
+    typer.Option("--monitor", metavar="GLOB", help="Glob of monitor sockets. Can be repeated."),
 ]
 LibvirtFlag = Annotated[
     list[str] | None,
     typer.Option(
         "--libvirt",
         metavar="URI",
-        help="A libvirt, e.g. qemu:///system, or a glob of its sockets; may be given again.",
+        help="URI of a libvirt daemon, e.g. qemu:///system, or a glob of its sockets. Can be repeated.",
     ),
 ]
 IntervalFlag = Annotated[
-    str | None, typer.Option("--interval", metavar="DURATION", help="How often guests are asked, e.g. 10s.")
+    str | None, typer.Option("--interval", metavar="DURATION", help="Polling interval of guests, e.g. 10s.")
 ]
 PolicyFlag = Annotated[
     str | None,
     typer.Option(
-        "--policy", metavar="WORD", help="Whose the interval is: fill (where it is 0), enforce or observe."
+        "--policy",
+        metavar="POLICY",
+        help="Who controls the polling interval: fill (set it where it is 0), enforce or observe.",
     ),
 ]
 KafkaFlag = Annotated[
-    str | None, typer.Option("--kafka", metavar="HOST:PORT,...", help="Send everything to this Kafka.")
+    str | None,
+    typer.Option("--kafka", metavar="HOST:PORT,...", help="Kafka brokers to send samples and states to."),
 ]
 OtlpFlag = Annotated[
     str | None,
-    typer.Option("--otlp", metavar="URL", help="Send metrics to this OTLP endpoint; gRPC on port 4317."),
+    typer.Option("--otlp", metavar="URL", help="OTLP endpoint to send metrics to; port 4317 means gRPC."),
 ]
 HostIdFlag = Annotated[
-    str | None, typer.Option("--host-id", metavar="ID", help="Who the host is, instead of its machine-id.")
+    str | None, typer.Option("--host-id", metavar="ID", help="ID of this host; default: its machine-id.")
 ]
 HostNameFlag = Annotated[
-    str | None, typer.Option("--host-name", metavar="NAME", help="The host's name, instead of its own word.")
+    str | None,
+    typer.Option("--host-name", metavar="NAME", help="Name of this host; default: its hostname."),
 ]
 StateDirectoryFlag = Annotated[
     str | None,
-    typer.Option("--state-directory", metavar="PATH", help="Where the spool is, and what is owed to VMs."),
+    typer.Option(
+        "--state-directory",
+        metavar="PATH",
+        help="Directory of the spool and of the ledger of changed intervals.",
+    ),
 ]
 WebFlag = Annotated[
     str | None,
     typer.Option(
-        "--web", metavar="HOST:PORT", help="Where to answer probes and scrapes, instead of loopback."
+        "--web", metavar="HOST:PORT", help="Address to serve probes and metrics on, instead of loopback."
     ),
 ]
 LogLevelFlag = Annotated[
-    str | None, typer.Option("--log-level", metavar="WORD", help="debug, info, warning or error.")
+    str | None,
+    typer.Option("--log-level", metavar="LEVEL", help="Log level: debug, info, warning or error."),
 ]
 
 
+def with_all_flags(action: Callable[[Flags], None]) -> Callable[..., None]:
+    """Return a command that takes every flag and calls `action` with what was given.
+
+    Typer reads the flags of a command from its signature, so this signature lists them for all such commands.
+    """
+
+    def command(
+        config: ConfigFlag = None,
+        monitor: MonitorFlag = None,
+        libvirt: LibvirtFlag = None,
+        interval: IntervalFlag = None,
+        policy: PolicyFlag = None,
+        kafka: KafkaFlag = None,
+        otlp: OtlpFlag = None,
+        host_id: HostIdFlag = None,
+        host_name: HostNameFlag = None,
+        state_directory: StateDirectoryFlag = None,
+        web: WebFlag = None,
+        log_level: LogLevelFlag = None,
+    ) -> None:
+        action(
+            Flags(
+                config=config,
+                monitor=tuple(monitor or ()),
+                libvirt=tuple(libvirt or ()),
+                interval=interval,
+                policy=policy,
+                kafka=kafka,
+                otlp=otlp,
+                host_id=host_id,
+                host_name=host_name,
+                state_directory=state_directory,
+                web=web,
+                log_level=log_level,
+            )
+        )
+
+    command.__doc__ = action.__doc__
+    return command
+
+
 def load_config(flags: Flags, *, monitors_needed: bool = True) -> Config:
-    """Return the configuration, or print every problem and end with exit code 2."""
+    """Return the configuration, or print every problem and exit with code 2."""
     try:
         return load(flags, os.environ, monitors_needed=monitors_needed)
     except ConfigError as error:
@@ -77,7 +129,7 @@ def load_config(flags: Flags, *, monitors_needed: bool = True) -> Config:
 
 
 def refuse(error: ConfigError) -> NoReturn:
-    """Print every problem and end with exit code 2."""
+    """Print every problem and exit with code 2."""
     count = len(error.problems)
     typer.echo(f"{count} problem{'s' * (count != 1)} in the configuration; nothing was started", err=True)
     for problem in error.problems:

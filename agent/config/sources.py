@@ -1,4 +1,4 @@
-"""Where settings are written: flags, variables, the file. Each is read into a layer, laid over the others."""
+"""The sources of settings: flags, variables and the file, each read into a layer, and layers merged."""
 
 import re
 from collections.abc import Hashable, Mapping
@@ -14,12 +14,12 @@ from agent.config.tree import ENV_PREFIX, SettingPath, Written, all_settings
 from agent.errors import ConfigError, Problem
 
 Location = tuple[str | int, ...]
-"""As pydantic gives it: ("monitors", 1, "glob")."""
+"""A place in the configuration as pydantic gives it: ("monitors", 1, "glob")."""
 
 
 @dataclass(slots=True)
 class Layer:
-    """Settings as a tree, and by setting the name of the place that is not the file: a flag, a variable."""
+    """Settings as a tree, and for each setting that is not from the file its flag or variable."""
 
     tree: dict[str, Any] = field(default_factory=dict[str, Any])
     places: dict[SettingPath, str] = field(default_factory=dict[SettingPath, str])
@@ -33,9 +33,9 @@ class Layer:
         self.places[path] = place
 
     def over(self, lower: "Layer") -> "Layer":
-        """Return this one laid over `lower`: sections are joined, settings replaced whole."""
+        """Return this layer merged over `lower`: sections are merged, settings replaced as a whole."""
         places = {path: place for path, place in lower.places.items() if not _has(self.tree, path)}
-        return Layer(_joined(lower.tree, self.tree), places | self.places)
+        return Layer(_merged(lower.tree, self.tree), places | self.places)
 
     def place(self, location: Location) -> str:
         """Name the place of a value for people: `--interval`, `BAROGRAPH_LOG__LEVEL`, `monitors[1].glob`."""
@@ -46,7 +46,7 @@ class Layer:
         return dotted(location)
 
     def holds(self, path: SettingPath) -> bool:
-        """Whether the setting, or anything in the section, was given."""
+        """Whether the setting, or any setting of the section, is present."""
         return _has(self.tree, path)
 
 
@@ -58,15 +58,15 @@ def dotted(location: Location) -> str:
     return text
 
 
-def _joined(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
-    joined = dict(lower)
+def _merged(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(lower)
     for name, value in upper.items():
-        below: object = joined.get(name)
+        below: object = merged.get(name)
         if isinstance(below, dict) and isinstance(value, dict):
-            joined[name] = _joined(cast("dict[str, Any]", below), cast("dict[str, Any]", value))
+            merged[name] = _merged(cast("dict[str, Any]", below), cast("dict[str, Any]", value))
         else:
-            joined[name] = value
-    return joined
+            merged[name] = value
+    return merged
 
 
 def _has(tree: dict[str, Any], path: SettingPath) -> bool:
@@ -77,12 +77,15 @@ def _has(tree: dict[str, Any], path: SettingPath) -> bool:
     return isinstance(inner, dict) and _has(cast("dict[str, Any]", inner), tuple(rest))
 
 
+# --- flags ---
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flags:
-    """Flags as typed. `None` and `()`: not given."""
+    """The flags of the command line, by name. `None` and `()`: not given."""
 
-    config: str | None = None  # the file; it overrides BAROGRAPH_CONFIG
-    monitors: tuple[str, ...] = ()
+    config: str | None = None  # the file; overrides BAROGRAPH_CONFIG
+    monitor: tuple[str, ...] = ()
     libvirt: tuple[str, ...] = ()
     interval: str | None = None
     policy: str | None = None
@@ -95,33 +98,39 @@ class Flags:
     log_level: str | None = None
 
     def layer(self) -> Layer:
-        """Return them as settings, each with the flag it comes from."""
-        given: dict[SettingPath, tuple[str, Any]] = {
-            ("monitors",): ("--monitor", list(self.monitors) or None),
-            ("libvirt",): ("--libvirt", list(self.libvirt) or None),
-            ("polling", "interval"): ("--interval", self.interval),
-            ("polling", "policy"): ("--policy", self.policy),
-            ("kafka", "bootstrap_servers"): ("--kafka", self.kafka),
-            ("otlp", "endpoint"): ("--otlp", self.otlp),
-            ("host", "id"): ("--host-id", self.host_id),
-            ("host", "name"): ("--host-name", self.host_name),
-            ("state_directory",): ("--state-directory", self.state_directory),
-            ("web", "listen"): ("--web", self.web),
-            ("log", "level"): ("--log-level", self.log_level),
-        }
+        """Return the settings given by flags."""
         layer = Layer()
-        for path, (flag, value) in given.items():
-            if value is not None:
-                layer.put(path, value, flag)
+        for name, path in _SETTING_OF_FLAG.items():
+            value: str | tuple[str, ...] | None = getattr(self, name)
+            if value not in (None, ()):
+                layer.put(path, value, f"--{name.replace('_', '-')}")
         return layer
 
 
+_SETTING_OF_FLAG: Mapping[str, SettingPath] = {
+    "monitor": ("monitors",),
+    "libvirt": ("libvirt",),
+    "interval": ("polling", "interval"),
+    "policy": ("polling", "policy"),
+    "kafka": ("kafka", "bootstrap_servers"),
+    "otlp": ("otlp", "endpoint"),
+    "host_id": ("host", "id"),
+    "host_name": ("host", "name"),
+    "state_directory": ("state_directory",),
+    "web": ("web", "listen"),
+    "log_level": ("log", "level"),
+}
+
+
+# --- variables ---
+
 CONFIG_VARIABLE = "BAROGRAPH_CONFIG"
 CONTAINER_VARIABLE = "BAROGRAPH_IN_CONTAINER"
-"""Our image sets it. systemd's `container` will not do: a host that is itself a container (LXC) has it."""
-# The file; where we are; where the Makefile keeps its tools; what makes the tests see our bugs (app.py).
-_NOT_SETTINGS = {CONFIG_VARIABLE, CONTAINER_VARIABLE, "BAROGRAPH_CACHE", "BAROGRAPH_NO_CONTAINMENT"}
-# Kubernetes gives every pod such variables for a Service called barograph (or barograph-…) beside it.
+"""Set by our image. systemd's `container` is not enough: a host that is itself a container (LXC) has it."""
+
+# The file, the container's mark, and the Makefile's directory for its tools.
+_NOT_SETTINGS = {CONFIG_VARIABLE, CONTAINER_VARIABLE, "BAROGRAPH_CACHE"}
+# Kubernetes sets these in every pod for a Service named barograph (or barograph-…) in its namespace.
 _SERVICE_LINK = re.compile(
     r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$"
 )
@@ -138,11 +147,11 @@ _OTEL_SETTINGS: dict[str, SettingPath] = {
     "CLIENT_KEY": ("otlp", "tls", "key_file"),
 }
 WHOLE_ENDPOINT_VARIABLE = "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"
-"""The one endpoint to which `/v1/metrics` is not appended (specification/protocol/exporter.md)."""
+"""The only endpoint to which `/v1/metrics` is not appended (specification/protocol/exporter.md)."""
 
 
 class _Variables(EnvSettingsSource):
-    """The library's reading of variables, on the environment it is given."""
+    """pydantic's reading of variables, from the environment it is given."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
@@ -153,13 +162,13 @@ class _Variables(EnvSettingsSource):
 
 
 def own_variables(environ: Mapping[str, str]) -> tuple[Layer, list[Problem]]:
-    """Return the settings of `BAROGRAPH_*`, without empty ones; a problem for each that is no setting."""
+    """Return the settings of `BAROGRAPH_*`, without empty ones, and a problem for each unknown variable."""
     known = {setting.variable: setting for setting in all_settings()}
     ours = {name: value for name, value in environ.items() if name.startswith(ENV_PREFIX) and value}
     given = {name: value for name, value in ours.items() if name in known}
     layer = Layer(_Variables(given)(), {known[name].path: name for name in given})
     problems = [
-        Problem(name, _unknown(name, list(known)))
+        _unknown_variable(name, list(known))
         for name in sorted(ours.keys() - known.keys() - _NOT_SETTINGS)
         if _SERVICE_LINK.search(name) is None
     ]
@@ -167,7 +176,7 @@ def own_variables(environ: Mapping[str, str]) -> tuple[Layer, list[Problem]]:
 
 
 def otel_variables(environ: Mapping[str, str]) -> Layer:
-    """Return what OpenTelemetry's own variables say; those for metrics go before the general ones."""
+    """Return the settings of OpenTelemetry's variables; those for metrics override the general ones."""
     layer = Layer()
     if (
         environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
@@ -188,7 +197,7 @@ def _translated(name: str, value: str, environ: Mapping[str, str]) -> str:
         case "PROTOCOL":
             return "http" if value == "http/protobuf" else value
         case "TIMEOUT":
-            # Milliseconds, as the specification has it; Python's exporters take it for seconds.
+            # Milliseconds, as in the specification; OpenTelemetry's Python exporters read seconds.
             return f"{value}ms" if value.isdecimal() else value
         case "ENDPOINT" if "://" not in value:
             # gRPC's form. The specification's default is a secure channel.
@@ -198,45 +207,49 @@ def _translated(name: str, value: str, environ: Mapping[str, str]) -> str:
             return value
 
 
-def _unknown(name: str, known: list[str]) -> str:
-    words = [each.removeprefix(ENV_PREFIX) for each in known]
-    for close in get_close_matches(name.removeprefix(ENV_PREFIX), words, n=1):
-        return f"is no setting; did you mean {ENV_PREFIX}{close}?"
-    return "is no setting: docs/configuration.md has the list"
+def _unknown_variable(name: str, known: list[str]) -> Problem:
+    names = [each.removeprefix(ENV_PREFIX) for each in known]
+    close = get_close_matches(name.removeprefix(ENV_PREFIX), names, n=1)
+    hint = f"did you mean {ENV_PREFIX}{close[0]}?" if close else "docs/configuration.md lists the settings"
+    return Problem(name, f"is no setting; {hint}")
 
+
+# --- the file ---
 
 SIZE_MAX_BYTES = 2**20
-"""Far above any configuration: the wrong file was named."""
+"""Far above the size of any configuration: a larger file is another file, named by mistake."""
 
 
 def read_yaml(path: str) -> dict[str, Any]:
-    """Return the file's settings; a key without a value counts as not written.
+    """Return the settings of the file; a key without a value counts as absent.
+
+    The file is YAML 1.1 without tags. A key that is given twice is an error.
 
     Raises:
-        ConfigError: it cannot be read, or is no YAML; the place is its path, line and column.
+        ConfigError: the file cannot be read, or is not valid; the place is its path, line and column.
     """
     try:
         text = _read(Path(path))
-        # A SafeLoader of ours: it makes plain values only, as yaml.safe_load does.
+        # A subclass of SafeLoader: it makes plain values only, as yaml.safe_load does.
         loaded: object = yaml.load(text, _Loader)
     except OSError as error:
-        raise _refused(path, f"cannot be read: {error.strerror}") from error
+        raise _invalid(path, f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise _refused(
+        raise _invalid(
             path, f"is not text in UTF-8: byte {error.start} is {error.object[error.start]:#04x}"
         ) from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = path if mark is None else f"{path}:{mark.line + 1}:{mark.column + 1}"
-        raise _refused(place, _syntax(error)) from error
+        raise _invalid(place, _syntax(error)) from error
     except yaml.YAMLError as error:
-        raise _refused(path, f"is not YAML: {' '.join(str(error).split())}") from error
+        raise _invalid(path, f"is not YAML: {' '.join(str(error).split())}") from error
     except RecursionError as error:
-        raise _refused(path, "is nested too deeply") from error
+        raise _invalid(path, "is nested too deeply") from error
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
-        raise _refused(path, "must be `setting: value` lines, as in docs/configuration.md")
+        raise _invalid(path, "must be `setting: value` lines, as in docs/configuration.md")
     return _without_nulls(cast("dict[object, object]", loaded))
 
 
@@ -248,7 +261,7 @@ def _read(path: Path) -> str:
     return content.decode()
 
 
-def _refused(place: str, message: str) -> ConfigError:
+def _invalid(place: str, message: str) -> ConfigError:
     return ConfigError([Problem(place, message)])
 
 
@@ -276,7 +289,7 @@ def _without_nulls(mapping: dict[object, object]) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """yaml.SafeLoader lets the last of two equal keys win, in silence."""
+    """yaml.SafeLoader without its silent choice of the last of two equal keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: dict[object, yaml.Mark] = {}

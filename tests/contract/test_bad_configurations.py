@@ -31,7 +31,7 @@ def prepare(bad: Mapping[str, Any], directory: Path) -> tuple[Path, dict[str, st
 
 def flags(bad: Mapping[str, Any], file: Path) -> Flags:
     given: dict[str, Any] = {"config": str(file), **bad.get("flags", {})}
-    given["monitors"] = tuple(given.get("monitors", ()))
+    given["monitor"] = tuple(given.get("monitor", ()))
     return Flags(**given)
 
 

@@ -3,6 +3,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Generator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from agent import __version__
 from agent.cli import SCHEMAS, cli
+from agent.config import Flags
 
 HOST = {"BAROGRAPH_HOST__ID": "host-1", "BAROGRAPH_HOST__NAME": "one"}
 
@@ -70,6 +72,30 @@ def test_flags_alone_are_enough() -> None:
         "monitors  /run/b",
         "polling   every 5s, policy observe, stalled after 15s, at exit give-back",
     ]
+
+
+BAD_VALUES = {
+    "--monitor": "relative",
+    "--libvirt": "xen:///system",
+    "--interval": "5",
+    "--policy": "x",
+    "--kafka": "x",
+    "--otlp": "x",
+    "--host-id": "a b",
+    "--host-name": "a b",
+    "--state-directory": "relative",
+    "--web": "x",
+    "--log-level": "x",
+}
+
+
+@pytest.mark.parametrize("flag", [field.name for field in fields(Flags) if field.name != "config"])
+def test_every_flag_sets_its_setting_and_names_itself_in_problems(flag: str) -> None:
+    name = f"--{flag.replace('_', '-')}"
+
+    done = barograph("check-config", name, BAD_VALUES[name])
+
+    assert f"\n  {name}: " in done.stderr
 
 
 @pytest.mark.parametrize("command", ["run", "check-config"])

@@ -16,13 +16,13 @@ from agent.sinks import kafka_settings, otlp_settings
 
 TLS = Path(__file__).parents[2] / "data/tls"
 BARE = {"BAROGRAPH_HOST__ID": "host-1", "BAROGRAPH_HOST__NAME": "one"}
-MONITOR = Flags(monitors=("/run/vm/*.qmp",))
+MONITOR = Flags(monitor=("/run/vm/*.qmp",))
 
 
 def written(directory: Path, text: str) -> Flags:
     file = directory / "barograph.yaml"
     file.write_text(text)
-    return Flags(config=str(file), monitors=MONITOR.monitors)
+    return Flags(config=str(file), monitor=MONITOR.monitor)
 
 
 def bare(**environ: str) -> Config:
@@ -54,7 +54,7 @@ def test_a_glob_is_enough_and_gives_the_defaults_of_the_design() -> None:
 
 
 def test_the_defaults_of_the_sinks_are_written_once_or_agree() -> None:
-    config = load(Flags(monitors=MONITOR.monitors, kafka="a:1,b:2", otlp="http://c:4318"), BARE)
+    config = load(Flags(monitor=MONITOR.monitor, kafka="a:1,b:2", otlp="http://c:4318"), BARE)
 
     assert config.kafka == kafka_settings.Settings(bootstrap_servers=("a:1", "b:2"), compression="zstd")
     assert config.otlp == otlp_settings.Settings(
@@ -230,7 +230,7 @@ def test_an_empty_file_and_keys_without_values_count_as_not_written(tmp_path: Pa
 def test_monitors_are_globs_or_sections(tmp_path: Path) -> None:
     flags = written(tmp_path, "monitors: [/run/a, {glob: /run/b, access: share, pattern: '(?P<vmid>.)'}]")
 
-    config = load(dataclasses.replace(flags, monitors=()), BARE)
+    config = load(dataclasses.replace(flags, monitor=()), BARE)
 
     assert config.discovery_settings().monitors == (
         MonitorGlob("/run/a"),
@@ -446,7 +446,7 @@ def test_nothing_follows_from_what_is_wrong_by_itself(tmp_path: Path) -> None:
 def test_problems_inside_one_another_are_told_once(tmp_path: Path) -> None:
     flags = written(tmp_path, "kafka: {bootstrap_server: 'a:1', sasl: 3}\nmonitor: [/x]")
 
-    assert problems(dataclasses.replace(flags, monitors=()), BARE) == [
+    assert problems(dataclasses.replace(flags, monitor=()), BARE) == [
         "kafka.sasl",
         "kafka.bootstrap_server",
         "monitor",
@@ -464,7 +464,7 @@ def test_where_no_monitors_are_needed_none_is_no_problem() -> None:
     [("0.0.0.0:80", "0.0.0.0", 80), ("[::1]:19464", "::1", 19464), ("localhost:0", "localhost", 0)],
 )
 def test_where_to_listen(written: str, host: str, port: int) -> None:
-    found = load(Flags(monitors=("/run/a",), web=written), BARE).web
+    found = load(Flags(monitor=("/run/a",), web=written), BARE).web
 
     assert found is not None
     assert (found.host, found.port) == (host, port)
