@@ -138,10 +138,8 @@ class _Run:
         )
         self._open_to_write = opener(open_monitor, self._libvirt.open_to_write)
         self._own = None if config.otlp is None else OwnTelemetry(config.otlp, identity, self._look)
-        # CI makes the boundary around a VM let bugs of ours pass, so that tests do not pass over them.
-        contain = "BAROGRAPH_NO_CONTAINMENT" not in os.environ
         memories = NO_MEMORIES if spool is None else spool.memories
-        self._fleet = Fleet(identity.host_id, around, memories, contain=contain)
+        self._fleet = Fleet(identity.host_id, around, memories)
         self._state = AgentState(self._recorder, self._counters, polling.heartbeat_ns)
         self._discovered: int | None = None  # monitors found by the first scan
 
@@ -283,7 +281,7 @@ class _Run:
 
     async def _stop(self, deliverers: Sequence[Deliverer]) -> None:
         """Collection has ended and its links are closed: give back, say so, deliver what can be delivered."""
-        deadline_s = self._config.shutdown.deadline_s
+        deadline_s = self._config.shutdown_deadline_s
         log.info("stopping", within_s=deadline_s)
         if not self._begin_again:
             self._manager.stopping()
@@ -355,7 +353,7 @@ def _deliveries(
     deliveries: list[tuple[RecordSink, RecordQueue]] = []
 
     def from_memory(sink: RecordSink, kinds: Collection[RecordKind]) -> None:
-        buffer = MemoryBuffer(sink.name, config.buffer.size_bytes, counters, kinds)
+        buffer = MemoryBuffer(sink.name, config.buffer_bytes, counters, kinds)
         keepers.append(buffer)
         deliveries.append((sink, buffer))
 

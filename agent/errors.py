@@ -9,7 +9,6 @@ AgentError
 │   ├── QmpCommandError      QEMU
 │   └── LibvirtRefused       libvirt
 ├── QmpError               one VM's monitor: the two above, and
-│   ├── QmpTimeout           no answer before the deadline               → keep the link
 │   └── QmpNotAllowed        outside the allow-list: never sent          → our bug
 ├── StateFileError         what is owed could not be read or written     → say so, go on
 ├── SpoolError             the spool's file; `fault` says why            → try again, or set it aside
@@ -91,10 +90,6 @@ class QmpError(AgentError):
 
 class QmpUnreachable(QmpError, Unreachable):
     """There is no conversation with a monitor, or it has ended. The link is dead."""
-
-
-class QmpTimeout(QmpError):
-    """No answer before the deadline. The link is kept; the command may still run."""
 
 
 class QmpNotAllowed(QmpError):

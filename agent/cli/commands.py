@@ -28,6 +28,7 @@ from agent.cli.health_check import health
 from agent.cli.summary import summary
 from agent.config import Flags, load
 from agent.config.units import parse_duration
+from agent.core.ownership import INTERVAL_MAX_S
 from agent.errors import CannotListen, ConfigError, Problem, StateFileError
 
 SCHEMAS = {
@@ -111,7 +112,7 @@ def probe(
             "--enable-polling",
             metavar="SECONDS",
             min=1,
-            max=4_294_967_295,
+            max=INTERVAL_MAX_S,
             help="Switch polling on where it is off, leave it on, and wait for an answer.",
         ),
     ] = None,

@@ -4,7 +4,6 @@ Reads files and asks the kernel for the host's name; changes nothing. What is wr
 """
 
 import os
-import re
 import socket
 import ssl
 from collections.abc import Mapping
@@ -17,10 +16,10 @@ from agent.config.contradictions import Finding
 from agent.config.sink_sections import TlsFiles
 from agent.config.sources import CONTAINER_VARIABLE, Layer
 from agent.config.tree import SettingPath, Written
+from agent.config.types import IDENTIFIER
 from agent.libvirt.settings import WAY_TO_GET_IT
 
 _SECRET_MAX_BYTES = 65_536
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,254}")
 _DEFAULT_ROOT_DIRECTORY = "/var/lib/barograph"
 
 
@@ -157,7 +156,7 @@ def _id_from(file: str, findings: list[Finding]) -> str:
         return ""
     found = content.strip()
     # systemd writes this into images that have not booted yet (machine-id(5)).
-    if found in ("", "uninitialized") or _ID.fullmatch(found) is None:
+    if found in ("", "uninitialized") or IDENTIFIER.fullmatch(found) is None:
         findings.append(Finding(path, f"{file!r} holds no id: run systemd-machine-id-setup, or set host.id"))
         return ""
     return found
@@ -165,7 +164,7 @@ def _id_from(file: str, findings: list[Finding]) -> str:
 
 def _hostname(findings: list[Finding]) -> str:
     name = socket.gethostname()
-    if _ID.fullmatch(name) is None:
+    if IDENTIFIER.fullmatch(name) is None:
         findings.append(
             Finding(("host", "name"), f"the host calls itself {name!r}, which cannot be used: set host.name")
         )

@@ -23,12 +23,10 @@ from agent.config.types import (
     TextOr,
 )
 from agent.config.units import Duration, Size, WrittenDuration, WrittenSize, within
+from agent.core.ownership import INTERVAL_MAX_S
 from agent.core.reading import Access, IntervalPolicy
 from agent.discovery.settings import MonitorGlob, mistakes
 from agent.libvirt.settings import mistakes as uri_mistakes
-
-INTERVAL_MAX_S = 4_294_967_295
-"""QEMU takes no more: hw/virtio/virtio-balloon.c, balloon_stats_set_poll_interval."""
 
 
 def _whole_seconds(interval: Duration) -> Duration:

@@ -36,20 +36,6 @@ class LogSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class BufferSettings:
-    """What waits for one sink."""
-
-    size_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class ShutdownSettings:
-    """How to end."""
-
-    deadline_s: float
-
-
-@dataclass(frozen=True, slots=True)
 class Config:
     """Everything that is configured, found right. Secrets are in it, but never in its `repr`."""
 
@@ -71,9 +57,9 @@ class Config:
         return LogSettings(log.level.value, log.format.value)
 
     @property
-    def buffer(self) -> BufferSettings:
-        """What waits for each sink."""
-        return BufferSettings(self.effective.written.buffer.size.bytes)
+    def buffer_bytes(self) -> int:
+        """The size of the queue in memory, of each sink."""
+        return self.effective.written.buffer.size.bytes
 
     @property
     def spool(self) -> disk.Settings | None:
@@ -86,13 +72,13 @@ class Config:
             directory=Path(self.state_directory),
             keeps_records=self.kafka is not None,
             bounds=Bounds(size_bytes=spool.size.bytes, age_ms=spool.age.ms),
-            memory_bytes=self.buffer.size_bytes,
+            memory_bytes=self.buffer_bytes,
         )
 
     @property
-    def shutdown(self) -> ShutdownSettings:
-        """How to end."""
-        return ShutdownSettings(self.effective.written.shutdown.deadline.s)
+    def shutdown_deadline_s(self) -> float:
+        """The longest time that a clean exit takes."""
+        return self.effective.written.shutdown.deadline.s
 
     @property
     def give_back_at_exit(self) -> bool:

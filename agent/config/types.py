@@ -109,7 +109,7 @@ class Switch(StrEnum):
 
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?\.?|\[[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?\]")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
-_IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,254}")
+IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,254}")
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")  # Kafka, org.apache.kafka.common.internals.Topic
 
 
@@ -212,7 +212,7 @@ def _topic(written: str) -> str:
 
 
 def _identifier(written: str) -> str:
-    if _IDENTIFIER.fullmatch(written) is None:
+    if IDENTIFIER.fullmatch(written) is None:
         raise ValueError(
             f"{written!r} cannot name anything: 1 to 255 letters, digits, dots, hyphens, underscores, colons "
             "and @, a letter or digit first"

@@ -14,6 +14,9 @@ from msgspec.structs import replace
 from agent.core.address import Address, Domain
 from agent.core.reading import IntervalPolicy, SocketMark
 
+INTERVAL_MAX_S = 2**32 - 1
+"""The longest polling interval QEMU accepts: hw/virtio/virtio-balloon.c, balloon_stats_set_poll_interval."""
+
 
 @dataclass(frozen=True, slots=True)
 class IntervalChange:

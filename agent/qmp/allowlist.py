@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import cast
 
+from agent.core.ownership import INTERVAL_MAX_S
 from agent.errors import QmpNotAllowed
 
 PLAIN_COMMANDS = frozenset(
@@ -37,9 +38,6 @@ INTERVAL = "guest-stats-polling-interval"
 
 READABLE = frozenset({"deflate-on-oom", "guest-stats", INTERVAL, "type"})
 WRITABLE = frozenset({INTERVAL})
-
-INTERVAL_MAX_S = 2**32 - 1
-"""QEMU's own limit: hw/virtio/virtio-balloon.c, balloon_stats_set_poll_interval."""
 
 _MEMBERS = frozenset({"execute", "arguments", "id"})
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import cast
 from uuid import UUID
 
-from agent.qmp.allowlist import INTERVAL_MAX_S
+from agent.core.ownership import INTERVAL_MAX_S
 
 _RUN_STATE = re.compile(r"[a-z][a-z0-9-]{0,63}")
 # As QEMU prints it: `UUID` would also take braces, "urn:", underscores, signs and blanks.

@@ -10,7 +10,7 @@ from pathlib import Path
 from simulator.demo import process
 
 # Several agents run side by side here; a test that asks one over HTTP gives it a port.
-_FOR_TESTS = {"BAROGRAPH_NO_CONTAINMENT": "1", "BAROGRAPH_WEB__ENABLED": "false"}
+_FOR_TESTS = {"BAROGRAPH_WEB__ENABLED": "false"}
 MACHINE_ID = Path("/etc/machine-id")
 
 
@@ -38,6 +38,9 @@ def agent(
     """An agent, gone at the end of the block. Its state directory is its own, unless given.
 
     `within` is a command that runs its arguments as a command, in other circumstances.
+
+    Raises:
+        AssertionError: the task of a VM failed: a bug that the agent contained must not stay unseen.
     """
     words = [*arguments, "--state-directory", str(state or folder / "state")]
     one = AgentProcess(folder, words, env, within)
@@ -46,6 +49,7 @@ def agent(
     finally:
         if one.process.poll() is None:
             one.kill()
+    assert "vm task failed" not in (log := one.stderr.read_text(errors="replace")), log
 
 
 def barograph(*words: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:

@@ -45,7 +45,7 @@ def test_a_glob_is_enough_and_gives_the_defaults_of_the_design() -> None:
     assert config.qmp_settings() == QmpSettings()
     assert config.discovery_settings().monitors == (MonitorGlob("/run/vm/*.qmp"),)
     assert config.discovery_settings().rescan_s == 10.0
-    assert (config.buffer.size_bytes, config.shutdown.deadline_s) == (64 * 2**20, 10.0)
+    assert (config.buffer_bytes, config.shutdown_deadline_s) == (64 * 2**20, 10.0)
     assert (config.log.level, config.log.format) == ("info", "console")
     assert config.give_back_at_exit
     assert (config.kafka, config.otlp, config.lines_enabled) == (None, None, True)
@@ -296,7 +296,7 @@ shutdown: {{deadline: 1500ms}}
     )
     assert config.discovery_settings().rescan_s == 0.5
     assert config.state_directory == str(tmp_path)
-    assert (config.buffer.size_bytes, config.shutdown.deadline_s) == (2**20, 1.5)
+    assert (config.buffer_bytes, config.shutdown_deadline_s) == (2**20, 1.5)
     assert (config.give_back_at_exit, config.lines_enabled, config.event_mode) == (
         False,
         True,
