@@ -1,4 +1,4 @@
-"""The manual page and the completions of shells, from the command line's own definition."""
+"""Generates the manual page and the shell completions from the definition of the command line."""
 
 import os
 import subprocess
@@ -20,13 +20,13 @@ def manual(epoch_s: int) -> str:
     """Return barograph(1), in roff (man(7)).
 
     Args:
-        epoch_s: Unix seconds; its date stands at the foot.
+        epoch_s: Unix seconds; the date in the footer.
     """
     date = datetime.fromtimestamp(epoch_s, UTC).strftime("%Y-%m-%d")
     lines = [
         f'.TH BAROGRAPH 1 "{date}" "barograph {__version__}"',
         ".SH NAME",
-        r"barograph \- records the memory pressure of QEMU VMs, to Kafka and OTLP",
+        r"barograph \- record the memory pressure of QEMU VMs in Kafka and OTLP",
         ".SH SYNOPSIS",
         *_verbatim(_help()),
     ]
@@ -34,22 +34,22 @@ def manual(epoch_s: int) -> str:
         lines += [f'.SH "{command.upper()}"', *_verbatim(_help(*command.split()))]
     lines += [
         ".SH EXIT STATUS",
-        "0 done; 1 there is an answer, and it is not the one hoped for; 2 the configuration or the command",
-        "line is wrong, nothing was started; 3 cannot start; 130 interrupted.",
+        "0 success; 1 the command ran, and its result is negative (see each command); 2 the configuration or",
+        "the command line is invalid, nothing was started; 3 the agent cannot start; 130 interrupted.",
         ".SH FILES",
         ".I /etc/barograph/barograph.yaml",
-        "the service's configuration.",
+        "configuration of the service.",
         ".br",
         ".I /var/lib/barograph",
-        "what waits for Kafka, and what is owed to VMs.",
+        "the spool, and the ledger of changed intervals.",
     ]
     return "\n".join(lines) + "\n"
 
 
 def completion(shell: str) -> str:
-    """Return the script that teaches a shell the command line; `shell` is one of `SHELLS`."""
+    """Return the completion script of a shell; `shell` is one of `SHELLS`."""
     environ = {**os.environ, "_BAROGRAPH_COMPLETE": f"source_{shell}"}
-    # The program's name is taken from how it is called.
+    # The script completes the name that the program is called by.
     command = Path(sys.prefix) / "bin" / "barograph"
     done = subprocess.run([command], check=True, capture_output=True, text=True, env=environ)
     return done.stdout.strip() + "\n"

@@ -1,4 +1,4 @@
-"""The command line: `commands.py` has the commands, `spool.py` those about the spool."""
+"""The command line: commands in `commands.py`, those about the spool in `spool.py`."""
 
 from agent.cli.commands import SCHEMAS, cli, main
 

@@ -38,16 +38,16 @@ SCHEMAS = {
     "agent": "agent/v1",
     "asyncapi": "asyncapi.yaml",
 }
-"""Where each schema lies, below schemas/: a file, or a folder with a file for each version."""
+"""The path of each schema below schemas/: a file, or a directory with a file for each version."""
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
 
 cli = typer.Typer(
     name="barograph",
-    help="Records the memory pressure of QEMU VMs through their virtio balloon, to Kafka and OTLP.",
+    help="Record the memory pressure of QEMU VMs through their virtio balloon, in Kafka and OTLP.",
     no_args_is_help=True,
-    rich_markup_mode=None,  # the help is compared with docs/cli.md, wherever it is made
+    rich_markup_mode=None,  # docs/cli.md must not depend on the terminal
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -55,7 +55,7 @@ cli.add_typer(spool.commands, name="spool")
 
 
 def main() -> None:
-    """Run the command line and end the process with its exit code."""
+    """Run the command line and exit the process with its exit code."""
     cli(prog_name="barograph")
 
 
@@ -104,7 +104,8 @@ def check_config(flags: Flags) -> None:
 @cli.command()
 def probe(
     socket: Annotated[
-        str, typer.Argument(metavar="SOCKET", help="One VM's monitor; or URI#UUID, a domain of libvirt's.")
+        str,
+        typer.Argument(metavar="SOCKET", help="Monitor socket of the VM, or URI#UUID of a libvirt domain."),
     ],
     enable_polling: Annotated[
         int | None,
@@ -113,16 +114,17 @@ def probe(
             metavar="SECONDS",
             min=1,
             max=INTERVAL_MAX_S,
-            help="Switch polling on where it is off, leave it on, and wait for an answer.",
+            help="If polling is off, enable it, leave it enabled, and wait for an update.",
         ),
     ] = None,
     timeout: Annotated[
-        str, typer.Option("--timeout", metavar="DURATION", help="How long to try at most.")
+        str, typer.Option("--timeout", metavar="DURATION", help="How long to wait for a sample.")
     ] = "10s",
 ) -> None:
-    """Ask one VM once, and print its sample or its state as JSON.
+    """Read one VM once and print its state and sample as JSON.
 
-    The VM is left as it is, unless told to enable polling. Exit code 1: no sample; the state says why.
+    Changes nothing in the VM unless --enable-polling is given. Exit code 1: no sample; the state has the
+    reason.
     """
     try:
         timeout_s = parse_duration(timeout).s
@@ -139,9 +141,10 @@ def probe(
 
 @cli.command("give-back")
 def give_back(config: ConfigFlag = None, state_directory: StateDirectoryFlag = None) -> None:
-    """Give back every polling interval that is still ours: before uninstalling, or after a kill.
+    """Restore every polling interval that the agent changed.
 
-    Exit code 1: something could not be reached and is still owed.
+    Run it before uninstalling the agent, or after a kill. Intervals that another client has changed since are
+    left alone. Exit code 1: an interval is still to be restored, since its VM could not be reached.
     """
     configured = load_config(Flags(config=config, state_directory=state_directory), monitors_needed=False)
     from agent import once
@@ -160,20 +163,27 @@ cli.command(help=demo.HELP)(demo.demo)
 
 @cli.command()
 def schema(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Which one; see --list.")] = None,
-    list_names: Annotated[bool, typer.Option("--list", help="List the names.")] = False,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Name of the schema; see --list.")
+    ] = None,
+    list_names: Annotated[bool, typer.Option("--list", help="List the names of all schemas.")] = False,
     closed: Annotated[
         bool,
-        typer.Option("--closed", help="What the agent emits, and no more; readers want the open one."),
+        typer.Option(
+            "--closed", help="Print the closed schema of what this version emits. Readers need the open one."
+        ),
     ] = False,
 ) -> None:
-    """Print the schema of what the agent reads or writes: of records, the one that readers use."""
+    """Print the schema of the configuration or of a record.
+
+    JSON Schema for the configuration, samples, states and the agent's own records; AsyncAPI for the topics.
+    """
     if list_names:
         typer.echo("\n".join(SCHEMAS))
     elif name in SCHEMAS:
         typer.echo(_schema_file(SCHEMAS[name], closed=closed).read_text(encoding="utf-8"), nl=False)
     else:
-        refuse(ConfigError([Problem("NAME", f"must be one of {', '.join(SCHEMAS)}")]))
+        refuse(ConfigError([Problem("NAME", f"unknown schema; use one of {', '.join(SCHEMAS)}")]))
 
 
 @cli.command()

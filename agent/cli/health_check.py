@@ -1,4 +1,4 @@
-"""`barograph health`: asks the agent that runs here, over its own web, as a container's health check does."""
+"""`barograph health`: checks the agent on this host over HTTP, as the health check of a container does."""
 
 from http.client import HTTPConnection, HTTPException
 from typing import Annotated
@@ -8,36 +8,38 @@ import typer
 from agent.cli.flags import EXIT_NOT_HOPED_FOR, ConfigFlag, WebFlag, load_config
 from agent.config import Flags
 
-_ANSWERS_WITHIN_S = 3.0
+_TIMEOUT_S = 3.0
 
 
 def health(
     config: ConfigFlag = None,
     web: WebFlag = None,
     ready: Annotated[
-        bool, typer.Option("--ready", help="Whether it is ready, instead of whether it lives.")
+        bool, typer.Option("--ready", help="Check that the agent is ready, not only alive.")
     ] = False,
 ) -> None:
-    """Ask the agent that runs here whether it lives: its loop turns.
+    """Check that the agent on this host is alive.
 
-    It is asked at web.listen; a Kafka or a VM that is away is no illness. Exit code 1: it is not well, or
-    does not answer.
+    Sends a request to web.listen. An unreachable Kafka or VM does not fail this check. Exit code 1: the agent
+    does not answer, or is not alive (with --ready: not ready).
     """
     configured = load_config(Flags(config=config, web=web), monitors_needed=False)
     place = configured.web
     if place is None or place.port == 0:
-        typer.echo("not known: the configuration says of no port where the agent answers (web)", err=True)
+        typer.echo(
+            "web.listen: no known port to connect to; enable web, and set a port other than 0", err=True
+        )
         raise typer.Exit(EXIT_NOT_HOPED_FOR)
-    connection = HTTPConnection(place.host, place.port, timeout=_ANSWERS_WITHIN_S)
+    connection = HTTPConnection(place.host, place.port, timeout=_TIMEOUT_S)
     try:
         connection.request("GET", "/readyz" if ready else "/livez")
         answer = connection.getresponse()
-        said = answer.read().decode(errors="replace").rstrip()
+        text = answer.read().decode(errors="replace").rstrip()
     except (OSError, HTTPException) as error:
         typer.echo(f"no answer from {place.host}:{place.port}: {error}", err=True)
         raise typer.Exit(EXIT_NOT_HOPED_FOR) from error
     finally:
         connection.close()
-    typer.echo(said)
+    typer.echo(text)
     if answer.status != 200:
         raise typer.Exit(EXIT_NOT_HOPED_FOR)

@@ -1,4 +1,4 @@
-"""What a configuration comes to, for people: `barograph check-config`."""
+"""The effective settings in short, as `barograph check-config` prints them."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from agent.config.types import OnExit
 
 
 def summary(config: Config) -> str:
-    """Return a line for each thing that matters, without any secret."""
+    """Return a line for each important setting. Secrets are omitted."""
     return "\n".join(f"{name:<9} {text}" for name, text in _lines(config))
 
 

@@ -1,4 +1,4 @@
-"""File, variables and flags made one frozen object, or every problem at once."""
+"""Reads the file, variables and flags into one frozen object, or reports every problem at once."""
 
 from agent.config.host_facts import Host
 from agent.config.settings import Config, load

@@ -1,4 +1,4 @@
-"""Settings that are each right and do not go together. Pure."""
+"""Settings that are valid alone and contradict each other. Pure."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,19 +13,19 @@ from agent.sinks import otlp_settings
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something wrong with one setting in the light of others."""
+    """A problem of one setting, given others."""
 
     path: SettingPath
     message: str
-    others: tuple[SettingPath, ...] = ()  # where one of these is wrong by itself, nothing follows
+    others: tuple[SettingPath, ...] = ()  # the finding is dropped if one of these is invalid itself
 
 
 def contradictions(written: Written, own: Layer) -> Iterator[Finding]:
-    """Yield what does not go together.
+    """Yield every contradiction.
 
     Args:
         written: the settings.
-        own: what was written for us: all but `OTEL_*`, which may be there for others.
+        own: the settings without those from `OTEL_*`, which may be meant for other programs.
     """
     yield from _polling(written)
     yield from _monitors(written)
@@ -36,13 +36,13 @@ def contradictions(written: Written, own: Layer) -> Iterator[Finding]:
 
 
 def stall_deadline(written: Written) -> Duration:
-    """Return the configured one, or `max(3 x interval, interval + 5 s)`."""
+    """Return the configured deadline, or `max(3 x interval, interval + 5 s)`."""
     interval_ns = written.polling.interval.ns
     return written.polling.stall_deadline or Duration(max(3 * interval_ns, interval_ns + 5 * 10**9))
 
 
 def otlp_protocol(written: Written) -> OtlpProtocol:
-    """Return the configured one, or what the endpoint's port says."""
+    """Return the configured protocol, or the one that the port of the endpoint implies."""
     otlp = written.otlp
     if otlp.protocol is not None:
         return otlp.protocol
@@ -55,59 +55,51 @@ def _polling(written: Written) -> Iterator[Finding]:
         yield Finding(
             stall,
             f"{polling.stall_deadline} is not longer than polling.interval ({polling.interval}), so every VM "
-            "would be stalled between two updates: make it at least twice as long, or leave it out",
+            "would be stalled between two updates; make it at least twice as long, or remove it",
             (interval,),
         )
     elif written.qmp.reading_deadline >= (deadline := stall_deadline(written)):
         yield Finding(
             ("qmp", "reading_deadline"),
-            f"{written.qmp.reading_deadline} is not shorter than the stall deadline ({deadline}): lower it",
+            f"{written.qmp.reading_deadline} is not shorter than the stall deadline ({deadline}); lower it",
             (interval, stall),
         )
 
 
 def _monitors(written: Written) -> Iterator[Finding]:
     if not written.monitors and not written.libvirt:
-        said = (
-            "none given: say where monitors are, e.g. --monitor '/run/vm/*.qmp', or --libvirt qemu:///system"
-        )
-        yield Finding(("monitors",), said, (("libvirt",),))
+        message = "missing; set it, e.g. --monitor '/run/vm/*.qmp', or use --libvirt qemu:///system"
+        yield Finding(("monitors",), message, (("libvirt",),))
     places = [each.uri or each.sockets for each in written.libvirt]
     for place in dict.fromkeys(place for place in places if places.count(place) > 1):
-        yield Finding(("libvirt",), f"{place!r} is there {places.count(place)} times: keep one")
+        yield Finding(("libvirt",), f"{place!r} is listed {places.count(place)} times; keep one")
     globs = [monitor.glob for monitor in written.monitors]
     for glob in dict.fromkeys(glob for glob in globs if globs.count(glob) > 1):
-        yield Finding(
-            ("monitors",), f"{glob!r} is there {globs.count(glob)} times: only the first counts; keep one"
-        )
+        yield Finding(("monitors",), f"{glob!r} is listed {globs.count(glob)} times; keep one")
 
 
 def _kafka(written: Written, own: Layer) -> Iterator[Finding]:
     kafka, servers, states = written.kafka, ("kafka", "bootstrap_servers"), ("kafka", "states_topic")
     if kafka.bootstrap_servers is None and own.holds(("kafka",)):
-        yield Finding(
-            servers, "missing, and without it nothing is sent to Kafka: add HOST:PORT, or remove the section"
-        )
+        yield Finding(servers, "missing, so nothing is sent to Kafka; add HOST:PORT, or remove the section")
     if kafka.samples_topic == kafka.states_topic:
         yield Finding(
             states,
-            "is the same as kafka.samples_topic: give the two kinds a topic each",
+            "the same as kafka.samples_topic; use two topics",
             (("kafka", "samples_topic"),),
         )
     elif kafka.samples_topic.replace(".", "_") == kafka.states_topic.replace(".", "_"):
-        message = (
-            "differs from kafka.samples_topic in '.' and '_' only, which Kafka takes for the same: rename one"
-        )
+        message = "differs from kafka.samples_topic only in '.' and '_', which collide in Kafka; rename one"
         yield Finding(states, message, (("kafka", "samples_topic"),))
     if kafka.delivery_timeout < kafka.request_timeout:
-        message = f"is shorter than kafka.request_timeout ({kafka.request_timeout}): raise it above that"
+        message = f"shorter than kafka.request_timeout ({kafka.request_timeout}); raise it"
         yield Finding(("kafka", "delivery_timeout"), message, (("kafka", "request_timeout"),))
     if not kafka.tls.enabled:
         for name in ("ca_file", "cert_file", "key_file"):
             if getattr(kafka.tls, name) is not None:
                 yield Finding(
                     ("kafka", "tls", name),
-                    "TLS is off: set kafka.tls.enabled: true, or remove it",
+                    "set, but TLS is off; set kafka.tls.enabled: true, or remove it",
                     (("kafka", "tls", "enabled"),),
                 )
     yield from _pair(kafka.tls, ("kafka", "tls"))
@@ -121,20 +113,18 @@ def _sasl(written: Written) -> Iterator[Finding]:
     all_of_it = (mechanism, username, password, password_file)
     has_password = sasl.password is not None or sasl.password_file is not None
     if sasl.password is not None and sasl.password_file is not None:
-        yield Finding(
-            password_file, "the password is given twice: keep this file or the variable", (password,)
-        )
+        yield Finding(password_file, "the password is set twice; keep this file or the variable", (password,))
     if sasl.mechanism is not None:
         if sasl.username is None:
-            yield Finding(username, f"missing: {sasl.mechanism} needs one", all_of_it)
+            yield Finding(username, f"missing; {sasl.mechanism} needs a user name", all_of_it)
         if not has_password:
             yield Finding(
                 password_file,
-                f"missing: {sasl.mechanism} needs it, or BAROGRAPH_KAFKA__SASL__PASSWORD",
+                f"missing; {sasl.mechanism} needs this file or BAROGRAPH_KAFKA__SASL__PASSWORD",
                 all_of_it,
             )
     elif sasl.username is not None or has_password:
-        message = "missing, so username and password are not used: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"
+        message = "missing, so username and password are not used; set PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"
         yield Finding(mechanism, message, all_of_it)
 
 
@@ -142,21 +132,21 @@ def _otlp(written: Written, own: Layer) -> Iterator[Finding]:
     otlp, endpoint = written.otlp, ("otlp", "endpoint")
     if otlp.endpoint is None:
         if own.holds(("otlp",)):
-            yield Finding(
-                endpoint, "missing, and without it no metrics are sent: add a URL, or remove the section"
-            )
+            yield Finding(endpoint, "missing, so no metrics are sent; add a URL, or remove the section")
         return
     scheme, _, rest = otlp.endpoint.partition("://")
     for name in ("ca_file", "cert_file", "key_file"):
-        # OTEL_* may carry certificates for other exporters; ours are a contradiction.
+        # OTEL_* may set certificates for other exporters; only ours are a contradiction.
         if scheme == "http" and own.holds(("otlp", "tls", name)):
             yield Finding(
                 ("otlp", "tls", name),
-                "the endpoint is http://, without TLS: write https://, or remove it",
+                "set, but otlp.endpoint is http://, without TLS; use https://, or remove it",
                 (endpoint,),
             )
     if otlp_protocol(written) is OtlpProtocol.GRPC and rest.partition("/")[2]:
-        message = f"{otlp.endpoint!r} has a path, which gRPC does not: remove it, or set otlp.protocol: http"
+        message = (
+            f"{otlp.endpoint!r} has a path, but the protocol is gRPC; remove it, or set otlp.protocol: http"
+        )
         yield Finding(endpoint, message, (("otlp", "protocol"),))
     yield from _pair(otlp.tls, ("otlp", "tls"))
 
@@ -164,14 +154,14 @@ def _otlp(written: Written, own: Layer) -> Iterator[Finding]:
 def _pair(tls: TlsFiles, section: SettingPath) -> Iterator[Finding]:
     cert, key = (*section, "cert_file"), (*section, "key_file")
     if tls.cert_file is not None and tls.key_file is None:
-        yield Finding(key, "missing: a certificate is of no use without its key", (cert,))
+        yield Finding(key, f"missing; {'.'.join(cert)} needs its key", (cert,))
     if tls.key_file is not None and tls.cert_file is None:
-        yield Finding(cert, "missing: a key is of no use without its certificate", (key,))
+        yield Finding(cert, f"missing; {'.'.join(key)} needs its certificate", (key,))
 
 
 def _sinks(written: Written) -> Iterator[Finding]:
     servers, endpoint = ("kafka", "bootstrap_servers"), ("otlp", "endpoint")
     nowhere = written.kafka.bootstrap_servers is None and written.otlp.endpoint is None
     if nowhere and written.lines.enabled is Switch.OFF:
-        message = "is false and no other sink is configured: give --kafka or --otlp, or leave it at auto"
+        message = "false, and no other sink is configured; set --kafka or --otlp, or use auto"
         yield Finding(("lines", "enabled"), message, (servers, endpoint))

@@ -1,6 +1,6 @@
-"""What the configuration takes from the machine: who the host is, the state directory, secrets, certificates.
+"""What the configuration takes from the host: its identity, the state directory, secrets and certificates.
 
-Reads files and asks the kernel for the host's name; changes nothing. What is wrong is a `Finding` in a list.
+Reads files and the hostname; changes nothing. Each function adds a `Finding` for what is wrong.
 """
 
 import os
@@ -25,14 +25,14 @@ _DEFAULT_ROOT_DIRECTORY = "/var/lib/barograph"
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """The hypervisor. Either is "" where it could not be told: a finding says why."""
+    """The identity of the hypervisor. A field is "" if it is unknown; a finding has the reason."""
 
     id: str
     name: str
 
 
 def host(written: Written, own: Layer, environ: Mapping[str, str], findings: list[Finding]) -> Host:
-    """Return who the host is: as configured, else its machine-id and the kernel's word."""
+    """Return the identity of the host: as configured, else its machine-id and its hostname."""
     inside = (
         "a pod"
         if "KUBERNETES_SERVICE_HOST" in environ
@@ -47,7 +47,7 @@ def host(written: Written, own: Layer, environ: Mapping[str, str], findings: lis
         findings.append(
             Finding(
                 name_path,
-                f"missing: in {inside} the name found is not the host's: set BAROGRAPH_HOST__NAME"
+                f"missing, and {inside} has a hostname of its own; set BAROGRAPH_HOST__NAME"
                 + (" from spec.nodeName" if inside == "a pod" else " or --host-name"),
             )
         )
@@ -57,8 +57,8 @@ def host(written: Written, own: Layer, environ: Mapping[str, str], findings: lis
         findings.append(
             Finding(
                 id_path,
-                f"missing: in {inside} the machine-id found is not the host's: mount the host's and name it "
-                "in host.id_file, or set host.id",
+                f"missing, and {inside} does not have the machine-id of the host; mount the host's file and "
+                "set host.id_file to its path, or set host.id",
                 (id_file_path,),
             )
         )
@@ -69,25 +69,32 @@ def host(written: Written, own: Layer, environ: Mapping[str, str], findings: lis
 
 
 def state_directory(written: Written, environ: Mapping[str, str], findings: list[Finding]) -> str:
-    """Return where what is owed is remembered. It need not be there yet: the start makes it."""
+    """Return the path of the state directory. It may be missing: the agent creates it at its start."""
     directory = written.state_directory or _default_directory(environ)
     if directory is None:
-        findings.append(Finding(("state_directory",), "there is no home directory to put it in: set it"))
+        findings.append(
+            Finding(("state_directory",), "missing, and there is no home directory for a default; set it")
+        )
         return ""
     try:
         is_directory = S_ISDIR(os.stat(directory).st_mode)
     except FileNotFoundError:
         is_directory = True
     except OSError as error:
-        findings.append(Finding(("state_directory",), f"{directory!r} cannot be used: {error.strerror}"))
+        findings.append(
+            Finding(
+                ("state_directory",),
+                f"{directory!r} cannot be used: {error.strerror}; fix it, or use another directory",
+            )
+        )
         return directory
     if not is_directory:
-        findings.append(Finding(("state_directory",), f"{directory!r} is not a directory: name one"))
+        findings.append(Finding(("state_directory",), f"{directory!r} is not a directory; use a directory"))
     return directory
 
 
 def sasl_password(written: Written, findings: list[Finding]) -> str | None:
-    """Return the password, from wherever it is; `None`: there is none, or it cannot be read."""
+    """Return the password from the variable or the file; `None`: not set, or not readable."""
     sasl, path = written.kafka.sasl, ("kafka", "sasl", "password_file")
     if sasl.password is not None:
         return sasl.password.get_secret_value()
@@ -98,25 +105,28 @@ def sasl_password(written: Written, findings: list[Finding]) -> str | None:
         return None
     password = content.rstrip("\r\n")
     if not password:
-        findings.append(Finding(path, f"{sasl.password_file!r} is empty: put the password in it"))
+        findings.append(Finding(path, f"{sasl.password_file!r} is empty; write the password to it"))
     return password or None
 
 
 def check_libvirt(written: Written, findings: list[Finding]) -> None:
-    """See that libvirt-python is there, where it is needed; it is an extra."""
+    """Check that libvirt-python, an optional dependency, is installed if libvirt is configured."""
     if written.libvirt and find_spec("libvirt") is None:
         findings.append(Finding(("libvirt",), WAY_TO_GET_IT))
 
 
 def check_certificates(tls: TlsFiles, section: SettingPath, findings: list[Finding]) -> None:
-    """Load what is named, as the start will: a file that is no certificate is found now and not at night."""
+    """Load the certificates as the sinks do, so that an invalid file is found before the agent starts."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if tls.ca_file is not None and _content(tls.ca_file, (*section, "ca_file"), findings) is not None:
         try:
             context.load_verify_locations(tls.ca_file)
         except (ssl.SSLError, OSError) as error:
             findings.append(
-                Finding((*section, "ca_file"), f"{tls.ca_file!r} has no certificate in PEM: {_reason(error)}")
+                Finding(
+                    (*section, "ca_file"),
+                    f"{tls.ca_file!r} has no certificate in PEM: {_reason(error)}; use a PEM file",
+                )
             )
     if tls.cert_file is None or tls.key_file is None:
         return
@@ -130,7 +140,8 @@ def check_certificates(tls: TlsFiles, section: SettingPath, findings: list[Findi
         context.load_cert_chain(tls.cert_file, tls.key_file, password=_no_passphrase)
     except (ssl.SSLError, OSError, _EncryptedKey) as error:
         message = (
-            f"{tls.cert_file!r} and {tls.key_file!r} are no certificate and its key in PEM: {_reason(error)}"
+            f"{tls.cert_file!r} and {tls.key_file!r} are not a certificate and its key in PEM: "
+            f"{_reason(error)}; use a matching pair without a passphrase"
         )
         findings.append(Finding((*section, "cert_file"), message, ((*section, "key_file"),)))
 
@@ -140,7 +151,7 @@ class _EncryptedKey(Exception):
 
 
 def _no_passphrase() -> str:
-    raise _EncryptedKey("the key is encrypted: give one without a passphrase")
+    raise _EncryptedKey("the key is encrypted")
 
 
 def _reason(error: Exception) -> str:
@@ -157,7 +168,7 @@ def _id_from(file: str, findings: list[Finding]) -> str:
     found = content.strip()
     # systemd writes this into images that have not booted yet (machine-id(5)).
     if found in ("", "uninitialized") or IDENTIFIER.fullmatch(found) is None:
-        findings.append(Finding(path, f"{file!r} holds no id: run systemd-machine-id-setup, or set host.id"))
+        findings.append(Finding(path, f"{file!r} has no ID; run systemd-machine-id-setup, or set host.id"))
         return ""
     return found
 
@@ -166,7 +177,7 @@ def _hostname(findings: list[Finding]) -> str:
     name = socket.gethostname()
     if IDENTIFIER.fullmatch(name) is None:
         findings.append(
-            Finding(("host", "name"), f"the host calls itself {name!r}, which cannot be used: set host.name")
+            Finding(("host", "name"), f"the hostname {name!r} is not a valid name; set host.name")
         )
     return name
 
@@ -184,10 +195,10 @@ def _default_directory(environ: Mapping[str, str]) -> str | None:
 
 
 def _content(file: str, path: SettingPath, findings: list[Finding]) -> str | None:
-    """Return the text of a small regular file; `None`, with a finding, where it cannot be had."""
+    """Return the text of a small regular file; `None`, with a finding, if it cannot be read."""
     try:
-        if not Path(file).is_file() and os.path.lexists(file):  # never a FIFO, which would hang the start
-            findings.append(Finding(path, f"{file!r} is not a file: name one"))
+        if not Path(file).is_file() and os.path.lexists(file):  # reading a FIFO would block the start
+            findings.append(Finding(path, f"{file!r} is not a regular file; use a regular file"))
             return None
         with Path(file).open("rb") as opened:
             content = opened.read(_SECRET_MAX_BYTES * 64)
@@ -195,9 +206,9 @@ def _content(file: str, path: SettingPath, findings: list[Finding]) -> str | Non
     except OSError as error:
         findings.append(
             Finding(
-                path, f"{file!r} cannot be read: {error.strerror}; name a file that the agent's user may read"
+                path, f"{file!r} cannot be read: {error.strerror}; use a file that the agent's user can read"
             )
         )
     except UnicodeDecodeError:
-        findings.append(Finding(path, f"{file!r} is not text"))
+        findings.append(Finding(path, f"{file!r} is not text in UTF-8; use a text file"))
     return None

@@ -1,4 +1,4 @@
-"""What is made from the models: the JSON Schema of the file, and the tables of docs/configuration.md."""
+"""Generates the JSON Schema of the file and the tables of docs/configuration.md from the models."""
 
 from collections.abc import Iterator
 from enum import Enum
@@ -16,9 +16,9 @@ SCHEMA_ID = "urn:barograph:schema:config:1"
 
 
 def config_schema() -> dict[str, Any]:
-    """Return the JSON Schema (2020-12) of the file, for editors and linters; `load` has the last word.
+    """Return the JSON Schema (2020-12) of the file, for editors and linters. `load` checks more than it.
 
-    Secrets are not in it, since they must not be in the file.
+    Secrets are omitted, since they are not allowed in the file.
     """
     made = Written.model_json_schema()
     for model in (*sections().values(), MonitorConfig, LibvirtConfig):
@@ -36,7 +36,7 @@ def config_schema() -> dict[str, Any]:
         "$id": SCHEMA_ID,
         **made,
         "title": "Configuration of barograph",
-        "description": "Every setting is explained in docs/configuration.md.",
+        "description": "docs/configuration.md describes every setting.",
     }
 
 
@@ -55,7 +55,7 @@ def tables() -> str:
 
 
 def default_words(setting: Setting) -> str:
-    """Return a setting's default as it stands in the docs."""
+    """Return the default of a setting as the docs show it."""
     default: object = setting.field.get_default()
     match default:
         case bool():
@@ -63,11 +63,11 @@ def default_words(setting: Setting) -> str:
         case Enum() | Duration() | Size() | int() | str():
             return f"`{default}`"
         case _:
-            return "needed" if setting.field.is_required() or setting.path == ("monitors",) else ""
+            return "required" if setting.field.is_required() or setting.path == ("monitors",) else ""
 
 
 def _polish(properties: dict[str, Any], name: str, field: FieldInfo) -> None:
-    """Without what pydantic adds for itself: titles, nulls, and sections' defaults."""
+    """Remove what pydantic adds: titles, nulls, and the defaults of sections."""
     schema = properties[name]
     schema.pop("title", None)
     default: object = schema.pop("default", None)
@@ -85,7 +85,7 @@ def _polish(properties: dict[str, Any], name: str, field: FieldInfo) -> None:
 
 
 def _table(section: str, settings: list[Setting]) -> str:
-    lines = ["| setting | takes | default | |", "| --- | --- | --- | --- |"]
+    lines = ["| setting | value | default | description |", "| --- | --- | --- | --- |"]
     for setting in settings:
         name = f"`{setting.dotted.removeprefix(section).lstrip('.')}`"
         if not section.endswith("[]"):
@@ -119,7 +119,7 @@ def _takes(field: FieldInfo) -> str:
 
 
 def _parts(*of: object) -> Iterator[Any]:
-    """Everything an annotation is made of, from the outside in."""
+    """Yield all parts of an annotation, from the outside in."""
     for each in of:
         yield each
         yield from _parts(*cast("tuple[object, ...]", get_args(each)))

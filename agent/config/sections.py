@@ -33,52 +33,53 @@ def _whole_seconds(interval: Duration) -> Duration:
     seconds, rest = divmod(interval.ns, 1_000_000_000)
     if rest or not 1 <= seconds <= INTERVAL_MAX_S:
         raise ValueError(
-            f"{interval}: QEMU takes whole seconds from 1s to {INTERVAL_MAX_S}s: write e.g. 1s or 10s"
+            f"{interval} is not a polling interval; QEMU accepts whole seconds from 1s to {INTERVAL_MAX_S}s, "
+            "e.g. 10s"
         )
     return interval
 
 
 def _glob(glob: str) -> str:
-    return _good(glob, MonitorGlob(glob))
+    return _checked(glob, MonitorGlob(glob))
 
 
 def _pattern(pattern: str) -> str:
-    return _good(pattern, MonitorGlob("/good", None, pattern))
+    return _checked(pattern, MonitorGlob("/any", None, pattern))
 
 
-def _good(written: str, monitor: MonitorGlob) -> str:
+def _checked(written: str, monitor: MonitorGlob) -> str:
     if wrong := "; ".join(mistakes(monitor)):
         raise ValueError(wrong)
     return written
 
 
 def _plain_globs(written: object) -> object:
-    """A plain string is a glob."""
+    """Take a plain string as a glob."""
     return {"glob": written} if isinstance(written, str) else written
 
 
 class MonitorConfig(Section):
-    """Where monitors are."""
+    """Where the monitors of VMs are."""
 
     glob: Annotated[str, AfterValidator(_glob), Takes("glob")] = Field(
         description=(
-            "Absolute path of a monitor socket, with `*`, `?`, `[...]` within a name and `**` for"
-            " any number of directories."
+            "Absolute path of monitor sockets, with `*`, `?` and `[...]` within a name and `**` for any "
+            "number of directories."
         )
     )
     access: Access | None = Field(
         default=None,
         description=(
-            "`hold` keeps the link and hears events; `share` leaves within 100 ms, for sockets "
-            "that other tools use too. Default: `hold`, but `share` under a directory "
-            "`qemu-server` (Proxmox)."
+            "`hold` keeps the link open and receives events. `share` disconnects within 100 ms, for sockets "
+            "that other tools use too. Default: `share` below a directory `qemu-server` (Proxmox), else "
+            "`hold`."
         ),
     )
     pattern: Annotated[str, AfterValidator(_pattern), Takes("regular expression")] | None = Field(
         default=None,
         description=(
-            "Regular expression searched for in the path. Its named groups are labels of the VM; "
-            "the one called `name` names it where QEMU does not."
+            "Regular expression searched for in the path. Its named groups become labels of the VM; the "
+            "group `name` is the VM's name where QEMU reports none."
         ),
     )
 
@@ -90,42 +91,42 @@ def _uri(uri: str) -> str:
 
 
 def _plain_places(written: object) -> object:
-    """A plain string is a URI, or a glob of sockets."""
+    """Take a plain string as a glob of sockets if it is a path, else as a URI."""
     if not isinstance(written, str):
         return written
     return {"sockets": written} if written.startswith("/") else {"uri": written}
 
 
 class LibvirtConfig(Section):
-    """Where libvirt is. One of `uri` and `sockets` is needed."""
+    """A libvirt daemon, or several. Exactly one of `uri` and `sockets` is required."""
 
     uri: Annotated[str, AfterValidator(_uri), Takes("URI")] | None = Field(
         default=None,
         description=(
-            "A libvirt of this host: `qemu:///system`, `qemu:///session`, or"
-            " `qemu+unix:///system?socket=/path` where its socket is elsewhere."
+            "URI of a libvirt daemon on this host: `qemu:///system`, `qemu:///session`, or "
+            "`qemu+unix:///system?socket=/path` for a socket in another place."
         ),
     )
     sockets: Annotated[str, AfterValidator(_glob), Takes("glob")] | None = Field(
         default=None,
         description=(
-            "Absolute path of libvirt's sockets, with `*` and `?` as for monitors: one connection each, as "
-            "they come and go. KubeVirt has one in each pod. A socket of root's is `system`, another user's "
-            "`session`."
+            "Absolute path of libvirt sockets, with wildcards as in `monitors[].glob`: one connection for "
+            "each socket, opened and closed as sockets appear and disappear. KubeVirt has one socket in "
+            "each pod. A socket owned by root is opened as `system`, any other as `session`."
         ),
     )
     policy: IntervalPolicy | None = Field(
         default=None,
         description=(
-            "Whose its domains' intervals are; default: `polling.policy`. With `observe` the connection is a "
-            "read-only one."
+            "Who controls the polling intervals of these domains. Default: `polling.policy`. With `observe` "
+            "the connection is read-only."
         ),
     )
 
     @model_validator(mode="after")
     def _one_of_both(self) -> "LibvirtConfig":
         if (self.uri is None) == (self.sockets is None):
-            raise ValueError("give either uri or sockets")
+            raise ValueError("needs exactly one of uri and sockets; add or remove one")
         return self
 
 
@@ -140,105 +141,105 @@ Libvirts = Annotated[
 
 
 class PollingConfig(Section):
-    """How VMs are asked."""
+    """How VMs are polled."""
 
     interval: Annotated[WrittenDuration, AfterValidator(_whole_seconds)] = Field(
         default=Duration(10 * 10**9),
         description=(
-            "How often a guest is asked, where the policy lets us decide: whole seconds from 1s, "
-            "as QEMU takes them. 10 s is what Nova and KubeVirt set."
+            "Polling interval that the agent sets in QEMU where `policy` allows it, in whole seconds from "
+            "1s. Nova and KubeVirt set 10 s, too."
         ),
     )
     policy: IntervalPolicy = Field(
         default=IntervalPolicy.FILL,
         description=(
-            "Whose a VM's interval is. `fill`: set ours only where it is 0, so nobody's choice is"
-            " overruled. `enforce`: ours everywhere. `observe`: never set."
+            "Who controls the polling interval of a VM. `fill`: the agent sets it only where it is 0, and "
+            "never overrides another value. `enforce`: the agent sets it everywhere. `observe`: the agent "
+            "never sets it."
         ),
     )
     on_exit: OnExit | None = Field(
         default=None,
         description=(
-            "What happens at a clean exit to the intervals we set: `give-back`, or `keep` them for "
-            "the next start. Default: `keep` where the spool is on disk, since a restart goes on "
-            "where it stood and must not switch a fleet off and on; else `give-back`."
+            "What to do at a clean exit with the intervals that the agent changed: `give-back` restores "
+            "them, `keep` leaves them for the next start. Default: `keep` where the spool is on disk, so "
+            "that a restart resumes and does not switch polling off and on for a whole fleet; else "
+            "`give-back`."
         ),
     )
     recheck: Annotated[WrittenDuration, within("1s", "1h")] = Field(
         default=Duration(30 * 10**9),
         description=(
-            "How often a VM's interval and run state are read again, in case somebody else changed "
-            "them. A VM that is `off` is looked at as often."
+            "How often the interval and the run state of a VM are read again, in case another client changed "
+            "them. Also how often a VM in state `off` is checked."
         ),
     )
     set_again: Annotated[WrittenDuration, within("1s", "1h")] = Field(
         default=Duration(60 * 10**9),
         description=(
-            "The pause before an interval that somebody has set back is set once more. After a second "
-            "time it is left alone."
+            "How long to wait before setting an interval again that another client has changed back. If it "
+            "is changed back a second time, the agent leaves it alone."
         ),
     )
     stall_deadline: Annotated[WrittenDuration, within("1s", "365d")] | None = Field(
         default=None,
         description=(
-            "A guest that has not answered for this long is `stalled`; counted while the VM runs."
-            " Longer than the interval. Default: three intervals, or the interval and 5 s if that"
-            " is longer."
+            "A guest without an update for this long is `stalled`. Only time in which the VM runs counts. "
+            "Must be longer than the interval. Default: three intervals, or the interval plus 5 s if that "
+            "is longer."
         ),
     )
     heartbeat: Annotated[WrittenDuration, within("1s", "1d")] = Field(
         default=Duration(300 * 10**9),
         description=(
-            "How often an unchanged state is repeated. With 5 min the last ten minutes of the "
-            "states topic are the present."
+            "How often an unchanged state is repeated. With 5 minutes, the last ten minutes of the states "
+            "topic contain the current state of every VM."
         ),
     )
 
 
 class HostConfig(Section):
-    """Who the host is. In a pod both must be given: what is found there are the pod's."""
+    """Identity of this host. In a pod or a container, `name` and one of `id` and `id_file` are required."""
 
     id: Identifier | None = Field(
-        default=None, description="The host's id. Default: what `host.id_file` holds."
+        default=None, description="ID of the host. Default: the content of `host.id_file`."
     )
     id_file: AbsolutePath = Field(
         default="/etc/machine-id",
         description=(
-            "A file with the host's id: its machine-id, which is there on every host with "
-            "systemd. In a pod, where the host's is mounted."
+            "File with the ID of the host. The default is the machine-id, which every host with systemd "
+            "has. In a pod, the path where the host's file is mounted."
         ),
     )
-    name: Identifier | None = Field(
-        default=None, description="The host's name. Default: what the kernel says it is."
-    )
+    name: Identifier | None = Field(default=None, description="Name of the host. Default: its hostname.")
 
 
 class QmpConfig(Section):
-    """How monitors are talked to."""
+    """Links to monitors."""
 
     greeting_deadline: Annotated[WrittenDuration, within("50ms", "10s")] = Field(
         default=Duration(10**9),
         description=(
-            "How long to wait for a monitor's greeting. QEMU greets within 1 ms; whoever waits "
-            "longer stands in the way of the monitor's owner."
+            "How long to wait for the greeting of a monitor. QEMU sends it within 1 ms; a longer wait blocks "
+            "the monitor's owner."
         ),
     )
     reading_deadline: Annotated[WrittenDuration, within("50ms", "60s")] = Field(
         default=Duration(10**9),
         description=(
-            "An answer that takes longer makes the VM `unreachable`; the link is kept and the "
-            "late answer ends it. Shorter than the stall deadline."
+            "How long to wait for an answer before the VM is `unreachable`. The link stays open, and a late "
+            "answer ends that state. Must be shorter than the stall deadline."
         ),
     )
     connections_opened_at_once: Annotated[int, Field(ge=1, le=1024), NotBool] = Field(
         default=32,
-        description="Links being opened at the same time, so that a start on a full host is no stampede.",
+        description="How many links are opened at the same time, which limits the load of a start.",
     )
     readings_at_once: Annotated[int, Field(ge=1, le=10_000), NotBool] = Field(
         default=128,
         description=(
-            "Readings under way at the same time, so that a host that has slept is not asked for everything "
-            "at once. More VMs than this that hang at the same moment hold up the others for a "
+            "How many readings are in flight at the same time, which limits the load after the host was "
+            "suspended. If more VMs than this hang at the same moment, they delay the others by one "
             "`reading_deadline` each time."
         ),
     )
@@ -250,84 +251,86 @@ class DiscoveryConfig(Section):
     rescan: Annotated[WrittenDuration, within("100ms", "1h")] = Field(
         default=Duration(10 * 10**9),
         description=(
-            "How often the globs are looked through again. Changes are seen at once where the "
-            "kernel tells them; this is for where it does not (network file systems, some "
-            "mounts)."
+            "How often the globs are evaluated again. Changes are found at once where the kernel reports "
+            "them; this is for file systems where it does not (network file systems, some mounts)."
         ),
     )
 
 
 class BufferConfig(Section):
-    """What waits for a sink, in memory."""
+    """Queues in memory."""
 
     size: Annotated[WrittenSize, within("64KiB", "64GiB")] = Field(
         default=Size(64 * 2**20),
         description=(
-            "How much may wait in memory, for each sink without a spool, or while the spool's disk takes "
-            "nothing; then the oldest samples go, counted. 64 MiB are about 50 minutes of 100 VMs at 5 s."
+            "Size of the queue in memory of each sink without a spool, and of the spool while its disk "
+            "cannot be written. When it is full, the oldest samples are dropped and counted. 64 MiB hold "
+            "about 50 minutes of 100 VMs at 5 s."
         ),
     )
 
 
 class SpoolConfig(Section):
-    """What waits for Kafka on disk, and what is remembered of each VM over a restart."""
+    """The queues on disk for Kafka, and the memory of each VM that survives a restart."""
 
     mode: SpoolMode = Field(
         default=SpoolMode.AUTO,
         description=(
-            "`disk`: in the state directory, so that a kill, a restart or a long outage of Kafka loses "
-            "nothing. `none`: in memory (`buffer`), and each start begins anew. `auto`: `disk` where "
-            "Kafka or OTLP is configured."
+            "`disk`: in the state directory; a kill, a restart or a long outage of Kafka loses nothing. "
+            "`none`: in memory (`buffer`); each start begins without history. `auto`: `disk` where Kafka or "
+            "OTLP is configured, else `none`."
         ),
     )
     size: Annotated[WrittenSize, within("32MiB", "1TiB")] = Field(
         default=Size(2**30),
         description=(
-            "How large the file may grow; then the oldest samples go first, states last, counted. What "
-            "VMs are remembered by, some 1 KiB each, is in it too. "
-            "1 GiB holds some 600,000 samples: 100 VMs at 10 s for 16 hours."
+            "Maximum size of the file. When it is full, records are dropped and counted: the oldest samples "
+            "first, states last. Includes the memory of VMs, about 1 KiB each. 1 GiB holds about 600,000 "
+            "samples: 100 VMs at 10 s for 16 hours."
         ),
     )
     age: Annotated[WrittenDuration, within("1m", "365d")] = Field(
         default=Duration(7 * 86_400 * 10**9),
         description=(
-            "Records that have waited longer are dropped, counted. Below the retention of the topic, "
-            "or Kafka drops them on arrival."
+            "Records queued for longer are dropped and counted. Keep it below the retention of the topics: "
+            "Kafka deletes older records as soon as they arrive."
         ),
     )
 
 
 class WebConfig(Section):
-    """Probes, metrics to scrape, and a page for people, over HTTP. Read-only."""
+    """Probes, metrics and a status page over HTTP. Read-only."""
 
-    enabled: bool = Field(default=True, description="Whether to listen at all.")
+    enabled: bool = Field(default=True, description="Whether to serve HTTP.")
     listen: Listen = Field(
         default="127.0.0.1:19464",
         description=(
-            "Where. Who can connect can read the VMs' names and figures, so by default nobody from "
-            "outside; in a pod `0.0.0.0:19464`. Port 0: any free one, the log says which. A second "
-            "agent on a host needs a port of its own."
+            "Address to listen on. Every client that can connect can read the names and statistics of the "
+            "VMs, so the default is loopback only; in a pod use `0.0.0.0:19464`. Port 0 means any free "
+            "port, which is logged. A second agent on a host needs a port of its own."
         ),
     )
 
 
 class LogConfig(Section):
-    """What the agent says of itself, on stderr."""
+    """The agent's log, on stderr."""
 
-    level: LogLevel = Field(default=LogLevel.INFO, description="A line per change, none per sample.")
+    level: LogLevel = Field(
+        default=LogLevel.INFO, description="Least severe level to log. Changes are logged, samples are not."
+    )
     format: LogFormat = Field(
         default=LogFormat.CONSOLE,
-        description="`console` for people, `json` (one object a line) for log collectors.",
+        description="`console` for people, `json` (one object per line) for log collectors.",
     )
 
 
 class ShutdownConfig(Section):
-    """How to end."""
+    """How the agent exits."""
 
     deadline: Annotated[WrittenDuration, within("100ms", "10m")] = Field(
         default=Duration(10 * 10**9),
         description=(
-            "How long giving intervals back and sending what is held may take; shorter than what "
-            "systemd (90 s) and Kubernetes (30 s) allow."
+            "How long an exit may take to restore intervals and deliver queued records. Keep it shorter "
+            "than the limits of systemd (90 s) and Kubernetes (30 s)."
         ),
     )

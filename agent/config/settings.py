@@ -1,4 +1,4 @@
-"""The configuration as code is handed it: to each edge its own settings, units converted once, here."""
+"""The configuration as the code uses it: the settings of each part, with units converted once, here."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,12 +24,12 @@ from agent.spool.store import Bounds
 from agent.web import settings as web_settings
 
 SPREAD_NS = 800_000_000
-"""A VM's first sample is promised within a second of finding it, and its guest's first answer."""
+"""The first sample of a VM is due within a second after it was found and its guest has answered."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogSettings:
-    """What the agent says of itself."""
+    """The agent's log."""
 
     level: Literal["debug", "info", "warning", "error"]
     format: Literal["console", "json"]
@@ -37,22 +37,22 @@ class LogSettings:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Everything that is configured, found right. Secrets are in it, but never in its `repr`."""
+    """The whole configuration, validated. It contains secrets, which its `repr` omits."""
 
     effective: Effective
 
     def host_identity(self) -> Host:
-        """Who the host is, in everything we emit."""
+        """The identity of the host, in all records."""
         return self.effective.host
 
     @property
     def state_directory(self) -> str:
-        """Where what is owed is remembered; it may not be there yet."""
+        """The directory of the spool and of the ledger. It may be missing."""
         return self.effective.state_directory
 
     @property
     def log(self) -> LogSettings:
-        """What the agent says of itself."""
+        """The agent's log."""
         log = self.effective.written.log
         return LogSettings(log.level.value, log.format.value)
 
@@ -63,7 +63,7 @@ class Config:
 
     @property
     def spool(self) -> disk.Settings | None:
-        """Where records wait for Kafka and VMs are remembered; `None`: nowhere but in memory."""
+        """The spool on disk; `None`: queues in memory only, and no memory of VMs."""
         spool = self.effective.written.spool
         worth_it = self.kafka is not None or self.otlp is not None
         if spool.mode is SpoolMode.NONE or (spool.mode is SpoolMode.AUTO and not worth_it):
@@ -82,24 +82,24 @@ class Config:
 
     @property
     def give_back_at_exit(self) -> bool:
-        """Whether a clean exit gives intervals back."""
+        """Whether a clean exit restores the intervals that the agent changed."""
         on_exit = self.effective.written.polling.on_exit
         return self.spool is None if on_exit is None else on_exit is OnExit.GIVE_BACK
 
     @property
     def event_mode(self) -> Mode:
-        """Where CloudEvents attributes go."""
+        """Where CloudEvents attributes are in a Kafka record."""
         return self.effective.written.kafka.mode
 
     @property
     def lines_enabled(self) -> bool:
-        """Whether JSON lines are written: as told, else where nothing else is configured."""
+        """Whether JSON lines are written: as configured, else if no other sink is configured."""
         switch = self.effective.written.lines.enabled
         return switch is Switch.ON or (switch is Switch.AUTO and self.kafka is None and self.otlp is None)
 
     @property
     def kafka(self) -> kafka_settings.Settings | None:
-        """The cluster to send to; `None`: none."""
+        """The Kafka cluster; `None`: not configured."""
         kafka = self.effective.written.kafka
         if kafka.bootstrap_servers is None:
             return None
@@ -117,7 +117,7 @@ class Config:
 
     @property
     def otlp(self) -> otlp_settings.Settings | None:
-        """The backend to send metrics to; `None`: none. Nothing is left to the exporters' own reading."""
+        """The OTLP backend; `None`: not configured. Complete: the exporters need not read the environment."""
         otlp = self.effective.written.otlp
         if otlp.endpoint is None:
             return None
@@ -137,7 +137,7 @@ class Config:
 
     @property
     def web(self) -> web_settings.Settings | None:
-        """Where to listen; `None`: nowhere."""
+        """The address to listen on; `None`: HTTP is off."""
         web = self.effective.written.web
         if not web.enabled:
             return None
@@ -145,7 +145,7 @@ class Config:
         return web_settings.Settings(host=host, port=port)
 
     def polling_settings(self) -> PollSettings:
-        """How VMs are asked."""
+        """How VMs are polled."""
         polling, qmp = self.effective.written.polling, self.effective.written.qmp
         return PollSettings(
             interval_s=polling.interval.ns // 1_000_000_000,
@@ -159,7 +159,7 @@ class Config:
         )
 
     def qmp_settings(self) -> QmpSettings:
-        """How monitors are talked to."""
+        """Links to monitors."""
         qmp = self.effective.written.qmp
         return QmpSettings(
             greeting_timeout_s=qmp.greeting_deadline.s,
@@ -168,7 +168,7 @@ class Config:
         )
 
     def discovery_settings(self) -> DiscoverySettings:
-        """Where monitors are."""
+        """Where the monitors are."""
         written = self.effective.written
         return DiscoverySettings(
             monitors=tuple(MonitorGlob(each.glob, each.access, each.pattern) for each in written.monitors),
@@ -176,7 +176,7 @@ class Config:
         )
 
     def libvirt_settings(self) -> LibvirtSettings:
-        """Where libvirt is."""
+        """The libvirt daemons."""
         written = self.effective.written
         return LibvirtSettings(
             places=tuple(
@@ -194,15 +194,15 @@ class Config:
 
 
 def load(flags: Flags, environ: Mapping[str, str], *, monitors_needed: bool = True) -> Config:
-    """Return the configuration, whole and right: all that a start does before its first side effect.
+    """Return the validated configuration. This is all that a start does before its first side effect.
 
     Args:
-        flags: what was typed; before everything else.
-        environ: the environment: `BAROGRAPH_*` goes before the file, `OTEL_*` after it.
-        monitors_needed: whether it is wrong to name no monitor.
+        flags: the flags of the command line; they override all else.
+        environ: the environment: `BAROGRAPH_*` overrides the file, the file overrides `OTEL_*`.
+        monitors_needed: whether a configuration without monitors is an error.
 
     Raises:
-        ConfigError: with every problem that could be found, each with its place and the way out.
+        ConfigError: with every problem found, each with its place and what to do.
     """
     return Config(effective(flags, environ, monitors_needed=monitors_needed))
 

@@ -30,63 +30,72 @@ class TlsFiles(Section):
     """Certificates, in PEM."""
 
     ca_file: AbsolutePath | None = Field(
-        default=None, description="Whom to trust. Default: the system's certificate authorities."
+        default=None,
+        description="Certificate authorities to trust. Default: those of the operating system.",
     )
     cert_file: AbsolutePath | None = Field(
-        default=None, description="The agent's certificate, with `key_file`."
+        default=None, description="Certificate of the agent. Requires `key_file`."
     )
-    key_file: AbsolutePath | None = Field(default=None, description="The key of `cert_file`, not encrypted.")
+    key_file: AbsolutePath | None = Field(
+        default=None, description="Private key of `cert_file`, without a passphrase."
+    )
 
 
 class KafkaTlsConfig(TlsFiles):
     """TLS to the brokers."""
 
     enabled: bool = Field(
-        default=False, description="Whether to speak TLS; the brokers' names are always checked."
+        default=False, description="Whether to use TLS. The names of the brokers are always verified."
     )
 
 
 class SaslConfig(Section):
-    """Who the agent is to Kafka."""
+    """Authentication to Kafka."""
 
-    mechanism: SaslMechanism | None = Field(default=None, description="Default: no SASL.")
-    username: Text | None = Field(default=None, description="With `mechanism`.")
+    mechanism: SaslMechanism | None = Field(
+        default=None, description="SASL mechanism. Default: no authentication."
+    )
+    username: Text | None = Field(default=None, description="User name. Required with `mechanism`.")
     password: Secret | None = Field(
         default=None,
-        description="With `username`. Never in the file: by this variable, or `password_file`.",
+        description=(
+            "Password. Required with `mechanism`; not allowed in the file: use this variable or "
+            "`password_file`."
+        ),
     )
     password_file: AbsolutePath | None = Field(
-        default=None, description="A file with the password; a line break at its end does not count."
+        default=None, description="File with the password. A line break at its end is ignored."
     )
 
 
 class KafkaConfig(Section):
-    """Every sample and state, in order. On where `bootstrap_servers` is given."""
+    """Every sample and state, in order. Enabled by `bootstrap_servers`."""
 
     bootstrap_servers: Servers | None = Field(
         default=None,
-        description="Brokers to ask first, `HOST:PORT`: a list, or one string with commas.",
+        description="Brokers to connect to first, `HOST:PORT`: a list, or one string with commas.",
     )
-    samples_topic: Topic = Field(default="barograph.samples", description="Where samples go.")
+    samples_topic: Topic = Field(default="barograph.samples", description="Topic of the samples.")
     states_topic: Topic = Field(
-        default="barograph.states", description="Where the states of VMs and of the agent go."
+        default="barograph.states", description="Topic of the states of VMs and of the agent."
     )
     compression: KafkaCompression = Field(
         default=KafkaCompression.ZSTD,
         description=(
-            "Samples look alike: `zstd` leaves 52 of 1,195 bytes for 0.7 us of CPU. `lz4` and `gzip` "
-            "are asked for their highest level by the client library, and cost ten times as much."
+            "Compression of batches. Samples resemble each other: `zstd` reduces 1,195 bytes to 52 for 0.7 "
+            "µs of CPU. The client library runs `lz4` and `gzip` at their highest level, at ten times that "
+            "cost."
         ),
     )
     mode: Mode = Field(
         default=Mode.BINARY,
         description=(
-            "Where CloudEvents attributes go: `binary` into headers, so that the value stays "
-            "plain; `structured` around the value, for readers that lose headers."
+            "Where the CloudEvents attributes are: `binary` puts them into headers and leaves the value "
+            "plain; `structured` wraps the value in them, for readers that lose headers."
         ),
     )
     client_id: Identifier = Field(
-        default="barograph", description="What the brokers' logs and quotas call the agent."
+        default="barograph", description="Name of the agent in the logs and quotas of the brokers."
     )
     tls: KafkaTlsConfig = KafkaTlsConfig()
     sasl: SaslConfig = SaslConfig()
@@ -96,19 +105,19 @@ class KafkaConfig(Section):
     delivery_timeout: Annotated[WrittenDuration, within("100ms", "1h")] = Field(
         default=Duration(30 * 10**9),
         description=(
-            "How long one batch may take, the client's own retries included; then the connection "
-            "is made anew and the batch sent again. At least `request_timeout`."
+            "How long one batch may take, including the client's own retries. After that the agent "
+            "reconnects and sends the batch again. At least `request_timeout`."
         ),
     )
 
 
 class OtlpConfig(Section):
-    """The newest of each VM as metrics. On where `endpoint` is given, here or by `OTEL_EXPORTER_OTLP_*`."""
+    """The latest values of each VM as metrics. Enabled by `endpoint`, here or in `OTEL_EXPORTER_OTLP_*`."""
 
     endpoint: Endpoint | None = Field(
         default=None,
         description=(
-            "Where to send: `http://` or `https://`, host and port. `/v1/metrics` is appended for HTTP."
+            "URL of the backend: `http://` or `https://`, host and port. For HTTP, `/v1/metrics` is appended."
         ),
     )
     protocol: OtlpProtocol | None = Field(
@@ -117,28 +126,31 @@ class OtlpConfig(Section):
     interval: Annotated[WrittenDuration, within("100ms", "1h")] = Field(
         default=Duration(10 * 10**9),
         description=(
-            "How often the newest of each VM is sent. Every update goes to Kafka; what is passed "
-            "over here is counted."
+            "How often the latest values of each VM are sent. Kafka receives every update; updates that are "
+            "skipped here are counted."
         ),
     )
     headers: Headers = Field(
         default={},
         description=(
-            "Sent with each request, a token perhaps: never shown. In a variable: `name=value,name2=value2`."
+            "Headers of each request, e.g. a token. Never shown. In a variable: `name=value,name2=value2`."
         ),
     )
     compression: OtlpCompression = Field(
         default=OtlpCompression.GZIP,
-        description="A cycle of 1,000 VMs is 1.2 MB; `gzip` makes it several times smaller.",
+        description=(
+            "Compression of requests. One cycle of 1,000 VMs is 1.2 MB; `gzip` makes it several times "
+            "smaller."
+        ),
     )
     timeout: Annotated[WrittenDuration, within("100ms", "5m")] = Field(
-        default=Duration(10 * 10**9), description="How long one export may take, retries included."
+        default=Duration(10 * 10**9), description="How long one export may take, including retries."
     )
     identity: Identity = Field(
         default=Identity.POINTS,
         description=(
-            "Where a VM's id, name and host stand besides the resource. `points`: on each point "
-            "too, since Prometheus drops what is on the resource only; `resource`: there only."
+            "Where the ID, name and host of a VM are. `points`: on the resource and on each point, since "
+            "Prometheus drops most resource attributes. `resource`: on the resource only."
         ),
     )
     tls: TlsFiles = TlsFiles()
@@ -147,4 +159,7 @@ class OtlpConfig(Section):
 class LinesConfig(Section):
     """JSON lines on stdout."""
 
-    enabled: OnOff = Field(default=Switch.AUTO, description="`auto`: on where no other sink is configured.")
+    enabled: OnOff = Field(
+        default=Switch.AUTO,
+        description="Whether to write JSON lines. `auto`: only if no other sink is configured.",
+    )

@@ -210,8 +210,8 @@ def _translated(name: str, value: str, environ: Mapping[str, str]) -> str:
 def _unknown_variable(name: str, known: list[str]) -> Problem:
     names = [each.removeprefix(ENV_PREFIX) for each in known]
     close = get_close_matches(name.removeprefix(ENV_PREFIX), names, n=1)
-    hint = f"did you mean {ENV_PREFIX}{close[0]}?" if close else "docs/configuration.md lists the settings"
-    return Problem(name, f"is no setting; {hint}")
+    hint = f"did you mean {ENV_PREFIX}{close[0]}?" if close else "docs/configuration.md lists all of them"
+    return Problem(name, f"unknown variable; {hint}")
 
 
 # --- the file ---
@@ -233,23 +233,24 @@ def read_yaml(path: str) -> dict[str, Any]:
         # A subclass of SafeLoader: it makes plain values only, as yaml.safe_load does.
         loaded: object = yaml.load(text, _Loader)
     except OSError as error:
-        raise _invalid(path, f"cannot be read: {error.strerror}") from error
+        raise _invalid(path, f"cannot be read: {error.strerror}; pass a readable file") from error
     except UnicodeDecodeError as error:
         raise _invalid(
-            path, f"is not text in UTF-8: byte {error.start} is {error.object[error.start]:#04x}"
+            path,
+            f"not UTF-8: byte {error.start} is {error.object[error.start]:#04x}; save the file as UTF-8",
         ) from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = path if mark is None else f"{path}:{mark.line + 1}:{mark.column + 1}"
         raise _invalid(place, _syntax(error)) from error
     except yaml.YAMLError as error:
-        raise _invalid(path, f"is not YAML: {' '.join(str(error).split())}") from error
+        raise _invalid(path, f"not YAML: {' '.join(str(error).split())}; fix the syntax") from error
     except RecursionError as error:
-        raise _invalid(path, "is nested too deeply") from error
+        raise _invalid(path, "nested too deeply; docs/configuration.md has examples") from error
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
-        raise _invalid(path, "must be `setting: value` lines, as in docs/configuration.md")
+        raise _invalid(path, "not a mapping; write `setting: value` lines, as in docs/configuration.md")
     return _without_nulls(cast("dict[object, object]", loaded))
 
 
@@ -257,7 +258,7 @@ def _read(path: Path) -> str:
     with path.open("rb") as file:
         content = file.read(SIZE_MAX_BYTES + 1)
     if len(content) > SIZE_MAX_BYTES:
-        raise OSError(0, f"it is larger than {SIZE_MAX_BYTES} bytes, so hardly a configuration")
+        raise OSError(0, f"larger than {SIZE_MAX_BYTES} bytes")
     return content.decode()
 
 
@@ -266,16 +267,18 @@ def _invalid(place: str, message: str) -> ConfigError:
 
 
 def _syntax(error: yaml.MarkedYAMLError) -> str:
-    problem = error.problem or "cannot be understood"
+    problem = error.problem or "invalid syntax"
     context = f" ({error.context})" if error.context else ""
-    hint = ""
+    hint = "fix the syntax"
     if "\\t" in problem:
-        hint = ": indent with spaces"
+        hint = "indent with spaces"
     elif "mapping values are not allowed" in problem:
-        hint = ": look for a missing quote, or for wrong indentation"
+        hint = "check quotes and indentation"
+    elif "duplicate key" in problem:
+        hint = "remove one"
     elif "could not determine a constructor" in problem:
-        hint = ": write it without the tag"
-    return f"is not YAML: {problem}{context}{hint}"
+        hint = "remove the tag"
+    return f"not YAML: {problem}{context}; {hint}"
 
 
 def _without_nulls(mapping: dict[object, object]) -> dict[str, Any]:
@@ -300,7 +303,7 @@ class _Loader(yaml.SafeLoader):
                     raise yaml.constructor.ConstructorError(
                         None,
                         None,
-                        f"{key!r} is written twice, first in line {seen[key].line + 1}",
+                        f"duplicate key {key!r}, first in line {seen[key].line + 1}",
                         key_node.start_mark,
                     )
                 seen[key] = key_node.start_mark

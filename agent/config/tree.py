@@ -35,7 +35,7 @@ SettingPath = tuple[str, ...]
 class Written(BaseSettings):
     """The configuration of barograph."""
 
-    # `load` has merged the sources already and keeps where each value came from.
+    # The sources are merged before, since messages name the source of each value.
     model_config = SettingsConfigDict(
         extra="forbid",
         frozen=True,
@@ -50,15 +50,15 @@ class Written(BaseSettings):
     monitors: Monitors = Field(
         default=(),
         description=(
-            "Where monitors are: globs, or sections with `glob`, `access` and `pattern`. Where "
-            "two match one socket the first counts. Needed, but where `libvirt` is given."
+            "Where the monitors are: globs, or sections with `glob`, `access` and `pattern`. If two match a "
+            "socket, the first applies. Required unless `libvirt` is set."
         ),
     )
     libvirt: Libvirts = Field(
         default=(),
         description=(
-            "Libvirts whose domains are watched, each a URI, a glob of sockets, or a section with `uri` or "
-            "`sockets`, and `policy`. Needs libvirt-python: `pip install 'barograph[libvirt]'`."
+            "Libvirt daemons whose domains are watched: URIs, globs of sockets, or sections with `uri` or "
+            "`sockets`, and `policy`. Requires libvirt-python: `pip install 'barograph[libvirt]'`."
         ),
     )
     polling: PollingConfig = PollingConfig()
@@ -68,8 +68,8 @@ class Written(BaseSettings):
     state_directory: AbsolutePath | None = Field(
         default=None,
         description=(
-            "Where the spool is, and what is owed to VMs. Default: `$STATE_DIRECTORY` (systemd sets "
-            "it), else `/var/lib/barograph` for root, else `$XDG_STATE_HOME/barograph`."
+            "Directory of the spool and of the ledger of changed intervals. Default: `$STATE_DIRECTORY` "
+            "(set by systemd), else `/var/lib/barograph` for root, else `$XDG_STATE_HOME/barograph`."
         ),
     )
     buffer: BufferConfig = BufferConfig()
@@ -90,20 +90,20 @@ class Written(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what it is given: the environment is read by `load`, and not a second time here."""
+        """Use the arguments only: `sources.py` has read the environment already."""
         return (init_settings,)
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting."""
+    """One setting: a leaf of the tree."""
 
     path: SettingPath
     field: FieldInfo
 
     @property
     def dotted(self) -> str:
-        """As in messages and docs."""
+        """Its name in messages and docs."""
         return ".".join(self.path)
 
     @property
@@ -113,19 +113,19 @@ class Setting:
 
     @property
     def env_only(self) -> bool:
-        """Whether it is a secret that must not stand in the file."""
+        """Whether it is a secret, which is not allowed in the file."""
         return Secret in get_args(self.field.annotation)
 
 
 @cache
 def all_settings() -> tuple[Setting, ...]:
-    """Every setting, in the order of the models."""
+    """Return every setting, in the order of the models."""
     return tuple(_walk(Written, ()))
 
 
 @cache
 def sections() -> dict[SettingPath, type[BaseModel]]:
-    """Every section by its path; the whole is at ()."""
+    """Return every section by its path; the root is at ()."""
     return dict(_sections(Written, ()))
 
 

@@ -24,20 +24,20 @@ from pydantic_core.core_schema import no_info_before_validator_function
 
 
 class Section(BaseModel):
-    """A group of settings. What is not listed is refused."""
+    """A group of settings. An unknown setting is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, validate_default=False)
 
 
 class OnExit(StrEnum):
-    """What happens at a clean exit to the intervals we set."""
+    """What a clean exit does with the intervals that the agent changed."""
 
     GIVE_BACK = "give-back"
     KEEP = "keep"
 
 
 class SpoolMode(StrEnum):
-    """Where records wait for Kafka, and where what is known of VMs outlives the agent."""
+    """Where records are queued for Kafka, and whether the memory of VMs survives the agent."""
 
     AUTO = "auto"
     DISK = "disk"
@@ -45,7 +45,7 @@ class SpoolMode(StrEnum):
 
 
 class KafkaCompression(StrEnum):
-    """How batches are compressed."""
+    """Compression of batches to Kafka."""
 
     NONE = "none"
     GZIP = "gzip"
@@ -55,7 +55,7 @@ class KafkaCompression(StrEnum):
 
 
 class SaslMechanism(StrEnum):
-    """How the agent proves to Kafka who it is."""
+    """How the agent authenticates to Kafka."""
 
     PLAIN = "PLAIN"
     SCRAM_256 = "SCRAM-SHA-256"
@@ -63,28 +63,28 @@ class SaslMechanism(StrEnum):
 
 
 class OtlpProtocol(StrEnum):
-    """How OTLP is carried."""
+    """Transport of OTLP."""
 
     HTTP = "http"
     GRPC = "grpc"
 
 
 class OtlpCompression(StrEnum):
-    """How requests are compressed."""
+    """Compression of requests to OTLP."""
 
     NONE = "none"
     GZIP = "gzip"
 
 
 class Identity(StrEnum):
-    """Where a VM's id, name and host stand in OTLP."""
+    """Where the ID, name and host of a VM are in OTLP."""
 
     POINTS = "points"
     RESOURCE = "resource"
 
 
 class LogLevel(StrEnum):
-    """The least important lines to be written."""
+    """The least severe level that is logged."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -93,14 +93,14 @@ class LogLevel(StrEnum):
 
 
 class LogFormat(StrEnum):
-    """What a line looks like."""
+    """Format of a log line."""
 
     CONSOLE = "console"
     JSON = "json"
 
 
 class Switch(StrEnum):
-    """On, off, or what fits."""
+    """On, off, or decided by the agent."""
 
     AUTO = "auto"
     ON = "true"
@@ -125,46 +125,42 @@ def _comma_separated(written: object) -> object:
 
 def _some(servers: tuple[str, ...]) -> tuple[str, ...]:
     if not servers:
-        raise ValueError("is empty: write HOST:PORT, or leave the setting out")
+        raise ValueError("empty; add HOST:PORT, or remove the setting")
     return servers
 
 
 def _bootstrap_server(written: str) -> str:
     if "://" in written:
-        raise ValueError(f"{written!r} is a URL: write HOST:PORT, as in kafka-1:9092")
+        raise ValueError(f"{written!r} is a URL; write HOST:PORT, e.g. kafka-1:9092")
     host, colon, port = written.rpartition(":")
     if not colon or not port.isdecimal() or (":" in host and not host.startswith("[")):
-        raise ValueError(
-            f"{written!r} has no port: write HOST:PORT, as in kafka-1:9092 or [2001:db8::1]:9092"
-        )
+        raise ValueError(f"{written!r} has no port; write HOST:PORT, e.g. kafka-1:9092 or [2001:db8::1]:9092")
     if not 1 <= int(port) <= 65535:
-        raise ValueError(f"{written!r}: there is no port {port}: it must be from 1 to 65535")
+        raise ValueError(f"{written!r} has an invalid port; use 1 to 65535")
     if _HOST.fullmatch(host) is None:
-        raise ValueError(
-            f"{written!r}: {host!r} is not a host: write a name or an address, as in kafka-1:9092"
-        )
+        raise ValueError(f"{written!r} has an invalid host {host!r}; write a name or an address")
     if host.startswith("["):
         _check_ipv6(written, host)
     return written
 
 
 def split_address(written: str) -> tuple[str, int]:
-    """Return host and port of `HOST:PORT`; an IPv6 address without its brackets."""
+    """Return the host and port of `HOST:PORT`; an IPv6 address without its brackets."""
     host, _, port = written.rpartition(":")
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 def _listen(written: str) -> str:
-    example = "as in 127.0.0.1:19464 or [::1]:19464"
+    example = "e.g. 127.0.0.1:19464 or [::1]:19464"
     host, colon, port = written.rpartition(":")
     if "://" in written or not colon or not port.isdecimal() or (":" in host and not host.startswith("[")):
-        raise ValueError(f"{written!r} is no address and port: write HOST:PORT, {example}")
+        raise ValueError(f"{written!r} is not an address and port; write HOST:PORT, {example}")
     if int(port) > 65535:
-        raise ValueError(f"{written!r}: there is no port {port}: it must be from 0 (any free one) to 65535")
+        raise ValueError(f"{written!r} has an invalid port; use 1 to 65535, or 0 for any free port")
     if not host:
-        raise ValueError(f"{written!r} has no host: write 0.0.0.0{written} if all networks are meant")
+        raise ValueError(f"{written!r} has no host; write 0.0.0.0{written} to listen on all interfaces")
     if _HOST.fullmatch(host) is None:
-        raise ValueError(f"{written!r}: {host!r} is not a host: write an address, {example}")
+        raise ValueError(f"{written!r} has an invalid host {host!r}; write an address, {example}")
     if host.startswith("["):
         _check_ipv6(written, host)
     return written
@@ -174,39 +170,41 @@ def _check_ipv6(written: str, host: str) -> None:
     try:
         socket.inet_pton(socket.AF_INET6, host[1:-1].partition("%")[0])
     except OSError as error:
-        raise ValueError(f"{written!r}: {host} is not an IPv6 address") from error
+        raise ValueError(
+            f"{written!r} has an invalid IPv6 address {host}; write e.g. [2001:db8::1]"
+        ) from error
 
 
 def _endpoint(written: str) -> str:
-    example = "as in http://collector:4318 or https://otlp.example.net"
+    example = "e.g. http://collector:4318 or https://otlp.example.net"
     if "://" not in written:
-        raise ValueError(f"{written!r} has no scheme: write http:// or https:// before it, {example}")
+        raise ValueError(f"{written!r} has no scheme; start it with http:// or https://, {example}")
     try:
         url = urlsplit(written)
         port = url.port
     except ValueError as error:
-        raise ValueError(f"{written!r} is not a URL ({error}): write one {example}") from error
+        raise ValueError(f"{written!r} is not a URL ({error}); write {example}") from error
     if url.scheme not in ("http", "https"):
-        raise ValueError(f"{written!r}: {url.scheme!r} is not http or https: write a URL {example}")
+        raise ValueError(f"{written!r} has the scheme {url.scheme!r}; use http or https, {example}")
     if url.username is not None or url.password is not None:
-        # Not repeated: it holds a secret.
-        raise ValueError("has a user or a password in it: send them as otlp.headers, e.g. authorization")
+        # The value is not repeated: it holds a secret.
+        raise ValueError("contains a user name or a password; send them in otlp.headers, e.g. authorization")
     if (
         not url.hostname
         or _HOST.fullmatch(url.netloc.rpartition(":")[0] if port is not None else url.netloc) is None
     ):
-        raise ValueError(f"{written!r} names no host: write a URL {example}")
+        raise ValueError(f"{written!r} has no valid host; write {example}")
     if port == 0:
-        raise ValueError(f"{written!r}: there is no port 0: it must be from 1 to 65535")
+        raise ValueError(f"{written!r} has the port 0; use 1 to 65535")
     if url.query or url.fragment:
-        raise ValueError(f"{written!r} has a query or a fragment: end it with the path")
+        raise ValueError(f"{written!r} has a query or a fragment; remove what follows the path")
     return written
 
 
 def _topic(written: str) -> str:
     if _TOPIC.fullmatch(written) is None or written in (".", ".."):
         raise ValueError(
-            f"{written!r} is not a topic of Kafka: 1 to 249 letters, digits, dots, underscores and hyphens"
+            f"{written!r} is not a Kafka topic; use 1 to 249 letters, digits, dots, underscores or hyphens"
         )
     return written
 
@@ -214,29 +212,29 @@ def _topic(written: str) -> str:
 def _identifier(written: str) -> str:
     if IDENTIFIER.fullmatch(written) is None:
         raise ValueError(
-            f"{written!r} cannot name anything: 1 to 255 letters, digits, dots, hyphens, underscores, colons "
-            "and @, a letter or digit first"
+            f"{written!r} is not a valid name; use 1 to 255 letters, digits, dots, hyphens, underscores, "
+            "colons or @, and start with a letter or digit"
         )
     return written
 
 
 def _absolute(written: str) -> str:
     if not written.startswith("/"):
-        raise ValueError(f"{written!r} is not an absolute path: start it with /")
+        raise ValueError(f"{written!r} is not an absolute path; start it with /")
     if "\0" in written or not written.isprintable():
-        raise ValueError(f"{written!r} has characters that no path should have")
+        raise ValueError(f"{written!r} contains unprintable characters; remove them")
     return written
 
 
 def _headers(written: object) -> object:
-    """`k=v,k2=v2` with percent-encoded values, as OTEL_EXPORTER_OTLP_HEADERS has them."""
+    """Parse `k=v,k2=v2` with percent-encoded values, the form of OTEL_EXPORTER_OTLP_HEADERS."""
     if not isinstance(written, str):
         return written
     headers: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in written.split(","))):
         name, equals, value = part.partition("=")
         if not equals:
-            raise ValueError("must be NAME=VALUE pairs with commas between, values percent-encoded")
+            raise ValueError("not NAME=VALUE pairs; separate pairs by commas, and percent-encode values")
         headers[name.strip()] = unquote(value.strip())
     return headers
 
@@ -244,30 +242,30 @@ def _headers(written: object) -> object:
 def _header_names(headers: Mapping[str, Any]) -> Mapping[str, Any]:
     for name, value in headers.items():
         if _HEADER_NAME.fullmatch(name) is None:
-            raise ValueError(f"{name!r} is not a header's name")
+            raise ValueError(f"{name!r} is not a valid header name; use letters, digits and hyphens")
         if not cast(str, value.get_secret_value()).isprintable():
             raise ValueError(
-                f"the value of {name!r} has characters that no header may have, a line break perhaps"
+                f"the value of {name!r} contains unprintable characters; remove them, e.g. a line break"
             )
-    return {name.lower(): value for name, value in headers.items()}  # gRPC takes lower case only
+    return {name.lower(): value for name, value in headers.items()}  # gRPC accepts lower case only
 
 
 def _count(written: object) -> object:
     if isinstance(written, bool):
-        raise ValueError("must be a whole number")  # else true would be 1
+        raise ValueError("not a number; write a whole number")  # pydantic would accept true as 1
     return written
 
 
 @dataclass(frozen=True, slots=True)
 class Takes:
-    """What a setting takes, in the words of docs/configuration.md."""
+    """What a setting accepts, as docs/configuration.md shows it."""
 
     words: str
 
 
 @dataclass(frozen=True, slots=True)
 class TextOr:
-    """A value that may also be written as text, which `parse` turns into it."""
+    """A value that may also be written as text, which `parse` converts."""
 
     parse: Callable[[object], object]
 

@@ -1,4 +1,4 @@
-"""Durations and sizes as users write them: a number and its unit. A bare number is refused."""
+"""Durations and sizes as users write them: a number with its unit. A bare number is an error."""
 
 import re
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ _SIZE = re.compile(rf"({_NUMBER})(B|KiB|MiB|GiB|TiB)")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Duration:
-    """A length of time, never negative."""
+    """A length of time, not negative."""
 
     ns: int
 
     @property
     def s(self) -> float:
-        """Seconds, for anyio's doors and libraries."""
+        """Seconds, for anyio and other libraries."""
         return self.ns / 1_000_000_000
 
     @property
@@ -49,43 +49,45 @@ class Size:
 
 
 def parse_duration(written: object) -> Duration:
-    """Return what `"10s"`, `"500ms"` or `"1m30s"` means.
+    """Return the duration of `"10s"`, `"500ms"` or `"1m30s"`.
 
     Raises:
-        ValueError: it has no unit, an unknown one, or is no text; the message says how to write it.
+        ValueError: no unit, an unknown unit, or not text; the message shows how to write it.
     """
     if isinstance(written, Duration):
         return written
     if _is_zero(written):
         return Duration(0)
     if _is_bare_number(written):
-        raise ValueError(f'{written} has no unit: write "{written}s", or ms, m, h, d')
+        raise ValueError(f'{written} has no unit; write "{written}s", or use ms, m, h or d')
     if not isinstance(written, str) or re.fullmatch(DURATION_PATTERN, written) is None:
         raise ValueError(
-            f'{written!r} is not a duration: write a number and ms, s, m, h or d, as in "10s" or "500ms"'
+            f'{written!r} is not a duration; write a number with ms, s, m, h or d, e.g. "10s" or "500ms"'
         )
     return Duration(sum(_scaled(number, _NS[unit]) for number, unit in _DURATION_PART.findall(written)))
 
 
 def parse_size(written: object) -> Size:
-    """Return what `"64MiB"` means.
+    """Return the size of `"64MiB"`.
 
     Raises:
-        ValueError: it has no unit, an unknown one, or is no text; the message says how to write it.
+        ValueError: no unit, an unknown unit, or not text; the message shows how to write it.
     """
     if isinstance(written, Size):
         return written
     if _is_bare_number(written):
-        raise ValueError(f'{written} has no unit: write "{written}B", or KiB, MiB, GiB')
+        raise ValueError(f'{written} has no unit; write "{written}B", or use KiB, MiB, GiB or TiB')
     match = _SIZE.fullmatch(written) if isinstance(written, str) else None
     if match is None:
-        raise ValueError(f'{written!r} is not a size: write a number and B, KiB, MiB or GiB, as in "64MiB"')
+        raise ValueError(
+            f'{written!r} is not a size; write a number with B, KiB, MiB, GiB or TiB, e.g. "64MiB"'
+        )
     return Size(_scaled(match[1], _BYTES[match[2]]))
 
 
 @dataclass(frozen=True, slots=True)
 class Within:
-    """The least and the greatest value of a `Duration` or `Size` setting, both allowed."""
+    """The range of a `Duration` or `Size` setting, bounds included."""
 
     least: Duration | Size
     most: Duration | Size
@@ -98,12 +100,12 @@ class Within:
 
     def _check(self, value: Any) -> object:
         if value < self.least or value > self.most:
-            raise ValueError(f"{value} is out of range: it must be from {self.least} to {self.most}")
+            raise ValueError(f"{value} is out of range; use {self.least} to {self.most}")
         return value
 
 
 def within(least: str, most: str) -> Within:
-    """Return the bounds of a setting, from two values written with units."""
+    """Return the range of a setting, from two values written with units."""
     parse = parse_size if least.endswith("B") else parse_duration
     return Within(parse(least), parse(most))
 
@@ -138,7 +140,7 @@ def _scaled(number: str, unit: int) -> int:
 
 
 def _written(amount: int, units: dict[str, int]) -> str:
-    """In the largest unit that leaves a whole number; in the smallest one where none does."""
+    """Write it in the largest unit that gives a whole number, or in the smallest unit."""
     for name, unit in reversed(units.items()):
         if amount and amount % unit == 0:
             return f"{amount // unit}{name}"

@@ -31,25 +31,25 @@ from agent.errors import ConfigError, Problem
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effective:
-    """What holds, in users' words."""
+    """The effective configuration, in the terms of the settings."""
 
     written: Written
     host: Host
     state_directory: str
     sasl_password: str | None = field(repr=False)
-    endpoint_is_whole: bool  # nothing is appended to otlp.endpoint
+    endpoint_is_whole: bool  # /v1/metrics is not appended to otlp.endpoint
 
 
 def effective(flags: Flags, environ: Mapping[str, str], *, monitors_needed: bool = True) -> Effective:
-    """Read all sources and judge them: flags before `BAROGRAPH_*` before the file before `OTEL_*`.
+    """Read and validate all sources: flags over `BAROGRAPH_*` over the file over `OTEL_*`.
 
     Args:
-        flags: what was typed.
+        flags: the flags of the command line.
         environ: the environment.
-        monitors_needed: whether it is wrong to name none.
+        monitors_needed: whether a configuration without monitors is an error.
 
     Raises:
-        ConfigError: with every problem that could be found.
+        ConfigError: with every problem found.
     """
     file, problems, readable = _file(flags, environ)
     variables, unknown = own_variables(environ)
@@ -59,7 +59,7 @@ def effective(flags: Flags, environ: Mapping[str, str], *, monitors_needed: bool
 
     written, wrong = _validated(layer, problems)
     if not readable:
-        wrong.add(())  # what else is missing may well be in it
+        wrong.add(())  # settings that seem to be missing may be in it
     findings = list(contradictions(written, own))
     host = host_facts.host(written, own, environ, findings)
     state_directory = host_facts.state_directory(written, environ, findings)
@@ -82,7 +82,7 @@ def effective(flags: Flags, environ: Mapping[str, str], *, monitors_needed: bool
 
 
 def _file(flags: Flags, environ: Mapping[str, str]) -> tuple[Layer, list[Problem], bool]:
-    """The file's settings, what is wrong with it, and whether it could be read at all."""
+    """Return the settings of the file, its problems, and whether it could be read."""
     path = flags.config or environ.get(CONFIG_VARIABLE)
     if not path:
         return Layer(), [], True
@@ -93,7 +93,7 @@ def _file(flags: Flags, environ: Mapping[str, str]) -> tuple[Layer, list[Problem
     problems = [
         Problem(
             setting.dotted,
-            f"is a secret and must not stand in the file: use {setting.dotted}_file or {setting.variable}",
+            f"a secret is not allowed in the file; use {setting.dotted}_file or {setting.variable}",
         )
         for setting in all_settings()
         if setting.env_only and layer.holds(setting.path)
@@ -102,7 +102,7 @@ def _file(flags: Flags, environ: Mapping[str, str]) -> tuple[Layer, list[Problem
 
 
 def _validated(layer: Layer, problems: list[Problem]) -> tuple[Written, set[SettingPath]]:
-    """Return the settings, with defaults where what is written is wrong, and which those are."""
+    """Return the settings, with defaults for invalid ones, and the paths of these."""
     wrong: set[SettingPath] = set()
     tree = layer.tree
     while True:
@@ -118,7 +118,7 @@ def _validated(layer: Layer, problems: list[Problem]) -> tuple[Written, set[Sett
 
 
 def _names(location: tuple[str | int, ...]) -> Iterator[str]:
-    """The path of the setting that `location` is in: up to the first index, and not into headers."""
+    """Yield the path of the setting that contains `location`: without indexes and names of headers."""
     settings = {setting.path for setting in all_settings()}
     path: SettingPath = ()
     for part in location:
@@ -136,7 +136,7 @@ def _remove(tree: dict[str, Any], path: SettingPath) -> None:
 
 
 def _follow(findings: list[Finding], wrong: set[SettingPath], layer: Layer) -> Iterator[Problem]:
-    """What is still true although some settings were wrong and had to be taken as not written."""
+    """Yield the findings that do not depend on invalid settings, for which defaults were assumed."""
     for finding in findings:
         touched = (finding.path, *finding.others)
         if not any(_within(path, broken) for path in touched for broken in wrong):
@@ -144,7 +144,7 @@ def _follow(findings: list[Finding], wrong: set[SettingPath], layer: Layer) -> I
 
 
 def _within(path: SettingPath, broken: SettingPath) -> bool:
-    """Whether `path` is the broken one, in it, or around it."""
+    """Whether one of the two paths contains the other, or they are the same."""
     shared = min(len(path), len(broken))
     return path[:shared] == broken[:shared]
 
@@ -158,7 +158,7 @@ _LISTED: Mapping[str, type[Section]] = {"monitors": MonitorConfig, "libvirt": Li
 
 
 def explain(error: ValidationError, layer: Layer) -> list[Problem]:
-    """Return a problem for each finding, in the order of the settings."""
+    """Return a problem for each error of pydantic, in the order of the settings."""
     return [Problem(layer.place(each["loc"]), _message(each)) for each in error.errors()]
 
 
@@ -170,32 +170,32 @@ def _message(error: ErrorDetails) -> str:
         case "value_error":
             return str(context["error"])
         case "missing":
-            return "is missing: every section under monitors needs it"
+            return "missing; every section of monitors needs one"
         case "enum" | "literal_error":
-            return f"must be {context['expected']}, not {_shown(error['input'])}{_near(error)}"
+            return f"{_shown(error['input'])} is not valid; use {context['expected']}{_near(error)}"
         case "greater_than_equal":
-            return f"must be at least {context['ge']}, not {_shown(error['input'])}"
+            return f"{_shown(error['input'])} is too small; use at least {context['ge']}"
         case "less_than_equal":
-            return f"must be at most {context['le']}, not {_shown(error['input'])}"
+            return f"{_shown(error['input'])} is too large; use at most {context['le']}"
         case "string_type":
-            # Not repeated: it may be a secret.
-            return "must be text: put it in quotes"
+            # The value is not repeated: it may be a secret.
+            return "not text; put it in quotes"
         case "too_short" | "string_too_short":
-            return "is empty: write it, or leave the setting out"
+            return "empty; add a value, or remove the setting"
         case _ if kind in _NUMBERS:
-            return f"must be a whole number, not {_shown(error['input'])}"
+            return f"{_shown(error['input'])} is not a number; write a whole number"
         case _ if kind in _SWITCHES:
-            return f"must be true or false, not {_shown(error['input'])}"
+            return f"{_shown(error['input'])} is not valid; use true or false"
         case _ if kind in _LISTS:
-            return f"must be a list, or text with commas, not {_kind(error['input'])}"
+            return f"{_kind(error['input'])} instead of a list; write a list, or text with commas"
         case _ if kind in _SECTIONS:
-            return f"must be a section of `name: value` lines, not {_kind(error['input'])}"
+            return f"{_kind(error['input'])} instead of a section; write `name: value` lines"
         case _:
             return error["msg"]
 
 
 def meant(location: Location) -> tuple[SettingPath, ...]:
-    """Return the settings or sections that somebody who wrote an unknown one at `location` probably meant."""
+    """Return the known settings or sections that the unknown one at `location` probably stands for."""
     name = str(location[-1])
     if (listed := _LISTED.get(str(location[0]))) is not None:
         close = get_close_matches(name, listed.model_fields, n=1)
@@ -211,16 +211,16 @@ def meant(location: Location) -> tuple[SettingPath, ...]:
 def _unknown(location: Location) -> str:
     found = meant(location)
     if found:
-        return f"is no setting; did you mean {' or '.join(map(dotted, found))}?"
+        return f"unknown setting; did you mean {' or '.join(map(dotted, found))}?"
     listed = _LISTED.get(str(location[0]))
     known = sections()[tuple(str(part) for part in location[:-1])] if listed is None else listed
-    return f"is no setting; here these are known: {', '.join(known.model_fields)}"
+    return f"unknown setting; this section has {', '.join(known.model_fields)}"
 
 
 def _near(error: ErrorDetails) -> str:
     words = str(error.get("ctx", {})["expected"]).replace(" or ", ", ").replace("'", "").split(", ")
     close = get_close_matches(str(error["input"]), words, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def _shown(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Writes what is made from the code: `python -m tests.contract.generate_reference`. Tests only compare."""
+"""Generates the reference pages: `python -m tests.contract.generate_reference`. Tests only compare."""
 
 import json
 import re
@@ -26,13 +26,13 @@ _SETTINGS = re.compile(
 _CLI_INTRODUCTION = """\
 # Command line
 
-What `--help` says, word for word. Exit codes are in [operations.md](operations.md), settings in
+The output of `--help`. For exit codes, see [operations.md](operations.md); for settings,
 [configuration.md](configuration.md).
 """
 
 
 def made() -> Mapping[Path, str]:
-    """Return the content of every file that is made."""
+    """Return the content of every generated file."""
     return {CONFIG_SCHEMA: _schema(), CONFIGURATION: _configuration(), CLI: _cli()}
 
 

@@ -1,4 +1,4 @@
-"""docs/configuration.md, docs/cli.md and the file's schema say what the code does."""
+"""docs/configuration.md, docs/cli.md and the schema of the file agree with the code."""
 
 import json
 import re
@@ -23,7 +23,7 @@ ENVIRON = {"BAROGRAPH_HOST__ID": "host-1", "HOME": "/root"}
 
 
 def examples() -> list[tuple[str, str]]:
-    """Every block of YAML in the docs that is not said to be something else."""
+    """Every YAML block in the docs that is not marked as something else."""
     found: list[tuple[str, str]] = []
     for page in PAGES:
         blocks = re.findall(
@@ -34,7 +34,7 @@ def examples() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("path", [CONFIGURATION, CLI, CONFIG_SCHEMA], ids=lambda path: path.name)
-def test_what_is_made_from_the_code_is_up_to_date(path: Path) -> None:
+def test_generated_files_are_up_to_date(path: Path) -> None:
     assert path.read_text() == made()[path], "run: python -m tests.contract.generate_reference"
 
 
@@ -93,7 +93,7 @@ def test_there_are_examples() -> None:
     assert len(examples()) >= 3
 
 
-def test_the_schema_of_the_file_is_one() -> None:
+def test_the_schema_of_the_file_is_valid() -> None:
     jsonschema.Draft202012Validator.check_schema(config_schema())
 
 
@@ -110,7 +110,7 @@ def test_the_schema_of_the_file_is_one() -> None:
         },
     ],
 )
-def test_the_schema_takes_what_users_write(document: dict[str, Any]) -> None:
+def test_the_schema_accepts_valid_files(document: dict[str, Any]) -> None:
     SCHEMA.validate(document)
 
 
@@ -127,7 +127,7 @@ def test_the_schema_takes_what_users_write(document: dict[str, Any]) -> None:
         ({"lines": {"enabled": "on"}}, "$.lines.enabled"),
     ],
 )
-def test_the_schema_refuses_what_load_refuses(document: dict[str, Any], path: str) -> None:
+def test_the_schema_refuses_invalid_files(document: dict[str, Any], path: str) -> None:
     errors = list(SCHEMA.iter_errors(json.loads(json.dumps(document))))
 
     assert [error.json_path for error in errors] == [path]

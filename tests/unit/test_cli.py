@@ -19,7 +19,7 @@ HOST = {"BAROGRAPH_HOST__ID": "host-1", "BAROGRAPH_HOST__NAME": "one"}
 
 @pytest.fixture(autouse=True)
 def logging_as_before() -> Generator[None]:
-    """The commands run in this process, and some configure logging: others are tested here afterwards."""
+    """Restore logging, which some commands configure: they run in this process."""
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
     yield
@@ -32,11 +32,11 @@ def barograph(*words: str, **environ: str) -> Result:
 
 
 @pytest.mark.parametrize("words", [["version"], ["--version"]])
-def test_the_version_is_told(words: list[str]) -> None:
+def test_the_version_is_printed(words: list[str]) -> None:
     assert barograph(*words).stdout == f"barograph {__version__}\n"
 
 
-def test_check_config_says_what_the_configuration_comes_to_and_no_secret(tmp_path: Path) -> None:
+def test_check_config_prints_the_effective_settings_without_secrets(tmp_path: Path) -> None:
     file = tmp_path / "b.yaml"
     file.write_text(
         "monitors: [{glob: /run/a, access: share}]\nkafka: {sasl: {mechanism: PLAIN, username: u}}"
@@ -99,15 +99,14 @@ def test_every_flag_sets_its_setting_and_names_itself_in_problems(flag: str) -> 
 
 
 @pytest.mark.parametrize("command", ["run", "check-config"])
-def test_problems_go_to_stderr_with_exit_code_2(command: str) -> None:
-    example = "--monitor '/run/vm/*.qmp', or --libvirt qemu:///system"
+def test_problems_are_printed_to_stderr_with_exit_code_2(command: str) -> None:
     done = barograph(command, "--interval", "5")
 
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
         "2 problems in the configuration; nothing was started",
-        '  --interval: 5 has no unit: write "5s", or ms, m, h, d',
-        f"  monitors: none given: say where monitors are, e.g. {example}",
+        '  --interval: 5 has no unit; write "5s", or use ms, m, h or d',
+        "  monitors: missing; set it, e.g. --monitor '/run/vm/*.qmp', or use --libvirt qemu:///system",
     ]
 
 
@@ -134,11 +133,11 @@ def test_give_back_needs_no_monitors_and_refuses_a_bad_configuration() -> None:
 
     assert done.exit_code == 2
     assert done.stderr.splitlines()[1:] == [
-        "  --state-directory: 'relative' is not an absolute path: start it with /"
+        "  --state-directory: 'relative' is not an absolute path; start it with /"
     ]
 
 
-def test_a_state_directory_that_another_agent_has_is_exit_code_3() -> None:
+def test_a_state_directory_that_cannot_be_used_is_exit_code_3() -> None:
     done = barograph("give-back", "--state-directory", "/proc/barograph")
 
     assert (done.exit_code, done.stdout) == (3, "")
@@ -172,7 +171,7 @@ def test_help_does_not_wait_for_the_libraries_of_the_sinks() -> None:
     assert done.stdout == "[]\n"
 
 
-def test_readers_get_the_open_variant_and_who_asks_for_it_the_closed_one() -> None:
+def test_the_open_schema_is_printed_unless_the_closed_one_is_requested() -> None:
     readers = json.loads(barograph("schema", "sample").stdout)
     closed = json.loads(barograph("schema", "sample", "--closed").stdout)
 

@@ -43,25 +43,25 @@ STARTING = {"/livez": (200, "ok\n"), "/readyz": (503, "the first discovery is no
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [((), 0, "ok\n"), (("--ready",), 1, "the first discovery is not done\n")],
-    ids=["lives", "is not ready"],
+    ids=["alive", "not ready"],
 )
-def test_the_agent_is_asked_and_its_answer_is_told(words: tuple[str, ...], code: int, said: str) -> None:
+def test_the_answer_of_the_agent_is_printed(words: tuple[str, ...], code: int, said: str) -> None:
     with answering(STARTING) as place:
         done = health(*words, "--web", place)
 
     assert (done.exit_code, done.stdout) == (code, said)
 
 
-def test_it_is_asked_where_the_configuration_says() -> None:
+def test_the_configured_address_is_used() -> None:
     with answering(STARTING) as place:
         done = health(BAROGRAPH_WEB__LISTEN=place)
 
     assert (done.exit_code, done.stdout) == (0, "ok\n")
 
 
-def test_nobody_there_is_told() -> None:
+def test_an_agent_that_does_not_answer_is_reported() -> None:
     with answering(STARTING) as place:
-        pass  # it has ended
+        pass  # it stops here
 
     done = health("--web", place)
 
@@ -72,8 +72,8 @@ def test_nobody_there_is_told() -> None:
 @pytest.mark.parametrize(
     "environ", [{"BAROGRAPH_WEB__ENABLED": "false"}, {"BAROGRAPH_WEB__LISTEN": "127.0.0.1:0"}]
 )
-def test_where_nobody_can_be_asked_that_is_said(environ: dict[str, str]) -> None:
+def test_without_a_known_port_the_check_fails(environ: dict[str, str]) -> None:
     done = health(**environ)
 
     assert done.exit_code == 1
-    assert "says of no port" in done.stderr
+    assert "no known port" in done.stderr

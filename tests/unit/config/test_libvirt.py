@@ -1,4 +1,4 @@
-"""Where libvirt is, in the configuration."""
+"""The libvirt section of the configuration."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ from agent.errors import ConfigError
 ENVIRON = {"BAROGRAPH_HOST__ID": "9b1d4c1f0e6a4f0fa1f6f1c6c9a4b7d2", "HOME": "/home/agent"}
 
 
-def test_libvirt_is_a_uri_a_glob_or_a_section_and_needs_its_library(
+def test_a_libvirt_daemon_is_a_uri_a_glob_or_a_section(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "libvirt.py").touch()  # as if libvirt-python were installed
@@ -33,15 +33,15 @@ def test_libvirt_is_a_uri_a_glob_or_a_section_and_needs_its_library(
 @pytest.mark.parametrize(
     ("written", "place", "said"),
     [
-        ("[{policy: observe}]", "libvirt[0]", "give either uri or sockets"),
-        ("[{uri: 'qemu:///system', sockets: /a}]", "libvirt[0]", "give either uri or sockets"),
+        ("[{policy: observe}]", "libvirt[0]", "needs exactly one of uri and sockets"),
+        ("[{uri: 'qemu:///system', sockets: /a}]", "libvirt[0]", "needs exactly one of uri and sockets"),
         ("[xen:///system]", "libvirt[0].uri", "does not name QEMU's driver"),
         ("[{url: 'qemu:///system'}]", "libvirt[0].url", "did you mean libvirt[].uri?"),
-        ("[qemu:///system, qemu:///system]", "libvirt", "is there 2 times"),
+        ("[qemu:///system, qemu:///system]", "libvirt", "is listed 2 times"),
         ("[qemu:///system]", "libvirt", "pip install 'barograph[libvirt]'"),
     ],
 )
-def test_what_is_wrong_with_libvirts_settings_is_named(
+def test_an_invalid_libvirt_section_is_reported(
     written: str, place: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "libvirt", None)  # not installed, whatever another test has loaded

@@ -66,7 +66,7 @@ def test_the_defaults_of_the_sinks_are_written_once_or_agree() -> None:
 # --- precedence ---
 
 
-def test_a_flag_goes_before_a_variable_before_the_file_before_the_default(tmp_path: Path) -> None:
+def test_a_flag_overrides_a_variable_the_file_and_the_default_in_this_order(tmp_path: Path) -> None:
     flags = written(
         tmp_path,
         "polling: {interval: 2s, policy: observe, heartbeat: 2m}\nlog: {format: json}",
@@ -81,7 +81,7 @@ def test_a_flag_goes_before_a_variable_before_the_file_before_the_default(tmp_pa
     assert (config.log.level, config.log.format) == ("info", "json")
 
 
-def test_otel_variables_come_after_everything_of_ours(tmp_path: Path) -> None:
+def test_our_settings_override_otel_variables(tmp_path: Path) -> None:
     environ = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://otel:4318",
         "OTEL_EXPORTER_OTLP_TIMEOUT": "3000",
@@ -101,7 +101,7 @@ def test_otel_variables_come_after_everything_of_ours(tmp_path: Path) -> None:
     assert of_otel.headers == of_file.headers == {"api-key": "a b", "other": "c"}
 
 
-def test_otel_variables_for_metrics_go_before_the_general_ones_and_their_endpoint_is_whole() -> None:
+def test_otel_variables_for_metrics_override_the_general_ones_and_their_endpoint_is_whole() -> None:
     general = bare(OTEL_EXPORTER_OTLP_ENDPOINT="http://a:4318").otlp
     metrics = bare(
         OTEL_EXPORTER_OTLP_ENDPOINT="http://a:4318", OTEL_EXPORTER_OTLP_METRICS_ENDPOINT="http://b/x"
@@ -113,7 +113,7 @@ def test_otel_variables_for_metrics_go_before_the_general_ones_and_their_endpoin
     assert (metrics.endpoint, metrics.endpoint_is_whole) == ("http://b/x", True)
 
 
-def test_what_replaces_an_otel_variable_is_named_by_its_own_place(tmp_path: Path) -> None:
+def test_a_setting_over_an_otel_variable_is_reported_at_its_own_place(tmp_path: Path) -> None:
     environ = BARE | {"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://b/x"}
 
     otlp = load(written(tmp_path, "otlp: {endpoint: 'http://c'}"), environ).otlp
@@ -192,7 +192,7 @@ def test_empty_variables_count_as_not_set() -> None:
     )
 
 
-def test_variables_that_kubernetes_makes_for_a_service_are_passed_over() -> None:
+def test_variables_that_kubernetes_sets_for_a_service_are_ignored() -> None:
     config = bare(
         BAROGRAPH_SERVICE_HOST="10.0.0.1",
         BAROGRAPH_SERVICE_PORT="8080",
@@ -212,7 +212,7 @@ def test_the_process_own_environment_is_not_read(monkeypatch: pytest.MonkeyPatch
     assert bare().polling_settings().interval_s == 10
 
 
-def test_the_file_may_be_named_by_a_variable_and_a_flag_goes_before_it(tmp_path: Path) -> None:
+def test_a_variable_names_the_file_and_a_flag_overrides_it(tmp_path: Path) -> None:
     flags = written(tmp_path, "log: {level: error}")
 
     assert bare(BAROGRAPH_CONFIG=str(tmp_path / "barograph.yaml")).log.level == "error"
@@ -244,7 +244,7 @@ def test_monitors_of_a_flag_replace_those_of_the_file(tmp_path: Path) -> None:
     assert load(flags, BARE).discovery_settings().monitors == (MonitorGlob("/run/vm/*.qmp"),)
 
 
-def test_everything_reaches_the_edges_in_their_units(tmp_path: Path) -> None:
+def test_every_setting_reaches_its_part_in_the_right_unit(tmp_path: Path) -> None:
     flags = written(
         tmp_path,
         f"""
@@ -334,7 +334,9 @@ shutdown: {{deadline: 1500ms}}
     ("enabled", "kafka", "lines"),
     [("auto", None, True), ("auto", "a:1", False), ("true", "a:1", True), ("false", "a:1", False)],
 )
-def test_lines_are_on_where_no_other_sink_is_or_as_told(enabled: str, kafka: str | None, lines: bool) -> None:
+def test_lines_are_on_without_another_sink_or_as_configured(
+    enabled: str, kafka: str | None, lines: bool
+) -> None:
     flags = dataclasses.replace(MONITOR, kafka=kafka)
 
     assert load(flags, BARE | {"BAROGRAPH_LINES__ENABLED": enabled}).lines_enabled == lines
@@ -369,7 +371,7 @@ otlp: {{endpoint: 'http://o', headers: {{a: geheim-2}}}}
     assert "geheim" not in shown
 
 
-def test_a_secret_is_taken_from_its_variable() -> None:
+def test_a_secret_is_read_from_its_variable() -> None:
     config = bare(
         BAROGRAPH_KAFKA__BOOTSTRAP_SERVERS="a:1",
         BAROGRAPH_KAFKA__SASL__MECHANISM="PLAIN",
@@ -383,10 +385,10 @@ def test_a_secret_is_taken_from_its_variable() -> None:
     assert "geheim" not in repr(config)
 
 
-# --- who the host is, and where its state ---
+# --- identity of the host, and its state ---
 
 
-def test_the_host_is_its_machine_id_and_the_kernel_s_name_unless_told(tmp_path: Path) -> None:
+def test_the_host_has_its_machine_id_and_its_hostname_unless_configured(tmp_path: Path) -> None:
     (tmp_path / "machine-id").write_text("0123456789abcdef0123456789abcdef\n")
     id_file = {"BAROGRAPH_HOST__ID_FILE": str(tmp_path / "machine-id")}
 
@@ -398,7 +400,7 @@ def test_the_host_is_its_machine_id_and_the_kernel_s_name_unless_told(tmp_path: 
 
 
 @pytest.mark.parametrize("pod", [{"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, {"BAROGRAPH_IN_CONTAINER": "yes"}])
-def test_in_a_pod_or_a_container_an_id_file_or_an_id_must_be_named_and_a_name(
+def test_a_pod_or_a_container_needs_a_name_and_an_id_or_an_id_file(
     pod: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "machine-id").write_text("0123456789abcdef0123456789abcdef\n")
@@ -419,7 +421,7 @@ def test_in_a_pod_or_a_container_an_id_file_or_an_id_must_be_named_and_a_name(
         ({"STATE_DIRECTORY": "/a", "BAROGRAPH_STATE_DIRECTORY": "/c"}, 1000, "/c"),
     ],
 )
-def test_the_state_directory_is_systemd_s_else_the_user_s(
+def test_the_state_directory_is_from_systemd_else_from_the_user(
     environ: dict[str, str], user: int, directory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.geteuid", lambda: user)
@@ -427,7 +429,7 @@ def test_the_state_directory_is_systemd_s_else_the_user_s(
     assert bare(**environ).state_directory == directory
 
 
-def test_a_user_without_a_home_must_say_where_the_state_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_without_a_home_must_set_the_state_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
 
     assert problems(MONITOR, BARE) == ["state_directory"]
@@ -436,14 +438,14 @@ def test_a_user_without_a_home_must_say_where_the_state_is(monkeypatch: pytest.M
 # --- problems ---
 
 
-def test_nothing_follows_from_what_is_wrong_by_itself(tmp_path: Path) -> None:
-    # With the default interval (10 s) 8 s would be a contradiction; what is meant is not known.
+def test_no_contradiction_is_reported_about_an_invalid_setting(tmp_path: Path) -> None:
+    # With the default interval (10 s) 8 s would be a contradiction, but the intended interval is not known.
     flags = written(tmp_path, "polling: {interval: 5, stall_deadline: 8s}")
 
     assert problems(flags, BARE) == ["polling.interval"]
 
 
-def test_problems_inside_one_another_are_told_once(tmp_path: Path) -> None:
+def test_a_problem_inside_another_is_reported_once(tmp_path: Path) -> None:
     flags = written(tmp_path, "kafka: {bootstrap_server: 'a:1', sasl: 3}\nmonitor: [/x]")
 
     assert problems(dataclasses.replace(flags, monitor=()), BARE) == [
@@ -453,9 +455,9 @@ def test_problems_inside_one_another_are_told_once(tmp_path: Path) -> None:
     ]
 
 
-def test_where_no_monitors_are_needed_none_is_no_problem() -> None:
+def test_monitors_may_be_missing_where_they_are_not_needed() -> None:
     assert load(Flags(), BARE, monitors_needed=False).discovery_settings().monitors == ()
-    with pytest.raises(ConfigError, match="none given"):
+    with pytest.raises(ConfigError, match="missing; set it"):
         load(Flags(), BARE)
 
 
@@ -463,14 +465,14 @@ def test_where_no_monitors_are_needed_none_is_no_problem() -> None:
     ("written", "host", "port"),
     [("0.0.0.0:80", "0.0.0.0", 80), ("[::1]:19464", "::1", 19464), ("localhost:0", "localhost", 0)],
 )
-def test_where_to_listen(written: str, host: str, port: int) -> None:
+def test_the_address_to_listen_on(written: str, host: str, port: int) -> None:
     found = load(Flags(monitor=("/run/a",), web=written), BARE).web
 
     assert found is not None
     assert (found.host, found.port) == (host, port)
 
 
-def test_the_web_is_on_loopback_unless_told_otherwise_and_off_where_told() -> None:
+def test_the_web_is_on_loopback_by_default_and_can_be_off() -> None:
     on, off = bare().web, bare(BAROGRAPH_WEB__ENABLED="false").web
 
     assert on is not None
