@@ -1,4 +1,4 @@
-"""Builds everything and wires it; the only place that knows all parts. Starts and stops them in order."""
+"""Builds and wires all parts, and starts and stops them in order. The only module that knows all parts."""
 
 import os
 import resource
@@ -63,21 +63,21 @@ log = structlog.get_logger("barograph")
 _LAST_COMMIT_S = 2.0
 
 
-async def run(config: Config, read_again: Callable[[], Config]) -> bool:
-    """Watch this host's VMs until SIGTERM or SIGINT, or SIGHUP with a right configuration; stop in order.
+async def run(config: Config, reload_config: Callable[[], Config]) -> bool:
+    """Watch the VMs of this host until SIGTERM, SIGINT, or SIGHUP with a valid configuration; stop in order.
 
     Args:
-        config: what to do.
-        read_again: reads the configuration from where it came; called at SIGHUP, in a thread. Where it raises
-            ConfigError the problems are logged and the run goes on.
+        config: the configuration.
+        reload_config: reads the configuration from its sources again; called at SIGHUP, in a thread. If it
+            raises ConfigError, the problems are logged and the run continues.
 
     Returns:
-        Whether SIGHUP ended it: the process shall begin again. Intervals are kept for that, whatever the
-        configuration says of an exit.
+        Whether SIGHUP ended the run, so that the caller must restart the process. Intervals are then kept,
+        whatever is configured for an exit.
 
     Raises:
-        StateFileError, CannotListen: the state directory, or the web's address, cannot be used. Nothing was
-            started.
+        StateFileError, CannotListen: the state directory, or the address of the web, cannot be used. Nothing
+            was started.
         SinkError: a sink that cannot be used at all ended the run.
     """
     logs.configure(config.log.level, config.log.format)
@@ -90,11 +90,11 @@ async def run(config: Config, read_again: Callable[[], Config]) -> bool:
         counters = Counters()
         opening = nullcontext() if config.spool is None else open_spool(config.spool, counters, clock.unix_ms)
         async with opening as spool:
-            return await _Run(config, read_again, identity, ledger, spool, counters).run()
+            return await _Run(config, reload_config, identity, ledger, spool, counters).run()
 
 
 def raise_descriptor_limit() -> None:
-    """Allow as many descriptors as the host lets us: one per VM, and some."""
+    """Raise the limit of open files to the hard limit: each VM needs one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
@@ -105,15 +105,15 @@ class _Run:
     def __init__(
         self,
         config: Config,
-        read_again: Callable[[], Config],
+        reload_config: Callable[[], Config],
         identity: Agent,
         ledger: Ledger,
         spool: DiskSpool | None,
         counters: Counters,
     ) -> None:
         self._config = config
-        self._read_again = read_again
-        self._begin_again = False
+        self._reload_config = reload_config
+        self._restart = False
         self._manager = ServiceManager(os.environ)
         self._identity = identity
         self._ledger = ledger
@@ -144,14 +144,14 @@ class _Run:
         self._discovered: int | None = None  # monitors found by the first scan
 
     async def run(self) -> bool:
-        """Return whether the process shall begin again."""
+        """Return whether the process must be restarted."""
         collecting = anyio.CancelScope()
         deliverers = [
             Deliverer(sink, queue, self._counters, DeliverySettings(), on_output_closed=collecting.cancel)
             for sink, queue in self._deliveries
         ]
         health = HealthWatch(self._parts(deliverers), (self._undiscovered, self._unwritable))
-        async with AsyncExitStack() as last:  # the web ends after all else, so that it can say "stopping"
+        async with AsyncExitStack() as last:  # the web ends last, so that it can report "stopping"
             if self._config.web is not None:
                 answers = Answers(self._identity, self._recorder, self._state, health, self._look)
                 await last.enter_async_context(open_web(self._config.web, application(answers)))
@@ -159,7 +159,7 @@ class _Run:
         totals = {name.replace("/", "."): total for name, total in self._counters.snapshot().items()}
         waiting = {f"waiting.{sink.name}": queue.held for sink, queue in self._deliveries if queue.held}
         log.info("stopped", **totals, **waiting)
-        return self._begin_again
+        return self._restart
 
     async def _run(
         self, collecting: anyio.CancelScope, deliverers: Sequence[Deliverer], health: HealthWatch
@@ -187,12 +187,12 @@ class _Run:
             health.stop()
             await self._stop(deliverers)
             group.cancel_scope.cancel()
-        if self._spool is not None:  # what the deliverers settled last, and what they could not send
+        if self._spool is not None:  # the last acknowledgments, and the records that could not be sent
             with anyio.move_on_after(_LAST_COMMIT_S):
                 await self._spool.flush()
 
     def _scans(self, collection: TaskGroup) -> AsyncIterator[Scan]:
-        """What there is to watch, as it comes and goes."""
+        """Return the scans: what there is to watch, whenever it changes."""
         settings, places = self._config.discovery_settings(), self._config.libvirt_settings().places
         monitors = watch(settings, self._locks)
         if not places:
@@ -207,12 +207,12 @@ class _Run:
         return sightings.scans()
 
     def _look(self) -> Snapshot:
-        """What the agent knows of itself, at this instant."""
+        """Return the agent's own metrics at this instant."""
         queues = {sink.name: queue for sink, queue in self._deliveries}
         return snapshot(self._counters, levels(queues, self._recorder, self._spool))
 
     def _parts(self, deliverers: Sequence[Deliverer]) -> Mapping[str, Callable[[], Standing]]:
-        """How each part of the agent is, by its name in /healthz."""
+        """Return the health of each part of the agent, by its name in /healthz."""
 
         def of(deliverer: Deliverer) -> Callable[[], Standing]:
             return lambda: deliverer.standing
@@ -225,22 +225,24 @@ class _Run:
     def _discovery(self) -> Standing:
         if self._discovered is None:
             return Standing(Health.STARTING, "looking for monitors")
-        said = f"{self._fleet.watching} monitors watched, {self._fleet.refused} refused"
+        watched = f"{_number(self._fleet.watching, 'monitor')} watched, {self._fleet.refused} refused"
         if not len(self._libvirt):
-            return Standing(Health.OK, said)
+            return Standing(Health.OK, watched)
         for uri, problem in self._libvirt.problems.items():
             return Standing(Health.DEGRADED, f"{uri}: {problem}")
-        return Standing(Health.OK, f"{said}, {len(self._libvirt)} libvirts connected")
+        return Standing(Health.OK, f"{watched}, {_number(len(self._libvirt), 'libvirt daemon')} connected")
 
     def _collection(self) -> Standing:
         if self._discovered is None:
-            return Standing(Health.STARTING, "no monitor found yet")
+            return Standing(Health.STARTING, "looking for monitors")
         states = [view.state.state for view in self._recorder.views()]
-        return Standing(Health.OK, f"{states.count(State.REPORTING)} of {len(states)} VMs report")
+        return Standing(
+            Health.OK, f"{states.count(State.REPORTING)} of {_number(len(states), 'VM')} reporting"
+        )
 
     def _spooling(self) -> Standing:
         if self._spool is None:
-            return Standing(Health.OK, "none: what waits is in memory")
+            return Standing(Health.OK, "no spool, records are queued in memory")
         problem = self._spool.problem
         return Standing(Health.OK, "on disk") if problem is None else Standing(Health.DEGRADED, problem)
 
@@ -249,7 +251,7 @@ class _Run:
         return self._collection().why if problem is None else problem
 
     def _undiscovered(self) -> str | None:
-        return "the first discovery is not done" if self._discovered is None else None
+        return "the first discovery is not complete" if self._discovered is None else None
 
     def _unwritable(self) -> str | None:
         writable = self._spool is None or self._spool.trouble is None
@@ -260,12 +262,12 @@ class _Run:
 
     def _on_first_scan(self, collection: TaskGroup, scan: Scan) -> None:
         self._discovered = len(scan.seen)
-        self._state.enter(AgentPhase.RUNNING, f"found {len(scan.seen)} monitors")
+        self._state.enter(AgentPhase.RUNNING, f"found {_number(len(scan.seen), 'monitor')}")
         self._manager.ready()
         collection.start_soon(self._let_go, scan)
 
     async def _let_go(self, scan: Scan) -> None:
-        """Give back the intervals of VMs that an earlier run had and this one does not watch any more."""
+        """Restore the intervals of VMs that an earlier run watched and this one does not."""
         changes = left_behind(
             self._ledger.entries(),
             found={str(each.address) for each in scan.seen} | {each.path for each in scan.refused},
@@ -277,19 +279,19 @@ class _Run:
                 _log_settlement(settlement)
         except* StateFileError as errors:
             for error in errors.exceptions:
-                log.warning("state file", problem=str(error))
+                log.warning("state file unusable", problem=str(error))
 
     async def _stop(self, deliverers: Sequence[Deliverer]) -> None:
-        """Collection has ended and its links are closed: give back, say so, deliver what can be delivered."""
+        """Restore intervals, announce the stop, and deliver queued records. All links are closed already."""
         deadline_s = self._config.shutdown_deadline_s
         log.info("stopping", within_s=deadline_s)
-        if not self._begin_again:
+        if not self._restart:
             self._manager.stopping()
         with anyio.move_on_after(deadline_s):
-            if self._config.give_back_at_exit and not self._begin_again:
+            if self._config.give_back_at_exit and not self._restart:
                 for settlement in await self._give_back(self._ledger.entries()):
                     _log_settlement(settlement)
-            self._state.enter(AgentPhase.STOPPING, "a reload" if self._begin_again else "a clean exit")
+            self._state.enter(AgentPhase.STOPPING, "reload" if self._restart else "clean exit")
             if self._spool is not None:
                 await self._spool.flush()
             for deliverer in deliverers:
@@ -305,33 +307,33 @@ class _Run:
     async def _obey_signals(
         self, collecting: anyio.CancelScope, *, task_status: anyio.abc.TaskStatus[None]
     ) -> None:
-        at_a_terminal = os.isatty(0)  # there SIGHUP says that it has been closed
+        at_a_terminal = os.isatty(0)  # SIGHUP then means that the terminal was closed
         try:
             with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
                 task_status.started()
                 async for number in signals:
-                    log.info("signal", signal=number.name)
+                    log.info("signal received", signal=number.name)
                     if number is signal.SIGHUP and not at_a_terminal:
-                        if not collecting.cancel_called and await self._can_begin_again():
-                            self._begin_again = True
+                        if not collecting.cancel_called and await self._can_restart():
+                            self._restart = True
                             self._manager.reloading()
                             collecting.cancel()
-                    elif collecting.cancel_called and not self._begin_again:
-                        log.warning("second signal: ending at once")
-                        os._exit(128 + signal.SIGINT)  # nothing may hold this up
+                    elif collecting.cancel_called and not self._restart:
+                        log.warning("second signal, exiting at once")
+                        os._exit(128 + signal.SIGINT)  # nothing can delay this
                     else:
-                        self._begin_again = False
+                        self._restart = False
                         collecting.cancel()
         finally:
-            if self._begin_again:  # one more while we begin again is no reason to end
+            if self._restart:  # a further SIGHUP during the restart must not end the process
                 signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
-    async def _can_begin_again(self) -> bool:
+    async def _can_restart(self) -> bool:
         try:
-            await anyio.to_thread.run_sync(self._read_again)
+            await anyio.to_thread.run_sync(self._reload_config)
         except ConfigError as error:
             for problem in error.problems:
-                log.error("configuration not taken: the one before stays", problem=str(problem))
+                log.error("configuration rejected, the previous one stays in effect", problem=str(problem))
             return False
         return True
 
@@ -348,7 +350,7 @@ class _Run:
 def _deliveries(
     config: Config, spool: DiskSpool | None, counters: Counters
 ) -> tuple[list[Keeper], list[tuple[RecordSink, RecordQueue]]]:
-    """Return what records are handed to, and what delivers them from where."""
+    """Return the keepers of new records, and for each sink the queue it is fed from."""
     keepers: list[Keeper] = [] if spool is None else [spool]
     deliveries: list[tuple[RecordSink, RecordQueue]] = []
 
@@ -359,7 +361,7 @@ def _deliveries(
 
     if config.kafka is not None:
         topics = {Queue.SAMPLES: config.kafka.samples_topic, Queue.STATES: config.kafka.states_topic}
-        for queue, topic in topics.items():  # a topic's trouble is its own
+        for queue, topic in topics.items():  # a topic that fails must not hold up the other
             sink = KafkaSink(config.kafka, topic, f"kafka.{queue}")
             if spool is None:
                 from_memory(sink, queue.kinds)
@@ -374,14 +376,18 @@ def _locks() -> Locks:
     environ = os.environ
     locks = Locks(default_path(os.getuid(), environ.get("XDG_RUNTIME_DIR"), environ.get("RUNTIME_DIRECTORY")))
     if locks.problem is not None:
-        log.info("nothing is locked against other agents", problem=locks.problem)
+        log.info("monitors not locked against other agents", problem=locks.problem)
     return locks
 
 
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
 def _log_settlement(settlement: Settlement) -> None:
-    say = log.warning if settlement.outcome is Outcome.KEPT else log.info
-    say(
-        "interval",
+    write = log.warning if settlement.outcome is Outcome.KEPT else log.info
+    write(
+        "changed interval",
         path=str(settlement.change.address),
         outcome=settlement.outcome.value,
         detail=settlement.detail,

@@ -1,21 +1,21 @@
-"""Every error raised on purpose, and beside each leaf what its caller does about it.
+"""Every error that is raised on purpose, with what its caller does about it.
 
 AgentError
-├── ConfigError            startup only; the CLI prints every problem and exits 2
-├── Unreachable            no conversation with a VM; `fault` says why   → retry
-│   ├── QmpUnreachable       with its monitor
-│   └── LibvirtUnreachable   with libvirt, or libvirt with it
-├── Declined               it understood and said no                     → keep the link
-│   ├── QmpCommandError      QEMU
-│   └── LibvirtRefused       libvirt
-├── QmpError               one VM's monitor: the two above, and
-│   └── QmpNotAllowed        outside the allow-list: never sent          → our bug
-├── StateFileError         what is owed could not be read or written     → say so, go on
-├── SpoolError             the spool's file; `fault` says why            → try again, or set it aside
-├── CannotListen           startup only; the CLI prints it and exits 3
+├── ConfigError            at start or reload; the CLI prints every problem and exits 2
+├── Unreachable            no link to a VM; `fault` is the reason        → retry
+│   ├── QmpUnreachable       its monitor
+│   └── LibvirtUnreachable   libvirt, or the domain in it
+├── Declined               the request was refused                       → keep the link
+│   ├── QmpCommandError      by QEMU
+│   └── LibvirtRefused       by libvirt
+├── QmpError               one monitor: QmpUnreachable, QmpCommandError, and
+│   └── QmpNotAllowed        not in the allow-list, never sent            → a bug of ours
+├── StateFileError         the ledger could not be read or written       → report, continue
+├── SpoolError             the spool's file; `fault` is the reason       → retry, or set it aside
+├── CannotListen           at start only; the CLI prints it and exits 3
 └── SinkError              one destination
-    ├── OutputClosed         nobody will read more                       → end quietly
-    └── SinkUnavailable      may succeed later; may carry a delay        → retry
+    ├── OutputClosed         the reader of stdout has gone               → exit quietly
+    └── SinkUnavailable      may succeed later, perhaps after a delay    → retry
 """
 
 from collections.abc import Sequence
@@ -24,28 +24,28 @@ from enum import StrEnum
 
 
 class LinkFault(StrEnum):
-    """Why there is no conversation with a monitor. The words are reasons of the states contract."""
+    """Why there is no link to a VM. The values are reasons in the contract of states."""
 
     MISSING = "missing"  # ENOENT: no such path
-    REFUSED = "refused"  # ECONNREFUSED: a socket file nobody listens on
+    REFUSED = "refused"  # ECONNREFUSED: no listener on the socket
     DENIED = "denied"  # EACCES, EPERM
-    BUSY = "busy"  # other clients wait already: EAGAIN, or they were seen; nothing of ours waits there
-    SILENT = "silent"  # accepted, no greeting before the deadline: held, wedged or not QMP
-    NOT_QMP = "not_qmp"  # speaks something else
-    HUNG_UP = "hung_up"  # the peer closed, or the link broke
-    NO_ANSWER = "no_answer"  # silent in the middle of a conversation; we left (`share`)
-    FLOODING = "flooding"  # more events than any VM makes
-    PROTOCOL = "protocol"  # broke the QMP protocol after its greeting
-    DISCONNECTED = "disconnected"  # libvirt's daemon cannot be reached, or does not answer: QEMU may go on
+    BUSY = "busy"  # other clients are waiting (EAGAIN, or they were seen); none of our connections is
+    SILENT = "silent"  # connected, no greeting before the deadline: in use, hung, or not QMP
+    NOT_QMP = "not_qmp"  # another protocol
+    HUNG_UP = "hung_up"  # the peer closed the connection, or it broke
+    NO_ANSWER = "no_answer"  # no answer on an open link, which we closed (`share`)
+    FLOODING = "flooding"  # more events than any VM emits
+    PROTOCOL = "protocol"  # violated QMP after the greeting
+    DISCONNECTED = "disconnected"  # the libvirt daemon is unreachable or does not answer; QEMU may be fine
 
 
 class AgentError(Exception):
-    """Base of every error raised on purpose."""
+    """Base of every error that is raised on purpose."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with the configuration: where, what, and the way out."""
+    """One problem of the configuration: its place, and a message: what is wrong; what to do."""
 
     place: str  # "kafka.bootstrap_servers", "--interval", a file's path
     message: str
@@ -55,7 +55,7 @@ class Problem:
 
 
 class ConfigError(AgentError):
-    """The configuration cannot be used. Nothing was started."""
+    """The configuration is invalid. Nothing was started, or, at a reload, nothing was changed."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
@@ -63,7 +63,7 @@ class ConfigError(AgentError):
 
 
 class Unreachable(AgentError):
-    """There is no conversation with a VM, or it has ended. The link is dead."""
+    """There is no link to a VM, or it has ended. The link is not usable any more."""
 
     def __init__(self, path: str, fault: LinkFault, detail: str) -> None:
         self.path = path
@@ -73,31 +73,31 @@ class Unreachable(AgentError):
 
 
 class Declined(AgentError):
-    """The question was understood, and the answer is no. The link stays usable."""
+    """The request was understood and refused. The link stays usable."""
 
 
 class LibvirtUnreachable(Unreachable):
-    """DISCONNECTED: no conversation with libvirt. MISSING: it has no such domain running."""
+    """The fault DISCONNECTED: libvirt is unreachable. MISSING: the domain is not running."""
 
 
 class LibvirtRefused(Declined):
-    """libvirt said no; the message has its words."""
+    """libvirt refused the request; the message is from libvirt."""
 
 
 class QmpError(AgentError):
-    """Something about one VM's monitor."""
+    """An error of one monitor."""
 
 
 class QmpUnreachable(QmpError, Unreachable):
-    """There is no conversation with a monitor, or it has ended. The link is dead."""
+    """There is no link to a monitor, or it has ended. The link is not usable any more."""
 
 
 class QmpNotAllowed(QmpError):
-    """A command or property outside the allow-list. Nothing was sent."""
+    """A command or property is not in the allow-list. Nothing was sent."""
 
 
 class QmpCommandError(QmpError, Declined):
-    """QEMU understood and said no. The link stays usable.
+    """QEMU refused the command. The link stays usable.
 
     `error_class` is QMP's: GenericError, DeviceNotFound, CommandNotFound, DeviceNotActive, KVMMissingCap.
     """
@@ -111,25 +111,25 @@ class QmpCommandError(QmpError, Declined):
 
 
 class StateFileError(AgentError):
-    """The state file could not be read or written."""
+    """The ledger, or the state directory it is in, could not be read or written."""
 
 
 class SpoolFault(StrEnum):
-    """Why the spool's file cannot be used."""
+    """Why the file of the spool cannot be used."""
 
-    FULL = "full"  # no room on the file system
-    UNUSABLE = "unusable"  # it cannot be opened, read or written now: permissions, read-only, an I/O error
+    FULL = "full"  # no space on the file system
+    UNUSABLE = "unusable"  # cannot be opened, read or written now: permissions, read-only, an I/O error
     DAMAGED = "damaged"  # not a database, or one with broken pages or rows
-    FOREIGN = "foreign"  # a database of something else
-    NEWER = "newer"  # of an agent newer than this one
+    FOREIGN = "foreign"  # a database of another program
+    NEWER = "newer"  # written by a newer agent
 
 
 SET_ASIDE = frozenset({SpoolFault.DAMAGED, SpoolFault.FOREIGN, SpoolFault.NEWER})
-"""Trying again will not help: the file is kept under another name, and a new one made."""
+"""Faults that a retry cannot fix: the file is renamed, and a new one is created."""
 
 
 class SpoolError(AgentError):
-    """The spool's file could not be opened, read or written; nothing of what was asked has happened."""
+    """The file of the spool could not be opened, read or written. The operation had no effect."""
 
     def __init__(self, path: str, fault: SpoolFault, detail: str) -> None:
         self.path = path
@@ -139,21 +139,21 @@ class SpoolError(AgentError):
 
 
 class CannotListen(AgentError):
-    """The address of `web.listen` cannot be had. Nothing was started."""
+    """The agent cannot listen on the address of `web.listen`. Nothing was started."""
 
 
 class SinkError(AgentError):
-    """Something about one destination."""
+    """An error of one destination."""
 
 
 class OutputClosed(SinkError):
-    """The reader of our output has gone, as `head` does: nobody will read more. The agent ends quietly."""
+    """The reader of stdout has closed it, as `head` does. The agent exits quietly."""
 
 
 class SinkUnavailable(SinkError):
-    """The destination did not take the batch; it may later. Some of it may have arrived.
+    """The destination did not accept the batch, but may later. Part of the batch may have arrived.
 
-    `retry_after_s` is the delay the peer asked for; `None`: it asked for none.
+    `retry_after_s` is the delay that the peer requested; `None`: none requested.
     """
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What the agent does once and ends: it gives back what it owes, or asks one VM. Wires the parts for it."""
+"""The commands that run once and exit: restore intervals, and probe one VM. Builds the parts they need."""
 
 from dataclasses import replace
 
@@ -22,15 +22,15 @@ from agent.spool.ledger import open_ledger
 from agent.telemetry import Counters
 
 
-async def settle_debts(config: Config) -> list[Settlement]:
-    """Give back every interval that is still ours: `barograph give-back`.
+async def restore_intervals(config: Config) -> list[Settlement]:
+    """Restore every interval that the agent changed: `barograph give-back`.
 
     Raises:
-        StateFileError: the state directory cannot be used, or an agent that runs has it.
+        StateFileError: the state directory cannot be used, or a running agent uses it.
     """
     logs.configure(config.log.level, config.log.format)
     qmp, counters = config.qmp_settings(), Counters()
-    settled: list[Settlement] = []
+    settlements: list[Settlement] = []
     async with (
         open_ledger(config.state_directory, clock.now().unix_ms) as ledger,
         anyio.create_task_group() as group,
@@ -39,19 +39,25 @@ async def settle_debts(config: Config) -> list[Settlement]:
         await group.start(libvirt.run)
         open_link = opener(QmpOpener(qmp), libvirt.open_to_write)
         debts, answer_within_s = ledger.entries(), qmp.greeting_timeout_s
-        settled = await give_back(ledger, debts, open_link, counters, answer_within_s=answer_within_s)
+        settlements = await give_back(ledger, debts, open_link, counters, answer_within_s=answer_within_s)
         group.cancel_scope.cancel()
-    return settled
+    return settlements
 
 
 async def probe(
     config: Config, path: str, enable_polling_s: int | None, deadline_s: float
 ) -> tuple[dict[str, object], bool]:
-    """Ask one VM once: `barograph probe`.
+    """Read one VM once: `barograph probe`.
+
+    Args:
+        config: the configuration; its policy is ignored.
+        path: the monitor's socket, or URI#UUID of a libvirt domain.
+        enable_polling_s: the interval to set if polling is off; `None`: change nothing.
+        deadline_s: how long to wait for a sample.
 
     Returns:
-        Its sample and its state as documents (`None`: there was none before the deadline), and whether
-        there is a sample.
+        The state and the sample as documents (`None`: none before the deadline), and whether there is a
+        sample.
     """
     logs.configure("critical", config.log.format)
     host, address = config.host_identity(), parse_address(path)

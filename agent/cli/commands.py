@@ -150,7 +150,7 @@ def give_back(config: ConfigFlag = None, state_directory: StateDirectoryFlag = N
     from agent import once
     from agent.runtime.give_back import Outcome
 
-    settlements = _in_loop(once.settle_debts, configured)
+    settlements = _in_loop(once.restore_intervals, configured)
     for settlement in settlements:
         typer.echo(f"{settlement.outcome} {settlement.change.address}: {settlement.detail}")
     if any(settlement.outcome is Outcome.KEPT for settlement in settlements):

@@ -131,7 +131,7 @@ def test_a_configuration_that_is_wrong_is_not_taken_and_the_run_goes_on(folder: 
         manager.hear("READY=1")
         write(file, folder, "soon")
         process.process.send_signal(signal.SIGHUP)
-        process.wait_for_log("configuration not taken")
+        process.wait_for_log("configuration rejected")
         count = len(lines.samples(vm.name))
         lines.wait_for_samples(vm.name, count + 2)
         assert "polling.interval" in process.stderr.read_text()
@@ -173,7 +173,7 @@ def test_the_watchdog_is_fed_with_the_state_of_things_while_the_loop_turns(
         agent(folder, "--monitor", f"{folder}/*.qmp", env=manager.env),
     ):
         assert len(hypervisor.vms) == 2
-        manager.hear("STATUS=2 of 2 VMs report")
+        manager.hear("STATUS=2 of 2 VMs reporting")
         first = manager.hear("WATCHDOG=1")
         assert manager.hear("WATCHDOG=1", manager.hear("WATCHDOG=1", first + 1) + 1) > first
 
