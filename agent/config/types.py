@@ -293,7 +293,7 @@ Endpoint = Annotated[
 Topic = Annotated[
     str,
     AfterValidator(_topic),
-    WithJsonSchema({"type": "string", "pattern": "^[A-Za-z0-9._-]{1,249}$"}),
+    WithJsonSchema({"type": "string", "pattern": f"^{_TOPIC.pattern}$"}),
     Takes("topic"),
 ]
 Identifier = Annotated[str, AfterValidator(_identifier), Takes("name")]

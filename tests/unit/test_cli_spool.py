@@ -243,7 +243,7 @@ def test_a_spool_that_cannot_be_used_is_told_and_left_as_it_is(
             "verify --file /x --state-directory /y",
             "--file: names the spool by itself: leave out --state-directory",
         ),
-        ("status --state-directory x", "--state-directory: 'x' is not an absolute path: start it with /"),
+        ("status --state-directory x", "--state-directory: 'x' is not an absolute path; start it with /"),
     ],
 )
 def test_a_wrong_command_line_is_exit_code_2(tmp_path: Path, words: str, problem: str) -> None:
