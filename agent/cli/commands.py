@@ -17,7 +17,7 @@ from agent import __version__
 from agent.cli import demo, spool
 from agent.cli.flags import (
     EXIT_CANNOT_START,
-    EXIT_NOT_HOPED_FOR,
+    EXIT_NEGATIVE,
     ConfigFlag,
     StateDirectoryFlag,
     load_config,
@@ -136,7 +136,7 @@ def probe(
     document, has_sample = _in_loop(once.probe, configured, socket, enable_polling, timeout_s)
     typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
     if not has_sample:
-        raise typer.Exit(EXIT_NOT_HOPED_FOR)
+        raise typer.Exit(EXIT_NEGATIVE)
 
 
 @cli.command("give-back")
@@ -154,7 +154,7 @@ def give_back(config: ConfigFlag = None, state_directory: StateDirectoryFlag = N
     for settlement in settlements:
         typer.echo(f"{settlement.outcome} {settlement.change.address}: {settlement.detail}")
     if any(settlement.outcome is Outcome.KEPT for settlement in settlements):
-        raise typer.Exit(EXIT_NOT_HOPED_FOR)
+        raise typer.Exit(EXIT_NEGATIVE)
 
 
 cli.command()(health)

@@ -13,7 +13,7 @@ import typer
 from agent.config import Config, Flags, load
 from agent.errors import ConfigError
 
-EXIT_NOT_HOPED_FOR = 1
+EXIT_NEGATIVE = 1
 EXIT_CONFIGURATION = 2
 EXIT_CANNOT_START = 3
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from agent.cli.flags import EXIT_NOT_HOPED_FOR, ConfigFlag, WebFlag, load_config
+from agent.cli.flags import EXIT_NEGATIVE, ConfigFlag, WebFlag, load_config
 from agent.config import Flags
 
 _TIMEOUT_S = 3.0
@@ -29,7 +29,7 @@ def health(
         typer.echo(
             "web.listen: no known port to connect to; enable web, and set a port other than 0", err=True
         )
-        raise typer.Exit(EXIT_NOT_HOPED_FOR)
+        raise typer.Exit(EXIT_NEGATIVE)
     connection = HTTPConnection(place.host, place.port, timeout=_TIMEOUT_S)
     try:
         connection.request("GET", "/readyz" if ready else "/livez")
@@ -37,9 +37,9 @@ def health(
         text = answer.read().decode(errors="replace").rstrip()
     except (OSError, HTTPException) as error:
         typer.echo(f"no answer from {place.host}:{place.port}: {error}", err=True)
-        raise typer.Exit(EXIT_NOT_HOPED_FOR) from error
+        raise typer.Exit(EXIT_NEGATIVE) from error
     finally:
         connection.close()
     typer.echo(text)
     if answer.status != 200:
-        raise typer.Exit(EXIT_NOT_HOPED_FOR)
+        raise typer.Exit(EXIT_NEGATIVE)

@@ -14,7 +14,7 @@ import typer
 
 from agent.cli.flags import (
     EXIT_CANNOT_START,
-    EXIT_NOT_HOPED_FOR,
+    EXIT_NEGATIVE,
     ConfigFlag,
     StateDirectoryFlag,
     load_config,
@@ -100,7 +100,7 @@ def verify(
     for line in found.problems:
         typer.echo(f"  {_printable(line)}")
     if count:
-        raise typer.Exit(EXIT_NOT_HOPED_FOR)
+        raise typer.Exit(EXIT_NEGATIVE)
 
 
 @letters.command("list")
@@ -189,7 +189,7 @@ def _errors_told() -> Generator[None]:
         raise typer.Exit(EXIT_CANNOT_START) from error
     except NotDone as error:
         typer.echo(f"nothing was changed: {error}", err=True)
-        raise typer.Exit(EXIT_NOT_HOPED_FOR) from error
+        raise typer.Exit(EXIT_NEGATIVE) from error
 
 
 # --- what is printed ---
