@@ -1,6 +1,6 @@
-"""Whether an agent has a state directory, and keeping agents out while its spool is changed by hand.
+"""The lock of a state directory: `flock` on the directory, held by a running agent (agent/spool/ledger.py).
 
-A running agent holds the lock: `flock` of the directory (agent/spool/ledger.py takes it).
+Commands that change the spool take it too, so that no agent runs meanwhile.
 """
 
 import fcntl
@@ -14,9 +14,9 @@ from agent.errors import StateFileError
 
 
 def is_in_use(directory: Path) -> bool | None:
-    """Whether an agent has it; `None`: we may not look.
+    """Return whether an agent uses `directory`; `None` if it cannot be opened.
 
-    Asking takes the lock for some microseconds; an agent that starts in these tries again (`lock`).
+    The check holds the lock for some microseconds; an agent that starts meanwhile tries again (`lock`).
     """
     try:
         os.close(_flock(directory, fcntl.LOCK_SH))
@@ -29,34 +29,34 @@ def is_in_use(directory: Path) -> bool | None:
 
 @contextmanager
 def kept_out(directory: Path) -> Generator[None]:
-    """Let no agent start in `directory` until the end.
+    """Lock `directory` until the end, so that no agent can start in it.
 
     Raises:
-        StateFileError: an agent has it, or we may not have it.
+        StateFileError: an agent uses it, or it cannot be locked.
     """
     try:
         descriptor = lock(directory)
     except BlockingIOError as error:
-        raise StateFileError(f"{directory}: an agent uses this state directory: stop it first") from error
+        raise StateFileError(f"{directory}: an agent uses this state directory; stop it first") from error
     except OSError as error:
-        raise StateFileError(f"{directory}: the state directory cannot be had: {error.strerror}") from error
+        raise StateFileError(f"{directory}: cannot use the state directory: {error.strerror}") from error
     try:
         yield
     finally:
-        os.close(descriptor)  # and with it the lock
+        os.close(descriptor)  # releases the lock
 
 
 def lock(directory: Path) -> int:
-    """Lock `directory` for this process; return the descriptor, which holds the lock until it is closed.
+    """Lock `directory` and return the descriptor that holds the lock until it is closed.
 
     Raises:
-        BlockingIOError: somebody else has it, also a tenth of a second later.
-        OSError: it cannot be opened.
+        BlockingIOError: another process holds the lock, still after a tenth of a second.
+        OSError: the directory cannot be opened.
     """
     try:
         return _flock(directory, fcntl.LOCK_EX)
     except BlockingIOError:
-        time.sleep(0.1)  # somebody may only have been asking
+        time.sleep(0.1)  # the other process may only be checking (`is_in_use`)
         return _flock(directory, fcntl.LOCK_EX)
 
 

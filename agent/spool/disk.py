@@ -17,7 +17,6 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -369,10 +368,9 @@ class DiskSpool:
                 self._counters.add(Count.DROPPED, queue.rows, reason=f"{queue.sink}:damaged")
             queue.rows = 0
         self._touched = dict(self.memories) | self._touched
-        moment = datetime.fromtimestamp(self._wall_ms() / 1000, UTC).strftime("%Y%m%dT%H%M%SZ")
         try:
-            aside = await self._thread.run(partial(set_aside, self._path, moment))
-            log.error("spool set aside", path=aside, problem=error.detail, records_lost=lost)
+            aside = await self._thread.run(partial(set_aside, self._path, self._wall_ms()))
+            log.error("spool set aside", path=str(aside), problem=error.detail, records_lost=lost)
             await self._open()
         except SpoolError as another:
             self._troubled(another)

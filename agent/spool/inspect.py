@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.spool.store import DEAD_LETTERS, Queue
-from agent.spool.tables import connect_read_only, pragma, translated
+from agent.spool.tables import connect_read_only, logs_of, pragma, translated
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ def contents(path: Path) -> Contents:
         ).fetchall()
         vms: tuple[int] = connection.execute("SELECT count(*) FROM vms").fetchone()
         page_bytes, pages = pragma(connection, "page_size"), pragma(connection, "page_count")
-        log = path.with_name(f"{path.name}-wal")
+        log = logs_of(path)[0]
         return Contents(
             format=pragma(connection, "user_version"),
             waiting={queue: Waiting(rows.get(queue, 0), _oldest_ms(connection, queue)) for queue in Queue},

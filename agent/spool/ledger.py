@@ -1,25 +1,24 @@
-"""What the agent owes: intervals it set on VMs and shall give back.
+"""The ledger: the intervals the agent changed, on disk until they are restored.
 
 Constraints (each has a test of the same name in tests/unit/spool/test_ledger.py):
 
-- what is remembered is on the disk before the caller goes on, and found by the next start;
-- what is forgotten is not found again;
-- two agents cannot have one ledger at a time;
-- a file that cannot be understood is set aside under a dated name and reported;
-- a write that fails leaves the file as it was, and is reported to all whose change was in it;
-- a cancelled caller leaves the write whole;
-- what is changed while a write is under way goes into the next one, all together.
+- an entry is on disk before the caller continues, and the next start finds it;
+- a removed entry is not found again;
+- only one agent at a time has a ledger open;
+- a file that cannot be read as a ledger is set aside under a dated name and reported;
+- a failed write leaves the file unchanged and fails every caller whose change was in it;
+- canceling a caller does not interrupt the write;
+- changes that arrive during a write are written together by the next one.
 
-A file instead of a database: it holds at most one line for each VM of the host and changes when an
-interval is set or given back, not with samples. A start on a thousand VMs sets a thousand intervals: one
-write for each of them took seven seconds and let their deadlines pass.
+It is a file and not a table of the spool: it holds at most a few entries for each VM and changes when an
+interval is set or restored, not with every sample. Changes are written together because a start on many VMs
+sets as many intervals within their deadlines, which one write for each would exceed.
 """
 
 import os
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio
@@ -32,6 +31,7 @@ from agent.core.reading import SocketMark
 from agent.errors import StateFileError
 from agent.spool.directory_lock import lock
 from agent.spool.ledger_format import FILE_NAME, NotOurFormat, decode_owed, encode_owed
+from agent.spool.set_aside import name_aside
 
 log = structlog.get_logger("barograph.spool")
 
@@ -39,101 +39,101 @@ _Key = tuple[Address, SocketMark]
 
 
 @dataclass(slots=True, eq=False)
-class _Change:
-    """What somebody waits for; `owed` None: nothing is owed to this process any more."""
+class _Update:
+    """A change of the ledger that a caller waits for; `change` None removes the entry."""
 
     key: _Key
-    owed: IntervalChange | None
-    settled: bool = False
+    change: IntervalChange | None
+    done: bool = False
     problem: str | None = None
 
 
 class Ledger:
-    """Everything owed, in memory and on disk. Made by `open_ledger`; used by the tasks of one event loop."""
+    """The entries, in memory and on disk. Made by `open_ledger`; used by the tasks of one event loop."""
 
     def __init__(self, directory: Path, entries: dict[_Key, IntervalChange]) -> None:
         self._directory = directory
         self._entries = entries
         self._lock = anyio.Lock()
-        self._waiting: dict[_Change, None] = {}  # in order; bounded by the VMs: each waits for its own
+        self._pending: dict[_Update, None] = {}  # in order; bounded by the VMs: each waits for its own
 
     def entries(self) -> tuple[IntervalChange, ...]:
-        """Everything owed, by path."""
-        return tuple(sorted(self._entries.values(), key=lambda owed: (str(owed.address), owed.set_at_ms)))
+        """Return all entries, sorted by address."""
+        return tuple(sorted(self._entries.values(), key=lambda each: (str(each.address), each.set_at_ms)))
 
     def owed(self, address: Address, mark: SocketMark) -> IntervalChange | None:
-        """What this very QEMU process is owed; `None`: nothing."""
+        """Return the entry of this QEMU process; `None` if there is none."""
         return self._entries.get((address, mark))
 
-    async def remember(self, owed: IntervalChange) -> None:
-        """Return once `owed` is on stable storage, in the place of what the same process was owed before.
+    async def remember(self, change: IntervalChange) -> None:
+        """Write an entry to disk. It replaces the one of the same QEMU process.
 
-        If the caller is cancelled meanwhile, the write still completes.
+        If the caller is canceled, the write still completes.
 
         Raises:
-            StateFileError: it could not be written; nothing has changed.
+            StateFileError: the file cannot be written; the ledger is unchanged.
         """
-        await self._settle(_Change((owed.address, owed.mark), owed))
+        await self._apply(_Update((change.address, change.mark), change))
 
     async def forget(self, address: Address, mark: SocketMark) -> None:
-        """Return once nothing is owed to this process, on stable storage. What was not owed is no error.
+        """Remove the entry of this QEMU process from disk. A missing entry is not an error.
 
         Raises:
-            StateFileError: it could not be written; nothing has changed.
+            StateFileError: the file cannot be written; the ledger is unchanged.
         """
-        await self._settle(_Change((address, mark), None))
+        await self._apply(_Update((address, mark), None))
 
-    async def _settle(self, change: _Change) -> None:
-        self._waiting[change] = None
+    async def _apply(self, update: _Update) -> None:
+        self._pending[update] = None
         try:
             async with self._lock:
-                if not change.settled:
-                    await self._write_what_waits()
+                if not update.done:
+                    await self._write_pending()
         finally:
-            self._waiting.pop(change, None)  # cancelled before anybody began with it
-        if change.problem is not None:
-            raise StateFileError(change.problem)
+            self._pending.pop(update, None)  # canceled before a write included it
+        if update.problem is not None:
+            raise StateFileError(update.problem)
 
-    async def _write_what_waits(self) -> None:
-        changes = list(self._waiting)
-        self._waiting.clear()
+    async def _write_pending(self) -> None:
+        updates = list(self._pending)
+        self._pending.clear()
         entries = dict(self._entries)
-        for change in changes:
-            if change.owed is None:
-                entries.pop(change.key, None)
+        for update in updates:
+            if update.change is None:
+                entries.pop(update.key, None)
             else:
-                entries[change.key] = change.owed
+                entries[update.key] = update.change
         try:
             if entries != self._entries:
-                # Not abandoned when cancelled: memory must say what the disk says.
+                # `run_sync` waits for the thread even if canceled: memory must match the disk.
                 await anyio.to_thread.run_sync(_write, self._directory, tuple(entries.values()))
                 self._entries = entries
         except StateFileError as error:
-            for change in changes:
-                change.problem = str(error)
-        for change in changes:
-            change.settled = True
+            for update in updates:
+                update.problem = str(error)
+        for update in updates:
+            update.done = True
 
 
 @asynccontextmanager
 async def open_ledger(directory: str, now_ms: int) -> AsyncGenerator[Ledger, None]:
-    """Open the ledger in `directory`, which is made where it is missing, and keep others out until the end.
+    """Open the ledger in `directory`, and lock the directory against other agents until the end.
 
     Args:
-        directory: the state directory.
-        now_ms: Unix milliseconds; names what has to be set aside.
+        directory: the state directory; created if it is missing.
+        now_ms: Unix milliseconds; part of the name of a file that is set aside.
 
     Raises:
-        StateFileError: the directory cannot be made, written to or locked (another agent has it), or the
+        StateFileError: the directory cannot be created, written to or locked (another agent uses it), or the
             ledger cannot be read. Nothing was changed.
     """
     place = Path(directory)
     descriptor = await anyio.to_thread.run_sync(_lock, place)
     try:
         entries = await anyio.to_thread.run_sync(_read, place, now_ms)
-        yield Ledger(place, {(owed.address, owed.mark): owed for owed in entries})
+        yield Ledger(place, {(each.address, each.mark): each for each in entries})
     finally:
-        os.close(descriptor)  # and with it the lock
+        os.close(descriptor)  # releases the lock
 
 
 def _lock(directory: Path) -> int:
@@ -141,20 +141,25 @@ def _lock(directory: Path) -> int:
         directory.mkdir(mode=0o750, parents=True, exist_ok=True)
         descriptor = lock(directory)
     except BlockingIOError as error:
-        message = "another agent uses this state directory: stop it, or give this one a directory of its own"
+        message = "another agent uses this state directory; stop it, or configure another directory"
         raise StateFileError(f"{directory}: {message}") from error
     except OSError as error:
-        raise StateFileError(f"{directory}: the state directory cannot be had: {error.strerror}") from error
+        raise StateFileError(_unusable(directory, error)) from error
     try:
         _check_writable(directory)
     except OSError as error:
         os.close(descriptor)
-        raise StateFileError(f"{directory}: the state directory cannot be used: {error.strerror}") from error
+        raise StateFileError(_unusable(directory, error)) from error
     return descriptor
 
 
+def _unusable(directory: Path, error: OSError) -> str:
+    what = "make it a directory that the agent may write to, or configure another one"
+    return f"{directory}: cannot use the state directory: {error.strerror}; {what}"
+
+
 def _check_writable(directory: Path) -> None:
-    """By doing it: permissions say nothing about a file system mounted read-only, or a full one."""
+    """Write a file: permissions do not tell of a file system that is read-only or full."""
     probe = directory / f".{FILE_NAME}.new"
     try:
         probe.write_bytes(b"\n")
@@ -170,24 +175,24 @@ def _read(directory: Path, now_ms: int) -> tuple[IntervalChange, ...]:
     except FileNotFoundError:
         return ()
     except NotOurFormat as error:
-        log.error("state file set aside", path=_set_aside(path, now_ms, str(error)), detail=str(error))
+        aside = _set_aside(path, now_ms, str(error))
+        detail = "the intervals recorded in it will not be restored; look into it, then delete it"
+        log.error("state file set aside", path=str(aside), problem=str(error), detail=detail)
         return ()
     except OSError as error:
-        raise StateFileError(f"{path}: cannot be read: {error.strerror}") from error
+        raise StateFileError(
+            f"{path}: cannot be read: {error.strerror}; correct it or move it away"
+        ) from error
 
 
-def _set_aside(path: Path, now_ms: int, detail: str) -> str:
-    moment = datetime.fromtimestamp(now_ms / 1000, UTC).strftime("%Y%m%dT%H%M%SZ")
-    aside = path.with_name(f"{path.name}.{moment}.bad")
-    number = 1
-    while aside.exists():  # nobody else makes one meanwhile: the directory is locked
-        aside = path.with_name(f"{path.name}.{moment}.bad.{number}")
-        number += 1
+def _set_aside(path: Path, now_ms: int, problem: str) -> Path:
+    aside = name_aside(path, now_ms)
     try:
         path.rename(aside)
     except OSError as error:
-        raise StateFileError(f"{path}: {detail}, and cannot be set aside: {error.strerror}") from error
-    return str(aside)
+        message = f"{problem}, and it cannot be renamed: {error.strerror}; move it away"
+        raise StateFileError(f"{path}: {message}") from error
+    return aside
 
 
 def _write(directory: Path, entries: Sequence[IntervalChange]) -> None:
@@ -197,7 +202,7 @@ def _write(directory: Path, entries: Sequence[IntervalChange]) -> None:
         with new.open("wb") as file:
             file.write(content)
             file.flush()
-            if os.geteuid() == 0:  # `give-back` typed by root must not shut out the service's user
+            if os.geteuid() == 0:  # run by root, `give-back` must not lock out the service's user
                 owner = directory.stat()
                 os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
             os.fsync(file.fileno())

@@ -1,8 +1,14 @@
-"""The ledger's file: `{"format": 1, "owed": [...]}`. Pure."""
+"""The format of the ledger's file, `{"format": 1, "owed": [...]}`. Pure.
+
+msgspec checks the shape. The JSON text is left to `json`: a path that is not UTF-8 has lone surrogates, which
+msgspec's JSON refuses.
+"""
 
 import json
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
+
+import msgspec
 
 from agent.core.address import parse_address
 from agent.core.ownership import IntervalChange
@@ -11,78 +17,71 @@ from agent.core.reading import SocketMark
 FILE_NAME = "owed.json"
 FORMAT = 1
 
-_MARK = ("device", "inode", "mtime_ns")
+
+class _Header(msgspec.Struct):
+    format: Any = None
+
+
+class _Entry(msgspec.Struct):
+    path: str
+    mark: SocketMark
+    balloon_path: str
+    interval_before_s: int
+    interval_set_s: int
+    set_at_ms: int
+
+
+class _File(msgspec.Struct):
+    format: int
+    owed: list[_Entry]
 
 
 class NotOurFormat(Exception):
-    """It is not a ledger that this version can read. The message says why."""
+    """The content is not a ledger that this version can read. The message says why."""
 
 
-def encode_owed(owed: Sequence[IntervalChange]) -> bytes:
+def encode_owed(changes: Sequence[IntervalChange]) -> bytes:
     """Return the file's content."""
-    document = {"format": FORMAT, "owed": [_document(each) for each in owed]}
+    entries = [
+        _Entry(
+            path=str(each.address),
+            mark=each.mark,
+            balloon_path=each.balloon_path,
+            interval_before_s=each.interval_before_s,
+            interval_set_s=each.interval_set_s,
+            set_at_ms=each.set_at_ms,
+        )
+        for each in changes
+    ]
+    document: object = msgspec.to_builtins(_File(FORMAT, entries))
     return json.dumps(document, indent=1, ensure_ascii=True).encode() + b"\n"
 
 
-def _document(owed: IntervalChange) -> dict[str, object]:
-    # By hand: `asdict` copies deep, at ten times the cost.
-    return {
-        "path": str(owed.address),
-        "mark": {name: getattr(owed.mark, name) for name in _MARK},
-        "balloon_path": owed.balloon_path,
-        "interval_before_s": owed.interval_before_s,
-        "interval_set_s": owed.interval_set_s,
-        "set_at_ms": owed.set_at_ms,
-    }
-
-
 def decode_owed(content: bytes) -> tuple[IntervalChange, ...]:
-    """Return what is owed.
+    """Return the entries of the file. Unknown fields are ignored.
 
     Raises:
-        NotOurFormat: cut off, changed by hand, by a newer version, or something else.
+        NotOurFormat: truncated, edited by hand, of a newer version, or something else.
     """
     try:
         document: object = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise NotOurFormat("is not JSON") from error
-    if not isinstance(document, dict):
-        raise NotOurFormat("is not a ledger")
-    ledger = cast("dict[str, Any]", document)
-    if ledger.get("format") != FORMAT:
-        raise NotOurFormat(f"has the format {ledger.get('format')!r:.40}, and this version reads {FORMAT}")
-    entries: object = ledger.get("owed")
-    if not isinstance(entries, list):
-        raise NotOurFormat("has no list of what is owed")
-    return tuple(_decode(each) for each in cast("list[object]", entries))
-
-
-def _decode(entry: object) -> IntervalChange:
-    if not isinstance(entry, dict):
-        raise NotOurFormat("has an entry that is none")
-    fields = cast("dict[str, object]", entry)
-    mark: object = fields.get("mark")
-    if not isinstance(mark, dict):
-        raise NotOurFormat("has an entry without a mark")
-    return IntervalChange(
-        address=parse_address(_text(fields, "path")),
-        mark=SocketMark(*(_number(cast("dict[str, object]", mark), name) for name in _MARK)),
-        balloon_path=_text(fields, "balloon_path"),
-        interval_before_s=_number(fields, "interval_before_s"),
-        interval_set_s=_number(fields, "interval_set_s"),
-        set_at_ms=_number(fields, "set_at_ms"),
+        raise NotOurFormat("not JSON") from error
+    try:
+        found: object = msgspec.convert(document, _Header).format
+        if found != FORMAT:
+            raise NotOurFormat(f"format {found!r:.40} is not supported; this version reads format {FORMAT}")
+        entries = msgspec.convert(document, _File).owed
+    except msgspec.ValidationError as error:
+        raise NotOurFormat(f"not a ledger: {error}") from error
+    return tuple(
+        IntervalChange(
+            address=parse_address(each.path),
+            mark=each.mark,
+            balloon_path=each.balloon_path,
+            interval_before_s=each.interval_before_s,
+            interval_set_s=each.interval_set_s,
+            set_at_ms=each.set_at_ms,
+        )
+        for each in entries
     )
-
-
-def _text(fields: dict[str, object], name: str) -> str:
-    value = fields.get(name)
-    if not isinstance(value, str):
-        raise NotOurFormat(f"has an entry whose {name} is not text")
-    return value
-
-
-def _number(fields: dict[str, object], name: str) -> int:
-    value = fields.get(name)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise NotOurFormat(f"has an entry whose {name} is not a whole number")
-    return value

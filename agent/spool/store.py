@@ -26,7 +26,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from errno import EISDIR
-from itertools import chain
 from pathlib import Path
 
 from agent.core.memory import Memory
@@ -40,7 +39,8 @@ from agent.spool.format import (
     encode_record,
 )
 from agent.spool.record_queue import DeadLetter
-from agent.spool.tables import connect, pragma, translated
+from agent.spool.set_aside import name_aside
+from agent.spool.tables import connect, logs_of, pragma, translated
 
 VMS_REMEMBERED = 10_000
 """Far above what one host can run."""
@@ -349,28 +349,23 @@ def is_vouched_for(path: Path) -> bool:
     return _voucher(path).exists()
 
 
-def set_aside(path: Path, moment: str) -> str:
-    """Rename a spool that cannot be used, its log with it, and return its name now.
+def set_aside(path: Path, now_ms: int) -> Path:
+    """Rename an unusable spool together with its write-ahead log, and return its new path.
 
     Args:
         path: the spool.
-        moment: goes into the name.
+        now_ms: Unix milliseconds; part of the new name.
 
     Raises:
-        SpoolError: it cannot be renamed.
+        SpoolError: the file cannot be renamed.
     """
-    aside = path.with_name(f"{path.name}.{moment}.bad")
-    number = 1
-    while aside.exists():  # nobody else makes one meanwhile: the directory is locked
-        number += 1
-        aside = path.with_name(f"{path.name}.{moment}.{number}.bad")
     with translated(path):
+        aside = name_aside(path, now_ms)
         path.rename(aside)
-        for log in ("-wal", "-shm"):
-            beside = path.with_name(path.name + log)
-            if beside.exists():
-                beside.rename(aside.with_name(aside.name + log))
-    return str(aside)
+        for log, log_aside in zip(logs_of(path), logs_of(aside), strict=True):
+            if log.exists():
+                log.rename(log_aside)
+    return aside
 
 
 def _dead_letter_row(letter: DeadLetter) -> tuple[object, ...]:
@@ -390,5 +385,5 @@ def _file_id(path: Path) -> tuple[int, int] | None:
 
 
 def _unlink_with_logs(path: Path) -> None:
-    for each in chain([path], (path.with_name(path.name + log) for log in ("-wal", "-shm"))):
+    for each in (path, *logs_of(path)):
         each.unlink(missing_ok=True)

@@ -82,7 +82,7 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
             raise SpoolError(str(path), SpoolFault.UNUSABLE, "there is no spool here")
         # SQLite makes a log beside a file even to read it. Where it cannot and there is none, nobody writes.
         can_make_one = os.access(path.parent, os.W_OK, effective_ids=True)
-        is_still = not can_make_one and not path.with_name(f"{path.name}-wal").exists()
+        is_still = not can_make_one and not logs_of(path)[0].exists()
         connection = sqlite3.connect(
             f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if is_still else ''}",
             uri=True,
@@ -98,6 +98,11 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
             connection.close()
             raise SpoolError(str(path), SpoolFault.UNUSABLE, f"has the format {found}: start the agent once")
         return connection
+
+
+def logs_of(path: Path) -> tuple[Path, Path]:
+    """Return the paths of the write-ahead log of a database and of the log's index."""
+    return path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")
 
 
 def pragma(connection: sqlite3.Connection, name: str) -> int:

@@ -141,7 +141,7 @@ def test_a_state_directory_that_cannot_be_used_is_exit_code_3() -> None:
     done = barograph("give-back", "--state-directory", "/proc/barograph")
 
     assert (done.exit_code, done.stdout) == (3, "")
-    assert "cannot start: /proc/barograph: the state directory cannot be had" in done.stderr
+    assert "cannot start: /proc/barograph: cannot use the state directory" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["config", "sample", "state", "agent"])

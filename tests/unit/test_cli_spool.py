@@ -148,7 +148,7 @@ async def test_nothing_is_changed_while_an_agent_runs(spool: Path, words: str) -
         copy = barograph(f"{words} --file {spool}", spool.parent)
 
     assert (done.exit_code, copy.exit_code) == (3, 3)
-    assert done.stderr == f"not done: {spool.parent}: an agent uses this state directory: stop it first\n"
+    assert done.stderr == f"not done: {spool.parent}: an agent uses this state directory; stop it first\n"
     assert copy.stderr == done.stderr
     assert barograph("dead-letters list", spool.parent).stdout.count("\n") == 4
 

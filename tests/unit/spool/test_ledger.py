@@ -1,5 +1,4 @@
 import fcntl
-import json
 import os
 from contextlib import suppress
 from dataclasses import replace
@@ -15,13 +14,13 @@ from agent.core.ownership import IntervalChange
 from agent.core.reading import SocketMark
 from agent.errors import StateFileError
 from agent.spool.ledger import open_ledger
-from agent.spool.ledger_format import FILE_NAME, NotOurFormat, decode_owed, encode_owed
+from agent.spool.ledger_format import FILE_NAME, decode_owed, encode_owed
 
 NOW_MS = 1_795_404_146_123
 NAMED = "owed.json.20261123T032226Z.bad"
 
 
-def debt(n: int = 1) -> IntervalChange:
+def change(n: int = 1) -> IntervalChange:
     return IntervalChange(
         MonitorPath(f"/run/vm/{n}.qmp"),
         SocketMark(8, n, 17 * n),
@@ -39,72 +38,72 @@ def is_empty(directory: Path) -> bool:
 async def entries_of(directory: Path) -> tuple[IntervalChange, ...]:
     with capture_logs() as logs:
         async with open_ledger(str(directory), NOW_MS) as ledger:
-            assert logs == []  # nothing was set aside
+            assert logs == []  # no file was set aside
             return ledger.entries()
 
 
-async def test_what_is_remembered_is_on_the_disk_before_the_caller_goes_on_and_found_by_the_next_start(
+async def test_an_entry_is_on_disk_before_the_caller_continues_and_the_next_start_finds_it(
     tmp_path: Path,
 ) -> None:
     directory = tmp_path / "made" / "by-us"
     async with open_ledger(str(directory), NOW_MS) as ledger:
-        await ledger.remember(debt(2))
-        await ledger.remember(debt(1))
+        await ledger.remember(change(2))
+        await ledger.remember(change(1))
         on_disk = decode_owed((directory / FILE_NAME).read_bytes())
 
-    assert set(on_disk) == {debt(1), debt(2)}
-    assert await entries_of(directory) == (debt(1), debt(2))
+    assert set(on_disk) == {change(1), change(2)}
+    assert await entries_of(directory) == (change(1), change(2))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act for another user")
-async def test_what_root_writes_belongs_to_the_service_s_user(tmp_path: Path) -> None:
+async def test_a_file_that_root_writes_belongs_to_the_user_of_the_service(tmp_path: Path) -> None:
     os.chown(tmp_path, 1234, 1235)
     async with open_ledger(str(tmp_path), NOW_MS) as ledger:
-        await ledger.remember(debt())
+        await ledger.remember(change())
 
     found = (tmp_path / FILE_NAME).stat()
     assert (found.st_uid, found.st_gid) == (1234, 1235)
 
 
-async def test_a_process_is_owed_what_was_remembered_last(tmp_path: Path) -> None:
+async def test_a_new_entry_replaces_the_one_of_the_same_process(tmp_path: Path) -> None:
     async with open_ledger(str(tmp_path), NOW_MS) as ledger:
-        await ledger.remember(debt())
-        await ledger.remember(replace(debt(), interval_set_s=20))
+        await ledger.remember(change())
+        await ledger.remember(replace(change(), interval_set_s=20))
 
-        assert ledger.owed(debt().address, debt().mark) == replace(debt(), interval_set_s=20)
-        assert ledger.owed(debt().address, replace(debt().mark, mtime_ns=1)) is None
-    assert await entries_of(tmp_path) == (replace(debt(), interval_set_s=20),)
+        assert ledger.owed(change().address, change().mark) == replace(change(), interval_set_s=20)
+        assert ledger.owed(change().address, replace(change().mark, mtime_ns=1)) is None
+    assert await entries_of(tmp_path) == (replace(change(), interval_set_s=20),)
 
 
-async def test_two_processes_that_had_one_path_are_owed_each_their_own(tmp_path: Path) -> None:
-    restarted = replace(debt(), mark=SocketMark(8, 1, 99), set_at_ms=NOW_MS + 5)
+async def test_two_processes_on_one_path_have_an_entry_each(tmp_path: Path) -> None:
+    restarted = replace(change(), mark=SocketMark(8, 1, 99), set_at_ms=NOW_MS + 5)
     async with open_ledger(str(tmp_path), NOW_MS) as ledger:
         await ledger.remember(restarted)
-        await ledger.remember(debt())
-        await ledger.forget(debt().address, debt().mark)
+        await ledger.remember(change())
+        await ledger.forget(change().address, change().mark)
 
     assert await entries_of(tmp_path) == (restarted,)
 
 
-async def test_what_is_forgotten_is_not_found_again(tmp_path: Path) -> None:
+async def test_a_removed_entry_is_not_found_again(tmp_path: Path) -> None:
     async with open_ledger(str(tmp_path), NOW_MS) as ledger:
-        await ledger.remember(debt(1))
-        await ledger.remember(debt(2))
-        await ledger.forget(debt(1).address, debt(1).mark)
-        await ledger.forget(debt(3).address, debt(3).mark)
+        await ledger.remember(change(1))
+        await ledger.remember(change(2))
+        await ledger.forget(change(1).address, change(1).mark)
+        await ledger.forget(change(3).address, change(3).mark)
 
-    assert await entries_of(tmp_path) == (debt(2),)
+    assert await entries_of(tmp_path) == (change(2),)
 
 
-async def test_many_at_once_are_all_remembered(tmp_path: Path) -> None:
+async def test_many_entries_at_once_are_all_written(tmp_path: Path) -> None:
     async with open_ledger(str(tmp_path), NOW_MS) as ledger, anyio.create_task_group() as group:
         for n in range(1, 40):
-            group.start_soon(ledger.remember, debt(n))
+            group.start_soon(ledger.remember, change(n))
 
-    assert set(await entries_of(tmp_path)) == {debt(n) for n in range(1, 40)}
+    assert set(await entries_of(tmp_path)) == {change(n) for n in range(1, 40)}
 
 
-async def test_what_is_changed_while_a_write_is_under_way_goes_into_the_next_one_all_together(
+async def test_changes_that_arrive_during_a_write_are_written_together_by_the_next_one(
     tmp_path: Path,
 ) -> None:
     seen: set[tuple[int, int]] = set()
@@ -120,14 +119,14 @@ async def test_what_is_changed_while_a_write_is_under_way_goes_into_the_next_one
         watching.start_soon(watch)
         async with anyio.create_task_group() as group:
             for n in range(1, 400):
-                group.start_soon(ledger.remember, debt(n))
+                group.start_soon(ledger.remember, change(n))
         watching.cancel_scope.cancel()
 
     assert len(await entries_of(tmp_path)) == 399
     assert 1 <= len(seen) <= 4
 
 
-async def test_two_agents_cannot_have_one_ledger_at_a_time(tmp_path: Path) -> None:
+async def test_only_one_agent_at_a_time_has_a_ledger_open(tmp_path: Path) -> None:
     async with open_ledger(str(tmp_path), NOW_MS):
         with pytest.raises(StateFileError, match="another agent uses this state directory"):
             async with open_ledger(str(tmp_path), NOW_MS):
@@ -135,7 +134,7 @@ async def test_two_agents_cannot_have_one_ledger_at_a_time(tmp_path: Path) -> No
     await entries_of(tmp_path)
 
 
-async def test_no_lock_is_left_by_a_start_that_failed(tmp_path: Path) -> None:
+async def test_a_failed_start_leaves_no_lock(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).mkdir()
     with pytest.raises(StateFileError, match=r"owed\.json: cannot be read: Is a directory"):
         await entries_of(tmp_path)
@@ -148,113 +147,109 @@ async def test_no_lock_is_left_by_a_start_that_failed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "detail"),
     [
-        (b"", "is not JSON"),
-        (encode_owed([debt()])[:-20], "is not JSON"),
-        (b"\xff\xfe", "is not JSON"),
-        (b"[" * 100_000, "is not JSON"),
-        (b"[]", "is not a ledger"),
-        (b"{}", "has the format None, and this version reads 1"),
-        (b'{"format": 2, "owed": []}', "has the format 2, and this version reads 1"),
-        (b'{"format": 1}', "has no list of what is owed"),
-        (b'{"format": 1, "owed": [3]}', "has an entry that is none"),
-        (b'{"format": 1, "owed": [{"path": "/x"}]}', "has an entry without a mark"),
-        (b'{"format": 1, "owed": [{"mark": {}}]}', "has an entry whose path is not text"),
+        (b"", "not JSON"),
+        (encode_owed([change()])[:-20], "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"null", "not a ledger: Expected `object`, got `null`"),
+        (b"[]", "not a ledger: Expected `object`, got `array`"),
+        (b"{}", "format None is not supported; this version reads format 1"),
+        (b'{"format": 2, "owed": []}', "format 2 is not supported; this version reads format 1"),
+        (b'{"format": [2], "owed": 1}', "format [2] is not supported; this version reads format 1"),
+        (b'{"format": 1}', "not a ledger: Object missing required field `owed`"),
+        (b'{"format": 1, "owed": {}}', "not a ledger: Expected `array`, got `object` - at `$.owed`"),
+        (b'{"format": 1, "owed": [3]}', "not a ledger: Expected `object`, got `int` - at `$.owed[0]`"),
         (
-            encode_owed([debt()]).replace(b": 17\n", b": true\n"),
-            "has an entry whose mtime_ns is not a whole number",
+            b'{"format": 1, "owed": [{"path": "/x"}]}',
+            "not a ledger: Object missing required field `mark` - at `$.owed[0]`",
         ),
         (
-            encode_owed([debt()]).replace(b": 10,", b": 1.5,"),
-            "has an entry whose interval_set_s is not a whole number",
+            encode_owed([change()]).replace(b": 17\n", b": true\n"),
+            "not a ledger: Expected `int`, got `bool` - at `$.owed[0].mark.mtime_ns`",
+        ),
+        (
+            encode_owed([change()]).replace(b": 10,", b": 1.5,"),
+            "not a ledger: Expected `int`, got `float` - at `$.owed[0].interval_set_s`",
+        ),
+        (
+            encode_owed([change()]).replace(b'"/run/vm/1.qmp"', b"1"),
+            "not a ledger: Expected `str`, got `int` - at `$.owed[0].path`",
         ),
     ],
 )
-async def test_a_file_that_cannot_be_understood_is_set_aside_under_a_dated_name_and_reported(
+async def test_a_file_that_cannot_be_read_as_a_ledger_is_set_aside_under_a_dated_name_and_reported(
     tmp_path: Path, content: bytes, detail: str
 ) -> None:
     (tmp_path / FILE_NAME).write_bytes(content)
     with capture_logs() as logs:
         async with open_ledger(str(tmp_path), NOW_MS) as ledger:
             assert ledger.entries() == ()
-            await ledger.remember(debt())
+            await ledger.remember(change())
 
-    assert [(line["log_level"], line["path"], line["detail"]) for line in logs] == [
+    assert [(line["log_level"], line["path"], line["problem"]) for line in logs] == [
         ("error", str(tmp_path / NAMED), detail)
     ]
     assert (tmp_path / NAMED).read_bytes() == content
-    assert await entries_of(tmp_path) == (debt(),)
+    assert await entries_of(tmp_path) == (change(),)
 
 
-async def test_what_was_set_aside_before_is_not_replaced(tmp_path: Path) -> None:
+async def test_a_file_set_aside_earlier_is_not_replaced(tmp_path: Path) -> None:
     for content in (b"first", b"second", b"third"):
         (tmp_path / FILE_NAME).write_bytes(content)
         async with open_ledger(str(tmp_path), NOW_MS):
             pass
 
-    assert [(tmp_path / f"{NAMED}{end}").read_bytes() for end in ("", ".1", ".2")] == [
-        b"first",
-        b"second",
-        b"third",
-    ]
+    names = ["owed.json.20261123T032226Z.bad", *(f"owed.json.20261123T032226Z.{n}.bad" for n in (2, 3))]
+    assert [(tmp_path / name).read_bytes() for name in names] == [b"first", b"second", b"third"]
 
 
-async def test_a_write_that_fails_leaves_the_file_as_it_was_and_is_reported_to_all_whose_change_was_in_it(
+async def test_a_failed_write_leaves_the_file_unchanged_and_fails_every_caller_whose_change_was_in_it(
     tmp_path: Path,
 ) -> None:
     async with open_ledger(str(tmp_path), NOW_MS) as ledger:
-        await ledger.remember(debt(1))
-        (tmp_path / f".{FILE_NAME}.new").mkdir()  # the one thing root cannot write over
+        await ledger.remember(change(1))
+        (tmp_path / f".{FILE_NAME}.new").mkdir()  # not even root can write over a directory
         with pytest.raises(StateFileError, match=r"owed\.json: cannot be written: Is a directory"):
-            await ledger.remember(debt(2))
+            await ledger.remember(change(2))
         with pytest.raises(StateFileError, match="cannot be written"):
-            await ledger.forget(debt(1).address, debt(1).mark)
-        told: list[int] = []
+            await ledger.forget(change(1).address, change(1).mark)
+        failed: list[int] = []
 
-        async def try_to_remember(n: int) -> None:
+        async def try_to_record(n: int) -> None:
             with pytest.raises(StateFileError, match="cannot be written"):
-                await ledger.remember(debt(n))
-            told.append(n)
+                await ledger.remember(change(n))
+            failed.append(n)
 
         async with anyio.create_task_group() as group:
             for n in range(3, 9):
-                group.start_soon(try_to_remember, n)
+                group.start_soon(try_to_record, n)
 
-        assert sorted(told) == list(range(3, 9))
-        assert ledger.entries() == (debt(1),)
+        assert sorted(failed) == list(range(3, 9))
+        assert ledger.entries() == (change(1),)
         (tmp_path / f".{FILE_NAME}.new").rmdir()
-    assert await entries_of(tmp_path) == (debt(1),)
+    assert await entries_of(tmp_path) == (change(1),)
 
 
-async def test_a_cancelled_caller_leaves_the_write_whole(tmp_path: Path) -> None:
+async def test_canceling_a_caller_does_not_interrupt_the_write(tmp_path: Path) -> None:
     async with open_ledger(str(tmp_path), NOW_MS) as ledger:
         async with anyio.create_task_group() as group:
-            group.start_soon(ledger.remember, debt())
+            group.start_soon(ledger.remember, change())
             while is_empty(tmp_path):
                 await anyio.lowlevel.checkpoint()
             group.cancel_scope.cancel()  # while the thread waits for the disk
 
-        assert ledger.entries() == (debt(),)
-        assert decode_owed((tmp_path / FILE_NAME).read_bytes()) == (debt(),)
+        assert ledger.entries() == (change(),)
+        assert decode_owed((tmp_path / FILE_NAME).read_bytes()) == (change(),)
 
 
 @pytest.mark.parametrize("where", ["/proc/barograph", "/dev/null/barograph", "/dev/null"])
-async def test_a_directory_that_cannot_be_had_is_told(where: str) -> None:
-    with pytest.raises(StateFileError, match="the state directory cannot be had"):
+async def test_an_unusable_directory_is_reported(where: str) -> None:
+    with pytest.raises(StateFileError, match="cannot use the state directory"):
         async with open_ledger(where, NOW_MS):
             pass
 
 
-async def test_a_directory_that_cannot_be_written_to_is_told() -> None:
-    with pytest.raises(StateFileError, match="/proc/self: the state directory cannot be used"):
+async def test_a_directory_that_cannot_be_written_to_is_reported() -> None:
+    with pytest.raises(StateFileError, match="/proc/self: cannot use the state directory"):
         async with open_ledger("/proc/self", NOW_MS):
             pass
-
-
-def test_the_format_is_versioned_and_keeps_paths_that_are_not_text() -> None:
-    odd = replace(debt(), address=MonitorPath("/run/\udcff.qmp"))
-    content = encode_owed([odd])
-
-    assert json.loads(content)["format"] == 1
-    assert decode_owed(content) == (odd,)
-    with pytest.raises(NotOurFormat):
-        decode_owed(b"null")

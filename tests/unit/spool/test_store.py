@@ -232,16 +232,16 @@ def test_a_file_of_a_newer_format_of_something_else_or_damaged_is_told_apart_and
 
     assert told.value.fault is fault
     assert path.read_bytes() == content
-    aside = set_aside(path, "20261123T000000Z")
+    aside = set_aside(path, NOW_MS)
     assert Path(aside).read_bytes() == content
     open_store(path, Bounds()).close()
 
 
 def test_a_second_file_set_aside_within_the_second_keeps_the_first(path: Path) -> None:
     path.write_text("one")
-    first = set_aside(path, "now")
+    first = set_aside(path, NOW_MS)
     path.write_text("two")
-    second = set_aside(path, "now")
+    second = set_aside(path, NOW_MS)
 
     assert (Path(first).read_text(), Path(second).read_text()) == ("one", "two")
 
