@@ -1,8 +1,7 @@
-"""One record sink's task: takes batches from its queue and performs what core/delivery.py decides."""
+"""The task of one record sink: takes batches from its queue and performs what core/delivery.py decides."""
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import anyio
 import structlog
@@ -36,37 +35,38 @@ class Deliverer:
         self._queue = queue
         self._counters = counters
         self._settings = settings
-        self._on_output_closed = on_output_closed  # nobody reads any more: the agent has nothing left to do
+        self._on_output_closed = on_output_closed  # stops the agent
         self._delivery = Delivery()
         self._closing = anyio.Event()
         self._problem: str | None = None  # why the last attempt failed
-        self._delivers = False  # it has, once
+        self._delivers = False  # at least one batch was accepted
         self.done = anyio.Event()
 
     @property
     def name(self) -> str:
-        """The sink's."""
+        """The name of the sink."""
         return self._sink.name
 
     @property
     def standing(self) -> Standing:
-        """How the sink is, as far as the last attempt tells."""
-        waiting = f"{self._queue.held} records wait"
+        """The health of the sink, according to the last attempt."""
+        count = self._queue.held
+        queued = "1 record queued" if count == 1 else f"{count} records queued"
         if self._problem is not None:
-            return Standing(Health.DEGRADED, f"{self._problem}; {waiting}")
-        return Standing(Health.OK if self._delivers else Health.STARTING, waiting)
+            return Standing(Health.DEGRADED, f"{self._problem}; {queued}")
+        return Standing(Health.OK if self._delivers else Health.STARTING, queued)
 
     def close(self) -> None:
-        """Ask for the end: what is held is tried without new retries. `done` tells when."""
+        """Deliver what is queued without retries, then stop. `done` is set at the end."""
         self._delivery = delivery.close(self._delivery)
         self._closing.set()
 
     async def run(self) -> None:
-        """Deliver until closed and done, or cancelled; what is left is the queue's to keep or to count."""
+        """Deliver until closed or canceled. The queue keeps or counts the records that are left."""
         try:
             while True:
                 now_ns = clock.now().mono_ns
-                match delivery.next_action(self._delivery, waiting=self._queue.waiting, now_ns=now_ns):
+                match delivery.next_action(self._delivery, queued=self._queue.waiting, now_ns=now_ns):
                     case Send():
                         await self._send()
                     case Wait(until_ns):
@@ -93,10 +93,10 @@ class Deliverer:
             return
         except OutputClosed:
             self._on_output_closed()
-            self._delivery = replace(delivery.close(self._delivery), failures=1)
+            self._delivery = delivery.output_closed(self._delivery)
             return
         if self._delivery.failures:
-            log.info("sink is back", sink=self._sink.name, failures=self._delivery.failures)
+            log.info("sink available again", sink=self._sink.name, failures=self._delivery.failures)
         self._delivery = delivery.accepted(self._delivery)
         self._problem, self._delivers = None, True
         refused = self._refused(batch, receipt)

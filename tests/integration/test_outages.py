@@ -42,7 +42,7 @@ def outage(folder: Path, kafka: RealKafka, gone_s: float) -> None:
         time.sleep(gone_s)
         during = len(lines.samples("g")) - before
         kafka.start()
-        lines.wait(lambda: said(process, "sink is back") >= 1, "the sink is back", 90)
+        lines.wait(lambda: said(process, "sink available again") >= 1, "the sink is available again", 90)
         count = len(lines.samples("g"))
         lines.wait(lambda: len(lines.samples("g")) >= count + 2, "two more samples")
         assert process.stop() == 0
@@ -94,7 +94,7 @@ def without_a_topic(folder: Path, kafka: RealKafka, *, made_later: bool) -> None
         ]
         if made_later:
             kafka.create_topic("barograph.samples", 1)
-            lines.wait(lambda: said(process, "sink is back") == 1, "the sink is back", 60)
+            lines.wait(lambda: said(process, "sink available again") == 1, "the sink is available again", 60)
         assert process.stop() == 0
         conserved(process)
         collected = [each["last_update"] for each in lines.samples("g")]
@@ -137,7 +137,7 @@ def test_a_broker_back_at_another_port_gets_everything_where_the_list_names_both
         own_kafka.stop()
         lines.wait(lambda: said(process, "sink unavailable") == 1, "the sink is away", 60)
         own_kafka.start()
-        lines.wait(lambda: said(process, "sink is back") == 1, "the sink is back", 60)
+        lines.wait(lambda: said(process, "sink available again") == 1, "the sink is available again", 60)
         assert process.stop() == 0
         conserved(process)
         collected = [each["last_update"] for each in lines.samples("g")]

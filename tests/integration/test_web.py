@@ -59,7 +59,7 @@ def test_it_is_ready_without_its_sinks_and_says_stopping_to_the_end(folder: Path
         assert process.process.wait(30) == 0
 
     assert parts["kafka.states"]["state"] == "degraded"
-    assert nobody in parts["kafka.states"]["why"] or "records wait" in parts["kafka.states"]["why"]
+    assert nobody in parts["kafka.states"]["why"] or "queued" in parts["kafka.states"]["why"]
     assert parts["discovery"]["state"] == parts["spool"]["state"] == "ok"
     assert (503, "stopping\n") in said_at_the_end
     assert (200, "ok\n") not in said_at_the_end[said_at_the_end.index((503, "stopping\n")) :]

@@ -69,18 +69,19 @@ FLEET = (
 DELIVERY = (
     (
         "core/delivery.py",
-        "if delivery.closing and (not waiting or delivery.failures):",
+        "if delivery.closing and (not queued or delivery.failures):",
         "if delivery.closing:",
     ),
-    ("core/delivery.py", "(not waiting or delivery.failures)", "not waiting"),
+    ("core/delivery.py", "(not queued or delivery.failures)", "not queued"),
     (
         "core/delivery.py",
-        "if not waiting:\n        return Wait(None)",
-        "if not waiting:\n        return Send()",
+        "if not queued:\n        return Wait(None)",
+        "if not queued:\n        return Send()",
     ),
     ("core/delivery.py", "if delivery.failures and now_ns < delivery.retry_at_ns:", "if now_ns < 0:"),
     ("core/delivery.py", "return Wait(delivery.retry_at_ns)", "return Wait(None)"),
-    ("core/delivery.py", "replace(delivery, failures=0, retry_at_ns=0)", "delivery"),
+    ("core/delivery.py", "replace(delivery, failures=0, retry_at_ns=0) if", "delivery if"),
+    ("core/delivery.py", "replace(delivery, output_closed=True)", "close(delivery)"),
     ("core/delivery.py", "min(doubled_ns, settings.longest_retry_ns)", "doubled_ns"),
     ("core/delivery.py", "// (1 << 53) // 4", "// (1 << 53)"),
     (

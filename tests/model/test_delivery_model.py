@@ -1,4 +1,4 @@
-"""A sink that takes, refuses to, or asks for patience, against a clock and a count."""
+"""A sink that accepts, is unavailable, asks for a delay or closes, against a clock and a count."""
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -17,17 +17,18 @@ class DeliveryModel(RuleBasedStateMachine):
         super().__init__()
         self.delivery = Delivery()
         self.now_ns = 10 * SECOND_NS
-        self.waiting = 0
+        self.queued = 0
         self.failed_in_a_row = 0
         self.failed_at_ns: int | None = None
         self.closing_failures = 0
+        self.output_is_closed = False
 
     def action(self) -> Send | Wait | Stop:
-        return delivery.next_action(self.delivery, waiting=self.waiting, now_ns=self.now_ns)
+        return delivery.next_action(self.delivery, queued=self.queued, now_ns=self.now_ns)
 
     @rule(count=st.integers(1, 5))
     def records_arrive(self, count: int) -> None:
-        self.waiting += count
+        self.queued += count
 
     @rule(passed_ns=st.integers(0, 40 * SECOND_NS))
     def time_passes(self, passed_ns: int) -> None:
@@ -35,8 +36,8 @@ class DeliveryModel(RuleBasedStateMachine):
 
     @precondition(lambda self: isinstance(self.action(), Send))
     @rule(count=st.integers(1, 5))
-    def the_sink_takes_it(self, count: int) -> None:
-        self.waiting = max(self.waiting - count, 0)
+    def the_sink_accepts_a_batch(self, count: int) -> None:
+        self.queued = max(self.queued - count, 0)
         self.delivery = delivery.accepted(self.delivery)
         self.failed_in_a_row, self.failed_at_ns = 0, None
 
@@ -45,7 +46,7 @@ class DeliveryModel(RuleBasedStateMachine):
         chance=CHANCES,
         after_ns=st.one_of(st.none(), st.sampled_from((0, SECOND_NS, 3600 * SECOND_NS))),
     )
-    def the_sink_is_away(self, chance: int, after_ns: int | None) -> None:
+    def the_sink_is_unavailable(self, chance: int, after_ns: int | None) -> None:
         if self.failed_at_ns is not None and not self.delivery.closing:
             assert self.now_ns - self.failed_at_ns >= SETTINGS.first_retry_ns * 3 // 4, "a storm of retries"
         self.delivery = delivery.unavailable(
@@ -63,6 +64,12 @@ class DeliveryModel(RuleBasedStateMachine):
             else:
                 assert pause_ns >= min(after_ns, SETTINGS.longest_retry_ns)
 
+    @precondition(lambda self: isinstance(self.action(), Send))
+    @rule()
+    def the_output_is_closed(self) -> None:
+        self.delivery = delivery.output_closed(self.delivery)
+        self.output_is_closed = True
+
     @precondition(lambda self: not self.delivery.closing)
     @rule()
     def the_agent_stops(self) -> None:
@@ -70,25 +77,26 @@ class DeliveryModel(RuleBasedStateMachine):
         self.failed_in_a_row, self.failed_at_ns = 0, None
 
     @invariant()
-    def what_is_done_fits_what_is_known(self) -> None:
+    def the_action_fits_the_state(self) -> None:
+        assert not self.output_is_closed or self.action() == Stop(), "a closed output is tried again"
         match self.action():
             case Send():
-                assert self.waiting
+                assert self.queued
                 assert (
                     self.delivery.closing
                     or not self.failed_in_a_row
                     or self.now_ns >= self.delivery.retry_at_ns
                 )
             case Wait(until_ns):
-                assert not self.delivery.closing, "a shutdown waits for nothing"
-                if self.waiting:
+                assert not self.delivery.closing, "a shutdown does not wait"
+                if self.queued:
                     assert until_ns is not None
                     assert self.now_ns < until_ns <= self.now_ns + SETTINGS.longest_retry_ns
                 else:
                     assert until_ns is None
             case Stop():
-                assert self.delivery.closing
-                assert not self.waiting or self.failed_in_a_row
+                assert self.delivery.closing or self.output_is_closed
+                assert not self.queued or self.failed_in_a_row or self.output_is_closed
 
     @invariant()
     def a_shutdown_tries_once_after_its_last_failure(self) -> None:

@@ -1,10 +1,10 @@
 from agent.core import delivery
-from agent.core.delivery import Delivery, DeliverySettings, Send
+from agent.core.delivery import Delivery, DeliverySettings, Send, Stop, Wait
 
 SETTINGS = DeliverySettings()
 
 
-def test_a_sink_that_stays_away_is_tried_every_half_minute_at_least_and_no_more_rarely() -> None:
+def test_the_pause_between_retries_doubles_up_to_half_a_minute() -> None:
     state = Delivery()
     pauses_ns: list[int] = []
     for _ in range(40):
@@ -15,7 +15,7 @@ def test_a_sink_that_stays_away_is_tried_every_half_minute_at_least_and_no_more_
     assert max(pauses_ns) == pauses_ns[-1] == 30_000_000_000
 
 
-def test_chance_takes_up_to_a_quarter_of_the_pause() -> None:
+def test_chance_shortens_a_pause_by_up_to_a_quarter() -> None:
     state = delivery.unavailable(
         Delivery(), now_ns=0, retry_after_ns=None, chance=(1 << 128) - 1, settings=SETTINGS
     )
@@ -23,13 +23,39 @@ def test_chance_takes_up_to_a_quarter_of_the_pause() -> None:
     assert 375_000_000 <= state.retry_at_ns < 376_000_000
 
 
-def test_once_a_batch_is_taken_a_sink_that_goes_again_is_tried_as_soon_as_the_first_time() -> None:
+def test_an_accepted_batch_resets_the_pause() -> None:
     state = Delivery()
     for _ in range(5):
         state = delivery.unavailable(state, now_ns=0, retry_after_ns=None, chance=0, settings=SETTINGS)
 
     state = delivery.accepted(state)
-    assert isinstance(delivery.next_action(state, waiting=1, now_ns=0), Send)
+    assert isinstance(delivery.next_action(state, queued=1, now_ns=0), Send)
     state = delivery.unavailable(state, now_ns=0, retry_after_ns=None, chance=0, settings=SETTINGS)
 
     assert state.retry_at_ns == 500_000_000
+
+
+def test_delivery_stops_at_once_when_the_output_is_closed() -> None:
+    state = delivery.output_closed(Delivery())
+
+    for queued in (0, 1, 5):
+        assert delivery.next_action(state, queued=queued, now_ns=0) == Stop()
+    assert delivery.next_action(delivery.close(state), queued=5, now_ns=0) == Stop()
+
+
+def test_a_closed_output_is_no_failed_attempt() -> None:
+    failed = delivery.unavailable(Delivery(), now_ns=0, retry_after_ns=None, chance=0, settings=SETTINGS)
+
+    assert delivery.output_closed(failed).failures == 1
+    assert delivery.output_closed(Delivery()).failures == 0
+
+
+def test_a_stopping_agent_sends_a_batch_that_awaits_its_retry_once_more() -> None:
+    failed = delivery.unavailable(Delivery(), now_ns=0, retry_after_ns=None, chance=0, settings=SETTINGS)
+    assert delivery.next_action(failed, queued=1, now_ns=1) == Wait(failed.retry_at_ns)
+
+    closing = delivery.close(failed)
+
+    assert delivery.next_action(closing, queued=1, now_ns=1) == Send()
+    failed = delivery.unavailable(closing, now_ns=1, retry_after_ns=None, chance=0, settings=SETTINGS)
+    assert delivery.next_action(failed, queued=1, now_ns=1) == Stop()
