@@ -23,6 +23,8 @@ from pathlib import Path
 import anyio
 import structlog
 
+from agent.core import gathering
+from agent.core.gathering import Commit, GatherSettings, Wait
 from agent.core.memory import Memory
 from agent.core.reading import Record
 from agent.errors import SET_ASIDE, SpoolError
@@ -63,14 +65,7 @@ class Settings:
     bounds: Bounds = field(default_factory=Bounds)
     vms_remembered: int = VMS_REMEMBERED  # in memory; the file has the same bound
     memory_bytes: int = 64 << 20  # what may wait in memory while the disk takes nothing
-    # An update is promised once it has been visible for 500 ms: finding it takes up to 250 ms while its place
-    # is not known (core/pacing.py), and the commit some 10 ms more.
-    gather_s: float = 0.1
-    gather_slow_s: float = 0.2  # with few records haste would only cost the disk more commits
-    few_records_per_s: float = 200.0
-    gather_records: int = 500
-    retry_first_s: float = 1.0
-    retry_longest_s: float = 30.0
+    gathering: GatherSettings = field(default_factory=GatherSettings)
 
 
 class DiskSpool:
@@ -93,11 +88,8 @@ class DiskSpool:
         self._touched: dict[str, Memory] = {}
         self._refused: deque[DeadLetter] = deque()
         self._memory_bytes = 0
-        self._wanted = anyio.Event()
-        self._plenty = anyio.Event()
-        self._committed_at_s = anyio.current_time()
-        self._gather_s = settings.gather_s
-        self._failures = 0
+        self._gathering = gathering.start(now_ns=_now_ns(), settings=settings.gathering)
+        self._due = anyio.Event()  # a commit may be due sooner than `run` expects
         self._vouched = False
         self._disowning = anyio.Lock()
         self._sent_unremembered = False  # from memory, since what the last commit brings was gathered
@@ -137,9 +129,9 @@ class DiskSpool:
             self._counters.add(Count.QUEUED, reason=queue.sink)
             self._drop_what_does_not_fit()
             queue.wake()
-        self._wanted.set()
-        if sum(len(queue.front) for queue in self._queues.values()) >= self._settings.gather_records:
-            self._plenty.set()
+        self._pend()
+        if self._pending >= self._settings.gathering.enough_records:
+            self._due.set()
 
     # --- what its queues ask for ---
 
@@ -189,7 +181,7 @@ class DiskSpool:
             self._memory_bytes += each.record.size_bytes
             self._counters.add(Count.DEAD_LETTERED, reason=f"{queue.sink}:{each.reason}")
         self._drop_what_does_not_fit()
-        self._wanted.set()
+        self._pend()
 
     # --- committing ---
 
@@ -201,14 +193,20 @@ class DiskSpool:
             await self._failed(error)
 
     async def run(self) -> None:
-        """Commit what comes, until cancelled."""
+        """Commit what comes, until canceled."""
         while True:
-            await self._wanted.wait()
-            with anyio.move_on_after(self._gather_s):
-                await self._plenty.wait()
-            if not await self.flush():
-                pause_s = self._settings.retry_first_s * 2 ** min(self._failures - 1, 16)
-                await anyio.sleep(min(pause_s, self._settings.retry_longest_s))
+            match gathering.next_action(
+                self._gathering,
+                records=self._pending,
+                now_ns=_now_ns(),
+                settings=self._settings.gathering,
+            ):
+                case Commit():
+                    await self.flush()
+                case Wait(until_ns):
+                    self._due = anyio.Event()
+                    with anyio.CancelScope(deadline=math.inf if until_ns is None else until_ns / 1e9):
+                        await self._due.wait()
 
     async def flush(self) -> bool:
         """Commit what there is now; return whether the disk took it."""
@@ -246,10 +244,19 @@ class DiskSpool:
                 except SpoolError as error:
                     log.warning("spool not closed", problem=str(error))
 
+    @property
+    def _pending(self) -> int:
+        """How many records the next commit would write."""
+        return sum(len(queue.front) for queue in self._queues.values())
+
+    def _pend(self) -> None:
+        """There is something to commit."""
+        if self._gathering.pending_since_ns is None:
+            self._gathering = gathering.arrived(self._gathering, now_ns=_now_ns())
+            self._due.set()
+
     def _gather(self) -> Change:
-        # An event that nobody has set stays: somebody may be waiting for it.
-        self._wanted = anyio.Event() if self._wanted.is_set() else self._wanted
-        self._plenty = anyio.Event() if self._plenty.is_set() else self._plenty
+        self._gathering = gathering.begun(self._gathering)
         for queue in self._queues.values():
             queue.committing = tuple(queue.front)
             queue.front.clear()
@@ -274,7 +281,7 @@ class DiskSpool:
         self._refused.extendleft(reversed(change.refused))
         self._forget_what_does_not_fit()
         self._drop_what_does_not_fit()
-        self._wanted.set()
+        self._pend()
 
     def _committed(self, change: Change, totals: Totals) -> None:
         self._counters.add(Count.SPOOL_COMMITS)
@@ -292,13 +299,14 @@ class DiskSpool:
         if totals.rescued:
             log.error("spool file was deleted", path=str(self._path), detail="written anew, nothing is lost")
         if self.trouble is not None:
-            log.info("spool is back", path=str(self._path), failures=self._failures)
-        self.trouble, self._failures = None, 0
-        now_s = anyio.current_time()
-        per_s = len(change.records) / max(now_s - self._committed_at_s, 1e-3)
-        few = per_s < self._settings.few_records_per_s
-        self._gather_s = self._settings.gather_slow_s if few else self._settings.gather_s
-        self._committed_at_s = now_s
+            log.info("spool is back", path=str(self._path), failures=self._gathering.failures)
+        self.trouble = None
+        self._gathering = gathering.committed(
+            self._gathering,
+            records=len(change.records),
+            now_ns=_now_ns(),
+            settings=self._settings.gathering,
+        )
         for queue in self._queues.values():
             queue.wake()
 
@@ -342,7 +350,9 @@ class DiskSpool:
 
     async def _failed(self, error: SpoolError) -> None:
         self._counters.add(Count.SPOOL_FAILURES)
-        self._failures += 1
+        self._gathering = gathering.failed(
+            self._gathering, now_ns=_now_ns(), settings=self._settings.gathering
+        )
         if error.fault in SET_ASIDE:
             await self._set_aside(error)
             return
@@ -354,7 +364,7 @@ class DiskSpool:
                 "spool cannot be written", problem=str(error), detail="records wait in memory until it can"
             )
         self.trouble = error
-        self._wanted.set()
+        self._pend()
         for queue in self._queues.values():
             queue.wake()
 
@@ -397,6 +407,10 @@ class DiskSpool:
         if not self._vouched and self.trouble is None:
             await self._vouch()
         return store
+
+
+def _now_ns() -> int:
+    return int(anyio.current_time() * 1e9)
 
 
 def _size_bytes(batch: Rows) -> int:

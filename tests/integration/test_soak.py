@@ -12,6 +12,7 @@ from anyio.lowlevel import checkpoint
 from agent.contract.headers import encode_headers
 from agent.core.delivery import DeliverySettings
 from agent.core.epochs import History
+from agent.core.gathering import GatherSettings
 from agent.core.memory import Memory
 from agent.core.reading import Reading, Record, RecordKind, SocketMark, State, VmId
 from agent.errors import SinkUnavailable
@@ -23,6 +24,7 @@ from agent.telemetry import Count, Counters
 
 DAY_MS = 86_400_000
 GROWTH_MAX = 1.05
+AT_ONCE = GatherSettings(pause_ns=1_000_000, slow_pause_ns=1_000_000)
 
 
 class Broker:
@@ -71,7 +73,7 @@ async def live(folder: Path, days: int, vms_a_day: int, samples_a_vm: int) -> No
     file_mib: list[float] = []
     # What ten thousand VMs are remembered by, and a part of a day's samples.
     bounds = Bounds(size_bytes=(7 << 20) + vms_a_day * samples_a_vm * 300)
-    settings = Settings(directory=folder, bounds=bounds, gather_s=0.001, gather_slow_s=0.001)
+    settings = Settings(directory=folder, bounds=bounds, gathering=AT_ONCE)
     impatient = DeliverySettings(first_retry_ns=1_000_000, longest_retry_ns=10_000_000)
     async with open_spool(settings, counters, lambda: now_ms) as spool:
         queue = spool.queue(Queue.SAMPLES)

@@ -12,6 +12,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
+from agent.core.gathering import GatherSettings
 from agent.core.reading import Record, RecordKind
 from agent.spool.dead_letters import dead_letters
 from agent.spool.disk import FILE_NAME, DiskSpool, Settings, open_spool
@@ -21,13 +22,17 @@ from agent.spool.store import Bounds, Queue, open_store
 from agent.telemetry import Count, Counters
 from tests.unit.spool.making import NOW_MS, memory, record
 
+MS = 1_000_000
+QUICK = GatherSettings(pause_ns=10 * MS, slow_pause_ns=20 * MS, first_retry_ns=20 * MS)
+NEVER = GatherSettings(pause_ns=10**18, slow_pause_ns=10**18)
+
 
 @asynccontextmanager
 async def running(
     directory: Path, counters: Counters | None = None, **how: object
 ) -> AsyncGenerator[DiskSpool]:
     """A spool whose commits are done, as the agent has it."""
-    quick = Settings(directory=directory, gather_s=0.01, gather_slow_s=0.02, retry_first_s=0.02)
+    quick = Settings(directory=directory, gathering=QUICK)
     settings = replace(quick, **how)  # pyright: ignore[reportArgumentType]
     async with open_spool(settings, counters or Counters(), lambda: NOW_MS) as spool:
         async with anyio.create_task_group() as group:
@@ -64,7 +69,7 @@ def samples(*numbers: int) -> Sequence[Record]:
 
 
 async def test_a_record_is_sent_only_after_the_commit_that_wrote_it(tmp_path: Path) -> None:
-    async with running(tmp_path, gather_s=3600, gather_slow_s=3600) as spool:
+    async with running(tmp_path, gathering=NEVER) as spool:
         queue = spool.queue(Queue.SAMPLES)
         spool.append(record(1), memory())
         await checkpoint()
@@ -94,7 +99,8 @@ async def test_a_record_is_sent_again_by_the_next_run_if_this_one_is_killed(tmp_
 
 
 async def test_records_gather_for_a_moment(tmp_path: Path) -> None:
-    async with running(tmp_path, gather_s=0.2, gather_slow_s=0.2, gather_records=3) as spool:
+    slow = replace(QUICK, pause_ns=200 * MS, slow_pause_ns=200 * MS, enough_records=3)
+    async with running(tmp_path, gathering=slow) as spool:
         queue = spool.queue(Queue.SAMPLES)
         begun_s = anyio.current_time()
         spool.append(record(1), None)
