@@ -91,6 +91,16 @@ DELIVERY = (
     ),
     ("core/delivery.py", "failures=delivery.failures + 1", "failures=1"),
 )
+GATHERING = (
+    (
+        "core/gathering.py",
+        "max(gathering.pending_since_ns, gathering.retry_at_ns)",
+        "gathering.pending_since_ns",
+    ),
+    ("core/gathering.py", "replace(gathering, pending_since_ns=None)", "gathering"),
+    ("core/gathering.py", "gathering if gathering.pending_since_ns is not None else replace", "replace"),
+    ("core/gathering.py", "if records < settings.enough_records:", "if True:"),
+)
 
 
 SIMULATED = (
@@ -179,7 +189,14 @@ SPOOL = (
 )
 
 
-MODELS = {"spool": SPOOL, "polling": POLLING, "fleet": FLEET, "delivery": DELIVERY, "simulated": SIMULATED}
+MODELS = {
+    "spool": SPOOL,
+    "polling": POLLING,
+    "fleet": FLEET,
+    "delivery": DELIVERY,
+    "gathering": GATHERING,
+    "simulated": SIMULATED,
+}
 
 CORE_TESTS = ("tests/unit/core", "tests/model")
 SPOOL_TESTS = ("tests/model/test_spool_model.py",)
