@@ -1,65 +1,46 @@
-"""Calls that block, each in a daemon thread, their results back on the event loop.
+"""Calls into libvirt, several at a time, each in a thread of its own.
 
-Threads of our own instead of the pool's: a call into libvirt ends when QEMU does, or never, and must not hold
-up the end of the process. A call that nobody waits for any more goes on; its result is dropped, and counted.
+A call returns when QEMU or libvirt's daemon answers, or never. An abandoned call keeps its thread until it
+returns; its late result is discarded and counted.
 """
 
-import queue
-import threading
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, TypeVar
 
-import anyio
-import anyio.from_thread
-from anyio.lowlevel import EventLoopToken, current_token
+from agent.threads import Call, WorkerThread
 
 T = TypeVar("T")
 
 
-class Call(Generic[T]):
-    """A call under way."""
-
-    def __init__(self, function: Callable[[], T]) -> None:
-        self.function = function
-        self.done = anyio.Event()
-        self.abandoned = False
-        self.result: T | None = None
-        self.error: Exception | None = None
-
-    async def wait(self) -> T:
-        """Return what the function returned, or raise what it raised. Cancelled, the call goes on."""
-        await self.done.wait()
-        if self.error is not None:
-            raise self.error
-        return cast("T", self.result)
-
-
 class Caller:
-    """Makes calls for one connection. Owned by the event loop's thread."""
+    """Makes the calls of one connection, and reuses idle threads. Owned by the event loop's thread."""
 
     def __init__(self, name: str, on_late: Callable[[], None]) -> None:
-        """Make it; `on_late` is told of each result that came too late for whoever waited for it."""
-        self._loop: EventLoopToken = current_token()
+        """Start no thread yet.
+
+        Args:
+            name: of the threads.
+            on_late: called whenever an abandoned call has returned.
+        """
         self._name = name
         self._on_late = on_late
-        self._idle: list[queue.SimpleQueue[Call[Any] | None]] = []
+        self._idle: list[WorkerThread] = []
+        self._abandoned: set[Call[Any]] = set()
         self._closed = False
-        self.late = 0
-        """Abandoned calls that have not returned: each has a thread here, and a worker of the daemon's."""
+
+    @property
+    def late(self) -> int:
+        """Abandoned calls that have not returned: each holds a thread here and a worker of the daemon's."""
+        return len(self._abandoned)
 
     def begin(self, function: Callable[[], T]) -> Call[T]:
         """Have `function` called now."""
-        call = Call(function)
-        if not self._idle:
-            jobs: queue.SimpleQueue[Call[Any] | None] = queue.SimpleQueue()
-            threading.Thread(target=self._work, args=(jobs,), name=self._name, daemon=True).start()
-        else:
-            jobs = self._idle.pop()
-        jobs.put(call)
+        thread = self._idle.pop() if self._idle else WorkerThread(self._name)
+        call: Call[T] = thread.submit(function, lambda: self._returned(call, thread))
         return call
 
     async def call(self, function: Callable[[], T]) -> T:
-        """The same, and wait for it; cancelled, it is abandoned."""
+        """Call `function` and wait for it. If canceled, the call is abandoned."""
         call = self.begin(function)
         try:
             return await call.wait()
@@ -67,36 +48,22 @@ class Caller:
             self.abandon(call)
 
     def abandon(self, call: Call[Any]) -> None:
-        """Nobody waits for it any more; one that is done already stays so."""
-        if not call.done.is_set() and not call.abandoned:
-            call.abandoned = True
-            self.late += 1
+        """Discard the result of `call`, unless it has returned already."""
+        if not call.done.is_set():
+            self._abandoned.add(call)
 
     def close(self) -> None:
-        """Let idle threads end; those that are in a call end after it."""
+        """Let idle threads end now, and the others after their calls. Does not wait."""
         self._closed = True
-        for jobs in self._idle:
-            jobs.put(None)
+        for thread in self._idle:
+            thread.end()
         self._idle.clear()
 
-    def _work(self, jobs: "queue.SimpleQueue[Call[Any] | None]") -> None:
-        while (call := jobs.get()) is not None:
-            try:
-                call.result = call.function()
-            except Exception as error:  # noqa: BLE001 - it is the caller's
-                call.error = error
-            try:
-                anyio.from_thread.run_sync(self._take_in, call, jobs, token=self._loop)
-            except RuntimeError:
-                return  # the loop has ended: nobody waits any more
-            del call
-
-    def _take_in(self, call: Call[Any], jobs: "queue.SimpleQueue[Call[Any] | None]") -> None:
-        call.done.set()
+    def _returned(self, call: Call[Any], thread: WorkerThread) -> None:
         if self._closed:
-            jobs.put(None)
+            thread.end()
         else:
-            self._idle.append(jobs)
-        if call.abandoned:
-            self.late -= 1
+            self._idle.append(thread)
+        if call in self._abandoned:
+            self._abandoned.remove(call)
             self._on_late()

@@ -11,12 +11,11 @@ Rules, each with a test in tests/integration/test_sinks_otlp.py:
 - at shutdown the thread has a deadline, and is then abandoned.
 """
 
-import asyncio
 import os
-import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import anyio
 import structlog
@@ -31,6 +30,7 @@ from agent.sinks.otlp_exporter import open_exporter
 from agent.sinks.otlp_points import SentVm
 from agent.sinks.otlp_settings import Identity, Protocol, Settings, protocol
 from agent.telemetry import Count, Counters
+from agent.threads import Call, WorkerThread
 
 log = structlog.get_logger("barograph.otlp")
 
@@ -102,10 +102,9 @@ class OtlpSink:
                     await self._idle.wait()
             finally:
                 thread, self._thread = self._thread, None
-                if thread is not None:
-                    thread.end()
-            if thread is not None:
-                await thread.ended.wait()
+                ended = None if thread is None else thread.end()
+            if ended is not None:
+                await ended.done.wait()
         if scope.cancelled_caught:
             log.warning("otlp export abandoned", after_s=deadline_s)
 
@@ -178,7 +177,7 @@ class OtlpSink:
 
 
 class _ExporterThread:
-    """One daemon thread: takes a cycle, says what came of it, takes the next. Made on the event loop."""
+    """Runs cycles in a thread, one after the other, and reports to the event loop, where it is made."""
 
     def __init__(
         self,
@@ -187,58 +186,51 @@ class _ExporterThread:
         settings: Settings,
         hear: Callable[["_ExporterThread", SliceReport | CycleEnd], None],
     ) -> None:
-        self.ended = anyio.Event()
-        self.is_left = False  # to a backend that holds it; nobody listens to it any more
+        self.is_left = False  # to a backend that holds it; its reports are ignored
         self._open_exporter = open_exporter
         self._agent = agent
         self._identity: Identity = settings.identity
         self._hear = hear
-        self._loop = asyncio.get_running_loop()
-        self._cycles: queue.Queue[Cycle | None] = queue.Queue()  # one at most, and the end
         self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="otlp", daemon=True)
-        self._thread.start()
+        self._exporter: Exporter | None = None  # used by the thread alone
+        self._thread = WorkerThread("otlp")
 
     @property
     def is_alive(self) -> bool:
         """Whether it has not ended."""
-        return self._thread.is_alive()
+        return self._thread.is_alive
 
     def give(self, cycle: Cycle) -> None:
         """Start `cycle`. The one before must have ended."""
-        self._cycles.put(cycle)
+        self._thread.submit(partial(self._run, cycle))
 
-    def end(self) -> None:
-        """Ask for the end: after the slice in flight. `ended` tells when."""
+    def end(self) -> Call[None]:
+        """End the cycle after the slice in flight, then the thread. The call is done when all is."""
         self._ending.set()
-        self._cycles.put(None)
+        shut_down = self._thread.submit(self._shut_down)
+        self._thread.end()
+        return shut_down
 
-    def _work(self) -> None:
-        exporter: Exporter | None = None
-        while (cycle := self._cycles.get()) is not None:
-            try:
-                exporter = exporter or self._open_exporter()
-            except (OSError, ValueError) as error:  # a file that is gone, a variable nobody understands
-                self._say(CycleEnd(Outcome(accepted=False, detail=f"the exporter cannot start: {error}")))
-                continue
-            try:
-                for said in run_cycle(cycle, exporter, self._agent, self._identity, self._pause):
-                    self._say(said)
-            except Exception:  # the boundary: a bug met in one cycle must not stop the next ones
-                log.exception("otlp cycle crashed")
-                self._say(CycleEnd(Outcome(accepted=False, detail="a bug of ours: see above")))
-        if exporter is not None:
-            exporter.shutdown()
-        self._call(self.ended.set)
+    def _run(self, cycle: Cycle) -> None:
+        try:
+            exporter = self._exporter = self._exporter or self._open_exporter()
+        except (OSError, ValueError) as error:  # a missing file, a variable that cannot be parsed
+            self._say(CycleEnd(Outcome(accepted=False, detail=f"the exporter cannot start: {error}")))
+            return
+        try:
+            for said in run_cycle(cycle, exporter, self._agent, self._identity, self._pause):
+                self._say(said)
+        except Exception:  # the boundary: a bug met in one cycle must not stop the next ones
+            log.exception("otlp cycle crashed")
+            self._say(CycleEnd(Outcome(accepted=False, detail="a bug of ours: see above")))
+
+    def _shut_down(self) -> None:
+        if self._exporter is not None:
+            self._exporter.shutdown()
 
     def _pause(self) -> bool:
         return self._ending.wait(_PAUSE_S)
 
     def _say(self, said: SliceReport | CycleEnd) -> None:
-        self._call(lambda: self._hear(self, said))
-
-    def _call(self, function: Callable[[], None]) -> None:
-        try:
-            self._loop.call_soon_threadsafe(function)
-        except RuntimeError:
-            self._ending.set()  # the loop has ended: nobody listens any more
+        if not self._thread.report(partial(self._hear, self, said)):
+            self._ending.set()  # the event loop has ended

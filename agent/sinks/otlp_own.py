@@ -11,7 +11,6 @@ The SDK has no observable histogram: ours is kept by the agent and added to what
 """
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
@@ -43,6 +42,7 @@ from agent.sinks.otlp_cycle import Exporter
 from agent.sinks.otlp_exporter import open_exporter
 from agent.sinks.otlp_settings import Protocol, Settings, protocol
 from agent.telemetry import INSTRUMENTS, LAG, Distribution, Instrument, Snapshot
+from agent.threads import WorkerThread
 
 log = structlog.get_logger("barograph.otlp")
 
@@ -87,16 +87,11 @@ class OwnTelemetry:
         provider, self._provider = self._provider, None
         if provider is None:
             return
-        over = anyio.Event()
-        loop = asyncio.get_running_loop()
-
-        def end() -> None:
-            provider.shutdown(timeout_millis=deadline_s * 1000)
-            _call(loop, over.set)
-
-        threading.Thread(target=end, name="otlp-own-end", daemon=True).start()
+        thread = WorkerThread("otlp-own-end")
+        ended = thread.submit(lambda: provider.shutdown(timeout_millis=deadline_s * 1000))
+        thread.end()
         with anyio.move_on_after(deadline_s) as scope:
-            await over.wait()
+            await ended.done.wait()
         if scope.cancelled_caught:
             log.warning("export of own telemetry abandoned", after_s=deadline_s)
 

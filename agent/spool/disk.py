@@ -44,8 +44,8 @@ from agent.spool.store import (
     set_aside,
     vouch,
 )
-from agent.spool.thread import DiskThread, Job
 from agent.telemetry import Count, Counters
+from agent.threads import Call, WorkerThread
 
 log = structlog.get_logger("barograph.spool")
 
@@ -72,7 +72,7 @@ class DiskSpool:
     """Owned by the event loop's thread. Made by `open_spool`; `run` does the commits."""
 
     def __init__(
-        self, settings: Settings, thread: DiskThread, counters: Counters, wall_ms: Callable[[], int]
+        self, settings: Settings, thread: WorkerThread, counters: Counters, wall_ms: Callable[[], int]
     ) -> None:
         self.memories: OrderedDict[str, Memory] = OrderedDict()  # by path, touched longest ago first
         self.trouble: SpoolError | None = None  # why the disk takes nothing now
@@ -135,7 +135,7 @@ class DiskSpool:
 
     # --- what its queues ask for ---
 
-    def read(self, name: Queue, *, after: int, records_max: int, size_bytes_max: int) -> Job[Rows] | None:
+    def read(self, name: Queue, *, after: int, records_max: int, size_bytes_max: int) -> Call[Rows] | None:
         """Begin to read rows of the file; `None`: there is none."""
         store = self._store
         if store is None:
@@ -143,7 +143,7 @@ class DiskSpool:
         read = partial(store.read, name, after=after, records_max=records_max, size_bytes_max=size_bytes_max)
         return self._thread.submit(read)
 
-    async def rows_of(self, job: Job[Rows]) -> Rows:
+    async def rows_of(self, job: Call[Rows]) -> Rows:
         """Return the rows that `read` began to read; none where they cannot be read."""
         store = self._store
         try:
@@ -428,7 +428,7 @@ async def open_spool(
         counters: what goes in and what is lost.
         wall_ms: the wall clock, Unix milliseconds.
     """
-    thread = DiskThread("spool")
+    thread = WorkerThread("spool")
     spool = DiskSpool(settings, thread, counters, wall_ms)
     try:
         await spool.open()

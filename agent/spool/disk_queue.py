@@ -11,7 +11,7 @@ from agent.core.reading import Record
 from agent.errors import SpoolError
 from agent.spool.record_queue import DeadLetter
 from agent.spool.store import Queue
-from agent.spool.thread import Job
+from agent.threads import Call
 
 Rows: TypeAlias = Sequence[tuple[int, Record]]
 """Records with their positions, in order."""
@@ -30,11 +30,11 @@ class Spool(Protocol):
         """Whether there is a file to read from."""
         ...
 
-    def read(self, name: Queue, *, after: int, records_max: int, size_bytes_max: int) -> Job[Rows] | None:
+    def read(self, name: Queue, *, after: int, records_max: int, size_bytes_max: int) -> Call[Rows] | None:
         """Begin to read rows of the file; `None`: there is none."""
         ...
 
-    async def rows_of(self, job: Job[Rows]) -> Rows:
+    async def rows_of(self, job: Call[Rows]) -> Rows:
         """Return the rows that `read` began to read; none where they cannot be read."""
         ...
 
@@ -63,7 +63,7 @@ class DiskQueue:
         self.rows = 0  # on disk, neither in flight nor settled
         self.settled = 0  # up to here
         self._read_to = 0  # taken up to here
-        self._ahead: Job[Rows] | None = None  # the rows after these, read while these are sent
+        self._ahead: Call[Rows] | None = None  # the rows after these, read while these are sent
         self._taken: Rows = ()
         self._taken_from_disk = True
         self._spool = spool

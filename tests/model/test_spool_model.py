@@ -41,8 +41,8 @@ from agent.spool.disk import FILE_NAME, DiskSpool, Settings
 from agent.spool.format import decode_memory
 from agent.spool.store import DEAD_LETTERS, Bounds, Change, Loss, Queue, Store, Totals, is_vouched_for
 from agent.spool.tables import connect_read_only
-from agent.spool.thread import DiskThread, Job
 from agent.telemetry import Count, Counters
+from agent.threads import Call, WorkerThread
 from tests.unit.spool.making import NOW_MS
 
 T = TypeVar("T")
@@ -57,27 +57,24 @@ TURNS = 12
 """Of the event loop, after which everything that can go on without the disk and the sinks has done so."""
 
 
-class SteppedThread(DiskThread):
+class SteppedThread(WorkerThread):
     """The disk's thread, which does a job when it is told to."""
 
     def __init__(self) -> None:
-        self.jobs: list[Job[object]] = []
+        self.jobs: list[Call[object]] = []
         self.free = False  # nobody looks any more: do them at once
 
-    def submit(self, function: Callable[[], T]) -> Job[T]:
-        job = Job(function)
-        self.jobs.append(cast("Job[object]", job))
+    def submit(self, function: Callable[[], T], ended: Callable[[], None] = lambda: None) -> Call[T]:
+        job = Call(function)
+        self.jobs.append(cast("Call[object]", job))
         if self.free:
             self.step().done.set()
         return job
 
-    def step(self) -> Job[object]:
+    def step(self) -> Call[object]:
         """Do the next job."""
         job = self.jobs.pop(0)
-        try:
-            job.result = job.function()
-        except BaseException as error:  # noqa: BLE001 - it is the caller's
-            job.error = error
+        job.perform()
         return job
 
 
@@ -171,7 +168,7 @@ class Agent:
             self.flushing = self.portal.start_task_soon(self.spool.flush)
         self.settle()
 
-    def step(self) -> Job[object]:
+    def step(self) -> Call[object]:
         """Have the disk do its next job."""
         job = self.thread.jobs[0]
         self.settle(lambda: self.thread.step().done.set())

@@ -1,4 +1,4 @@
-"""Calls that block, and results that come too late."""
+"""Calls into libvirt: several at a time, reused threads, late results."""
 
 import threading
 
@@ -13,7 +13,7 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-async def test_a_result_and_an_error_come_back_to_whoever_waits() -> None:
+async def test_a_result_and_an_error_come_back_to_the_caller() -> None:
     caller = Caller("test", lambda: None)
 
     assert await caller.call(threading.current_thread) is not threading.current_thread()
@@ -22,7 +22,7 @@ async def test_a_result_and_an_error_come_back_to_whoever_waits() -> None:
     caller.close()
 
 
-async def test_a_call_given_up_is_counted_when_it_returns_and_holds_up_no_other() -> None:
+async def test_an_abandoned_call_is_counted_when_it_returns_and_delays_no_other() -> None:
     late = anyio.Event()
     caller = Caller("test", late.set)
     go_on = threading.Event()
@@ -41,7 +41,7 @@ async def test_a_call_given_up_is_counted_when_it_returns_and_holds_up_no_other(
     caller.close()
 
 
-async def test_threads_are_used_again_and_end_when_it_is_closed() -> None:
+async def test_threads_are_reused_and_end_when_the_caller_is_closed() -> None:
     caller = Caller("test threads", lambda: None)
     for _ in range(20):
         await caller.call(lambda: None)

@@ -1,0 +1,108 @@
+"""The bridge between the event loop and threads for calls that block and may hang.
+
+A `WorkerThread` calls the functions it is given in order, one at a time, and returns each result to the event
+loop. It is used instead of a thread of anyio's pool where a call may hang (a disk, a daemon, a backend), for
+three reasons:
+
+- it is a daemon thread, so that a hung call does not hold up the end of the process;
+- a hung call occupies no thread that others wait for;
+- whatever the functions use (a connection, an exporter) is used by one thread alone.
+
+Cancellation: a thread cannot be interrupted. If the task that waits for a call is canceled, the call
+continues, its result is discarded, and the next call of the same thread waits for it. Who starts calls must
+therefore bound how many of them hang (agent/libvirt/readings.py, agent/sinks/otlp.py).
+
+Once the event loop has ended, nothing waits for results any more, and a thread stops after its present call.
+"""
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar, cast
+
+import anyio
+
+T = TypeVar("T")
+
+
+class Call(Generic[T]):
+    """A function handed to a thread, and its outcome once `done` is set."""
+
+    def __init__(self, function: Callable[[], T]) -> None:
+        self.function = function
+        self.done = anyio.Event()
+        self.result: T | None = None
+        self.error: BaseException | None = None
+
+    async def wait(self) -> T:
+        """Return what the function returned, or raise what it raised. If canceled, the call continues."""
+        await self.done.wait()
+        if self.error is not None:
+            raise self.error
+        return cast("T", self.result)
+
+    def perform(self) -> None:
+        """Call the function and keep its outcome. Runs in the thread."""
+        try:
+            self.result = self.function()
+        except BaseException as error:  # noqa: BLE001 - raised in the task that waits
+            self.error = error
+
+
+class WorkerThread:
+    """One daemon thread. Made on an event loop and used from it, until `end`."""
+
+    def __init__(self, name: str) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._jobs: queue.SimpleQueue[tuple[Call[Any], Callable[[], None]] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread has not ended."""
+        return self._thread.is_alive()
+
+    def submit(self, function: Callable[[], T], ended: Callable[[], None] = lambda: None) -> Call[T]:
+        """Have `function` called after those submitted before.
+
+        Args:
+            function: called in the thread.
+            ended: called on the event loop after `done` is set, also if nothing waits for the call.
+        """
+        call = Call(function)
+        self._jobs.put((call, ended))
+        return call
+
+    async def run(self, function: Callable[[], T]) -> T:
+        """Submit `function` and wait for it."""
+        return await self.submit(function).wait()
+
+    def end(self) -> None:
+        """Let the thread end after the calls submitted so far. Does not wait."""
+        self._jobs.put(None)
+
+    def report(self, function: Callable[[], object]) -> bool:
+        """Have `function` called on the event loop. Called from the thread, which does not wait.
+
+        Return whether there still is an event loop.
+        """
+        try:
+            self._loop.call_soon_threadsafe(function)
+        except RuntimeError:  # the loop is closed
+            return False
+        return True
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            call, ended = job
+            call.perform()
+
+            def finish(call: Call[Any] = call, ended: Callable[[], None] = ended) -> None:
+                call.done.set()
+                ended()
+
+            if not self.report(finish):
+                return
+            del job, call, ended, finish  # an idle thread keeps no result
