@@ -17,6 +17,7 @@ from typing import TypeAlias
 
 import anyio
 
+from agent.contract.headers import decode_headers
 from agent.core.reading import Record
 from agent.errors import SinkUnavailable
 from agent.sinks.complaints import Complaints
@@ -107,6 +108,8 @@ class KafkaSink:
                 if not complete:  # else nobody will ask
                     for load in round_.accepted:
                         self._outcomes.update((record.id, _ACCEPTED) for record in load.records)
+                for record, problem in round_.damaged:
+                    self._outcomes[record.id] = _Refused("invalid", f"damaged headers: {problem}")
             if complete:
                 return
             await self._drop_client()  # every later batch to that partition would be out of sequence
@@ -123,7 +126,7 @@ class KafkaSink:
     async def _alone(self, record: Record, partition: int, *, restamp: bool = False) -> _Outcome:
         client = await self._connected()
         batch = client.batch()
-        append(batch, record, restamp=restamp)
+        append(batch, record, decode_headers(record.headers), restamp=restamp)
         batch.close()
         future = await client.submit(batch, self._topic, partition)
         try:

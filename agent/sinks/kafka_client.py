@@ -26,7 +26,7 @@ import anyio.to_thread
 from aiokafka import errors as kafka_errors
 from aiokafka.partitioner import DefaultPartitioner
 
-from agent.contract.headers import decode_headers
+from agent.contract.headers import Headers
 from agent.core.reading import Record
 from agent.sinks.complaints import Complaints
 from agent.sinks.kafka_settings import Settings, Tls
@@ -245,14 +245,14 @@ def partition_of(key: str, partition_count: int) -> int:
     return place(key.encode(), list(range(partition_count)), [])
 
 
-def append(batch: Batch, record: Record, *, restamp: bool = False) -> bool:
+def append(batch: Batch, record: Record, headers: Headers, *, restamp: bool = False) -> bool:
     """Add `record` to `batch`, with the present time where `restamp`; `False`: full."""
     return (
         batch.append(
             timestamp=None if restamp else record.timestamp_ms,
             key=record.key.encode(),
             value=record.value,
-            headers=decode_headers(record.headers),
+            headers=headers,
         )
         is not None
     )

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import anyio
 import anyio.lowlevel
 
+from agent.contract.headers import decode_headers
 from agent.core.reading import Record
 from agent.sinks.kafka_client import (
     Batch,
@@ -45,6 +46,7 @@ class Round:
     def __init__(self, client: KafkaClient, topic: str, partition_count: int) -> None:
         self.accepted: list[Load] = []  # acknowledged
         self.refused: list[Load] = []  # for the sake of a record in it, at most one of each partition
+        self.damaged: list[tuple[Record, str]] = []  # cannot be sent: their headers were damaged on disk
         self._client = client
         self._topic = topic
         self._partition_count = partition_count
@@ -52,7 +54,7 @@ class Round:
         self._flights: dict[asyncio.Future[object], Load] = {}
 
     async def send(self, records: Sequence[Record]) -> None:
-        """Return once each record is in `accepted`, or in or behind one in `refused`.
+        """Return once each record is in `accepted` or `damaged`, or in or behind one in `refused`.
 
         Raises:
             KafkaTrouble: nothing is wrong with the records. `accepted` says how far it came, so too when
@@ -77,13 +79,18 @@ class Round:
             if number % _RECORDS_AT_ONCE == _RECORDS_AT_ONCE - 1:
                 await anyio.lowlevel.checkpoint()
                 await self._land()
+            try:
+                headers = decode_headers(record.headers)
+            except ValueError as error:
+                self.damaged.append((record, str(error)))
+                continue
             partition = partition_of(record.key, self._partition_count)
             load = open_loads.get(partition)
-            if load is None or not append(load.batch, record):
+            if load is None or not append(load.batch, record, headers):
                 if load is not None:
                     await self._depart(load)
                 load = open_loads[partition] = Load(partition, self._client.batch())
-                append(load.batch, record)
+                append(load.batch, record, headers)
             load.records.append(record)
         for load in open_loads.values():
             await self._depart(load)

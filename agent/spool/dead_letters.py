@@ -20,7 +20,7 @@ from agent.contract.redelivered import redelivered
 from agent.core.reading import Record
 from agent.errors import SpoolError, SpoolFault
 from agent.spool.directory_lock import kept_out
-from agent.spool.format import RecordRow, Undecodable, decode_record, encode_record
+from agent.spool.format import RecordRow, Undecodable, decode_checked_record, encode_record
 from agent.spool.store import DEAD_LETTERS, Queue
 from agent.spool.tables import connect, connect_read_only, translated
 
@@ -138,7 +138,7 @@ def _revived(connection: sqlite3.Connection, number: int) -> Record:
         f"SELECT {_COLUMNS} FROM {DEAD_LETTERS} WHERE position = ?", (number,)
     ).fetchone()
     try:
-        return redelivered(decode_record(row))
+        return redelivered(decode_checked_record(row))
     except (Undecodable, ValueError) as error:
         raise NotDone(f"dead letter {number} cannot be read: {error}: drop it, or leave it") from error
 
@@ -161,6 +161,6 @@ def _page(connection: sqlite3.Connection, path: Path, below: int) -> Sequence[Le
 def _letter(refusal: tuple[int, int, str, str], row: RecordRow) -> Letter:
     _, id, key, *_ = row
     try:
-        return Letter(*refusal, id, key, decode_record(row))
+        return Letter(*refusal, id, key, decode_checked_record(row))
     except Undecodable as error:
         return Letter(*refusal, id, key, None, str(error))

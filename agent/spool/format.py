@@ -37,22 +37,32 @@ def encode_record(record: Record) -> RecordRow:
 
 
 def decode_record(row: RecordRow) -> Record:
-    """Return the record.
+    """Return the record. Its headers and its value are not looked into: who sends it decodes the headers.
 
     Raises:
-        Undecodable: it is none.
+        Undecodable: a column is damaged, or the kind is unknown.
     """
-    if tuple(map(type, row)) != _COLUMNS:  # the tables are strict, and a damaged page is not
-        raise Undecodable(f"record {row[1]!r}: a column is of another type, or there is none")
+    if tuple(map(type, row)) != _COLUMNS:  # the tables are strict, but a damaged page need not be
+        raise Undecodable(f"record {row[1]!r}: a column is missing or has a wrong type")
     kind, id, key, timestamp_ms, headers, value = row
-    try:
-        decode_headers(headers)  # whoever sends it relies on that
-    except ValueError as error:
-        raise Undecodable(f"record {id!r}: {error}") from error
     found = _kinds.get(kind)
     if found is None:
-        raise Undecodable(f"record {id!r}: {kind!r} is no kind of record")
+        raise Undecodable(f"record {id!r}: unknown kind {kind!r}")
     return Record(found, id, key, timestamp_ms, headers, value)
+
+
+def decode_checked_record(row: RecordRow) -> Record:
+    """Return the record after checking its headers as well, for people who look into a spool.
+
+    Raises:
+        Undecodable: a column or the headers are damaged, or the kind is unknown.
+    """
+    record = decode_record(row)
+    try:
+        decode_headers(record.headers)
+    except ValueError as error:
+        raise Undecodable(f"record {record.id!r}: damaged headers: {error}") from error
+    return record
 
 
 def encode_memory(memory: Memory) -> bytes:

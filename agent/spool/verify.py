@@ -13,7 +13,7 @@ from typing import Any
 from agent.contract.redelivered import is_redelivered
 from agent.core.reading import Record, RecordKind
 from agent.errors import SpoolError
-from agent.spool.format import FORMAT, RecordRow, Undecodable, decode_memory, decode_record
+from agent.spool.format import FORMAT, RecordRow, Undecodable, decode_checked_record, decode_memory
 from agent.spool.inspect import snapshot
 from agent.spool.store import DEAD_LETTERS, Queue
 from agent.spool.tables import translated
@@ -102,7 +102,7 @@ def _read(connection: sqlite3.Connection, table: str) -> Iterator[tuple[int, Rec
     )
     for position, *columns in rows:
         try:
-            yield position, decode_record(tuple(columns))
+            yield position, decode_checked_record(tuple(columns))
         except Undecodable as error:
             yield position, error
 

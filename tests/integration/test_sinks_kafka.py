@@ -4,6 +4,7 @@ import logging
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -211,6 +212,22 @@ async def test_a_refused_record_is_found_and_the_others_arrive_in_order(
     await sink.aclose()
     assert [(each.index, each.reason) for each in receipt.refused] == [(2, reason)]
     assert numbers(await received(mock.bootstrap)) == [record(n).value for n in (0, 1, 3, 4, 5)]
+
+
+async def test_a_record_whose_headers_were_damaged_on_disk_is_refused_and_the_others_arrive_in_order(
+    mock: EmbeddedKafka,
+) -> None:
+    sink = sink_to(mock.bootstrap)
+    damaged = replace(record(2), headers=b"\xff")
+
+    receipt = await sink.send([record(1), damaged, record(3)])
+    again = await sink.send([damaged, record(4)])
+    await sink.aclose()
+
+    assert [(each.index, each.reason) for each in receipt.refused] == [(1, "invalid")]
+    assert [each.index for each in again.refused] == [0]
+    assert "damaged headers" in again.refused[0].detail
+    assert numbers(await received(mock.bootstrap)) == [b'{"n":1}', b'{"n":3}', b'{"n":4}']
 
 
 async def test_partitions_of_which_nothing_was_refused_are_not_sent_again(mock: EmbeddedKafka) -> None:

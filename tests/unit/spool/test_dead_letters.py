@@ -157,14 +157,17 @@ def test_either_all_that_are_named_are_requeued_or_dropped_or_none(path: Path) -
     assert waiting(path) == []
 
 
-def test_one_that_cannot_be_read_is_listed_and_can_be_dropped(path: Path) -> None:
+@pytest.mark.parametrize(
+    ("damage", "problem"), [("kind = 'x'", "unknown kind 'x'"), ("headers = x'c1'", "damaged headers")]
+)
+def test_one_that_cannot_be_read_is_listed_and_can_be_dropped(path: Path, damage: str, problem: str) -> None:
     fill(path, [], [refused(sample(1)), refused(sample(2))])
-    corrupt(path, "UPDATE dead_letters SET kind = 'x' WHERE position = 1")
+    corrupt(path, f"UPDATE dead_letters SET {damage} WHERE position = 1")
 
     listed = list(dead_letters(path))
 
     assert [letter.record and letter.record.kind for letter in listed] == [RecordKind.SAMPLE, None]
-    assert "no kind of record" in listed[1].problem
+    assert problem in listed[1].problem
     assert drop(path, [1]) == 1
 
 

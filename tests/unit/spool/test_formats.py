@@ -2,6 +2,7 @@
 
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -9,7 +10,14 @@ import pytest
 
 from agent.core.reading import RecordKind
 from agent.spool.dead_letters import dead_letters
-from agent.spool.format import FORMAT, RecordRow, Undecodable, decode_record, encode_record
+from agent.spool.format import (
+    FORMAT,
+    RecordRow,
+    Undecodable,
+    decode_checked_record,
+    decode_record,
+    encode_record,
+)
 from agent.spool.store import Bounds, Change, Queue, open_store
 from agent.spool.tables import pragma
 from agent.spool.verify import verify
@@ -49,5 +57,14 @@ def test_a_row_with_nothing_in_a_column_is_told_as_undecodable(column: int) -> N
     row: list[object] = list(encode_record(record(1)))
     row[column] = None  # what SQLite gives of some damaged pages, though no column may be without
 
-    with pytest.raises(Undecodable, match="of another type"):
+    with pytest.raises(Undecodable, match="a column is missing or has a wrong type"):
         decode_record(cast(RecordRow, tuple(row)))
+
+
+def test_headers_are_only_looked_into_where_people_look() -> None:
+    damaged = replace(record(1), headers=b"\xc1")
+
+    assert decode_record(encode_record(damaged)) == damaged
+    assert decode_checked_record(encode_record(record(1))) == record(1)
+    with pytest.raises(Undecodable, match="record 'id-1': damaged headers"):
+        decode_checked_record(encode_record(damaged))
