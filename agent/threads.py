@@ -12,7 +12,8 @@ Cancellation: a thread cannot be interrupted. If the task that waits for a call 
 continues, its result is discarded, and the next call of the same thread waits for it. Who starts calls must
 therefore bound how many of them hang (agent/libvirt/readings.py, agent/sinks/otlp.py).
 
-Once the event loop has ended, nothing waits for results any more, and a thread stops after its present call.
+Once the event loop has ended, nothing waits for results any more: a thread makes the calls submitted so far,
+among which may be one that closes a file, and ends.
 """
 
 import asyncio
@@ -104,5 +105,5 @@ class WorkerThread:
                 ended()
 
             if not self.report(finish):
-                return
+                self.end()
             del job, call, ended, finish  # an idle thread keeps no result

@@ -1,7 +1,7 @@
 """The encoding of a record's Kafka headers: MessagePack, a list of pairs of a name and bytes.
 
-They stay encoded from the moment a record is made until it is sent: one object instead of thirty, which halves
-the time to read a backlog from disk.
+They stay encoded from the moment a record is made until it is sent: one object instead of thirty, which
+halves the time to read a backlog from disk.
 """
 
 from collections.abc import Iterable

@@ -1,20 +1,20 @@
-"""The spool: what waits for Kafka and what is remembered of each VM, on disk before it is sent.
+"""The spool: the queues for Kafka and the memory of each VM, on disk before anything is sent.
 
 Constraints (each has a test of the same name in tests/unit/spool/test_disk.py):
 
 - a record is sent only after the commit that wrote it, and again by the next run if this one is killed;
-- records gather for a moment, so that a thousand VMs make some ten commits a second and not a thousand;
-- while the disk takes nothing, records wait in memory and are sent from there, after those on disk;
-- killed meanwhile, the next run begins new epochs, since nothing on disk knows what was sent;
+- records gather for a moment before a commit (core/gathering.py);
+- while the disk cannot be written, records are sent from memory in order, after those on disk;
+- after a kill in that time, the next run begins new epochs, since the disk does not know what was sent;
 - what fits neither disk nor memory is dropped oldest first, samples before states, and counted;
-- a file that cannot be used is set aside under a dated name, what was lost with it is counted, and a new
-  one made, with every VM's memory in it;
-- a disk that hangs holds up neither collection nor the end.
+- an unusable file is set aside under a dated name, what was lost with it is counted, and a new file is made
+  with the memory of every VM;
+- a hung disk delays neither collection nor the end.
 """
 
 import math
 from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -38,11 +38,11 @@ from agent.spool.store import (
     Queue,
     Store,
     Totals,
-    disown,
-    is_vouched_for,
+    is_current,
+    mark_current,
+    mark_stale,
     open_store,
     set_aside,
-    vouch,
 )
 from agent.telemetry import Count, Counters
 from agent.threads import Call, WorkerThread
@@ -52,30 +52,30 @@ log = structlog.get_logger("barograph.spool")
 FILE_NAME = "spool.sqlite"
 
 _CLOSE_TIMEOUT_S = 2.0
-_SAY_LOSSES_S = 60.0
+_LOG_LOSSES_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How the spool keeps what it is given."""
+    """Where the spool is and how much it keeps."""
 
     directory: Path
-    sink: str = "kafka"  # whose records these are: names the queues in counters
-    keeps_records: bool = True  # False: nobody delivers them, only what VMs are remembered by counts
+    sink: str = "kafka"  # part of the names of the queues in counters
+    keeps_records: bool = True  # False: no sink delivers them; keep only the memory of VMs
     bounds: Bounds = field(default_factory=Bounds)
     vms_remembered: int = VMS_REMEMBERED  # in memory; the file has the same bound
-    memory_bytes: int = 64 << 20  # what may wait in memory while the disk takes nothing
+    memory_bytes: int = 64 << 20  # of records kept in memory while the disk cannot be written
     gathering: GatherSettings = field(default_factory=GatherSettings)
 
 
 class DiskSpool:
-    """Owned by the event loop's thread. Made by `open_spool`; `run` does the commits."""
+    """Owned by the event loop's thread. Made by `open_spool`; `run` performs the commits."""
 
     def __init__(
         self, settings: Settings, thread: WorkerThread, counters: Counters, wall_ms: Callable[[], int]
     ) -> None:
-        self.memories: OrderedDict[str, Memory] = OrderedDict()  # by path, touched longest ago first
-        self.trouble: SpoolError | None = None  # why the disk takes nothing now
+        self.memories: OrderedDict[str, Memory] = OrderedDict()  # by path, least recently written first
+        self.trouble: SpoolError | None = None  # why the disk cannot be written now
         self.totals = Totals({}, 0)
         self._path = settings.directory / FILE_NAME
         self._settings = settings
@@ -83,18 +83,18 @@ class DiskSpool:
         self._counters = counters
         self._wall_ms = wall_ms
         self._store: Store | None = None
-        self._file_in_use = anyio.Lock()  # by a commit, or by what puts another file in its place
+        self._file_in_use = anyio.Lock()  # by a commit, or while the file is replaced
         self._queues = {name: DiskQueue(self, name, f"{settings.sink}.{name}") for name in Queue}
         self._touched: dict[str, Memory] = {}
         self._refused: deque[DeadLetter] = deque()
         self._memory_bytes = 0
         self._gathering = gathering.start(now_ns=_now_ns(), settings=settings.gathering)
         self._due = anyio.Event()  # a commit may be due sooner than `run` expects
-        self._vouched = False
-        self._disowning = anyio.Lock()
-        self._sent_unremembered = False  # from memory, since what the last commit brings was gathered
-        self._losses: Counter[tuple[str, Loss]] = Counter()  # not said yet
-        self._losses_said_at_s = -math.inf
+        self._is_current = False  # the file has the mark
+        self._marking_stale = anyio.Lock()
+        self._sent_from_memory = False  # since the records of the last commit were gathered
+        self._losses: Counter[tuple[str, Loss]] = Counter()  # not logged yet
+        self._losses_logged_at_s = -math.inf
         self._dropped_at_s = -math.inf
 
     @property
@@ -104,39 +104,39 @@ class DiskSpool:
 
     @property
     def problem(self) -> str | None:
-        """What costs records now, or may; `None`: nothing."""
+        """Why records are lost or may be; `None`: they are safe."""
         if self.trouble is not None:
-            return f"the spool cannot be written ({self.trouble.fault}): records wait in memory"
-        if anyio.current_time() < self._dropped_at_s + _SAY_LOSSES_S:
-            return "the spool drops the oldest records: it is full, or they are too old"
+            return f"the spool cannot be written ({self.trouble.fault}); records are kept in memory"
+        if anyio.current_time() < self._dropped_at_s + _LOG_LOSSES_S:
+            return "the spool drops its oldest records because it is full or they are too old"
         return None
 
     def queue(self, name: Queue) -> DiskQueue:
-        """Return the records of one queue, for their deliverer."""
+        """Return a queue, for its deliverer."""
         return self._queues[name]
 
     def append(self, record: Record | None, memory: Memory | None) -> None:
-        """Take in a record and what its VM is remembered by: one commit has both, or neither."""
+        """Queue a record together with the memory of its VM. One commit has both or neither."""
         if memory is not None:
             self._touched.pop(memory.path, None)
             self._touched[memory.path] = memory
-            self._forget_what_does_not_fit()
+            self._forget_oldest_memories()
         if record is not None and self._settings.keeps_records:
             queue = self._queues[Queue.of(record)]
             queue.position += 1
             queue.front.append((queue.position, record))
             self._memory_bytes += record.size_bytes
             self._counters.add(Count.QUEUED, reason=queue.sink)
-            self._drop_what_does_not_fit()
+            self._drop_oldest_records()
             queue.wake()
         self._pend()
         if self._pending >= self._settings.gathering.enough_records:
             self._due.set()
 
-    # --- what its queues ask for ---
+    # --- for the queues ---
 
     def read(self, name: Queue, *, after: int, records_max: int, size_bytes_max: int) -> Call[Rows] | None:
-        """Begin to read rows of the file; `None`: there is none."""
+        """Begin to read rows; `None`: no file is open."""
         store = self._store
         if store is None:
             return None
@@ -144,56 +144,57 @@ class DiskSpool:
         return self._thread.submit(read)
 
     async def rows_of(self, job: Call[Rows]) -> Rows:
-        """Return the rows that `read` began to read; none where they cannot be read."""
+        """Return the rows that `read` began to read; none if they cannot be read."""
         store = self._store
         try:
             return await job.wait()
         except SpoolError as error:
-            # Whatever is wrong with reading: what lies behind must not be kept waiting for it for ever.
+            # Whatever the error is: the rows behind must not be stuck for ever.
             async with self._file_in_use:
                 if self._store is store:
                     await self._set_aside(error)
             return ()
 
     async def before_sending_from_memory(self) -> None:
-        """Records are about to be sent that never came to the disk.
+        """Mark the file stale: records are about to be sent that were never on disk.
 
-        Killed now, the next run would give their sequence numbers to others: it must begin new epochs.
+        After a kill, the next run would give their sequence numbers to other samples. The mark makes it begin
+        new epochs.
         """
-        async with self._disowning:  # the other queue waits for it too
-            if self._vouched:
-                self._vouched = False
+        async with self._marking_stale:  # the other queue must wait for it as well
+            if self._is_current:
+                self._is_current = False
                 try:
-                    await self._thread.run(partial(disown, self._path))
+                    await self._thread.run(partial(mark_stale, self._path))
                 except SpoolError as error:
-                    detail = "a kill now may repeat sequences"
+                    detail = "a kill now may repeat sequence numbers"
                     log.error("spool not marked", problem=str(error), detail=detail)
-        self._sent_unremembered = True
+        self._sent_from_memory = True
 
     def sent_from_memory(self, batch: Rows) -> None:
-        """Such records are settled."""
+        """Records sent from memory are settled."""
         self._memory_bytes -= _size_bytes(batch)
 
     def settled(self, queue: DiskQueue, refused: Sequence[DeadLetter]) -> None:
-        """Some of `queue` is settled."""
+        """Records of `queue` are settled, some of them refused."""
         for each in refused:
             self._refused.append(each)
             self._memory_bytes += each.record.size_bytes
             self._counters.add(Count.DEAD_LETTERED, reason=f"{queue.sink}:{each.reason}")
-        self._drop_what_does_not_fit()
+        self._drop_oldest_records()
         self._pend()
 
     # --- committing ---
 
     async def open(self) -> None:
-        """Open the file, or say why not and go on without it; `run` tries again."""
+        """Open the file. If that fails, log why and continue without it; `run` tries again."""
         try:
             await self._open()
         except SpoolError as error:
             await self._failed(error)
 
     async def run(self) -> None:
-        """Commit what comes, until canceled."""
+        """Commit what is pending whenever it is due, until canceled."""
         while True:
             match gathering.next_action(
                 self._gathering,
@@ -209,7 +210,7 @@ class DiskSpool:
                         await self._due.wait()
 
     async def flush(self) -> bool:
-        """Commit what there is now; return whether the disk took it."""
+        """Commit everything pending now. Return whether it succeeded."""
         async with self._file_in_use:
             change: Change | None = None
             try:
@@ -222,20 +223,20 @@ class DiskSpool:
                 await self._failed(error)
                 return False
             self._committed(change, totals)
-            if not self._vouched and not self._sent_unremembered:
-                await self._vouch()
+            if not self._is_current and not self._sent_from_memory:
+                await self._mark_current()
             return True
 
-    async def _vouch(self) -> None:
+    async def _mark_current(self) -> None:
         try:
-            await self._thread.run(partial(vouch, self._path))
+            await self._thread.run(partial(mark_current, self._path))
         except SpoolError as error:
             log.warning("spool not marked", problem=str(error), detail="the next start begins new epochs")
         else:
-            self._vouched = True
+            self._is_current = True
 
     async def close(self) -> None:
-        """Let go of the file, soon or not at all."""
+        """Close the file, unless that takes too long."""
         store, self._store = self._store, None
         if store is not None:
             with anyio.move_on_after(_CLOSE_TIMEOUT_S, shield=True):
@@ -269,18 +270,18 @@ class DiskSpool:
             sending={name: queue.sending for name, queue in self._queues.items()},
         )
         self._touched, self._refused = {}, deque()
-        self._sent_unremembered = False  # once this is committed
+        self._sent_from_memory = False  # once this is committed
         return change
 
     def _put_back(self, change: Change) -> None:
         for queue in self._queues.values():
             queue.front.extendleft(reversed(queue.committing))
             queue.committing = ()
-        self._sent_unremembered = True
+        self._sent_from_memory = True
         self._touched = {each.path: each for each in change.memories} | self._touched
         self._refused.extendleft(reversed(change.refused))
-        self._forget_what_does_not_fit()
-        self._drop_what_does_not_fit()
+        self._forget_oldest_memories()
+        self._drop_oldest_records()
         self._pend()
 
     def _committed(self, change: Change, totals: Totals) -> None:
@@ -297,9 +298,11 @@ class DiskSpool:
             self.memories.popitem(last=False)
         self._take_losses(totals)
         if totals.rescued:
-            log.error("spool file was deleted", path=str(self._path), detail="written anew, nothing is lost")
+            log.error(
+                "spool file was deleted", path=str(self._path), detail="it was written again; nothing is lost"
+            )
         if self.trouble is not None:
-            log.info("spool is back", path=str(self._path), failures=self._gathering.failures)
+            log.info("spool writable again", path=str(self._path), failures=self._gathering.failures)
         self.trouble = None
         self._gathering = gathering.committed(
             self._gathering,
@@ -322,15 +325,15 @@ class DiskSpool:
         now_s = anyio.current_time()
         if totals.dropped:
             self._dropped_at_s = now_s
-        if totals.dropped and now_s >= self._losses_said_at_s + _SAY_LOSSES_S:
+        if totals.dropped and now_s >= self._losses_logged_at_s + _LOG_LOSSES_S:
             for (table, loss), count in self._losses.items():
-                log.error("spool drops the oldest", table=table, reason=loss.value, records=count)
+                log.error("oldest records dropped", table=table, reason=loss.value, records=count)
             self._losses.clear()
-            self._losses_said_at_s = now_s
+            self._losses_logged_at_s = now_s
         self.totals = totals
 
-    def _drop_what_does_not_fit(self) -> None:
-        """Samples first, then dead letters, states last: as on disk."""
+    def _drop_oldest_records(self) -> None:
+        """Keep within `memory_bytes`: drop samples first, then dead letters, then states, as on disk."""
         for name, queue in self._queues.items():
             if name is Queue.STATES:
                 while self._memory_bytes > self._settings.memory_bytes and self._refused:
@@ -341,8 +344,8 @@ class DiskSpool:
                 self._memory_bytes -= oldest.size_bytes
                 self._counters.add(Count.DROPPED, reason=f"{queue.sink}:full")
 
-    def _forget_what_does_not_fit(self) -> None:
-        """As the file would: VMs touched longest ago first."""
+    def _forget_oldest_memories(self) -> None:
+        """Keep within `vms_remembered`: drop the least recently written, as on disk."""
         while len(self._touched) > self._settings.vms_remembered:
             del self._touched[next(iter(self._touched))]
 
@@ -360,16 +363,14 @@ class DiskSpool:
 
     def _troubled(self, error: SpoolError) -> None:
         if self.trouble is None:
-            log.error(
-                "spool cannot be written", problem=str(error), detail="records wait in memory until it can"
-            )
+            log.error("spool cannot be written", problem=str(error), detail="records are kept in memory")
         self.trouble = error
         self._pend()
         for queue in self._queues.values():
             queue.wake()
 
     async def _set_aside(self, error: SpoolError) -> None:
-        """Go on with a new file; what was in the old one is kept for people, and counted as lost."""
+        """Continue with a new file. The old one is kept for people, and its records are counted as lost."""
         await self.close()
         lost = 0
         for queue in self._queues.values():
@@ -386,7 +387,22 @@ class DiskSpool:
             self._troubled(another)
 
     async def _open(self) -> Store:
-        store = await self._thread.run(partial(open_store, self._path, self._settings.bounds))
+        opening = self._thread.submit(partial(open_store, self._path, self._settings.bounds))
+        try:
+            store = await opening.wait()
+            memories, totals = await self._take_over(store)
+        except BaseException:  # the file is damaged, or this was canceled, perhaps before the file was open
+            self._thread.submit(partial(_close_opened, opening))
+            raise
+        self.memories = OrderedDict({**memories, **self.memories})
+        self.totals = totals
+        self._store = store
+        if not self._is_current and self.trouble is None:
+            await self._mark_current()
+        return store
+
+    async def _take_over(self, store: Store) -> tuple[Mapping[str, Memory], Totals]:
+        """Continue the queues behind the rows of `store`; return its memories of VMs and its totals."""
         totals = await self._thread.run(store.totals)
         for name, queue in self._queues.items():
             position = await self._thread.run(partial(store.last_position, name))
@@ -395,18 +411,18 @@ class DiskSpool:
                 self._counters.add(Count.CARRIED, queue.rows, reason=queue.sink)
         memories, problems = await self._thread.run(store.memories)
         for problem in problems:
-            log.error("memory of a VM not understood", problem=problem)
-        if memories and not await self._thread.run(partial(is_vouched_for, self._path)):
+            log.error("memory of a VM unreadable", problem=problem)
+        if memories and not await self._thread.run(partial(is_current, self._path)):
             detail = "killed while records were sent from memory, or a copy: every VM begins a new epoch"
-            log.warning("spool not relied on", path=str(self._path), detail=detail)
+            log.warning("spool memory discarded", path=str(self._path), detail=detail)
             await self._thread.run(store.forget_memories)
             memories = {}
-        self.memories = OrderedDict({**memories, **self.memories})
-        self.totals = totals
-        self._store = store
-        if not self._vouched and self.trouble is None:
-            await self._vouch()
-        return store
+        return memories, totals
+
+
+def _close_opened(opening: Call[Store]) -> None:
+    if opening.result is not None:
+        opening.result.close()
 
 
 def _now_ns() -> int:
@@ -421,11 +437,11 @@ def _size_bytes(batch: Rows) -> int:
 async def open_spool(
     settings: Settings, counters: Counters, wall_ms: Callable[[], int]
 ) -> AsyncGenerator[DiskSpool, None]:
-    """Open the spool, with what the run before left in it. Where it cannot be had, records wait in memory.
+    """Open the spool with what the previous run left in it. If it is unusable, records are kept in memory.
 
     Args:
-        settings: where it is and how much it may keep.
-        counters: what goes in and what is lost.
+        settings: where it is and how much it keeps.
+        counters: counts what is queued and what is lost.
         wall_ms: the wall clock, Unix milliseconds.
     """
     thread = WorkerThread("spool")

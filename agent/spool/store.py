@@ -1,22 +1,22 @@
-"""The spool's file: SQLite, one connection, one caller at a time. Blocks; agent/spool/disk.py has the thread.
+"""The spool's file: SQLite, one connection, one thread at a time. Blocks; agent/spool/disk.py has the thread.
 
 Constraints (each has a test of the same name in tests/unit/spool/test_store.py):
 
-- what one commit brings is there whole after a kill, or not at all;
+- after a kill, a commit is in the file completely or not at all;
 - records come out of a queue in the order they went in;
-- a record is there until it is settled, and is given again by a store opened anew;
-- a refused record is moved to the dead letters by the commit that settles it;
-- the oldest samples go first where there is no room, then dead letters, states last;
+- a record stays until it is settled, and a store opened again returns it again;
+- a refused record moves to the dead letters with the commit that settles it;
+- when the file is full the oldest samples are dropped first, then dead letters, then states;
 - what is being sent is never dropped;
 - records older than the bound are dropped, dead letters are not;
-- the totals are those of the rows;
-- a file of a newer format, of something else, or damaged, is told apart and left as it is;
-- a deleted file is noticed, and written anew with all that was in it;
-- the VMs remembered are bounded, and those touched longest ago are forgotten first.
+- the totals match the rows;
+- a file of a newer format, of another program, or damaged is recognized and left unchanged;
+- a deleted file is noticed, and written again with everything that was in it;
+- the remembered VMs are bounded, and the least recently written are forgotten first.
 
-With `synchronous=FULL` in WAL mode a commit is on the disk when it returns: a kill of the agent loses
-nothing of it, and neither does a power cut, as far as the disk keeps its word about flushing. What was
-not committed is missing as a whole (sqlite.org/pragma.html#pragma_synchronous).
+With `synchronous=FULL` in WAL mode a commit is on disk when it returns: a kill of the agent loses nothing of
+it, nor does a power cut, as far as the disk really flushes when told to. What was not committed is missing as
+a whole (sqlite.org/pragma.html#pragma_synchronous).
 """
 
 import os
@@ -43,24 +43,24 @@ from agent.spool.set_aside import name_aside
 from agent.spool.tables import connect, logs_of, pragma, translated
 
 VMS_REMEMBERED = 10_000
-"""Far above what one host can run."""
+"""Far more than one host can run."""
 
 _DROPPED_AT_ONCE = 500
 _VACUUMED_AT_ONCE_PAGES = 512
 _BACKLOG_ROWS = 1_000
 _SPARE_PAGES = 2_048
-"""8 MiB of free pages stay in the file, for what comes next."""
+"""Free pages that stay in the file for later records: 8 MiB."""
 
 
 class Queue(StrEnum):
-    """What is delivered in order. The names are those of the tables."""
+    """The queues, each delivered in order. The values are the names of the tables."""
 
     SAMPLES = "samples"
     STATES = "states"
 
     @property
     def kinds(self) -> frozenset[RecordKind]:
-        """What is in it."""
+        """The kinds of records in it."""
         samples = frozenset({RecordKind.SAMPLE})
         return samples if self is Queue.SAMPLES else frozenset(RecordKind) - samples
 
@@ -71,20 +71,20 @@ class Queue(StrEnum):
 
 
 class Loss(StrEnum):
-    """Why the spool let go of a record undelivered."""
+    """Why the spool dropped a record."""
 
-    FULL = "full"  # no room within the bound
+    FULL = "full"  # the file has reached its bound
     EXPIRED = "expired"  # older than the bound
 
 
 DEAD_LETTERS = "dead_letters"
 Dropped = Mapping[tuple[str, Loss], int]
-"""How many records went, by table and reason."""
+"""How many records were dropped, by table and reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """How much is kept."""
+    """How much the spool keeps."""
 
     size_bytes: int = 1 << 30
     age_ms: int = 7 * 24 * 3600 * 1000
@@ -92,7 +92,7 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What one commit brings. Positions grow, within a queue and from commit to commit."""
+    """What one commit writes. Positions grow within a queue, from commit to commit."""
 
     now_ms: int
     records: Sequence[tuple[int, Record]] = ()
@@ -109,7 +109,7 @@ class Totals:
     rows: Mapping[str, int]  # by table: each queue's, and the dead letters
     used_bytes: int  # of the pages in use; the write-ahead log comes on top
     dropped: Dropped = field(default_factory=dict[tuple[str, Loss], int])  # by this commit
-    rescued: bool = False  # the file had been deleted, and was written anew
+    rescued: bool = False  # the file had been deleted and was written again
 
 
 class Store:
@@ -123,17 +123,17 @@ class Store:
         self._rows = Counter(dict(connection.execute("SELECT name, total FROM totals")))
 
     def close(self) -> None:
-        """Write the log into the file and let go of it."""
+        """Write the log into the file and close it."""
         with translated(self.path):
             self._connection.close()
 
     def totals(self) -> Totals:
-        """Return what is in the file."""
+        """Return the totals of the file."""
         with translated(self.path):
             return Totals(dict(self._rows), self._used_bytes())
 
     def memories(self) -> tuple[dict[str, Memory], list[str]]:
-        """Return what is remembered by path, touched longest ago first, and what is not understood."""
+        """Return the memories by path, least recently written first, and the problems of unreadable ones."""
         found: dict[str, Memory] = {}
         problems: list[str] = []
         with translated(self.path):
@@ -153,7 +153,7 @@ class Store:
             self._connection.execute("DELETE FROM vms")
 
     def last_position(self, queue: Queue) -> int:
-        """Return the position of a queue's newest record; 0: it is empty."""
+        """Return the position of the newest record of a queue; 0 if it is empty."""
         with translated(self.path):
             row: tuple[int | None] = self._connection.execute(f"SELECT max(position) FROM {queue}").fetchone()
             return row[0] or 0
@@ -161,7 +161,7 @@ class Store:
     def read(
         self, queue: Queue, *, after: int, records_max: int, size_bytes_max: int
     ) -> list[tuple[int, Record]]:
-        """Return the oldest records above the position `after`, at least one where there is any.
+        """Return the oldest records after the position `after`, at least one if there is any.
 
         Raises:
             SpoolError: they cannot be read.
@@ -187,10 +187,10 @@ class Store:
     # --- writing ---
 
     def commit(self, change: Change) -> Totals:
-        """Return once all of `change` is on the disk.
+        """Write all of `change` to disk.
 
         Raises:
-            SpoolError: nothing of it is.
+            SpoolError: nothing of it was written.
         """
         rows_before = self._rows.copy()
         with translated(self.path):
@@ -239,7 +239,7 @@ class Store:
 
     def _drop_expired(self, change: Change, dropped: Counter[tuple[str, Loss]]) -> None:
         for queue in Queue:
-            # From the old end to the first one young enough: nothing behind it is looked at.
+            # From the oldest to the first one young enough; those after it are not read.
             dropped[queue, Loss.EXPIRED] += self._delete(
                 queue,
                 f"position > ? AND position < coalesce((SELECT position FROM {queue} "
@@ -278,20 +278,20 @@ class Store:
         return pages * pragma(self._connection, "page_size")
 
     def _shrink(self) -> None:
-        """Once the backlog is gone, give its pages back to the file system, a few at each commit."""
+        """Return the pages of a delivered backlog to the file system, some with each commit."""
         if self._rows.total() > _BACKLOG_ROWS:
             return
         if pragma(self._connection, "freelist_count") > _SPARE_PAGES:
-            # It frees a page at each step, and only a script is stepped to its end.
+            # The pragma frees a page at each step, and only `executescript` steps it to its end.
             self._connection.executescript(f"PRAGMA incremental_vacuum({_VACUUMED_AT_ONCE_PAGES})")
 
-    # --- a file that somebody deleted ---
+    # --- a deleted file ---
 
     def _rescue(self) -> bool:
-        """Where our file is no longer the one at our path, write all that is in it there again."""
+        """Write everything again if the file at the path is no longer the open one; return whether so."""
         if _file_id(self.path) == self._file_id:
             return False
-        if self.path.is_dir():  # what else may stand there can be replaced
+        if self.path.is_dir():  # anything else can be replaced
             raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
         fresh = self.path.with_name(f".{self.path.name}.new")
         _unlink_with_logs(fresh)
@@ -300,7 +300,7 @@ class Store:
             self._connection.backup(target)
         finally:
             target.close()
-        # Closing removes the log by its name: it must be ours still, and none may wait for the new file.
+        # Closing removes the log by name: it must still be ours, and the new file must find none.
         self._connection.close()
         _unlink_with_logs(self.path)
         os.replace(fresh, self.path)
@@ -310,10 +310,10 @@ class Store:
 
 
 def open_store(path: Path, bounds: Bounds) -> Store:
-    """Open the spool at `path`, made where it is missing.
+    """Open the spool at `path`; create it if it is missing.
 
     Raises:
-        SpoolError: it cannot be had. A file that is not ours, damaged, or a newer agent's, is as it was.
+        SpoolError: the file cannot be used; one of another program, of a newer agent or damaged is unchanged.
     """
     connection = connect(path)
     try:
@@ -324,29 +324,31 @@ def open_store(path: Path, bounds: Bounds) -> Store:
         raise
 
 
-def vouch(path: Path) -> None:
-    """Say, beside the spool at `path`, that what it remembers of VMs is what was sent of them.
+def mark_current(path: Path) -> None:
+    """Mark the spool at `path` as current: its memory of VMs covers everything that was sent of them.
+
+    The mark is a file beside the spool, so that it can be removed on a full disk.
 
     Raises:
-        SpoolError: it cannot be said.
+        SpoolError: the mark cannot be set.
     """
     with translated(path):
-        _voucher(path).touch()
+        _mark(path).touch()
 
 
-def disown(path: Path) -> None:
-    """Say no longer so: records are about to be sent that the spool knows nothing of. Works on a full disk.
+def mark_stale(path: Path) -> None:
+    """Remove the mark: records are about to be sent that the spool does not know of.
 
     Raises:
-        SpoolError: it cannot be done.
+        SpoolError: the mark cannot be removed.
     """
     with translated(path):
-        _voucher(path).unlink(missing_ok=True)
+        _mark(path).unlink(missing_ok=True)
 
 
-def is_vouched_for(path: Path) -> bool:
-    """Whether the memories of the spool at `path` can be relied on."""
-    return _voucher(path).exists()
+def is_current(path: Path) -> bool:
+    """Return whether the memory of VMs in the spool at `path` can be used."""
+    return _mark(path).exists()
 
 
 def set_aside(path: Path, now_ms: int) -> Path:
@@ -372,7 +374,7 @@ def _dead_letter_row(letter: DeadLetter) -> tuple[object, ...]:
     return (None, *encode_record(letter.record), letter.reason, letter.detail, letter.refused_at_ms)
 
 
-def _voucher(path: Path) -> Path:
+def _mark(path: Path) -> Path:
     return path.with_name(f"{path.name}.vouched")
 
 

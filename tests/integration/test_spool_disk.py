@@ -89,7 +89,7 @@ def test_a_full_disk_costs_nothing_and_is_said(
         lines.wait(lambda: degraded(lines), "degraded")
         more_samples(lines, 3)
         empty()
-        process.wait_for_log("spool is back", 60)
+        process.wait_for_log("spool writable again", 60)
         lines.wait(lambda: not degraded(lines), "not degraded any more")
         more_samples(lines)
     assert process.stderr.read_text().count("spool cannot be written") == 1

@@ -171,9 +171,9 @@ SPOOL = (
         "queue.front.extendleft(queue.committing)",
     ),
     ("spool/disk_queue.py", "self.rows -= len(rows)", "pass"),
-    ("spool/disk.py", "await self._thread.run(partial(disown, self._path))", "pass"),
-    ("spool/disk.py", "async with self._disowning:", "if True:"),
-    ("spool/disk.py", "if not self._vouched and not self._sent_unremembered:", "if not self._vouched:"),
+    ("spool/disk.py", "await self._thread.run(partial(mark_stale, self._path))", "pass"),
+    ("spool/disk.py", "async with self._marking_stale:", "if True:"),
+    ("spool/disk.py", "if not self._is_current and not self._sent_from_memory:", "if not self._is_current:"),
     (
         "spool/disk.py",
         "            queue.rows += len(queue.committing)\n",

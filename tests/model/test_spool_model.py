@@ -39,7 +39,7 @@ from agent.sinks.record_sink import Receipt, RefusedRecord
 from agent.spool.dead_letters import requeue
 from agent.spool.disk import FILE_NAME, DiskSpool, Settings
 from agent.spool.format import decode_memory
-from agent.spool.store import DEAD_LETTERS, Bounds, Change, Loss, Queue, Store, Totals, is_vouched_for
+from agent.spool.store import DEAD_LETTERS, Bounds, Change, Loss, Queue, Store, Totals, is_current
 from agent.spool.tables import connect_read_only
 from agent.telemetry import Count, Counters
 from agent.threads import Call, WorkerThread
@@ -458,7 +458,7 @@ class SpoolModel(RuleBasedStateMachine):
         assert (redelivered(original) if number in self.again else original) == record
         assert number in self.ever_on_disk or self.troubled, "sent before it was safe"
         if number not in self.ever_on_disk and not self.is_remembered(number):
-            assert not is_vouched_for(self.agent.path), "sent from memory, and relied on after a kill"
+            assert not is_current(self.agent.path), "sent from memory, and relied on after a kill"
         return number
 
     def is_remembered(self, number: int) -> bool:
@@ -593,7 +593,7 @@ def history() -> Generator[SpoolModel]:
         model.teardown()
 
 
-def test_a_commit_begun_before_does_not_vouch_for_what_is_sent_from_memory_meanwhile() -> None:
+def test_a_commit_begun_earlier_does_not_mark_the_file_current_after_records_are_sent_from_memory() -> None:
     with history() as model:
         model.records_come_while_the_disk_is_full("a", RecordKind.SAMPLE)
         model.a_commit_begins()
@@ -605,7 +605,7 @@ def test_a_commit_begun_before_does_not_vouch_for_what_is_sent_from_memory_meanw
         model.taken(Queue.SAMPLES, set())
 
 
-def test_nothing_is_sent_from_memory_before_the_other_queue_has_said_so_on_the_disk() -> None:
+def test_nothing_is_sent_from_memory_before_the_file_is_marked_stale_for_the_other_queue() -> None:
     with history() as model:
         model.a_commit_begins()
         for kind in (RecordKind.SAMPLE, RecordKind.VM_STATE):

@@ -4,7 +4,7 @@ import os
 import shutil
 import threading
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from agent.spool.disk_queue import DiskQueue
 from agent.spool.record_queue import DeadLetter
 from agent.spool.store import Bounds, Queue, open_store
 from agent.telemetry import Count, Counters
+from agent.threads import WorkerThread
 from tests.unit.spool.making import NOW_MS, memory, record
 
 MS = 1_000_000
@@ -31,7 +32,7 @@ NEVER = GatherSettings(pause_ns=10**18, slow_pause_ns=10**18)
 async def running(
     directory: Path, counters: Counters | None = None, **how: object
 ) -> AsyncGenerator[DiskSpool]:
-    """A spool whose commits are done, as the agent has it."""
+    """A spool that commits, as in the agent."""
     quick = Settings(directory=directory, gathering=QUICK)
     settings = replace(quick, **how)  # pyright: ignore[reportArgumentType]
     async with open_spool(settings, counters or Counters(), lambda: NOW_MS) as spool:
@@ -43,7 +44,7 @@ async def running(
 
 
 async def take(queue: DiskQueue, records_max: int = 1000) -> list[str]:
-    """Take as a deliverer does: again where a commit has just begun to try what was there to be taken."""
+    """Take as a deliverer does: again if a commit has just begun with what was there."""
     with anyio.fail_after(10):
         while True:
             await queue.arrival()
@@ -58,7 +59,7 @@ async def until(spool: DiskSpool, *, trouble: bool) -> None:
 
 
 def block(directory: Path) -> None:
-    """Make the disk take nothing, for root as well: a directory stands where the file should be."""
+    """Make the spool unwritable, for root as well: put a directory in the place of the file."""
     for each in list(directory.iterdir()):
         each.unlink()
     (directory / FILE_NAME).mkdir()
@@ -116,7 +117,7 @@ async def test_records_gather_for_a_moment(tmp_path: Path) -> None:
         assert anyio.current_time() - begun_s < 0.15
 
 
-async def test_while_the_disk_takes_nothing_records_are_sent_from_memory_in_order(tmp_path: Path) -> None:
+async def test_while_the_disk_cannot_be_written_records_are_sent_from_memory_in_order(tmp_path: Path) -> None:
     counters = Counters()
     async with running(tmp_path, counters) as spool:
         queue = spool.queue(Queue.SAMPLES)
@@ -125,7 +126,7 @@ async def test_while_the_disk_takes_nothing_records_are_sent_from_memory_in_orde
         for each in samples(1, 2, 3):
             spool.append(each, memory())
         await until(spool, trouble=True)
-        assert spool.problem == "the spool cannot be written (unusable): records wait in memory"
+        assert spool.problem == "the spool cannot be written (unusable); records are kept in memory"
 
         assert await take(queue, 2) == ["id-1", "id-2"]
         await queue.settle([DeadLetter(record(2), "invalid", "", NOW_MS)])
@@ -146,7 +147,7 @@ async def test_while_the_disk_takes_nothing_records_are_sent_from_memory_in_orde
 
 
 @pytest.mark.parametrize("killed", [True, False])
-async def test_killed_meanwhile_the_next_run_begins_new_epochs(tmp_path: Path, killed: bool) -> None:
+async def test_after_a_kill_in_that_time_the_next_run_begins_new_epochs(tmp_path: Path, killed: bool) -> None:
     kept = tmp_path.parent / f"{tmp_path.name}-kept"
     async with running(tmp_path) as spool:
         spool.append(record(1), memory())
@@ -176,7 +177,7 @@ async def test_killed_meanwhile_the_next_run_begins_new_epochs(tmp_path: Path, k
         assert list(spool.memories) == ([] if killed else ["/run/vm/a.qmp"])
 
 
-async def test_what_was_in_flight_from_memory_alone_is_written_at_the_end(tmp_path: Path) -> None:
+async def test_records_in_flight_from_memory_are_written_at_the_end(tmp_path: Path) -> None:
     async with running(tmp_path) as spool:
         queue = spool.queue(Queue.SAMPLES)
         await spool.flush()
@@ -212,7 +213,7 @@ async def test_what_fits_neither_disk_nor_memory_is_dropped_oldest_first_samples
         assert counters.total(Count.DROPPED, "kafka.states:full") == 3
 
 
-async def test_dead_letters_that_the_disk_does_not_take_are_dropped_oldest_first_before_states(
+async def test_dead_letters_in_memory_are_dropped_oldest_first_before_states(
     tmp_path: Path,
 ) -> None:
     block(tmp_path)
@@ -239,7 +240,7 @@ async def test_dead_letters_that_the_disk_does_not_take_are_dropped_oldest_first
     assert [each.id for each in dead_letters(tmp_path / FILE_NAME)] == ["id-2"]
 
 
-async def test_what_vms_are_remembered_by_is_bounded_also_while_the_disk_takes_nothing(
+async def test_the_memory_of_vms_is_bounded_while_the_disk_cannot_be_written(
     tmp_path: Path,
 ) -> None:
     block(tmp_path)
@@ -253,7 +254,7 @@ async def test_what_vms_are_remembered_by_is_bounded_also_while_the_disk_takes_n
         assert list(spool.memories) == ["a", "d", "e"]
 
 
-async def test_a_spool_that_cannot_be_had_at_the_start_is_taken_up_later_behind_what_is_in_it(
+async def test_a_spool_unusable_at_the_start_is_opened_later_and_its_records_come_first(
     tmp_path: Path,
 ) -> None:
     async with running(tmp_path) as spool:
@@ -274,7 +275,7 @@ async def test_a_spool_that_cannot_be_had_at_the_start_is_taken_up_later_behind_
         assert await take(queue) == ["id-1", "id-2", "id-3", "id-4"]
 
 
-async def test_without_kafka_only_what_vms_are_remembered_by_is_kept(tmp_path: Path) -> None:
+async def test_without_kafka_only_the_memory_of_vms_is_kept(tmp_path: Path) -> None:
     counters = Counters()
     async with running(tmp_path, counters, keeps_records=False) as spool:
         spool.append(record(1), memory())
@@ -286,7 +287,7 @@ async def test_without_kafka_only_what_vms_are_remembered_by_is_kept(tmp_path: P
 
 
 @pytest.mark.parametrize("when", ["at the start", "while it runs"])
-async def test_a_file_that_cannot_be_used_is_set_aside_what_was_lost_is_counted_and_a_new_one_made(
+async def test_an_unusable_file_is_set_aside_what_was_lost_with_it_is_counted_and_a_new_file_is_made(
     tmp_path: Path, when: str
 ) -> None:
     counters = Counters()
@@ -307,11 +308,34 @@ async def test_a_file_that_cannot_be_used_is_set_aside_what_was_lost_is_counted_
         assert await take(queue) == ["id-1000"]
         assert spool.trouble is None
 
+    assert not open_files(tmp_path)
     aside = [name for name in os.listdir(tmp_path) if name.endswith(".bad")]
     assert len(aside) == 1
     assert aside[0].startswith(f"{FILE_NAME}.2026")
     async with running(tmp_path) as spool:  # every VM's memory was written into the new one
         assert spool.memories["/run/vm/a.qmp"].history.sequence == 2
+
+
+async def test_a_start_that_is_canceled_leaves_no_file_open(tmp_path: Path) -> None:
+    spool = DiskSpool(Settings(directory=tmp_path), WorkerThread("test"), Counters(), lambda: NOW_MS)
+    async with anyio.create_task_group() as group:
+        group.start_soon(spool.open)
+        while not open_files(tmp_path):
+            await checkpoint()
+        group.cancel_scope.cancel()
+    with anyio.CancelScope(shield=True), anyio.fail_after(10):
+        while open_files(tmp_path):  # the thread closes it
+            await checkpoint()
+    spool._thread.end()  # pyright: ignore[reportPrivateUsage]
+
+
+def open_files(directory: Path) -> list[str]:
+    """Return the files in `directory` that this process has open."""
+    found: list[str] = []
+    for each in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):
+            found.append(os.readlink(f"/proc/self/fd/{each}"))
+    return [each for each in found if each.startswith(f"{directory}/")]
 
 
 def _damage(path: Path) -> None:
@@ -326,7 +350,7 @@ def _damage(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-async def test_a_disk_that_hangs_holds_up_neither_collection_nor_the_end(tmp_path: Path) -> None:
+async def test_a_hung_disk_delays_neither_collection_nor_the_end(tmp_path: Path) -> None:
     hang, hung = threading.Event(), threading.Event()
 
     def wait() -> None:

@@ -51,7 +51,7 @@ def waiting(totals: Totals) -> tuple[int, int, int]:
     return tuple(totals.rows[table] for table in (Queue.SAMPLES, Queue.STATES, DEAD_LETTERS))  # pyright: ignore[reportReturnType]
 
 
-def test_what_one_commit_brings_is_there_whole_after_a_kill_or_not_at_all(path: Path) -> None:
+def test_after_a_kill_a_commit_is_in_the_file_completely_or_not_at_all(path: Path) -> None:
     filled(path, 1).close()
     child = os.fork()
     if child == 0:
@@ -94,7 +94,7 @@ def test_a_batch_is_bounded_and_never_empty(path: Path) -> None:
     store.close()
 
 
-def test_a_record_is_there_until_it_is_settled_and_is_given_again_by_a_store_opened_anew(path: Path) -> None:
+def test_a_record_stays_until_it_is_settled_and_a_store_opened_again_returns_it_again(path: Path) -> None:
     filled(path, 3).close()
     store = open_store(path, Bounds())
     assert ids(store.read(Queue.SAMPLES, **ALL)) == ["id-1", "id-2", "id-3"]
@@ -108,7 +108,7 @@ def test_a_record_is_there_until_it_is_settled_and_is_given_again_by_a_store_ope
     store.close()
 
 
-def test_a_refused_record_is_moved_to_the_dead_letters_by_the_commit_that_settles_it(path: Path) -> None:
+def test_a_refused_record_moves_to_the_dead_letters_with_the_commit_that_settles_it(path: Path) -> None:
     store = filled(path, 2)
     letter = DeadLetter(record(1), "too_large", "larger than the topic takes", NOW_MS)
 
@@ -118,7 +118,9 @@ def test_a_refused_record_is_moved_to_the_dead_letters_by_the_commit_that_settle
     store.close()
 
 
-def test_the_oldest_samples_go_first_where_there_is_no_room_then_dead_letters_states_last(path: Path) -> None:
+def test_when_the_file_is_full_the_oldest_samples_are_dropped_first_then_dead_letters_then_states(
+    path: Path,
+) -> None:
     store = open_store(path, Bounds(size_bytes=1 << 20))
     states = [record(n, RecordKind.VM_STATE, size_bytes=1000) for n in range(100)]
     letters = [DeadLetter(record(n, size_bytes=1000), "invalid", "", NOW_MS) for n in range(100)]
@@ -167,7 +169,7 @@ def test_records_older_than_the_bound_are_dropped_dead_letters_are_not(path: Pat
     store.close()
 
 
-def test_the_totals_are_those_of_the_rows(path: Path) -> None:
+def test_the_totals_match_the_rows(path: Path) -> None:
     store = filled(path, 7)
     letters = [DeadLetter(record(1), "invalid", "", NOW_MS)]
     store.commit(Change(now_ms=NOW_MS, settled={Queue.SAMPLES: 3}, refused=letters))
@@ -221,7 +223,7 @@ def _broken_page(path: Path) -> None:
         (_broken_page, SpoolFault.DAMAGED),
     ],
 )
-def test_a_file_of_a_newer_format_of_something_else_or_damaged_is_told_apart_and_left_as_it_is(
+def test_a_file_of_a_newer_format_of_another_program_or_damaged_is_recognized_and_left_unchanged(
     path: Path, damage: object, fault: SpoolFault
 ) -> None:
     damage(path)  # pyright: ignore[reportCallIssue, reportUnknownVariableType]
@@ -246,7 +248,7 @@ def test_a_second_file_set_aside_within_the_second_keeps_the_first(path: Path) -
     assert (Path(first).read_text(), Path(second).read_text()) == ("one", "two")
 
 
-def test_a_directory_that_is_not_there_is_no_reason_to_set_anything_aside(tmp_path: Path) -> None:
+def test_nothing_is_set_aside_for_a_missing_directory(tmp_path: Path) -> None:
     with pytest.raises(SpoolError) as told:
         open_store(tmp_path / "missing" / "spool.sqlite", Bounds())
 
@@ -254,7 +256,7 @@ def test_a_directory_that_is_not_there_is_no_reason_to_set_anything_aside(tmp_pa
 
 
 @pytest.mark.parametrize("logs_too", [True, False], ids=["all of it", "the file alone"])
-def test_a_deleted_file_is_noticed_and_written_anew_with_all_that_was_in_it(
+def test_a_deleted_file_is_noticed_and_written_again_with_everything_that_was_in_it(
     path: Path, logs_too: bool
 ) -> None:
     store = filled(path, 3)
@@ -273,7 +275,9 @@ def test_a_deleted_file_is_noticed_and_written_anew_with_all_that_was_in_it(
     store.close()
 
 
-def test_the_vms_remembered_are_bounded_and_those_touched_longest_ago_are_forgotten_first(path: Path) -> None:
+def test_the_remembered_vms_are_bounded_and_the_least_recently_written_are_forgotten_first(
+    path: Path,
+) -> None:
     store = open_store(path, Bounds())
     store.commit(Change(now_ms=1, memories=[memory("/old"), memory("/kept")]))
     store.commit(Change(now_ms=2, memories=[memory("/kept")]))
@@ -287,7 +291,7 @@ def test_the_vms_remembered_are_bounded_and_those_touched_longest_ago_are_forgot
     store.close()
 
 
-def test_a_memory_that_cannot_be_understood_costs_only_its_vm(path: Path) -> None:
+def test_an_unreadable_memory_affects_only_its_vm(path: Path) -> None:
     store = open_store(path, Bounds())
     store.commit(Change(now_ms=1, memories=[memory("/a"), memory("/b")]))
     store.close()
@@ -304,7 +308,7 @@ def test_a_memory_that_cannot_be_understood_costs_only_its_vm(path: Path) -> Non
     store.close()
 
 
-def test_pages_are_given_back_once_the_backlog_is_gone(path: Path) -> None:
+def test_the_pages_of_a_delivered_backlog_are_returned(path: Path) -> None:
     store = open_store(path, Bounds())
     samples = [record(n, size_bytes=4000) for n in range(1, 6001)]
     store.commit(Change(now_ms=NOW_MS, records=at(1, samples)))
