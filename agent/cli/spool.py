@@ -1,4 +1,4 @@
-"""`barograph spool`: what is in the spool, whether it is whole, and what to do with dead letters."""
+"""`barograph spool`: show and verify the spool, and list, requeue or drop dead letters."""
 
 import base64
 import json
@@ -31,34 +31,36 @@ from agent.spool.inspect import Contents, contents
 from agent.spool.store import Bounds
 from agent.spool.verify import verify as verdict
 
-commands = typer.Typer(help="Look into the spool, and deal with what Kafka refused.", no_args_is_help=True)
+commands = typer.Typer(help="Inspect the spool and manage dead letters.", no_args_is_help=True)
 letters = typer.Typer(
-    help="Records that Kafka refused for good: list them, send them again, or drop them.",
+    help="List, requeue or drop the records that Kafka refused for good.",
     no_args_is_help=True,
 )
 commands.add_typer(letters, name="dead-letters")
 
 FileFlag = Annotated[
     str | None,
-    typer.Option("--file", metavar="PATH", help="This file, e.g. a copy, instead of the configured spool."),
+    typer.Option(
+        "--file", metavar="PATH", help="Use this file, such as a copy, instead of the configured spool."
+    ),
 ]
-JsonFlag = Annotated[bool, typer.Option("--json", help="As JSON, for machines.")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Numbers = Annotated[
-    list[int] | None, typer.Argument(metavar="NUMBER", help="Which ones, as listed.", show_default=False)
+    list[int] | None, typer.Argument(metavar="NUMBER", help="The numbers as listed.", show_default=False)
 ]
-AllFlag = Annotated[bool, typer.Option("--all", help="All of them.")]
+AllFlag = Annotated[bool, typer.Option("--all", help="All dead letters.")]
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Which spool."""
+    """The spool to work on."""
 
     path: Path
-    bounds: Bounds | None  # None: it is a copy, nobody has said what it may hold
+    bounds: Bounds | None  # None: --file, so the bounds are not known
 
     @property
     def agent(self) -> bool | None:
-        """Whether an agent has it; `None`: not known, or it is a copy."""
+        """Whether an agent uses it; `None`: unknown, or --file."""
         return None if self.bounds is None else is_in_use(self.path.parent)
 
 
@@ -69,12 +71,12 @@ def status(
     file: FileFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show what waits, how old it is, how much room it takes, and whether an agent runs.
+    """Show the queued records, their age and size, and whether an agent is running.
 
-    A running agent is not disturbed.
+    This does not disturb a running agent.
     """
     place = _place(config, state_directory, file)
-    with _errors_told():
+    with _errors_reported():
         found = contents(place.path)
     if as_json:
         typer.echo(json.dumps(_status_document(place, found, clock.unix_ms()), indent=2))
@@ -87,16 +89,16 @@ def status(
 def verify(
     config: ConfigFlag = None, state_directory: StateDirectoryFlag = None, file: FileFlag = None
 ) -> None:
-    """Read everything in the spool and say whether it is whole.
+    """Verify that the spool is intact.
 
-    The file's pages, every row, the totals, and each VM's samples in order without a gap. A running agent is
-    not disturbed. Exit code 1: something is wrong.
+    Checks the pages of the file, every row, the totals, and that the samples of each VM are in order without
+    gaps. This does not disturb a running agent. Exit code 1: there are problems.
     """
     found = verdict(_place(config, state_directory, file).path)
     for line in found.seen:
         typer.echo(line)
     count = len(found.problems)
-    typer.echo(f"{count} problem{'s' * (count != 1)}:" if count else "all is well")
+    typer.echo(f"{_counted(count, 'problem')}:" if count else "no problems found")
     for line in found.problems:
         typer.echo(f"  {_printable(line)}")
     if count:
@@ -110,12 +112,12 @@ def list_letters(
     file: FileFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """List the dead letters, the newest first: number, when, reason, size, key, id and detail.
+    """List dead letters, newest first: number, time, reason, size, key, id and detail.
 
-    With --json one document a line, with headers and value. A running agent is not disturbed.
+    With --json, print one document per line, with headers and value. This does not disturb a running agent.
     """
     place = _place(config, state_directory, file)
-    with _errors_told():
+    with _errors_reported():
         for letter in dead_letters(place.path):
             typer.echo(json.dumps(_letter_document(letter)) if as_json else _letter_text(letter))
 
@@ -128,18 +130,18 @@ def requeue_letters(
     state_directory: StateDirectoryFlag = None,
     file: FileFlag = None,
 ) -> None:
-    """Put dead letters back into the spool, to be sent by the next start, marked as redelivered.
+    """Move dead letters back to the queues. The next start sends them, marked as redelivered.
 
-    First mend what Kafka complained of. The agent must not run. Exit code 1: a number is not there, or its
-    record cannot be read; nothing was changed.
+    Correct first what made Kafka refuse them. The agent must not be running. Exit code 1: there is no dead
+    letter of a number, or one is unreadable; nothing was changed.
     """
     chosen = _chosen(numbers, every)
     place = _place(config, state_directory, file)
     age_ms = (place.bounds or Bounds()).age_ms
-    with _errors_told():
+    with _errors_reported():
         counts = requeue(place.path, chosen, now_ms=clock.unix_ms(), age_ms=age_ms)
     queues = ", ".join(f"{count} to {queue}" for queue, count in sorted(counts.items()))
-    typer.echo(f"requeued {sum(counts.values())}" + (f": {queues}" if queues else ""))
+    typer.echo(f"requeued {_counted(sum(counts.values()), 'record')}" + (f": {queues}" if queues else ""))
 
 
 @letters.command("drop")
@@ -150,15 +152,15 @@ def drop_letters(
     state_directory: StateDirectoryFlag = None,
     file: FileFlag = None,
 ) -> None:
-    """Delete dead letters. They are lost.
+    """Delete dead letters for good.
 
-    The agent must not run. Exit code 1: a number is not there; nothing was changed.
+    The agent must not be running. Exit code 1: there is no dead letter of a number; nothing was changed.
     """
     chosen = _chosen(numbers, every)
     place = _place(config, state_directory, file)
-    with _errors_told():
+    with _errors_reported():
         count = drop(place.path, chosen)
-    typer.echo(f"dropped {count}")
+    typer.echo(f"dropped {_counted(count, 'record')}")
 
 
 def _place(config: str | None, state_directory: str | None, file: str | None) -> _Place:
@@ -169,23 +171,23 @@ def _place(config: str | None, state_directory: str | None, file: str | None) ->
         return _Place(Path(found.state_directory) / FILE_NAME, bounds)
     if config is not None or state_directory is not None:
         other = "--config" if config is not None else "--state-directory"
-        refuse(ConfigError([Problem("--file", f"names the spool by itself: leave out {other}")]))
+        refuse(ConfigError([Problem("--file", f"cannot be combined with {other}; leave one of them out")]))
     return _Place(Path(file), None)
 
 
 def _chosen(numbers: list[int] | None, every: bool) -> list[int] | None:
     """Return the numbers; `None`: all."""
     if bool(numbers) == every:
-        refuse(ConfigError([Problem("NUMBER", "name one or more, or give --all")]))
+        refuse(ConfigError([Problem("NUMBER", "give either one or more numbers or --all")]))
     return numbers or None
 
 
 @contextmanager
-def _errors_told() -> Generator[None]:
+def _errors_reported() -> Generator[None]:
     try:
         yield
     except (SpoolError, StateFileError) as error:
-        typer.echo(f"not done: {error}", err=True)
+        typer.echo(f"failed: {error}", err=True)
         raise typer.Exit(EXIT_CANNOT_START) from error
     except NotDone as error:
         typer.echo(f"nothing was changed: {error}", err=True)
@@ -198,15 +200,15 @@ def _errors_told() -> Generator[None]:
 def _status_lines(place: _Place, found: Contents, now_ms: int) -> Iterator[tuple[str, str]]:
     yield "file", f"{place.path}, format {found.format}, read with SQLite {sqlite3.sqlite_version}"
     if place.bounds is not None:
-        words = {
-            True: "has it open",
-            False: "does not run",
-            None: "not known: the directory cannot be opened",
+        states = {
+            True: "running",
+            False: "not running",
+            None: "unknown: the directory cannot be opened",
         }
-        yield "agent", words[place.agent]
+        yield "agent", states[place.agent]
     for queue, waiting in found.waiting.items():
         oldest = "" if waiting.oldest_ms is None else f", oldest {_age(now_ms - waiting.oldest_ms)} old"
-        yield queue, f"{waiting.records} waiting{oldest}"
+        yield queue, f"{_counted(waiting.records, 'record')} queued{oldest}"
     reasons = ", ".join(f"{count} {reason}" for reason, count in found.dead_letters.items())
     yield (
         "dead letters",
@@ -271,8 +273,12 @@ def _letter_document(letter: Letter) -> dict[str, object]:
 
 
 def _printable(text: str) -> str:
-    """What others wrote must not steer the terminal."""
+    """Replace control characters: foreign text must not control the terminal."""
     return "".join(each if each.isprintable() else "?" for each in text)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _size(size_bytes: int) -> str:

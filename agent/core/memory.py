@@ -1,4 +1,4 @@
-"""What outlives one run of the agent, so that a restart emits nothing twice and misses nothing unsaid."""
+"""What the agent remembers of a VM across restarts, so that it emits nothing twice and reports every gap."""
 
 from msgspec import Struct
 
@@ -7,12 +7,14 @@ from agent.core.reading import SocketMark, State, VmId
 
 
 class Memory(Struct, frozen=True):
-    """One VM as it was left: its watermark and all that telling an update from a repeat needs."""
+    """The last known state of one VM: its watermark, and what tells an update from a repeated reading."""
 
     path: str
-    mark: SocketMark | None  # the QEMU process; None: none has greeted us
+    mark: SocketMark | None  # the QEMU process; None: never connected
     vm_id: VmId | None  # whose history it is
     history: History
-    read_mono_ns: int | None  # the last reading taken in; CLOCK_MONOTONIC is the host's, not the agent's
-    state: State | None = None  # what was said last
-    sequence: int = 0  # of the last state event; counted per run, so that another run starts at 0
+    read_mono_ns: (
+        int | None
+    )  # of the last reading; CLOCK_MONOTONIC belongs to the host, so it outlives the agent
+    state: State | None = None  # last emitted
+    sequence: int = 0  # of the last state event; counted per run, from 0

@@ -1,8 +1,7 @@
-"""When Python looks for cyclic garbage: rarely, and only among what is new.
+"""When Python collects cyclic garbage: rarely, and only among new objects.
 
-A full collection walks every object there is. With 1,000 VMs that is 285,000 of them, 80 to 180 ms each time,
-every 2.5 s, while nobody is read: a p99 of the lag of 77 ms was those pauses. What lives as long as its VM
-is set aside instead (`gc.freeze`), after it has been looked through once.
+A full collection visits every object, and no VM is read meanwhile. With 1,000 VMs these pauses dominate the
+lag. Objects that live as long as their VM are therefore frozen (`gc.freeze`) after one collection.
 """
 
 import contextlib
@@ -12,34 +11,33 @@ import gc
 import anyio
 
 THRESHOLDS = (10_000, 20, 20)
-"""Python's own are 700, 10, 10: one sample makes a few hundred objects, and next to no cycles."""
+"""Python's defaults are 700, 10, 10. One sample makes a few hundred objects and almost no cycles."""
 
 SETTLED_AFTER_S = 10.0
-"""Start-up makes most of what stays: links, tasks, histories."""
+"""Start-up makes most of the objects that stay: links, tasks, histories."""
 
 COLLECT_EVERY_S = 30.0
-"""A link that fails leaves a cycle of exceptions, frames and up to 64 KiB of what it read. Of links that
-lasted a while only a full collection finds it, and those that the thresholds bring come after many megabytes:
-eighty hostile monitors made 0.2 MB a second. What is set aside is left out, so it is short: with 1,000 VMs
-the lag's p99 stayed at 31 ms."""
+"""A failed link leaves a cycle of exceptions, frames and up to 64 KiB of what it read. If the link lasted a
+while, only a full collection finds it, and the thresholds cause one only after many megabytes. Frozen objects
+are skipped, so these collections are short."""
 
 AGAIN_AFTER_S = 600.0
-"""VMs come and go; what set aside objects leave behind is found only once they are looked through again."""
+"""VMs come and go. Garbage among frozen objects is found only after they are unfrozen."""
 
 _M_ARENA_MAX = -8  # glibc's malloc.h
 
 
 def use_one_arena() -> None:
-    """Have malloc keep one heap, where it is glibc's: else threads get one each, which keeps what they freed.
+    """Have glibc's malloc use one heap: otherwise each thread gets its own, which keeps what was freed.
 
-    With 1,000 VMs it saves 4 of 146 MiB. To be called before the first thread is started.
+    Call it before the first thread starts.
     """
     with contextlib.suppress(AttributeError):  # another C library
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
-def set_aside() -> None:
-    """Collect what is garbage among everything, then leave the rest out until the next time."""
+def freeze() -> None:
+    """Collect garbage among all objects, then freeze the rest until the next call."""
     gc.unfreeze()
     gc.collect()
     gc.freeze()
@@ -50,15 +48,15 @@ async def keep_pauses_short(
     again_after_s: float = AGAIN_AFTER_S,
     collect_every_s: float = COLLECT_EVERY_S,
 ) -> None:
-    """Set aside what has been built so far now, after the start, and now and then; until cancelled.
+    """Freeze the objects that exist: now, after the start, and from time to time; until canceled.
 
-    What is new since is collected more often.
+    Newer objects are collected more often.
     """
     gc.set_threshold(*THRESHOLDS)
-    set_aside()
+    freeze()
     await anyio.sleep(settled_after_s)
     while True:
-        set_aside()
+        freeze()
         again_at_s = anyio.current_time() + again_after_s
         while (left_s := again_at_s - anyio.current_time()) > 0:
             await anyio.sleep(min(collect_every_s, left_s))

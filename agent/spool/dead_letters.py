@@ -1,12 +1,12 @@
-"""Records that their sink refused for good, for people: what they are, and sending or dropping them by hand.
+"""Dead letters: list the records that the sink refused for good, requeue or drop them.
 
 Constraints (each has a test of the same name in tests/unit/spool/test_dead_letters.py):
 
-- they are listed the newest first, also while an agent uses the spool;
+- they are listed newest first, even while an agent uses the spool;
 - requeued ones go to the end of their queues, in the order they were refused, marked as redelivered;
-- a requeued one is not dropped at once for its age;
-- either all that are named are requeued or dropped, or none;
-- nothing is changed while an agent has the state directory, nor can one start meanwhile.
+- a requeued one is not dropped immediately because of its age;
+- either all named ones are requeued or dropped, or none;
+- nothing is changed while an agent uses the state directory, and none can start meanwhile.
 """
 
 import sqlite3
@@ -29,25 +29,25 @@ _COLUMNS = "kind, id, key, timestamp_ms, headers, value"
 
 
 class NotDone(Exception):
-    """It cannot be done with these dead letters, and nothing was changed. The message says why."""
+    """The dead letters cannot be requeued or dropped; nothing was changed. The message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """One dead letter as it lies there."""
+    """One dead letter in the spool."""
 
-    number: int  # never used twice in one file
+    number: int  # unique within the file, never reused
     refused_at_ms: int
     reason: str
     detail: str
     id: str
     key: str
-    record: Record | None  # None: it cannot be read any more, and `problem` says why
+    record: Record | None  # None: unreadable; `problem` says why
     problem: str = ""
 
 
 def dead_letters(path: Path) -> Iterator[Letter]:
-    """Yield them, the newest first. Holds nothing back between two of them, however slowly they are read.
+    """Yield the dead letters, newest first. A slow reader does not hold back the agent's log.
 
     Raises:
         SpoolError: there is no spool, or it cannot be read.
@@ -60,18 +60,18 @@ def dead_letters(path: Path) -> Iterator[Letter]:
 
 
 def requeue(path: Path, numbers: Collection[int] | None, *, now_ms: int, age_ms: int) -> Mapping[Queue, int]:
-    """Put dead letters back into their queues, and return how many went where.
+    """Move dead letters back to the end of their queues, and return how many went to each.
 
     Args:
         path: the spool.
         numbers: which ones; `None`: all.
-        now_ms: the wall clock; given as their time to those older than `age_ms`, which would be dropped at
-            once. Their values keep the times they have.
-        age_ms: how old a record of the spool may be.
+        now_ms: the wall clock; becomes the timestamp of records older than `age_ms`, which would be dropped
+            immediately otherwise. The times in their values stay.
+        age_ms: how old a record in the spool may be.
 
     Raises:
-        NotDone: a number is not there, or one of them cannot be read.
-        SpoolError, StateFileError: the spool cannot be had, or an agent has it. Nothing was changed.
+        NotDone: there is no dead letter of a number, or one is unreadable.
+        SpoolError, StateFileError: the spool is unusable, or an agent uses it. Nothing was changed.
     """
     counts: Counter[Queue] = Counter()
     with _changing(path) as connection:
@@ -97,8 +97,8 @@ def drop(path: Path, numbers: Collection[int] | None) -> int:
         numbers: which ones; `None`: all.
 
     Raises:
-        NotDone: a number is not there.
-        SpoolError, StateFileError: the spool cannot be had, or an agent has it. Nothing was changed.
+        NotDone: there is no dead letter of a number.
+        SpoolError, StateFileError: the spool is unusable, or an agent uses it. Nothing was changed.
     """
     with _changing(path) as connection:
         present = _present(connection, numbers)
@@ -109,18 +109,18 @@ def drop(path: Path, numbers: Collection[int] | None) -> int:
 
 @contextmanager
 def _changing(path: Path) -> Generator[sqlite3.Connection]:
-    """One transaction, while no agent can start."""
-    real = path.resolve()  # a link to an agent's file is the agent's file
-    if not real.is_file():  # else it would be made
-        raise SpoolError(str(path), SpoolFault.UNUSABLE, "there is no spool here")
+    """Give a connection for one transaction, during which no agent can start."""
+    real = path.resolve()  # through a link it may be an agent's file
+    if not real.is_file():  # `connect` would create it
+        raise SpoolError(str(path), SpoolFault.UNUSABLE, "no spool at this path")
     with kept_out(real.parent), closing(connect(real)) as connection, translated(real):
         connection.execute("BEGIN IMMEDIATE")
         yield connection
-        connection.execute("COMMIT")  # closing without it takes everything back
+        connection.execute("COMMIT")  # without it, closing rolls back
 
 
 def _present(connection: sqlite3.Connection, numbers: Collection[int] | None) -> Sequence[int]:
-    """Return the numbers asked for, in order."""
+    """Return the numbers asked for, in order; all if `None`."""
     rows: list[tuple[int]] = connection.execute(
         f"SELECT position FROM {DEAD_LETTERS} ORDER BY position"
     ).fetchall()
@@ -140,7 +140,7 @@ def _revived(connection: sqlite3.Connection, number: int) -> Record:
     try:
         return redelivered(decode_checked_record(row))
     except (Undecodable, ValueError) as error:
-        raise NotDone(f"dead letter {number} cannot be read: {error}: drop it, or leave it") from error
+        raise NotDone(f"dead letter {number} cannot be read: {error}; drop it or leave it") from error
 
 
 def _delete(connection: sqlite3.Connection, number: int) -> None:

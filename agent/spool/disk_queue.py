@@ -1,4 +1,4 @@
-"""One queue of the disk spool: which rows are taken, read ahead, settled, and what only memory has."""
+"""One queue of the disk spool: its rows taken, read ahead and settled, and its records only in memory."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ Rows: TypeAlias = Sequence[tuple[int, Record]]
 """Records with their positions, in order."""
 
 _NOTHING_DROPPED = 1 << 62
-"""A position above all: while rows are being read, none of them may be dropped."""
+"""A position above all others: while rows are being read, none may be dropped."""
 
 
 class Spool(Protocol):
-    """What a queue asks of the spool it belongs to."""
+    """What a queue needs of its spool."""
 
-    trouble: SpoolError | None  # why the disk takes nothing now
+    trouble: SpoolError | None  # why the disk cannot be written now
 
     @property
     def is_open(self) -> bool:
@@ -31,39 +31,39 @@ class Spool(Protocol):
         ...
 
     def read(self, name: Queue, *, after: int, records_max: int, size_bytes_max: int) -> Call[Rows] | None:
-        """Begin to read rows of the file; `None`: there is none."""
+        """Begin to read rows; `None`: no file is open."""
         ...
 
     async def rows_of(self, job: Call[Rows]) -> Rows:
-        """Return the rows that `read` began to read; none where they cannot be read."""
+        """Return the rows that `read` began to read; none if they cannot be read."""
         ...
 
     async def before_sending_from_memory(self) -> None:
-        """Records are about to be sent that never came to the disk."""
+        """Records are about to be sent that were never on disk."""
         ...
 
     def sent_from_memory(self, batch: Rows) -> None:
-        """Such records are settled."""
+        """Records sent from memory are settled."""
         ...
 
     def settled(self, queue: "DiskQueue", refused: Sequence[DeadLetter]) -> None:
-        """Some of `queue` is settled."""
+        """Records of `queue` are settled, some of them refused."""
         ...
 
 
 class DiskQueue:
-    """One queue of the spool, as its deliverer sees it."""
+    """One queue of the spool, for its deliverer."""
 
     def __init__(self, spool: Spool, name: Queue, sink: str) -> None:
         self.name = name
         self.sink = sink
         self.position = 0  # of the newest record
-        self.front: deque[tuple[int, Record]] = deque()  # not on disk yet, and not on the way there
+        self.front: deque[tuple[int, Record]] = deque()  # neither on disk nor in the commit under way
         self.committing: Rows = ()
         self.rows = 0  # on disk, neither in flight nor settled
-        self.settled = 0  # up to here
-        self._read_to = 0  # taken up to here
-        self._ahead: Call[Rows] | None = None  # the rows after these, read while these are sent
+        self.settled = 0  # up to this position
+        self._read_to = 0  # taken up to this position
+        self._ahead: Call[Rows] | None = None  # the next rows, read while the taken ones are sent
         self._taken: Rows = ()
         self._taken_from_disk = True
         self._spool = spool
@@ -71,18 +71,18 @@ class DiskQueue:
 
     @property
     def held(self) -> int:
-        """How many records are neither delivered nor lost, also those that cannot be had now."""
+        """How many records are neither delivered nor lost, including those that cannot be taken now."""
         return len(self._taken) + self.rows + len(self.committing) + len(self.front)
 
     @property
     def waiting(self) -> int:
-        """How many records can be had now, the batch in flight included."""
+        """How many records can be taken now, including the batch in flight."""
         rows = self.rows if self._spool.is_open else 0
         return len(self._taken) + rows + (len(self.front) if self._front_is_next else 0)
 
     @property
     def oldest_ms(self) -> int | None:
-        """When the next record to be sent was observed (Unix); `None`: none waits, or it is not in memory."""
+        """When the next record to send was observed (Unix); `None`: there is none, or it is on disk."""
         in_memory = () if self.rows else self.committing or self.front
         for _, record in self._taken or in_memory:
             return record.timestamp_ms
@@ -90,7 +90,7 @@ class DiskQueue:
 
     @property
     def sending(self) -> int:
-        """The position up to which rows may be in flight."""
+        """The highest position of a row that may be in flight."""
         if self._ahead is None:
             return self._read_to
         rows = self._ahead.result
@@ -98,22 +98,22 @@ class DiskQueue:
 
     @property
     def _front_is_next(self) -> bool:
-        # Only while the disk takes nothing, and behind what is on it or on its way there.
+        # Only while the disk cannot be written, and after the records on it or in the commit under way.
         return self._spool.trouble is not None and not self.rows and not self.committing
 
     def wake(self) -> None:
-        """Something may have arrived."""
+        """Wake the deliverer if records can be taken."""
         if self.waiting:
             self._arrival.set()
 
     async def arrival(self) -> None:
-        """Return when at least one record can be had."""
+        """Return when at least one record can be taken."""
         while not self.waiting:
             self._arrival = anyio.Event()
             await self._arrival.wait()
 
     async def take(self, *, records_max: int, size_bytes_max: int) -> Sequence[Record]:
-        """Return the oldest records, the same ones until `settle`; none where none can be read now."""
+        """Return the oldest records, the same ones until `settle`; none if none can be read now."""
         if not self._taken and self.rows:
             await self._take_rows(records_max, size_bytes_max)
         elif not self._taken and self._front_is_next:
@@ -124,7 +124,7 @@ class DiskQueue:
         return [record for _, record in self._taken]
 
     async def settle(self, refused: Sequence[DeadLetter]) -> None:
-        """The batch taken last is delivered, but for those refused: the next commit takes it off the disk."""
+        """The last batch taken is delivered, except for `refused`. The next commit deletes it from disk."""
         if self._taken_from_disk and self._taken:
             self.settled = self._taken[-1][0]
         elif self._taken:
@@ -133,7 +133,7 @@ class DiskQueue:
         self._spool.settled(self, refused)
 
     def abandon(self) -> int:
-        """Return 0: what is on disk is sent by the next run, and the last commit writes what is not."""
+        """Return 0: the last commit writes what is not on disk, and the next run sends it."""
         if self._taken_from_disk:
             self.rows += len(self._taken)
         else:
@@ -142,8 +142,8 @@ class DiskQueue:
         return 0
 
     def reopened(self, position: int, rows: int) -> None:
-        """The file is another one, or open for the first time."""
-        if position >= self.position - len(self.front):  # it has records that we did not know of
+        """The file has been opened, for the first time or after another one."""
+        if position >= self.position - len(self.front):  # the file has unknown records
             self.front = deque((position + number, each) for number, (_, each) in enumerate(self.front, 1))
             self.position = position + len(self.front)
         self.rows, self.settled, self._read_to, self._ahead = rows, 0, 0, None
@@ -152,9 +152,9 @@ class DiskQueue:
         read = partial(self._spool.read, self.name, records_max=records_max, size_bytes_max=size_bytes_max)
         job = self._ahead = self._ahead or read(after=self._read_to)
         rows = () if job is None else await self._spool.rows_of(job)
-        if self._ahead is not job:  # of a file that is no longer ours
+        if self._ahead is not job:  # of a file that has been replaced
             return
-        if not rows:  # unreadable, or dropped by a commit that we have not heard of yet
+        if not rows:  # unreadable, or dropped by a commit whose end is not known yet
             self._ahead = None
             return
         self.rows -= len(rows)

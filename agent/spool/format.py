@@ -1,4 +1,4 @@
-"""How records and VMs' memories stand in the spool's file. Pure.
+"""The format of records and of VMs' memories in the spool's file. Pure.
 
 Columns of a record: `kind`, `id`, `key`, `timestamp_ms`, `headers` (as contract/headers.py encodes them),
 `value`. A memory is JSON of core/memory.py.
@@ -16,7 +16,7 @@ APPLICATION_ID = 0x4261726F
 """The four bytes "Baro" at offset 68: tells our files from other databases (sqlite.org/fileformat.html)."""
 
 FORMAT = 1
-"""`PRAGMA user_version`. A greater one is a newer agent's: set aside, never touched."""
+"""`PRAGMA user_version`. A greater number is of a newer agent: the file is set aside unchanged."""
 
 RecordRow: TypeAlias = tuple[str, str, str, int, bytes, bytes]
 """kind, id, key, timestamp_ms, headers, value."""
@@ -28,7 +28,7 @@ _kinds = {kind.value: kind for kind in RecordKind}
 
 
 class Undecodable(Exception):
-    """A row that this version did not write, or that was damaged. The message says what is wrong."""
+    """A row is damaged, or was not written by this version. The message says what is wrong."""
 
 
 def encode_record(record: Record) -> RecordRow:
@@ -71,10 +71,10 @@ def encode_memory(memory: Memory) -> bytes:
 
 
 def decode_memory(content: bytes) -> Memory:
-    """Return a VM's memory. Fields this version does not know are left out; those it misses have defaults.
+    """Return a VM's memory. Unknown fields are ignored, missing ones have their defaults.
 
     Raises:
-        Undecodable: it is none.
+        Undecodable: the content is damaged, or is something else.
     """
     try:
         return _memory_decoder.decode(content)

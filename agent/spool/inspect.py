@@ -1,4 +1,4 @@
-"""What is in a spool, for people: looks at the file that an agent uses, or at a copy. Changes neither."""
+"""The contents of a spool, for people. Reads a file in use by an agent, or a copy, and changes neither."""
 
 import sqlite3
 from collections.abc import Generator, Mapping
@@ -12,30 +12,30 @@ from agent.spool.tables import connect_read_only, logs_of, pragma, translated
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """What one queue holds."""
+    """The records in one queue."""
 
     records: int
-    oldest_ms: int | None  # the time of what is sent next; None: nothing waits
+    oldest_ms: int | None  # the time of the next record to send; None: the queue is empty
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What one spool holds, all of one instant."""
+    """The contents of one spool at one instant."""
 
     format: int
     waiting: Mapping[Queue, Waiting]
     dead_letters: Mapping[str, int]  # by reason
     vms: int  # remembered
-    used_bytes: int  # of the pages in use: what the bound is about
-    file_bytes: int  # with the pages to be used again
-    log_bytes: int  # of the write-ahead log, which comes on top
+    used_bytes: int  # of the pages in use: what is bounded
+    file_bytes: int  # with free pages
+    log_bytes: int  # of the write-ahead log, in addition
 
 
 def contents(path: Path) -> Contents:
-    """Return what is in the spool at `path`.
+    """Return the contents of the spool at `path`.
 
     Raises:
-        SpoolError: there is none, or it cannot be read.
+        SpoolError: there is no spool, or it cannot be read.
     """
     with snapshot(path) as connection:
         rows = dict(connection.execute("SELECT name, total FROM totals"))
@@ -58,7 +58,7 @@ def contents(path: Path) -> Contents:
 
 @contextmanager
 def snapshot(path: Path) -> Generator[sqlite3.Connection]:
-    """Give a connection that sees one instant. As long as it lasts the agent's log only grows: be quick.
+    """Give a connection that sees one instant. The agent's log cannot shrink meanwhile, so be quick.
 
     Raises:
         SpoolError: there is no spool, or it cannot be read.

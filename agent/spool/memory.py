@@ -1,14 +1,14 @@
-"""What one sink has not taken yet, in memory, in order.
+"""The records not yet delivered to one sink, in memory, in order.
 
 Constraints (each has a test of the same name in tests/unit/spool/test_memory.py):
 
 - records come out in the order they went in;
-- a batch that was taken comes out again until it is settled;
-- the buffer never holds more than `size_bytes`, unless one batch alone is larger;
+- a taken batch is returned again until it is settled;
+- the buffer never holds more than its size, unless one batch alone is larger;
 - what does not fit is dropped oldest first, samples before states;
 - every drop is counted by sink and reason.
 
-The disk spool (disk.py) stands behind the same seam.
+The queues of the disk spool (disk_queue.py) have the same interface.
 """
 
 from collections import deque
@@ -32,7 +32,7 @@ class MemoryBuffer:
         counters: Counters,
         kinds: Collection[RecordKind] = tuple(RecordKind),
     ) -> None:
-        """Make it; records of other `kinds` are not for this sink."""
+        """Make a buffer that ignores records of other `kinds`."""
         self._sink = sink
         self._kinds = kinds
         self._size_bytes = size_bytes
@@ -46,28 +46,28 @@ class MemoryBuffer:
 
     @property
     def waiting(self) -> int:
-        """How many records are held, the batch in flight included."""
+        """How many records are held, including the batch in flight."""
         return len(self._samples) + len(self._states) + len(self._taken)
 
     @property
     def held(self) -> int:
-        """The same: everything held can be had."""
+        """The same: everything held can be taken."""
         return self.waiting
 
     @property
     def held_bytes(self) -> int:
-        """What they weigh."""
+        """The size of all records held."""
         return self._held_bytes
 
     @property
     def oldest_ms(self) -> int | None:
-        """When the next record to be sent was observed (Unix); `None`: none waits."""
+        """When the next record to send was observed (Unix); `None`: the buffer is empty."""
         queue = self._oldest()
         oldest = self._taken[0] if self._taken else queue[0][1] if queue else None
         return None if oldest is None else oldest.timestamp_ms
 
     def append(self, record: Record | None, memory: Memory | None = None) -> None:
-        """Hold `record` until it is settled; drop the oldest where there is no room. `memory` is not kept."""
+        """Hold `record` until it is settled; drop the oldest if there is no room. `memory` is not kept."""
         if record is None or record.kind not in self._kinds:
             return
         queue = self._samples if record.kind is RecordKind.SAMPLE else self._states
@@ -88,7 +88,7 @@ class MemoryBuffer:
             await self._arrival.wait()
 
     async def take(self, *, records_max: int, size_bytes_max: int) -> tuple[Record, ...]:
-        """Return the oldest records, at least one where any is held; the same ones until `settle`."""
+        """Return the oldest records, at least one if any is held; the same ones until `settle`."""
         if self._taken:
             return self._taken
         batch: list[Record] = []
@@ -102,14 +102,14 @@ class MemoryBuffer:
         return self._taken
 
     async def settle(self, refused: Sequence[DeadLetter]) -> None:
-        """The batch taken last is delivered, or refused for good: forget it. Memory keeps no dead letters."""
+        """The last batch taken is delivered, except for `refused`. They are dropped: no dead letters."""
         for each in refused:
             self._counters.add(Count.DROPPED, reason=f"{self._sink}:{each.reason}")
         self._held_bytes -= sum(record.size_bytes for record in self._taken)
         self._taken = ()
 
     def abandon(self) -> int:
-        """The agent ends: forget everything, counted as dropped; return how many records that was."""
+        """The agent is ending. Drop and count all records, and return their number."""
         dropped = self.waiting
         if dropped:
             self._counters.add(Count.DROPPED, dropped, reason=f"{self._sink}:shutdown")

@@ -1,4 +1,4 @@
-"""What the delivery loop needs of whatever holds records: memory or disk."""
+"""The queue of records that delivery needs, in memory or on disk."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from agent.core.reading import Record
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A record that its sink refused for good."""
+    """A record that the sink refused for good."""
 
     record: Record
     reason: str
@@ -18,35 +18,35 @@ class DeadLetter:
 
 
 class RecordQueue(Protocol):
-    """What one sink has not taken yet, in order. One task takes."""
+    """The records not yet delivered to one sink, in order. One task takes them."""
 
     @property
     def waiting(self) -> int:
-        """How many records can be had now, the batch in flight included."""
+        """How many records can be taken now, including the batch in flight."""
         ...
 
     @property
     def held(self) -> int:
-        """How many records are neither delivered nor lost, also those that cannot be had now."""
+        """How many records are neither delivered nor lost, including those that cannot be taken now."""
         ...
 
     @property
     def oldest_ms(self) -> int | None:
-        """When the next record to be sent was observed (Unix); `None`: none waits, or it is not in memory."""
+        """When the next record to send was observed (Unix); `None`: there is none, or it is on disk."""
         ...
 
     async def arrival(self) -> None:
-        """Return when at least one record can be had."""
+        """Return when at least one record can be taken."""
         ...
 
     async def take(self, *, records_max: int, size_bytes_max: int) -> Sequence[Record]:
-        """Return the oldest records, the same ones until `settle`; none where none can be read now."""
+        """Return the oldest records, the same ones until `settle`; none if none can be read now."""
         ...
 
     async def settle(self, refused: Sequence[DeadLetter]) -> None:
-        """The batch taken last is delivered, but for those refused: it will not come again."""
+        """The last batch taken is delivered, except for `refused`. It is not taken again."""
         ...
 
     def abandon(self) -> int:
-        """The agent ends: return how many records are lost with it, which are counted."""
+        """The agent is ending. Count the records lost with it, and return their number."""
         ...

@@ -1,4 +1,4 @@
-"""The spool's tables, how a file comes to have them, and how SQLite's errors are told apart."""
+"""The tables of the spool, how they are created and migrated, and the translation of SQLite's errors."""
 
 import os
 import sqlite3
@@ -24,7 +24,7 @@ INSERT INTO totals VALUES ('samples', 0), ('states', 0), ('dead_letters', 0);
 """
 
 _MIGRATIONS: dict[int, str] = {}
-"""From format N, the statements that make it N + 1. One entry for each released format but the newest."""
+"""The statements that turn format N into N + 1. One entry for each released format but the newest."""
 
 _BUSY_TIMEOUT_S = 1.0
 _WAL_KEPT_BYTES = 16 * 1024 * 1024
@@ -38,11 +38,11 @@ _FAULTS = {
 
 @contextmanager
 def translated(path: Path) -> Generator[None]:
-    """Let what SQLite and the file system raise out as `SpoolError`."""
+    """Raise errors of SQLite and of the file system as `SpoolError`."""
     try:
         yield
     except sqlite3.Error as error:
-        code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # without its details
+        code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # the primary code
         name: str = getattr(error, "sqlite_errorname", type(error).__name__)
         fault = _FAULTS.get(code, SpoolFault.UNUSABLE)
         raise SpoolError(str(path), fault, f"{error} ({name})") from error
@@ -51,10 +51,10 @@ def translated(path: Path) -> Generator[None]:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open the spool at `path`, made where it is missing and brought to the present format.
+    """Open the spool at `path`; create it if it is missing, and migrate it to the present format.
 
     Raises:
-        SpoolError: it cannot be had. A file that is not ours, or a newer agent's, is as it was.
+        SpoolError: the file cannot be used; one of another program or of a newer agent is unchanged.
     """
     with translated(path):
         connection = sqlite3.connect(
@@ -69,18 +69,18 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def connect_read_only(path: Path) -> sqlite3.Connection:
-    """Open the spool at `path` to look at it, also while an agent uses it.
+    """Open the spool at `path` for reading, even while an agent uses it.
 
-    Such a connection neither writes nor checkpoints, so it cannot meet the one fault of SQLite's logs that
-    takes a second connection (sqlite.org/wal.html#walresetbug).
+    The connection neither writes nor checkpoints, so SQLite's bug with a second connection cannot occur
+    (sqlite.org/wal.html#walresetbug).
 
     Raises:
-        SpoolError: it cannot be had, or is not of the present format.
+        SpoolError: the file cannot be used, or is not of the present format.
     """
     with translated(path):
         if not path.is_file():
-            raise SpoolError(str(path), SpoolFault.UNUSABLE, "there is no spool here")
-        # SQLite makes a log beside a file even to read it. Where it cannot and there is none, nobody writes.
+            raise SpoolError(str(path), SpoolFault.UNUSABLE, "no spool at this path")
+        # SQLite creates a log even to read. If it cannot and there is none, the file is not being written.
         can_make_one = os.access(path.parent, os.W_OK, effective_ids=True)
         is_still = not can_make_one and not logs_of(path)[0].exists()
         connection = sqlite3.connect(
@@ -96,7 +96,9 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
             raise
         if found != FORMAT:
             connection.close()
-            raise SpoolError(str(path), SpoolFault.UNUSABLE, f"has the format {found}: start the agent once")
+            raise SpoolError(
+                str(path), SpoolFault.UNUSABLE, f"format {found} is older; start the agent once to migrate it"
+            )
         return connection
 
 
@@ -106,24 +108,24 @@ def logs_of(path: Path) -> tuple[Path, Path]:
 
 
 def pragma(connection: sqlite3.Connection, name: str) -> int:
-    """Return a number that SQLite keeps of the file."""
+    """Return the value of a numeric pragma."""
     row: tuple[int] = connection.execute(f"PRAGMA {name}").fetchone()
     return row[0]
 
 
 def check_ours(connection: sqlite3.Connection, path: Path) -> int:
-    """Return the file's format; 0: it is empty.
+    """Return the file's format; 0 if the file is empty.
 
     Raises:
-        SpoolError: it is something else's, or newer.
+        SpoolError: the file is of another program, or of a newer agent.
     """
     application, found = pragma(connection, "application_id"), pragma(connection, "user_version")
     tables: tuple[int] = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     if application != APPLICATION_ID and (application or found or tables[0]):
-        raise SpoolError(str(path), SpoolFault.FOREIGN, "is a database of something else")
+        raise SpoolError(str(path), SpoolFault.FOREIGN, "a database of another program")
     if found > FORMAT:
         raise SpoolError(
-            str(path), SpoolFault.NEWER, f"has the format {found}, and this version reads up to {FORMAT}"
+            str(path), SpoolFault.NEWER, f"format {found} is newer; this version reads up to format {FORMAT}"
         )
     return found
 
@@ -137,7 +139,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         "synchronous = FULL",
         f"journal_size_limit = {_WAL_KEPT_BYTES}",
         "temp_store = MEMORY",
-        # Debian's SQLite fills what is deleted with zeros: twice the writing, for what is no secret.
+        # Debian's SQLite overwrites deleted rows with zeros: twice the writing, and they are not secret.
         "secure_delete = OFF",
         "trusted_schema = OFF",
         "cell_size_check = ON",

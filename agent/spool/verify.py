@@ -1,6 +1,6 @@
-"""Whether a spool is whole: the file, its rows, its totals, and the order of each VM's samples.
+"""Check a spool: the file, its rows, its totals, and the order of each VM's samples.
 
-It looks at one instant, so a running agent's spool can be verified as well as a copy.
+The check sees one instant, so the spool of a running agent can be verified as well as a copy.
 """
 
 import json
@@ -19,19 +19,19 @@ from agent.spool.store import DEAD_LETTERS, Queue
 from agent.spool.tables import translated
 
 _NAMED_MAX = 100
-"""Problems of one kind that are named, the rest are counted: a file with broken pages has no end of them."""
+"""Problems of one kind to list; the rest are counted. A file with damaged pages may have any number."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was looked at, and what is wrong with it."""
+    """What was checked, and the problems."""
 
     seen: Sequence[str]
-    problems: Sequence[str]  # none: the spool is whole
+    problems: Sequence[str]  # empty: the spool is intact
 
 
 def verify(path: Path) -> Verdict:
-    """Look at everything in the spool at `path`. What cannot be read is a problem like any other."""
+    """Check everything in the spool at `path`. Unreadable content is a problem like any other."""
     seen: list[str] = []
     problems: list[str] = []
     try:
@@ -41,7 +41,7 @@ def verify(path: Path) -> Verdict:
                 try:
                     with translated(path):
                         look(connection, seen, problems)
-                except SpoolError as error:  # the next look may be at pages that are whole
+                except SpoolError as error:  # the next check may read intact pages
                     problems.append(error.detail)
     except SpoolError as error:
         problems.append(error.detail)
@@ -51,7 +51,7 @@ def verify(path: Path) -> Verdict:
 def _file(connection: sqlite3.Connection, seen: list[str], problems: list[str]) -> None:
     found: list[tuple[str]] = connection.execute(f"PRAGMA integrity_check({_NAMED_MAX})").fetchall()
     if found == [("ok",)]:
-        seen.append("pages and indexes are whole")
+        seen.append("pages and indexes are intact")
     problems.extend(line for (line,) in found if line != "ok")
 
 
@@ -66,12 +66,14 @@ def _records(connection: sqlite3.Connection, seen: list[str], problems: list[str
             rows += 1
             broken += [f"{table} {position}: {problem}" for problem in _wrong(record, table, order)]
         if totals.get(table) != rows:
-            broken.append(f"{table}: the total says {totals.get(table)}, and there are {rows} records")
-        vms = f" of {order.vms} VMs" if table is Queue.SAMPLES else ""
-        seen.append(f"{table}: {rows} records{vms}")
+            broken.append(
+                f"{table}: the total is {totals.get(table)}, but the table has {_counted(rows, 'record')}"
+            )
+        vms = f" of {_counted(order.vms, 'VM')}" if table is Queue.SAMPLES else ""
+        seen.append(f"{table}: {_counted(rows, 'record')}{vms}")
         problems += broken[:_NAMED_MAX]
         if len(broken) > _NAMED_MAX:
-            problems.append(f"{table}: {len(broken) - _NAMED_MAX} more problems")
+            problems.append(f"{table}: {_counted(len(broken) - _NAMED_MAX, 'more problem')}")
 
 
 def _memories(connection: sqlite3.Connection, seen: list[str], problems: list[str]) -> None:
@@ -86,12 +88,12 @@ def _memories(connection: sqlite3.Connection, seen: list[str], problems: list[st
 
 
 def _watermarks(connection: sqlite3.Connection) -> Iterator[tuple[str, int]]:
-    """Yield the epoch of each VM remembered and its last sequence."""
+    """Yield the epoch and the last sequence number of each remembered VM."""
     for (content,) in connection.execute("SELECT memory FROM vms"):
         try:
             history = decode_memory(content).history
         except Undecodable:
-            continue  # `_memories` says so
+            continue  # `_memories` reports it
         if history.epoch is not None:
             yield history.epoch, history.sequence
 
@@ -112,19 +114,19 @@ def _wrong(record: Record | Undecodable, table: str, order: "_Order") -> Iterato
         yield str(record)
         return
     if table != DEAD_LETTERS and Queue.of(record) != table:
-        yield f"is of another queue: {record.kind}"
+        yield f"kind {record.kind} belongs to another queue"
     try:
         value: Any = json.loads(record.value)
         if table == Queue.SAMPLES and record.kind is RecordKind.SAMPLE and not is_redelivered(record):
             yield from order.follow(value.get("data", value), record)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        yield f"record {record.id!r} holds no document: {error}"
+        yield f"record {record.id!r}: value is not a valid document: {error}"
 
 
 class _Order:
-    """Where the samples of each VM stand while they are read from the oldest on.
+    """Follows the samples of each VM from the oldest on.
 
-    What comes first is not judged: what was before it is sent.
+    The first sample of a VM is not checked: those before it have been delivered.
     """
 
     def __init__(self, remembered: dict[str, int]) -> None:
@@ -140,21 +142,25 @@ class _Order:
         before = self._last.get(vm)
         self._last[vm] = (epoch, sequence)
         if record.id != f"{vm}/{epoch}/{sample['last_update']}":
-            yield f"the id {record.id!r} is not that of its sample"
+            yield f"id {record.id!r} does not match its sample"
         if sequence > self._remembered.get(epoch, sequence):
-            yield f"VM {vm} is remembered at {self._remembered[epoch]} of its epoch, before this sample"
+            yield f"VM {vm}: memory at sequence {self._remembered[epoch]}, older than this sample"
         if before is None:
             return
-        last = f"after sequence {before[1]} of epoch {before[0]}"
+        last = f"follows sequence {before[1]} of epoch {before[0]}"
         if epoch == before[0] and sequence != before[1] + 1:
-            yield f"VM {vm} goes on with {sequence} {last}: {_said(sequence - before[1] - 1)}"
+            yield f"VM {vm}: sequence {sequence} {last}: {_gap(sequence - before[1] - 1)}"
         elif epoch != before[0]:
             previous = sample.get("previous")
             if sequence != 1 or (
                 previous is not None and (previous["epoch"], previous["sequence"]) != before
             ):
-                yield f"VM {vm} goes on with {sequence} of epoch {epoch} {last}: a loss"
+                yield f"VM {vm}: sequence {sequence} of epoch {epoch} {last}: samples missing"
 
 
-def _said(missing: int) -> str:
-    return f"{missing} missing" if missing > 0 else "not in order"
+def _gap(missing: int) -> str:
+    return f"{_counted(missing, 'sample')} missing" if missing > 0 else "out of order"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -50,7 +50,7 @@ def test_what_kafka_refused_is_listed_requeued_and_arrives_marked(
             wait(lambda: status()["dead_letters"]["by_reason"].get("too_large", 0) >= 3, "dead letters")
             assert status()["agent_has_it"] is True
             verified = spool("verify")
-            assert (verified.returncode, verified.stdout.splitlines()[-1]) == (0, "all is well")
+            assert (verified.returncode, verified.stdout.splitlines()[-1]) == (0, "no problems found")
             for word in ("requeue", "drop"):
                 refused = spool("dead-letters", word, "--all")
                 assert refused.returncode == 3

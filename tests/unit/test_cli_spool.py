@@ -31,22 +31,22 @@ def spool(tmp_path: Path) -> Path:
     return path
 
 
-def test_status_says_what_waits_and_what_it_takes(spool: Path) -> None:
+def test_status_shows_queued_records_and_sizes(spool: Path) -> None:
     done = barograph("status", spool.parent, BAROGRAPH_SPOOL__SIZE="64MiB")
 
     assert (done.exit_code, done.stderr) == (0, "")
     said = dict(line.split("  ", 1) for line in done.stdout.splitlines())
     assert said["file"].strip() == f"{spool}, format 1, read with SQLite {sqlite3.sqlite_version}"
-    assert said["agent"].strip() == "does not run"
-    assert said["samples"].strip().startswith("2 waiting, oldest ")
-    assert said["states"].strip() == "0 waiting"
+    assert said["agent"].strip() == "not running"
+    assert said["samples"].strip().startswith("2 records queued, oldest ")
+    assert said["states"].strip() == "0 records queued"
     assert said["dead letters"].strip() == "2: 1 invalid, 1 too_large"
     assert said["vms"].strip() == "0 remembered"
     assert said["used"].strip().endswith("KiB of 64MiB")
     assert said["on disk"].strip().endswith("log 0B")
 
 
-def test_status_for_machines(spool: Path) -> None:
+def test_status_as_json(spool: Path) -> None:
     found = json.loads(barograph("status --json", spool.parent).stdout)
 
     assert found["waiting"]["samples"].keys() == {"records", "oldest_ms", "oldest_age_ms"}
@@ -57,13 +57,13 @@ def test_status_for_machines(spool: Path) -> None:
     assert found["file_bytes"] == spool.stat().st_size
 
 
-async def test_status_says_that_an_agent_has_it(spool: Path) -> None:
+async def test_status_shows_a_running_agent(spool: Path) -> None:
     async with open_ledger(str(spool.parent), NOW_MS):
         assert json.loads(barograph("status --json", spool.parent).stdout)["agent_has_it"] is True
-        assert "has it open" in barograph("status", spool.parent).stdout
+        assert "  running" in barograph("status", spool.parent).stdout
 
 
-def test_of_a_copy_no_agent_and_no_bound_is_told(spool: Path, tmp_path: Path) -> None:
+def test_status_of_a_copy_shows_no_agent_and_no_bound(spool: Path, tmp_path: Path) -> None:
     found = json.loads(barograph(f"status --json --file {spool}", tmp_path / "other").stdout)
 
     assert (found["file"], found["agent_has_it"], found["bound_bytes"]) == (str(spool), None, None)
@@ -75,7 +75,7 @@ def test_a_copy_needs_no_configuration(spool: Path) -> None:
     assert done.exit_code == 0
 
 
-def test_dead_letters_are_listed_and_do_not_steer_the_terminal(spool: Path) -> None:
+def test_dead_letters_are_listed_and_do_not_control_the_terminal(spool: Path) -> None:
     done = barograph("dead-letters list", spool.parent)
 
     assert done.exit_code == 0
@@ -86,7 +86,7 @@ def test_dead_letters_are_listed_and_do_not_steer_the_terminal(spool: Path) -> N
     assert lines[2].endswith(sample(3).id)
 
 
-def test_dead_letters_for_machines_have_headers_and_value(spool: Path) -> None:
+def test_dead_letters_as_json_have_headers_and_value(spool: Path) -> None:
     newest, oldest = map(json.loads, barograph("dead-letters list --json", spool.parent).stdout.splitlines())
 
     assert (newest["number"], newest["reason"], newest["detail"]) == (2, "invalid", "no\x1b[31m")
@@ -96,7 +96,7 @@ def test_dead_letters_for_machines_have_headers_and_value(spool: Path) -> None:
     assert oldest["value"]["data"]["sequence"] == 3
 
 
-def test_a_dead_letter_that_is_no_json_or_cannot_be_read_is_listed_for_machines_too(spool: Path) -> None:
+def test_a_dead_letter_that_is_no_json_or_unreadable_is_listed_as_json_too(spool: Path) -> None:
     connection = sqlite3.connect(spool)
     connection.execute("UPDATE dead_letters SET value = x'ff00' WHERE position = 2")
     connection.execute("UPDATE dead_letters SET headers = x'ff' WHERE position = 1")
@@ -112,29 +112,29 @@ def test_a_dead_letter_that_is_no_json_or_cannot_be_read_is_listed_for_machines_
 
 def test_dead_letters_are_requeued_by_number_and_all(spool: Path) -> None:
     done = barograph("dead-letters requeue 2", spool.parent, BAROGRAPH_SPOOL__AGE="365d")
-    assert (done.exit_code, done.stdout) == (0, "requeued 1: 1 to states\n")
+    assert (done.exit_code, done.stdout) == (0, "requeued 1 record: 1 to states\n")
 
     done = barograph("dead-letters requeue --all", spool.parent, BAROGRAPH_SPOOL__AGE="365d")
-    assert (done.exit_code, done.stdout) == (0, "requeued 1: 1 to samples\n")
-    assert barograph("dead-letters requeue --all", spool.parent).stdout == "requeued 0\n"
+    assert (done.exit_code, done.stdout) == (0, "requeued 1 record: 1 to samples\n")
+    assert barograph("dead-letters requeue --all", spool.parent).stdout == "requeued 0 records\n"
 
     marked = redelivered(sample(3, mode=Mode.STRUCTURED)), redelivered(state())
     assert waiting(spool)[2:] == list(marked)
 
 
-def test_the_configured_age_decides_which_are_stamped_anew(spool: Path) -> None:
+def test_the_configured_age_decides_which_get_a_new_timestamp(spool: Path) -> None:
     barograph("dead-letters requeue --all", spool.parent, BAROGRAPH_SPOOL__AGE="1m")
 
     assert all(each.timestamp_ms > NOW_MS for each in waiting(spool)[2:])
 
 
 def test_dead_letters_are_dropped(spool: Path) -> None:
-    assert barograph("dead-letters drop 1 2", spool.parent).stdout == "dropped 2\n"
+    assert barograph("dead-letters drop 1 2", spool.parent).stdout == "dropped 2 records\n"
     assert barograph("dead-letters list", spool.parent).stdout == ""
 
 
 @pytest.mark.parametrize("word", ["requeue", "drop"])
-def test_a_number_that_is_not_there_is_exit_code_1(spool: Path, word: str) -> None:
+def test_an_unknown_number_is_exit_code_1(spool: Path, word: str) -> None:
     done = barograph(f"dead-letters {word} 1 9", spool.parent)
 
     assert (done.exit_code, done.stdout) == (1, "")
@@ -148,26 +148,26 @@ async def test_nothing_is_changed_while_an_agent_runs(spool: Path, words: str) -
         copy = barograph(f"{words} --file {spool}", spool.parent)
 
     assert (done.exit_code, copy.exit_code) == (3, 3)
-    assert done.stderr == f"not done: {spool.parent}: an agent uses this state directory; stop it first\n"
+    assert done.stderr == f"failed: {spool.parent}: an agent uses this state directory; stop it first\n"
     assert copy.stderr == done.stderr
     assert barograph("dead-letters list", spool.parent).stdout.count("\n") == 4
 
 
-def test_a_whole_spool_is_verified(spool: Path) -> None:
+def test_an_intact_spool_is_verified(spool: Path) -> None:
     done = barograph("verify", spool.parent)
 
     assert done.exit_code == 0
     assert done.stdout.splitlines()[1:] == [
-        "pages and indexes are whole",
-        "samples: 2 records of 1 VMs",
+        "pages and indexes are intact",
+        "samples: 2 records of 1 VM",
         "states: 0 records",
         "dead_letters: 2 records",
         "vms: 0 remembered",
-        "all is well",
+        "no problems found",
     ]
 
 
-def test_a_spool_that_is_not_whole_is_exit_code_1(tmp_path: Path) -> None:
+def test_a_damaged_spool_is_exit_code_1(tmp_path: Path) -> None:
     fill(tmp_path / "copy", [sample(1), sample(3)])
     connection = sqlite3.connect(tmp_path / "copy")
     connection.execute("INSERT INTO vms VALUES (char(27) || '[31m', 0, x'7b7d')")
@@ -179,7 +179,7 @@ def test_a_spool_that_is_not_whole_is_exit_code_1(tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert done.stdout.splitlines()[-3:-1] == [
         "2 problems:",
-        "  samples 2: VM vm-1 goes on with 3 after sequence 1 of epoch epoch-1: 1 missing",
+        "  samples 2: VM vm-1: sequence 3 follows sequence 1 of epoch epoch-1: 1 sample missing",
     ]
     assert done.stdout.splitlines()[-1].startswith("  memory of ?[31m: ")  # does not steer the terminal
 
@@ -209,13 +209,13 @@ def newer(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "detail"),
     [
-        (missing, "there is no spool here"),
+        (missing, "no spool at this path"),
         (damaged, "file is not a database (SQLITE_NOTADB)"),
-        (foreign, "is a database of something else"),
-        (newer, "has the format 99, and this version reads up to 1"),
+        (foreign, "a database of another program"),
+        (newer, "format 99 is newer; this version reads up to format 1"),
     ],
 )
-def test_a_spool_that_cannot_be_used_is_told_and_left_as_it_is(
+def test_an_unusable_spool_is_reported_and_left_unchanged(
     tmp_path: Path, words: str, make: Callable[[Path], None], detail: str
 ) -> None:
     path = tmp_path / "spool.sqlite"
@@ -228,20 +228,20 @@ def test_a_spool_that_cannot_be_used_is_told_and_left_as_it_is(
         assert (done.exit_code, done.stdout) == (1, f"1 problem:\n  {detail}\n")
     else:
         assert (done.exit_code, done.stdout) == (3, "")
-        assert done.stderr == f"not done: {path}: {detail}\n"
+        assert done.stderr == f"failed: {path}: {detail}\n"
     assert (path.read_bytes() if path.exists() else None) == before
 
 
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        ("dead-letters requeue", "NUMBER: name one or more, or give --all"),
-        ("dead-letters drop", "NUMBER: name one or more, or give --all"),
-        ("dead-letters drop 1 --all", "NUMBER: name one or more, or give --all"),
-        ("status --file /x --config /y", "--file: names the spool by itself: leave out --config"),
+        ("dead-letters requeue", "NUMBER: give either one or more numbers or --all"),
+        ("dead-letters drop", "NUMBER: give either one or more numbers or --all"),
+        ("dead-letters drop 1 --all", "NUMBER: give either one or more numbers or --all"),
+        ("status --file /x --config /y", "--file: cannot be combined with --config; leave one of them out"),
         (
             "verify --file /x --state-directory /y",
-            "--file: names the spool by itself: leave out --state-directory",
+            "--file: cannot be combined with --state-directory; leave one of them out",
         ),
         ("status --state-directory x", "--state-directory: 'x' is not an absolute path; start it with /"),
     ],

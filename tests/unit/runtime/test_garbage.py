@@ -1,4 +1,4 @@
-"""Full collections do not walk what lives as long as its VM, and no garbage is kept for ever."""
+"""Full collections skip long-lived objects, and no garbage is kept for ever."""
 
 import gc
 import subprocess
@@ -9,11 +9,11 @@ from collections.abc import Generator
 import anyio
 import pytest
 
-from agent.runtime.garbage import THRESHOLDS, keep_pauses_short, set_aside
+from agent.runtime.garbage import THRESHOLDS, freeze, keep_pauses_short
 
 
 class Knot:
-    """Garbage that only the collector finds, once nobody else holds it."""
+    """Garbage that only the collector finds, once nothing else refers to it."""
 
     def __init__(self) -> None:
         self.itself = self
@@ -27,16 +27,16 @@ def as_before() -> Generator[None]:
     gc.unfreeze()
 
 
-def test_what_lives_is_set_aside_and_garbage_among_it_is_found_the_next_time() -> None:
+def test_live_objects_are_frozen_and_garbage_among_them_is_found_the_next_time() -> None:
     knot = Knot()
     left = weakref.ref(knot)
-    set_aside()
+    freeze()
     assert gc.get_freeze_count() > 1000
     del knot
     gc.collect()
-    assert left() is not None  # set aside: nobody looks
+    assert left() is not None  # frozen objects are skipped
 
-    set_aside()
+    freeze()
 
     assert left() is None
 
@@ -48,7 +48,7 @@ async def a_knot_is_found() -> None:
         await found.wait()
 
 
-async def test_it_is_done_at_once_after_the_start_and_again() -> None:
+async def test_objects_are_frozen_at_once_after_the_start_and_again() -> None:
     async with anyio.create_task_group() as group:
         group.start_soon(keep_pauses_short, 0.01, 0.01)
         for _ in range(3):
@@ -57,12 +57,12 @@ async def test_it_is_done_at_once_after_the_start_and_again() -> None:
         group.cancel_scope.cancel()
 
 
-async def test_what_is_new_is_collected_more_often_than_what_was_set_aside() -> None:
+async def test_new_objects_are_collected_more_often_than_frozen_ones() -> None:
     old = Knot()
     kept = weakref.ref(old)
     async with anyio.create_task_group() as group:
         group.start_soon(keep_pauses_short, 0.01, 3600, 0.01)
-        for _ in range(3):  # two of them, at most, by what sets aside
+        for _ in range(3):  # at most two of them by freezing
             await a_knot_is_found()
         del old
         await a_knot_is_found()

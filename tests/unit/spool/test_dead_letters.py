@@ -38,7 +38,7 @@ def corrupt(path: Path, statement: str) -> None:
     connection.close()
 
 
-def test_they_are_listed_the_newest_first_also_while_an_agent_uses_the_spool(path: Path) -> None:
+def test_they_are_listed_newest_first_even_while_an_agent_uses_the_spool(path: Path) -> None:
     store = open_store(path, Bounds())
     letters = [refused(sample(n), detail=f"because {n}", at_ms=NOW_MS + n) for n in range(1, 51)]
     store.commit(Change(now_ms=NOW_MS, refused=letters))
@@ -55,7 +55,7 @@ def test_they_are_listed_the_newest_first_also_while_an_agent_uses_the_spool(pat
     store.close()
 
 
-def test_a_reader_that_stops_in_the_middle_holds_back_nothing(path: Path) -> None:
+def test_a_reader_that_pauses_holds_back_nothing(path: Path) -> None:
     store = open_store(path, Bounds())
     store.commit(Change(now_ms=NOW_MS, refused=[refused(sample(n)) for n in range(50)]))
 
@@ -102,7 +102,7 @@ def test_only_those_that_are_named_are_requeued(path: Path) -> None:
     assert waiting(path) == [redelivered(sample(2))]
 
 
-def test_a_requeued_one_is_not_dropped_at_once_for_its_age(path: Path) -> None:
+def test_a_requeued_one_is_not_dropped_immediately_because_of_its_age(path: Path) -> None:
     old, young = sample(1, at_ms=NOW_MS - 1_000_001), sample(2, at_ms=NOW_MS - 1_000_000)
     fill(path, [], [refused(old), refused(young)])
 
@@ -130,7 +130,7 @@ def test_a_record_that_is_refused_again_has_another_number(path: Path) -> None:
     assert all(letter.record and is_redelivered(letter.record) for letter in dead_letters(path))
 
 
-def test_dropped_ones_are_gone_and_the_totals_know(path: Path) -> None:
+def test_dropped_ones_are_gone_and_the_totals_match(path: Path) -> None:
     fill(path, [sample(9)], [refused(sample(n)) for n in (1, 2, 3)])
 
     assert drop(path, [1, 3]) == 2
@@ -142,7 +142,7 @@ def test_dropped_ones_are_gone_and_the_totals_know(path: Path) -> None:
     assert waiting(path) == [sample(9)]
 
 
-def test_either_all_that_are_named_are_requeued_or_dropped_or_none(path: Path) -> None:
+def test_either_all_named_ones_are_requeued_or_dropped_or_none(path: Path) -> None:
     fill(path, [], [refused(sample(1)), refused(sample(2))])
     corrupt(path, "UPDATE dead_letters SET headers = x'ff' WHERE position = 2")
 
@@ -160,7 +160,7 @@ def test_either_all_that_are_named_are_requeued_or_dropped_or_none(path: Path) -
 @pytest.mark.parametrize(
     ("damage", "problem"), [("kind = 'x'", "unknown kind 'x'"), ("headers = x'c1'", "damaged headers")]
 )
-def test_one_that_cannot_be_read_is_listed_and_can_be_dropped(path: Path, damage: str, problem: str) -> None:
+def test_an_unreadable_one_is_listed_and_can_be_dropped(path: Path, damage: str, problem: str) -> None:
     fill(path, [], [refused(sample(1)), refused(sample(2))])
     corrupt(path, f"UPDATE dead_letters SET {damage} WHERE position = 1")
 
@@ -171,7 +171,7 @@ def test_one_that_cannot_be_read_is_listed_and_can_be_dropped(path: Path, damage
     assert drop(path, [1]) == 1
 
 
-async def test_nothing_is_changed_while_an_agent_has_the_state_directory_nor_can_one_start_meanwhile(
+async def test_nothing_is_changed_while_an_agent_uses_the_state_directory_and_none_can_start_meanwhile(
     path: Path, tmp_path: Path
 ) -> None:
     fill(path, [], [refused(sample(1))])
@@ -189,8 +189,8 @@ async def test_nothing_is_changed_while_an_agent_has_the_state_directory_nor_can
     assert numbers(path) == [1]
 
 
-def test_a_missing_spool_is_not_made(path: Path) -> None:
-    with pytest.raises(SpoolError, match="there is no spool here"):
+def test_a_missing_spool_is_not_created(path: Path) -> None:
+    with pytest.raises(SpoolError, match="no spool at this path"):
         drop(path, None)
 
     assert list(path.parent.iterdir()) == []

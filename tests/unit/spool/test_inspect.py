@@ -1,4 +1,4 @@
-"""Looks into the file that an agent uses, or into a copy, change neither."""
+"""Inspecting a file in use by an agent, or a copy, changes neither."""
 
 import hashlib
 import os
@@ -22,7 +22,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "spool.sqlite"
 
 
-def test_what_is_in_a_spool_is_told(path: Path) -> None:
+def test_the_contents_of_a_spool(path: Path) -> None:
     store = open_store(path, Bounds())
     records = [sample(1, at_ms=NOW_MS - 5_000), sample(2), state()]
     letters = [refused(sample(3)), refused(sample(4)), refused(state(), "invalid")]
@@ -43,7 +43,7 @@ def test_what_is_in_a_spool_is_told(path: Path) -> None:
     assert found.file_bytes == path.stat().st_size
 
 
-def test_pages_that_are_free_to_be_used_again_are_not_used(path: Path) -> None:
+def test_free_pages_are_not_counted_as_used(path: Path) -> None:
     store = open_store(path, Bounds())
     store.commit(Change(now_ms=NOW_MS, records=[(n, sample(n)) for n in range(1, 500)]))
     store.commit(Change(now_ms=NOW_MS, settled={Queue.SAMPLES: 499}))
@@ -55,13 +55,13 @@ def test_pages_that_are_free_to_be_used_again_are_not_used(path: Path) -> None:
     assert found.used_bytes == used_bytes < found.file_bytes
 
 
-def test_nothing_waits_in_an_empty_spool(path: Path) -> None:
+def test_an_empty_spool_has_no_records(path: Path) -> None:
     fill(path)
 
     assert set(contents(path).waiting.values()) == {Waiting(0, None)}
 
 
-def test_a_running_agents_file_is_read_with_its_log_and_left_as_it_is(path: Path) -> None:
+def test_the_file_of_a_running_agent_is_read_with_its_log_and_left_unchanged(path: Path) -> None:
     store = open_store(path, Bounds())
     store.commit(Change(now_ms=NOW_MS, records=[(1, sample(1))]))
     log = path.with_name("spool.sqlite-wal")
@@ -89,7 +89,7 @@ def test_a_copy_of_a_killed_agents_file_and_log_is_read(path: Path, tmp_path: Pa
     assert contents(copy).waiting[Queue.SAMPLES].records == 1
 
 
-def test_a_file_where_nothing_can_be_written_is_read() -> None:
+def test_a_file_in_a_read_only_directory_is_read() -> None:
     with TemporaryDirectory() as folder:  # pytest's own folders are closed to other users
         path = Path(folder) / "spool.sqlite"
         fill(path, [sample(1)])
@@ -110,11 +110,11 @@ def test_a_file_where_nothing_can_be_written_is_read() -> None:
         path.parent.chmod(0o755)
 
 
-def test_a_missing_spool_is_not_made(path: Path) -> None:
+def test_a_missing_spool_is_not_created(path: Path) -> None:
     with pytest.raises(SpoolError) as raised:
         contents(path)
 
-    assert str(raised.value) == f"{path}: there is no spool here"
+    assert str(raised.value) == f"{path}: no spool at this path"
     assert not path.exists()
 
 
@@ -144,13 +144,13 @@ def not_a_database(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "fault", "detail"),
     [
-        (foreign, SpoolFault.FOREIGN, "is a database of something else"),
-        (newer, SpoolFault.NEWER, f"has the format 99, and this version reads up to {FORMAT}"),
-        (older, SpoolFault.UNUSABLE, "has the format 0: start the agent once"),
+        (foreign, SpoolFault.FOREIGN, "a database of another program"),
+        (newer, SpoolFault.NEWER, f"format 99 is newer; this version reads up to format {FORMAT}"),
+        (older, SpoolFault.UNUSABLE, "format 0 is older; start the agent once to migrate it"),
         (not_a_database, SpoolFault.DAMAGED, "file is not a database (SQLITE_NOTADB)"),
     ],
 )
-def test_what_cannot_be_used_is_told_and_left_as_it_is(
+def test_an_unusable_file_is_reported_and_left_unchanged(
     path: Path, make: object, fault: SpoolFault, detail: str
 ) -> None:
     assert callable(make)

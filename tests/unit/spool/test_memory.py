@@ -32,7 +32,7 @@ async def test_records_come_out_in_the_order_they_went_in() -> None:
     assert (buffer.waiting, buffer.held_bytes) == (0, 0)
 
 
-async def test_a_batch_that_was_taken_comes_out_again_until_it_is_settled() -> None:
+async def test_a_taken_batch_is_returned_again_until_it_is_settled() -> None:
     buffer = MemoryBuffer("kafka", 10_000, Counters())
     for n in range(4):
         buffer.append(record(n))

@@ -1,4 +1,4 @@
-"""What is wrong with a spool is found, whatever it is, and a whole one is called whole."""
+"""Every problem of a spool is found, and an intact one has none."""
 
 import sqlite3
 from collections.abc import Sequence
@@ -33,6 +33,10 @@ def change(path: Path, statement: str) -> None:
     connection.close()
 
 
+def counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 NEXT = EpochEnd("epoch-1", 2)
 
 
@@ -54,7 +58,7 @@ NEXT = EpochEnd("epoch-1", 2)
     ],
     ids=["empty", "one VM", "two VMs", "a new epoch", "one that knows of none before", "redelivered"],
 )
-def test_a_whole_spool_has_no_problems(path: Path, records: Sequence[Record]) -> None:
+def test_an_intact_spool_has_no_problems(path: Path, records: Sequence[Record]) -> None:
     fill(path, records, [refused(sample(3)), refused(state())])
 
     found = verify(path)
@@ -62,9 +66,9 @@ def test_a_whole_spool_has_no_problems(path: Path, records: Sequence[Record]) ->
     samples = [each for each in records if each.kind == "sample"]
     assert found.problems == []
     assert found.seen[1:] == [
-        "pages and indexes are whole",
-        f"samples: {len(samples)} records of {len({each.key for each in samples})} VMs",
-        f"states: {len(records) - len(samples)} records",
+        "pages and indexes are intact",
+        f"samples: {counted(len(samples), 'record')} of {counted(len({each.key for each in samples}), 'VM')}",
+        f"states: {counted(len(records) - len(samples), 'record')}",
         "dead_letters: 2 records",
         "vms: 0 remembered",
     ]
@@ -75,23 +79,23 @@ def test_a_whole_spool_has_no_problems(path: Path, records: Sequence[Record]) ->
     [
         (
             [sample(1), sample(3)],
-            "samples 2: VM vm-1 goes on with 3 after sequence 1 of epoch epoch-1: 1 missing",
+            "samples 2: VM vm-1: sequence 3 follows sequence 1 of epoch epoch-1: 1 sample missing",
         ),
         (
             [sample(2), sample(1)],
-            "samples 2: VM vm-1 goes on with 1 after sequence 2 of epoch epoch-1: not in order",
+            "samples 2: VM vm-1: sequence 1 follows sequence 2 of epoch epoch-1: out of order",
         ),
         (
             [sample(2), sample(2)],
-            "samples 2: VM vm-1 goes on with 2 after sequence 2 of epoch epoch-1: not in order",
+            "samples 2: VM vm-1: sequence 2 follows sequence 2 of epoch epoch-1: out of order",
         ),
         (
             [sample(2), sample(2, epoch="e2")],
-            "samples 2: VM vm-1 goes on with 2 of epoch e2 after sequence 2 of epoch epoch-1: a loss",
+            "samples 2: VM vm-1: sequence 2 of epoch e2 follows sequence 2 of epoch epoch-1: samples missing",
         ),
         (
             [sample(1), sample(1, epoch="e2", previous=NEXT)],
-            "samples 2: VM vm-1 goes on with 1 of epoch e2 after sequence 1 of epoch epoch-1: a loss",
+            "samples 2: VM vm-1: sequence 1 of epoch e2 follows sequence 1 of epoch epoch-1: samples missing",
         ),
     ],
     ids=["a gap", "backwards", "twice", "an epoch's first is missing", "an epoch's last is missing"],
@@ -102,12 +106,12 @@ def test_samples_out_of_order_are_found(path: Path, records: Sequence[Record], p
     assert verify(path).problems == [problem]
 
 
-def test_a_sample_newer_than_what_its_vm_is_remembered_by_is_found(path: Path) -> None:
+def test_a_sample_newer_than_the_memory_of_its_vm_is_found(path: Path) -> None:
     store = open_store(path, Bounds())
     store.commit(
         Change(now_ms=NOW_MS, records=list(enumerate([sample(4), sample(5)], 1)), memories=[remembered(4)])
     )
-    assert verify(path).problems == ["samples 2: VM vm-1 is remembered at 4 of its epoch, before this sample"]
+    assert verify(path).problems == ["samples 2: VM vm-1: memory at sequence 4, older than this sample"]
 
     store.commit(Change(now_ms=NOW_MS, memories=[remembered(5)]))
     assert verify(path).problems == []
@@ -117,24 +121,27 @@ def test_a_sample_newer_than_what_its_vm_is_remembered_by_is_found(path: Path) -
 @pytest.mark.parametrize(
     ("statement", "problem"),
     [
-        ("UPDATE totals SET total = 7 WHERE name = 'samples'", "samples: the total says 7, and there are 2"),
-        ("UPDATE totals SET total = 0 WHERE name = 'dead_letters'", "dead_letters: the total says 0, and"),
-        ("DELETE FROM totals WHERE name = 'states'", "states: the total says None, and there are 1 records"),
+        (
+            "UPDATE totals SET total = 7 WHERE name = 'samples'",
+            "samples: the total is 7, but the table has 2",
+        ),
+        ("UPDATE totals SET total = 0 WHERE name = 'dead_letters'", "dead_letters: the total is 0, but"),
+        ("DELETE FROM totals WHERE name = 'states'", "states: the total is None, but the table has 1 record"),
         ("UPDATE samples SET headers = x'00' WHERE position = 2", "samples 2: record "),
         ("UPDATE states SET kind = 'nonsense'", "states 3: record "),
-        ("UPDATE states SET kind = 'sample'", "states 3: is of another queue: sample"),
+        ("UPDATE states SET kind = 'sample'", "states 3: kind sample belongs to another queue"),
         ("UPDATE samples SET value = x'ff' WHERE position = 2", "samples 2: record "),
         ("UPDATE samples SET value = x'5b5d' WHERE position = 2", "samples 2: record "),
         ("UPDATE samples SET value = x'7b7d' WHERE position = 2", "samples 2: record "),
         ("UPDATE dead_letters SET value = x'78'", "dead_letters 1: record "),
         (
             "UPDATE samples SET id = 'vm-1/epoch-1/1' WHERE position = 2",
-            "samples 2: the id 'vm-1/epoch-1/1' is",
+            "samples 2: id 'vm-1/epoch-1/1' does",
         ),
         ("UPDATE vms SET memory = x'00'", "memory of /run/vm/a.qmp: "),
     ],
 )
-def test_a_row_that_is_wrong_is_found(path: Path, statement: str, problem: str) -> None:
+def test_a_wrong_row_is_found(path: Path, statement: str, problem: str) -> None:
     store = open_store(path, Bounds())
     records = list(enumerate([sample(1), sample(2), state()], 1))
     store.commit(
@@ -149,7 +156,7 @@ def test_a_row_that_is_wrong_is_found(path: Path, statement: str, problem: str) 
     assert problems[0].startswith(problem)
 
 
-def test_broken_pages_are_found_and_what_is_whole_is_still_looked_at(path: Path) -> None:
+def test_damaged_pages_are_found_and_intact_ones_still_checked(path: Path) -> None:
     fill(path, [sample(n) for n in range(1, 200)], [refused(sample(300))])
     with path.open("r+b") as file:
         file.seek(12 * 4096)
@@ -159,7 +166,7 @@ def test_broken_pages_are_found_and_what_is_whole_is_still_looked_at(path: Path)
 
     assert found.problems
     assert "vms: 0 remembered" in found.seen
-    assert "pages and indexes are whole" not in found.seen
+    assert "pages and indexes are intact" not in found.seen
 
 
 def test_a_broken_index_is_found_though_every_row_can_be_read(path: Path) -> None:
@@ -181,15 +188,15 @@ def test_a_broken_index_is_found_though_every_row_can_be_read(path: Path) -> Non
     assert "vms: 1 remembered" in found.seen
 
 
-def test_what_is_no_spool_is_a_problem(path: Path) -> None:
-    assert verify(path).problems == ["there is no spool here"]
+def test_a_missing_or_foreign_file_is_a_problem(path: Path) -> None:
+    assert verify(path).problems == ["no spool at this path"]
 
     path.write_bytes(b"something else entirely " * 100)
     assert verify(path).problems == ["file is not a database (SQLITE_NOTADB)"]
     assert verify(path).seen == []
 
 
-def test_more_problems_than_anybody_reads_are_counted(path: Path) -> None:
+def test_problems_beyond_the_first_hundred_are_counted(path: Path) -> None:
     fill(path, [sample(2 * n) for n in range(1, 202)])
 
     problems = verify(path).problems
@@ -198,7 +205,7 @@ def test_more_problems_than_anybody_reads_are_counted(path: Path) -> None:
     assert problems[-1] == "samples: 100 more problems"
 
 
-def test_a_running_agents_spool_is_verified_at_one_instant(path: Path) -> None:
+def test_the_spool_of_a_running_agent_is_verified_at_one_instant(path: Path) -> None:
     store = open_store(path, Bounds())
     store.commit(Change(now_ms=NOW_MS, records=[(1, sample(1))]))
 
