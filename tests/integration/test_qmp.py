@@ -20,6 +20,7 @@ import pytest
 from agent.errors import LinkFault, QmpUnreachable
 from agent.qmp.link import Link as OpenLink
 from agent.qmp.link import Settings, open_link
+from tests.lab.leftovers import assert_none_left, open_descriptors
 from tests.unit.qmp.peer import read_stats
 
 QEMU = shutil.which("qemu-system-x86_64")
@@ -230,9 +231,9 @@ async def test_a_held_monitor_is_silent_and_we_do_not_wait_in_its_queue(folder: 
     path = folder / "q.sock"
     async with qemu(path):
         async with linked(path):
-            before = os.listdir("/proc/self/fd")
+            before = open_descriptors()
             assert await fault_of_opening(path) is LinkFault.SILENT
-            assert os.listdir("/proc/self/fd") == before
+            await assert_none_left(open_descriptors, before)
 
         # The holder has left. Whoever comes next is served: nobody of ours stands before him.
         async with linked(path) as link:
@@ -347,35 +348,29 @@ async def visit(path: Path) -> None:
 async def test_200_reconnects_leave_nothing_behind(folder: Path) -> None:
     path = folder / "q.sock"
 
-    async def counts_after(visits: int) -> tuple[int, int, int]:
-        for _ in range(visits):
+    async with qemu(path):
+        for _ in range(20):  # what is made once and kept is there after these
             await visit(path)
         gc.collect()
-        return len(os.listdir("/proc/self/fd")), len(asyncio.all_tasks()), len(gc.get_objects())
+        descriptors, tasks, objects = open_descriptors(), asyncio.all_tasks(), len(gc.get_objects())
+        for _ in range(200):
+            await visit(path)
 
-    async with qemu(path):
-        files, tasks, objects = await counts_after(20)
-        files_later, tasks_later, objects_later = await counts_after(200)
-
-    assert files_later == files
-    assert tasks_later == tasks
-    assert objects_later - objects < 200  # below one object a visit
+        await assert_none_left(open_descriptors, descriptors)
+        await assert_none_left(asyncio.all_tasks, tasks)
+        assert len(gc.get_objects()) - objects < 200  # below one object a visit
 
 
 async def test_cancelled_and_failed_openings_leave_nothing_behind(folder: Path) -> None:
     path = folder / "q.sock"
 
-    async def counts_after(attempts: int) -> tuple[int, int]:
-        for attempt in range(attempts):
-            with anyio.move_on_after(attempt * 0.0002):  # from before the connect to after the greeting
-                await visit(path)
-        gc.collect()
-        return len(os.listdir("/proc/self/fd")), len(asyncio.all_tasks())
-
     async with qemu(path):
         await visit(path)
-        before = await counts_after(0)
-        after = await counts_after(60)
-        await visit(path)  # and QEMU serves the next one
+        descriptors, tasks = open_descriptors(), asyncio.all_tasks()
+        for attempt in range(60):
+            with anyio.move_on_after(attempt * 0.0002):  # from before the connect to after the greeting
+                await visit(path)
 
-    assert after == before
+        await assert_none_left(open_descriptors, descriptors)
+        await assert_none_left(asyncio.all_tasks, tasks)
+        await visit(path)  # and QEMU serves the next one
