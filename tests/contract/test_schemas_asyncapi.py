@@ -121,6 +121,7 @@ def test_every_reference_leads_somewhere() -> None:
 
 
 def test_an_operation_sends_all_messages_of_its_channel() -> None:
+    assert DOCUMENT["operations"]
     for operation in DOCUMENT["operations"].values():
         channel = operation["channel"]["$ref"]
         messages = [message["$ref"] for message in operation["messages"]]

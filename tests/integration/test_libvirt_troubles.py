@@ -126,7 +126,7 @@ def test_pods_come_and_go_with_their_libvirts(folder: Path) -> None:
         lines = DomainLines(process)
         lines.wait(lambda: '"running"' in process.stdout.read_text(), "the agent runs")
         with virt_launcher(kubelet, folder, "one") as first, virt_launcher(kubelet, folder, "two") as second:
-            assert len(os.fsencode(first.socket)) > 107 or len(str(folder)) < 20
+            assert len(os.fsencode(first.socket)) > 107  # more than fits into a socket's address
             web = first.domain("shop_web", period_s=1, metadata=kubevirt("f4686d2c"))
             cart = second.domain("shop_cart", period_s=1, metadata=kubevirt("f4686d2d"))
             paths = path_of(web), path_of(cart)

@@ -251,11 +251,16 @@ async def test_what_failed_is_tried_again_while_it_is_the_newest(backend: HttpBa
     assert len(backend.points(FREE)) == 1
 
 
-async def test_finish_before_run_and_twice_is_nothing() -> None:
-    sink = OtlpSink(Settings(endpoint="http://127.0.0.1:1"), AGENT, Counters())
+async def test_finish_before_run_and_twice_sends_nothing(http: HttpBackend) -> None:
+    counters = Counters()
+    sink = OtlpSink(Settings(endpoint=http.endpoint), AGENT, counters)
 
-    await sink.finish(1.0)
-    await sink.finish(1.0)
+    with capture_logs() as logs:
+        await sink.finish(1.0)
+        await sink.finish(1.0)
+
+    assert http.requests == []
+    assert (counters.snapshot(), logs) == ({}, [])
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])

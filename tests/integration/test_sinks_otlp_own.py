@@ -131,7 +131,9 @@ async def test_what_is_looked_at_is_looked_at_on_the_loop_and_once_a_cycle(http:
     assert len(threads) <= len(http.requests) + 1
 
 
-async def test_finish_before_start_is_nothing() -> None:
-    own = OwnTelemetry(settings("http://127.0.0.1:1"), AGENT, lambda: snapshot(Counters(), LEVELS))
+async def test_finish_before_start_sends_nothing(http: HttpBackend) -> None:
+    own = OwnTelemetry(settings(http.endpoint), AGENT, lambda: snapshot(Counters(), LEVELS))
 
     await own.finish(1)
+
+    assert http.requests == []

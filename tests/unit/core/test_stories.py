@@ -638,10 +638,11 @@ def test_a_silent_visit_is_left_at_its_deadline() -> None:
     story = reporting(access=Access.SHARE)
     answer = story.answer
     story.answer = lambda effect: None if isinstance(effect, Ask) else answer(effect)
+    story.effects.clear()  # every visit before this one has closed its link too
     story.pass_s(3)
 
     assert story.words[-1] == ("unreachable", "no_answer")
-    assert isinstance(story.effects[-2], CloseLink) or story.closed
+    assert story.closed
 
 
 def test_a_duplicate_names_the_other_path_and_takes_over_when_it_is_free() -> None:

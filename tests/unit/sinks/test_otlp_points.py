@@ -291,6 +291,7 @@ def test_the_resource_is_the_vm() -> None:
 def test_id_name_and_host_stand_on_the_points_too() -> None:
     points = on_the_wire(built(view(sample())))
 
+    assert points
     assert all(WHO.items() <= point.attributes.items() for point in points.values())
 
 
