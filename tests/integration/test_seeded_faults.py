@@ -1,0 +1,22 @@
+"""The tests catch every seeded fault: one in three here, all of them in the long form."""
+
+import pytest
+
+from tests.model.seeded_faults import MODELS, caught_by
+
+SHORT_FORM = {name: model.faults[::3] for name, model in MODELS.items() if name != "simulated"}
+"""The simulator's faults are left to the long form: its tests take a minute for each."""
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        pytest.param(name, old, new, marks=() if (old, new) in SHORT_FORM.get(name, ()) else pytest.mark.long)
+        for name, model in MODELS.items()
+        for old, new in model.faults
+    ],
+    ids=[f"{name}-{number}" for name, model in MODELS.items() for number, _ in enumerate(model.faults, 1)],
+)
+@pytest.mark.timeout(660)
+def test_a_seeded_fault_is_caught(name: str, old: str, new: str) -> None:
+    assert caught_by(MODELS[name], old, new) is not None, f"no test fails with {new!r} in place of {old!r}"
