@@ -1,0 +1,58 @@
+"""tests/README.md lists the tests of every module that has no test file of its own."""
+
+import re
+from pathlib import Path
+
+from tests.model.seeded_faults import MODELS
+
+TESTS = Path(__file__).parents[1]
+README = (TESTS / "README.md").read_text()
+AGENT = TESTS.parent / "agent"
+
+
+def rows(section: str) -> list[tuple[str, str]]:
+    """Return both cells of each row of the table in a section, without its two head rows."""
+    text = README.partition(f"## {section}\n")[2].partition("\n## ")[0]
+    return re.findall(r"^\| (.*) \| (.*) \|$", text, re.MULTILINE)[2:]
+
+
+def quoted(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def own_test_file(module: str) -> Path:
+    folder, _, name = module.rpartition("/")
+    return TESTS / "unit" / folder / f"test_{name}.py"
+
+
+def test_every_module_has_a_test_file_of_its_own_or_a_row() -> None:
+    files = [file for file in AGENT.rglob("*.py") if file.name != "__init__.py"]
+    modules = {str(file.relative_to(AGENT).with_suffix("")) for file in files}
+    listed = [module for cell, _ in rows("Where a module is tested") for module in quoted(cell)]
+
+    assert len(modules) > 50
+    assert sorted(listed) == sorted(module for module in modules if not own_test_file(module).exists())
+
+
+def test_every_row_names_test_files_that_exist() -> None:
+    named = [quoted(cell) for _, cell in rows("Where a module is tested")]
+
+    assert all(named)
+    assert [test for tests in named for test in tests if not (TESTS / test).is_file()] == []
+
+
+def test_every_seeded_fault_has_one_row_and_a_test_that_exists() -> None:
+    source = "\n".join(file.read_text() for file in TESTS.rglob("*.py"))
+    found: list[tuple[str, int]] = []
+    for test, faults in rows("Seeded faults"):
+        name = re.sub(r"\[.*|^.*::", "", quoted(test)[0].replace("::runTest", ""))
+        assert re.search(rf"(def |^){name}( = |\()", source, re.MULTILINE), f"there is no test {name}"
+        found += [
+            (model, int(number))
+            for model, numbers in re.findall(r"(\w+) ([\d, ]+)", faults)
+            for number in numbers.strip(", ").split(", ")
+        ]
+
+    assert sorted(found) == sorted(
+        (name, number) for name, model in MODELS.items() for number in range(1, len(model.faults) + 1)
+    )
