@@ -17,7 +17,7 @@ export VIRTUAL_ENV := $(VENV)
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long check fuzz bench format lock lab release audit
+.PHONY: help setup demo test test-long check check-types check-tests fuzz bench format lock lab release audit
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,19 +46,25 @@ $(BUILD_READY): | $(UV)
 demo: setup ## show real guests in real QEMUs with an embedded Kafka for a minute, or simulated ones
 	@python -m tests.lab.demo
 
-check: setup ## a minute: format, lint, spelling, layers, types, unit, model, contract and golden tests
+check: setup ## under a minute: format, lint, spelling, layers, types, unit, model, contract and golden tests
 	@ruff format --check --quiet .
 	@ruff check --quiet .
 	@codespell
 	@lint-imports --no-cache > $(CACHE)/lint-imports.log 2>&1 || { cat $(CACHE)/lint-imports.log; exit 1; }
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target check-types check-tests
+
+check-types: setup # one process, and most of the CPU of a check: beside the tests
 	@basedpyright --level warning
-	@python -m pytest -q --numprocesses 2 --dist worksteal tests/unit tests/model tests/contract tests/golden
+
+check-tests: setup
+	@BAROGRAPH_HYPOTHESIS=quick python -m pytest -q --numprocesses 2 --dist worksteal \
+	  tests/unit tests/model tests/contract tests/golden
 
 lab: setup ## build what the tests need: guest, libvirt, Kafka, Collector, Prometheus
 	@python -m tests.lab.setup
 
 test: lab ## run all tests: most in parallel, then those that measure time, alone
-	@python -m pytest -q -m "not long and not alone" --numprocesses 3 --dist loadfile
+	@python -m pytest -q -m "not long and not alone" --numprocesses 4 --dist loadfile --no-loadscope-reorder
 	@python -m pytest -q -m "alone and not long"
 
 test-long: lab ## run the long forms of the tests, and print their figures

@@ -1,9 +1,10 @@
-"""What all tests share: a loop, a folder for sockets, kept where a test fails, no process left behind."""
+"""What all tests use: the event loop, a folder kept on failure, a check for leftover processes, the order."""
 
 import shutil
 import signal
 import tempfile
-from collections.abc import Generator
+from collections import Counter
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,14 +13,63 @@ from tests.lab.process import no_child_left
 
 FAILED = pytest.StashKey[bool]()
 
+SLOWEST_FIRST: Sequence[str] = (
+    "test_states_on_real_guests",
+    "test_hypervisor_contract",
+    "test_ownership",
+    "test_package",
+    "test_image",
+    "test_outages",
+    "test_libvirt_states",
+    "test_libvirt_troubles",
+    "test_states_guest_ends",
+    "test_service",
+    "test_seeded_faults",
+    "test_demo_simulated",
+    "test_demo",
+    "test_soak",
+    "test_sinks_kafka_real",
+    "test_hypervisor_contract_devices",
+    "test_hypervisor_contract_monitor",
+    "test_release",
+    "test_lab",
+    "test_lab_libvirt",
+    "test_states_migration",
+    "test_web",
+    "test_restarts",
+    "test_clock_steps",
+    "test_helm_chart",
+    "test_spool_power_cut",
+    "test_spool_model",
+)
+"""The files that take longest, by the summary at the end of a run: see `pytest_terminal_summary`."""
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell without job control has its background ignore it, and so would all that we start.
+    # A shell without job control starts background jobs with SIGINT ignored, and children inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the longest files first: one that starts last would run while all other workers are idle."""
+    places = {name: place for place, name in enumerate(SLOWEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the files that took longest, where a run took minutes."""
+    seconds: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                seconds[Path(report.fspath).stem] += int(report.duration * 1000)
+    if seconds.total() > 120_000:
+        slowest = ", ".join(f"{name} {each / 1000:.0f} s" for name, each in seconds.most_common(30))
+        terminalreporter.write_line(f"slowest files: {slowest}")
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Note on each test whether it has failed, for the fixtures that clean up after it."""
+    """Record on each test whether it has failed, for the fixtures that clean up after it."""
     report = yield
     item.stash[FAILED] = report.failed or item.stash.get(FAILED, False)
     return report
@@ -27,13 +77,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @pytest.fixture
 def anyio_backend() -> str:
-    """The loop of tests that are coroutines: the one that the libraries around us need."""
+    """The event loop of tests that are coroutines: the one that our libraries need."""
     return "asyncio"
 
 
 @pytest.fixture
 def folder(request: pytest.FixtureRequest) -> Generator[Path]:
-    """A folder with a short path, since a socket's may have 108 bytes; kept where the test fails."""
+    """A folder with a short path, since a socket's path is limited to 108 bytes; kept if the test fails."""
     path = Path(tempfile.mkdtemp(prefix="bt-", dir="/tmp"))
     yield path
     node: pytest.Item = request.node
@@ -44,7 +94,7 @@ def folder(request: pytest.FixtureRequest) -> Generator[Path]:
 
 
 def kept(folder: Path) -> list[str]:
-    """Drop what nobody reads from a failed test's folder; return what stays."""
+    """Delete the data of servers from a failed test's folder; return the files that remain."""
     for data in folder.glob("*/data"):
         shutil.rmtree(data, ignore_errors=True)
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
@@ -52,13 +102,13 @@ def kept(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_process_is_left_behind() -> Generator[None]:
-    """Whatever a session started has ended when it ends."""
+    """Assert that every process started during the session has ended with it."""
     with no_child_left():
         yield
 
 
 @pytest.fixture(autouse=True)
 def no_process_outlives_its_test() -> Generator[None]:
-    """The same for each test. What serves a whole session starts before this, so it does not count."""
+    """Assert the same for each test; what serves the whole session starts earlier and does not count."""
     with no_child_left():
         yield

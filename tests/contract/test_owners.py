@@ -1,8 +1,9 @@
-"""tests/README.md lists the tests of every module that has no test file of its own."""
+"""tests/README.md lists the tests of each module without a test file of its own, and the names there exist."""
 
 import re
 from pathlib import Path
 
+from tests.conftest import SLOWEST_FIRST
 from tests.model.seeded_faults import MODELS
 
 TESTS = Path(__file__).parents[1]
@@ -39,6 +40,12 @@ def test_every_row_names_test_files_that_exist() -> None:
 
     assert all(named)
     assert [test for tests in named for test in tests if not (TESTS / test).is_file()] == []
+
+
+def test_the_files_started_first_exist() -> None:
+    names = {file.stem for file in TESTS.rglob("test_*.py")}
+
+    assert [name for name in SLOWEST_FIRST if name not in names] == []
 
 
 def test_every_seeded_fault_has_one_row_and_a_test_that_exists() -> None:
