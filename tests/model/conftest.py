@@ -1,4 +1,4 @@
-"""The number of histories of each model, by BAROGRAPH_HYPOTHESIS: quick (make check), short (make test), long."""
+"""How many histories of each model, by BAROGRAPH_HYPOTHESIS: quick in a check, short in a test run, long."""
 
 import os
 from pathlib import Path
