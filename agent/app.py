@@ -16,11 +16,12 @@ from anyio.abc import TaskGroup
 from agent import __version__
 from agent.config import Config
 from agent.contract.encode import Agent
+from agent.core.agent_state import AgentPhase
 from agent.core.delivery import DeliverySettings
 from agent.core.epochs import uuid7
 from agent.core.health import Health, Standing
 from agent.core.ownership import IntervalChange, left_behind
-from agent.core.reading import Access, AgentPhase, RecordKind, State
+from agent.core.reading import Access, RecordKind, State
 from agent.discovery.locks import Locks, default_path
 from agent.discovery.scan import Scan
 from agent.discovery.settings import MonitorGlob
@@ -30,7 +31,7 @@ from agent.libvirt.connections import Connections
 from agent.libvirt.settings import Place
 from agent.qmp.link import QmpOpener
 from agent.runtime import clock, logs
-from agent.runtime.agent_state import AgentState
+from agent.runtime.agent_reporter import AgentReporter
 from agent.runtime.alarms import Alarms
 from agent.runtime.answers import Answers
 from agent.runtime.deliver import Deliverer
@@ -140,7 +141,7 @@ class _Run:
         self._own = None if config.otlp is None else OwnTelemetry(config.otlp, identity, self._look)
         memories = NO_MEMORIES if spool is None else spool.memories
         self._fleet = Fleet(identity.host_id, around, memories)
-        self._state = AgentState(self._recorder, self._counters, polling.heartbeat_ns)
+        self._reporter = AgentReporter(self._recorder, self._counters, polling.heartbeat_ns)
         self._discovered: int | None = None  # monitors found by the first scan
 
     async def run(self) -> bool:
@@ -153,7 +154,7 @@ class _Run:
         health = HealthWatch(self._parts(deliverers), (self._undiscovered, self._unwritable))
         async with AsyncExitStack() as last:  # the web ends last, so that it can report "stopping"
             if self._config.web is not None:
-                answers = Answers(self._identity, self._recorder, self._state, health, self._look)
+                answers = Answers(self._identity, self._recorder, self._reporter, health, self._look)
                 await last.enter_async_context(open_web(self._config.web, application(answers)))
             await self._run(collecting, deliverers, health)
         totals = {name.replace("/", "."): total for name, total in self._counters.snapshot().items()}
@@ -175,8 +176,8 @@ class _Run:
             group.start_soon(self._manager.run, self._status)
             with collecting:
                 async with anyio.create_task_group() as collection:
-                    self._state.enter(AgentPhase.STARTING, "looking for monitors")
-                    collection.start_soon(self._state.run, self._problem)
+                    self._reporter.enter(AgentPhase.STARTING, "looking for monitors")
+                    collection.start_soon(self._reporter.run, self._problem)
                     if self._otlp is not None:
                         collection.start_soon(self._otlp.run, self._recorder.views)
                     if self._own is not None:
@@ -262,7 +263,7 @@ class _Run:
 
     def _on_first_scan(self, collection: TaskGroup, scan: Scan) -> None:
         self._discovered = len(scan.seen)
-        self._state.enter(AgentPhase.RUNNING, f"found {_number(len(scan.seen), 'monitor')}")
+        self._reporter.enter(AgentPhase.RUNNING, f"found {_number(len(scan.seen), 'monitor')}")
         self._manager.ready()
         collection.start_soon(self._let_go, scan)
 
@@ -291,7 +292,7 @@ class _Run:
             if self._config.give_back_at_exit and not self._restart:
                 for settlement in await self._give_back(self._ledger.entries()):
                     _log_settlement(settlement)
-            self._state.enter(AgentPhase.STOPPING, "reload" if self._restart else "clean exit")
+            self._reporter.enter(AgentPhase.STOPPING, "reload" if self._restart else "clean exit")
             if self._spool is not None:
                 await self._spool.flush()
             for deliverer in deliverers:

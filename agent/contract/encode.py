@@ -20,7 +20,8 @@ import msgspec
 
 from agent.contract.decode import EXACT_MAX
 from agent.contract.headers import encode_headers
-from agent.core.reading import AgentEvent, Record, RecordKind, Sample, StateEvent, VmIdentity
+from agent.core.agent_state import AgentEvent
+from agent.core.reading import Record, RecordKind, Sample, StateEvent, VmIdentity
 
 SAMPLE_SCHEMA = "barograph.vm.sample/1.0"
 STATE_SCHEMA = "barograph.vm.state/1.0"

@@ -217,28 +217,3 @@ class Record:
     def size_bytes(self) -> int:
         """What it weighs in the buffer: key, value and headers."""
         return len(self.key) + len(self.headers) + len(self.value)
-
-
-class AgentPhase(StrEnum):
-    """Where the agent itself stands."""
-
-    STARTING = "starting"  # not every VM found at the first scan has a state yet
-    RUNNING = "running"
-    DEGRADED = "degraded"  # it goes on, but records are lost or may be: `detail` says why
-    STOPPING = "stopping"  # a clean exit: the last word of this run
-
-
-@dataclass(frozen=True, slots=True)
-class AgentEvent:
-    """The agent's own state record: a dead host is told from a quiet one by its absence."""
-
-    sequence: int  # per agent run, from 1
-    state: AgentPhase
-    detail: str
-    since_ms: int
-    observed_at_ms: int
-    previous_state: AgentPhase | None
-    heartbeat: bool
-    next_heartbeat_by_ms: int
-    vms: Mapping[State, int]  # how many VMs stand where; zeros left out
-    counters: Mapping[str, int]  # "name" or "name/reason" -> total since start, from telemetry.py

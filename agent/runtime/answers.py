@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from agent.contract.encode import Agent
+from agent.core.agent_state import AgentEvent
 from agent.core.health import Component
-from agent.core.reading import AgentEvent, VmView
-from agent.runtime.agent_state import AgentState
+from agent.core.reading import VmView
+from agent.runtime.agent_reporter import AgentReporter
 from agent.runtime.health import HealthWatch
 from agent.runtime.recorder import Recorder
 from agent.telemetry import Snapshot
@@ -18,7 +19,7 @@ class Answers:
         self,
         identity: Agent,
         recorder: Recorder,
-        state: AgentState,
+        state: AgentReporter,
         health: HealthWatch,
         look: Callable[[], Snapshot],
     ) -> None:

@@ -8,8 +8,9 @@ import structlog
 
 from agent.contract.encode import Agent, Mode, encode_agent_state, encode_sample, encode_state
 from agent.core.address import Address
+from agent.core.agent_state import AgentEvent
 from agent.core.memory import Memory
-from agent.core.reading import AgentEvent, Record, Sample, State, StateEvent, VmView
+from agent.core.reading import Record, Sample, State, StateEvent, VmView
 from agent.core.states import Reason
 from agent.telemetry import Count, Counters
 

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from agent.contract.encode import Agent
+from agent.core.agent_state import AgentEvent
 from agent.core.health import Component
-from agent.core.reading import AgentEvent, VmView
+from agent.core.reading import VmView
 from agent.telemetry import Snapshot
 
 

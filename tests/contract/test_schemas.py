@@ -12,7 +12,8 @@ from jsonschema import Draft202012Validator
 from agent.contract.decode import EXACT_MAX, LAST_UPDATE_MAX_S, STATISTICS_MAX
 from agent.contract.encode import MISSING_MAX, PATH_MAX, TEXT_MAX
 from agent.contract.statistics import KNOWN_STATISTICS
-from agent.core.reading import AgentPhase, Origin, State
+from agent.core.agent_state import AgentPhase
+from agent.core.reading import Origin, State
 from agent.core.states import Reason
 from agent.errors import LinkFault
 from tests.contract.generate import generated

@@ -7,6 +7,7 @@ from dataclasses import replace
 from agent.contract.encode import Mode, encode_agent_state, encode_sample, encode_state
 from agent.contract.headers import decode_headers
 from agent.core.address import MonitorPath, parse_address
+from agent.core.agent_state import AgentEvent, AgentPhase
 from agent.core.events import (
     Ask,
     CloseLink,
@@ -21,7 +22,7 @@ from agent.core.events import (
 )
 from agent.core.memory import Memory
 from agent.core.ownership import IntervalChange
-from agent.core.reading import AgentEvent, AgentPhase, Record, SocketMark, State
+from agent.core.reading import Record, SocketMark, State
 from agent.runtime.fleet import path_id
 from agent.runtime.vm import Emissions
 from agent.spool.format import decode_memory, encode_memory

@@ -8,9 +8,8 @@ from agent.contract.decode import EXACT_MAX, LAST_UPDATE_MAX_S
 from agent.contract.encode import Agent
 from agent.contract.statistics import KNOWN_STATISTICS
 from agent.core.address import Domain, MonitorPath
+from agent.core.agent_state import AgentEvent, AgentPhase
 from agent.core.reading import (
-    AgentEvent,
-    AgentPhase,
     Balloon,
     EpochEnd,
     Origin,

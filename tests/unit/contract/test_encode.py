@@ -29,9 +29,8 @@ from agent.contract.encode import (
 )
 from agent.contract.headers import decode_headers
 from agent.core.address import Domain, MonitorPath
+from agent.core.agent_state import AgentEvent, AgentPhase
 from agent.core.reading import (
-    AgentEvent,
-    AgentPhase,
     Balloon,
     EpochEnd,
     Origin,

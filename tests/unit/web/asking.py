@@ -8,8 +8,9 @@ from typing import Any
 import anyio
 
 from agent.contract.encode import Agent
+from agent.core.agent_state import AgentEvent, AgentPhase
 from agent.core.health import Component, Health
-from agent.core.reading import AgentEvent, AgentPhase, VmView
+from agent.core.reading import VmView
 from agent.telemetry import Counters, Levels, Snapshot, snapshot
 from tests.unit.sinks.views import AGENT
 

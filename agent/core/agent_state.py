@@ -1,0 +1,113 @@
+"""The agent's own state: which changes and heartbeats are recorded. Pure.
+
+    starting ──► running ◄──► degraded
+        └───────────┴─────────────┴──────► stopping
+
+`enter` makes the changes that the app decides (starting, running, stopping); `check` makes those that follow
+from problems; `beat` repeats the state. Each returns the same object where there is nothing to record, and
+otherwise a state with the next `sequence`: the caller then records `event` of it.
+
+Heartbeats lie on a fixed grid that begins with the first record, so changes of state do not move them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from agent.core.reading import Now, State
+
+
+class AgentPhase(StrEnum):
+    """The agent's states."""
+
+    STARTING = "starting"  # the first scan for VMs has not ended
+    RUNNING = "running"
+    DEGRADED = "degraded"  # the agent goes on, but records are lost or may be; `detail` has the reason
+    STOPPING = "stopping"  # a clean exit: the last record of this run
+
+
+@dataclass(frozen=True, slots=True)
+class AgentState:
+    """The present state, and when it is repeated next."""
+
+    heartbeat_ns: int
+    phase: AgentPhase = AgentPhase.STARTING
+    detail: str = ""
+    since_ms: int = 0
+    previous: AgentPhase | None = None  # None: `phase` is the first one
+    sequence: int = 0  # of the newest record, from 1; 0: nothing recorded yet
+    heartbeat_at_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AgentEvent:
+    """The agent's own state record. Its absence tells a reader that the host is down, not quiet."""
+
+    sequence: int  # per agent run, from 1
+    state: AgentPhase
+    detail: str
+    since_ms: int
+    observed_at_ms: int
+    previous_state: AgentPhase | None
+    heartbeat: bool
+    next_heartbeat_by_ms: int
+    vms: Mapping[State, int]  # number of VMs in each state; zeros left out
+    counters: Mapping[str, int]  # "name" or "name/reason" -> total since start, from telemetry.py
+
+
+def enter(state: AgentState, phase: AgentPhase, detail: str, now: Now) -> AgentState:
+    """Return the state after a change to `phase`, which is always recorded."""
+    is_first = state.sequence == 0
+    return replace(
+        state,
+        phase=phase,
+        detail=detail,
+        since_ms=now.unix_ms,
+        previous=None if is_first else state.phase,
+        sequence=state.sequence + 1,
+        heartbeat_at_ns=now.mono_ns + state.heartbeat_ns if is_first else state.heartbeat_at_ns,
+    )
+
+
+def check(state: AgentState, problem: str | None, now: Now) -> AgentState:
+    """Return the state after a look at `problem`: what costs records now; `None`: nothing.
+
+    Only a running agent is degraded by it. Another problem than before is a change of its own.
+    """
+    match state.phase:
+        case AgentPhase.RUNNING | AgentPhase.DEGRADED if problem is not None and problem != state.detail:
+            return enter(state, AgentPhase.DEGRADED, problem, now)
+        case AgentPhase.DEGRADED if problem is None:
+            return enter(state, AgentPhase.RUNNING, f"recovered: {state.detail}", now)
+        case _:
+            return state
+
+
+def beat(state: AgentState, now: Now) -> AgentState:
+    """Return the state after a heartbeat, where one is due."""
+    if now.mono_ns < state.heartbeat_at_ns:
+        return state
+    return replace(
+        state, sequence=state.sequence + 1, heartbeat_at_ns=state.heartbeat_at_ns + state.heartbeat_ns
+    )
+
+
+def event(
+    state: AgentState, now_ms: int, vms: Mapping[State, int], counters: Mapping[str, int], *, heartbeat: bool
+) -> AgentEvent:
+    """Return `state` as the record that is made of it at `now_ms`.
+
+    The next heartbeat is promised a tenth of the period late, for the time the record itself takes.
+    """
+    return AgentEvent(
+        sequence=state.sequence,
+        state=state.phase,
+        detail=state.detail,
+        since_ms=state.since_ms,
+        observed_at_ms=now_ms,
+        previous_state=state.previous,
+        heartbeat=heartbeat,
+        next_heartbeat_by_ms=now_ms + state.heartbeat_ns * 11 // 10 // 1_000_000,
+        vms=vms,
+        counters=counters,
+    )
