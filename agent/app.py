@@ -19,7 +19,7 @@ from agent.contract.encode import Agent
 from agent.core.agent_state import AgentPhase
 from agent.core.delivery import DeliverySettings
 from agent.core.epochs import uuid7
-from agent.core.health import Health, Standing
+from agent.core.health import Health, Status
 from agent.core.ownership import IntervalChange, left_behind
 from agent.core.reading import Access, RecordKind, State
 from agent.discovery.locks import Locks, default_path
@@ -38,7 +38,7 @@ from agent.runtime.deliver import Deliverer
 from agent.runtime.fleet import NO_MEMORIES, Fleet
 from agent.runtime.garbage import keep_pauses_short, use_one_arena
 from agent.runtime.give_back import Outcome, Settlement, give_back
-from agent.runtime.health import HealthWatch
+from agent.runtime.health_watch import HealthWatch
 from agent.runtime.levels import levels
 from agent.runtime.links import opener
 from agent.runtime.recorder import Keeper, Recorder
@@ -212,40 +212,38 @@ class _Run:
         queues = {sink.name: queue for sink, queue in self._deliveries}
         return snapshot(self._counters, levels(queues, self._recorder, self._spool))
 
-    def _parts(self, deliverers: Sequence[Deliverer]) -> Mapping[str, Callable[[], Standing]]:
+    def _parts(self, deliverers: Sequence[Deliverer]) -> Mapping[str, Callable[[], Status]]:
         """Return the health of each part of the agent, by its name in /healthz."""
 
-        def of(deliverer: Deliverer) -> Callable[[], Standing]:
-            return lambda: deliverer.standing
+        def of(deliverer: Deliverer) -> Callable[[], Status]:
+            return lambda: deliverer.status
 
         parts = {"discovery": self._discovery, "collection": self._collection, "spool": self._spooling}
         parts |= {deliverer.name: of(deliverer) for deliverer in deliverers}
         otlp = self._otlp
-        return parts if otlp is None else parts | {"otlp": lambda: otlp.standing}
+        return parts if otlp is None else parts | {"otlp": lambda: otlp.status}
 
-    def _discovery(self) -> Standing:
+    def _discovery(self) -> Status:
         if self._discovered is None:
-            return Standing(Health.STARTING, "looking for monitors")
+            return Status(Health.STARTING, "looking for monitors")
         watched = f"{_number(self._fleet.watching, 'monitor')} watched, {self._fleet.refused} refused"
         if not len(self._libvirt):
-            return Standing(Health.OK, watched)
+            return Status(Health.OK, watched)
         for uri, problem in self._libvirt.problems.items():
-            return Standing(Health.DEGRADED, f"{uri}: {problem}")
-        return Standing(Health.OK, f"{watched}, {_number(len(self._libvirt), 'libvirt daemon')} connected")
+            return Status(Health.DEGRADED, f"{uri}: {problem}")
+        return Status(Health.OK, f"{watched}, {_number(len(self._libvirt), 'libvirt daemon')} connected")
 
-    def _collection(self) -> Standing:
+    def _collection(self) -> Status:
         if self._discovered is None:
-            return Standing(Health.STARTING, "looking for monitors")
+            return Status(Health.STARTING, "looking for monitors")
         states = [view.state.state for view in self._recorder.views()]
-        return Standing(
-            Health.OK, f"{states.count(State.REPORTING)} of {_number(len(states), 'VM')} reporting"
-        )
+        return Status(Health.OK, f"{states.count(State.REPORTING)} of {_number(len(states), 'VM')} reporting")
 
-    def _spooling(self) -> Standing:
+    def _spooling(self) -> Status:
         if self._spool is None:
-            return Standing(Health.OK, "no spool, records are queued in memory")
+            return Status(Health.OK, "no spool, records are queued in memory")
         problem = self._spool.problem
-        return Standing(Health.OK, "on disk") if problem is None else Standing(Health.DEGRADED, problem)
+        return Status(Health.OK, "on disk") if problem is None else Status(Health.DEGRADED, problem)
 
     def _status(self) -> str:
         problem = self._problem()

@@ -1,22 +1,22 @@
-"""How each part of the agent is, since when, and why. Pure."""
+"""The health of each part of the agent: since when, why, and whether the agent is ready. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Health(StrEnum):
-    """How a part is. What is degraded mends itself once its cause is gone: a restart would not help."""
+    """The health of one component. A degraded one recovers once its cause is gone: a restart does not help."""
 
     STARTING = "starting"  # it has not shown yet whether it works
     OK = "ok"
-    DEGRADED = "degraded"  # it does not do all it is there for
+    DEGRADED = "degraded"  # it does not do everything it is there for
     STOPPING = "stopping"
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """How a part is now."""
+class Status:
+    """What a component reports of itself now."""
 
     health: Health
     why: str  # for people
@@ -24,30 +24,48 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """The same, and since when."""
+    """The newest status of a component, and since when it has this health."""
 
     health: Health
     why: str
     since_ms: int
 
 
-_WORST_LAST = (Health.OK, Health.STARTING, Health.DEGRADED, Health.STOPPING)
+AGENT = "agent"
+"""The component that stands for the whole agent while it stops."""
+
+_BEST_FIRST = (Health.OK, Health.STARTING, Health.DEGRADED, Health.STOPPING)
 
 
-def follow(
-    before: Mapping[str, Component], standings: Mapping[str, Standing], now_ms: int
+def update(
+    before: Mapping[str, Component], statuses: Mapping[str, Status], now_ms: int, *, stopping: bool
 ) -> Mapping[str, Component]:
-    """Return the components after a look; a new reason for the same health does not begin it anew."""
+    """Return the components with their newest status, and `AGENT` where the agent is stopping.
+
+    `since_ms` moves with the health alone: another reason for the same health does not change it.
+    """
+    if stopping:
+        statuses = {**statuses, AGENT: Status(Health.STOPPING, "shutting down")}
     return {
         name: Component(
-            now.health,
-            now.why,
-            before[name].since_ms if name in before and before[name].health is now.health else now_ms,
+            status.health,
+            status.why,
+            before[name].since_ms if name in before and before[name].health is status.health else now_ms,
         )
-        for name, now in standings.items()
+        for name, status in statuses.items()
     }
 
 
 def overall(components: Mapping[str, Component]) -> Health:
-    """Return the health of the whole: that of its worst part."""
-    return max((each.health for each in components.values()), key=_WORST_LAST.index, default=Health.STARTING)
+    """Return the health of the agent: that of its worst component."""
+    return max((each.health for each in components.values()), key=_BEST_FIRST.index, default=Health.STARTING)
+
+
+def not_ready(missing: Iterable[str | None], *, stopping: bool) -> Sequence[str]:
+    """Return the reasons why the agent is not ready; empty: it is.
+
+    Args:
+        missing: what each requirement lacks; `None`: nothing.
+        stopping: whether the agent is shutting down, which is then the only reason.
+    """
+    return ["stopping"] if stopping else [each for each in missing if each is not None]

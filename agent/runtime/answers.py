@@ -7,7 +7,7 @@ from agent.core.agent_state import AgentEvent
 from agent.core.health import Component
 from agent.core.reading import VmView
 from agent.runtime.agent_reporter import AgentReporter
-from agent.runtime.health import HealthWatch
+from agent.runtime.health_watch import HealthWatch
 from agent.runtime.recorder import Recorder
 from agent.telemetry import Snapshot
 
@@ -36,11 +36,11 @@ class Answers:
 
     def unready(self) -> Sequence[str]:
         """Return what keeps the agent from being ready; empty: it is."""
-        return self._health.unready()
+        return self._health.not_ready()
 
     def components(self) -> Mapping[str, Component]:
         """Return how each part is."""
-        return self._health.look()
+        return self._health.check()
 
     def agent(self) -> AgentEvent:
         """Return where the agent itself stands."""

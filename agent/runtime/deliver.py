@@ -8,7 +8,7 @@ import structlog
 
 from agent.core import delivery
 from agent.core.delivery import Delivery, DeliverySettings, Send, Stop, Wait
-from agent.core.health import Health, Standing
+from agent.core.health import Health, Status
 from agent.core.reading import Record
 from agent.errors import OutputClosed, SinkUnavailable
 from agent.runtime import clock
@@ -48,13 +48,13 @@ class Deliverer:
         return self._sink.name
 
     @property
-    def standing(self) -> Standing:
+    def status(self) -> Status:
         """The health of the sink, according to the last attempt."""
         count = self._queue.held
         queued = "1 record queued" if count == 1 else f"{count} records queued"
         if self._problem is not None:
-            return Standing(Health.DEGRADED, f"{self._problem}; {queued}")
-        return Standing(Health.OK if self._delivers else Health.STARTING, queued)
+            return Status(Health.DEGRADED, f"{self._problem}; {queued}")
+        return Status(Health.OK if self._delivers else Health.STARTING, queued)
 
     def close(self) -> None:
         """Deliver what is queued without retries, then stop. `done` is set at the end."""

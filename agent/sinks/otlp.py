@@ -22,7 +22,7 @@ import structlog
 
 from agent.contract.encode import Agent
 from agent.contract.targets import targets
-from agent.core.health import Health, Standing
+from agent.core.health import Health, Status
 from agent.core.reading import VmView
 from agent.sinks import otlp_points
 from agent.sinks.otlp_cycle import Cycle, CycleEnd, Exporter, Outcome, SliceReport, run_cycle
@@ -71,13 +71,13 @@ class OtlpSink:
         self._exports = False  # it has, once
 
     @property
-    def standing(self) -> Standing:
+    def status(self) -> Status:
         """How the backend is, as far as the last cycle tells."""
         if self._failures:
-            return Standing(Health.DEGRADED, f"{self._failures} cycles failed: {self._problem}")
+            return Status(Health.DEGRADED, f"{self._failures} cycles failed: {self._problem}")
         if self._exports:
-            return Standing(Health.OK, "exports")
-        return Standing(Health.STARTING, "nothing exported yet")
+            return Status(Health.OK, "exports")
+        return Status(Health.STARTING, "nothing exported yet")
 
     async def run(self, views: Callable[[], Sequence[VmView]]) -> None:
         """Start a cycle every interval, on a fixed grid, until cancelled.

@@ -1,18 +1,31 @@
 from agent.core import health
-from agent.core.health import Component, Health, Standing
+from agent.core.health import Component, Health, Status
 
 
-def test_a_part_keeps_its_since_while_its_health_stays_whatever_the_reason() -> None:
-    at_first = health.follow({}, {"kafka": Standing(Health.DEGRADED, "refused")}, 1)
+def test_since_moves_with_the_health_and_not_with_the_reason() -> None:
+    at_first = health.update({}, {"kafka": Status(Health.DEGRADED, "refused")}, 1, stopping=False)
 
-    later = health.follow(at_first, {"kafka": Standing(Health.DEGRADED, "timed out")}, 2)
-    better = health.follow(later, {"kafka": Standing(Health.OK, "delivers")}, 3)
+    later = health.update(at_first, {"kafka": Status(Health.DEGRADED, "timed out")}, 2, stopping=False)
+    better = health.update(later, {"kafka": Status(Health.OK, "delivers")}, 3, stopping=False)
 
     assert later == {"kafka": Component(Health.DEGRADED, "timed out", 1)}
     assert better == {"kafka": Component(Health.OK, "delivers", 3)}
 
 
-def test_the_whole_is_as_its_worst_part() -> None:
+def test_an_agent_that_stops_is_a_component_of_its_own() -> None:
+    kafka = {"kafka": Status(Health.OK, "delivers")}
+    before = health.update({}, kafka, 1, stopping=False)
+
+    stopping = health.update(before, kafka, 2, stopping=True)
+    later = health.update(stopping, kafka, 3, stopping=True)
+
+    assert later == stopping
+    assert stopping["agent"] == Component(Health.STOPPING, "shutting down", 2)
+    assert stopping["kafka"] == before["kafka"]
+    assert health.overall(stopping) is Health.STOPPING
+
+
+def test_the_health_of_the_agent_is_that_of_its_worst_component() -> None:
     def whole(*parts: Health) -> Health:
         return health.overall({str(n): Component(each, "", 0) for n, each in enumerate(parts)})
 
@@ -21,3 +34,11 @@ def test_the_whole_is_as_its_worst_part() -> None:
     assert whole(Health.OK, Health.STARTING) is Health.STARTING
     assert whole(Health.DEGRADED, Health.STARTING) is Health.DEGRADED
     assert whole(Health.STOPPING, Health.DEGRADED) is Health.STOPPING
+
+
+def test_an_agent_is_ready_while_nothing_is_missing_and_it_is_not_stopping() -> None:
+    assert health.not_ready([None, None], stopping=False) == []
+    assert health.not_ready([None, "the spool cannot be written"], stopping=False) == [
+        "the spool cannot be written"
+    ]
+    assert health.not_ready(["the spool cannot be written"], stopping=True) == ["stopping"]
