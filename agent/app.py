@@ -33,7 +33,6 @@ from agent.qmp.link import QmpOpener
 from agent.runtime import clock, logs
 from agent.runtime.agent_reporter import AgentReporter
 from agent.runtime.alarms import Alarms
-from agent.runtime.answers import Answers
 from agent.runtime.deliver import Deliverer
 from agent.runtime.fleet import NO_MEMORIES, Fleet
 from agent.runtime.garbage import keep_pauses_short, use_one_arena
@@ -154,8 +153,15 @@ class _Run:
         health = HealthWatch(self._parts(deliverers), (self._undiscovered, self._unwritable))
         async with AsyncExitStack() as last:  # the web ends last, so that it can report "stopping"
             if self._config.web is not None:
-                answers = Answers(self._identity, self._recorder, self._reporter, health, self._look)
-                await last.enter_async_context(open_web(self._config.web, application(answers)))
+                pages = application(
+                    self._identity,
+                    agent=self._reporter.present,
+                    components=health.check,
+                    not_ready=health.not_ready,
+                    telemetry=self._look,
+                    views=self._recorder.views,
+                )
+                await last.enter_async_context(open_web(self._config.web, pages))
             await self._run(collecting, deliverers, health)
         totals = {name.replace("/", "."): total for name, total in self._counters.snapshot().items()}
         waiting = {f"waiting.{sink.name}": queue.held for sink, queue in self._deliveries if queue.held}

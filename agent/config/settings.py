@@ -21,7 +21,7 @@ from agent.qmp.link import Settings as QmpSettings
 from agent.sinks import kafka_settings, otlp_settings
 from agent.spool import disk
 from agent.spool.store import Bounds
-from agent.web import settings as web_settings
+from agent.web import web_settings
 
 SPREAD_NS = 800_000_000
 """The first sample of a VM is due within a second after it was found and its guest has answered."""

@@ -36,7 +36,7 @@ def targets(views: Iterable[VmView], agent: Agent) -> list[Target]:
     return known + [Target(f"{agent.host_id}/{utf8(str(view.address))}", view, None) for view in paths]
 
 
-def who(target: Target, agent: Agent) -> dict[str, str]:
+def identifying_attributes(target: Target, agent: Agent) -> dict[str, str]:
     """Return the attributes that name the VM."""
     found = {metrics.HOST_ID: agent.host_id, metrics.HOST_NAME: utf8(agent.host_name)}
     if target.vm is None:

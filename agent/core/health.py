@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Health(StrEnum):
-    """The health of one component. A degraded one recovers once its cause is gone: a restart does not help."""
+    """The health of one component. A degraded one recovers without a restart, once its cause is gone."""
 
     STARTING = "starting"  # it has not shown yet whether it works
     OK = "ok"

@@ -1,9 +1,9 @@
-"""`/metrics`: the agent's own metrics and the newest of each VM, for those who scrape. Pure.
+"""`/metrics`: the agent's own metrics and the newest values of each VM, for scrapes. Pure.
 
-The text is written by prometheus_client, which this file alone knows; names are those that Prometheus gives
-the same metrics over OTLP. A guest's values are there only while its VM is `reporting`, with the time of its
-`last-update`: a scrape must not make an old value look new. Statistics that are not in our table are left to
-OTLP and Kafka: their names are the peer's, and two of them may become one name here.
+prometheus_client writes the text; only this file imports it. Names are those that Prometheus gives
+the same metrics over OTLP. A guest's values are shown only while its VM is `reporting`, with the time of its
+`last-update`: a scrape must not make an old value look new. Unknown statistics are left to OTLP and Kafka:
+QEMU chose their names, and two of them may become one name here.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,20 +37,19 @@ from agent.contract.metrics import (
     prometheus_name,
     prometheus_unit,
 )
-from agent.contract.targets import Target, targets, utf8, who
-from agent.core.reading import State
+from agent.contract.targets import Target, identifying_attributes, targets, utf8
+from agent.core.reading import State, VmView
 from agent.telemetry import INSTRUMENTS, Snapshot
-from agent.web.source import Source
 
 SLICE_SAMPLES = 250
-"""Written at one go: 2 ms."""
+"""Samples written without giving way to other tasks."""
 
 _END = "# EOF\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """One of the two ways to write it."""
+    """One of the two text formats."""
 
     content_type: str
     write: Callable[[Collector], bytes]
@@ -61,16 +60,17 @@ OPENMETRICS = Format(CONTENT_TYPE_OPENMETRICS, cast("Callable[[Collector], bytes
 PLAIN = Format(CONTENT_TYPE_PLAIN_0_0_4, write_plain, "")
 
 
-def wanted(accept: str) -> Format:
-    """Return the format for what a client says it accepts: OpenMetrics, unless it names the older alone."""
+def format_for(accept: str) -> Format:
+    """Return the format for an Accept header: OpenMetrics, unless the client accepts only the older one."""
     return PLAIN if "text/plain" in accept and "application/openmetrics-text" not in accept else OPENMETRICS
 
 
-def metrics_parts(source: Source, form: Format) -> Iterator[str]:
-    """Yield the text in parts. What is first yielded, the agent's own, is all of one instant."""
-    snapshot, views, identity = source.telemetry(), source.views(), source.identity
+def metrics_parts(
+    snapshot: Snapshot, views: Sequence[VmView], identity: Agent, form: Format
+) -> Iterator[str]:
+    """Yield the text in parts: the agent's own metrics first, then those of the VMs, family by family."""
     yield "".join(_text(family, form) for family in _own(snapshot, identity))
-    vms = [(target, _labels(who(target, identity))) for target in targets(views, identity)]
+    vms = [(target, _labels(identifying_attributes(target, identity))) for target in targets(views, identity)]
     for metric, statistic in _VM_METRICS:
         yield from _family_parts(metric, _samples(metric, statistic, vms), form)
     yield form.end
@@ -79,7 +79,7 @@ def metrics_parts(source: Source, form: Format) -> Iterator[str]:
 def _own(snapshot: Snapshot, identity: Agent) -> Iterator[Family]:
     yield InfoMetricFamily(
         "target",
-        "Who speaks.",
+        "The agent and its host.",
         value={
             "service_name": "barograph",
             "service_instance_id": identity.host_id,
@@ -141,7 +141,7 @@ _VM_METRICS: tuple[tuple[Metric, str | None], ...] = (
 
 
 def _family_parts(metric: Metric, samples: Iterator[Sample], form: Format) -> Iterator[str]:
-    """Yield one family in slices; its head stands before the first one, if there is one."""
+    """Yield one family in slices. Its head precedes the first slice; without samples nothing is yielded."""
     is_first = True
     part: list[Sample] = []
     for sample in samples:
@@ -161,8 +161,8 @@ def _family(metric: Metric, samples: list[Sample]) -> Family:
     return family
 
 
-class _One(Collector):
-    """What is to be written: one family."""
+class _OneFamily(Collector):
+    """The collector that the writer expects, for one family."""
 
     def __init__(self, family: Family) -> None:
         self._family = family
@@ -172,7 +172,7 @@ class _One(Collector):
 
 
 def _text(family: Family, form: Format, *, head: bool = True) -> str:
-    text = form.write(_One(family)).decode().removesuffix(_END)
+    text = form.write(_OneFamily(family)).decode().removesuffix(_END)
     while not head and text.startswith("# "):
         text = text.partition("\n")[2]
     return text

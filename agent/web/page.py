@@ -1,16 +1,20 @@
-"""`/`: the page for people. Pure. Names come from guests' owners, who may be hostile: all text is escaped."""
+"""`/`: the status page for people. Pure.
 
-from collections.abc import Iterator
+Names come from the owners of VMs, who may be hostile: all text is escaped.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
 
+from agent.contract.encode import Agent
+from agent.core.agent_state import AgentEvent
+from agent.core.health import Component
 from agent.core.reading import State, VmView
 from agent.web.documents import age_s
-from agent.web.source import Source
 
 REFRESH_S = 10
 _SLICE_VMS = 25
-_FINE = frozenset({State.REPORTING})
 
 _HEAD = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="{REFRESH_S}">
@@ -25,21 +29,26 @@ td.n {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowr
 """
 
 
-def page_parts(source: Source, now_ms: int) -> Iterator[str]:
-    """Yield the page: the agent's parts, then the VMs, those that need a look first."""
-    views = sorted(
-        source.views(), key=lambda view: (view.state.state in _FINE, _name(view), str(view.address))
+def page_parts(
+    event: AgentEvent,
+    identity: Agent,
+    components: Mapping[str, Component],
+    views: Sequence[VmView],
+    now_ms: int,
+) -> Iterator[str]:
+    """Yield the page in parts: the agent's components, then the VMs, those that are not reporting first."""
+    rows = sorted(
+        views, key=lambda view: (view.state.state is State.REPORTING, _name(view), str(view.address))
     )
-    agent, identity = source.agent(), source.identity
-    counts = ", ".join(f"{count} {state}" for state, count in agent.vms.items()) or "none yet"
+    counts = ", ".join(f"{count} {state}" for state, count in event.vms.items()) or "none yet"
     yield _HEAD
     yield (
         f"<h1>Barograph on {_text(identity.host_name)}</h1>\n"
-        f"<p>{_text(agent.state)}: {_text(agent.detail)}. VMs: {_text(counts)}. "
+        f"<p>{_text(event.state)}: {_text(event.detail)}. VMs: {_text(counts)}. "
         f"Host {_text(identity.host_id)}, version {_text(identity.version)}, {_utc(now_ms)}.</p>\n"
-        "<table><tr><th>part<th>state<th>since<th>why</tr>\n"
+        "<table><tr><th>component<th>state<th>since<th>why</tr>\n"
     )
-    for name, each in source.components().items():
+    for name, each in components.items():
         state = each.health.value
         yield (
             f'<tr><td>{_text(name)}<td class="{state}">{state}<td>{_utc(each.since_ms)}<td>{_text(each.why)}'
@@ -47,10 +56,10 @@ def page_parts(source: Source, now_ms: int) -> Iterator[str]:
         )
     yield (
         "</table>\n<table><tr><th>VM<th>state<th>reason<th>since<th>last update<th>free<th>available"
-        "<th>total<th>what</tr>\n"
+        "<th>total<th>detail</tr>\n"
     )
-    for start in range(0, len(views), _SLICE_VMS):
-        yield "".join(_row(view, now_ms) for view in views[start : start + _SLICE_VMS])
+    for start in range(0, len(rows), _SLICE_VMS):
+        yield "".join(_row(view, now_ms) for view in rows[start : start + _SLICE_VMS])
     yield "</table></body></html>\n"
 
 
@@ -79,7 +88,7 @@ def _utc(unix_ms: int) -> str:
 
 
 def _text(text: str) -> str:
-    """What others wrote: no markup, nothing that turns the line around, and not endless."""
+    """Return text from outside for the page: escaped, printable characters only, bounded in length."""
     return escape(
         "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text[:1024])
     )

@@ -1,7 +1,7 @@
-"""The paths and what they answer. Only GET and HEAD; nothing here changes anything."""
+"""The paths and their answers. Only GET and HEAD are allowed; nothing here changes anything."""
 
 import time
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import structlog
 from starlette.applications import Starlette
@@ -9,11 +9,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from agent.contract.encode import Agent
+from agent.core.agent_state import AgentEvent
+from agent.core.health import Component
+from agent.core.reading import VmView
+from agent.telemetry import Snapshot
 from agent.web.documents import health_document, status_parts
-from agent.web.exposition import OPENMETRICS, PLAIN, metrics_parts, wanted
+from agent.web.exposition import OPENMETRICS, PLAIN, Format, format_for, metrics_parts
 from agent.web.page import page_parts
 from agent.web.rendering import Rendering, unpacked, unpacked_size
-from agent.web.source import Source
 
 log = structlog.get_logger("barograph.web")
 
@@ -24,29 +28,54 @@ _HEADERS = {
 }
 
 
-def application(source: Source) -> Starlette:
-    """Return what answers for `source`."""
-    status = Rendering(lambda: status_parts(source, _now_ms()))
-    page = Rendering(lambda: page_parts(source, _now_ms()))
+def application(
+    identity: Agent,
+    *,
+    agent: Callable[[], AgentEvent],
+    components: Callable[[], Mapping[str, Component]],
+    not_ready: Callable[[], Sequence[str]],
+    telemetry: Callable[[], Snapshot],
+    views: Callable[[], Sequence[VmView]],
+) -> Starlette:
+    """Return the application that answers all requests. The callables are called on the event loop.
 
-    metrics = {form: Rendering(partial(metrics_parts, source, form)) for form in (OPENMETRICS, PLAIN)}
+    Args:
+        identity: the host and this run of the agent.
+        agent: returns the agent's own state.
+        components: returns the health of each component.
+        not_ready: returns the reasons why the agent is not ready; empty: it is.
+        telemetry: returns the agent's own metrics, all of one instant.
+        views: returns the newest state and sample of every VM.
+    """
+
+    def status_now() -> Iterator[str]:
+        return status_parts(agent(), identity, components(), views(), _now_ms())
+
+    def page_now() -> Iterator[str]:
+        return page_parts(agent(), identity, components(), views(), _now_ms())
+
+    def metrics_now(form: Format) -> Rendering:
+        return Rendering(lambda: metrics_parts(telemetry(), views(), identity, form))
+
+    status, page = Rendering(status_now), Rendering(page_now)
+    metrics = {form: metrics_now(form) for form in (OPENMETRICS, PLAIN)}
 
     async def livez(_: Request) -> Response:
-        return PlainTextResponse("ok\n", headers=_HEADERS)  # the loop turns, or nobody would answer
+        return PlainTextResponse("ok\n", headers=_HEADERS)  # an answer of any kind shows that the loop runs
 
     async def readyz(_: Request) -> Response:
-        missing = source.unready()
-        text = "".join(f"{each}\n" for each in missing) or "ok\n"
-        return PlainTextResponse(text, status_code=503 if missing else 200, headers=_HEADERS)
+        reasons = not_ready()
+        text = "".join(f"{each}\n" for each in reasons) or "ok\n"
+        return PlainTextResponse(text, status_code=503 if reasons else 200, headers=_HEADERS)
 
     async def healthz(_: Request) -> Response:
-        return JSONResponse(health_document(source.components()), headers=_HEADERS)
+        return JSONResponse(health_document(components()), headers=_HEADERS)
 
     async def status_page(request: Request) -> Response:
         return _long(request, await status.get(), "application/json")
 
     async def metrics_page(request: Request) -> Response:
-        form = wanted(request.headers.get("accept", ""))
+        form = format_for(request.headers.get("accept", ""))
         return _long(request, await metrics[form].get(), form.content_type)
 
     async def front(request: Request) -> Response:
@@ -61,7 +90,7 @@ def application(source: Source) -> Starlette:
             Route("/metrics", metrics_page, methods=["GET"]),
             Route("/", front, methods=["GET"]),
         ],
-        exception_handlers={Exception: _our_bug},
+        exception_handlers={Exception: _internal_error},
     )
 
 
@@ -74,9 +103,9 @@ def _long(request: Request, packed: bytes, content_type: str) -> Response:
     )
 
 
-async def _our_bug(request: Request, error: Exception) -> Response:
-    log.error("page failed", path=request.url.path, exc_info=error)
-    return PlainTextResponse("a bug of ours: see the log\n", status_code=500, headers=_HEADERS)
+async def _internal_error(request: Request, error: Exception) -> Response:
+    log.error("request failed", path=request.url.path, exc_info=error)
+    return PlainTextResponse("internal error; see the agent's log\n", status_code=500, headers=_HEADERS)
 
 
 def _now_ms() -> int:

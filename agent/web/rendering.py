@@ -1,10 +1,10 @@
-"""Long answers, made in slices so that collection does not wait for them, once for all who ask.
+"""Long responses, rendered in slices so that collection does not wait, and shared by all clients.
 
-Between two slices others have the loop for three times as long as the slice took, and an answer is given
-again while it is younger than nine times what it cost: so making answers never takes more than a quarter of
-the loop while one is made, and a tenth in the long run, whoever asks and however often.
+After each slice the rendering rests for three times as long as the slice took, and a response is reused while
+it is younger than nine times what it cost. So rendering never takes more than a quarter of the event loop
+while it runs, and a tenth in the long run, regardless of the number of requests.
 
-They are made and kept compressed: 4 MB of metrics are 0.3 MB then, for 15 ms of the 300 they cost.
+Responses are compressed while they are rendered and kept in that form, which needs little memory and CPU.
 """
 
 import time
@@ -13,39 +13,39 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import anyio
 
-_REST = 3
-_FRESH = 9
-_FREE_S = 0.002  # an answer that costs no more needs no rest
+_REST = 3  # times what a slice took
+_FRESH = 9  # times what the response took
+_FREE_S = 0.002  # a response that takes no longer needs no rest
 
-_LEVEL = 1  # level 6 takes twice as long, and leaves nine tenths of it
-_GZIP = zlib.MAX_WBITS | 16  # its header and checksum around the data
+_LEVEL = 1  # higher levels cost much more CPU and save little
+_GZIP = zlib.MAX_WBITS | 16  # zlib: with gzip's header and checksum
 _PART_BYTES = 65_536
 
 
 class Rendering:
-    """One kind of answer."""
+    """One response, rendered on demand."""
 
     def __init__(self, make: Callable[[], Iterator[str]]) -> None:
-        """Make it; `make` yields the answer's parts, and takes all it shows before it yields the first."""
+        """Render nothing yet. `make` returns the parts of the response, and reads its values when called."""
         self._make = make
         self._lock = anyio.Lock()
         self._body = b""
         self._fresh_until_s = 0.0
 
     async def get(self) -> bytes:
-        """Return the answer as gzip data, a made one where it is fresh."""
+        """Return the response as gzip data; the one at hand while it is fresh."""
         async with self._lock:
             if time.monotonic() >= self._fresh_until_s:
-                self._body = await self._made()
+                self._body = await self._render()
             return self._body
 
-    async def _made(self) -> bytes:
+    async def _render(self) -> bytes:
         packed = bytearray()
-        made, gzip = self._make(), zlib.compressobj(_LEVEL, wbits=_GZIP)
+        parts, gzip = self._make(), zlib.compressobj(_LEVEL, wbits=_GZIP)
         busy_s = 0.0
         while True:
             began_s = time.monotonic()
-            part = next(made, None)
+            part = next(parts, None)
             packed += gzip.flush() if part is None else gzip.compress(part.encode("utf-8", "replace"))
             took_s = time.monotonic() - began_s
             busy_s += took_s
@@ -58,7 +58,7 @@ class Rendering:
 
 
 async def unpacked(packed: bytes) -> AsyncIterator[bytes]:
-    """Yield what an answer says in parts, for a client that does not take gzip."""
+    """Yield gzip data unpacked, in parts, for a client that does not accept gzip."""
     gzip = zlib.decompressobj(_GZIP)
     while not gzip.eof:
         yield gzip.decompress(packed, _PART_BYTES)
@@ -66,5 +66,5 @@ async def unpacked(packed: bytes) -> AsyncIterator[bytes]:
 
 
 def unpacked_size(packed: bytes) -> int:
-    """Return how many bytes that is: gzip data ends with it (RFC 1952, section 2.3.1)."""
+    """Return the unpacked size in bytes: gzip data ends with it (RFC 1952, section 2.3.1)."""
     return int.from_bytes(packed[-4:], "little")

@@ -1,11 +1,11 @@
-"""A small HTTP server in the agent's own loop: the only file that knows uvicorn.
+"""A small HTTP server in the agent's event loop. Only this file imports uvicorn.
 
 Rules, each with a test in tests/unit/web/test_server.py:
 
-- it takes no signals, and logs nothing of its own;
-- one connection is one request, read and answered within a deadline, however slowly the client is;
-- there is a bound on connections, and the oldest makes room: a flood cannot keep a probe out;
-- a request that goes on past the bound is refused.
+- the server handles no signals and writes no log lines of its own;
+- a connection serves one request, read and answered within a deadline even if the client is slow;
+- connections are bounded, and a new one closes the oldest: a flood cannot keep a probe out;
+- a request larger than the bound is refused.
 """
 
 import asyncio
@@ -21,30 +21,30 @@ from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from agent.errors import CannotListen
-from agent.web.settings import Settings
+from agent.web.web_settings import Settings
 
 log = structlog.get_logger("barograph.web")
 
-_BACKLOG = 16  # accepted at one go: then the loop has others to serve
-_LAST_ANSWERS_S = 1  # what is being answered when the agent ends
+_BACKLOG = 16  # connections accepted before other tasks run again
+_LAST_RESPONSES_S = 1  # for responses under way when the agent ends
 _CLOSE_TIMEOUT_S = 2.0
 
 
 @asynccontextmanager
 async def open_web(settings: Settings, app: Starlette) -> AsyncGenerator[str, None]:
-    """Answer with `app` until the end of the block; yield the URL.
+    """Serve `app` until the end of the block; yield its URL.
 
     Raises:
-        CannotListen: the address cannot be had.
+        CannotListen: the address cannot be used.
     """
     listening = await _bind(settings)
     host, port = listening.getsockname()[:2]
     url = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
-    room: _Room = {}
+    connections: _Connections = {}
     server = _Server(
         uvicorn.Config(
             app,
-            http=_bounded(settings, room),
+            http=_bounded(settings, connections),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -54,13 +54,13 @@ async def open_web(settings: Settings, app: Starlette) -> AsyncGenerator[str, No
             headers=[("connection", "close")],
             backlog=_BACKLOG,
             h11_max_incomplete_event_size=settings.request_max_bytes,
-            timeout_graceful_shutdown=_LAST_ANSWERS_S,
+            timeout_graceful_shutdown=_LAST_RESPONSES_S,
         )
     )
     try:
         async with anyio.create_task_group() as group:
             group.start_soon(server.serve, [listening], name="web")
-            log.info("web", url=url)
+            log.info("web server listening", url=url)
             try:
                 yield url
             finally:
@@ -68,13 +68,13 @@ async def open_web(settings: Settings, app: Starlette) -> AsyncGenerator[str, No
                 group.cancel_scope.deadline = anyio.current_time() + _CLOSE_TIMEOUT_S
     finally:
         listening.close()
-        for transport in room.values():
+        for transport in connections.values():
             transport.abort()
 
 
 async def _bind(settings: Settings) -> socket.socket:
     what = f"web.listen: {settings.host}:{settings.port}"
-    remedy = "give another address (or --web HOST:PORT), or set web.enabled: false"
+    remedy = "use another address (or --web HOST:PORT), or set web.enabled: false"
     try:
         found = await anyio.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -82,14 +82,14 @@ async def _bind(settings: Settings) -> socket.socket:
         family, kind, protocol, _, address = found[0]
         listening = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise CannotListen(f"{what}: {error.strerror}: {remedy}") from error
+        raise CannotListen(f"{what}: {error.strerror}; {remedy}") from error
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
-        listening.listen(_BACKLOG)  # from now on nobody is turned away
+        listening.listen(_BACKLOG)  # clients are queued from now on
     except OSError as error:
         listening.close()
-        raise CannotListen(f"{what}: {error.strerror}: {remedy}") from error
+        raise CannotListen(f"{what}: {error.strerror}; {remedy}") from error
     listening.setblocking(False)
     return listening
 
@@ -97,16 +97,16 @@ async def _bind(settings: Settings) -> socket.socket:
 class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """Signals are the app's."""
+        """Leave signals to app.py."""
         yield
 
 
-_Room: TypeAlias = dict[asyncio.Protocol, asyncio.Transport]
-"""The connections there are, in the order they came."""
+_Connections: TypeAlias = dict[asyncio.Protocol, asyncio.Transport]
+"""The open connections, oldest first."""
 
 
-def _bounded(settings: Settings, room: _Room) -> type[asyncio.Protocol]:
-    """Return uvicorn's connection, with what it does not have: a deadline for slow clients, and a bound."""
+def _bounded(settings: Settings, connections: _Connections) -> type[asyncio.Protocol]:
+    """Return uvicorn's connection class with a deadline for slow clients and a bound on connections."""
 
     class Connection(H11Protocol):
         _deadline: asyncio.TimerHandle | None = None
@@ -114,13 +114,13 @@ def _bounded(settings: Settings, room: _Room) -> type[asyncio.Protocol]:
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             self._deadline = self.loop.call_later(settings.connection_max_s, transport.abort)
-            room[self] = transport
-            if len(room) > settings.connections_max:
-                oldest = next(iter(room))
-                room.pop(oldest).abort()
+            connections[self] = transport
+            if len(connections) > settings.connections_max:
+                oldest = next(iter(connections))
+                connections.pop(oldest).abort()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            room.pop(self, None)
+            connections.pop(self, None)
             if self._deadline is not None:
                 self._deadline.cancel()
             super().connection_lost(exc)

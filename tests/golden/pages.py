@@ -17,7 +17,7 @@ from agent.web.page import page_parts
 from tests.golden import documents, scenarios
 from tests.golden.scenarios import AGENT, Told
 from tests.golden.texts import Texts
-from tests.unit.web.asking import Present
+from tests.unit.web.client import Present
 
 NOW_MS = 1_795_400_100_250
 
@@ -113,23 +113,23 @@ def present() -> Present:
         "kafka.samples": Component(Health.DEGRADED, "no broker", 1_795_400_060_000),
         "otlp": Component(Health.STARTING, "nothing sent yet", 1_795_400_000_000),
     }
-    return Present(seen=views(), identity=AGENT, counters=counters, levels=levels, parts=parts)
+    return Present(views=views(), identity=AGENT, counters=counters, levels=levels, components=parts)
 
 
 def made() -> dict[str, str]:
     """Return the recorded files."""
     now = present()
     texts = Texts()
-    status = "".join(status_parts(now, NOW_MS))
-    health = json.dumps(health_document(now.components()))
+    status = "".join(status_parts(now.agent(), AGENT, now.components, now.views, NOW_MS))
+    health = json.dumps(health_document(now.components))
     files = {
         "pages/status.json": _indented(texts.out_of(status)),
         "pages/healthz.json": _indented(texts.out_of(health)),
-        "texts/pages/page.html": "".join(page_parts(now, NOW_MS)),
+        "texts/pages/page.html": "".join(page_parts(now.agent(), AGENT, now.components, now.views, NOW_MS)),
     }
     files["texts/pages/documents.txt"] = texts.file()
     for form, name in ((OPENMETRICS, "openmetrics"), (PLAIN, "plain")):
-        text = "".join(metrics_parts(now, form))
+        text = "".join(metrics_parts(now.telemetry(), now.views, AGENT, form))
         files[f"pages/metrics.{name}.txt"] = f"{form.content_type}\n" + re.sub(
             r"(# HELP \S+) .*", r"\1", text
         )

@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as read_plain
@@ -6,19 +6,22 @@ from prometheus_client.samples import Sample
 
 from agent.core.reading import Balloon, State, VmView
 from agent.telemetry import Count, Counters, Levels
-from agent.web.exposition import OPENMETRICS, PLAIN, SLICE_SAMPLES, metrics_parts, wanted
-from agent.web.pages import application
+from agent.web.exposition import OPENMETRICS, PLAIN, SLICE_SAMPLES, Format, format_for, metrics_parts
 from agent.web.server import open_web
-from agent.web.settings import Settings
+from agent.web.web_settings import Settings
 from tests.integration.audit import read
 from tests.unit.sinks.views import T0_S, sample, view, vm
-from tests.unit.web.asking import Present, ask
+from tests.unit.web.client import Present, ask
 
 HOSTILE = '"} 1\n# EOF\nx{y="\\'
 
 
+def parts_of(present: Present, form: Format = OPENMETRICS) -> Iterator[str]:
+    return metrics_parts(present.telemetry(), present.views, present.identity, form)
+
+
 def text(present: Present) -> str:
-    return "".join(metrics_parts(present, OPENMETRICS))
+    return "".join(parts_of(present))
 
 
 def samples(present: Present) -> list[Sample]:
@@ -26,10 +29,10 @@ def samples(present: Present) -> list[Sample]:
 
 
 def of(name: str, seen: Sequence[VmView]) -> list[Sample]:
-    return [each for each in samples(Present(seen=seen)) if each.name == name]
+    return [each for each in samples(Present(views=seen)) if each.name == name]
 
 
-def test_a_guests_value_has_the_time_of_its_last_update() -> None:
+def test_a_guest_value_has_the_time_of_its_last_update() -> None:
     (shown,) = of("qemu_vm_guest_memory_free_bytes", [view(sample(statistics={"free_memory": 4096}))])
 
     assert (shown.value, float(shown.timestamp or 0)) == (4096, T0_S)
@@ -39,22 +42,22 @@ def test_a_guests_value_has_the_time_of_its_last_update() -> None:
 
 
 @pytest.mark.parametrize("state", [state for state in State if state is not State.REPORTING])
-def test_a_guests_values_are_there_only_while_it_reports(state: State) -> None:
+def test_guest_values_are_shown_only_while_the_vm_is_reporting(state: State) -> None:
     seen = [view(sample(), state=state)]
 
-    assert not [each for each in samples(Present(seen=seen)) if each.name.startswith("qemu_vm_guest_")]
+    assert not [each for each in samples(Present(views=seen)) if each.name.startswith("qemu_vm_guest_")]
     assert [each.value for each in of("qemu_vm_last_update_seconds", seen)] == [T0_S]
     states = {each.labels["qemu_vm_state"]: each.value for each in of("qemu_vm_state", seen)}
     assert states == {each.value: int(each is state) for each in State}
 
 
-def test_a_counter_of_the_guest_ends_in_total() -> None:
+def test_a_guest_counter_ends_in_total() -> None:
     (shown,) = of("qemu_vm_guest_faults_major_total", [view(sample(statistics={"major_faults": 7}))])
 
     assert shown.value == 7
 
 
-def test_what_the_host_knows_is_there_too() -> None:
+def test_host_values_are_shown() -> None:
     seen = [view(sample(), balloon=Balloon(1 << 30, 5), interval_s=10)]
 
     assert [each.value for each in of("qemu_vm_balloon_actual_bytes", seen)] == [1 << 30]
@@ -73,11 +76,11 @@ def test_a_vm_with_several_monitors_is_shown_once() -> None:
     assert [each.get("qemu_vm_monitor_path") for each in shown] == [None, "/b", "/c"]
 
 
-def test_hostile_names_stay_values_of_labels_and_statistics_of_a_peers_own_are_left_out() -> None:
+def test_hostile_names_stay_label_values_and_unknown_statistics_are_left_out() -> None:
     named = vm(name=HOSTILE)
     seen = [view(sample(of=named, statistics={"free_memory": 1, "x.y": 2, "x_y": 3}), of=named)]
 
-    found = samples(Present(seen=seen))
+    found = samples(Present(views=seen))
 
     names = {each.labels["qemu_vm_name"] for each in found if "qemu_vm_name" in each.labels}
     assert names == {HOSTILE}
@@ -88,14 +91,14 @@ def test_many_vms_are_one_family_in_slices() -> None:
     count = 2 * SLICE_SAMPLES + 3
     seen = [view(sample(of=vm(str(n))), path=f"/{n}") for n in range(count)]
 
-    parts = list(metrics_parts(Present(seen=seen), OPENMETRICS))
+    parts = list(parts_of(Present(views=seen)))
 
     assert len(of("qemu_vm_guest_memory_free_bytes", seen)) == count
     assert max(part.count("\n") for part in parts[1:]) <= SLICE_SAMPLES + 3
     assert "".join(parts).count("# TYPE qemu_vm_guest_memory_free_bytes gauge") == 1
 
 
-def test_the_agents_own_metrics_are_there_with_its_lag_as_a_histogram() -> None:
+def test_the_agents_own_metrics_are_shown_with_lag_as_a_histogram() -> None:
     counters = Counters()
     counters.add(Count.SAMPLES, 3)
     for lag_s in (0.0005, 0.004, 60.0):
@@ -122,22 +125,22 @@ def test_the_agents_own_metrics_are_there_with_its_lag_as_a_histogram() -> None:
         ("text/plain", PLAIN),
     ],
 )
-def test_it_is_openmetrics_unless_only_the_older_text_is_asked_for(accept: str, form: object) -> None:
-    assert wanted(accept) is form
+def test_the_format_is_openmetrics_unless_only_the_older_one_is_accepted(accept: str, form: object) -> None:
+    assert format_for(accept) is form
 
 
-def test_the_older_text_says_the_same_in_milliseconds() -> None:
-    present = Present(seen=[view(sample())])
+def test_the_older_format_has_the_same_values() -> None:
+    present = Present(views=[view(sample())])
 
-    plain = "".join(metrics_parts(present, PLAIN))
+    plain = "".join(parts_of(present, PLAIN))
 
     read = {each.name: each.timestamp for family in read_plain(plain) for each in family.samples}
     assert read["qemu_vm_guest_memory_free_bytes"] == T0_S
     assert "# EOF" not in plain
 
 
-async def test_it_is_served_with_its_own_content_type() -> None:
-    async with open_web(Settings(host="127.0.0.1", port=0), application(Present())) as url:
+async def test_metrics_have_the_content_type_of_their_format() -> None:
+    async with open_web(Settings(host="127.0.0.1", port=0), Present().application()) as url:
         answer = await ask(url, "/metrics")
 
     assert answer.headers["content-type"].startswith("application/openmetrics-text")

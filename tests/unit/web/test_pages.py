@@ -8,60 +8,59 @@ import pytest
 from agent.contract.encode import Agent, sample_document, state_document
 from agent.core.address import Domain
 from agent.core.reading import State
-from agent.web.pages import application
 from agent.web.server import open_web
-from agent.web.settings import Settings
+from agent.web.web_settings import Settings
 from tests.unit.sinks.views import AGENT, T0_S, sample, view, vm
-from tests.unit.web.asking import Answer, Present, ask
+from tests.unit.web.client import Answer, Present, ask
 
 ANY_PORT = Settings(host="127.0.0.1", port=0)
 
 
 async def answer(present: Present, path: str, method: str = "GET") -> Answer:
-    async with open_web(ANY_PORT, application(present)) as url:
+    async with open_web(ANY_PORT, present.application()) as url:
         return await ask(url, path, method)
 
 
-async def test_it_is_alive_while_the_loop_turns() -> None:
-    assert (await answer(Present(missing=["stopping"]), "/livez")).status == 200
+async def test_livez_is_200_even_while_the_agent_is_stopping() -> None:
+    assert (await answer(Present(reasons=["stopping"]), "/livez")).status == 200
 
 
 @pytest.mark.parametrize(
     ("missing", "status", "body"),
     [([], 200, b"ok\n"), (["the spool cannot be written"], 503, b"the spool cannot be written\n")],
 )
-async def test_it_is_ready_where_nothing_is_missing(missing: list[str], status: int, body: bytes) -> None:
-    said = await answer(Present(missing=missing), "/readyz")
+async def test_readyz_is_200_or_503_with_the_reasons(missing: list[str], status: int, body: bytes) -> None:
+    got = await answer(Present(reasons=missing), "/readyz")
 
-    assert (said.status, said.body) == (status, body)
+    assert (got.status, got.body) == (status, body)
 
 
-async def test_its_health_is_that_of_its_worst_part() -> None:
-    said = (await answer(Present(), "/healthz")).json
+async def test_healthz_has_each_component_and_the_worst_state() -> None:
+    got = (await answer(Present(), "/healthz")).json
 
-    assert said["state"] == "degraded"
-    assert said["components"]["kafka.samples"] == {
+    assert got["state"] == "degraded"
+    assert got["components"]["kafka.samples"] == {
         "state": "degraded",
         "since_ms": 1_795_404_100_000,
         "why": "no broker",
     }
 
 
-async def test_the_status_has_every_vm_as_readers_of_the_topics_get_it() -> None:
+async def test_status_has_every_vm_in_the_documents_of_the_topics() -> None:
     newest = sample(T0_S)
     seen = [view(newest, path=f"/run/{number}.qmp") for number in range(60)]
     seen.append(view(unknown=True, state=State.CONNECTING, path="/run/x.qmp"))
 
-    said = (await answer(Present(seen=seen), "/status")).json
+    got = (await answer(Present(views=seen), "/status")).json
 
-    assert said["agent"]["counters"] == {"samples": 3}
-    assert len(said["vms"]) == 61
-    assert said["vms"][0]["last_update"] == T0_S
-    assert said["vms"][0]["age_s"] == said["now_ms"] / 1000 - T0_S
-    assert said["vms"][0]["sample"] == sample_document(newest, AGENT)
-    assert said["vms"][0]["state"] == state_document(seen[0].state, AGENT)
-    assert said["vms"][60]["sample"] is None
-    assert said["vms"][60]["age_s"] is None
+    assert got["agent"]["counters"] == {"samples": 3}
+    assert len(got["vms"]) == 61
+    assert got["vms"][0]["last_update"] == T0_S
+    assert got["vms"][0]["age_s"] == got["now_ms"] / 1000 - T0_S
+    assert got["vms"][0]["sample"] == sample_document(newest, AGENT)
+    assert got["vms"][0]["state"] == state_document(seen[0].state, AGENT)
+    assert got["vms"][60]["sample"] is None
+    assert got["vms"][60]["age_s"] is None
 
 
 async def test_the_status_names_libvirt_for_its_domains() -> None:
@@ -76,9 +75,9 @@ async def test_the_status_names_libvirt_for_its_domains() -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/status", "/metrics"])
-async def test_what_is_long_is_sent_compressed_to_those_who_take_it(path: str) -> None:
+async def test_long_responses_are_compressed_for_clients_that_accept_gzip(path: str) -> None:
     seen = [view(sample(), path=f"/run/{number}.qmp") for number in range(60)]
-    async with open_web(ANY_PORT, application(Present(seen=seen))) as url:
+    async with open_web(ANY_PORT, Present(views=seen).application()) as url:
         plain = await ask(url, path)
         packed = await ask(url, path, accept_encoding="gzip, deflate")
 
@@ -110,39 +109,39 @@ class Markup(HTMLParser):
 HOSTILE = "\"><script>alert(1)</script><img src=x onerror='x'>\N{RIGHT-TO-LEFT OVERRIDE}\0\ud800"
 
 
-async def test_hostile_names_are_text_and_nothing_else() -> None:
+async def test_hostile_names_are_escaped_text() -> None:
     named = vm(name=HOSTILE)
     seen = [view(sample(of=named), of=named, path=f"/run/{HOSTILE}")]
-    present = Present(seen=seen, identity=Agent("host-1", HOSTILE, "run-1", "1"))
+    present = Present(views=seen, identity=Agent("host-1", HOSTILE, "run-1", "1"))
 
-    said = await answer(present, "/")
+    got = await answer(present, "/")
 
     markup = Markup()
-    markup.feed(said.body.decode())
+    markup.feed(got.body.decode())
     assert markup.tags <= {
         "html", "head", "meta", "title", "style", "body", "h1", "p", "table", "tr", "th", "td"
     }  # fmt: skip
     assert markup.attributes <= {"lang", "charset", "http-equiv", "content", "class", "title"}
     assert "<script>alert(1)</script>" in markup.text
     assert "\N{RIGHT-TO-LEFT OVERRIDE}" not in markup.text
-    assert said.headers["content-security-policy"].startswith("default-src 'none'")
+    assert got.headers["content-security-policy"].startswith("default-src 'none'")
 
 
-async def test_the_page_shows_what_needs_a_look_first() -> None:
+async def test_the_page_shows_vms_that_do_not_report_first() -> None:
     seen = [
         view(sample(of=vm("a", "fine")), path="/a"),
         view(of=vm("b", "silent"), state=State.STALLED, path="/b"),
     ]
 
-    body = (await answer(Present(seen=seen), "/")).body.decode()
+    body = (await answer(Present(views=seen), "/")).body.decode()
 
     assert body.index("silent") < body.index("fine")
     assert 'http-equiv="refresh"' in body
 
 
 @pytest.mark.parametrize("path", ["/", "/livez", "/readyz", "/healthz", "/status"])
-async def test_only_get_and_head_are_answered(path: str) -> None:
-    async with open_web(ANY_PORT, application(Present())) as url:
+async def test_only_get_and_head_are_allowed(path: str) -> None:
+    async with open_web(ANY_PORT, Present().application()) as url:
         got, head = await ask(url, path), await ask(url, path, "HEAD")
         others = [(await ask(url, path, method)).status for method in ("POST", "PUT", "DELETE", "PATCH")]
 
@@ -150,23 +149,23 @@ async def test_only_get_and_head_are_answered(path: str) -> None:
     assert others == [405] * 4
 
 
-async def test_what_is_not_there_is_not_found() -> None:
+async def test_unknown_paths_are_404() -> None:
     assert (await answer(Present(), "/../etc/passwd")).status == 404
     assert (await answer(Present(), "/status/x")).status == 404
 
 
-async def test_a_bug_of_ours_is_an_answer_too(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_exception_becomes_a_500_without_its_text(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(Present):
-        def unready(self) -> list[str]:
+        def not_ready(self) -> list[str]:
             raise RuntimeError("broken")
 
-    said = await answer(Broken(), "/readyz")
+    got = await answer(Broken(), "/readyz")
 
-    assert said.status == 500
-    assert b"broken" not in said.body
+    assert got.status == 500
+    assert b"broken" not in got.body
 
 
-def test_help_does_not_wait_for_the_webs_libraries() -> None:
+def test_the_cli_does_not_load_the_web_libraries() -> None:
     code = "import agent.cli, sys; print({'uvicorn', 'starlette', 'prometheus_client'} & {*sys.modules})"
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,7 +8,7 @@ import anyio.lowlevel
 from agent.web.rendering import Rendering, unpacked, unpacked_size
 
 
-async def test_who_asks_together_gets_one_answer_made_once() -> None:
+async def test_concurrent_requests_share_one_response() -> None:
     made = 0
     answers: list[bytes] = []
 
@@ -30,7 +30,7 @@ async def test_who_asks_together_gets_one_answer_made_once() -> None:
     assert answers == [b"1.0 1.1 1.2 "] * 5
 
 
-async def test_others_have_the_loop_between_two_slices() -> None:
+async def test_other_tasks_run_between_slices() -> None:
     turns = 0
 
     def make() -> Iterator[str]:
@@ -52,7 +52,7 @@ async def test_others_have_the_loop_between_two_slices() -> None:
     assert turns > 20
 
 
-async def test_an_answer_is_made_anew_once_it_is_stale() -> None:
+async def test_a_stale_response_is_rendered_again() -> None:
     made = 0
 
     def make() -> Iterator[str]:
@@ -67,7 +67,7 @@ async def test_an_answer_is_made_anew_once_it_is_stale() -> None:
     assert [gzip.decompress(each) for each in (first, await rendering.get())] == [b"1", b"2"]
 
 
-async def test_what_is_kept_is_small_and_unpacked_in_parts() -> None:
+async def test_a_response_is_kept_compressed_and_unpacked_in_parts() -> None:
     packed = await Rendering(lambda: iter(["a\ud800" + "x" * 1_000_000, "", "z"])).get()
     parts = [each async for each in unpacked(packed)]
 

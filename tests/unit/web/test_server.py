@@ -11,8 +11,8 @@ from starlette.routing import Route
 
 from agent.errors import CannotListen
 from agent.web.server import open_web
-from agent.web.settings import Settings
-from tests.unit.web.asking import ask, port_of
+from agent.web.web_settings import Settings
+from tests.unit.web.client import ask, port_of
 
 LARGE = b"x" * (64 << 20)  # more than any socket buffers
 
@@ -43,7 +43,7 @@ def is_over(client: socket.socket) -> bool:
         return True
 
 
-async def test_it_takes_no_signals_and_answers_one_request_a_connection() -> None:
+async def test_it_leaves_signal_handlers_alone_and_serves_one_request_per_connection() -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
 
     async with open_web(settings(), APP) as url:
@@ -57,12 +57,12 @@ async def test_it_takes_no_signals_and_answers_one_request_a_connection() -> Non
 @pytest.mark.parametrize(
     "words", [b"", b"GET / HTTP/1.1\r\nhost:", b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n"]
 )
-async def test_a_client_that_is_slow_is_left_at_the_deadline(words: bytes) -> None:
+async def test_a_slow_client_is_disconnected_at_the_deadline(words: bytes) -> None:
     async with open_web(settings(connection_max_s=0.3), APP) as url:
-        with socket.socket() as client:  # its buffers fill, and then nobody reads
+        with socket.socket() as client:  # it never reads, so its buffers fill
             client.connect(("127.0.0.1", port_of(url)))
             client.sendall(words)
-            await anyio.sleep(0.6)  # longer than it may take; nothing to wait on from outside
+            await anyio.sleep(0.6)  # past the deadline; there is nothing to wait on from outside
             client.setblocking(False)
             with anyio.fail_after(10):
                 while not is_over(client):
@@ -71,7 +71,7 @@ async def test_a_client_that_is_slow_is_left_at_the_deadline(words: bytes) -> No
         assert (await ask(url, "/")).body == b"hello"
 
 
-async def test_a_flood_of_silent_connections_keeps_nobody_out_and_holds_no_more_than_the_bound() -> None:
+async def test_a_flood_of_silent_connections_is_bounded_and_keeps_no_client_out() -> None:
     async with open_web(settings(connections_max=4), APP) as url:
         silent = [await anyio.connect_tcp("127.0.0.1", port_of(url)) for _ in range(40)]
         answer = await ask(url, "/")
@@ -87,7 +87,7 @@ async def test_a_flood_of_silent_connections_keeps_nobody_out_and_holds_no_more_
     assert closed >= 36
 
 
-async def test_a_request_that_goes_on_past_the_bound_is_refused() -> None:
+async def test_a_request_larger_than_the_bound_is_refused() -> None:
     received = b""
     async with open_web(settings(), APP) as url:
         with anyio.fail_after(10):
@@ -99,18 +99,20 @@ async def test_a_request_that_goes_on_past_the_bound_is_refused() -> None:
     assert received.startswith(b"HTTP/1.1 400 ")
 
 
-async def test_an_address_in_use_is_named_with_the_setting_and_the_way_out() -> None:
+async def test_an_address_in_use_is_reported_with_its_setting_and_a_remedy() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
 
-        with pytest.raises(CannotListen, match=rf"web\.listen: 127\.0\.0\.1:{port}: Address already in use"):
+        with pytest.raises(
+            CannotListen, match=rf"web\.listen: 127\.0\.0\.1:{port}: Address already in use; use another"
+        ):
             async with open_web(Settings(host="127.0.0.1", port=port), APP):
                 pass
 
 
-async def test_an_answer_under_way_at_the_end_holds_it_up_for_a_moment_only() -> None:
+async def test_a_response_under_way_delays_the_end_only_briefly() -> None:
     async with open_web(settings(), APP) as url:
         client = await anyio.connect_tcp("127.0.0.1", port_of(url))
         await client.send(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n")

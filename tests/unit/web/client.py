@@ -1,4 +1,4 @@
-"""A client as plain as can be, and an agent's present made of values."""
+"""A minimal HTTP client, and the web application of an agent made of values."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,18 +6,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
+from starlette.applications import Starlette
 
 from agent.contract.encode import Agent
 from agent.core.agent_state import AgentEvent, AgentPhase
 from agent.core.health import Component, Health
 from agent.core.reading import VmView
 from agent.telemetry import Counters, Levels, Snapshot, snapshot
+from agent.web.pages import application
 from tests.unit.sinks.views import AGENT
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer."""
+    """One response."""
 
     status: int
     headers: Mapping[str, str]
@@ -25,7 +27,7 @@ class Answer:
 
     @property
     def json(self) -> Any:
-        """The body, read as JSON."""
+        """The body, parsed as JSON."""
         return json.loads(self.body)
 
 
@@ -35,7 +37,7 @@ def port_of(url: str) -> int:
 
 
 async def ask(url: str, path: str, method: str = "GET", accept_encoding: str = "identity") -> Answer:
-    """Ask, and read until the other side closes."""
+    """Send one request, and read until the server closes."""
     with anyio.fail_after(20):
         async with await anyio.connect_tcp("127.0.0.1", port_of(url)) as stream:
             headers = f"host: x\r\naccept-encoding: {accept_encoding}\r\n"
@@ -51,25 +53,22 @@ async def ask(url: str, path: str, method: str = "GET", accept_encoding: str = "
 
 @dataclass
 class Present:
-    """What the pages ask, as values."""
+    """What the pages show, as values."""
 
-    missing: Sequence[str] = ()
-    seen: Sequence[VmView] = ()
+    reasons: Sequence[str] = ()
+    views: Sequence[VmView] = ()
     identity: Agent = AGENT
     counters: Counters = field(default_factory=Counters)
     levels: Levels = field(default_factory=lambda: Levels(waiting={}))
-    parts: Mapping[str, Component] = field(
+    components: Mapping[str, Component] = field(
         default_factory=lambda: {
             "discovery": Component(Health.OK, "3 monitors watched", 1_795_404_000_000),
             "kafka.samples": Component(Health.DEGRADED, "no broker", 1_795_404_100_000),
         }
     )
 
-    def unready(self) -> Sequence[str]:
-        return self.missing
-
-    def components(self) -> Mapping[str, Component]:
-        return self.parts
+    def not_ready(self) -> Sequence[str]:
+        return self.reasons
 
     def agent(self) -> AgentEvent:
         return AgentEvent(1, AgentPhase.RUNNING, "found 3 monitors", 5, 6, None, True, 7, {}, {"samples": 3})
@@ -77,5 +76,12 @@ class Present:
     def telemetry(self) -> Snapshot:
         return snapshot(self.counters, self.levels)
 
-    def views(self) -> Sequence[VmView]:
-        return self.seen
+    def application(self) -> Starlette:
+        return application(
+            self.identity,
+            agent=self.agent,
+            components=lambda: self.components,
+            not_ready=self.not_ready,
+            telemetry=self.telemetry,
+            views=lambda: self.views,
+        )
