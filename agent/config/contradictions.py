@@ -8,7 +8,7 @@ from agent.config.sources import Layer
 from agent.config.tree import SettingPath, Written
 from agent.config.types import OtlpProtocol, Switch
 from agent.config.units import Duration
-from agent.sinks import otlp_settings
+from agent.sinks.otlp_settings import default_protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ def otlp_protocol(written: Written) -> OtlpProtocol:
     otlp = written.otlp
     if otlp.protocol is not None:
         return otlp.protocol
-    return OtlpProtocol(otlp_settings.protocol(otlp_settings.Settings(endpoint=otlp.endpoint), {}))
+    return OtlpProtocol(default_protocol(otlp.endpoint or ""))
 
 
 def _polling(written: Written) -> Iterator[Finding]:

@@ -11,7 +11,6 @@ Rules, each with a test in tests/integration/test_sinks_otlp.py:
 - at shutdown the thread has a deadline, and is then abandoned.
 """
 
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +27,7 @@ from agent.sinks import otlp_points
 from agent.sinks.otlp_cycle import Cycle, CycleEnd, Exporter, Outcome, SliceReport, run_cycle
 from agent.sinks.otlp_exporter import open_exporter
 from agent.sinks.otlp_points import SentVm
-from agent.sinks.otlp_settings import Identity, Protocol, Settings, protocol
+from agent.sinks.otlp_settings import Identity, Settings
 from agent.telemetry import Count, Counters
 from agent.threads import Call, WorkerThread
 
@@ -36,7 +35,6 @@ log = structlog.get_logger("barograph.otlp")
 
 # Between two slices: others get the interpreter's lock. 20 ms made the lag of 1,000 VMs 13 ms instead of 107.
 _PAUSE_S = 0.02
-_EXPORTER_TIMEOUT_S = 10.0  # the official exporters' own default
 # A backend that trickles its answer holds the HTTP exporter for as long as it likes: requests' timeout is
 # for each byte. After so many timeouts the thread is left to it, and a new one goes on.
 _STUCK_TIMEOUTS = 3
@@ -49,15 +47,10 @@ class OtlpSink:
     """Sends what the board shows to one backend."""
 
     def __init__(self, settings: Settings, agent: Agent, counters: Counters) -> None:
-        """Open nothing yet.
-
-        Raises:
-            ConfigError: the environment asks for a protocol that we do not have.
-        """
+        """Open nothing yet."""
         self._settings = settings
         self._agent = agent
         self._counters = counters
-        self._protocol: Protocol = protocol(settings, os.environ)
         self._views: Callable[[], Sequence[VmView]] | None = None  # `None`: never run
         self._sent: Mapping[str, SentVm] = {}
         self._thread: _ExporterThread | None = None
@@ -123,7 +116,7 @@ class OtlpSink:
         self._sent = otlp_points.forget_old(self._sent, keys, now_ns, _FORGET_AFTER_NS)
         if self._thread is None:
             self._thread = _ExporterThread(
-                lambda: open_exporter(self._settings, self._protocol), self._agent, self._settings, self._hear
+                lambda: open_exporter(self._settings), self._agent, self._settings, self._hear
             )
         self._idle = anyio.Event()
         self._heard_s = anyio.current_time()
@@ -132,8 +125,8 @@ class OtlpSink:
     def _replace_stuck(self, now_s: float) -> bool:
         """Leave a thread that has said nothing for too long; return whether a new one may start."""
         self._left = [thread for thread in self._left if thread.is_alive]
-        timeout_s = self._settings.timeout_s or _EXPORTER_TIMEOUT_S
-        if now_s - self._heard_s < _STUCK_TIMEOUTS * timeout_s or len(self._left) >= _STUCK_THREADS_MAX:
+        stuck_after_s = _STUCK_TIMEOUTS * self._settings.timeout_s
+        if now_s - self._heard_s < stuck_after_s or len(self._left) >= _STUCK_THREADS_MAX:
             return False
         if self._thread is not None:
             self._thread.end()

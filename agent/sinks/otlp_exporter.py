@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData
 
 from agent.sinks.otlp_cycle import Exporter, Outcome
-from agent.sinks.otlp_settings import Protocol, Settings, http_endpoint
+from agent.sinks.otlp_settings import Settings, http_endpoint
 
 if TYPE_CHECKING:
     import grpc
@@ -29,13 +29,13 @@ _REFUSED_STATUSES = frozenset({400, 413, 422})
 _DETAIL_CHARACTERS = 300
 
 
-def open_exporter(settings: Settings, protocol: Protocol) -> Exporter:
+def open_exporter(settings: Settings) -> Exporter:
     """Return the exporter. It connects at the first export.
 
     Raises:
-        OSError, ValueError: a certificate file cannot be read, or a variable cannot be understood.
+        OSError, ValueError: a certificate file cannot be read, or is not one.
     """
-    return _open_grpc(settings) if protocol == "grpc" else _open_http(settings)
+    return _open_grpc(settings) if settings.protocol == "grpc" else _open_http(settings)
 
 
 def _open_http(settings: Settings) -> Exporter:
@@ -62,13 +62,13 @@ def _open_http(settings: Settings) -> Exporter:
         def export_request(self, request: "ExportMetricsServiceRequest") -> MetricExportResult:
             return self._export_batch(request)
 
-    compression = {None: None, "gzip": Compression.Gzip, "none": Compression.NoCompression}
+    compression = {"gzip": Compression.Gzip, "none": Compression.NoCompression}
     exporter = EncodedExporter(
         endpoint=http_endpoint(settings),
         certificate_file=_name(settings.ca_file),
         client_key_file=_name(settings.key_file),
         client_certificate_file=_name(settings.cert_file),
-        headers=dict(settings.headers) if settings.headers else None,
+        headers=dict(settings.headers),
         timeout=settings.timeout_s,
         compression=compression[settings.compression],
         session=Session(),
@@ -109,7 +109,7 @@ def _open_grpc(settings: Settings) -> Exporter:
 
             stub.Export = watched
 
-    compression = {None: None, "gzip": grpc.Compression.Gzip, "none": grpc.Compression.NoCompression}
+    compression = {"gzip": grpc.Compression.Gzip, "none": grpc.Compression.NoCompression}
     credentials = None
     if settings.ca_file or settings.cert_file:
         key_file = settings.key_file or settings.cert_file
@@ -121,9 +121,7 @@ def _open_grpc(settings: Settings) -> Exporter:
     exporter = EncodedExporter(
         endpoint=settings.endpoint,
         credentials=credentials,
-        headers={name.lower(): value for name, value in settings.headers.items()}
-        if settings.headers
-        else None,
+        headers={name.lower(): value for name, value in settings.headers.items()},
         timeout=settings.timeout_s,
         compression=compression[settings.compression],
     )

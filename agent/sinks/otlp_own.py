@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from os import environ
 from typing import Any, cast
 
 import anyio
@@ -40,7 +39,7 @@ from agent.contract.encode import Agent
 from agent.contract.targets import utf8
 from agent.sinks.otlp_cycle import Exporter
 from agent.sinks.otlp_exporter import open_exporter
-from agent.sinks.otlp_settings import Protocol, Settings, protocol
+from agent.sinks.otlp_settings import Settings
 from agent.telemetry import INSTRUMENTS, LAG, Distribution, Instrument, Snapshot
 from agent.threads import WorkerThread
 
@@ -53,15 +52,10 @@ class OwnTelemetry:
     """Exports the table every cycle, from the SDK's own thread."""
 
     def __init__(self, settings: Settings, agent: Agent, look: Callable[[], Snapshot]) -> None:
-        """Start nothing yet; `look` is called on the event loop.
-
-        Raises:
-            ConfigError: the environment asks for a protocol that we do not have.
-        """
+        """Start nothing yet; `look` is called on the event loop."""
         self._settings = settings
         self._agent = agent
         self._look = look
-        self._protocol: Protocol = protocol(settings, environ)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._provider: MeterProvider | None = None
         self._snapshot: Snapshot | None = None
@@ -71,9 +65,7 @@ class OwnTelemetry:
         """Begin, on the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._snapshot, self._is_stale = self._look(), True
-        exporter = _Exporter(
-            lambda: open_exporter(self._settings, self._protocol), self._last_of_a_collection
-        )
+        exporter = _Exporter(lambda: open_exporter(self._settings), self._last_of_a_collection)
         reader = PeriodicExportingMetricReader(
             exporter, export_interval_millis=self._settings.interval_s * 1000
         )
