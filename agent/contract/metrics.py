@@ -1,7 +1,8 @@
-"""The OTLP metrics: names, units and kinds. schemas/metrics/registry.yaml says the same, and a test compares.
+"""The OTLP metrics of VMs: names, units and kinds.
 
-A name is never used again for another quantity or unit. A statistic that is not listed here, since a later
-QEMU has added it, goes out under `OTHER_PREFIX` as a gauge without a unit: neither is known.
+schemas/metrics/registry.yaml declares the same metrics, and a test compares them. A name is never used again
+for another quantity or unit. A statistic that a later QEMU adds and that is not listed here is sent under
+`OTHER_PREFIX` as a gauge without a unit, since neither is known.
 """
 
 import re
@@ -25,7 +26,7 @@ Kind = Literal["counter", "updowncounter", "gauge", "histogram"]
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric: `unit` is UCUM; `kind` says how its points are added up.
+    """One metric. `unit` is UCUM; `kind` is the type of its points.
 
     counter: monotonic cumulative Sum; updowncounter: cumulative Sum; gauge: Gauge.
     """
@@ -37,7 +38,7 @@ class Metric:
 
 
 def prometheus_name(metric: Metric) -> str:
-    """Return the name Prometheus 3 gives it by default.
+    """Return the metric's name in Prometheus 3, by its default translation.
 
     Source: OpenTelemetry specification, compatibility/prometheus_and_openmetrics.md, "OTLP Metric points to
     Prometheus": dots become underscores, the unit a suffix, a monotonic sum ends in `_total`.
@@ -46,18 +47,18 @@ def prometheus_name(metric: Metric) -> str:
 
 
 def prometheus_family(metric: Metric) -> str:
-    """Return the same without the ending of a counter: what OpenMetrics calls the family."""
+    """Return `prometheus_name` without the suffix of counters: OpenMetrics calls it the family."""
     suffix = prometheus_unit(metric)
     return prometheus_label(metric.name) + (f"_{suffix}" if suffix else "")
 
 
 def prometheus_unit(metric: Metric) -> str:
-    """Return the unit as Prometheus writes it; "" for what is counted."""
+    """Return the unit as Prometheus writes it; "" for counts."""
     return {"By": "bytes", "s": "seconds"}.get(metric.unit, "")
 
 
 def prometheus_label(attribute: str) -> str:
-    """Return the label that an attribute becomes."""
+    """Return the Prometheus label of an attribute."""
     return _NO_LABEL.sub("_", attribute)
 
 
@@ -69,116 +70,118 @@ GUEST_METRICS: Mapping[str, Metric] = MappingProxyType(
             "qemu.vm.guest.memory.free",
             "By",
             "updowncounter",
-            "Memory of the guest that nothing uses, not even a cache.",
+            "Guest memory that nothing uses, not even as a cache.",
         ),
         "available_memory": Metric(
             "qemu.vm.guest.memory.available",
             "By",
             "updowncounter",
-            "Memory the guest estimates it could give to programs without swapping.",
+            "Guest memory available to programs without swapping, as the guest estimates it.",
         ),
         "total_memory": Metric(
             "qemu.vm.guest.memory.total",
             "By",
             "updowncounter",
-            "Memory the guest manages: the VM's, less what its kernel keeps and, on Linux, the balloon.",
+            "Memory managed by the guest: the VM's less the kernel's own and, on Linux, the balloon.",
         ),
         "disk_caches": Metric(
             "qemu.vm.guest.memory.caches",
             "By",
             "updowncounter",
-            "Memory of the guest that caches files; on Linux also buffers, tmpfs and shared memory.",
+            "Guest memory used to cache files; on Linux also buffers, tmpfs and shared memory.",
         ),
-        "swap_in": Metric("qemu.vm.guest.swap.in", "By", "counter", "Read back from the guest's own swap."),
-        "swap_out": Metric("qemu.vm.guest.swap.out", "By", "counter", "Written to the guest's own swap."),
+        "swap_in": Metric(
+            "qemu.vm.guest.swap.in", "By", "counter", "Memory read back from the guest's swap."
+        ),
+        "swap_out": Metric("qemu.vm.guest.swap.out", "By", "counter", "Memory written to the guest's swap."),
         "minor_faults": Metric(
             "qemu.vm.guest.faults",
             "{fault}",
             "counter",
-            "Page faults in the guest; on Linux all of them, the major ones too.",
+            "Page faults in the guest; on Linux including the major ones.",
         ),
         "major_faults": Metric(
             "qemu.vm.guest.faults.major",
             "{fault}",
             "counter",
-            "Page faults in the guest that had to wait for a disk.",
+            "Page faults in the guest that waited for a disk.",
         ),
         "htlb_pgalloc": Metric(
             "qemu.vm.guest.hugetlb.allocations",
             "{page}",
             "counter",
-            "Huge pages that the guest's kernel allocated from its page allocator.",
+            "Huge pages that the guest kernel allocated from its page allocator.",
         ),
         "htlb_pgfail": Metric(
             "qemu.vm.guest.hugetlb.failures",
             "{page}",
             "counter",
-            "Huge pages that the guest's kernel could not allocate.",
+            "Huge pages that the guest kernel could not allocate.",
         ),
         "oom_kills": Metric(
             "qemu.vm.guest.oom_kills",
             "{kill}",
             "counter",
-            "Processes that the guest's kernel killed because memory ran out.",
+            "Processes killed by the guest kernel because memory ran out.",
         ),
         "alloc_stalls": Metric(
             "qemu.vm.guest.allocation.stalls",
             "{stall}",
             "counter",
-            "Allocations in the guest that had to wait for memory to be reclaimed.",
+            "Allocations in the guest that waited for memory to be reclaimed.",
         ),
         "async_scans": Metric(
             "qemu.vm.guest.scans.async",
             "By",
             "counter",
-            "Scanned for reclaim by the guest's background reclaim (Linux: kswapd).",
+            "Memory scanned by the guest's background reclaim (kswapd on Linux).",
         ),
         "direct_scans": Metric(
             "qemu.vm.guest.scans.direct",
             "By",
             "counter",
-            "Scanned for reclaim by the guest's programs themselves, while they waited for memory.",
+            "Memory scanned by programs in the guest that waited for memory (direct reclaim).",
         ),
         "async_reclaims": Metric(
             "qemu.vm.guest.reclaims.async",
             "By",
             "counter",
-            "Reclaimed by the guest's background reclaim (Linux: kswapd).",
+            "Memory reclaimed by the guest's background reclaim (kswapd on Linux).",
         ),
         "direct_reclaims": Metric(
             "qemu.vm.guest.reclaims.direct",
             "By",
             "counter",
-            "Reclaimed by the guest's programs themselves, while they waited for memory.",
+            "Memory reclaimed by programs in the guest that waited for memory (direct reclaim).",
         ),
     }
 )
-"""What the guest says, by the name the statistic has in a sample. Time of a point: `last_update`."""
+"""The metrics of the guest, by name of the statistic in a sample. The time of a point is `last_update`."""
 
 STATE: Final = Metric(
     "qemu.vm.state",
     "1",
     "updowncounter",
-    "1 for the state the VM is in, 0 for each of the others (over OTLP at a change and once a minute).",
+    "1 for the state of the VM, 0 for all others (over OTLP these are sent at a change and once a minute).",
 )
 LAST_UPDATE: Final = Metric(
     "qemu.vm.last_update",
     "s",
     "gauge",
-    "When the guest's statistics last arrived at QEMU, in Unix seconds of the host's clock.",
+    "Time of the guest's last update, in Unix seconds of the host's clock.",
 )
 POLLING_INTERVAL: Final = Metric(
     "qemu.vm.polling.interval",
     "s",
     "gauge",
-    "How often QEMU asks the guest for its statistics; 0: never.",
+    "Interval at which QEMU polls the guest for statistics; 0: never.",
 )
 BALLOON_ACTUAL: Final = Metric(
     "qemu.vm.balloon.actual",
     "By",
     "updowncounter",
-    "Memory the guest has, as the host counts it: the VM's less the balloon.",
+    "Memory of the guest as the host counts it: the VM's less the balloon.",
 )
 
 HOST_METRICS: tuple[Metric, ...] = (STATE, LAST_UPDATE, POLLING_INTERVAL, BALLOON_ACTUAL)
-"""What the host knows. Time of a point: when it was observed."""
+"""The metrics of the host. The time of a point is when it was observed."""

@@ -1,6 +1,6 @@
-"""Writes what is made from schemas/: the readers' variants and docs/metrics.md.
+"""Generates the readers' variants of the schemas, and docs/metrics.md, from schemas/.
 
-Run `python -m tests.contract.generate` after a change of a schema or of the metric registry; a test compares.
+Run `python -m tests.contract.generate` after a change of a schema or of the metric registry. A test compares.
 """
 
 from collections.abc import Iterator, Mapping
@@ -38,18 +38,18 @@ def metrics_of(groups: list[Group]) -> list[Group]:
 
 
 def statistic_of(metric: Group) -> str | None:
-    """Return the statistic that a metric carries; `None`: it is what the host knows."""
+    """Return the statistic that a metric carries; `None`: it is a metric of the host or the agent."""
     annotations = cast(Mapping[str, str], metric.get("annotations", {}))
     return annotations.get("statistic")
 
 
 def is_own(metric: Group) -> bool:
-    """Whether it is what the agent says of itself."""
+    """Whether it is a metric of the agent itself."""
     return str(metric["metric_name"]).startswith(("barograph.", "process."))
 
 
 def reasons_of(metric: Group) -> list[str]:
-    """Return the values its `barograph.reason` has."""
+    """Return the values of its `barograph.reason`."""
     return cast(list[str], cast(Mapping[str, object], metric.get("annotations", {})).get("reasons", []))
 
 
@@ -59,61 +59,64 @@ def attributes_of(metric: Group) -> list[str]:
 
 
 def as_metric(group: Group) -> Metric:
-    """Return it as the code has it."""
+    """Return it as the value that the code has."""
     return Metric(
         str(group["metric_name"]), str(group["unit"]), cast(Kind, group["instrument"]), str(group["brief"])
     )
 
 
-_INTRODUCTION = """<!-- Made from schemas/metrics/registry.yaml by `python -m tests.contract.generate`. -->
+_INTRODUCTION = """<!-- Generated from schemas/metrics/registry.yaml: `python -m tests.contract.generate`. -->
 # Metrics
 
-What the agent sends over OTLP, and shows to those who scrape. Over OTLP each VM is a resource of its own;
-its identity stands on the points too, unless `identity: resource` is set, since Prometheus drops most
-attributes of a resource. Temporality is always cumulative. Names in Prometheus are those of its default
-translation.
+The agent sends these metrics over OTLP and shows them at `/metrics`. Temporality is always cumulative. The
+names in Prometheus are those of its default translation.
 
-At `/metrics` (OpenMetrics, or the older text format for those who ask for nothing else) stand the same
-metrics by their names in Prometheus, attributes as labels with `_` for `.`. A guest's values are there only
-while its VM is `reporting`, each with the time of its `last_update`, so leave Prometheus'
-`honor_timestamps` on.
+Over OTLP each VM is a resource of its own. Its identity is also on the points, unless `identity: resource`
+is set, because Prometheus drops most attributes of a resource.
 
-## What the guest says
+`/metrics` uses the names in Prometheus and shows attributes as labels, with `_` for `.`. The format is
+OpenMetrics, or the older text format for clients that accept only that one. A guest's values are shown only
+while its VM is `reporting`, each with the time of its `last_update`, so leave `honor_timestamps` on in
+Prometheus.
 
-A point's time is the guest's `last_update`, never the time of sending: a guest that is silent has no new
-points. A statistic that the guest does not give has no metric. A counter starts anew with each epoch.
+## Guest
+
+The time of a point is the guest's `last_update`, never the time of sending: a silent guest has no new
+points. A statistic that the guest does not give has no metric. Counters start anew with each epoch.
 """
 
 _HOST = f"""
-A statistic that a later QEMU adds goes out as `{OTHER_PREFIX}<name>`, a gauge without a unit, until
-it is known here. Do not build on these names. They are not at `/metrics`.
+A statistic that a later QEMU adds is sent over OTLP as `{OTHER_PREFIX}<name>`, a gauge without a unit, until
+this table has it. Do not build on these names. They are not shown at `/metrics`.
 
-## What the host knows
+## Host
 
-A point's time is that of the cycle, and for the balloon the time it was observed. So these go on while a
-guest is silent: `time() - qemu_vm_last_update_seconds` says for how long.
+The time of a point is the time of the cycle; for the balloon it is the time of the observation. These
+metrics continue while a guest is silent: `time() - qemu_vm_last_update_seconds` is the age of its last
+update.
 """
 
 
 _OWN = """
-## What the agent says of itself
+## Agent
 
-Over OTLP beside the VMs', every `otlp.interval`, from a resource of its own: `service.name` `barograph`,
-`service.instance.id` the host's id, `service.version`, `host.id`, `host.name`; at `/metrics` these are on
-`target_info`. Counters start at 0 with the agent. The number of series does not depend on the VMs.
+The agent sends its own metrics every `otlp.interval` from a resource of its own: `service.name` is
+`barograph`, `service.instance.id` the host's id, and `service.version`, `host.id` and `host.name` are set. At
+`/metrics` these attributes are on `target_info`. Counters start at 0 with the agent. The number of series
+does not depend on the VMs.
 
-`barograph.lag` is an upper bound. QEMU gives an update's time in whole seconds, so nobody can tell when
-exactly it came: what is measured is the time from the last instant at which it cannot have been there (the
-reading before that showed nothing, an interval after the update before, or its own second, whichever is
-last) to the reading that showed it. Only updates with origin `poll` are in it: of others the age is not
-known. The true lag is mostly some milliseconds.
+`barograph.lag` is an upper bound. QEMU gives the time of an update in whole seconds, so its exact arrival is
+unknown. The lag is measured from the last instant at which the update cannot have been there, to the reading
+that showed it. That instant is the last of these: the previous reading, one interval after the previous
+update, and the start of the update's own second. Only updates with origin `poll` are measured, since the age
+of others is not known. The true lag is mostly a few milliseconds.
 
-At any instant these hold, so that nothing is lost uncounted; at `/metrics` all of the agent's own metrics
-are of one instant:
+These hold at any instant, so every loss is counted. At `/metrics` all of the agent's own metrics are of one
+instant.
 
-- `readings` = `samples` + `repeats` + `coalesced`; with `readings_refused` these are all answers;
-- for each sink `queued` + `carried` = `delivered` + `waiting` + `dropped` + `dead_lettered`;
-- `queued` to `kafka.samples` = `samples`, to `kafka.states` = `state_events` + `agent_events`.
+- `readings` = `samples` + `repeats` + `coalesced`; together with `readings_refused` these are all answers;
+- `queued` + `carried` = `delivered` + `waiting` + `dropped` + `dead_lettered`, for each sink;
+- `queued` to `kafka.samples` = `samples`, and to `kafka.states` = `state_events` + `agent_events`.
 """
 
 
@@ -133,7 +136,7 @@ def _page(groups: list[Group]) -> Iterator[str]:
     yield ""
     yield "## Attributes"
     yield ""
-    yield "| attribute | what |"
+    yield "| attribute | meaning |"
     yield "| --- | --- |"
     attributes = cast(list[Mapping[str, object]], groups[0]["attributes"])
     for attribute in attributes:
@@ -141,13 +144,13 @@ def _page(groups: list[Group]) -> Iterator[str]:
         yield f"| `{attribute['id']}{suffix}` | {attribute['brief']} |"
     for attribute in cast(list[Mapping[str, object]], groups[1]["attributes"]):
         yield f"| `{attribute['id']}` | {attribute['brief']} |"
-    yield "| `host.id`, `host.name` | OpenTelemetry's: the hypervisor. |"
-    yield "| `service.name` | On the resource alone: `barograph`. |"
-    yield "| `service.instance.id` | On the resource alone: `<host.id>/<qemu.vm.id>`, or `<host.id>`. |"
+    yield "| `host.id`, `host.name` | The hypervisor, as OpenTelemetry defines them. |"
+    yield "| `service.name` | On the resource: `barograph`. |"
+    yield "| `service.instance.id` | On the resource: `<host.id>/<qemu.vm.id>`; of the agent `<host.id>`. |"
     yield ""
     yield "Values of `qemu.vm.state`:"
     yield ""
-    yield "| value | when |"
+    yield "| value | meaning |"
     yield "| --- | --- |"
     for member in _members(attributes):
         yield f"| `{member['value']}` | {member['brief']} |"
@@ -155,7 +158,7 @@ def _page(groups: list[Group]) -> Iterator[str]:
 
 def _table(metrics: list[Group], first: str | None) -> Iterator[str]:
     extra = [first] if first else []
-    heads = [*extra, "metric", "in Prometheus", "unit", "kind", "what"]
+    heads = [*extra, "metric", "in Prometheus", "unit", "kind", "description"]
     yield f"| {' | '.join(heads)} |"
     yield f"|{' --- |' * len(heads)}"
     for metric in metrics:
@@ -169,7 +172,7 @@ def _table(metrics: list[Group], first: str | None) -> Iterator[str]:
 
 
 def _own_table(metrics: list[Group]) -> Iterator[str]:
-    yield "| metric | in Prometheus | unit | kind | by | what |"
+    yield "| metric | in Prometheus | unit | kind | attributes | description |"
     yield "| --- | --- | --- | --- | --- | --- |"
     for metric in metrics:
         by = ", ".join(f"`{each}`" for each in attributes_of(metric))
@@ -186,7 +189,7 @@ def _members(attributes: list[Mapping[str, object]]) -> list[Mapping[str, str]]:
 
 
 def generated() -> dict[Path, str]:
-    """Return every generated file and what it must hold."""
+    """Return every generated file and its content."""
     variants = {
         open_path(document, version): as_text(opened(load(closed_path(document, version))))
         for document in DOCUMENTS

@@ -1,4 +1,4 @@
-"""The schemas and their examples, as they lie in schemas/; and the readers' variant made from each."""
+"""The schemas and examples in schemas/, and the readers' variant that is generated from each schema."""
 
 import json
 from collections.abc import Mapping
@@ -19,12 +19,12 @@ def versions(document: str, major: int = 1) -> list[str]:
 
 
 def closed_path(document: str, version: str) -> Path:
-    """Where the source stands: the closed variant, what the agent emits."""
+    """Return the path of the source: the closed variant, for what the agent emits."""
     return SCHEMAS / document / f"v{version.split('.')[0]}" / f"{version}.schema.json"
 
 
 def open_path(document: str, version: str) -> Path:
-    """Where the readers' variant stands, generated from the source."""
+    """Return the path of the readers' variant, which is generated from the source."""
     return SCHEMAS / document / f"v{version.split('.')[0]}" / f"{version}.open.json"
 
 
@@ -39,7 +39,7 @@ def newest(document: str) -> Schema:
 
 
 def opened(schema: Mapping[str, object]) -> Schema:
-    """Return the readers' variant: fields that a later minor version adds are let pass."""
+    """Return the readers' variant: it allows fields that a later minor version adds."""
     variant = {
         "$schema": schema["$schema"],
         "$id": f"{schema['$id']}:open",
@@ -63,7 +63,7 @@ def _without_closing(node: object) -> object:
 
 
 def as_text(schema: Mapping[str, object]) -> str:
-    """Return the schema as it is kept in a file."""
+    """Return the schema as the text of its file."""
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 

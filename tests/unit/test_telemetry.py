@@ -34,7 +34,7 @@ def series(found: Snapshot) -> set[tuple[str, tuple[tuple[str, str], ...]]]:
     }
 
 
-def test_every_instrument_has_its_points_and_no_two_have_one_name() -> None:
+def test_every_instrument_has_points_and_a_name_of_its_own() -> None:
     found = taken(Counters(), Levels(waiting=SINKS, spool_used_bytes=1, dead_letters=2))
 
     names = [each.metric.name for each in INSTRUMENTS]
@@ -42,7 +42,7 @@ def test_every_instrument_has_its_points_and_no_two_have_one_name() -> None:
     assert {*found.points, LAG.metric.name} == set(names)
 
 
-def test_totals_become_points_by_sink_and_reason_and_what_never_happened_is_0() -> None:
+def test_totals_become_points_by_sink_and_reason_and_what_was_never_counted_is_0() -> None:
     counters = Counters()
     counters.add(Count.READINGS, 5)
     counters.add(Count.LINK_FAILURES, reason=LinkFault.SILENT)
@@ -60,21 +60,21 @@ def test_totals_become_points_by_sink_and_reason_and_what_never_happened_is_0() 
     assert dropped["kafka.states", "expired"] == 0
 
 
-def test_the_series_are_the_same_whatever_vms_come_and_go() -> None:
+def test_the_series_do_not_depend_on_the_vms() -> None:
     chance = random.Random(1)
     counters = Counters()
-    at_first = series(taken(counters))
+    before = series(taken(counters))
 
     for _ in range(2_000):
         counters.add(chance.choice([Count.SAMPLES, Count.REPEATS, Count.LINKS_OPENED, Count.STATE_EVENTS]))
         counters.add(Count.LINK_FAILURES, reason=chance.choice([*LinkFault]))
     levels = Levels(waiting=SINKS, vms={state: chance.randrange(1000) for state in State})
 
-    assert series(taken(counters, levels)) == at_first
-    assert len(at_first) < 150
+    assert series(taken(counters, levels)) == before
+    assert len(before) < 150
 
 
-def test_a_reason_that_is_in_no_list_is_one_series_and_still_counted() -> None:
+def test_reasons_that_are_in_no_list_are_counted_in_one_series() -> None:
     counters = Counters()
     for number in range(1_000):
         counters.add(Count.DROPPED, reason=f"kafka.samples:{number}")
@@ -110,7 +110,7 @@ def test_counting_costs_next_to_nothing() -> None:
     rounds = 20_000
     took_s = min(timed(counters, rounds) for _ in range(5))
 
-    # Some 0.5 us on one core; 1,000 samples a second count four times each.
+    # A sample counts four times, and there are 1,000 samples a second.
     assert took_s / rounds < 10e-6
 
 
