@@ -1,13 +1,13 @@
-"""QMP answers -> readings. Everything odd becomes a named reason; nothing raises, nothing is guessed.
+"""Decodes QMP answers to readings. Malformed input becomes a named reason; nothing raises or is guessed.
 
-What a reading holds is QEMU's, untouched. What it does not hold was either *unset* (QEMU lists the
-name, the guest gave no value) or *refused*, with the reason:
+The values of a reading are QEMU's, unchanged. A statistic that is not in it is either *unset* (QEMU lists the
+name, but the guest gave no value) or *refused*, with the reason:
 
-- `NOT_INTEGER`: a float, a string, a boolean, null, anything else;
-- `TOO_LARGE`: above 2^53-1 and not unset;
-- `IMPOSSIBLE`: `total_memory` of 0 is dropped itself; `free_memory` or `available_memory` above the
-  total is dropped and the total stays, since the host can check that one;
-- `BAD_NAME`: no name that can be carried, or two spellings of one name, of which neither is believed.
+- `NOT_INTEGER`: a float, a string, a boolean, null, or any other type;
+- `TOO_LARGE`: above 2^53-1, but not unset;
+- `IMPOSSIBLE`: a `total_memory` of 0; or `free_memory` or `available_memory` above the total, which is kept
+  because the host can check it;
+- `BAD_NAME`: not a usable name, or two spellings of one name, of which both are refused.
 """
 
 import re
@@ -20,21 +20,21 @@ from agent.contract.statistics import KNOWN_STATISTICS
 from agent.core.reading import Reading, Refusal
 
 EXACT_MAX = (1 << 53) - 1
-"""Above it not every JSON reader keeps an integer exact (RFC 8259, section 6)."""
+"""Not every JSON reader keeps larger integers exact (RFC 8259, section 6)."""
 
 UNSET_FROM = 1 << 63
-"""From here up, and below 0, QEMU means "unset": 2^64-1 (-1 before about QEMU 2.10), and Windows' service
-up to a page size below it."""
+"""Values from here up, and below 0, mean "unset": QEMU uses 2^64-1 (-1 before about 2.10), and the Windows
+service values up to a page size below it."""
 
 LAST_UPDATE_MAX_S = 253_402_300_799
-"""The end of the year 9999: RFC 3339 has no later time, so none could be put into an event."""
+"""The end of the year 9999: RFC 3339 has no later time, and an event needs one."""
 
 STATISTICS_MAX = 256
-"""QEMU has had 16 names in fifteen years; an answer with more than this comes from something else."""
+"""QEMU has 16 names; an answer with more than this does not come from QEMU."""
 
 
 class BadAnswerReason(StrEnum):
-    """Why an answer to `guest-stats` is no reading."""
+    """Why an answer to `guest-stats` is not a reading."""
 
     NOT_AN_OBJECT = "not_an_object"
     NO_LAST_UPDATE = "no_last_update"
@@ -45,14 +45,14 @@ class BadAnswerReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BadAnswer:
-    """An answer that makes no sense; nothing of it is used."""
+    """A malformed answer. Nothing of it is used."""
 
     reason: BadAnswerReason
-    detail: str  # for people; holds nothing the peer wrote
+    detail: str  # for people; contains no text of the peer
 
 
 def decode_guest_stats(answer: object) -> Reading | BadAnswer:
-    """Decode the `return` of `qom-get <balloon> guest-stats`. Total over every JSON value; never raises.
+    """Decode the `return` of `qom-get <balloon> guest-stats`. Accepts every JSON value; never raises.
 
     The shape: `{"stats": {"stat-free-memory": 68141056, ...}, "last-update": 1795404146}`.
     Source: QEMU hw/virtio/virtio-balloon.c, balloon_stats_get_all.
@@ -66,18 +66,18 @@ def decode_guest_stats(answer: object) -> Reading | BadAnswer:
         return BadAnswer(BadAnswerReason.NO_LAST_UPDATE, "guest-stats has no last-update")
     last_update_s = parts["last-update"]
     if type(last_update_s) is not int:
-        said = f"last-update is {type(last_update_s).__name__}, not an integer"
-        return BadAnswer(BadAnswerReason.BAD_LAST_UPDATE, said)
+        detail = f"last-update is {type(last_update_s).__name__}, not an integer"
+        return BadAnswer(BadAnswerReason.BAD_LAST_UPDATE, detail)
     if not 0 <= last_update_s <= LAST_UPDATE_MAX_S:
-        said = "last-update is negative or after the year 9999"
-        return BadAnswer(BadAnswerReason.BAD_LAST_UPDATE, said)
+        detail = "last-update is negative or after the year 9999"
+        return BadAnswer(BadAnswerReason.BAD_LAST_UPDATE, detail)
     stats = parts.get("stats")
     if type(stats) is not dict:
-        return BadAnswer(BadAnswerReason.NO_STATISTICS, "guest-stats has no object of stats")
+        return BadAnswer(BadAnswerReason.NO_STATISTICS, "guest-stats has no stats object")
     stats = cast(Mapping[str, object], stats)
     if len(stats) > STATISTICS_MAX:
-        said = f"guest-stats has {len(stats)} statistics, more than {STATISTICS_MAX}"
-        return BadAnswer(BadAnswerReason.TOO_MANY_STATISTICS, said)
+        detail = f"guest-stats has {len(stats)} statistics, more than {STATISTICS_MAX}"
+        return BadAnswer(BadAnswerReason.TOO_MANY_STATISTICS, detail)
     return _read(last_update_s, stats)
 
 
@@ -125,20 +125,20 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 def _with_unknown(known: Reading, wire_names: list[str], stats: Mapping[str, object]) -> Reading:
-    """Add what this table of names does not have: a later QEMU's, carried through as it is."""
+    """Return `known` with statistics that the table does not have, as a later QEMU may send them."""
     spellings: dict[str, list[str]] = {}
     refused = dict(known.refused)
     for wire_name in wire_names:
-        name = _carried(wire_name)
+        name = _name_of(wire_name)
         if name is None:
-            refused[f"?{len(refused)}"] = Refusal.BAD_NAME  # a name of no statistic, so that each is counted
+            refused[f"?{len(refused)}"] = Refusal.BAD_NAME  # cannot be a statistic's name, so each is counted
         else:
             spellings.setdefault(name, []).append(wire_name)
     statistics, unset = dict(known.statistics), set(known.unset)
     for name, wires in spellings.items():
         value = stats[wires[0]]
         if name in KNOWN_STATISTICS or len(wires) > 1:
-            # QEMU's own spelling of a known name is believed; which of two others is right, nobody knows.
+            # QEMU's own spelling of a known name is used. Of two other spellings, either may be right.
             refused[f"?{name}"] = Refusal.BAD_NAME
         elif type(value) is not int:
             refused[name] = Refusal.NOT_INTEGER
@@ -151,8 +151,8 @@ def _with_unknown(known: Reading, wire_names: list[str], stats: Mapping[str, obj
     return Reading(known.last_update_s, statistics, frozenset(unset), refused)
 
 
-def _carried(wire_name: str) -> str | None:
-    """Return `stat-free-memory` as `free_memory`; `None` for what is no name that can be carried."""
+def _name_of(wire_name: str) -> str | None:
+    """Return the name of a statistic, as `free_memory` for `stat-free-memory`; `None`: not a usable name."""
     if len(wire_name) > _NAME_MAX + len("stat-"):
         return None
     name = wire_name.removeprefix("stat-").replace("-", "_")

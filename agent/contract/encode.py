@@ -1,12 +1,12 @@
-"""Values -> the documents and records that readers get. The shapes stand in schemas/; tests compare them.
+"""Encodes values as the documents and records for readers. Tests compare their shapes with schemas/.
 
 Records are CloudEvents 1.0 in the Kafka protocol binding (kafka-protocol-binding.md, and the extensions
 `partitionkey` and `sequence`). In `binary` mode the value is the document and the event's attributes are
-headers; in `structured` mode the value is the whole event. An id never depends on when or how often
-something is encoded: the same reading has always the same one, also after a crash.
+headers; in `structured` mode the value is the whole event. An id does not depend on when or how often
+a value is encoded: the same reading always has the same id, also after a crash.
 
-Text from outside is bounded here, and only here: `TEXT_MAX`, `PATH_MAX`, `MISSING_MAX`. Statistic names
-and their number are bounded where they come in (decode.py).
+Text from outside is bounded here and nowhere else: `TEXT_MAX`, `PATH_MAX`, `MISSING_MAX`. The names and the
+number of statistics are bounded when they are decoded (decode.py).
 """
 
 from collections.abc import Mapping
@@ -28,19 +28,19 @@ STATE_SCHEMA = "barograph.vm.state/1.0"
 AGENT_SCHEMA = "barograph.agent.state/1.0"
 
 TEXT_MAX = 1024
-"""Characters of a name or a sentence; QEMU's own limits for names are far below."""
+"""Characters of a name or a sentence. QEMU's own limits for names are far below."""
 
 PATH_MAX = 4096
-"""Characters of a path: Linux' PATH_MAX, which counts bytes."""
+"""Characters of a path: PATH_MAX of Linux, which counts bytes."""
 
 MISSING_MAX = 256
-"""Names in `missing`, the first in the alphabet: a peer that changes its names at each answer has no end."""
+"""Names in `missing`, the first in alphabetical order: a peer could send other names with each answer."""
 
 Document = dict[str, object]
 
 
 class Mode(StrEnum):
-    """Where the CloudEvents attributes go."""
+    """The content mode of CloudEvents: whether attributes are headers or part of the value."""
 
     BINARY = "binary"
     STRUCTURED = "structured"
@@ -48,7 +48,7 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """Who speaks: the host, and this run of the agent on it."""
+    """The identity of the agent: its host, and this run."""
 
     host_id: str
     host_name: str
@@ -79,7 +79,7 @@ def sample_document(sample: Sample, agent: Agent) -> Document:
         document["previous"] = {"epoch": sample.previous.epoch, "sequence": sample.previous.sequence}
     if sample.run_state is not None:
         document["run_state"] = _text(sample.run_state)
-    # `actual` is arithmetic on a field the guest writes; what JSON cannot carry exactly is no size.
+    # QEMU computes `actual` from a field that the guest writes: it may be a number that JSON cannot carry.
     if sample.balloon is not None and sample.balloon.actual_bytes <= EXACT_MAX:
         document["balloon"] = {
             "actual_bytes": sample.balloon.actual_bytes,
@@ -91,7 +91,7 @@ def sample_document(sample: Sample, agent: Agent) -> Document:
 
 
 def state_document(event: StateEvent, agent: Agent) -> Document:
-    """Return the value of a state's record: schemas/state. Of a VM not known yet, `vm` has only the path."""
+    """Return the value of a state's record: schemas/state. Without identity, `vm` has only the path."""
     vm: Document = {} if event.vm is None else _vm(event.vm)
     vm["path"] = _text(str(event.address), PATH_MAX)
     document: Document = {
@@ -109,7 +109,7 @@ def state_document(event: StateEvent, agent: Agent) -> Document:
         "heartbeat": event.heartbeat,
         "next_heartbeat_by_ms": event.next_heartbeat_by_ms,
     }
-    known_yet = {
+    optional = {
         "previous_state": None if event.previous_state is None else event.previous_state.value,
         "epoch": event.epoch,
         "last_sequence": event.last_sequence,
@@ -117,7 +117,7 @@ def state_document(event: StateEvent, agent: Agent) -> Document:
         "polling_interval_s": event.interval_s,
         "run_state": None if event.run_state is None else _text(event.run_state),
     }
-    return document | {name: value for name, value in known_yet.items() if value is not None}
+    return document | {name: value for name, value in optional.items() if value is not None}
 
 
 def agent_state_document(event: AgentEvent, agent: Agent) -> Document:
@@ -158,7 +158,7 @@ def _host(agent: Agent) -> Document:
 
 
 def _text(text: str, characters_max: int = TEXT_MAX) -> str:
-    """Return `text` bounded, with "?" for half characters (lone surrogates): UTF-8 does not have them."""
+    """Return `text` bounded, with "?" for lone surrogates, which UTF-8 cannot encode."""
     return text[:characters_max].encode("utf-8", "replace").decode("utf-8")
 
 
@@ -182,12 +182,12 @@ def encode_sample(sample: Sample, agent: Agent, mode: Mode) -> Record:
 
 
 def encode_state(event: StateEvent, agent: Agent, mode: Mode) -> Record:
-    """Return the record of a state event. While the VM is not known its key is the host's id.
+    """Return the record of a state event. Its key is the VM's id, or the host's id while that is not known.
 
-    Its id is the run, the monitor's path and the sequence: two monitors may claim to be one VM
-    (`duplicate`), and each counts its own.
+    Its id is the run, the monitor's path and the sequence: two monitors may claim to be the same VM
+    (`duplicate`), and each has a sequence of its own.
     """
-    # "surrogatepass": a path need not be UTF-8, and two paths must not get one id for that.
+    # "surrogatepass": a path need not be UTF-8, and two such paths must not get the same id.
     path_digest = blake2b(str(event.address).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     return _record(
         RecordKind.VM_STATE,
@@ -251,7 +251,7 @@ def _record(
         "time": _rfc3339(time_ms),
         "dataschema": dataschema,
         "partitionkey": key,
-        "sequence": f"{sequence:020d}",  # compared as text
+        "sequence": f"{sequence:020d}",  # sorts as text
     }
     if subject is not None:
         attributes["subject"] = subject
@@ -270,7 +270,7 @@ def _rfc3339(unix_ms: int) -> str:
     return f"{_to_the_second(seconds)}.{ms:03d}Z"
 
 
-@lru_cache(maxsize=64)  # a thousand VMs' updates are of a few seconds, and this took a tenth of encoding one
+@lru_cache(maxsize=64)  # the updates of many VMs lie within a few seconds, and formatting is expensive
 def _to_the_second(unix_s: int) -> str:
-    # Of an integer: a float would lose milliseconds.
+    # From an integer: a float would lose milliseconds.
     return f"{datetime.fromtimestamp(unix_s, UTC):%Y-%m-%dT%H:%M:%S}"

@@ -1,8 +1,8 @@
-"""The mark of a record that was refused once and is sent again by hand: the attribute `redelivered`.
+"""Marks a record that was refused and is sent again by hand, with the attribute `redelivered`.
 
-A CloudEvents extension attribute (spec.md, "Extension Context Attributes"), a String that is always "true".
-In binary mode it is the header `ce_redelivered`; in structured mode it stands in the value, beside the
-other attributes. Such a record comes after ones with a higher `sequence`: the one exception to order.
+It is a CloudEvents extension attribute (spec.md, "Extension Context Attributes"), a String that is always
+"true". In binary mode it is the header `ce_redelivered`; in structured mode it is part of the value, like the
+other attributes. Such a record follows records with a higher `sequence`: the only exception to the order.
 """
 
 from dataclasses import replace
@@ -20,17 +20,19 @@ _envelope = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def redelivered(record: Record) -> Record:
-    """Return the record with the mark, and nothing else changed; its id stays.
+    """Return the record with the mark. Nothing else changes, and the id stays the same.
 
     Raises:
-        ValueError: it is in structured mode, and its value is no JSON object.
+        ValueError: it is in structured mode, and its value is not a JSON object.
     """
     if is_redelivered(record):
         return record
     if not _is_structured(record):
         headers = decode_headers(record.headers)
         return replace(record, headers=encode_headers([*headers, (_HEADER, _TRUE.encode())]))
-    attributes: dict[str, object] = dict(_envelope.decode(record.value))  # each value byte for byte as it was
+    attributes: dict[str, object] = dict(
+        _envelope.decode(record.value)
+    )  # each value stays the same, byte for byte
     return replace(record, value=msgspec.json.encode(attributes | {_ATTRIBUTE: _TRUE}))
 
 
@@ -38,7 +40,7 @@ def is_redelivered(record: Record) -> bool:
     """Whether the record has the mark.
 
     Raises:
-        ValueError: it is in structured mode, and its value is no JSON object.
+        ValueError: it is in structured mode, and its value is not a JSON object.
     """
     if _is_structured(record):
         return _ATTRIBUTE in _envelope.decode(record.value)

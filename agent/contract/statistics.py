@@ -1,12 +1,12 @@
-"""The statistics that QEMU is known to give: what each means, in which unit, and since when.
+"""The statistics that QEMU can give: the meaning, unit and first version of each.
 
-Sources, for every row: names, QEMU 10.2 hw/virtio/virtio-balloon.c (balloon_stat_names) and Linux
-include/uapi/linux/virtio_balloon.h; meaning, Linux 7.1 drivers/virtio/virtio_balloon.c
+Sources of every row: for names, QEMU 10.2 hw/virtio/virtio-balloon.c (balloon_stat_names) and Linux
+include/uapi/linux/virtio_balloon.h; for the meaning, Linux 7.1 drivers/virtio/virtio_balloon.c
 (update_balloon_stats), and for Windows virtio-win Balloon/app/memstat.cpp. The OASIS specification
-defines the first ten only, and says that every one is optional. "About" marks a version that was not
-looked up release by release.
+defines only the first ten, and all of them are optional. "About" marks a version that was not
+verified release by release.
 
-schemas/sample holds the same table for readers, and a test compares.
+schemas/sample has the same table for readers, and a test compares them.
 """
 
 from collections.abc import Mapping
@@ -24,8 +24,8 @@ class Statistic:
     kind: Literal["counter", "gauge"]
     description: str
     first_qemu: str
-    first_linux: str  # the first guest kernel that gives it
-    source: str  # in the guest's kernel
+    first_linux: str  # the first guest kernel that has it
+    source: str  # in the guest kernel
 
     @property
     def wire_name(self) -> str:
@@ -38,7 +38,7 @@ _TABLE = (
         "swap_in",
         "By",
         "counter",
-        "Read back from the guest's swap.",
+        "Memory read back from the guest's swap.",
         "2.5 or before",
         "2.6.34",
         "PSWPIN in pages",
@@ -47,7 +47,7 @@ _TABLE = (
         "swap_out",
         "By",
         "counter",
-        "Written to the guest's swap.",
+        "Memory written to the guest's swap.",
         "2.5 or before",
         "2.6.34",
         "PSWPOUT in pages",
@@ -56,7 +56,7 @@ _TABLE = (
         "major_faults",
         "{fault}",
         "counter",
-        "Page faults that had to wait for a disk.",
+        "Page faults that waited for a disk.",
         "2.5 or before",
         "2.6.34",
         "PGMAJFAULT",
@@ -65,8 +65,8 @@ _TABLE = (
         "minor_faults",
         "{fault}",
         "counter",
-        "Page faults. Linux counts all of them here, major ones too, whatever the name says; Windows' service"
-        " wraps at 32 bits.",
+        "Page faults. Despite the name, Linux counts all page faults here, including major ones. The"
+        " Windows service wraps at 32 bits.",
         "2.5 or before",
         "2.6.34",
         "PGFAULT",
@@ -75,7 +75,8 @@ _TABLE = (
         "free_memory",
         "By",
         "gauge",
-        "Memory that nothing uses. Linux: MemFree. Windows: what it calls available, standby pages included.",
+        "Memory that nothing uses. Linux: MemFree. Windows: what Windows calls available, including"
+        " standby pages.",
         "2.5 or before",
         "2.6.34",
         "si_meminfo freeram",
@@ -84,8 +85,9 @@ _TABLE = (
         "total_memory",
         "By",
         "gauge",
-        "Memory the guest manages: the VM's less what the kernel keeps (1.5 to 10 %). On Linux without"
-        " deflate-on-oom also less the balloon; with it, and on Windows, the balloon does not lower it.",
+        "Memory managed by the guest: the VM's memory less what the kernel reserves (1.5 to 10 %). On"
+        " Linux without deflate-on-oom also less the balloon; with it, and on Windows, the balloon does"
+        " not reduce this value.",
         "2.5 or before",
         "2.6.34",
         "si_meminfo totalram",
@@ -94,8 +96,8 @@ _TABLE = (
         "available_memory",
         "By",
         "gauge",
-        "Memory that programs could still get without swapping, by the guest's estimate."
-        " Linux: MemAvailable. Windows: free plus half the cache, which may be too much.",
+        "Memory available to programs without swapping, as the guest estimates it. Linux: MemAvailable."
+        " Windows: free memory plus half the cache, which may be too much.",
         "2.6",
         "4.6",
         "si_mem_available",
@@ -104,8 +106,8 @@ _TABLE = (
         "disk_caches",
         "By",
         "gauge",
-        "Memory that caches files. Linux: page cache and buffers, and also swap cache, tmpfs and shared"
-        " memory, which cannot be dropped.",
+        "Memory used to cache files. Linux: page cache and buffers, and also swap cache, tmpfs and"
+        " shared memory, which cannot be dropped.",
         "about 2.12",
         "about 4.16",
         "NR_FILE_PAGES in pages",
@@ -141,7 +143,7 @@ _TABLE = (
         "alloc_stalls",
         "{stall}",
         "counter",
-        "Allocations that had to wait for memory to be reclaimed.",
+        "Allocations that waited for memory to be reclaimed.",
         "9.2",
         "6.12 or before, after 6.1",
         "ALLOCSTALL, all zones",
@@ -150,7 +152,7 @@ _TABLE = (
         "async_scans",
         "By",
         "counter",
-        "Scanned by background reclaim.",
+        "Memory scanned by background reclaim.",
         "9.2",
         "6.12 or before, after 6.1",
         "PGSCAN_KSWAPD in pages",
@@ -159,7 +161,7 @@ _TABLE = (
         "direct_scans",
         "By",
         "counter",
-        "Scanned by programs themselves while they waited for memory.",
+        "Memory scanned by programs that waited for memory (direct reclaim).",
         "9.2",
         "6.12 or before, after 6.1",
         "PGSCAN_DIRECT in pages",
@@ -168,7 +170,7 @@ _TABLE = (
         "async_reclaims",
         "By",
         "counter",
-        "Reclaimed by background reclaim.",
+        "Memory reclaimed by background reclaim.",
         "9.2",
         "6.12 or before, after 6.1",
         "PGSTEAL_KSWAPD in pages",
@@ -177,7 +179,7 @@ _TABLE = (
         "direct_reclaims",
         "By",
         "counter",
-        "Reclaimed by programs themselves while they waited for memory.",
+        "Memory reclaimed by programs that waited for memory (direct reclaim).",
         "9.2",
         "6.12 or before, after 6.1",
         "PGSTEAL_DIRECT in pages",
@@ -185,7 +187,7 @@ _TABLE = (
 )
 
 KNOWN_STATISTICS: Mapping[str, Statistic] = MappingProxyType({known.name: known for known in _TABLE})
-"""By name, in the order of QEMU's tags."""
+"""The statistics by name, in the order of QEMU's tags."""
 
 COUNTERS = frozenset(known.name for known in _TABLE if known.kind == "counter")
-"""Those that only grow while a guest runs."""
+"""The statistics that only increase while a guest runs."""

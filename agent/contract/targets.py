@@ -1,4 +1,4 @@
-"""Which VMs metrics speak of, each once, and by what names: the same over OTLP and for scrapes."""
+"""The VMs that metrics describe, each once, and their attributes: the same over OTLP and for scrapes."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ from agent.core.reading import State, VmId, VmIdentity, VmView
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One VM of a cycle. `key` is its `service.instance.id`, unique in the cycle."""
+    """One VM. `key` is its `service.instance.id`, unique among the targets."""
 
     key: str
     view: VmView
-    vm: VmIdentity | None  # None: nobody knows yet, or it is only another path to a VM
+    vm: VmIdentity | None  # None: not known yet, or this is a second path to the same VM
 
 
 def targets(views: Iterable[VmView], agent: Agent) -> list[Target]:
-    """Return the VMs of a cycle, each once.
+    """Return the VMs of `views`, each once.
 
-    Where several paths lead to one VM, it is shown by the one that speaks; a duplicate is shown as
-    a path, since its values under the VM's id would contradict the other's.
+    If several paths lead to the same VM, the one with a living link is used. A duplicate is shown as
+    a path, since its values under the VM's id would contradict the others.
     """
     chosen: dict[VmId, VmView] = {}
     paths: list[VmView] = []
@@ -37,18 +37,20 @@ def targets(views: Iterable[VmView], agent: Agent) -> list[Target]:
 
 
 def identifying_attributes(target: Target, agent: Agent) -> dict[str, str]:
-    """Return the attributes that name the VM."""
-    found = {metrics.HOST_ID: agent.host_id, metrics.HOST_NAME: utf8(agent.host_name)}
+    """Return the attributes that identify the VM."""
+    attributes = {metrics.HOST_ID: agent.host_id, metrics.HOST_NAME: utf8(agent.host_name)}
     if target.vm is None:
-        return {**found, VM_PATH: utf8(str(target.view.address))}
-    found[metrics.VM_ID] = target.vm.id
+        return {**attributes, VM_PATH: utf8(str(target.view.address))}
+    attributes[metrics.VM_ID] = target.vm.id
     if target.vm.name:
-        found[metrics.VM_NAME] = utf8(target.vm.name)
-    return found | {VM_LABEL_PREFIX + utf8(label): utf8(value) for label, value in target.vm.labels.items()}
+        attributes[metrics.VM_NAME] = utf8(target.vm.name)
+    return attributes | {
+        VM_LABEL_PREFIX + utf8(label): utf8(value) for label, value in target.vm.labels.items()
+    }
 
 
 def utf8(text: str) -> str:
-    """Return `text` in UTF-8: a path may hold any byte, and one broken name would cost the whole request."""
+    """Return `text` as valid UTF-8: a path may hold any byte, and one invalid name would fail the request."""
     return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 

@@ -1,4 +1,4 @@
-"""The schemas say what readers need, examples are what they claim to be, generated files are current."""
+"""The schemas have what readers need, examples are as they claim, generated files are current."""
 
 import json
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ def properties(schema: Schema, name: str) -> Schema:
 
 
 def fields(schema: Schema, place: str = "") -> Iterator[tuple[str, Schema]]:
-    """Every described field, with its place."""
+    """Return every described field by its place."""
     for name, field in cast(dict[str, Schema], schema.get("properties", {})).items():
         yield f"{place}/{name}", field
         yield from fields(field, f"{place}/{name}")
@@ -60,7 +60,7 @@ def failing_places(schema: Schema, document: Any) -> set[str]:
 
 
 @pytest.mark.parametrize("path", ALL, ids=label)
-def test_a_schema_is_valid_2020_12_and_named_for_ever(path: Path) -> None:
+def test_a_schema_is_valid_2020_12_and_has_a_permanent_name(path: Path) -> None:
     schema = load(path)
     version = path.name.removesuffix(".schema.json")
 
@@ -90,7 +90,7 @@ def test_every_field_without_fields_of_its_own_has_a_source(document: str) -> No
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_what_the_agent_emits_is_closed_but_for_its_open_maps(document: str) -> None:
+def test_closed_schemas_are_closed_except_for_their_open_maps(document: str) -> None:
     schema = newest(document)
     objects = [
         ("", schema),
@@ -127,7 +127,7 @@ def test_the_statistics_of_the_schema_are_those_the_agent_knows() -> None:
         ("agent", "state", AgentPhase),
     ],
 )
-def test_every_value_the_agent_may_say_is_documented_and_open(
+def test_every_value_the_agent_can_emit_is_documented_and_open(
     document: str, field: str, values: list[str]
 ) -> None:
     schema = cast(dict[str, Schema], newest(document)["properties"])[field]
@@ -168,7 +168,7 @@ def test_every_invalid_example_fails_at_the_place_its_name_gives(path: Path) -> 
     assert failing_places(newest(document_of(path)), example) == {place}
 
 
-def test_readers_let_pass_what_a_later_version_adds() -> None:
+def test_the_open_variant_allows_what_a_later_version_adds() -> None:
     example = json.loads((SCHEMAS / "sample/v1/examples/valid/poll.json").read_text())
     example["colour"] = "red"
     example["vm"]["rack"] = 7

@@ -1,4 +1,4 @@
-"""The AsyncAPI document is whole, and says what the records really carry."""
+"""The AsyncAPI document is complete, and describes the records as they are."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -105,14 +105,14 @@ def messages_of(channel: str) -> dict[str, Any]:
     }
 
 
-def test_every_object_holds_what_asyncapi_requires_and_nothing_it_does_not_know() -> None:
+def test_every_object_has_the_required_fields_of_asyncapi_and_no_unknown_ones() -> None:
     assert DOCUMENT["asyncapi"] == "3.1.0"
     for kind, found in objects():
         required, optional = OBJECTS[kind]
         assert required <= found.keys() <= required | optional, kind
 
 
-def test_every_reference_leads_somewhere() -> None:
+def test_every_reference_resolves() -> None:
     found = set(references(DOCUMENT))
 
     assert len(found) > 10

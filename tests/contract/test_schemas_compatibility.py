@@ -1,4 +1,4 @@
-"""Nothing that would break readers gets into a minor version; and the check that says so can say no."""
+"""No minor version breaks readers; and the check detects each kind of breakage."""
 
 import copy
 import hashlib
@@ -16,7 +16,7 @@ Change = Callable[[Any], object]
 
 
 def broken_hashes(root: Path, lines: str) -> list[str]:
-    """Return the files of a `sha256sum` list that are not what they were."""
+    """Return the files of a `sha256sum` list that have changed or are missing."""
     listed = [line.split("  ", 1) for line in lines.splitlines() if line and not line.startswith("#")]
     return [
         name
@@ -43,7 +43,7 @@ def test_a_released_file_never_changes() -> None:
     assert broken_hashes(SCHEMAS, (SCHEMAS / "released.sha256").read_text()) == []
 
 
-def test_a_released_file_that_changed_or_went_is_noticed(tmp_path: Path) -> None:
+def test_a_changed_or_missing_released_file_is_detected(tmp_path: Path) -> None:
     (tmp_path / "kept.json").write_text("{}")
     (tmp_path / "changed.json").write_text("{ }")
     digest = hashlib.sha256(b"{}").hexdigest()
@@ -136,7 +136,7 @@ def test_a_change_that_breaks_readers_is_refused(change: Change) -> None:
 
 
 @pytest.mark.parametrize("change", HARMLESS.values(), ids=HARMLESS)
-def test_a_change_that_no_reader_notices_passes(change: Change) -> None:
+def test_a_change_that_does_not_break_readers_passes(change: Change) -> None:
     older = newest("sample")
     newer = copy.deepcopy(older)
 

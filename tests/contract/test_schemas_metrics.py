@@ -1,4 +1,4 @@
-"""The metric registry and the code name the same metrics; and each is what its statistic is."""
+"""The metric registry and the code declare the same metrics, and each agrees with its statistic."""
 
 from collections.abc import Mapping
 from typing import cast
@@ -74,7 +74,7 @@ def test_the_registry_names_the_attributes_and_states_of_the_code() -> None:
     assert [member["value"] for member in members] == [state.value for state in State]
 
 
-def test_every_attribute_a_metric_refers_to_is_ours_or_opentelemetrys() -> None:
+def test_every_attribute_of_a_metric_is_declared_here_or_by_opentelemetry() -> None:
     known = {*attributes(), *attributes(1), metrics.HOST_ID, metrics.HOST_NAME}
     refers = {
         attribute["ref"]
@@ -91,7 +91,7 @@ def test_no_two_metrics_have_one_name_in_prometheus() -> None:
     assert len(set(names)) == len(names)
 
 
-def test_every_counter_is_in_the_table_and_has_the_reasons_of_those_who_count() -> None:
+def test_the_refused_points_have_the_reasons_of_the_sink() -> None:
     assert Count.POINTS_REFUSED.instrument.values == tuple(RefusedPoint)
 
 

@@ -1,4 +1,4 @@
-"""The reader of docs/contract.md does what the page says, on records as the agent writes them."""
+"""The reader of docs/contract.md works as described, on records as the agent writes them."""
 
 import re
 from collections.abc import Iterable
@@ -70,22 +70,22 @@ def test_a_jump_is_a_loss_of_its_size() -> None:
     assert read([sample(0, 1), sample(0, 5)])[1] == 3
 
 
-def test_a_loss_at_the_border_of_two_epochs_shows() -> None:
+def test_a_loss_between_two_epochs_is_counted() -> None:
     first = sample(1, 1, EpochEnd(epoch_name(0), 4))
 
     assert read([sample(0, 1), sample(0, 2), first])[1] == 2
 
 
-def test_a_loss_of_an_epochs_beginning_shows() -> None:
+def test_a_loss_of_the_beginning_of_an_epoch_is_counted() -> None:
     assert read([sample(0, 1), sample(1, 3)])[1] == 2
 
 
-def test_a_reader_that_begins_in_the_middle_has_lost_nothing() -> None:
+def test_a_reader_that_starts_in_the_middle_counts_no_loss() -> None:
     assert read([sample(0, 311), sample(0, 312)])[1] == 0
     assert read([sample(1, 1, EpochEnd(epoch_name(0), 4))])[1] == 0
 
 
-def test_vms_do_not_disturb_each_other() -> None:
+def test_vms_are_independent() -> None:
     samples = [sample(0, 1, vm=1), sample(0, 1, vm=2), sample(0, 2, vm=2), sample(0, 2, vm=1)]
 
     taken, lost = read(samples)
@@ -98,10 +98,8 @@ def test_vms_do_not_disturb_each_other() -> None:
     gone=st.sets(st.integers(0, 20)),
     repeats=st.lists(st.integers(0, 20), max_size=5),
 )
-def test_what_was_sent_is_what_was_taken_and_what_was_lost(
-    lengths: list[int], gone: set[int], repeats: list[int]
-) -> None:
-    """What nothing could tell of is kept: the first sample of each epoch, and the very last."""
+def test_sent_is_accepted_plus_lost(lengths: list[int], gone: set[int], repeats: list[int]) -> None:
+    """The first sample of each epoch and the very last one are never lost: a reader cannot detect that."""
     sent = [
         sample(epoch, sequence, EpochEnd(epoch_name(epoch - 1), lengths[epoch - 1]) if epoch else None)
         if sequence == 1

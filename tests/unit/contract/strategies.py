@@ -1,4 +1,4 @@
-"""Whatever the agent can be asked to decode or to encode, for Hypothesis."""
+"""Hypothesis strategies for everything that the agent decodes or encodes."""
 
 from uuid import UUID
 

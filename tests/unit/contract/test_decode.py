@@ -1,4 +1,4 @@
-"""Answers of QEMU, and of things that only look like it, become readings without one wrong value."""
+"""Decoding of answers from QEMU, and from peers that only resemble it: no reading has a wrong value."""
 
 from typing import cast
 
@@ -38,7 +38,7 @@ def test_all_sixteen_known_statistics_are_read() -> None:
     assert len(expected) == 16
 
 
-def test_the_answer_of_a_qemu_nobody_has_talked_to_is_a_reading_without_statistics() -> None:
+def test_the_answer_of_a_fresh_qemu_is_a_reading_without_statistics() -> None:
     stats = {known.wire_name: UNSET for known in KNOWN_STATISTICS.values()}
 
     reading = decode_guest_stats({"stats": stats, "last-update": 0})
@@ -63,7 +63,7 @@ def test_the_ends_of_the_exact_range_are_values(value: int) -> None:
 
 
 @pytest.mark.parametrize("value", [EXACT_MAX + 1, 2**63 - 1])
-def test_a_value_that_json_does_not_carry_exactly_is_refused(value: int) -> None:
+def test_a_value_that_json_cannot_carry_exactly_is_refused(value: int) -> None:
     reading = decoded({"stat-swap-in": value})
 
     assert (reading.statistics, reading.unset, reading.refused) == (
@@ -75,7 +75,7 @@ def test_a_value_that_json_does_not_carry_exactly_is_refused(value: int) -> None
 
 @pytest.mark.parametrize("value", [1.0, 1.8446744073709552e19, "1", True, False, None, [], {}, float("nan")])
 @pytest.mark.parametrize("name", ["swap_in", "psi_some_10"])
-def test_what_is_no_integer_is_refused(name: str, value: object) -> None:
+def test_a_value_that_is_not_an_integer_is_refused(name: str, value: object) -> None:
     reading = decoded({"stat-" + name.replace("_", "-"): value})
 
     assert (reading.statistics, reading.unset, reading.refused) == (
@@ -112,7 +112,7 @@ def test_without_a_total_nothing_is_impossible() -> None:
     assert decoded({"stat-total-memory": UNSET, "stat-free-memory": 5}).statistics == {"free_memory": 5}
 
 
-def test_a_name_that_a_later_qemu_adds_is_carried() -> None:
+def test_a_name_that_a_later_qemu_adds_is_kept() -> None:
     reading = decoded({"stat-psi-some-10": 17, "odd": 3, "stat-other": UNSET, "stat-big": EXACT_MAX + 1})
 
     assert reading.statistics == {"psi_some_10": 17, "odd": 3}
@@ -135,23 +135,23 @@ def test_a_name_that_a_later_qemu_adds_is_carried() -> None:
         "n" * 65,
     ],
 )
-def test_a_name_that_cannot_be_carried_is_refused(name: str) -> None:
+def test_an_unusable_name_is_refused(name: str) -> None:
     reading = decoded({name: 1, "stat-swap-in": 2})
 
     assert reading.statistics == {"swap_in": 2}
     assert list(reading.refused.values()) == [Refusal.BAD_NAME]
 
 
-def test_a_name_of_64_characters_is_carried() -> None:
+def test_a_name_of_64_characters_is_kept() -> None:
     assert decoded({"stat-" + "n" * 64: 1}).statistics == {"n" * 64: 1}
 
 
-def test_each_name_that_cannot_be_carried_is_counted() -> None:
+def test_each_unusable_name_is_counted() -> None:
     assert len(decoded({"stat-A": 1, "stat-B": 2, "stat-free-memory": None}).refused) == 3
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_of_two_spellings_of_an_unknown_name_neither_is_believed(turned: bool) -> None:
+def test_two_spellings_of_an_unknown_name_are_both_refused(turned: bool) -> None:
     pairs = [("stat-psi-some", 1), ("stat-psi_some", 2)]
 
     reading = decoded(dict(reversed(pairs) if turned else pairs))
@@ -162,7 +162,7 @@ def test_of_two_spellings_of_an_unknown_name_neither_is_believed(turned: bool) -
 
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("own", [2, UNSET])
-def test_only_qemus_own_spelling_of_a_known_name_is_believed(turned: bool, own: int) -> None:
+def test_only_qemus_own_spelling_of_a_known_name_is_used(turned: bool, own: int) -> None:
     pairs = [("free-memory", 1), ("stat-free-memory", own)]
 
     reading = decoded(dict(reversed(pairs) if turned else pairs))
@@ -195,7 +195,7 @@ BAD_ANSWERS: dict[str, tuple[object, BadAnswerReason]] = {
 
 
 @pytest.mark.parametrize(("answer", "reason"), BAD_ANSWERS.values(), ids=BAD_ANSWERS)
-def test_an_answer_that_makes_no_sense_is_named(answer: object, reason: BadAnswerReason) -> None:
+def test_a_malformed_answer_has_a_reason(answer: object, reason: BadAnswerReason) -> None:
     bad = decode_guest_stats(answer)
 
     assert isinstance(bad, BadAnswer)
@@ -203,7 +203,7 @@ def test_an_answer_that_makes_no_sense_is_named(answer: object, reason: BadAnswe
     assert 0 < len(bad.detail) < 100
 
 
-def test_every_reason_of_a_bad_answer_is_met() -> None:
+def test_every_reason_of_a_bad_answer_is_tested() -> None:
     assert {reason for _, reason in BAD_ANSWERS.values()} == set(BadAnswerReason)
 
 
@@ -213,7 +213,7 @@ def plain_name(wire_name: str) -> str:
 
 @settings(max_examples=300)
 @given(ANSWERS)
-def test_whatever_is_answered_nothing_raises_and_no_value_is_wrong(answer: object) -> None:
+def test_no_answer_raises_or_gives_a_wrong_value(answer: object) -> None:
     reading = decode_guest_stats(answer)
 
     if isinstance(reading, BadAnswer):
@@ -235,7 +235,7 @@ def test_whatever_is_answered_nothing_raises_and_no_value_is_wrong(answer: objec
 
 @settings(max_examples=300)
 @given(ANSWERS)
-def test_whatever_is_answered_each_name_ends_in_one_place(answer: object) -> None:
+def test_each_name_of_any_answer_ends_in_one_place(answer: object) -> None:
     reading = decode_guest_stats(answer)
 
     if isinstance(reading, BadAnswer):

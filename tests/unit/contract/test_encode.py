@@ -1,4 +1,4 @@
-"""What the core emits becomes documents that keep to the schemas, and events that others can read."""
+"""Encoding: documents conform to the schemas, and independent decoders can read the events."""
 
 import json
 from collections.abc import Callable
@@ -107,7 +107,7 @@ def problems(document: str, value: Any) -> list[str]:
 
 
 def read(record: Record) -> BaseCloudEvent:
-    """The CloudEvents SDK is an independent decoder: it finds the mode by itself."""
+    """Decode with the CloudEvents SDK, which detects the mode itself."""
     return from_kafka(
         KafkaMessage(
             headers=dict(decode_headers(record.headers)), key=record.key.encode(), value=record.value
@@ -135,7 +135,7 @@ def test_a_sample_is_the_document_of_the_contract() -> None:
     }
 
 
-def test_what_a_sample_does_not_know_is_absent() -> None:
+def test_unknown_fields_of_a_sample_are_absent() -> None:
     bare = replace(
         SAMPLE,
         vm=VmIdentity(VmId(UUID), "path", None, None),
@@ -153,7 +153,7 @@ def test_what_a_sample_does_not_know_is_absent() -> None:
     assert not document.keys() & {"run_state", "balloon", "previous", "missing"}
 
 
-def test_the_first_sample_of_an_epoch_names_how_the_one_before_ended() -> None:
+def test_the_first_sample_of_an_epoch_names_the_end_of_the_previous_one() -> None:
     first = replace(SAMPLE, sequence=1, previous=EpochEnd(RUN, 311), missing=frozenset({"b", "a"}))
 
     document = sample_document(first, AGENT)
@@ -186,7 +186,7 @@ def test_a_state_is_the_document_of_the_contract() -> None:
     }
 
 
-def test_a_state_before_the_vm_is_known_has_the_path_alone_and_the_hosts_key() -> None:
+def test_a_state_of_an_unknown_vm_has_only_the_path_and_the_hosts_key() -> None:
     unknown = replace(STATE, vm=None, epoch=None, last_sequence=None, last_update_s=None, interval_s=None)
 
     record = encode_state(unknown, AGENT, Mode.BINARY)
@@ -352,7 +352,7 @@ def test_another_record_of_the_agent_has_another_id(event: AgentEvent, agent: Ag
     assert encode_agent_state(event, agent, Mode.BINARY).id != first.id
 
 
-def test_two_paths_that_are_no_utf_8_have_two_ids() -> None:
+def test_two_paths_that_are_not_utf_8_have_two_ids() -> None:
     ids = {
         encode_state(replace(STATE, address=MonitorPath(path)), AGENT, Mode.BINARY).id
         for path in ("/\udc80", "/\udc81")
@@ -361,7 +361,7 @@ def test_two_paths_that_are_no_utf_8_have_two_ids() -> None:
     assert len(ids) == 2
 
 
-def test_a_sequence_is_in_order_as_text() -> None:
+def test_a_sequence_sorts_as_text() -> None:
     records = [
         encode_sample(replace(SAMPLE, sequence=n), AGENT, Mode.BINARY) for n in (1, 9, 10, 99, 2**53 - 1)
     ]
@@ -399,7 +399,7 @@ def test_hostile_text_is_bounded_and_utf_8() -> None:
     assert document["detail"] == "?"
 
 
-def test_a_size_that_json_does_not_carry_exactly_is_left_out() -> None:
+def test_a_size_that_json_cannot_carry_exactly_is_left_out() -> None:
     def balloon(actual_bytes: int) -> object:
         sized = replace(SAMPLE, balloon=Balloon(actual_bytes, 1795404100001))
         return sample_document(sized, AGENT).get("balloon")
@@ -422,7 +422,7 @@ MODES = st.sampled_from(Mode)
 
 
 @given(SAMPLES, AGENTS, MODES)
-def test_any_sample_keeps_to_its_schema_and_its_values_come_back(
+def test_any_sample_conforms_to_its_schema_and_keeps_its_values(
     sample: Sample, agent: Agent, mode: Mode
 ) -> None:
     data: Any = read(encode_sample(sample, agent, mode)).get_data()
@@ -437,7 +437,7 @@ def test_any_sample_keeps_to_its_schema_and_its_values_come_back(
 
 
 @given(STATE_EVENTS, AGENTS, MODES)
-def test_any_state_keeps_to_its_schema(event: StateEvent, agent: Agent, mode: Mode) -> None:
+def test_any_state_conforms_to_its_schema(event: StateEvent, agent: Agent, mode: Mode) -> None:
     data: Any = read(encode_state(event, agent, mode)).get_data()
 
     assert problems("state", data) == []
@@ -449,7 +449,7 @@ def test_any_state_keeps_to_its_schema(event: StateEvent, agent: Agent, mode: Mo
 
 
 @given(AGENT_EVENTS, AGENTS, MODES)
-def test_any_agent_state_keeps_to_its_schema(event: AgentEvent, agent: Agent, mode: Mode) -> None:
+def test_any_agent_state_conforms_to_its_schema(event: AgentEvent, agent: Agent, mode: Mode) -> None:
     data: Any = read(encode_agent_state(event, agent, mode)).get_data()
 
     assert problems("agent", data) == []

@@ -1,4 +1,4 @@
-"""A requeued record says so, in both modes, and is otherwise what it was."""
+"""A requeued record has the mark in both modes, and is otherwise unchanged."""
 
 import json
 from dataclasses import replace
@@ -14,7 +14,7 @@ BINARY, STRUCTURED = (encode_sample(SAMPLE, AGENT, mode) for mode in Mode)
 
 
 @pytest.mark.parametrize("record", [BINARY, STRUCTURED], ids=["binary", "structured"])
-def test_a_cloudevents_reader_finds_the_mark_and_the_rest_as_it_was(record: object) -> None:
+def test_a_cloudevents_reader_finds_the_mark_and_everything_else_unchanged(record: object) -> None:
     assert record in (BINARY, STRUCTURED)
     before = BINARY if record is BINARY else STRUCTURED
 
@@ -24,14 +24,14 @@ def test_a_cloudevents_reader_finds_the_mark_and_the_rest_as_it_was(record: obje
     assert event.get_data() == read(before).get_data()
 
 
-def test_in_binary_mode_it_is_a_header_and_the_value_is_untouched() -> None:
+def test_in_binary_mode_it_is_a_header_and_the_value_is_unchanged() -> None:
     marked = redelivered(BINARY)
 
     headers = [*decode_headers(BINARY.headers), ("ce_redelivered", b"true")]
     assert marked == replace(BINARY, headers=encode_headers(headers))
 
 
-def test_in_structured_mode_it_stands_in_the_value_and_no_number_is_changed() -> None:
+def test_in_structured_mode_it_is_in_the_value_and_no_number_changes() -> None:
     odd = b'"statistics":{"x" : 1.10, "y":123456789012345678901234567890,'
     written = STRUCTURED.value.replace(b'"statistics":{', odd)
     record = replace(STRUCTURED, value=written)
@@ -55,6 +55,6 @@ def test_a_record_is_marked_once(mode: Mode) -> None:
 
 
 @pytest.mark.parametrize("value", [b"", b"[]", b"\xff", b'{"a":'])
-def test_a_structured_value_that_is_no_event_cannot_be_marked(value: bytes) -> None:
+def test_a_structured_value_that_is_not_an_event_cannot_be_marked(value: bytes) -> None:
     with pytest.raises(ValueError, match=r".+"):
         redelivered(replace(STRUCTURED, value=value))
