@@ -1,4 +1,4 @@
-"""Looks at what is not counted: what waits, where VMs stand, what the process takes."""
+"""Reads the values that are not counted: queued records, states of VMs, and the process's own use."""
 
 import os
 import time
@@ -18,7 +18,7 @@ _SELF = Path("/proc/self")
 
 
 def levels(queues: Mapping[str, RecordQueue], recorder: Recorder, spool: DiskSpool | None) -> Levels:
-    """Return how things are now; `queues` by sink. On the event loop: proc(5) is memory, not a disk."""
+    """Return the present values; `queues` by sink. Reading proc(5) on the event loop does not block."""
     now_ms = clock.unix_ms()
     oldest = {sink: queue.oldest_ms for sink, queue in queues.items()}
     return Levels(

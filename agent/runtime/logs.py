@@ -1,4 +1,4 @@
-"""How the agent logs: one line per change, to stderr, as JSON or for people. Configured once, by the app."""
+"""Configures logging: one line for each change, to stderr, as JSON or for people."""
 
 import logging
 import sys
@@ -7,15 +7,15 @@ from typing import Literal
 import structlog
 
 LIBRARIES = ("aiokafka", "qemu", "opentelemetry", "watchfiles", "asyncio", "urllib3", "grpc", "uvicorn")
-"""Their warnings repeat at every try; what matters in them reaches the log as a state of ours."""
+"""Their warnings repeat at every attempt; the agent logs the resulting change itself."""
 
 
 def configure(level: str, form: Literal["console", "json"]) -> None:
-    """Send everything to stderr, the libraries' own words through the same formatter.
+    """Send everything to stderr, including the libraries' messages in the same format. Call it once.
 
     Args:
         level: "debug", "info", "warning" or "error".
-        form: for people, or one JSON object per line.
+        form: "console" for people, "json" for one JSON object per line.
     """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,

@@ -1,14 +1,14 @@
-"""Records of one topic to Kafka: idempotent, acks=all, in order per key, with deadlines of its own.
+"""Delivers the records of one topic to Kafka: idempotent, acks=all, in order per key, with its own deadlines.
 
 Rules, each with a test in tests/integration/test_sinks_kafka.py:
 
-- a batch is settled when every record is acknowledged or refused for good; until then the sink says
-  unavailable, remembers what is settled, and goes on from there when the batch comes again;
-- records of one key never overtake each other: one request at a time for each partition, while those
-  of several partitions are on their way together;
-- a refused batch is sent again record by record, to find the refused ones;
-- after any failure the producer is thrown away, and the next one starts from the configured addresses;
-- a topic that is not there, or not ours, is asked for again slowly: nothing changes it but people.
+- a batch is settled when every record is acknowledged or refused for good; until then the sink raises
+  SinkUnavailable, remembers what is settled, and continues from there when the batch is sent again;
+- records with the same key never overtake each other: there is one request at a time for each partition, and
+  several partitions are sent in parallel;
+- a refused batch is sent again record by record, to find the refused records;
+- after any failure the producer is discarded, and a new one starts from the configured addresses;
+- a missing or forbidden topic is retried slowly, since only an operator can change that.
 """
 
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ import anyio
 from agent.contract.headers import decode_headers
 from agent.core.reading import Record
 from agent.errors import SinkUnavailable
-from agent.sinks.complaints import Complaints
 from agent.sinks.kafka_client import Fault, KafkaClient, KafkaTrouble, append, wait
 from agent.sinks.kafka_round import Round
 from agent.sinks.kafka_settings import Settings
+from agent.sinks.library_warnings import LibraryWarnings
 from agent.sinks.record_sink import Receipt, RefusedRecord
 
 _TOPIC_RETRY_S = 15.0
@@ -46,10 +46,10 @@ _ACCEPTED = _Accepted()
 
 
 class KafkaSink:
-    """Delivers records to one topic of one cluster, over a producer of its own."""
+    """Delivers records to one topic of one cluster, with a producer of its own."""
 
-    # Large enough that every partition has a full produce batch on its way; what was acknowledged of it
-    # is not sent again after a failure.
+    # Large enough for a full produce batch in flight to every partition. What was acknowledged is not sent
+    # again after a failure.
     batch_bytes_max = 4 * 1024 * 1024
     batch_records_max = 4000
 
@@ -58,28 +58,28 @@ class KafkaSink:
         self._settings = settings
         self._topic = topic
         self._client: KafkaClient | None = None
-        self._complaints = Complaints("aiokafka")
-        self._outcomes: dict[str, _Outcome] = {}  # by record id: what is settled of the present batch
+        self._warnings = LibraryWarnings("aiokafka")
+        self._outcomes: dict[str, _Outcome] = {}  # by record id: the settled records of the present batch
 
     async def send(self, records: Sequence[Record]) -> Receipt:
         """Deliver `records`.
 
         Raises:
-            SinkUnavailable: not every record is settled. Some may have been written without our knowing:
-                they will be repeated, with the same id.
+            SinkUnavailable: not every record is settled. Some may have been written although no
+                acknowledgement arrived: they will be repeated, with the same id.
         """
         if self._outcomes:
             ids = {record.id for record in records}
             self._outcomes = {id: outcome for id, outcome in self._outcomes.items() if id in ids}
         complete = False
         try:
-            with self._complaints.heard(), anyio.fail_after(self._settings.delivery_timeout_s):
+            with self._warnings.collect(), anyio.fail_after(self._settings.delivery_timeout_s):
                 await self._deliver(records)
             complete = True
         except TimeoutError as error:
-            complaint = self._complaints.take()
-            waited = f"not everything acknowledged within {self._settings.delivery_timeout_s:g} s"
-            raise self._unavailable(f"{waited} ({complaint})" if complaint else waited) from error
+            warning = self._warnings.take()
+            detail = f"batch not acknowledged within {self._settings.delivery_timeout_s:g} s"
+            raise self._unavailable(f"{detail} ({warning})" if warning else detail) from error
         except KafkaTrouble as error:
             raise self._unavailable(error.detail, error.fault) from error
         finally:
@@ -90,9 +90,9 @@ class KafkaSink:
         return receipt
 
     async def aclose(self) -> None:
-        """Cut the connections, within two seconds."""
+        """Close the connections, within two seconds."""
         await self._drop_client()
-        self._complaints.stop()
+        self._warnings.stop()
 
     async def _deliver(self, records: Sequence[Record]) -> None:
         left = self._not_settled(records)
@@ -105,17 +105,17 @@ class KafkaSink:
                 await round_.send(left)
                 complete = not round_.refused
             finally:
-                if not complete:  # else nobody will ask
+                if not complete:  # otherwise no record is looked up
                     for load in round_.accepted:
                         self._outcomes.update((record.id, _ACCEPTED) for record in load.records)
                 for record, problem in round_.damaged:
                     self._outcomes[record.id] = _Refused("invalid", f"damaged headers: {problem}")
             if complete:
                 return
-            await self._drop_client()  # every later batch to that partition would be out of sequence
+            await self._drop_client()  # a refusal makes every later batch to its partition out of sequence
             for load in round_.refused:
                 for record in load.records:
-                    self._outcomes[record.id] = await self._alone(record, load.partition)
+                    self._outcomes[record.id] = await self._send_alone(record, load.partition)
             left = self._not_settled(records)
 
     def _not_settled(self, records: Sequence[Record]) -> Sequence[Record]:
@@ -123,7 +123,7 @@ class KafkaSink:
             return records
         return [record for record in records if record.id not in self._outcomes]
 
-    async def _alone(self, record: Record, partition: int, *, restamp: bool = False) -> _Outcome:
+    async def _send_alone(self, record: Record, partition: int, *, restamp: bool = False) -> _Outcome:
         client = await self._connected()
         batch = client.batch()
         append(batch, record, decode_headers(record.headers), restamp=restamp)
@@ -136,20 +136,20 @@ class KafkaSink:
         if (error := future.exception()) is None:
             return _Accepted(restamped=restamp)
         trouble = client.trouble(error)
-        if trouble.fault in (Fault.TOPIC, Fault.LINK):
+        if trouble.fault in (Fault.TOPIC, Fault.CONNECTION):
             raise trouble
         await self._drop_client()
         if trouble.fault is Fault.RECORD:
             return _Refused(trouble.reason, trouble.detail)
         if restamp:
-            detail = "the brokers refuse this host's present time: compare the clocks"
-            raise KafkaTrouble(Fault.LINK, "", detail)
-        return await self._alone(record, partition, restamp=True)
+            detail = "the brokers refuse the current time of this host; compare the clocks"
+            raise KafkaTrouble(Fault.CONNECTION, "", detail)
+        return await self._send_alone(record, partition, restamp=True)
 
     async def _connected(self) -> KafkaClient:
         if self._client is None:
-            self._complaints.start()
-            self._client = await KafkaClient.connect(self._settings, self._complaints)
+            self._warnings.start()
+            self._client = await KafkaClient.connect(self._settings, self._warnings)
         return self._client
 
     async def _drop_client(self) -> None:
@@ -168,7 +168,7 @@ class KafkaSink:
                     restamped += was_restamped
         return Receipt(tuple(refused), restamped)
 
-    def _unavailable(self, detail: str, fault: Fault = Fault.LINK) -> SinkUnavailable:
+    def _unavailable(self, detail: str, fault: Fault = Fault.CONNECTION) -> SinkUnavailable:
         servers = ", ".join(self._settings.bootstrap_servers)
         retry_after_s = _TOPIC_RETRY_S if fault is Fault.TOPIC else None
         return SinkUnavailable(f"kafka {servers}: {detail}", retry_after_s=retry_after_s)

@@ -1,12 +1,12 @@
-"""One Kafka producer's life, over aiokafka: the only file that knows the library.
+"""One Kafka producer, over aiokafka. Only this file imports the library.
 
-What the library lacks and this file mends (aiokafka 0.14.0):
+It works around these limits of aiokafka 0.14.0:
 
-- an idempotent producer tries for ever, and `stop()` hangs while the cluster is away: `close` cuts;
-- it finds brokers by what it learnt at first, never again by the bootstrap addresses (issue #459):
-  a failed producer is thrown away by its owner, and a new one made;
-- code 87 (INVALID_RECORD) is unknown to it and would look like a broker's unknown error;
-- no type is declared: the Protocols below say what is used.
+- an idempotent producer retries forever, and `stop()` hangs while the cluster is unreachable: `close` aborts;
+- it looks up brokers in the metadata it got first, never again at the bootstrap addresses (issue #459):
+  the owner discards a failed producer and makes a new one;
+- it does not know code 87 (INVALID_RECORD), which would look like an unknown error of a broker;
+- it has no type declarations: the Protocols below declare what is used.
 """
 
 # pyright: reportPrivateUsage=false
@@ -28,24 +28,24 @@ from aiokafka.partitioner import DefaultPartitioner
 
 from agent.contract.headers import Headers
 from agent.core.reading import Record
-from agent.sinks.complaints import Complaints
 from agent.sinks.kafka_settings import Settings, Tls
+from agent.sinks.library_warnings import LibraryWarnings
 
 _CLOSE_TIMEOUT_S = 2.0
 _RETRY_BACKOFF_MS = 500
 
 
 class Fault(StrEnum):
-    """Whose fault it is that the broker did not take a batch."""
+    """Why a broker did not accept a batch."""
 
-    RECORD = "record"  # a record's own: refused every time
-    TIME = "time"  # a record's timestamp
-    TOPIC = "topic"  # it is not there, or not ours to write to: every record of it waits
-    LINK = "link"  # anything else; nothing is wrong with the records
+    RECORD = "record"  # a record of it, which is refused every time
+    TIME = "time"  # the timestamp of a record
+    TOPIC = "topic"  # the topic is missing, or writing to it is not allowed: all its records stay queued
+    CONNECTION = "connection"  # anything else; nothing is wrong with the records
 
 
 class KafkaTrouble(Exception):
-    """What aiokafka raised, sorted. `reason` is `too_large` or `invalid` where a record is at fault."""
+    """An error of aiokafka, classified. `reason` is `too_large` or `invalid` for a refused record."""
 
     def __init__(self, fault: Fault, reason: str, detail: str) -> None:
         self.fault = fault
@@ -60,11 +60,11 @@ class Batch(Protocol):
     def append(
         self, *, timestamp: int | None, key: bytes | None, value: bytes, headers: list[tuple[str, bytes]]
     ) -> object | None:
-        """Add a record; `None`: full, and closed now. The first one always fits."""
+        """Add a record; `None`: the batch is full, and is now closed. The first record always fits."""
         ...
 
     def close(self) -> None:
-        """Take no more."""
+        """Accept no more records."""
         ...
 
 
@@ -103,22 +103,22 @@ class _Producer(Protocol):
 
 
 class KafkaClient:
-    """A started producer. Once anything has failed, or a record was refused, close it."""
+    """A started producer. Close it after any failure or refused record."""
 
-    def __init__(self, producer: _Producer, complaints: Complaints) -> None:
+    def __init__(self, producer: _Producer, warnings: LibraryWarnings) -> None:
         self._producer = producer
-        self._complaints = complaints
+        self._warnings = warnings
         self._requests: set[asyncio.Task[Any]] = set()
         self._track_requests()
 
     @classmethod
-    async def connect(cls, settings: Settings, complaints: Complaints) -> "KafkaClient":
-        """Return a producer that has found the cluster.
+    async def connect(cls, settings: Settings, warnings: LibraryWarnings) -> "KafkaClient":
+        """Return a producer that is connected to the cluster.
 
-        May take for ever where the cluster answers half-way: the caller has the deadline.
+        This can take forever if the cluster answers only in part: the caller must set a deadline.
 
         Raises:
-            KafkaTrouble: it could not; nothing is left open. So too when cancelled.
+            KafkaTrouble: it could not connect. Nothing is left open, also when cancelled.
         """
         kafka_errors.kafka_errors.setdefault(_InvalidRecord.errno, _InvalidRecord)
         security = await _security(settings)
@@ -134,28 +134,28 @@ class KafkaClient:
             retry_backoff_ms=_RETRY_BACKOFF_MS,
             **security,
         )
-        client = cls(producer, complaints)
+        client = cls(producer, warnings)
         try:
             await producer.start()
         except BaseException as error:
             await client.close()
-            if isinstance(error, _FOREIGN):
+            if isinstance(error, _LIBRARY_ERRORS):
                 raise client.trouble(error) from error
             raise
         return client
 
     async def partition_count(self, topic: str) -> int:
-        """Return how many partitions `topic` has.
+        """Return the number of partitions of `topic`.
 
         Raises:
-            KafkaTrouble: the topic is unknown, or not ours to know.
+            KafkaTrouble: the topic does not exist, or the agent is not authorized to see it.
         """
         try:
             return len(await self._producer.partitions_for(topic))
         except kafka_errors.UnknownTopicOrPartitionError as error:
-            detail = f"topic {topic} does not exist; create it, or let the brokers create topics"
-            raise KafkaTrouble(Fault.TOPIC, "", self._with_complaint(detail)) from error
-        except _FOREIGN as error:
+            detail = f"topic {topic} does not exist; create it, or allow the brokers to create topics"
+            raise KafkaTrouble(Fault.TOPIC, "", self._with_warning(detail)) from error
+        except _LIBRARY_ERRORS as error:
             raise self.trouble(error) from error
 
     def batch(self) -> Batch:
@@ -163,60 +163,60 @@ class KafkaClient:
         return self._producer.create_batch()
 
     async def submit(self, batch: Batch, topic: str, partition: int) -> asyncio.Future[object]:
-        """Send `batch`; the future tells what became of it, and `trouble` sorts its exception.
+        """Send `batch`. The future has the result; `trouble` classifies its exception.
 
-        One at a time for each partition: while a producer is new to a partition, the broker takes a
-        batch although the one before it was refused, and the order would be lost.
+        Send one at a time for each partition: while a producer is new to a partition, the broker accepts a
+        batch even if the previous one was refused, and the order would be lost.
 
         Raises:
             KafkaTrouble: it was not sent.
         """
         try:
             return await self._producer.send_batch(batch, topic, partition=partition)
-        except _FOREIGN as error:
+        except _LIBRARY_ERRORS as error:
             raise self.trouble(error) from error
 
     def trouble(self, error: BaseException) -> KafkaTrouble:
-        """Sort what aiokafka raised."""
+        """Return an exception of aiokafka, classified."""
         match error:
             case kafka_errors.MessageSizeTooLargeError() | kafka_errors.RecordListTooLargeError():
-                return KafkaTrouble(Fault.RECORD, "too_large", "larger than the topic's max.message.bytes")
+                return KafkaTrouble(Fault.RECORD, "too_large", "larger than max.message.bytes of the topic")
             case _InvalidRecord():
-                return KafkaTrouble(Fault.RECORD, "invalid", "the broker calls it invalid (code 87)")
+                return KafkaTrouble(Fault.RECORD, "invalid", "refused by the broker as invalid (code 87)")
             case kafka_errors.InvalidTimestampError():
-                return KafkaTrouble(Fault.TIME, "", "the broker refuses its timestamp")
+                return KafkaTrouble(Fault.TIME, "", "timestamp refused by the broker")
             case kafka_errors.KafkaConnectionError():
-                detail = "no broker can be talked to"
+                detail = "no broker reachable"
             case kafka_errors.TopicAuthorizationFailedError():
-                return KafkaTrouble(Fault.TOPIC, "", f"not allowed to write to a topic: {error}")
+                return KafkaTrouble(Fault.TOPIC, "", f"not authorized to write to the topic: {error}")
             case kafka_errors.InvalidTopicError():
-                return KafkaTrouble(Fault.TOPIC, "", "not a topic that can be written to")
+                return KafkaTrouble(Fault.TOPIC, "", "not a valid topic, or an internal one")
             case kafka_errors.ClusterAuthorizationFailedError():
-                detail = "not allowed to write idempotently (IdempotentWrite on the cluster)"
+                detail = "not authorized to write idempotently (needs IdempotentWrite on the cluster)"
             case kafka_errors.OutOfOrderSequenceNumber() | kafka_errors.ProducerFenced():
-                detail = f"the brokers have lost track of this producer: {type(error).__name__}"
+                detail = f"the brokers lost track of this producer: {type(error).__name__}"
             case _:
                 detail = str(error) or type(error).__name__
-        return KafkaTrouble(Fault.LINK, "", self._with_complaint(detail))
+        return KafkaTrouble(Fault.CONNECTION, "", self._with_warning(detail))
 
     async def close(self) -> None:
-        """Cut everything within two seconds, whatever the cluster does. Never waits for deliveries."""
+        """Close everything within two seconds, whatever the cluster does. Does not wait for deliveries."""
         producer = self._producer
         if producer._closed:
             return
         producer._closed = True  # else its __del__ warns
         tasks = {*self._requests, *([producer._sender.sender_task] if producer._sender.sender_task else [])}
         with anyio.CancelScope(shield=True, deadline=anyio.current_time() + _CLOSE_TIMEOUT_S):
-            # Without this the sender, once cancelled, waits for its requests: as long as a hung broker
-            # takes to time out, or for ever once the metadata task has ended.
+            # A cancelled sender waits for its requests: until a broker that hangs times out, or forever once
+            # the metadata task has ended.
             for task in tasks:
                 task.cancel()
             if tasks:
                 await asyncio.wait(tasks)
             for connection in producer.client._conns.values():
                 if connection._writer is not None:
-                    connection._writer.transport.abort()  # a close would flush to a peer that reads nothing
-            with suppress(*_FOREIGN):  # the metadata task's own end; nothing is open any more
+                    connection._writer.transport.abort()  # closing would flush to a peer that may not read
+            with suppress(*_LIBRARY_ERRORS):  # from the end of the metadata task; all connections are closed
                 await producer.client.close()
 
     def _track_requests(self) -> None:
@@ -233,20 +233,20 @@ class KafkaClient:
 
         sender._send_produce_req = tracked
 
-    def _with_complaint(self, detail: str) -> str:
-        complaint = self._complaints.take()
-        return f"{detail} ({complaint})" if complaint and complaint not in detail else detail
+    def _with_warning(self, detail: str) -> str:
+        warning = self._warnings.take()
+        return f"{detail} ({warning})" if warning and warning not in detail else detail
 
 
 @lru_cache(maxsize=16_384)
 def partition_of(key: str, partition_count: int) -> int:
-    """Return `key`'s partition, as every Kafka client places it (murmur2); 6 us uncached."""
+    """Return the partition of `key`, as all Kafka clients compute it (murmur2). Cached, since it is slow."""
     place = cast("Callable[[bytes, list[int], list[int]], int]", DefaultPartitioner())
     return place(key.encode(), list(range(partition_count)), [])
 
 
 def append(batch: Batch, record: Record, headers: Headers, *, restamp: bool = False) -> bool:
-    """Add `record` to `batch`, with the present time where `restamp`; `False`: full."""
+    """Add `record` to `batch`, with the current time if `restamp`; `False`: the batch is full."""
     return (
         batch.append(
             timestamp=None if restamp else record.timestamp_ms,
@@ -259,12 +259,12 @@ def append(batch: Batch, record: Record, headers: Headers, *, restamp: bool = Fa
 
 
 async def wait(futures: Iterable[asyncio.Future[object]]) -> None:
-    """Return when all are done, however they ended; cancelled, they go on."""
+    """Wait until all are done, with whatever result. Cancelling the wait does not cancel them."""
     await asyncio.wait(futures)
 
 
 async def wait_for_any(futures: Iterable[asyncio.Future[object]]) -> None:
-    """Return when one is done, however it ended; cancelled, they go on."""
+    """Wait until one is done, with whatever result. Cancelling the wait does not cancel them."""
     await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
 
 
@@ -276,7 +276,7 @@ async def _security(settings: Settings) -> dict[str, Any]:
         except (OSError, ValueError) as error:
             tls = settings.tls
             names = ", ".join(str(name) for name in (tls.ca_file, tls.cert_file, tls.key_file) if name)
-            raise KafkaTrouble(Fault.LINK, "", f"TLS files ({names}): {error}") from error
+            raise KafkaTrouble(Fault.CONNECTION, "", f"TLS files ({names}): {error}") from error
     if settings.sasl:
         options["security_protocol"] = "SASL_SSL" if settings.tls else "SASL_PLAINTEXT"
         options["sasl_mechanism"] = settings.sasl.mechanism
@@ -297,8 +297,8 @@ class _InvalidRecord(kafka_errors.BrokerResponseError):
 
     errno = 87
     message = "INVALID_RECORD"
-    description = "The broker refuses a record of the batch"
+    description = "The broker refused a record of the batch"
 
 
-# AssertionError: aiokafka's words for a partition that has gone. UnicodeError: a host name that is none.
-_FOREIGN = (kafka_errors.KafkaError, OSError, AssertionError, UnicodeError)
+# aiokafka raises AssertionError for a partition that no longer exists, UnicodeError for an invalid host name.
+_LIBRARY_ERRORS = (kafka_errors.KafkaError, OSError, AssertionError, UnicodeError)

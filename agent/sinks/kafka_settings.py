@@ -1,4 +1,4 @@
-"""What may be said about a Kafka cluster."""
+"""The settings of a Kafka cluster."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +10,7 @@ SaslMechanism: TypeAlias = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sasl:
-    """Who we are to the brokers."""
+    """The credentials of the agent."""
 
     mechanism: SaslMechanism
     username: str
@@ -19,30 +19,30 @@ class Sasl:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tls:
-    """TLS to the brokers. Files are read anew at each connection, so a renewed certificate is used."""
+    """TLS to the brokers. The files are read at each connection, so that a renewed certificate is used."""
 
-    ca_file: Path | None = None  # None: the system's authorities
+    ca_file: Path | None = None  # None: the system's certificate authorities
     cert_file: Path | None = None  # None: no client certificate
     key_file: Path | None = None  # None: the key is in cert_file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """One cluster, its topics, and how patient to be."""
+    """One cluster, its topics and its timeouts."""
 
-    bootstrap_servers: tuple[str, ...]  # "host:port"; asked anew after each failure
+    bootstrap_servers: tuple[str, ...]  # "host:port"; looked up again after each failure
     samples_topic: str = "barograph.samples"
     states_topic: str = "barograph.states"
     client_id: str = "barograph"
-    # Samples look alike: of 1,195 bytes 52 are left, for 0.7 us of CPU. aiokafka 0.14 asks lz4 for level 9
-    # (codec.py, lz4_encode): 101 bytes, for 5 to 10 us.
+    # Samples resemble each other and compress well. zstd is better and cheaper than lz4, for which aiokafka
+    # 0.14 uses level 9 (codec.py, lz4_encode).
     compression: Compression = "zstd"
     tls: Tls | None = None  # None: plaintext
-    sasl: Sasl | None = None  # None: nobody asks who we are
+    sasl: Sasl | None = None  # None: no authentication
     request_timeout_s: float = 10.0  # one request to one broker
-    # All attempts at one batch: beyond it the connections are closed and made anew. Long enough for a
-    # leader to move; aiokafka itself would try for ever.
+    # All attempts to deliver one batch; then the connections are closed and opened again. Long enough for a
+    # partition to get a new leader. aiokafka itself would retry forever.
     delivery_timeout_s: float = 30.0
-    # Before compression, for each partition: well under the broker's message.max.bytes (1 MiB), which
-    # would refuse the whole batch.
+    # Before compression, for each partition. Well below message.max.bytes of the broker (1 MiB), beyond
+    # which the whole batch is refused.
     produce_batch_bytes: int = 256 * 1024

@@ -1,4 +1,4 @@
-"""Records as JSON lines on standard output: what `barograph run` does when no sink is configured."""
+"""Writes records as JSON lines to standard output: the sink of `barograph run` if no other is configured."""
 
 import os
 import select
@@ -12,18 +12,18 @@ from agent.core.reading import Record
 from agent.errors import OutputClosed, SinkUnavailable
 from agent.sinks.record_sink import Receipt
 
-# A pipe that polls as writable takes this much without blocking: pipe(7), PIPE_BUF.
+# A pipe that polls as writable accepts this much without blocking: pipe(7), PIPE_BUF.
 _CHUNK_BYTES = 4096
-# How long a thread may wait for a reader that has stopped reading; bounds how late a cancellation is.
+# How long a thread waits for a reader that has stopped reading. It delays a cancellation.
 _PATIENCE_MS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Where the lines go."""
+    """The output, and its timeout."""
 
-    descriptor: int = 1  # standard output; never closed by us
-    write_timeout_s: float = 5.0  # a reader that takes nothing for this long is away
+    descriptor: int = 1  # standard output; the sink never closes it
+    write_timeout_s: float = 5.0  # without any byte read by the reader
 
 
 class LinesSink:
@@ -35,15 +35,15 @@ class LinesSink:
 
     def __init__(self, settings: Settings | None = None) -> None:
         self._settings = settings or Settings()
-        self._written: set[str] = set()  # ids of a batch that failed half-way: not written again
-        self._cut = b""  # the rest of a line that has been begun
+        self._written: set[str] = set()  # ids of a batch that failed in part: not written again
+        self._cut = b""  # the rest of a line that was written in part
 
     async def send(self, records: Sequence[Record]) -> Receipt:
         """Write one line for each record.
 
         Raises:
-            SinkUnavailable: the reader takes nothing, or the disk is full.
-            OutputClosed: the reader has gone.
+            SinkUnavailable: the reader does not read, or the disk is full.
+            OutputClosed: the reader has closed the pipe.
         """
         left = [record for record in records if record.id not in self._written]
         lines = [record.value + b"\n" for record in left]
@@ -53,7 +53,7 @@ class LinesSink:
         try:
             with anyio.fail_after(self._settings.write_timeout_s) as scope:
                 while done_bytes < len(data):
-                    # In pieces: a thread cannot be cancelled, so it gets no more than it can put down.
+                    # In pieces: a thread cannot be cancelled, so it must not block.
                     piece_bytes = await anyio.to_thread.run_sync(
                         _write_some, self._settings.descriptor, data[done_bytes:]
                     )
@@ -61,9 +61,9 @@ class LinesSink:
                     if piece_bytes:
                         scope.deadline = anyio.current_time() + self._settings.write_timeout_s
         except (BrokenPipeError, ConnectionResetError) as error:
-            raise OutputClosed("standard output: its reader has gone") from error
+            raise OutputClosed("standard output: closed by the reader") from error
         except TimeoutError as error:
-            message = f"standard output: takes nothing since {self._settings.write_timeout_s:g} s"
+            message = f"standard output: nothing read for {self._settings.write_timeout_s:g} s"
             raise SinkUnavailable(message) from error
         except OSError as error:
             raise SinkUnavailable(f"standard output: {error.strerror}") from error
@@ -73,10 +73,10 @@ class LinesSink:
         return Receipt()
 
     async def aclose(self) -> None:
-        """Nothing is held: standard output is not ours to close."""
+        """Do nothing: standard output stays open."""
 
     def _remember(self, left: list[Record], lines: list[bytes], cut_bytes: int, done_bytes: int) -> None:
-        """Keep what was begun: a line is finished before anything else, and never begun twice."""
+        """Remember a line written in part: its rest is written first, and no line is written twice."""
         self._cut = self._cut[min(cut_bytes, done_bytes) :]
         at = cut_bytes
         for record, line in zip(left, lines, strict=True):
@@ -88,17 +88,17 @@ class LinesSink:
 
 
 def _write_some(descriptor: int, data: memoryview) -> int:
-    """Write as much of `data` as the reader takes without a pause; return how many bytes that was."""
+    """Write as much of `data` as the reader accepts without a pause; return the number of bytes."""
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT)
     done = 0
     while done < len(data) and poll.poll(_PATIENCE_MS):
         try:
             done += os.write(descriptor, data[done : done + _CHUNK_BYTES])
-        except BlockingIOError:  # somebody made it non-blocking, and it has less room than it said
+        except BlockingIOError:  # the descriptor is non-blocking, and the pipe has less room than polled
             break
         except OSError:
             if done:
-                break  # what was written counts; the error comes again
+                break  # report the bytes written; the error will occur again
             raise
     return done

@@ -1,14 +1,14 @@
-"""The newest of each VM to an OTLP backend, each cycle, from a thread of its own.
+"""Exports the newest values of each VM to an OTLP backend, in cycles, from a thread of its own.
 
 Rules, each with a test in tests/integration/test_sinks_otlp.py:
 
-- the event loop never waits for the backend: one cycle at a time is handed to a daemon thread, and where
-  that is still busy, or the backend asked for a pause, the cycle is skipped and counted;
-- nothing is kept for later: after an outage the next cycle has the newest;
-- what failed is not sent: the next cycle tries again what is still the newest. A backend whose answer
-  was lost may so get a point twice, as it may by the exporter's own retries;
-- an outage is logged when it begins and when it ends;
-- at shutdown the thread has a deadline, and is then abandoned.
+- the event loop never waits for the backend: a daemon thread gets one cycle at a time; if it is still busy,
+  or the backend asked for a pause, the cycle is skipped and counted;
+- nothing is queued: after an outage the next cycle exports the newest values;
+- a failed export counts as not sent: the next cycle tries the values that are the newest by then. A backend
+  whose answer was lost may get a point twice, as with the exporter's own retries;
+- an outage is logged at its beginning and at its end;
+- at shutdown the thread has a deadline, after which it is abandoned.
 """
 
 import threading
@@ -33,18 +33,18 @@ from agent.threads import Call, WorkerThread
 
 log = structlog.get_logger("barograph.otlp")
 
-# Between two slices: others get the interpreter's lock. 20 ms made the lag of 1,000 VMs 13 ms instead of 107.
+# Between two slices, so that other threads get the interpreter's lock.
 _PAUSE_S = 0.02
-# A backend that trickles its answer holds the HTTP exporter for as long as it likes: requests' timeout is
-# for each byte. After so many timeouts the thread is left to it, and a new one goes on.
+# A backend that trickles its answer can hold the HTTP exporter forever, since the timeout of requests is for
+# each byte. After this many timeouts the thread is abandoned, and a new one continues.
 _STUCK_TIMEOUTS = 3
 _STUCK_THREADS_MAX = 3
-_RETRY_AFTER_MAX_S = 300.0  # a backend that asks for more is asked again after this
+_RETRY_AFTER_MAX_S = 300.0  # the longest pause that a backend can ask for
 _FORGET_AFTER_NS = 3600 * 1_000_000_000
 
 
 class OtlpSink:
-    """Sends what the board shows to one backend."""
+    """Exports the board to one backend."""
 
     def __init__(self, settings: Settings, agent: Agent, counters: Counters) -> None:
         """Open nothing yet."""
@@ -57,26 +57,27 @@ class OtlpSink:
         self._left: list[_ExporterThread] = []
         self._idle = anyio.Event()
         self._idle.set()
-        self._heard_s = 0.0  # when the thread last said anything, on the loop's clock
+        self._heard_s = 0.0  # when the thread last reported anything, on the loop's clock
         self._retry_at_s = 0.0
         self._failures = 0  # cycles in a row
         self._problem = ""  # why the last one failed
-        self._exports = False  # it has, once
+        self._exports = False  # at least one export has succeeded
 
     @property
     def status(self) -> Status:
-        """How the backend is, as far as the last cycle tells."""
+        """The status of the backend, as of the last cycle."""
         if self._failures:
-            return Status(Health.DEGRADED, f"{self._failures} cycles failed: {self._problem}")
+            cycles = "cycle" if self._failures == 1 else "cycles"
+            return Status(Health.DEGRADED, f"{self._failures} {cycles} failed: {self._problem}")
         if self._exports:
-            return Status(Health.OK, "exports")
+            return Status(Health.OK, "exporting")
         return Status(Health.STARTING, "nothing exported yet")
 
     async def run(self, views: Callable[[], Sequence[VmView]]) -> None:
         """Start a cycle every interval, on a fixed grid, until cancelled.
 
         Args:
-            views: the newest of every VM; called on the event loop.
+            views: returns the newest of every VM; called on the event loop.
         """
         self._views = views
         began_s = anyio.current_time()
@@ -86,7 +87,7 @@ class OtlpSink:
             await anyio.sleep_until(began_s + slots * self._settings.interval_s)
 
     async def finish(self, deadline_s: float) -> None:
-        """After `run`: a last cycle, after the one under way; whatever is not done by then is abandoned."""
+        """Run a last cycle after the current one, up to the deadline. Call it after `run`."""
         with anyio.move_on_after(deadline_s) as scope:
             try:
                 await self._idle.wait()
@@ -123,7 +124,7 @@ class OtlpSink:
         self._thread.give(Cycle(views, self._sent, now_ns))
 
     def _replace_stuck(self, now_s: float) -> bool:
-        """Leave a thread that has said nothing for too long; return whether a new one may start."""
+        """Abandon a thread that has reported nothing for too long; return whether a new one may start."""
         self._left = [thread for thread in self._left if thread.is_alive]
         stuck_after_s = _STUCK_TIMEOUTS * self._settings.timeout_s
         if now_s - self._heard_s < stuck_after_s or len(self._left) >= _STUCK_THREADS_MAX:
@@ -133,13 +134,13 @@ class OtlpSink:
             self._thread.is_left = True
             self._left.append(self._thread)
         self._thread = None
-        self._end_cycle(CycleEnd(Outcome(accepted=False, detail="no end of an answer")))
+        self._end_cycle(CycleEnd(Outcome(accepted=False, detail="the answer of the backend does not end")))
         return True
 
     def _hear(self, thread: "_ExporterThread", said: SliceReport | CycleEnd) -> None:
-        """On the event loop: what the thread has to say."""
+        """Take a report of the thread, on the event loop."""
         if thread.is_left:
-            return  # another one sends the same VMs by now
+            return  # another thread exports the same VMs by now
         self._heard_s = anyio.current_time()
         if isinstance(said, CycleEnd):
             self._end_cycle(said)
@@ -164,7 +165,7 @@ class OtlpSink:
             self._problem = end.failure.detail
         elif end.exports:
             if self._failures:
-                log.info("otlp backend is back", cycles_failed=self._failures)
+                log.info("otlp backend recovered", cycles_failed=self._failures)
             self._failures = 0
             self._exports = True
 

@@ -1,7 +1,7 @@
-"""One cycle: the newest values of every VM, built and sent in slices. Runs on the exporter's thread.
+"""One cycle: builds and exports the newest values of every VM in slices. Runs on the exporter's thread.
 
-In slices, with a pause between: building and encoding hold the interpreter's lock, 5 ms for a slice. In
-one piece 1,000 VMs made every reading 74-107 ms late where slices made it 6.5-13 ms.
+Building and encoding hold the interpreter's lock. The pause between slices lets the event loop run, so that
+readings are not late.
 """
 
 from collections import Counter
@@ -23,20 +23,20 @@ SLICE_VMS = 50
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one export."""
+    """The result of one export."""
 
     accepted: bool
-    refused: bool = False  # the request itself: it would be refused again
-    rejected_points: int = 0  # of an accepted one: partial success
+    refused: bool = False  # the request itself was refused, and would be again
+    rejected_points: int = 0  # of an accepted request: partial success
     detail: str = ""
-    retry_after_s: float | None = None  # the delay the backend asked for
+    retry_after_s: float | None = None  # the delay that the backend asked for
 
 
 class Exporter(Protocol):
-    """Sends metrics and waits for the answer, with a deadline of its own."""
+    """Sends metrics and waits for the answer, with its own deadline."""
 
     def export(self, request: ExportMetricsServiceRequest) -> Outcome:
-        """Send `request`; never raises for what the backend or the network does."""
+        """Send `request`. Errors of the backend or the network are outcomes, not exceptions."""
         ...
 
     def shutdown(self) -> None:
@@ -46,7 +46,7 @@ class Exporter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Cycle:
-    """What one cycle starts from."""
+    """The input of one cycle."""
 
     views: Sequence[VmView]
     sent: Mapping[str, SentVm]  # by Target.key
@@ -55,7 +55,7 @@ class Cycle:
 
 @dataclass(frozen=True, slots=True)
 class SliceReport:
-    """What is settled after a slice."""
+    """The results of one slice."""
 
     settled: Mapping[str, SentVm] = field(default_factory=dict[str, SentVm])
     points_sent: int = 0
@@ -65,23 +65,23 @@ class SliceReport:
 
 @dataclass(frozen=True, slots=True)
 class CycleEnd:
-    """How the cycle ended: `failure` is the outcome that stopped it."""
+    """The end of a cycle. `failure` is the outcome that ended it early."""
 
     failure: Outcome | None = None
-    exports: int = 0  # 0: there was nothing to send, so nothing is known of the backend
+    exports: int = 0  # 0: nothing to export, so the state of the backend is not known
 
 
 def run_cycle(
     cycle: Cycle, exporter: Exporter, agent: Agent, identity: Identity, pause: Callable[[], bool]
 ) -> Iterator[SliceReport | CycleEnd]:
-    """Send the newest of each VM; the first slice that fails ends the cycle.
+    """Export the newest values of each VM; the first slice that fails ends the cycle.
 
     Args:
-        cycle: the VMs and what has been sent of them.
+        cycle: the VMs, and what has been sent of them.
         exporter: where to send.
-        agent: who speaks.
-        identity: whether the VM's identity stands on the points too.
-        pause: waits between two slices; `True`: there is no time for another one.
+        agent: the identity of the agent.
+        identity: whether the VM's identity is on the points too.
+        pause: waits between two slices; `True`: the cycle must end now.
 
     Yields:
         A report for each slice, then the end.
@@ -124,10 +124,10 @@ def _send(built: Sequence[VmPoints], exporter: Exporter) -> tuple[SliceReport, O
 def _send_alone(
     built: Sequence[VmPoints], vms: Sequence[VmPoints], exporter: Exporter, outcome: Outcome
 ) -> tuple[SliceReport, Outcome | None]:
-    """Send each VM of a refused slice by itself: one VM's bad point must not cost the others.
+    """Export each VM of a refused slice separately: a bad point of one VM must not affect the others.
 
-    Prometheus stores nothing of a request with one point that is too old. Where not one VM is
-    accepted, it is the backend that is wrong, and the cycle ends.
+    Prometheus stores nothing of a request in which one point is too old. If no VM at all is accepted, the
+    problem is the backend's, and the cycle ends.
     """
     accepted: list[VmPoints] = []
     refused: list[VmPoints] = []
@@ -152,7 +152,7 @@ def _report(
 ) -> SliceReport:
     points_refused: Counter[RefusedPoint] = Counter()
     for vm in (*accepted, *refused, *(vm for vm in built if not vm.points)):
-        points_refused.update(vm.kept_out)
+        points_refused.update(vm.left_out)
     points_refused[RefusedPoint.BACKEND] += sum(vm.points for vm in refused)
     points_refused[RefusedPoint.PARTIAL_SUCCESS] += rejected_points
     return SliceReport(

@@ -1,10 +1,11 @@
-"""The official OTLP exporters, and what they keep to themselves: the only file that knows them.
+"""The official OTLP exporters, and access to details that they do not expose. Only this file imports them.
 
-They bring TLS, compression, retries and the `OTEL_EXPORTER_OTLP_*` variables. They encode what the SDK
-measured: ours comes as OTLP's own messages and goes in behind that, by private hooks (docs/decisions/0012).
-They say success or failure and no more: the status, the answer's partial success and the delay asked for are
-taken here, over HTTP by a session of our own, over gRPC by a private hook (1.45.2 has no other; issue #4803).
-Their loggers repeat at every attempt what `Outcome` says once.
+They provide TLS, compression and retries. They encode metrics of the SDK; the agent passes OTLP's own
+messages after that step, through private hooks (docs/decisions/0012).
+
+They return only success or failure. The status, the partial success and the requested delay are read here:
+over HTTP with a custom session, over gRPC through a private hook (1.45.2 has no public one; issue #4803). Their
+loggers repeat at every attempt what an `Outcome` has once.
 """
 
 import typing
@@ -49,10 +50,13 @@ def _open_http(settings: Settings) -> Exporter:
         def send(self, request: "requests.PreparedRequest", **kwargs: Any) -> "requests.Response":
             answers.clear()
             if settings.ca_file is not None:
-                kwargs["verify"] = str(settings.ca_file)  # else REQUESTS_CA_BUNDLE would beat the setting
+                kwargs["verify"] = str(settings.ca_file)  # takes precedence over REQUESTS_CA_BUNDLE
             try:
                 response = super().send(request, **kwargs)
-            except (OSError, ValueError) as error:  # requests' own are OSErrors; a bad URL is both
+            except (
+                OSError,
+                ValueError,
+            ) as error:  # requests raises OSErrors; a bad URL is a ValueError too
                 answers.outcome = Outcome(accepted=False, detail=str(error)[:_DETAIL_CHARACTERS])
                 raise
             answers.outcome = _http_outcome(response)
@@ -84,13 +88,13 @@ def _open_grpc(settings: Settings) -> Exporter:
 
     class EncodedExporter(OTLPMetricExporter):
         def export_request(self, request: "ExportMetricsServiceRequest") -> MetricExportResult:
-            return self._export(cast("MetricsData", request))  # which the two below know for what it is
+            return self._export(cast("MetricsData", request))  # the two methods below handle it
 
         def _translate_data(self, data: MetricsData) -> "ExportMetricsServiceRequest":
             return cast("ExportMetricsServiceRequest", data)
 
         def _count_data(self, data: MetricsData) -> int:
-            return 0  # for metrics of its own, which are off
+            return 0  # for the exporter's own metrics, which are off
 
         def _initialize_channel_and_stub(self) -> None:
             super()._initialize_channel_and_stub()
@@ -134,7 +138,7 @@ class _OfficialExporter(typing.Protocol):
 
 
 class _Answers:
-    """What the transport saw last."""
+    """The last answer seen by the transport."""
 
     def __init__(self) -> None:
         self.outcome: Outcome | None = None
@@ -144,7 +148,7 @@ class _Answers:
 
 
 class _Official:
-    """One of the official exporters."""
+    """An official exporter, with the outcome of each export."""
 
     def __init__(self, exporter: _OfficialExporter, answers: _Answers) -> None:
         self._exporter = exporter
@@ -153,12 +157,12 @@ class _Official:
     def export(self, request: "ExportMetricsServiceRequest") -> Outcome:
         self._answers.clear()
         result = self._exporter.export_request(request)
-        seen = self._answers.outcome
-        if seen is None:
+        outcome = self._answers.outcome
+        if outcome is None:
             return Outcome(accepted=False, detail="the exporter did not send the metrics")
-        if result is MetricExportResult.SUCCESS or not seen.accepted:
-            return seen  # a redirect counts as success to the exporter, and not to us
-        return Outcome(accepted=False, detail="the exporter gave up")
+        if result is MetricExportResult.SUCCESS or not outcome.accepted:
+            return outcome  # the exporter counts a redirect as success, the agent does not
+        return Outcome(accepted=False, detail="the exporter stopped retrying")
 
     def shutdown(self) -> None:
         self._exporter.shutdown()
@@ -175,7 +179,7 @@ def _http_outcome(response: "requests.Response") -> Outcome:
             try:
                 answer.ParseFromString(response.content)
             except DecodeError:
-                return Outcome(accepted=True)  # the status holds; what it wanted to add is lost
+                return Outcome(accepted=True)  # the status counts; the details are lost
         return _accepted(answer)
     detail = f"HTTP {status} {response.reason}"
     if response.headers.get("content-type", "").startswith("text/plain"):
@@ -189,7 +193,7 @@ def _http_outcome(response: "requests.Response") -> Outcome:
 
 
 def _retry_after_s(value: str) -> float | None:
-    """The delay in seconds; the header's other form, a date, is left to the next cycle."""
+    """Return the delay in seconds; `None`: absent, or a date, which is left to the next cycle."""
     return float(value) if value.isdecimal() else None
 
 

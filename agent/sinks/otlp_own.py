@@ -1,13 +1,13 @@
-"""What the agent knows of itself, over OTLP: ordinary instruments of the SDK, to the backend the VMs' go to.
+"""Exports the agent's own metrics over OTLP, with instruments of the SDK, to the backend of the VMs' metrics.
 
 Rules, each with a test in tests/integration/test_sinks_otlp_own.py:
 
-- instruments are observable ones, all from the table, so that counting costs nothing here;
-- what is exported is a snapshot taken on the event loop, never the loop's own objects;
-- a backend that is away or hangs costs its own thread, the SDK's, and is logged when it begins and ends;
-- at the end there is a last export, and a deadline for it.
+- all instruments are observable and come from the table, so that counting costs nothing here;
+- the exported values are a snapshot taken on the event loop, never the loop's own objects;
+- a backend that is unavailable or hangs blocks only the SDK's thread, and is logged when it begins and ends;
+- at shutdown there is a last export, with a deadline.
 
-The SDK has no observable histogram: ours is kept by the agent and added to what the SDK collected.
+The SDK has no observable histogram: the agent keeps its own and adds it to what the SDK collected.
 """
 
 import asyncio
@@ -45,26 +45,26 @@ from agent.threads import WorkerThread
 
 log = structlog.get_logger("barograph.otlp")
 
-_LOOP_ANSWERS_S = 5.0
+_SNAPSHOT_TIMEOUT_S = 5.0
 
 
 class OwnTelemetry:
-    """Exports the table every cycle, from the SDK's own thread."""
+    """Exports all instruments every cycle, from the SDK's thread."""
 
-    def __init__(self, settings: Settings, agent: Agent, look: Callable[[], Snapshot]) -> None:
-        """Start nothing yet; `look` is called on the event loop."""
+    def __init__(self, settings: Settings, agent: Agent, take_snapshot: Callable[[], Snapshot]) -> None:
+        """Start nothing yet; `take_snapshot` is called on the event loop."""
         self._settings = settings
         self._agent = agent
-        self._look = look
+        self._take_snapshot = take_snapshot
         self._loop: asyncio.AbstractEventLoop | None = None
         self._provider: MeterProvider | None = None
         self._snapshot: Snapshot | None = None
         self._is_stale = False
 
     def start(self) -> None:
-        """Begin, on the running event loop."""
+        """Start exporting. Call it on the running event loop."""
         self._loop = asyncio.get_running_loop()
-        self._snapshot, self._is_stale = self._look(), True
+        self._snapshot, self._is_stale = self._take_snapshot(), True
         exporter = _Exporter(lambda: open_exporter(self._settings), self._last_of_a_collection)
         reader = PeriodicExportingMetricReader(
             exporter, export_interval_millis=self._settings.interval_s * 1000
@@ -75,7 +75,7 @@ class OwnTelemetry:
             self._register(meter, instrument)
 
     async def finish(self, deadline_s: float) -> None:
-        """Export once more and end; whatever is not done by then is abandoned."""
+        """Export once more and end. At the deadline the rest is abandoned."""
         provider, self._provider = self._provider, None
         if provider is None:
             return
@@ -85,7 +85,7 @@ class OwnTelemetry:
         with anyio.move_on_after(deadline_s) as scope:
             await ended.done.wait()
         if scope.cancelled_caught:
-            log.warning("export of own telemetry abandoned", after_s=deadline_s)
+            log.warning("own telemetry export abandoned", after_s=deadline_s)
 
     def _register(self, meter: Meter, instrument: Instrument) -> None:
         metric = instrument.metric
@@ -107,18 +107,18 @@ class OwnTelemetry:
                 return  # the exporter adds it
 
     def _present(self) -> Snapshot:
-        """On the SDK's thread: return one snapshot for all of a collection.
+        """Return one snapshot for a whole collection; the last one if the event loop does not answer.
 
-        The last one where the loop does not answer.
+        Called on the SDK's thread.
         """
         if self._is_stale:
             self._is_stale = False
             taken: Future[Snapshot] = Future()
-            if self._loop is not None and _call(self._loop, lambda: taken.set_result(self._look())):
+            if self._loop is not None and _call(self._loop, lambda: taken.set_result(self._take_snapshot())):
                 try:
-                    self._snapshot = taken.result(_LOOP_ANSWERS_S)
+                    self._snapshot = taken.result(_SNAPSHOT_TIMEOUT_S)
                 except TimeoutError:
-                    log.warning("own telemetry is late", detail="the event loop did not answer")
+                    log.warning("own telemetry is stale", detail="the event loop did not answer")
         if self._snapshot is None:
             raise LookupError("not started")
         return self._snapshot
@@ -130,7 +130,7 @@ class OwnTelemetry:
 
 
 class _Exporter(MetricExporter):
-    """The official exporter, opened at the first export, with our histogram beside the SDK's metrics."""
+    """The official exporter, opened at the first export; it adds the histogram to the SDK's metrics."""
 
     def __init__(self, open_: Callable[[], Exporter], lag: Callable[[], Distribution]) -> None:
         super().__init__()
@@ -146,15 +146,15 @@ class _Exporter(MetricExporter):
         lag = self._lag()
         try:
             self._exporter = self._exporter or self._open()
-        except (OSError, ValueError) as error:  # a file that is gone, a variable nobody understands
-            self._failed(f"the exporter cannot start: {error}")
+        except (OSError, ValueError) as error:  # a certificate file that is missing or invalid
+            self._failed(f"cannot open the exporter: {error}")
             return MetricExportResult.FAILURE
         outcome = self._exporter.export(encode_metrics(_with(metrics_data, self._histogram(lag))))
         if not outcome.accepted:
             self._failed(outcome.detail)
             return MetricExportResult.FAILURE
         if self._failures:
-            log.info("own telemetry is exported again", exports_failed=self._failures)
+            log.info("own telemetry exported again", exports_failed=self._failures)
         self._failures = 0
         return MetricExportResult.SUCCESS
 
@@ -171,7 +171,7 @@ class _Exporter(MetricExporter):
         self._failures += 1
 
     def _histogram(self, lag: Distribution) -> Metric:
-        unknown = cast("float", None)  # least and most are optional in the protocol, and not kept
+        unknown = cast("float", None)  # minimum and maximum are optional in the protocol, and not kept
         point = HistogramDataPoint(
             attributes={},
             start_time_unix_nano=self._began_ns,

@@ -1,18 +1,18 @@
-"""One VM's newest values as OTLP metrics. Pure: what was sent before and the time are arguments.
+"""Builds the OTLP metrics of one VM's newest values. Pure: what was sent before, and the time, are arguments.
 
 Rules, each with a test in tests/unit/sinks/test_otlp_points.py:
 
-- a guest's values go out when its sample is newer than the last one sent, with the time of `last_update`:
-  never twice, never an earlier time than the last one;
-- a counter starts where its epoch starts, and never before the last point of the epoch before;
-- what the host knows goes out each cycle, with the time it was observed;
-- one VM has one resource, and one VM id stands on one resource only;
-- the exporter gets nothing it would choke on: integers that fit, names in UTF-8;
-- names that we do not know make so many series and no more: a monitor may invent them without end.
+- a guest's values are sent when its sample is newer than the last one sent, with the time of `last_update`:
+  never twice, and never with an earlier time than the last one;
+- a counter starts when its epoch starts, but never before the last point of the previous epoch;
+- the host's values are sent each cycle, with the time of their observation;
+- each VM has one resource, and each VM id is on one resource only;
+- the exporter gets only what it can encode: integers of 64 bits, names in UTF-8;
+- unknown statistics make a bounded number of series: a monitor could invent names without end.
 
-The values are OTLP's own messages, and not the SDK's: its instruments cannot carry a measurement's own time,
+The values are OTLP's own messages, not the SDK's: its instruments cannot carry a measurement's own time,
 many resources or a counter's start (OpenTelemetry specification, metrics/sdk.md, "MetricReader"), and its
-`MetricsData` takes three times as long to make and to encode (docs/decisions/0012).
+`MetricsData` is far slower to build and encode (docs/decisions/0012).
 """
 
 import re
@@ -47,43 +47,43 @@ STATES_EVERY_NS = 60 * _SECOND_NS
 _TIME_LIMIT_NS = 1 << 63
 _VALUE_LIMIT = 1 << 63
 OTHERS_OF_A_VM_MAX = 32
-"""Names of statistics that we do not know, of one VM: each becomes a series."""
+"""Names of unknown statistics of one VM. Each becomes a series."""
 
 OTHERS_MAX = 8_192
-"""The same of all VMs together, those that went lately included."""
+"""The same for all VMs together, including those that are gone but remembered."""
 
 VMS_MAX = 20_000
-"""VMs remembered, those that are here and those that have gone."""
+"""VMs remembered, including those that are gone."""
 
 _OTHER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")  # instrument name syntax: metrics/api.md
 
 
 class RefusedPoint(StrEnum):
-    """Why a point was not taken: by us before it was sent, or by the backend."""
+    """Why a point was not exported: left out by the agent, or refused by the backend."""
 
-    BAD_VALUE = "bad_value"  # no integer, or not one of 64 bits
-    BAD_NAME = "bad_name"  # not a metric's name
-    TOO_MANY_NAMES = "too_many_names"  # a statistic we do not know, beyond so many of the VM, or of all
-    TIME_WENT_BACK = "time_went_back"  # the host's clock was set back: silent until it has caught up
+    BAD_VALUE = "bad_value"  # not an integer of 64 bits
+    BAD_NAME = "bad_name"  # not valid in a metric's name
+    TOO_MANY_NAMES = "too_many_names"  # an unknown statistic, beyond the bound of the VM or of all VMs
+    TIME_WENT_BACK = "time_went_back"  # the host's clock was set back: no points until it has caught up
     BACKEND = "backend"  # the request was refused, for this VM alone too
-    PARTIAL_SUCCESS = "partial_success"  # the backend took the rest
+    PARTIAL_SUCCESS = "partial_success"  # the backend accepted the rest of the request
 
 
 @dataclass(frozen=True, slots=True)
 class SentVm:
-    """What has been sent of one VM. Times are Unix nanoseconds; 0: nothing yet."""
+    """What has been sent of one VM. Times are Unix nanoseconds; 0: nothing sent."""
 
     epoch: str | None = None  # of the last sample settled: sent, or refused by the backend
     sequence: int = 0
     guest_time_ns: int = 0
-    guest_start_ns: int = 0  # where the epoch's counters start
+    guest_start_ns: int = 0  # the start time of the epoch's counters
     host_time_ns: int = 0
     host_start_ns: int = 0
     balloon_time_ns: int = 0
     balloon_start_ns: int = 0
-    state: State | None = None  # the one that held
-    states_time_ns: int = 0  # when those that do not hold went out
-    others: frozenset[str] = frozenset()  # statistics that we do not know and that are series by now
+    state: State | None = None  # the one last sent as 1
+    states_time_ns: int = 0  # when all states were last sent
+    others: frozenset[str] = frozenset()  # unknown statistics that are series already
 
 
 NOTHING_SENT = SentVm()
@@ -91,15 +91,15 @@ NOTHING_SENT = SentVm()
 
 @dataclass(frozen=True, slots=True)
 class VmPoints:
-    """One VM's metrics, and what is true once they are settled."""
+    """The metrics of one VM, and what has been sent once they are settled."""
 
     key: str
     metrics: ResourceMetrics
     points: int
-    passed_over: int  # samples of which this one is the newest
+    passed_over: int  # samples replaced by this newer one, never sent
     accepted: SentVm
-    refused: SentVm  # not stored: the sample is not tried again, and a later one may have an earlier time
-    kept_out: Mapping[RefusedPoint, int] = field(default_factory=dict[RefusedPoint, int])
+    refused: SentVm  # the sample is not sent again, and a later one may have an earlier time
+    left_out: Mapping[RefusedPoint, int] = field(default_factory=dict[RefusedPoint, int])
 
 
 def build(
@@ -111,15 +111,15 @@ def build(
     *,
     room_for_others: int = OTHERS_OF_A_VM_MAX,
 ) -> VmPoints:
-    """Return what is to be sent of one VM: no points where time has gone back.
+    """Return the metrics to send of one VM: no points if time went back.
 
     Args:
         target: the VM.
         before: what has been sent of it.
-        agent: who speaks.
-        identity: whether the VM's identity stands on the points too.
+        agent: the identity of the agent.
+        identity: whether the VM's identity is on the points too.
         now_ns: Unix nanoseconds of this cycle.
-        room_for_others: how many statistics that we do not know it may add to those it has as series.
+        room_for_others: how many unknown statistics may become new series.
     """
     named = identifying_attributes(target, agent)
     of_vm = {"service.name": "barograph", "service.instance.id": target.key, **named}
@@ -143,7 +143,7 @@ def build(
         passed_over=passed_over,
         accepted=after,
         refused=replace(after, guest_time_ns=before.guest_time_ns),
-        kept_out=made.kept_out,
+        left_out=made.left_out,
     )
 
 
@@ -155,9 +155,11 @@ def forget_old(
     *,
     vms_max: int = VMS_MAX,
 ) -> dict[str, SentVm]:
-    """Return `sent` without the VMs that are gone for `after_ns`: remembered a while, so that one that
-    comes back is not sent twice; not for ever, so that nothing grows. Beyond `vms_max` those that went first
-    are forgotten sooner."""
+    """Return `sent` without the VMs that have been gone for `after_ns`.
+
+    A VM is remembered for a while so that nothing is sent twice if it returns. Beyond `vms_max` those gone
+    for longest are forgotten first.
+    """
     kept = {key: each for key, each in sent.items() if key in keys or each.host_time_ns + after_ns > now_ns}
     if len(kept) > vms_max:
         gone = sorted(kept.keys() - keys, key=lambda key: kept[key].host_time_ns)
@@ -167,15 +169,15 @@ def forget_old(
 
 
 class _Made:
-    """The metrics made so far for one VM."""
+    """The metrics of one VM, while they are built."""
 
     def __init__(self, resource: Mapping[str, str], version: str, identity: Mapping[str, str]) -> None:
         self.metrics = ResourceMetrics(resource=Resource(attributes=_attributes(resource)))
         self.points = 0
-        self.kept_out: Counter[RefusedPoint] = Counter()
+        self.left_out: Counter[RefusedPoint] = Counter()
         scope = self.metrics.scope_metrics.add(scope=InstrumentationScope(name="barograph", version=version))
         self._metrics = scope.metrics
-        # Encoded once for all of the VM's points: each of them takes a third of the time so.
+        # Encoded once for all points of the VM, which makes each point cheaper.
         self._identity = NumberDataPoint(attributes=_attributes(identity)).SerializeToString()
 
     def add(self, metric: Metric, value: int, *, time_ns: int, start_ns: int) -> None:
@@ -190,7 +192,7 @@ class _Made:
             point.attributes.add(key=metrics.VM_STATE, value=AnyValue(string_value=each.value))
 
     def _points(self, metric: Metric) -> "RepeatedCompositeFieldContainer[NumberDataPoint]":
-        # Descriptions stay in the docs: on the wire they would be a third of the bytes.
+        # Without descriptions, which would be a third of the bytes; docs/metrics.md has them.
         made = self._metrics.add(name=metric.name, unit=metric.unit)
         if metric.kind == "gauge":
             return made.gauge.data_points
@@ -217,11 +219,11 @@ def _attributes(of: Mapping[str, str]) -> Sequence[KeyValue]:
 
 def _host_values(made: _Made, view: VmView, before: SentVm, now_ns: int) -> SentVm:
     if now_ns <= before.host_time_ns:
-        made.kept_out[RefusedPoint.TIME_WENT_BACK] += 1
+        made.left_out[RefusedPoint.TIME_WENT_BACK] += 1
         return before
     start_ns = before.host_start_ns or now_ns
     state = view.state
-    # Those that do not hold are a third of all points: they go out at a change, and often enough to stay.
+    # The states that are 0 would be a third of all points: they are sent at a change, and once a minute.
     all_due = state.state is not before.state or now_ns - before.states_time_ns >= STATES_EVERY_NS
     states = tuple(State) if all_due else (state.state,)
     made.add_states(metrics.STATE, states, state.state, time_ns=now_ns, start_ns=start_ns)
@@ -240,14 +242,14 @@ def _host_values(made: _Made, view: VmView, before: SentVm, now_ns: int) -> Sent
 
 
 def _balloon(made: _Made, view: VmView, before: SentVm) -> SentVm:
-    """`actual` goes out when it has been observed anew: asking for it at each cycle would cost the VM."""
+    """Add `actual` if it was observed since the last export. To spare the VM it is not read each cycle."""
     if view.balloon is None:
         return before
     time_ns = view.balloon.observed_at_ms * 1_000_000
     if time_ns <= before.balloon_time_ns:
         return before
     if not _fits(view.balloon.actual_bytes):
-        made.kept_out[RefusedPoint.BAD_VALUE] += 1
+        made.left_out[RefusedPoint.BAD_VALUE] += 1
         return before
     start_ns = before.balloon_start_ns or time_ns
     made.add(metrics.BALLOON_ACTUAL, view.balloon.actual_bytes, time_ns=time_ns, start_ns=start_ns)
@@ -259,23 +261,23 @@ def _guest_values(made: _Made, sample: Sample, before: SentVm, room_for_others: 
     if sample.epoch == before.epoch and before.guest_start_ns:
         start_ns = before.guest_start_ns
     else:
-        # A clock set back lets an epoch start before the last point of the one before it.
+        # If the clock was set back, an epoch starts before the last point of the previous one.
         start_ns = min(max(sample.epoch_start_s * _SECOND_NS, before.guest_time_ns), time_ns)
     others = set(before.others)
     others_max = min(OTHERS_OF_A_VM_MAX, len(others) + room_for_others)
     for name, value in sample.statistics.items():
         metric = metrics.GUEST_METRICS.get(name) or _other(name)
         if metric is None:
-            made.kept_out[RefusedPoint.BAD_NAME] += 1
+            made.left_out[RefusedPoint.BAD_NAME] += 1
         elif not _fits(value):
-            made.kept_out[RefusedPoint.BAD_VALUE] += 1
+            made.left_out[RefusedPoint.BAD_VALUE] += 1
         elif name in metrics.GUEST_METRICS or name in others:
             made.add(metric, value, time_ns=time_ns, start_ns=start_ns)
         elif len(others) < others_max:
             others.add(name)
             made.add(metric, value, time_ns=time_ns, start_ns=start_ns)
         else:
-            made.kept_out[RefusedPoint.TOO_MANY_NAMES] += 1
+            made.left_out[RefusedPoint.TOO_MANY_NAMES] += 1
     return replace(
         before,
         epoch=sample.epoch,
@@ -293,9 +295,9 @@ def _is_newer(sample: Sample, before: SentVm) -> bool:
 
 
 def _passed_over(sample: Sample, before: SentVm) -> int:
-    """How many samples of this run of the agent nobody will see in OTLP."""
+    """Return the number of samples of this run that are never exported, because `sample` is newer."""
     if before.epoch is None:
-        return sample.sequence - 1  # each run opens an epoch of its own: they came before the first cycle
+        return sample.sequence - 1  # all samples before the first cycle
     if sample.epoch == before.epoch:
         return sample.sequence - before.sequence - 1
     ended = sample.previous
@@ -308,5 +310,5 @@ def _other(name: str) -> Metric | None:
 
 
 def _fits(value: object) -> bool:
-    """Whether the exporter can carry it: it takes `True` for a number and breaks at 64 bits."""
+    """Whether the exporter can encode `value`: it accepts `True` as a number, and fails beyond 64 bits."""
     return type(value) is int and -_VALUE_LIMIT <= value < _VALUE_LIMIT

@@ -1,4 +1,4 @@
-"""What a destination of records promises to the delivery loop."""
+"""The interface between the delivery loop and a sink of records."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,51 +9,51 @@ from agent.core.reading import Record
 
 @dataclass(frozen=True, slots=True)
 class RefusedRecord:
-    """One record that its sink will refuse every time."""
+    """One record that its sink refuses for good."""
 
-    index: int  # its place in the batch
+    index: int  # its position in the batch
     reason: str  # from the sink's fixed list
     detail: str  # for people
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What became of a batch whose every record is settled: delivered, or refused for good."""
+    """The result of a batch in which every record is settled: delivered, or refused for good."""
 
     refused: tuple[RefusedRecord, ...] = ()
-    restamped: int = 0  # delivered, but with the time of sending: the peer refused the record's own
+    restamped: int = 0  # delivered with the time of sending, because the peer refused the record's own
 
 
 class RecordSink(Protocol):
-    """Takes batches in order. One task uses it; it opens by itself at the first batch."""
+    """Delivers batches in order. Used by one task; connects at the first batch."""
 
     @property
     def name(self) -> str:
-        """Names the sink in logs and counters."""
+        """The name of the sink in logs and counters."""
         ...
 
     @property
     def batch_bytes_max(self) -> int:
-        """The largest batch it should be given, by `Record.size_bytes`."""
+        """The largest batch to pass, by `Record.size_bytes`."""
         ...
 
     @property
     def batch_records_max(self) -> int:
-        """The largest batch it should be given, in records."""
+        """The largest batch to pass, in records."""
         ...
 
     async def send(self, records: Sequence[Record]) -> Receipt:
         """Deliver `records` in order.
 
-        Call it again with the same records after a failure or a cancellation: what was settled
-        before is not sent again.
+        Call it again with the same records after a failure or a cancellation: records that are settled
+        are not sent again.
 
         Raises:
-            SinkUnavailable: not every record is settled; they may be later. The sink stays usable.
-            OutputClosed: nobody will read more.
+            SinkUnavailable: not every record is settled. Call it again; the sink stays usable.
+            OutputClosed: the output will never be read again.
         """
         ...
 
     async def aclose(self) -> None:
-        """Let go of everything, at once. Safe to call twice, and while being cancelled."""
+        """Release everything at once. Safe to call twice, and while being cancelled."""
         ...

@@ -13,9 +13,9 @@ import anyio
 from agent.config import Flags, load
 from agent.contract.encode import Mode
 from agent.core.reading import Record
-from agent.sinks.complaints import Complaints
 from agent.sinks.kafka_client import KafkaClient, partition_of
 from agent.sinks.kafka_round import Round
+from agent.sinks.library_warnings import LibraryWarnings
 from agent.sinks.lines import LinesSink, Settings
 from agent.spool.store import Queue
 from tests.golden import documents, scenarios
@@ -87,7 +87,7 @@ async def _sent() -> str:
     texts, lines = Texts(), list[str]()
     for record in _records():
         producer = _Producer()
-        client = KafkaClient(producer, Complaints("golden"))  # pyright: ignore[reportArgumentType]
+        client = KafkaClient(producer, LibraryWarnings("golden"))  # pyright: ignore[reportArgumentType]
         await Round(client, names[Queue.of(record)], _PARTITIONS).send([record])
         for topic, partition, batch in producer.sent:
             for given in batch.records:

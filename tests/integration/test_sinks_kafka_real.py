@@ -10,9 +10,9 @@ import anyio.to_thread
 import pytest
 
 from agent.errors import SinkUnavailable
-from agent.sinks.complaints import Complaints
 from agent.sinks.kafka_client import Fault, KafkaClient, wait
 from agent.sinks.kafka_settings import Settings
+from agent.sinks.library_warnings import LibraryWarnings
 from agent.sinks.record_sink import Receipt
 from tests.integration.conftest import need
 from tests.integration.kafka_sinks import (
@@ -85,10 +85,10 @@ async def test_after_a_record_that_is_too_large_the_later_ones_still_go(
 
 async def test_what_a_compacted_topic_cannot_hold_is_the_records_fault(shared_kafka: RealKafka) -> None:
     topic = topic_of(shared_kafka, cleanup_policy="compact")
-    complaints = Complaints("aiokafka")
-    complaints.start()
+    warnings = LibraryWarnings("aiokafka")
+    warnings.start()
     settings = Settings(bootstrap_servers=(shared_kafka.bootstrap,))
-    client = await KafkaClient.connect(settings, complaints)
+    client = await KafkaClient.connect(settings, warnings)
     batch = client.batch()
     batch.append(timestamp=int(time.time() * 1000), key=None, value=b"1", headers=[])  # no record of ours
     batch.close()
@@ -98,7 +98,7 @@ async def test_what_a_compacted_topic_cannot_hold_is_the_records_fault(shared_ka
 
     error = future.exception()
     await client.close()
-    complaints.stop()
+    warnings.stop()
     assert error is not None
     trouble = client.trouble(error)
     assert (trouble.fault, trouble.reason) == (Fault.RECORD, "invalid")

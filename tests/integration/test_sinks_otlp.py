@@ -197,7 +197,7 @@ async def test_a_backend_that_is_away_is_named_once_and_gets_the_newest_when_it_
 
     # The cycle that was being retried when the backend came back still had the sample before.
     assert arrived in ([1050 * SECOND_NS], [1000 * SECOND_NS, 1050 * SECOND_NS])
-    assert [line["event"] for line in logs] == ["otlp backend unavailable", "otlp backend is back"]
+    assert [line["event"] for line in logs] == ["otlp backend unavailable", "otlp backend recovered"]
     assert logs[0]["log_level"] == "warning"
     assert "refused" in str(logs[0]["problem"])
 

@@ -167,7 +167,7 @@ FILLED: Mapping[str, Sequence[str]] = {
         "unit/spool/test_store.py::test_a_batch_is_bounded_and_never_empty",
         "unit/spool/test_memory.py::test_a_batch_is_bounded_in_bytes_and_never_empty",
     ],
-    "a library's warnings": ["unit/sinks/test_complaints.py::test_the_newest_complaint_is_given_once"],
+    "a library's warnings": ["unit/sinks/test_library_warnings.py::test_the_newest_warning_is_returned_once"],
     "OTLP cycles in progress": [
         "integration/test_sinks_otlp.py::test_a_backend_that_never_answers_costs_cycles_and_not_the_loop"
     ],
@@ -175,23 +175,21 @@ FILLED: Mapping[str, Sequence[str]] = {
         "integration/test_sinks_otlp.py::test_threads_left_to_backends_that_trickle_are_bounded"
     ],
     "OTLP memory of VMs": [
-        "unit/sinks/test_otlp_points.py::test_a_vm_that_is_gone_is_remembered_a_while_and_then_forgotten",
-        "unit/sinks/test_otlp_points.py::test_of_many_vms_that_have_gone_those_that_went_first_are_forgotten_sooner",
+        "unit/sinks/test_otlp_points.py::test_a_vm_that_is_gone_is_remembered_for_a_while",
+        "unit/sinks/test_otlp_points.py::test_of_too_many_vms_those_gone_for_longest_are_forgotten_first",
     ],
     "unknown statistics that become series, per VM": [
-        "unit/sinks/test_otlp_points.py::test_names_that_we_do_not_know_make_so_many_series_of_a_vm_and_no_more"
+        "unit/sinks/test_otlp_points.py::test_unknown_statistics_make_a_bounded_number_of_series_for_each_vm"
     ],
     "unknown statistics that become series, in all": [
-        "unit/sinks/test_otlp_cycle.py::test_names_that_we_do_not_know_make_so_many_series_of_all_vms_and_no_more"
+        "unit/sinks/test_otlp_cycle.py::test_unknown_statistics_make_a_bounded_number_of_series_for_all_vms"
     ],
     "HTTP connections": [
-        "unit/web/test_server.py::test_a_flood_of_silent_connections_keeps_nobody_out_and_holds_no_more_than_the_bound",
-        "unit/web/test_server.py::test_a_client_that_is_slow_is_left_at_the_deadline",
+        "unit/web/test_server.py::test_a_flood_of_silent_connections_is_bounded_and_keeps_no_client_out",
+        "unit/web/test_server.py::test_a_slow_client_is_disconnected_at_the_deadline",
     ],
-    "an HTTP request": ["unit/web/test_server.py::test_a_request_that_goes_on_past_the_bound_is_refused"],
-    "HTTP responses being built": [
-        "unit/web/test_rendering.py::test_who_asks_together_gets_one_answer_made_once"
-    ],
+    "an HTTP request": ["unit/web/test_server.py::test_a_request_larger_than_the_bound_is_refused"],
+    "HTTP responses being built": ["unit/web/test_rendering.py::test_concurrent_requests_share_one_response"],
 }
 """By the row's name: the tests that fill it."""
 

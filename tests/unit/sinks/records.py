@@ -1,4 +1,4 @@
-"""Records, as short as tests want them."""
+"""Small records for tests."""
 
 from agent.contract.headers import encode_headers
 from agent.core.reading import Record, RecordKind
@@ -12,7 +12,7 @@ def record(
     size_bytes: int = 0,
     timestamp_ms: int = 1_795_404_000_000,
 ) -> Record:
-    """The n-th record: its number is in its id and its value."""
+    """Return the n-th record. Its number is in its id and its value."""
     value = f'{{"n":{n}}}'.encode()
     return Record(
         kind=kind,

@@ -1,4 +1,4 @@
-"""What every record sink does. A sink's own tests subclass it and provide a `peer`."""
+"""Tests that every record sink must pass. The tests of a sink subclass them and provide a `peer`."""
 
 import time
 from typing import Protocol
@@ -11,26 +11,26 @@ from agent.sinks.record_sink import Receipt, RecordSink
 from tests.unit.sinks.records import record
 
 PATIENCE_S = 1.0
-"""The whole deadline of the sink that a peer makes."""
+"""The deadline of the sink that a peer makes."""
 
 
 class Peer(Protocol):
-    """Where a sink sends to: the real thing, which can be made to take nothing."""
+    """The real destination of a sink, which can be made to accept nothing."""
 
     def sink(self) -> RecordSink:
-        """A new sink that gives up after `PATIENCE_S`."""
+        """Return a new sink with a deadline of `PATIENCE_S`."""
         ...
 
     def stall(self) -> None:
-        """Take nothing from now on."""
+        """Accept nothing from now on."""
         ...
 
     def resume(self) -> None:
-        """Take everything again."""
+        """Accept everything again."""
         ...
 
     async def values(self, count: int) -> list[bytes]:
-        """What has arrived, once it is `count` values, or all there is; trailing blanks removed."""
+        """Return what has arrived: `count` values, or all there is; without trailing blanks."""
         ...
 
 

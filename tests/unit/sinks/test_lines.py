@@ -66,7 +66,7 @@ class TestLinesSink(SinkContract):
     pass
 
 
-async def test_a_line_that_was_cut_is_finished_before_anything_else(peer: PipePeer) -> None:
+async def test_a_line_written_in_part_is_finished_first(peer: PipePeer) -> None:
     sink = peer.sink()
     peer.stall()
     with pytest.raises(SinkUnavailable):
@@ -78,7 +78,7 @@ async def test_a_line_that_was_cut_is_finished_before_anything_else(peer: PipePe
     assert await peer.values(2) == [record(0).value, record(1).value]
 
 
-async def test_a_reader_that_takes_a_little_at_a_time_is_not_away() -> None:
+async def test_a_slow_reader_is_not_unavailable() -> None:
     read_end, write_end = os.pipe()
     sink = LinesSink(Settings(descriptor=write_end, write_timeout_s=0.4))
     left_bytes = 4 * 100_001
@@ -93,7 +93,7 @@ async def test_a_reader_that_takes_a_little_at_a_time_is_not_away() -> None:
     os.close(write_end)
 
 
-async def test_a_reader_that_has_gone_closes_the_output() -> None:
+async def test_a_reader_that_closes_the_pipe_closes_the_output() -> None:
     read_end, write_end = os.pipe()
     os.close(read_end)
     sink = LinesSink(Settings(descriptor=write_end))
@@ -114,7 +114,7 @@ async def test_a_full_disk_is_unavailable() -> None:
     os.close(full)
 
 
-async def test_lines_go_to_a_file_too(tmp_path: Path) -> None:
+async def test_lines_are_written_to_a_file(tmp_path: Path) -> None:
     with (tmp_path / "out").open("wb") as file:
         await LinesSink(Settings(descriptor=file.fileno())).send([record(0), record(1)])
 

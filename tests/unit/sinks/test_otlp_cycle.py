@@ -1,4 +1,4 @@
-"""The fake stands where the official exporters stand: it takes a request and gives an Outcome."""
+"""The cycle with a fake in place of the official exporters: it gets a request and returns an Outcome."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ NOW_NS = (T0_S + 100) * SECOND_NS
 
 
 class Backend:
-    """Answers as told, by the VMs that are in the request."""
+    """Returns the configured outcomes, by the VMs in the request."""
 
     def __init__(self, answer: Callable[[list[str]], Outcome]) -> None:
         self._answer = answer
@@ -74,7 +74,7 @@ def test_the_first_slice_that_fails_ends_the_cycle() -> None:
     assert end.failure == AWAY
 
 
-def test_one_vms_refused_point_does_not_cost_the_others() -> None:
+def test_a_refused_point_of_one_vm_does_not_affect_the_others() -> None:
     backend = Backend(lambda vms: BAD_REQUEST if "vm-3" in vms else ACCEPTED)
 
     reports, end = run(10, backend)
@@ -100,7 +100,7 @@ def test_a_refused_sample_is_settled_and_the_rest_of_its_vm_is_sent_next_time() 
     assert end == CycleEnd(None, exports=1)
 
 
-def test_where_every_vm_is_refused_it_is_the_backend_and_the_cycle_ends() -> None:
+def test_if_every_vm_is_refused_the_cycle_ends() -> None:
     backend = Backend(lambda _: BAD_REQUEST)
 
     reports, end = run(2 * SLICE_VMS, backend)
@@ -110,7 +110,7 @@ def test_where_every_vm_is_refused_it_is_the_backend_and_the_cycle_ends() -> Non
     assert end.failure == BAD_REQUEST
 
 
-def test_a_backend_that_goes_away_while_vms_are_tried_alone_ends_the_cycle() -> None:
+def test_a_backend_that_fails_while_vms_are_sent_separately_ends_the_cycle() -> None:
     backend = Backend(lambda vms: BAD_REQUEST if len(vms) > 1 else AWAY if vms == ["vm-2"] else ACCEPTED)
 
     reports, end = run(5, backend)
@@ -120,7 +120,7 @@ def test_a_backend_that_goes_away_while_vms_are_tried_alone_ends_the_cycle() -> 
     assert end.failure == AWAY
 
 
-def test_points_that_the_backend_took_only_in_part_are_counted() -> None:
+def test_points_rejected_by_a_partial_success_are_counted() -> None:
     (all_of_it,), _ = run(2, Backend(lambda _: ACCEPTED))
 
     (report,), end = run(2, Backend(lambda _: Outcome(accepted=True, rejected_points=3)))
@@ -130,7 +130,7 @@ def test_points_that_the_backend_took_only_in_part_are_counted() -> None:
     assert end.failure is None
 
 
-def test_without_vms_nothing_is_sent_and_nothing_is_known_of_the_backend() -> None:
+def test_without_vms_nothing_is_sent_and_the_backend_is_unknown() -> None:
     backend = Backend(lambda _: ACCEPTED)
 
     reports, end = run(0, backend)
@@ -144,18 +144,18 @@ def test_a_failed_slice_settles_nothing_so_that_the_newest_is_tried_again() -> N
     assert report == SliceReport()
 
 
-def test_names_that_we_do_not_know_make_so_many_series_of_all_vms_and_no_more() -> None:
+def test_unknown_statistics_make_a_bounded_number_of_series_for_all_vms() -> None:
     invented = {f"n{number}": 1 for number in range(2 * OTHERS_OF_A_VM_MAX)}
     vms = OTHERS_MAX // OTHERS_OF_A_VM_MAX + 10
     views = [view(sample(of=vm(f"vm-{n}"), statistics=invented)) for n in range(vms)]
     sent: dict[str, SentVm] = {}
-    kept_out = 0
+    left_out = 0
     for second in range(2):
         cycle_ = Cycle(views, sent, NOW_NS + second)
         for said in run_cycle(cycle_, Backend(lambda _: ACCEPTED), AGENT, "points", lambda: False):
             if isinstance(said, SliceReport):
                 sent |= said.settled
-                kept_out += said.points_refused.get(RefusedPoint.TOO_MANY_NAMES, 0)
+                left_out += said.points_refused.get(RefusedPoint.TOO_MANY_NAMES, 0)
 
     assert sum(len(each.others) for each in sent.values()) == OTHERS_MAX
-    assert kept_out == vms * len(invented) - OTHERS_MAX
+    assert left_out == vms * len(invented) - OTHERS_MAX

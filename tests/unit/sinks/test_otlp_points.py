@@ -33,7 +33,7 @@ def built(
 
 @dataclass(frozen=True)
 class Point:
-    """One point as it is on the wire."""
+    """One point as it is encoded."""
 
     value: int
     time_ns: int
@@ -172,16 +172,16 @@ def test_an_unknown_statistic_is_a_gauge_without_a_unit() -> None:
     ],
     ids=str,
 )
-def test_what_the_exporter_would_choke_on_is_kept_out_and_the_rest_goes(
+def test_values_that_the_exporter_cannot_encode_are_left_out(
     statistics: dict[str, int], reason: RefusedPoint
 ) -> None:
     points = built(view(sample(statistics={**statistics, "total_memory": 4})))
 
-    assert points.kept_out == {reason: 1}
+    assert points.left_out == {reason: 1}
     assert on_the_wire(points)["qemu.vm.guest.memory.total"].value == 4
 
 
-def test_a_sample_of_the_vm_that_was_here_before_is_not_sent_as_this_ones() -> None:
+def test_a_sample_of_the_previous_vm_on_the_path_is_not_sent() -> None:
     shown = view(sample(of=vm("vm-old")), of=vm("vm-new"))
 
     assert not any(name.startswith("qemu.vm.guest") for name in on_the_wire(built(shown)))
@@ -207,14 +207,14 @@ def test_samples_passed_over_are_counted(newest: Sample, passed_over: int) -> No
     assert built(view(newest), before, now_ns=NOW_NS + 1).passed_over == passed_over
 
 
-def test_what_came_before_the_first_cycle_is_passed_over() -> None:
+def test_samples_before_the_first_cycle_are_passed_over() -> None:
     assert built(view(sample(sequence=3))).passed_over == 2
 
 
 # --- what the host knows ---
 
 
-def test_the_hosts_values_go_out_each_cycle_with_its_time() -> None:
+def test_the_hosts_values_are_sent_each_cycle_with_its_time() -> None:
     shown = view(sample(T0_S + 20), state=State.STALLED, interval_s=10)
     before = built(shown).accepted
 
@@ -235,7 +235,7 @@ def test_every_state_has_a_point_and_one_of_them_is_1() -> None:
     assert states_of(built(view())) == {state.value: int(state is State.REPORTING) for state in State}
 
 
-def test_the_states_that_do_not_hold_go_out_at_a_change_and_once_a_minute() -> None:
+def test_the_states_that_are_0_are_sent_at_a_change_and_once_a_minute() -> None:
     first = built(view())
     soon = built(view(), first.accepted, now_ns=NOW_NS + 10 * SECOND_NS)
     changed = built(view(state=State.STALLED), soon.accepted, now_ns=NOW_NS + 20 * SECOND_NS)
@@ -253,20 +253,20 @@ def test_before_the_first_update_there_is_no_last_update() -> None:
         assert "qemu.vm.last_update" not in on_the_wire(built(view(last_update_s=unknown)))
 
 
-def test_last_update_is_known_from_the_state_where_no_sample_is_held() -> None:
+def test_last_update_comes_from_the_state_if_there_is_no_sample() -> None:
     assert on_the_wire(built(view(last_update_s=T0_S)))["qemu.vm.last_update"].value == T0_S
 
 
-def test_with_the_hosts_clock_set_back_nothing_goes_out_and_it_is_counted() -> None:
+def test_with_the_hosts_clock_set_back_nothing_is_sent_and_it_is_counted() -> None:
     shown = view(sample())
 
     points = built(shown, built(shown).accepted, now_ns=NOW_NS)
 
     assert points.points == 0
-    assert points.kept_out == {RefusedPoint.TIME_WENT_BACK: 1}
+    assert points.left_out == {RefusedPoint.TIME_WENT_BACK: 1}
 
 
-def test_the_balloon_goes_out_when_it_was_observed_anew() -> None:
+def test_the_balloon_is_sent_when_it_was_observed_again() -> None:
     first = built(view(balloon=Balloon(1 << 30, T0_S * 1000)))
     same = built(view(balloon=Balloon(1 << 30, T0_S * 1000)), first.accepted, now_ns=NOW_NS + 1)
     anew = built(view(balloon=Balloon(1 << 29, T0_S * 1000 + 5)), same.accepted, now_ns=NOW_NS + 2)
@@ -288,14 +288,14 @@ def test_the_resource_is_the_vm() -> None:
     assert resource_of(built(view())) == expected
 
 
-def test_id_name_and_host_stand_on_the_points_too() -> None:
+def test_id_name_and_host_are_on_the_points_too() -> None:
     points = on_the_wire(built(view(sample())))
 
     assert points
     assert all(WHO.items() <= point.attributes.items() for point in points.values())
 
 
-def test_id_name_and_host_stand_on_the_resource_only_where_asked() -> None:
+def test_id_name_and_host_are_only_on_the_resource_if_configured() -> None:
     points = built(view(sample()), identity="resource")
 
     assert on_the_wire(points)["qemu.vm.guest.memory.free"].attributes == {}
@@ -303,13 +303,13 @@ def test_id_name_and_host_stand_on_the_resource_only_where_asked() -> None:
     assert WHO.items() <= resource_of(points).items()
 
 
-def test_what_a_glob_takes_from_the_path_is_there() -> None:
+def test_labels_from_the_path_are_attributes() -> None:
     shown = view(of=vm(labels={"vmid": "104"}))
 
     assert resource_of(built(shown))["qemu.vm.label.vmid"] == "104"
 
 
-def test_a_vm_that_nobody_knows_yet_is_a_path() -> None:
+def test_an_unknown_vm_is_a_path() -> None:
     resource = resource_of(built(view(unknown=True, path="/run/vm/7.sock", state=State.NO_GREETING)))
 
     assert resource["service.instance.id"] == "host-1//run/vm/7.sock"
@@ -317,7 +317,7 @@ def test_a_vm_that_nobody_knows_yet_is_a_path() -> None:
     assert "qemu.vm.id" not in resource
 
 
-def test_broken_names_are_mended() -> None:
+def test_invalid_names_become_utf_8() -> None:
     shown = view(of=vm(name="web-\udcff\ud800"), path="/run/\udce4.sock")
     nobody = view(unknown=True, path="/run/\udce4.sock")
 
@@ -327,7 +327,7 @@ def test_broken_names_are_mended() -> None:
     )
 
 
-def test_a_vm_with_two_paths_is_shown_by_the_one_that_speaks() -> None:
+def test_a_vm_with_two_paths_is_shown_by_the_one_with_a_living_link() -> None:
     gone = view(path="/a", state=State.GONE, since_ms=9)
     alive = view(path="/b", state=State.REPORTING, since_ms=1)
 
@@ -348,7 +348,7 @@ def test_there_is_no_description_on_the_wire() -> None:
     assert {metric.description for metric in metrics_of(built(view(sample())))} == {""}
 
 
-def test_a_vm_that_is_gone_is_remembered_a_while_and_then_forgotten() -> None:
+def test_a_vm_that_is_gone_is_remembered_for_a_while() -> None:
     sent = {
         "here": SentVm(host_time_ns=1),
         "lately": SentVm(host_time_ns=90),
@@ -389,7 +389,7 @@ def test_no_stream_ever_repeats_a_time_or_goes_back(steps: list[tuple[int, str, 
             before = points.accepted if fate == "accepted" else points.refused
 
 
-def test_of_many_vms_that_have_gone_those_that_went_first_are_forgotten_sooner() -> None:
+def test_of_too_many_vms_those_gone_for_longest_are_forgotten_first() -> None:
     sent = {f"vm-{n}": SentVm(host_time_ns=n) for n in range(10)}
 
     kept = forget_old(sent, frozenset({"vm-0"}), now_ns=10, after_ns=100, vms_max=3)
@@ -397,20 +397,20 @@ def test_of_many_vms_that_have_gone_those_that_went_first_are_forgotten_sooner()
     assert kept.keys() == {"vm-0", "vm-8", "vm-9"}
 
 
-def test_names_that_we_do_not_know_make_so_many_series_of_a_vm_and_no_more() -> None:
-    before, names, kept_out = NOTHING_SENT, set[str](), 0
+def test_unknown_statistics_make_a_bounded_number_of_series_for_each_vm() -> None:
+    before, names, left_out = NOTHING_SENT, set[str](), 0
     for n in range(1, 50):
         invented = {f"n{n}_{number}": 1 for number in range(7)}
         shown = view(sample(T0_S + n, sequence=n, statistics={"free_memory": n, **invented}))
         points = built(shown, before, now_ns=NOW_NS + n)
         names |= on_the_wire(points).keys()
-        kept_out += points.kept_out.get(RefusedPoint.TOO_MANY_NAMES, 0)
+        left_out += points.left_out.get(RefusedPoint.TOO_MANY_NAMES, 0)
         assert on_the_wire(points)["qemu.vm.guest.memory.free"].value == n
         before = points.accepted
 
     others = {name for name in names if name.startswith(OTHER_PREFIX)}
     assert len(others) == OTHERS_OF_A_VM_MAX
-    assert kept_out == 49 * 7 - OTHERS_OF_A_VM_MAX
+    assert left_out == 49 * 7 - OTHERS_OF_A_VM_MAX
 
     known = {name.removeprefix(OTHER_PREFIX): 1 for name in others}
     shown = view(sample(T0_S + 60, sequence=50, statistics=known))

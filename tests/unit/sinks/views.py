@@ -1,4 +1,4 @@
-"""Values of the board, as short as tests want them."""
+"""Small values of the board for tests."""
 
 from collections.abc import Mapping
 
@@ -60,7 +60,7 @@ def view(
     last_update_s: int | None = None,
     balloon: Balloon | None = None,
 ) -> VmView:
-    """What the board shows of one VM; `unknown`: nobody has told us yet who it is."""
+    """Return what the board shows of one VM; `unknown`: the VM is not identified yet."""
     who = None if unknown else of or (newest.vm if newest else vm())
     event = StateEvent(
         vm=who,

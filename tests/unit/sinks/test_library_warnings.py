@@ -1,4 +1,4 @@
-"""A library's complaints: each listener hears its own, and the logger is left as it was found."""
+"""Warnings of a library: each collector gets its own, and the logger is restored."""
 
 import asyncio
 import logging
@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 import pytest
 
-from agent.sinks.complaints import Complaints
+from agent.sinks.library_warnings import LibraryWarnings
 
 ROOT = logging.getLogger()
 LOGGER = logging.getLogger("a.library")
@@ -14,7 +14,7 @@ LOGGER = logging.getLogger("a.library")
 
 @pytest.fixture(autouse=True)
 def logger_untouched() -> Generator[None]:
-    """As in an agent that nobody asked for details, whatever level those who ran before have left behind."""
+    """Set the levels of an agent that logs no details, whatever other tests have set."""
     before = ROOT.level
     ROOT.setLevel(logging.WARNING)
     LOGGER.setLevel(logging.NOTSET)
@@ -28,18 +28,18 @@ def state() -> tuple[int, bool, list[logging.Handler]]:
     return LOGGER.level, LOGGER.propagate, list(LOGGER.handlers)
 
 
-def listener() -> Complaints:
-    complaints = Complaints(LOGGER.name)
-    complaints.start()
-    return complaints
+def collector() -> LibraryWarnings:
+    warnings = LibraryWarnings(LOGGER.name)
+    warnings.start()
+    return warnings
 
 
-def test_the_newest_complaint_is_given_once() -> None:
-    ours = listener()
-    with ours.heard():
+def test_the_newest_warning_is_returned_once() -> None:
+    ours = collector()
+    with ours.collect():
         LOGGER.warning("one")
         LOGGER.error("two %s", 2)
-        LOGGER.info("not a complaint")
+        LOGGER.info("not a warning")
 
     assert (ours.take(), ours.take()) == ("two 2", "")
 
@@ -47,20 +47,20 @@ def test_the_newest_complaint_is_given_once() -> None:
 
 
 def test_nothing_reaches_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    ours = listener()
+    ours = collector()
 
-    LOGGER.warning("for nobody")
+    LOGGER.warning("for no collector")
 
     assert caplog.records == []
     assert ours.take() == ""
     ours.stop()
 
 
-def test_each_hears_what_its_own_calls_brought_about() -> None:
-    ours, theirs = listener(), listener()
-    with ours.heard():
+def test_each_collector_gets_the_warnings_of_its_own_calls() -> None:
+    ours, theirs = collector(), collector()
+    with ours.collect():
         LOGGER.warning("ours")
-    with theirs.heard():
+    with theirs.collect():
         LOGGER.warning("theirs")
 
     assert (ours.take(), theirs.take()) == ("ours", "theirs")
@@ -69,19 +69,19 @@ def test_each_hears_what_its_own_calls_brought_about() -> None:
     theirs.stop()
 
 
-async def test_a_librarys_task_complains_to_whom_it_was_started_for() -> None:
-    ours, theirs = listener(), listener()
-    go_on = asyncio.Event()
+async def test_a_warning_of_a_librarys_task_goes_to_the_collector_that_started_it() -> None:
+    ours, theirs = collector(), collector()
+    proceed = asyncio.Event()
 
-    async def complain() -> None:
-        await go_on.wait()
+    async def warn() -> None:
+        await proceed.wait()
         LOGGER.warning("later")
 
     async with asyncio.TaskGroup() as library:
-        with ours.heard():
-            library.create_task(complain())
-        with theirs.heard():
-            go_on.set()
+        with ours.collect():
+            library.create_task(warn())
+        with theirs.collect():
+            proceed.set()
 
     assert (ours.take(), theirs.take()) == ("later", "")
     ours.stop()
@@ -89,31 +89,31 @@ async def test_a_librarys_task_complains_to_whom_it_was_started_for() -> None:
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 1, 0)], ids=str)
-def test_the_last_one_to_stop_restores_the_logger(order: tuple[int, ...]) -> None:
+def test_the_last_collector_to_stop_restores_the_logger(order: tuple[int, ...]) -> None:
     found = state()
-    listeners = [listener() for _ in range(3)]
+    collectors = [collector() for _ in range(3)]
 
     for number in order[:2]:
-        listeners[number].stop()
-        listeners[number].stop()
+        collectors[number].stop()
+        collectors[number].stop()
         assert (LOGGER.level, LOGGER.propagate) == (logging.WARNING, False)
-    listeners[order[2]].stop()
+    collectors[order[2]].stop()
 
     assert state() == found
 
 
-def test_where_the_librarys_details_are_wanted_they_still_reach_the_log(
+def test_details_of_the_library_still_reach_the_log_if_wanted(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     LOGGER.setLevel(logging.DEBUG)
-    ours = listener()
+    ours = collector()
 
-    with ours.heard():
+    with ours.collect():
         LOGGER.debug("a detail")
-        LOGGER.warning("a complaint")
+        LOGGER.warning("a warning")
 
-    assert [each.message for each in caplog.records] == ["a detail", "a complaint"]
-    assert ours.take() == "a complaint"
+    assert [each.message for each in caplog.records] == ["a detail", "a warning"]
+    assert ours.take() == "a warning"
     ours.stop()
     assert (LOGGER.level, LOGGER.propagate) == (logging.DEBUG, True)
     LOGGER.setLevel(logging.NOTSET)
