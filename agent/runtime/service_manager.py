@@ -48,7 +48,7 @@ class ServiceManager:
         self._notify(*self._state)
 
     async def run(self, status: Callable[[], str]) -> None:
-        """Send the watchdog's notification and a status line until cancelled; they show that the loop runs."""
+        """Send watchdog notifications and a status line until canceled; they show that the loop runs."""
         if self._address is None:
             return
         while True:

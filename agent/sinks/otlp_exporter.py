@@ -4,8 +4,8 @@ They provide TLS, compression and retries. They encode metrics of the SDK; the a
 messages after that step, through private hooks (docs/decisions/0012).
 
 They return only success or failure. The status, the partial success and the requested delay are read here:
-over HTTP with a custom session, over gRPC through a private hook (1.45.2 has no public one; issue #4803). Their
-loggers repeat at every attempt what an `Outcome` has once.
+over HTTP with a custom session, over gRPC through a private hook (1.45.2 has no public one; issue #4803).
+Their loggers repeat at every attempt what an `Outcome` has once.
 """
 
 import typing
