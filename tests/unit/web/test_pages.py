@@ -67,7 +67,7 @@ async def test_the_status_names_libvirt_for_its_domains() -> None:
     domain = Domain("qemu:///system", "5f0c0000-0000-0000-0000-000000000001")
     seen = [view(sample(address=domain), address=domain), view(sample())]
 
-    said = (await answer(Present(seen=seen), "/status")).json
+    said = (await answer(Present(views=seen), "/status")).json
 
     assert [each["state"]["via"] for each in said["vms"]] == ["libvirt", "qmp"]
     assert [each["sample"]["via"] for each in said["vms"]] == ["libvirt", "qmp"]
