@@ -1,4 +1,4 @@
-"""Gives back the intervals that are still ours, to the very processes we changed."""
+"""Restores the polling intervals that the agent changed, on the QEMU processes it changed them on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ _PROCESS_GONE = frozenset({LinkFault.MISSING, LinkFault.REFUSED})
 
 
 class Outcome(StrEnum):
-    """What became of one debt."""
+    """The result of restoring one interval."""
 
-    GIVEN_BACK = "given-back"  # the interval is what it was before us
-    PROCESS_GONE = "process-gone"  # QEMU has quit or was replaced: its interval went with it
-    NOT_OURS = "not-ours"  # somebody set another value since: left alone
-    KEPT = "kept"  # could not be reached: still owed
+    GIVEN_BACK = "given-back"  # restored
+    PROCESS_GONE = "process-gone"  # QEMU has ended or was replaced, and the interval with it
+    NOT_OURS = "not-ours"  # another value was set since: left unchanged
+    KEPT = "kept"  # QEMU could not be reached: still to be restored
 
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """One debt, and what became of it."""
+    """One changed interval, and the result."""
 
     change: IntervalChange
     outcome: Outcome
@@ -41,11 +41,11 @@ async def give_back(
     *,
     answer_within_s: float,
 ) -> list[Settlement]:
-    """Settle each of `changes` that can be settled, side by side; each that is settled is forgotten.
+    """Restore the intervals of `changes` concurrently, and remove from the ledger those that need no more.
 
     Raises:
-        StateFileError: the ledger could not be written; what was given back stays in it, and is found
-            to be settled next time.
+        StateFileError: the ledger could not be written. Intervals restored stay in it, and the next attempt
+            finds that they are restored.
     """
     settlements: list[Settlement] = []
 
@@ -55,7 +55,7 @@ async def give_back(
         if settlement.outcome is Outcome.GIVEN_BACK:
             counters.add(Count.INTERVALS_GIVEN_BACK)
         if settlement.outcome is not Outcome.KEPT:
-            await ledger.forget(change.address, change.mark)
+            await ledger.remove(change.address, change.mark)
 
     async with anyio.create_task_group() as group:
         for change in changes:
@@ -67,13 +67,18 @@ async def _settle(change: IntervalChange, open_link: Opener, answer_within_s: fl
     try:
         async with open_link(change.address, look_first=False) as link:
             if link.mark != change.mark:
-                return Settlement(change, Outcome.PROCESS_GONE, "another QEMU listens there now")
+                return Settlement(change, Outcome.PROCESS_GONE, "another QEMU process uses this address now")
             with anyio.fail_after(answer_within_s):
                 found = await link.check(change.balloon_path)
                 same_device = found.balloon_path == change.balloon_path
                 interval_s = found.interval_s if same_device else None
                 if not is_ours_to_restore(change, mark=link.mark, interval_s=interval_s):
-                    return Settlement(change, Outcome.NOT_OURS, f"the interval reads {interval_s}")
+                    now = (
+                        "the balloon is another one"
+                        if interval_s is None
+                        else f"the interval is {interval_s} s"
+                    )
+                    return Settlement(change, Outcome.NOT_OURS, f"{now} now")
                 await link.write_interval(change.balloon_path, change.interval_before_s)
             return Settlement(
                 change, Outcome.GIVEN_BACK, f"the interval is {change.interval_before_s} s again"

@@ -59,13 +59,13 @@ class _Listener:
 class NoDebts:
     """A probe remembers nothing: what it was told to change, it was told to leave changed."""
 
-    def owed(self, address: Address, mark: SocketMark) -> IntervalChange | None:
+    def find(self, address: Address, mark: SocketMark) -> IntervalChange | None:
         return None
 
-    async def remember(self, owed: IntervalChange) -> None:
+    async def record(self, change: IntervalChange) -> None:
         return
 
-    async def forget(self, address: Address, mark: SocketMark) -> None:
+    async def remove(self, address: Address, mark: SocketMark) -> None:
         return
 
 

@@ -1,4 +1,4 @@
-"""Turns what the pollers emit into records for whatever keeps them until they are sent, and has the board."""
+"""Encodes the samples and states of the pollers as records, queues them, and keeps the board."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,13 +20,13 @@ _EXPECTED = frozenset({State.CONNECTING, State.REPORTING, State.PAUSED, State.WA
 
 
 class Keeper(Protocol):
-    """Holds records until their sink has them: in memory, or on disk with what their VM is remembered by."""
+    """Queues records until they are delivered: in memory, or on disk together with the memory of their VM."""
 
     def append(self, record: Record | None, memory: Memory | None) -> None: ...
 
 
 class Recorder:
-    """Owned by the event loop's thread; nothing here awaits."""
+    """Owned by the event loop's thread; no method awaits."""
 
     def __init__(self, agent: Agent, mode: Mode, keepers: Sequence[Keeper], counters: Counters) -> None:
         self._agent = agent
@@ -37,20 +37,20 @@ class Recorder:
 
     @property
     def board(self) -> Mapping[Address, VmView]:
-        """The newest of each VM, by address."""
+        """The latest state and sample of each VM, by address."""
         return self._board
 
     def views(self) -> Sequence[VmView]:
-        """The board's values, as a snapshot."""
+        """Return a snapshot of the board's values."""
         return tuple(self._board.values())
 
     def sample(self, sample: Sample, memory: Memory) -> None:
-        """Record an advance."""
+        """Record a sample."""
         self._counters.add(Count.SAMPLES)
         view = self._board.get(sample.address)
         if view is not None:
             self._board[sample.address] = replace(view, sample=sample, balloon=sample.balloon)
-        self._hand_on(encode_sample(sample, self._agent, self._mode), memory)
+        self._queue(encode_sample(sample, self._agent, self._mode), memory)
 
     def state(self, event: StateEvent, memory: Memory) -> None:
         """Record a change of state, or a heartbeat."""
@@ -58,23 +58,23 @@ class Recorder:
         before = self._board.get(event.address)
         sample = None
         if before is not None and before.sample is not None and before.sample.vm == event.vm:
-            sample = before.sample  # also one that came before the first word of whose it is
+            sample = before.sample  # also one from before the VM was identified
         balloon = None if before is None else before.balloon
         self._board[event.address] = VmView(event, sample, balloon)
         if not event.heartbeat:
             _log_state(event)
-        self._hand_on(encode_state(event, self._agent, self._mode), memory)
+        self._queue(encode_state(event, self._agent, self._mode), memory)
 
     def retire(self, address: Address) -> None:
-        """The VM is gone for good: off the board."""
+        """Remove a VM that is gone for good from the board."""
         self._board.pop(address, None)
 
     def agent_state(self, event: AgentEvent) -> None:
-        """Record where the agent itself stands."""
+        """Record a state of the agent itself."""
         self._counters.add(Count.AGENT_EVENTS)
-        self._hand_on(encode_agent_state(event, self._agent, self._mode), None)
+        self._queue(encode_agent_state(event, self._agent, self._mode), None)
 
-    def _hand_on(self, record: Record, memory: Memory | None) -> None:
+    def _queue(self, record: Record, memory: Memory | None) -> None:
         for keeper in self._keepers:
             keeper.append(record, memory)
 

@@ -72,9 +72,9 @@ class Emissions(Protocol):
 class Debts(Protocol):
     """What we changed and owe to be given back. The two that write raise `StateFileError`."""
 
-    def owed(self, address: Address, mark: SocketMark) -> IntervalChange | None: ...
-    async def remember(self, owed: IntervalChange) -> None: ...
-    async def forget(self, address: Address, mark: SocketMark) -> None: ...
+    def find(self, address: Address, mark: SocketMark) -> IntervalChange | None: ...
+    async def record(self, change: IntervalChange) -> None: ...
+    async def remove(self, address: Address, mark: SocketMark) -> None: ...
 
 
 class ClaimsRegistry:
@@ -223,7 +223,7 @@ class VmTask:
             shield=True
         ):  # a file write, short; it must not be left half-done by a retiring VM
             try:
-                await self._around.debts.forget(self.poller.endpoint.address, mark)
+                await self._around.debts.remove(self.poller.endpoint.address, mark)
             except StateFileError as error:
                 log.warning("state file", problem=str(error))
 
@@ -239,7 +239,7 @@ class VmTask:
                 ):
                     self._link, self._asks = link, asks
                     around.counters.add(Count.LINKS_OPENED)
-                    self.happened(Opened(link.mark, around.debts.owed(address, link.mark)), number)
+                    self.happened(Opened(link.mark, around.debts.find(address, link.mark)), number)
                     try:
                         while True:
                             event = _heard(await link.next_event())
@@ -272,7 +272,7 @@ class VmTask:
                 return ActualRead(await link.read_actual())
             case Question.REMEMBER:
                 assert ask.change is not None
-                await self._around.debts.remember(ask.change)
+                await self._around.debts.record(ask.change)
                 return Done()
             case Question.SET_INTERVAL:
                 assert ask.balloon_path is not None

@@ -61,11 +61,11 @@ class Ledger:
         """Return all entries, sorted by address."""
         return tuple(sorted(self._entries.values(), key=lambda each: (str(each.address), each.set_at_ms)))
 
-    def owed(self, address: Address, mark: SocketMark) -> IntervalChange | None:
+    def find(self, address: Address, mark: SocketMark) -> IntervalChange | None:
         """Return the entry of this QEMU process; `None` if there is none."""
         return self._entries.get((address, mark))
 
-    async def remember(self, change: IntervalChange) -> None:
+    async def record(self, change: IntervalChange) -> None:
         """Write an entry to disk. It replaces the one of the same QEMU process.
 
         If the caller is canceled, the write still completes.
@@ -75,7 +75,7 @@ class Ledger:
         """
         await self._apply(_Update((change.address, change.mark), change))
 
-    async def forget(self, address: Address, mark: SocketMark) -> None:
+    async def remove(self, address: Address, mark: SocketMark) -> None:
         """Remove the entry of this QEMU process from disk. A missing entry is not an error.
 
         Raises:

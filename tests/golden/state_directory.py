@@ -54,9 +54,9 @@ async def leave(directory: Path) -> None:
     ledger: Ledger
     async with open_ledger(str(directory), FAR_MS) as ledger:
         for change in (*CHANGES, SET_TWICE):
-            await ledger.remember(change)
-        await ledger.remember(RESTORED)
-        await ledger.forget(RESTORED.address, RESTORED.mark)
+            await ledger.record(change)
+        await ledger.record(RESTORED)
+        await ledger.remove(RESTORED.address, RESTORED.mark)
         spool: DiskSpool
         async with open_spool(Settings(directory=directory), Counters(), lambda: FAR_MS + 9) as spool:
             for story in monitor_and_domain():

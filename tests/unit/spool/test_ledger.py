@@ -47,8 +47,8 @@ async def test_an_entry_is_on_disk_before_the_caller_continues_and_the_next_star
 ) -> None:
     directory = tmp_path / "made" / "by-us"
     async with open_ledger(str(directory), NOW_MS) as ledger:
-        await ledger.remember(change(2))
-        await ledger.remember(change(1))
+        await ledger.record(change(2))
+        await ledger.record(change(1))
         on_disk = decode_owed((directory / FILE_NAME).read_bytes())
 
     assert set(on_disk) == {change(1), change(2)}
@@ -59,7 +59,7 @@ async def test_an_entry_is_on_disk_before_the_caller_continues_and_the_next_star
 async def test_a_file_that_root_writes_belongs_to_the_user_of_the_service(tmp_path: Path) -> None:
     os.chown(tmp_path, 1234, 1235)
     async with open_ledger(str(tmp_path), NOW_MS) as ledger:
-        await ledger.remember(change())
+        await ledger.record(change())
 
     found = (tmp_path / FILE_NAME).stat()
     assert (found.st_uid, found.st_gid) == (1234, 1235)
@@ -67,30 +67,30 @@ async def test_a_file_that_root_writes_belongs_to_the_user_of_the_service(tmp_pa
 
 async def test_a_new_entry_replaces_the_one_of_the_same_process(tmp_path: Path) -> None:
     async with open_ledger(str(tmp_path), NOW_MS) as ledger:
-        await ledger.remember(change())
-        await ledger.remember(replace(change(), interval_set_s=20))
+        await ledger.record(change())
+        await ledger.record(replace(change(), interval_set_s=20))
 
-        assert ledger.owed(change().address, change().mark) == replace(change(), interval_set_s=20)
-        assert ledger.owed(change().address, replace(change().mark, mtime_ns=1)) is None
+        assert ledger.find(change().address, change().mark) == replace(change(), interval_set_s=20)
+        assert ledger.find(change().address, replace(change().mark, mtime_ns=1)) is None
     assert await entries_of(tmp_path) == (replace(change(), interval_set_s=20),)
 
 
 async def test_two_processes_on_one_path_have_an_entry_each(tmp_path: Path) -> None:
     restarted = replace(change(), mark=SocketMark(8, 1, 99), set_at_ms=NOW_MS + 5)
     async with open_ledger(str(tmp_path), NOW_MS) as ledger:
-        await ledger.remember(restarted)
-        await ledger.remember(change())
-        await ledger.forget(change().address, change().mark)
+        await ledger.record(restarted)
+        await ledger.record(change())
+        await ledger.remove(change().address, change().mark)
 
     assert await entries_of(tmp_path) == (restarted,)
 
 
 async def test_a_removed_entry_is_not_found_again(tmp_path: Path) -> None:
     async with open_ledger(str(tmp_path), NOW_MS) as ledger:
-        await ledger.remember(change(1))
-        await ledger.remember(change(2))
-        await ledger.forget(change(1).address, change(1).mark)
-        await ledger.forget(change(3).address, change(3).mark)
+        await ledger.record(change(1))
+        await ledger.record(change(2))
+        await ledger.remove(change(1).address, change(1).mark)
+        await ledger.remove(change(3).address, change(3).mark)
 
     assert await entries_of(tmp_path) == (change(2),)
 
@@ -98,7 +98,7 @@ async def test_a_removed_entry_is_not_found_again(tmp_path: Path) -> None:
 async def test_many_entries_at_once_are_all_written(tmp_path: Path) -> None:
     async with open_ledger(str(tmp_path), NOW_MS) as ledger, anyio.create_task_group() as group:
         for n in range(1, 40):
-            group.start_soon(ledger.remember, change(n))
+            group.start_soon(ledger.record, change(n))
 
     assert set(await entries_of(tmp_path)) == {change(n) for n in range(1, 40)}
 
@@ -119,7 +119,7 @@ async def test_changes_that_arrive_during_a_write_are_written_together_by_the_ne
         watching.start_soon(watch)
         async with anyio.create_task_group() as group:
             for n in range(1, 400):
-                group.start_soon(ledger.remember, change(n))
+                group.start_soon(ledger.record, change(n))
         watching.cancel_scope.cancel()
 
     assert len(await entries_of(tmp_path)) == 399
@@ -184,7 +184,7 @@ async def test_a_file_that_cannot_be_read_as_a_ledger_is_set_aside_under_a_dated
     with capture_logs() as logs:
         async with open_ledger(str(tmp_path), NOW_MS) as ledger:
             assert ledger.entries() == ()
-            await ledger.remember(change())
+            await ledger.record(change())
 
     assert [(line["log_level"], line["path"], line["problem"]) for line in logs] == [
         ("error", str(tmp_path / NAMED), detail)
@@ -207,17 +207,17 @@ async def test_a_failed_write_leaves_the_file_unchanged_and_fails_every_caller_w
     tmp_path: Path,
 ) -> None:
     async with open_ledger(str(tmp_path), NOW_MS) as ledger:
-        await ledger.remember(change(1))
+        await ledger.record(change(1))
         (tmp_path / f".{FILE_NAME}.new").mkdir()  # not even root can write over a directory
         with pytest.raises(StateFileError, match=r"owed\.json: cannot be written: Is a directory"):
-            await ledger.remember(change(2))
+            await ledger.record(change(2))
         with pytest.raises(StateFileError, match="cannot be written"):
-            await ledger.forget(change(1).address, change(1).mark)
+            await ledger.remove(change(1).address, change(1).mark)
         failed: list[int] = []
 
         async def try_to_record(n: int) -> None:
             with pytest.raises(StateFileError, match="cannot be written"):
-                await ledger.remember(change(n))
+                await ledger.record(change(n))
             failed.append(n)
 
         async with anyio.create_task_group() as group:
@@ -233,7 +233,7 @@ async def test_a_failed_write_leaves_the_file_unchanged_and_fails_every_caller_w
 async def test_canceling_a_caller_does_not_interrupt_the_write(tmp_path: Path) -> None:
     async with open_ledger(str(tmp_path), NOW_MS) as ledger:
         async with anyio.create_task_group() as group:
-            group.start_soon(ledger.remember, change())
+            group.start_soon(ledger.record, change())
             while is_empty(tmp_path):
                 await anyio.lowlevel.checkpoint()
             group.cancel_scope.cancel()  # while the thread waits for the disk
