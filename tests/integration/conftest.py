@@ -1,4 +1,4 @@
-"""The lab's pieces as fixtures. One that is missing is skipped aloud; where CI is set, that is a failure."""
+"""The pieces of the lab as fixtures. A test without its piece is skipped; where CI is set, it fails."""
 
 import os
 import shutil
@@ -24,18 +24,16 @@ from tests.lab.prometheus import Prometheus, prometheus
 
 
 def need(*names: str) -> None:
-    """Return where the pieces are there; skip, or fail where all are required. Nothing is set up here."""
+    """Return if all pieces are set up; else skip the test, or fail it where CI is set. Sets nothing up."""
     missing = [name for name in names if not setup.PIECES[name].there()]
     if not missing:
         return
-    words = " ".join(missing)
-    cannot_run(
-        f"missing: {words}. `make lab` sets everything up; `python -m tests.lab.setup {words}` just this"
-    )
+    listed = " ".join(missing)
+    cannot_run(f"missing: {listed}; run `make lab`, or `python -m tests.lab.setup {listed}` for these alone")
 
 
 def cannot_run(message: str) -> NoReturn:
-    """Skip, or fail where everything is required; the message says what is missing, and the way to get it."""
+    """Skip the test, or fail it where CI is set; the message names what is missing and how to get it."""
     in_ci = os.environ.get("CI", "").lower() in ("1", "true")
     if in_ci or os.environ.get("BAROGRAPH_LAB") == "required":
         pytest.fail(message)
@@ -44,11 +42,11 @@ def cannot_run(message: str) -> NoReturn:
 
 @pytest.fixture(scope="session")
 def session_folder(request: pytest.FixtureRequest) -> Generator[Path]:
-    """A folder for what serves a whole session; kept where a test of it failed."""
+    """A folder for servers of the whole session; kept if a test failed."""
     path = Path(tempfile.mkdtemp(prefix="bs-", dir="/tmp"))
     yield path
     if request.session.testsfailed:
-        print(f"\nlogs of the whole session are kept in {path}")
+        print(f"\nlogs of the session are kept in {path}")
     else:
         shutil.rmtree(path, ignore_errors=True)
 
@@ -63,22 +61,22 @@ QEMUS: Mapping[str, Callable[[], Sequence[str]]] = {
     "qemu": lambda: (str(setup.qemu()),),
     "newer-qemu": setup.newer_qemu,
 }
-"""Each QEMU of the lab, and its command. Set up where the piece is there; else it would set it up."""
+"""The command of each QEMU of the lab. Call it only if the piece is set up, since it would set it up."""
 
 
 def _version(piece: str) -> str:
-    """Return what a test's id says of the QEMU it ran on: its version, where it is there."""
+    """Return the id of a QEMU in test names: its version if it is set up, else the name of the piece."""
     if not setup.PIECES[piece].there():
         return piece
-    said = subprocess.run(
+    output = subprocess.run(
         [QEMUS[piece]()[0], "--version"], check=False, capture_output=True, text=True
     ).stdout
-    return f"QEMU-{said.split()[3]}"
+    return f"QEMU-{output.split()[3]}"
 
 
 @pytest.fixture(params=list(QEMUS), ids=_version, scope="module")
 def each_qemu(request: pytest.FixtureRequest) -> Sequence[str]:
-    """The command of one QEMU after the other: for what may depend on the version."""
+    """The command of each QEMU in turn, for behavior that may depend on the version."""
     piece: str = request.param
     need(piece, "guest")
     return QEMUS[piece]()
@@ -86,13 +84,13 @@ def each_qemu(request: pytest.FixtureRequest) -> Sequence[str]:
 
 @pytest.fixture(scope="session")
 def faketime() -> None:
-    """The library that sets a process's wall clock."""
+    """libfaketime, which sets the wall clock of a process."""
     need("faketime")
 
 
 @pytest.fixture(scope="session")
 def tracing() -> None:
-    """What tells which calls a process made."""
+    """strace, which records the system calls of a process."""
     need("strace")
 
 
@@ -104,7 +102,7 @@ def real_libvirt() -> None:
 
 @pytest.fixture(scope="session")
 def shared_kafka(session_folder: Path) -> Generator[RealKafka]:
-    """A real broker for tests that do not harm it; each with topics of its own."""
+    """A real broker shared by tests that do not disturb it; each has topics of its own."""
     need("kafka")
     with real_kafka(session_folder / "kafka") as broker:
         yield broker
@@ -112,7 +110,7 @@ def shared_kafka(session_folder: Path) -> Generator[RealKafka]:
 
 @pytest.fixture
 def own_kafka(folder: Path) -> Generator[RealKafka]:
-    """A real broker for one test to harm."""
+    """A real broker of one test, which may stop or break it."""
     need("kafka")
     with real_kafka(folder / "kafka") as broker:
         yield broker
@@ -128,7 +126,7 @@ def embedded_kafka() -> Generator[EmbeddedKafka]:
 
 @pytest.fixture
 def http() -> Generator[HttpBackend]:
-    """An OTLP backend of the test's own, over HTTP."""
+    """An OTLP backend of the test, over HTTP."""
     with http_backend() as backend:
         yield backend
 
@@ -154,7 +152,7 @@ KINDS: Mapping[str, tuple[str | None, type[AnyKind]]] = {
     "simulated": (None, Simulated),
     "libvirt": ("real_libvirt", Owned),
 }
-"""Each kind of VM that the hypervisor's contract is held to: the fixture that it needs, and what makes it."""
+"""The kinds of VMs that the hypervisor contract runs on: the fixture each needs, and its class."""
 
 
 def _kinds(*names: str) -> list[object]:
@@ -163,7 +161,7 @@ def _kinds(*names: str) -> list[object]:
 
 @pytest.fixture(params=_kinds(*KINDS))
 def any_kind(request: pytest.FixtureRequest, folder: Path) -> Generator[AnyKind]:
-    """One kind of VM after the other, for what every client can see."""
+    """Each kind of VM in turn, for what every client can observe."""
     needs, make = KINDS[request.param]
     if needs:
         request.getfixturevalue(needs)
@@ -174,7 +172,7 @@ def any_kind(request: pytest.FixtureRequest, folder: Path) -> Generator[AnyKind]
 
 @pytest.fixture(params=_kinds("real", "simulated"))
 def kind(request: pytest.FixtureRequest, folder: Path) -> Generator[Kind]:
-    """The kinds with a monitor for us, for what only a QMP client can see."""
+    """The kinds with a monitor for the test, for what only a QMP client can observe."""
     if request.param == "real":
         request.getfixturevalue("real_qemu")
     made = Real(folder) if request.param == "real" else Simulated(folder)
@@ -184,7 +182,7 @@ def kind(request: pytest.FixtureRequest, folder: Path) -> Generator[Kind]:
 
 @pytest.fixture(scope="module")
 def node(session_folder: Path) -> Generator[Node]:
-    """A Kubernetes node that has the agent's image; for one module: what measures would hear it idle."""
+    """A Kubernetes node with the agent's image; one for each module, since idle ones disturb measurements."""
     if (why := kubernetes.why_not()) is not None:
         cannot_run(why)
     need("kubernetes", "coredns", "helm", "image")
@@ -195,14 +193,14 @@ def node(session_folder: Path) -> Generator[Node]:
 
 @pytest.fixture
 def released(node: Node, folder: Path) -> Generator[Release]:
-    """The chart, to be installed on the node in a namespace of the test's own."""
+    """The chart, to be installed on the node in a namespace of the test."""
     with release(node, folder.name.lower().replace("_", "0")) as one:
         yield one
 
 
 @pytest.fixture(scope="module")
 def pods_kafka(node: Node, session_folder: Path, request: pytest.FixtureRequest) -> Generator[RealKafka]:
-    """A real broker that pods can reach; for one module, as the node."""
+    """A real broker that pods can reach; one for each module, like the node."""
     need("kafka")
     with real_kafka(session_folder / f"kafka-{request.path.stem}", host=ADDRESS) as broker:
         yield broker

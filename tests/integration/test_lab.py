@@ -113,7 +113,7 @@ def test_a_missing_piece_is_skipped_aloud_and_fails_where_it_is_required(
 
     assert done.returncode == code, done.stdout
     assert f"1 {word}" in done.stdout
-    assert "missing: collector. `make lab` sets everything up" in done.stdout
+    assert "missing: collector; run `make lab`" in done.stdout
 
 
 # --- processes ---

@@ -1,4 +1,4 @@
-"""What `simulator.demo.process` starts, and who is left of it."""
+"""Processes that tests start, their status, and a check that none is left."""
 
 import socket
 import time
@@ -15,13 +15,13 @@ __all__ = [
 
 
 def status_of(pid: int) -> dict[str, str]:
-    """Return what the kernel says of a process: its user, what it may do, its memory (proc(5), status)."""
+    """Return the kernel's status of a process: users, capabilities, memory (proc(5), status)."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
 
 
 def is_running(pid: int) -> bool:
-    """Say whether a process is there and has not ended; one that has may wait for somebody to hear of it."""
+    """Return whether a process runs; one that has ended but was not waited for does not."""
     try:
         return not status_of(pid)["State"].startswith("Z")
     except OSError:
@@ -29,7 +29,7 @@ def is_running(pid: int) -> bool:
 
 
 def listens(port: int, host: str = "127.0.0.1") -> bool:
-    """Say whether somebody accepts connections at a port of this machine."""
+    """Return whether a listener accepts connections on a local port."""
     try:
         with socket.create_connection((host, port), 1):
             return True
@@ -38,7 +38,7 @@ def listens(port: int, host: str = "127.0.0.1") -> bool:
 
 
 def free_port() -> int:
-    """Return a port nobody listens on now."""
+    """Return a local port without a listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -46,7 +46,7 @@ def free_port() -> int:
 
 @contextmanager
 def no_child_left(grace_s: float = 2.0) -> Generator[None]:
-    """Assert that whatever process the block starts has ended, and been waited for, when it ends."""
+    """Assert that every process started in the block has ended and been waited for when the block ends."""
     before = _children()
     yield
     deadline = time.monotonic() + grace_s
@@ -67,7 +67,7 @@ def _children() -> set[int]:
 
 
 def _command_lines(pids: set[int]) -> dict[int, str]:
-    """Return the command lines of those that matter: Python's own `resource_tracker` ends by itself."""
+    """Return the command lines, without Python's `resource_tracker`, which ends by itself."""
     words: dict[int, str] = {}
     for pid in pids:
         try:
