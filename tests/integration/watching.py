@@ -1,4 +1,4 @@
-"""Reads what a running agent says, while it says it."""
+"""Read the records that a running agent writes, while it writes them."""
 
 import json
 import re
@@ -16,23 +16,23 @@ STALL_DEADLINE_S = 6.0
 
 
 def watch(folder: Path, *extra: str) -> list[str]:
-    """Return the words that have an agent watch the folder's monitors, at an interval of 1 s."""
+    """Return the arguments for an agent that watches the monitors of a folder at an interval of 1 s."""
     return ["--monitor", f"{folder}/*.qmp", "--interval", "1s", *extra]
 
 
 class Lines:
-    """An agent's JSON lines so far."""
+    """The records that an agent has written so far, one JSON document per line."""
 
     def __init__(self, process: AgentProcess) -> None:
         self._process = process
 
     def all(self) -> list[Document]:
-        """Every whole line."""
+        """Return the record of every complete line."""
         text = self._process.stdout.read_text()
         return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
     def states(self, path: Path) -> list[Document]:
-        """A monitor's state events, in order."""
+        """Return the state records of a monitor, in order."""
         return [
             each
             for each in self.all()
@@ -40,11 +40,11 @@ class Lines:
         ]
 
     def words(self, path: Path) -> list[tuple[str, str]]:
-        """Its states and reasons, without heartbeats."""
+        """Return the state and reason of each of them, without heartbeats."""
         return [(each["state"], each["reason"]) for each in self.states(path) if not each["heartbeat"]]
 
     def samples(self, name: str) -> list[Document]:
-        """A VM's samples, by its name, in order."""
+        """Return the samples of a VM, in order."""
         return [
             each
             for each in self.all()
@@ -52,12 +52,12 @@ class Lines:
         ]
 
     def wait_for_samples(self, name: str, count: int) -> list[Document]:
-        """Return a VM's first samples once there are so many."""
+        """Wait for `count` samples of a VM; return them."""
         self.wait(lambda: len(self.samples(name)) >= count, f"{count} samples of {name}")
         return self.samples(name)[:count]
 
     def wait(self, condition: Callable[[], bool], what: str, timeout_s: float = 90.0) -> float:
-        """Return how long it took until `condition` held, in seconds."""
+        """Wait until `condition` holds; return how many seconds it took."""
         begun_s = time.monotonic()
         while not condition():
             if time.monotonic() - begun_s > timeout_s or self._process.process.poll() is not None:
@@ -68,19 +68,20 @@ class Lines:
         return time.monotonic() - begun_s
 
     def wait_for_state(self, path: Path, state: str, timeout_s: float = 90.0) -> float:
-        """Return how long it took until the VM is in `state`, in seconds."""
+        """Wait until the VM is in `state`; return how many seconds it took."""
 
         def is_in() -> bool:
-            said = self.states(path)
-            return bool(said) and said[-1]["state"] == state
+            records = self.states(path)
+            return bool(records) and records[-1]["state"] == state
 
         return self.wait(is_in, f"{path.name} {state}; it went {self.words(path)}", timeout_s)
 
 
 def conserved(process: AgentProcess) -> Mapping[str, int]:
-    """Assert that nothing was lost uncounted, by what an agent said when it stopped; return its totals.
+    """Assert that an agent's totals, logged when it stopped, add up; return them.
 
-    Every answer was something, and every record is somewhere.
+    Every reading was a sample, a repeat or coalesced, and every queued record was delivered, still queued,
+    dropped or set aside as a dead letter.
     """
     stopped = process.stderr.read_text().rpartition(" stopped ")[2].splitlines()[0]
     totals = {name: int(total) for name, total in re.findall(r"(\S+)=(\d+)", stopped)}
