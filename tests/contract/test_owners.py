@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 from tests.conftest import SLOWEST_FIRST
-from tests.model.seeded_faults import MODELS
 
 TESTS = Path(__file__).parents[1]
 README = (TESTS / "README.md").read_text()
@@ -49,20 +48,3 @@ def test_the_files_started_first_exist() -> None:
     names = {file.stem for file in TESTS.rglob("test_*.py")}
 
     assert [name for name in SLOWEST_FIRST if name not in names] == []
-
-
-def test_every_seeded_fault_has_one_row_and_a_test_that_exists() -> None:
-    source = "\n".join(file.read_text() for file in TESTS.rglob("*.py"))
-    found: list[tuple[str, int]] = []
-    for test, faults in rows("Seeded faults"):
-        name = re.sub(r"\[.*|^.*::", "", quoted(test)[0].replace("::runTest", ""))
-        assert re.search(rf"(def |^){name}( = |\()", source, re.MULTILINE), f"there is no test {name}"
-        found += [
-            (model, int(number))
-            for model, numbers in re.findall(r"(\w+) ([\d, ]+)", faults)
-            for number in numbers.strip(", ").split(", ")
-        ]
-
-    assert sorted(found) == sorted(
-        (name, number) for name, model in MODELS.items() for number in range(1, len(model.faults) + 1)
-    )

@@ -110,7 +110,8 @@ async def test_records_gather_for_a_moment(tmp_path: Path) -> None:
 
 
 async def test_enough_records_do_not_wait_for_more(tmp_path: Path) -> None:
-    async with running(tmp_path, gather_s=60, gather_slow_s=60, gather_records=3) as spool:
+    slow = replace(QUICK, pause_ns=60_000 * MS, slow_pause_ns=60_000 * MS, enough_records=3)
+    async with running(tmp_path, gathering=slow) as spool:
         queue = spool.queue(Queue.SAMPLES)
         for each in samples(2, 3, 4):
             spool.append(each, None)
