@@ -1,4 +1,4 @@
-"""How many histories of each model, by BAROGRAPH_HYPOTHESIS: quick in a check, short in a test run, long."""
+"""How many histories of each model: profile quick in `make check`, else short or BAROGRAPH_HYPOTHESIS."""
 
 import os
 from pathlib import Path

@@ -115,8 +115,8 @@ def test_counting_costs_next_to_nothing() -> None:
 
 
 def timed(counters: Counters, rounds: int) -> float:
-    began_s = time.perf_counter()
+    began_s = time.thread_time()
     for _ in range(rounds):
         counters.add(Count.SAMPLES)
         counters.lag.record(0.004)
-    return time.perf_counter() - began_s
+    return time.thread_time() - began_s
