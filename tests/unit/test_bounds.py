@@ -149,18 +149,18 @@ FILLED: Mapping[str, Sequence[str]] = {
         "unit/test_bounds.py::test_vms_watched_are_bounded_and_the_next_ones_have_their_turn"
     ],
     "VMs remembered after they have gone, on disk": [
-        "unit/spool/test_store.py::test_the_vms_remembered_are_bounded_and_those_touched_longest_ago_are_forgotten_first",
-        "unit/spool/test_disk.py::test_what_vms_are_remembered_by_is_bounded_also_while_the_disk_takes_nothing",
+        "unit/spool/test_store.py::test_the_remembered_vms_are_bounded_and_the_least_recently_written_are_forgotten_first",
+        "unit/spool/test_disk.py::test_the_memory_of_vms_is_bounded_while_the_disk_cannot_be_written",
     ],
     "records in memory of one sink": [
         "unit/spool/test_memory.py::test_what_does_not_fit_is_dropped_oldest_first_samples_before_states"
     ],
     "records and dead letters while the disk cannot be written": [
         "unit/spool/test_disk.py::test_what_fits_neither_disk_nor_memory_is_dropped_oldest_first_samples_before_states",
-        "unit/spool/test_disk.py::test_dead_letters_that_the_disk_does_not_take_are_dropped_oldest_first_before_states",
+        "unit/spool/test_disk.py::test_dead_letters_in_memory_are_dropped_oldest_first_before_states",
     ],
     "records on disk": [
-        "unit/spool/test_store.py::test_the_oldest_samples_go_first_where_there_is_no_room_then_dead_letters_states_last",
+        "unit/spool/test_store.py::test_when_the_file_is_full_the_oldest_samples_are_dropped_first_then_dead_letters_then_states",
         "unit/spool/test_store.py::test_records_older_than_the_bound_are_dropped_dead_letters_are_not",
     ],
     "a batch to Kafka, and the memory of it": [
