@@ -154,6 +154,10 @@ class BalloonChanged:
     actual_bytes: int
 
 
+LinkEvent = MonitorEvent | BalloonChanged
+"""What a link gives unasked."""
+
+
 @dataclass(frozen=True, slots=True)
 class PathSeen:
     """Discovery sees the path, with this socket behind it."""

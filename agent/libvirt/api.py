@@ -14,6 +14,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any, Protocol
 
+from agent.core.events import LinkEvent, MonitorEvent, MonitorEventKind
 from agent.errors import LibvirtRefused, LibvirtUnreachable, LinkFault
 from agent.libvirt import words
 from agent.libvirt.settings import WAY_TO_GET_IT, owner_of, socket_of, uri_of_socket
@@ -45,11 +46,11 @@ class Look:
     run_state: str
 
 
-class Hearer(Protocol):
-    """Told of events, in libvirt's own thread."""
+class Subscriber(Protocol):
+    """Called with events, in libvirt's own thread."""
 
     def lifecycle(self, uuid: str, event: int, detail: int) -> None: ...
-    def said(self, uuid: str, name: str, data: Mapping[str, object]) -> None: ...
+    def event(self, uuid: str, event: LinkEvent) -> None: ...
     def closed(self, why: str) -> None: ...
 
 
@@ -63,24 +64,27 @@ class Connection:
         # Nobody else has them: whoever lets go of the last one closes the connection, which may block.
         self._domains: dict[str, Any] = {}
 
-    def hear(self, hearer: Hearer) -> None:
-        """Have events told to `hearer` from now on."""
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Pass events to `subscriber` from now on."""
         library, handle = self._library, self._handle
 
         def lifecycle(_conn: object, domain: _Handle, event: int, detail: int, _opaque: object) -> None:
-            hearer.lifecycle(domain.UUIDString(), event, detail)
+            subscriber.lifecycle(domain.UUIDString(), event, detail)
 
         def reboot(_conn: object, domain: _Handle, _opaque: object) -> None:
-            hearer.said(domain.UUIDString(), "RESET", {})
+            subscriber.event(domain.UUIDString(), MonitorEvent(MonitorEventKind.RESET))
 
         def balloon(_conn: object, domain: _Handle, actual_kib: int, _opaque: object) -> None:
-            hearer.said(domain.UUIDString(), "BALLOON_CHANGE", {"actual": actual_kib * 1024})
+            event = words.balloon_changed(actual_kib)
+            if event is not None:
+                subscriber.event(domain.UUIDString(), event)
 
         def device(_conn: object, domain: _Handle, _alias: str, _opaque: object) -> None:
-            hearer.said(domain.UUIDString(), "DEVICE_DELETED", {})
+            subscriber.event(domain.UUIDString(), MonitorEvent(MonitorEventKind.DEVICE_DELETED))
 
         def closed(_conn: object, reason: int, _opaque: object) -> None:
-            hearer.closed({1: "it closed the connection", 2: "it does not answer"}.get(reason, "it has gone"))
+            why = {1: "it closed the connection", 2: "it does not answer"}.get(reason, "it has gone")
+            subscriber.closed(why)
 
         with self._translating():
             for name, callback in (

@@ -17,12 +17,13 @@ import structlog
 from anyio.lowlevel import current_token
 
 from agent.core.address import Domain
+from agent.core.events import LinkEvent
 from agent.core.reading import SocketMark
 from agent.errors import Declined, LibvirtUnreachable, LinkFault
 from agent.libvirt import api, words
 from agent.libvirt.api import Found, Look
 from agent.libvirt.calls import Caller
-from agent.libvirt.link import NO_DATA, DomainLink, Event
+from agent.libvirt.link import DomainLink
 from agent.libvirt.readings import Readings, Request
 from agent.telemetry import Count, Counters
 
@@ -157,7 +158,7 @@ class KeptConnection:
         try:
             self._lost, self._rescan = anyio.Event(), anyio.Event()
             self._connection = opened
-            await self._call(partial(opened.hear, _Ear(self)))
+            await self._call(partial(opened.subscribe, _EventForwarder(self)))
             await self._look_around(opened)
         except BaseException:
             self._drop()
@@ -321,23 +322,19 @@ class KeptConnection:
 
     def lifecycle(self, uuid: str, event: int, detail: int) -> None:
         """A domain came, went, or runs otherwise."""
-        link = self._links.get(uuid)
         if event == words.STOPPED:
             self._stopped(uuid, words.why_it_ended(detail))
             self._on_change()
-        elif event == words.STARTED and detail == words.WOKEN_UP:
-            if link is not None:
-                link.tell(Event("WAKEUP", NO_DATA))
+        elif (known := words.lifecycle(event, detail)) is not None:
+            self.event(uuid, known)
         elif event == words.STARTED:
             self._rescan.set()
-        elif event in words.LIFECYCLE and link is not None:
-            link.tell(Event(words.LIFECYCLE[event], NO_DATA))
 
-    def said(self, uuid: str, name: str, data: Mapping[str, object]) -> None:
-        """A domain said something that QMP has a word for."""
+    def event(self, uuid: str, event: LinkEvent) -> None:
+        """Pass an event to the domain's link."""
         link = self._links.get(uuid)
         if link is not None:
-            link.tell(Event(name, data))
+            link.put(event)
 
     def lose(self, why: str) -> None:
         """The connection has ended, or is of no use any more."""
@@ -354,8 +351,8 @@ class KeptConnection:
             link.end(LinkFault.MISSING, why)
 
 
-class _Ear:
-    """Hands what libvirt's thread hears to the event loop's."""
+class _EventForwarder:
+    """Passes events from libvirt's thread to the event loop's."""
 
     def __init__(self, connection: KeptConnection) -> None:
         self._connection = connection
@@ -364,8 +361,8 @@ class _Ear:
     def lifecycle(self, uuid: str, event: int, detail: int) -> None:
         self._hand_on(self._connection.lifecycle, uuid, event, detail)
 
-    def said(self, uuid: str, name: str, data: Mapping[str, object]) -> None:
-        self._hand_on(self._connection.said, uuid, name, data)
+    def event(self, uuid: str, event: LinkEvent) -> None:
+        self._hand_on(self._connection.event, uuid, event)
 
     def closed(self, why: str) -> None:
         self._hand_on(self._connection.lose, why)

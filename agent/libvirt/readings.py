@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import anyio
 from anyio.abc import TaskGroup
 
+from agent.contract.decode import BadAnswer, decode_guest_stats
+from agent.core.reading import Reading
 from agent.errors import Declined, LibvirtRefused, LibvirtUnreachable
 from agent.libvirt import words
 from agent.libvirt.api import Connection
@@ -49,9 +51,8 @@ class Request:
     """A reading that somebody waits for."""
 
     uuid: str
-    answered: Callable[[object], None]
-    refused: Callable[[Declined], None]
-    state: Callable[[str], None]  # told of the run state, which comes along
+    take: Callable[[Reading | BadAnswer | Declined], None]
+    take_run_state: Callable[[str], None]  # it comes with the statistics
 
 
 class Readings:
@@ -101,7 +102,7 @@ class Readings:
                 stats = await self._stats(batch)
             except LibvirtRefused as error:
                 for request in batch:
-                    request.refused(error)
+                    request.take(error)
                 return
             if stats is None:
                 continue  # once more: the one that holds it up is a busy one now
@@ -132,7 +133,7 @@ class Readings:
                 stats = await self._stats([request])
             except LibvirtRefused as error:
                 del self._aside[request.uuid]
-                request.refused(error)
+                request.take(error)
                 return
             if stats is not None and self._settle(request, stats):
                 self._aside.pop(request.uuid, None)
@@ -162,9 +163,9 @@ class Readings:
         """Hand over what came for a request; return whether it needs no more asking."""
         found = stats.get(request.uuid, {})
         if (state := words.run_state_in(found)) is not None:
-            request.state(state)
+            request.take_run_state(state)
         answer = words.guest_stats(found)
         if answer is None:
             return False
-        request.answered(answer)
+        request.take(decode_guest_stats(answer))
         return True

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
+from agent.core.events import BalloonChanged, MonitorEvent, MonitorEventKind
 from agent.core.reading import NO_LABELS
 
 _RUNNING, _BLOCKED, _PAUSED, _SHUTTING_DOWN, SHUT_OFF, _CRASHED, _SUSPENDED = range(1, 8)
@@ -89,10 +90,27 @@ def why_it_ended(detail: int) -> str:
     return f"libvirt says: {_ENDS.get(detail, 'it has stopped')}"
 
 
-# Lifecycle events, by number, that tell what one of QMP's does. Those of coming and going are not among them.
-LIFECYCLE = {3: "STOP", 4: "RESUME", 6: "SHUTDOWN", 7: "SUSPEND", 8: "STOP"}
 STARTED, STOPPED = 2, 5
-WOKEN_UP = 4  # the detail of STARTED that comes with a wake-up from PMSUSPENDED
+_WOKEN_UP = 4  # the detail of STARTED that comes with a wake-up from PMSUSPENDED
+_LIFECYCLE = {
+    3: MonitorEvent(MonitorEventKind.STOP),
+    4: MonitorEvent(MonitorEventKind.RESUME),
+    6: MonitorEvent(MonitorEventKind.SHUTDOWN),
+    7: MonitorEvent(MonitorEventKind.SUSPEND),
+    8: MonitorEvent(MonitorEventKind.STOP),
+}
+
+
+def lifecycle(event: int, detail: int) -> MonitorEvent | None:
+    """Return a lifecycle event of a running domain; `None`: it has started or stopped, or is unknown."""
+    if event == STARTED and detail == _WOKEN_UP:
+        return MonitorEvent(MonitorEventKind.WAKEUP)
+    return _LIFECYCLE.get(event)
+
+
+def balloon_changed(actual_kib: int) -> BalloonChanged | None:
+    """Return the event BALLOON_CHANGE; `None`: the size makes no sense."""
+    return BalloonChanged(actual_kib * _KIB) if 0 <= actual_kib * _KIB < 2**63 else None
 
 
 def guest_stats(stats: Mapping[str, object]) -> dict[str, object] | None:

@@ -27,9 +27,10 @@ from qemu.qmp.error import ProtocolError
 from qemu.qmp.message import Message
 from qemu.qmp.models import Greeting
 
+from agent.core.event_queue import EventQueue
+from agent.core.events import LinkEvent
 from agent.errors import LinkFault, QmpCommandError, QmpUnreachable
-from agent.qmp import allowlist, answers
-from agent.qmp.events import EventQueue, MonitorEvent, parse_event
+from agent.qmp import allowlist, parsing
 
 _READ_MAX_BYTES = 64 * 1024
 """The longest line. A reading takes 900 bytes, and a listing of 800 devices fits."""
@@ -106,11 +107,6 @@ class MonitorClient(QMPClient):
         """Whether a greeting has been read."""
         return self.greeting is not None
 
-    @property
-    def greeting_version(self) -> object:
-        """`QMP.version` of the greeting, not judged."""
-        return None if self.greeting is None else self.greeting.QMP.version
-
     async def call(self, command: str, **arguments: object) -> object:
         """Send one command and return its `return`, not judged.
 
@@ -164,7 +160,7 @@ class MonitorClient(QMPClient):
             self._waiting[serial] = _Question(command, answered, refused)
         return serial
 
-    async def next_event(self) -> MonitorEvent:
+    async def next_event(self) -> LinkEvent:
         """Return the oldest event not taken yet, waiting for one.
 
         Raises:
@@ -243,7 +239,7 @@ class MonitorClient(QMPClient):
             question.answered(msg["return"])
         else:
             refusal = cast(Mapping[str, object], msg["error"])
-            said = (answers.printable(str(refusal[part]), _SAID_MAX) for part in ("class", "desc"))
+            said = (parsing.printable(str(refusal[part]), _SAID_MAX) for part in ("class", "desc"))
             question.refused(QmpCommandError(self._path, question.command, *said))
 
     # --- ours ---
@@ -268,7 +264,7 @@ class MonitorClient(QMPClient):
             raise _FloodingError(f"more than {self._events_per_s_max} messages a second, or KiB of them")
 
     def _hear(self, message: Message) -> None:
-        event = parse_event(message)
+        event = parsing.parse_event(message)
         if event is not None:
             self._queue.put(event)
             self._news.set()

@@ -1,4 +1,4 @@
-"""Our connection to one VM's monitor: open it, ask what the agent asks, hear its events."""
+"""The agent's link to one VM's monitor: open it, ask, receive its events."""
 
 import socket
 from collections.abc import AsyncGenerator, Callable
@@ -10,14 +10,15 @@ from typing import TypeVar
 import anyio
 import anyio.to_thread
 
+from agent.contract.decode import BadAnswer, decode_guest_stats
 from agent.core.address import MonitorPath
-from agent.core.reading import SocketMark
+from agent.core.events import Checked, Introduced, LinkEvent
+from agent.core.reading import Reading, SocketMark
 from agent.errors import LinkFault, QmpCommandError, QmpUnreachable
-from agent.qmp import answers, endpoint
+from agent.qmp import endpoint, parsing
 from agent.qmp.allowlist import INTERVAL
 from agent.qmp.balloon import PLACES, choose_balloon
 from agent.qmp.client import MonitorClient
-from agent.qmp.events import MonitorEvent
 
 T = TypeVar("T")
 
@@ -39,29 +40,6 @@ class Settings:
     readings_at_once: int = 128
 
 
-@dataclass(frozen=True, slots=True)
-class Introduction:
-    """Who answers, and how it stands. Sizes are bytes."""
-
-    uuid: str | None  # lower case; None: QEMU was started without -uuid
-    name: str | None  # None: without -name
-    qemu_version: tuple[int, int, int]
-    run_state: str  # QEMU's word
-    balloon_path: str | None  # QOM path; None: no virtio balloon
-    interval_s: int | None  # 0: polling is off; None: no balloon
-    deflate_on_oom: bool | None  # None: no balloon, or it has no such property
-    actual_bytes: int | None  # None: no balloon
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """What is asked again now and then."""
-
-    run_state: str
-    balloon_path: str | None  # where the balloon is now; None: it is gone
-    interval_s: int | None  # None: no balloon
-
-
 class Link:
     """An open link. Made by `open_link`; dead after any `QmpUnreachable`.
 
@@ -78,42 +56,32 @@ class Link:
         self.mark = mark  # of the socket file this link was connected through
         self._client = client
 
-    async def introduce(self) -> Introduction:
-        """Ask who this is: 8 to 9 round trips. Events are queued from before it."""
-        version = self._parse(answers.parse_version, self._client.greeting_version)
-        uuid = self._parse(answers.parse_uuid, await self._client.call("query-uuid"))
-        name = self._parse(answers.parse_name, await self._client.call("query-name"))
-        check = await self.check(None)
-        path = check.balloon_path
-        return Introduction(
-            uuid=uuid,
-            name=name,
-            qemu_version=version,
-            run_state=check.run_state,
-            balloon_path=path,
-            interval_s=check.interval_s,
-            deflate_on_oom=None if path is None else await self._read_deflate_on_oom(path),
-            actual_bytes=None if path is None else await self.read_actual(),
-        )
+    async def introduce(self) -> Introduced:
+        """Ask who this VM is and for its state: 6 to 8 round trips. Events are queued from before them."""
+        uuid = self._parse(parsing.parse_uuid, await self._client.call("query-uuid"))
+        name = self._parse(parsing.parse_name, await self._client.call("query-name"))
+        found = await self.check(None)
+        actual_bytes = None if found.balloon_path is None else await self.read_actual()
+        return Introduced(uuid, name, found.run_state, found.balloon_path, found.interval_s, actual_bytes)
 
     def read_stats(
-        self,
-        balloon_path: str,
-        answered: Callable[[object], None],
-        refused: Callable[[QmpCommandError], None],
+        self, balloon_path: str, take: Callable[[Reading | BadAnswer | QmpCommandError], None]
     ) -> None:
-        """Ask for `guest-stats`: one round trip, the only question that is asked all the time.
+        """Ask for `guest-stats`, in one round trip.
 
         Args:
             balloon_path: the QOM path of the balloon.
-            answered: called with the answer, not judged (contract/decode does), by the link's reader.
-            refused: called instead where QEMU refused. Neither is called once the link has ended, which
-                `next_event` tells.
+            take: called by the link's reader with the decoded answer, or with QEMU's refusal. It is not
+                called if the link ends before; `next_event` raises then.
         """
-        self._client.send(answered, refused, "qom-get", path=balloon_path, property="guest-stats")
 
-    async def check(self, balloon_path: str | None) -> Check:
-        """Ask run state and interval; look for the balloon where `balloon_path` holds none."""
+        def answered(answer: object) -> None:
+            take(decode_guest_stats(answer))
+
+        self._client.send(answered, take, "qom-get", path=balloon_path, property="guest-stats")
+
+    async def check(self, balloon_path: str | None) -> Checked:
+        """Ask for run state and interval; look for the balloon if there is none at `balloon_path`."""
         run_state = await self.read_run_state()
         interval_s = None if balloon_path is None else await self._read_interval(balloon_path)
         if interval_s is None:
@@ -121,11 +89,11 @@ class Link:
             interval_s = None if balloon_path is None else await self._read_interval(balloon_path)
         if interval_s is None:  # unplugged between the two questions
             balloon_path = None
-        return Check(run_state=run_state, balloon_path=balloon_path, interval_s=interval_s)
+        return Checked(run_state, balloon_path, interval_s)
 
     async def read_run_state(self) -> str:
         """Return QEMU's word for the run state."""
-        return self._parse(answers.parse_run_state, await self._client.call("query-status"))
+        return self._parse(parsing.parse_run_state, await self._client.call("query-status"))
 
     async def read_actual(self) -> int | None:
         """Return the balloon's actual size in bytes; `None`: QEMU has no balloon that works.
@@ -138,7 +106,15 @@ class Link:
             if error.error_class in _NO_BALLOON_CLASSES:
                 return None
             raise
-        return self._parse(answers.parse_actual_bytes, answer)
+        return self._parse(parsing.parse_actual_bytes, answer)
+
+    async def read_deflate_on_oom(self, balloon_path: str) -> bool | None:
+        """Return whether the guest may take memory back when it runs out; `None`: no such property."""
+        try:
+            answer = await self._client.call("qom-get", path=balloon_path, property="deflate-on-oom")
+        except QmpCommandError:
+            return None
+        return self._parse(parsing.parse_flag, answer)
 
     async def write_interval(self, balloon_path: str, interval_s: int) -> None:
         """Set the polling interval; 0 switches polling off. The same value again changes nothing in QEMU.
@@ -148,10 +124,10 @@ class Link:
         """
         await self._client.call("qom-set", path=balloon_path, property=INTERVAL, value=interval_s)
 
-    async def next_event(self) -> MonitorEvent:
+    async def next_event(self) -> LinkEvent:
         """Return the next event since the link was opened, waiting for one; by one task at a time.
 
-        An `OVERFLOW` says that more came than was taken: it stands before the newest event of each name.
+        If more came than were taken, an `OVERFLOW` stands before the newest event of each kind.
 
         Raises:
             QmpUnreachable: the link has ended, and every event before that has been returned.
@@ -171,14 +147,7 @@ class Link:
             answer = await self._client.call("qom-get", path=balloon_path, property=INTERVAL)
         except QmpCommandError:  # DeviceNotFound; GenericError where another device has taken the name
             return None
-        return self._parse(answers.parse_interval_s, answer)
-
-    async def _read_deflate_on_oom(self, balloon_path: str) -> bool | None:
-        try:
-            answer = await self._client.call("qom-get", path=balloon_path, property="deflate-on-oom")
-        except QmpCommandError:
-            return None
-        return self._parse(answers.parse_flag, answer)
+        return self._parse(parsing.parse_interval_s, answer)
 
     def _parse(self, parse: Callable[[object], T], answer: object) -> T:
         try:

@@ -1,43 +1,14 @@
 """What the agent asks of a VM, by its monitor or through libvirt, and which of the two opens the link."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from agent.contract.decode import BadAnswer
 from agent.core.address import Address, Domain, MonitorPath
-from agent.core.reading import SocketMark
+from agent.core.events import Checked, Introduced, LinkEvent
+from agent.core.reading import Reading, SocketMark
 from agent.errors import Declined
-
-
-class Check(Protocol):
-    """What is asked again now and then; `None` as in the event `Checked`."""
-
-    @property
-    def run_state(self) -> str: ...
-    @property
-    def balloon_path(self) -> str | None: ...
-    @property
-    def interval_s(self) -> int | None: ...
-
-
-class Introduction(Check, Protocol):
-    """Who answers, and how it stands; `None` as in the event `Introduced`."""
-
-    @property
-    def uuid(self) -> str | None: ...
-    @property
-    def name(self) -> str | None: ...
-    @property
-    def actual_bytes(self) -> int | None: ...
-
-
-class Said(Protocol):
-    """What was said unasked, in QMP's words."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def data(self) -> Mapping[str, object]: ...
 
 
 class Link(Protocol):
@@ -48,14 +19,14 @@ class Link(Protocol):
 
     @property
     def mark(self) -> SocketMark: ...
-    async def introduce(self) -> Introduction: ...
-    async def check(self, balloon_path: str | None) -> Check: ...
+    async def introduce(self) -> Introduced: ...
+    async def check(self, balloon_path: str | None) -> Checked: ...
     async def read_actual(self) -> int | None: ...
     async def write_interval(self, balloon_path: str, interval_s: int) -> None: ...
     def read_stats(
-        self, balloon_path: str, answered: Callable[[object], None], refused: Callable[[Declined], None]
+        self, balloon_path: str, take: Callable[[Reading | BadAnswer | Declined], None]
     ) -> None: ...
-    async def next_event(self) -> Said: ...
+    async def next_event(self) -> LinkEvent: ...
 
 
 class Opener(Protocol):

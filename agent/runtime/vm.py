@@ -14,15 +14,13 @@ import anyio
 import structlog
 from anyio.abc import TaskGroup
 
-from agent.contract.decode import BadAnswer, decode_guest_stats
+from agent.contract.decode import BadAnswer
 from agent.core import polling
 from agent.core.address import Address
 from agent.core.events import (
     ActualRead,
     Answered,
     Ask,
-    BalloonChanged,
-    Checked,
     CloseLink,
     Counted,
     CountReading,
@@ -34,10 +32,7 @@ from agent.core.events import (
     EmitState,
     Event,
     Forget,
-    Introduced,
     LinkFailed,
-    MonitorEvent,
-    MonitorEventKind,
     Opened,
     OpenLink,
     Question,
@@ -49,11 +44,11 @@ from agent.core.fleet import Claims
 from agent.core.memory import Memory
 from agent.core.ownership import IntervalChange
 from agent.core.poller import Poller, PollSettings, remember
-from agent.core.reading import Origin, Sample, SocketMark, StateEvent
+from agent.core.reading import Origin, Reading, Sample, SocketMark, StateEvent
 from agent.errors import Declined, StateFileError, Unreachable
 from agent.runtime import clock
 from agent.runtime.alarms import Alarms
-from agent.runtime.links import Link, Opener, Said
+from agent.runtime.links import Link, Opener
 from agent.telemetry import Count, Counters
 
 log = structlog.get_logger("barograph.vm")
@@ -242,9 +237,7 @@ class VmTask:
                     self.happened(Opened(link.mark, around.debts.find(address, link.mark)), number)
                     try:
                         while True:
-                            event = _heard(await link.next_event())
-                            if event is not None:
-                                self.happened(event, number)
+                            self.happened(await link.next_event(), number)
                     finally:
                         # What is still asked before we have told of the end gets no answer, and needs none.
                         if number == self._link_number:
@@ -264,10 +257,9 @@ class VmTask:
     async def _put(self, link: Link, ask: Ask) -> Event:
         match ask.question:
             case Question.INTRODUCE:
-                return await self._introduce(link)
+                return await link.introduce()
             case Question.CHECK:
-                said = await link.check(ask.balloon_path)
-                return Checked(said.run_state, said.balloon_path, said.interval_s)
+                return await link.check(ask.balloon_path)
             case Question.ACTUAL:
                 return ActualRead(await link.read_actual())
             case Question.REMEMBER:
@@ -283,40 +275,23 @@ class VmTask:
             case Question.READ | Question.CLAIM:
                 raise AssertionError(f"{ask.question} takes no task")
 
-    async def _introduce(self, link: Link) -> Event:
-        said = await link.introduce()
-        return Introduced(
-            said.uuid, said.name, said.run_state, said.balloon_path, said.interval_s, said.actual_bytes
-        )
-
     def _read(self, link: Link, ask: Ask, number: int) -> None:
         assert ask.balloon_path is not None
         counters = self._around.counters
 
-        def answered(answer: object) -> None:
-            reading = decode_guest_stats(answer)
-            if isinstance(reading, BadAnswer):
-                counters.add(Count.READINGS_REFUSED, reason=reading.reason)
-                self.happened(Refused(reading.detail), number)
-                return
-            for refusal in reading.refused.values():
-                counters.add(Count.STATISTICS_REFUSED, reason=refusal)
-            self.happened(Answered(reading), number)
+        def take(answer: Reading | BadAnswer | Declined) -> None:
+            match answer:
+                case Reading():
+                    for refusal in answer.refused.values():
+                        counters.add(Count.STATISTICS_REFUSED, reason=refusal)
+                    self.happened(Answered(answer), number)
+                case BadAnswer(reason, detail):
+                    counters.add(Count.READINGS_REFUSED, reason=reason)
+                    self.happened(Refused(detail), number)
+                case Declined():
+                    self.happened(Refused(str(answer)), number)
 
-        def refused(error: Declined) -> None:
-            self.happened(Refused(str(error)), number)
-
-        link.read_stats(ask.balloon_path, answered, refused)
-
-
-def _heard(said: Said) -> Event | None:
-    if said.name == "BALLOON_CHANGE":
-        actual = said.data.get("actual")
-        return BalloonChanged(actual) if type(actual) is int and 0 <= actual < 1 << 63 else None
-    try:
-        return MonitorEvent(MonitorEventKind(said.name))
-    except ValueError:
-        return None
+        link.read_stats(ask.balloon_path, take)
 
 
 def _first(errors: BaseExceptionGroup[Unreachable]) -> Unreachable:

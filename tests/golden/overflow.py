@@ -8,24 +8,26 @@ from typing import Any, cast
 import anyio
 
 from agent.core.address import MonitorPath
+from agent.core.events import BalloonChanged, LinkEvent, MonitorEvent
 from agent.core.reading import SocketMark
 from agent.errors import LinkFault, Unreachable
-from agent.libvirt.link import DomainLink, Event
+from agent.libvirt.link import DomainLink
 from agent.qmp.link import QmpOpener
+from agent.qmp.parsing import parse_event
 from tests.unit.qmp.peer import BALLOON, SETTINGS, Client, read_stats, serving
 
-Said = tuple[str, Mapping[str, object]]
-"""An event's name and its data."""
+Message = tuple[str, Mapping[str, object]]
+"""An event's name and its data, as a monitor sends them."""
 
 NAMES = ("STOP", "RESUME", "SUSPEND", "WAKEUP", "RESET", "SHUTDOWN", "BALLOON_CHANGE", "DEVICE_DELETED")
 
 
-def _named(*names: str) -> list[Said]:
-    return [(name, {"number": number}) for number, name in enumerate(names)]
+def _named(*names: str) -> list[Message]:
+    return [(name, {"actual": number}) for number, name in enumerate(names)]
 
 
 # Each is a list of what comes at one go, and how many are taken then. The rest is taken at the end.
-INPUTS: Mapping[str, Sequence[tuple[list[Said], int]]] = {
+INPUTS: Mapping[str, Sequence[tuple[list[Message], int]]] = {
     "nothing is lost at the bound": [(_named(*["STOP", "RESUME"] * 32), 0)],
     "one more than the bound": [(_named(*["STOP", "RESUME"] * 32, "RESET"), 0)],
     "a reset before a flood": [(_named("RESET", *["STOP", "RESUME"] * 64, "SHUTDOWN"), 0)],
@@ -42,11 +44,19 @@ INPUTS: Mapping[str, Sequence[tuple[list[Said], int]]] = {
 }
 
 
-def _document(name: str, data: Mapping[str, object]) -> list[object]:
-    return [name, dict(data)]
+def _document(event: LinkEvent) -> list[object]:
+    match event:
+        case MonitorEvent(kind):
+            return [kind.value]
+        case BalloonChanged(actual_bytes):
+            return ["BALLOON_CHANGE", actual_bytes]
 
 
-async def through_qmp(phases: Sequence[tuple[list[Said], int]]) -> list[list[object]]:
+def _event(name: str, data: Mapping[str, object]) -> LinkEvent | None:
+    return parse_event({"event": name, "data": data})
+
+
+async def through_qmp(phases: Sequence[tuple[list[Message], int]]) -> list[list[object]]:
     """Return what a monitor's link gives."""
 
     async def script(client: Client) -> None:
@@ -69,35 +79,37 @@ async def through_qmp(phases: Sequence[tuple[list[Said], int]]) -> list[list[obj
                     event = await _soon(link.next_event)
                     if event is None:
                         break
-                    taken.append(_document(event.name, event.data))
-            link.read_stats(BALLOON, _nothing, _nothing)
+                    taken.append(_document(event))
+            link.read_stats(BALLOON, _nothing)
             try:
                 while True:
                     event = await link.next_event()
-                    taken.append(_document(event.name, event.data))
+                    taken.append(_document(event))
             except Unreachable as error:
                 taken.append(["end", error.fault.value])
     return taken
 
 
-async def through_libvirt(phases: Sequence[tuple[list[Said], int]]) -> list[list[object]]:
+async def through_libvirt(phases: Sequence[tuple[list[Message], int]]) -> list[list[object]]:
     """Return what a domain's link gives."""
     link = DomainLink("qemu:///system#1", SocketMark(1, 2, 0), cast(Any, None), cast(Any, None))
     taken: list[list[object]] = []
     with anyio.fail_after(20):
         for events, count in phases:
             for name, data in events:
-                link.tell(Event(name, data))
+                event = _event(name, data)  # libvirt has an event of its own for each
+                if event is not None:
+                    link.put(event)
             for _ in range(count):
                 event = await _soon(link.next_event)
                 if event is None:
                     break
-                taken.append(_document(event.name, event.data))
+                taken.append(_document(event))
         link.end(LinkFault.HUNG_UP, "the end")
         try:
             while True:
                 event = await link.next_event()
-                taken.append(_document(event.name, event.data))
+                taken.append(_document(event))
         except Unreachable as error:
             taken.append(["end", error.fault.value])
     return taken

@@ -11,10 +11,10 @@ from agent.contract.decode import STATISTICS_MAX, BadAnswer, decode_guest_stats
 from agent.core import epochs
 from agent.core.address import MonitorPath
 from agent.core.epochs import History
-from agent.core.events import MonitorEventKind
+from agent.core.event_queue import OVERFLOW, QUEUED_MAX, EventQueue
+from agent.core.events import LinkEvent, MonitorEvent, MonitorEventKind
 from agent.core.reading import Access, Reading, SocketMark
 from agent.discovery.scan import Scan, Seen
-from agent.qmp.events import OVERFLOW, QUEUED_MAX, EventQueue, MonitorEvent
 from agent.runtime.fleet import Fleet
 from tests.unit.core.driving import Story
 from tests.unit.runtime.test_vm import Emitted, around
@@ -45,11 +45,11 @@ def test_a_reading_has_so_many_statistics_or_is_none() -> None:
 def test_events_that_nobody_takes_are_bounded_and_say_so() -> None:
     queue = EventQueue()
     for number in range(10 * QUEUED_MAX):
-        queue.put(MonitorEvent(("STOP", "RESUME")[number % 2], {}))
+        queue.put(MonitorEvent((MonitorEventKind.STOP, MonitorEventKind.RESUME)[number % 2]))
 
-    taken: list[str] = []
+    taken: list[LinkEvent] = []
     while queue:
-        taken.append(queue.take().name)
+        taken.append(queue.take())
     assert len(taken) <= QUEUED_MAX
     assert taken[0] == OVERFLOW
 
@@ -115,7 +115,7 @@ FILLED: Mapping[str, Sequence[str]] = {
     "queued events": ["unit/test_bounds.py::test_events_that_nobody_takes_are_bounded_and_say_so"],
     "a VM's name, a refusal's words": [
         "unit/qmp/test_client.py::test_what_a_refusal_says_is_bounded_and_fit_to_print",
-        "unit/qmp/test_answers.py::test_an_answer_as_documented_is_read",
+        "unit/qmp/test_parsing.py::test_an_answer_as_documented_is_read",
     ],
     "a balloon's id": ["unit/qmp/test_balloon.py::test_an_answer_of_another_shape_is_refused"],
     "links being opened": ["unit/qmp/test_link_opening.py::test_openings_are_bounded_and_let_go_when_open"],

@@ -10,7 +10,9 @@ from typing import cast
 import anyio
 import pytest
 
-from agent.errors import LibvirtRefused
+from agent.contract.decode import BadAnswer
+from agent.core.reading import Reading
+from agent.errors import Declined, LibvirtRefused
 from agent.libvirt.api import Connection
 from agent.libvirt.calls import Caller
 from agent.libvirt.readings import LATE_MAX, PATIENCE_S, Readings, Request
@@ -72,18 +74,16 @@ class Asker:
             self.readings.ask(
                 Request(
                     uuid,
-                    lambda _, uuid=uuid: self._answered(uuid),
-                    lambda _, uuid=uuid: self._refused(uuid),
+                    lambda answer, uuid=uuid: self._take(uuid, answer),
                     lambda state, uuid=uuid: self.states.update({uuid: state}),
                 )
             )
 
-    def _answered(self, uuid: str) -> None:
-        self.answers[uuid] = self.answers.get(uuid, 0) + 1
-        self.told.set()
-
-    def _refused(self, uuid: str) -> None:
-        self.refusals.append(uuid)
+    def _take(self, uuid: str, answer: Reading | BadAnswer | Declined) -> None:
+        if isinstance(answer, Declined):
+            self.refusals.append(uuid)
+        else:
+            self.answers[uuid] = self.answers.get(uuid, 0) + 1
         self.told.set()
 
     async def until(self, holds: Callable[[], bool]) -> None:

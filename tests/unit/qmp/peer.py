@@ -10,6 +10,8 @@ from typing import Any
 import anyio
 from anyio.abc import SocketStream
 
+from agent.contract.decode import BadAnswer
+from agent.core.reading import Reading
 from agent.errors import QmpCommandError
 from agent.qmp.link import Link, Settings
 
@@ -23,25 +25,25 @@ SETTINGS = Settings(greeting_timeout_s=5.0, events_per_s_max=100_000)
 IMPATIENT = Settings(greeting_timeout_s=0.1)
 
 
-async def read_stats(link: Link, balloon_path: str = BALLOON) -> object:
+async def read_stats(link: Link, balloon_path: str = BALLOON) -> Reading | BadAnswer:
     """Return the answer to one reading.
 
     Raises:
         QmpCommandError: it was refused.
     """
-    told = anyio.Event()
-    said: list[object] = []
+    answered = anyio.Event()
+    answers: list[Reading | BadAnswer | QmpCommandError] = []
 
-    def hear(answer: object) -> None:
-        said.append(answer)
-        told.set()
+    def take(answer: Reading | BadAnswer | QmpCommandError) -> None:
+        answers.append(answer)
+        answered.set()
 
-    link.read_stats(balloon_path, hear, hear)
+    link.read_stats(balloon_path, take)
     with anyio.fail_after(5):
-        await told.wait()
-    if isinstance(said[0], QmpCommandError):
-        raise said[0]
-    return said[0]
+        await answered.wait()
+    if isinstance(answers[0], QmpCommandError):
+        raise answers[0]
+    return answers[0]
 
 
 class Client:

@@ -8,6 +8,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from agent.core.events import MonitorEvent, MonitorEventKind
 from agent.errors import LinkFault, QmpUnreachable
 from agent.qmp.link import Link, Settings, open_link
 from tests.unit.qmp.peer import GREETING, IMPATIENT, SETTINGS, Client, Script, serving
@@ -77,8 +78,13 @@ async def test_events_before_and_during_the_negotiation_are_heard() -> None:
         with anyio.fail_after(5):
             heard = [await link.next_event() for _ in range(4)]
 
-    assert [event.name for event in heard] == ["STOP", "RESUME", "RESET", "SHUTDOWN"]
-    assert [event.data.get("n") for event in heard] == [1, 2, 3, None]
+    kinds = (
+        MonitorEventKind.STOP,
+        MonitorEventKind.RESUME,
+        MonitorEventKind.RESET,
+        MonitorEventKind.SHUTDOWN,
+    )
+    assert heard == [MonitorEvent(kind) for kind in kinds]
 
 
 @pytest.mark.parametrize(

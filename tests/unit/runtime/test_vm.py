@@ -74,7 +74,7 @@ def value_of(command: dict[str, Any]) -> object:
             return {}
 
 
-INTRODUCTION = 8
+INTRODUCTION = 7
 """Commands until the VM's task claims its id, and asks on without waiting for anybody."""
 
 

@@ -1,6 +1,7 @@
-"""From answers of QEMU to plain values; what is not as documented raises `ValueError`.
+"""Parse QMP's answers and events. An answer that is not as documented raises `ValueError`.
 
-Sources: QEMU qapi/misc.json, qapi/run-state.json, qapi/machine.json, docs/interop/qmp-spec.rst.
+Sources: QEMU qapi/misc.json, qapi/run-state.json, qapi/machine.json, qapi/qdev.json,
+docs/interop/qmp-spec.rst.
 """
 
 import re
@@ -8,6 +9,7 @@ from collections.abc import Mapping
 from typing import cast
 from uuid import UUID
 
+from agent.core.events import BalloonChanged, LinkEvent, MonitorEvent, MonitorEventKind
 from agent.core.ownership import INTERVAL_MAX_S
 
 _RUN_STATE = re.compile(r"[a-z][a-z0-9-]{0,63}")
@@ -15,15 +17,6 @@ _RUN_STATE = re.compile(r"[a-z][a-z0-9-]{0,63}")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _NO_UUID = UUID(int=0)
 _NAME_MAX_CHARACTERS = 256
-
-
-def parse_version(greeting_version: object) -> tuple[int, int, int]:
-    """Return major, minor, micro from `QMP.version` of the greeting."""
-    version = _object(_object(greeting_version, "version").get("qemu"), "version.qemu")
-    major, minor, micro = version.get("major"), version.get("minor"), version.get("micro")
-    if type(major) is int and type(minor) is int and type(micro) is int:
-        return major, minor, micro
-    raise ValueError("the greeting's version is not three integers")
 
 
 def parse_uuid(answer: object) -> str | None:
@@ -83,6 +76,28 @@ def parse_actual_bytes(answer: object) -> int:
     if type(actual) is not int or not 0 <= actual < 2**63:
         raise ValueError("query-balloon did not answer with a size")
     return actual
+
+
+_MONITOR_EVENTS = {
+    kind.value: MonitorEvent(kind) for kind in MonitorEventKind if kind is not MonitorEventKind.LOST
+}
+
+
+def parse_event(message: Mapping[str, object]) -> LinkEvent | None:
+    """Return the event in a QMP message; `None`: the message is none, or the event does not matter here.
+
+    A balloon's size that makes no sense is dropped. The event MIGRATION is not among them: it needs a
+    capability that the agent does not set.
+    """
+    name = message.get("event")
+    if not isinstance(name, str):
+        return None
+    if name != "BALLOON_CHANGE":
+        return _MONITOR_EVENTS.get(name)
+    try:
+        return BalloonChanged(parse_actual_bytes(message.get("data")))
+    except ValueError:
+        return None
 
 
 def _object(answer: object, what: str) -> Mapping[str, object]:
