@@ -1,24 +1,25 @@
-"""One libvirt, kept: connected again whenever it is lost, its domains known, its events handed on.
+"""One libvirt: keep a connection to it, know its domains, pass its events on.
 
-While it is away its domains are still known, and their links have ended as DISCONNECTED: their QEMUs may
-well go on. A link that is opened meanwhile fails at once the first time, so that it is told, and waits from
-then on.
+While it is unavailable its domains are still known, and their links have ended as DISCONNECTED: their QEMUs
+may well go on. What is decided is in core/reconnecting and core/bulk_reading.
 """
 
 import random
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import NoReturn, Protocol, TypeVar
 
 import anyio
 import anyio.from_thread
 import structlog
 from anyio.lowlevel import current_token
 
+from agent.core import reconnecting
 from agent.core.address import Domain
 from agent.core.events import LinkEvent
 from agent.core.reading import SocketMark
+from agent.core.reconnecting import Opening, Reconnecting
 from agent.errors import Declined, LibvirtUnreachable, LinkFault
 from agent.libvirt import api, words
 from agent.libvirt.api import Found, Look
@@ -30,12 +31,6 @@ from agent.telemetry import Count, Counters
 T = TypeVar("T")
 
 log = structlog.get_logger("barograph.libvirt")
-
-AGAIN_S, AGAIN_MAX_S = 0.25, 10.0
-"""Before the first attempt to connect again, and the longest pause."""
-
-LASTING_S = 30.0
-"""A connection that ends sooner was no success."""
 
 MEETINGS_AT_ONCE = 2
 """Domains met at the same time. The daemon works on five calls of one client at a time: readings have the
@@ -104,7 +99,7 @@ class KeptConnection:
         self._domains: dict[str, Found] = {}
         self._links: dict[str, DomainLink] = {}
         self._why_ended: dict[str, str] = {}
-        self._told: set[str] = set()  # domains whose link has failed in this absence
+        self._reconnecting = Reconnecting()
         self._up = anyio.Event()
         self._ended = False
         self._connection: api.Connection | None = None
@@ -125,22 +120,21 @@ class KeptConnection:
 
     async def keep(self) -> None:
         """Connect, and connect again, until cancelled."""
-        pause_s = AGAIN_S
         try:
             while True:
                 begun_s = anyio.current_time()
                 try:
                     if self._locks is not None and not self._locks.take(self.uri):
                         raise LibvirtUnreachable(self.uri, LinkFault.DISCONNECTED, _OTHER_AGENT)
-                    await self._connect()
-                    await self._serve()
+                    connection, readings = await self._connect()
+                    await self._serve(connection, readings)
                 except LibvirtUnreachable as error:
-                    self._leave(error.detail)
+                    why = error.detail
                 except Declined as error:
-                    self._leave(str(error))
-                lasted = anyio.current_time() - begun_s > LASTING_S
-                pause_s = AGAIN_S if lasted else min(pause_s * 2, AGAIN_MAX_S)
-                await anyio.sleep(pause_s * random.uniform(0.8, 1.0))
+                    why = str(error)
+                self._leave(why, lasted_ns=int((anyio.current_time() - begun_s) * 1e9))
+                pause_ns = reconnecting.retry_after_ns(self._reconnecting, random.getrandbits(128))
+                await anyio.sleep(pause_ns / 1e9)
         finally:
             self._ended = True
             self._drop()
@@ -151,7 +145,7 @@ class KeptConnection:
                 link.end(LinkFault.MISSING, _HAS_LEFT)
             self._up.set()  # nobody waits for it any more
 
-    async def _connect(self) -> None:
+    async def _connect(self) -> tuple[api.Connection, Readings]:
         # No deadline: an attempt at a daemon that is stopped ends when that goes on, and must not be one of
         # many.
         opened = await self._caller.call(partial(api.open_connection, self.uri, read_only=self.read_only))
@@ -166,16 +160,14 @@ class KeptConnection:
         self._counters.add(Count.LIBVIRT_CONNECTIONS)
         log.info("libvirt", uri=self.uri, domains=len(self._domains), read_only=self.read_only)
         self.problem = None
-        self._readings = Readings(opened, self._caller, self._counters)
-        self._told.clear()
+        self._readings = readings = Readings(opened, self._caller, self._counters)
+        self._reconnecting = reconnecting.connected(self._reconnecting)
         self._up.set()
         self.tried.set()
         self._on_change()
+        return opened, readings
 
-    async def _serve(self) -> None:
-        connection, readings = self._connection, self._readings
-        if connection is None or readings is None:
-            return
+    async def _serve(self, connection: api.Connection, readings: Readings) -> NoReturn:
         async with anyio.create_task_group() as group:
             group.start_soon(readings.run)
             group.start_soon(self._follow, connection)
@@ -215,8 +207,9 @@ class KeptConnection:
         if before != {uuid: found.id for uuid, found in self._domains.items()}:
             self._on_change()
 
-    def _leave(self, why: str) -> None:
-        """There is no connection any more, or there was none."""
+    def _leave(self, why: str, *, lasted_ns: int) -> None:
+        """End the links: there is no connection any more, or there was none."""
+        self._reconnecting = reconnecting.lost(self._reconnecting, lasted_ns=lasted_ns, links=self._links)
         if self.problem is None:
             log.warning("libvirt lost", uri=self.uri, problem=why)
         elif why != self.problem:
@@ -224,9 +217,8 @@ class KeptConnection:
         was_up, self.problem = self.problem is None, why
         self._drop()
         if self._up.is_set():
-            self._up = anyio.Event()  # who waits already goes on waiting
-        for uuid, link in self._links.items():
-            self._told.add(uuid)
+            self._up = anyio.Event()
+        for link in self._links.values():
             link.end(LinkFault.DISCONNECTED, f"{self.uri}: {why}; the VM may go on")
         self.tried.set()
         if was_up:
@@ -248,16 +240,14 @@ class KeptConnection:
                 cannot be understood.
         """
         path, uuid = str(domain), domain.uuid
-        if not self._up.is_set():
-            if uuid not in self._told and self.tried.is_set():
-                self._told.add(uuid)
-                raise self._disconnected(path)
+        self._reconnecting, opening = reconnecting.open_link(self._reconnecting, uuid)
+        if opening is Opening.WAIT:
             with anyio.move_on_after(WAIT_FOR_IT_S):
                 await self._up.wait()
-        if not self._up.is_set():
-            raise self._disconnected(path)
         if self._ended:
             raise LibvirtUnreachable(path, LinkFault.MISSING, _HAS_LEFT)
+        if opening is Opening.FAIL or not self._up.is_set():
+            raise self._disconnected(path)
         found = self._domains.get(uuid)
         if found is None:
             why = self._why_ended.get(uuid, "libvirt has no such domain running")
