@@ -43,7 +43,7 @@ from agent.runtime.links import opener
 from agent.runtime.recorder import Keeper, Recorder
 from agent.runtime.service_manager import ServiceManager
 from agent.runtime.sightings import Sightings
-from agent.runtime.vm import ClaimsRegistry, Surroundings
+from agent.runtime.vm import ClaimsRegistry, VmServices
 from agent.sinks.kafka import KafkaSink
 from agent.sinks.lines import LinesSink
 from agent.sinks.otlp import OtlpSink
@@ -127,7 +127,7 @@ class _Run:
         open_monitor = QmpOpener(self._qmp)
         self._locks = _locks()
         self._libvirt = Connections(config.libvirt_settings(), counters, self._locks)
-        around = Surroundings(
+        services = VmServices(
             polling=polling,
             open_link=opener(open_monitor, self._libvirt.open_link),
             emissions=self._recorder,
@@ -139,7 +139,7 @@ class _Run:
         self._open_to_write = opener(open_monitor, self._libvirt.open_to_write)
         self._own = None if config.otlp is None else OwnTelemetry(config.otlp, identity, self._look)
         memories = NO_MEMORIES if spool is None else spool.memories
-        self._fleet = Fleet(identity.host_id, around, memories)
+        self._fleet = Fleet(identity.host_id, services, memories)
         self._reporter = AgentReporter(self._recorder, self._counters, polling.heartbeat_ns)
         self._discovered: int | None = None  # monitors found by the first scan
 

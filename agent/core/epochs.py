@@ -81,7 +81,6 @@ class Seen:
     previous: EpochEnd | None = None
     origin: Origin = Origin.UNSOLICITED
     missing: frozenset[str] = frozenset()
-    epoch_ended: bool = False
 
 
 def end_epoch(history: History, *, guest_reset: bool) -> History:
@@ -112,25 +111,20 @@ def see(history: History, reading: Reading, *, on_time: bool, unix_ms: int, chan
     last = history.last
     went_back = last is not None and reading.last_update_s < last.last_update_s
     fell = _a_counter_fell(history.counters, reading.statistics)
-    epoch_ended = (went_back or fell) and not history.ended and history.epoch is not None
     if went_back or fell:
         history = end_epoch(history, guest_reset=True)
     if reading.last_update_s == 0:
-        return Seen(replace(history, last=reading), News.NOTHING, epoch_ended=epoch_ended)
+        return Seen(replace(history, last=reading), News.NOTHING)
     if last is not None and reading.last_update_s == last.last_update_s and not fell:
         same = reading.statistics == last.statistics and reading.unset == last.unset
         if same:
             return Seen(history, News.REPEAT)
         if not history.ended and history.epoch is not None:
             return Seen(_remember(history, reading), News.COALESCED)
-    return _advance(
-        history, reading, on_time=on_time, unix_ms=unix_ms, chance=chance, epoch_ended=epoch_ended
-    )
+    return _advance(history, reading, on_time=on_time, unix_ms=unix_ms, chance=chance)
 
 
-def _advance(
-    history: History, reading: Reading, *, on_time: bool, unix_ms: int, chance: int, epoch_ended: bool
-) -> Seen:
+def _advance(history: History, reading: Reading, *, on_time: bool, unix_ms: int, chance: int) -> Seen:
     first = history.epoch is None or history.ended
     asked_for = not first and (history.kicked or (history.cadence_known and on_time))
     origin = Origin.POLL if asked_for else Origin.UNSOLICITED
@@ -149,7 +143,7 @@ def _advance(
         cadence_known=True,
         kicked=False,
     )
-    return Seen(history, News.ADVANCE, previous, origin, missing, epoch_ended)
+    return Seen(history, News.ADVANCE, previous, origin, missing)
 
 
 def _remember(history: History, reading: Reading) -> History:

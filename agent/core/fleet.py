@@ -1,18 +1,28 @@
-"""Which VMs a scan starts, which pollers it notifies, and which address holds a VM's id."""
+"""The VMs of this host: which are watched, which wait for room, and which address holds a VM's id."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from msgspec import Struct
+from msgspec import field as struct_field
 
 from agent.core.address import Address
 from agent.core.events import PathMissing, PathSeen
 from agent.core.reading import SocketMark, VmId
 
+WATCHED_MAX = 10_000
+"""VMs with a task. A socket that is deleted while its link lives leaves one behind that no scan counts."""
+
+PAUSE_AFTER_FAILURE_NS = 10_000_000_000
+"""Before a VM is watched again whose task ended with an error of the agent's own."""
+
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Start a poller: this address has none."""
+    """Start a task for this address, after a pause."""
 
     address: Address
+    pause_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +31,69 @@ class Notify:
 
     address: Address
     event: PathSeen | PathMissing
+
+
+@dataclass(frozen=True, slots=True)
+class Full:
+    """Report that there is no room: this address and maybe others are left out. Only when the first is."""
+
+    address: Address
+
+
+class Fleet(Struct, frozen=True):
+    """Which addresses have a task, and which wait until one ends."""
+
+    watched: Mapping[Address, SocketMark | None] = struct_field(
+        default_factory=dict[Address, SocketMark | None]
+    )  # and the process each task was last notified of; None: that it is missing
+    left_out: Mapping[Address, SocketMark] = struct_field(
+        default_factory=dict[Address, SocketMark]
+    )  # by the last scan; in order
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The next fleet, and the effects to perform in order."""
+
+    fleet: Fleet
+    effects: tuple[Start | Notify | Full, ...] = ()
+
+
+def scanned(fleet: Fleet, seen: Mapping[Address, SocketMark], *, watched_max: int = WATCHED_MAX) -> Change:
+    """Take in a scan.
+
+    Args:
+        fleet: before the scan.
+        seen: the addresses found now, and the process behind each.
+        watched_max: how many may have a task.
+    """
+    watched, left_out = dict(fleet.watched), dict[Address, SocketMark]()
+    effects: list[Start | Notify | Full] = []
+    for change in compare(fleet.watched, seen):
+        address = change.address
+        match change:
+            case Notify(event=event):
+                watched[address] = event.mark if isinstance(event, PathSeen) else None
+                effects.append(change)
+            case Start() if len(watched) < watched_max:
+                watched[address] = seen[address]
+                effects.append(change)
+            case Start():
+                if not left_out and not fleet.left_out:
+                    effects.append(Full(address))
+                left_out[address] = seen[address]
+    return Change(Fleet(watched, left_out), tuple(effects))
+
+
+def ended(fleet: Fleet, address: Address, *, failed: bool) -> Change:
+    """Take in that a task has ended: its VM is gone for good, or the task `failed` and is started again."""
+    if failed:
+        return Change(fleet, (Start(address, PAUSE_AFTER_FAILURE_NS),))
+    watched = {each: mark for each, mark in fleet.watched.items() if each != address}
+    if not fleet.left_out:
+        return Change(Fleet(watched))
+    (following, mark), *rest = fleet.left_out.items()
+    return Change(Fleet({**watched, following: mark}, dict(rest)), (Start(following),))
 
 
 def compare(

@@ -13,7 +13,7 @@ from agent.core.states import Reason
 from agent.runtime.alarms import Alarms
 from agent.runtime.fleet import path_id
 from agent.runtime.links import Opener
-from agent.runtime.vm import ClaimsRegistry, Surroundings, VmTask
+from agent.runtime.vm import ClaimsRegistry, VmServices, VmTask
 from agent.telemetry import Counters
 
 
@@ -89,7 +89,7 @@ async def probe(
         wait_for_update: polling is being switched on: wait for the guest's first answer to it.
     """
     listener = _Listener(wait_for_update)
-    around = Surroundings(
+    services = VmServices(
         polling=polling,
         open_link=open_link,
         emissions=listener,
@@ -98,10 +98,10 @@ async def probe(
         counters=Counters(),
         alarms=Alarms(readings_at_once=1),
     )
-    task = VmTask(begin(address, path_id(host_id, address), Access.HOLD), around)
+    task = VmTask(begin(address, path_id(host_id, address), Access.HOLD), services)
     with anyio.move_on_after(deadline_s):
         async with anyio.create_task_group() as group:
-            group.start_soon(around.alarms.run)
+            group.start_soon(services.alarms.run)
             group.start_soon(task.run)
             await listener.known.wait()
             group.cancel_scope.cancel()

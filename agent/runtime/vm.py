@@ -90,7 +90,7 @@ class ClaimsRegistry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
+class VmServices:
     """What all VMs' tasks share."""
 
     polling: PollSettings
@@ -105,9 +105,9 @@ class Surroundings:
 class VmTask:
     """One VM, from discovery until it is gone for good."""
 
-    def __init__(self, poller: Poller, around: Surroundings) -> None:
+    def __init__(self, poller: Poller, services: VmServices) -> None:
         self.poller = poller
-        self._around = around
+        self._services = services
         # What came while an event was being taken in: an answer of our own, a link that died under a command.
         self._events: deque[tuple[int | None, Event]] = deque()
         self._taking_in = True  # until `run` begins
@@ -129,7 +129,7 @@ class VmTask:
                 self._group.cancel_scope.cancel()
         finally:
             self._over.set()  # nothing is taken in any more
-            self._around.alarms.set(self, None)
+            self._services.alarms.set(self, None)
         if self._failure is not None:
             raise self._failure
 
@@ -156,24 +156,24 @@ class VmTask:
         finally:
             self._taking_in = False
         if not self._over.is_set():
-            self._around.alarms.set(
+            self._services.alarms.set(
                 self,
-                polling.wakeup_at(self.poller, self._around.polling),
+                polling.wakeup_at(self.poller, self._services.polling),
                 reading=polling.is_reading(self.poller),
             )
 
     def _take_in(self, event: Event) -> None:
         if isinstance(event, Answered):  # it is judged before anybody else has a turn
-            self._around.counters.add(Count.READINGS)
+            self._services.counters.add(Count.READINGS)
         step = polling.step(
-            self.poller, event, now=clock.now(), chance=clock.chance(), settings=self._around.polling
+            self.poller, event, now=clock.now(), chance=clock.chance(), settings=self._services.polling
         )
         self.poller = step.poller
         for effect in step.effects:
             self._perform(effect)
 
     def _perform(self, effect: Effect) -> None:
-        around, group = self._around, self._group
+        services, group = self._services, self._group
         match effect:
             case OpenLink(look_first):
                 self._link_number += 1
@@ -189,7 +189,7 @@ class VmTask:
                 if self._link_scope is not None:
                     self._link_scope.cancel()
             case Ask(question=Question.CLAIM):
-                self.happened(around.claims.claim(effect, self.poller.endpoint.address), self._link_number)
+                self.happened(services.claims.claim(effect, self.poller.endpoint.address), self._link_number)
             case Ask(question=Question.READ):
                 if self._link is not None:
                     self._read(self._link, effect, self._link_number)
@@ -197,20 +197,20 @@ class VmTask:
                 if self._asks is not None and self._link is not None:
                     self._asks.start_soon(self._ask, self._link_number, self._link, effect)
             case Disclaim():
-                around.claims.disclaim(self.poller.endpoint.address)
+                services.claims.disclaim(self.poller.endpoint.address)
             case Forget(mark):
                 group.start_soon(self._forget, mark)
             case EmitSample(sample):
-                around.emissions.sample(sample, remember(self.poller))
+                services.emissions.sample(sample, remember(self.poller))
                 lag_ns = self.poller.cadence.lag_at_most_ns
                 if sample.origin is Origin.POLL and lag_ns is not None:
-                    around.counters.lag.record(lag_ns / 1e9)
+                    services.counters.lag.record(lag_ns / 1e9)
             case EmitState(event):
-                around.emissions.state(event, remember(self.poller))
+                services.emissions.state(event, remember(self.poller))
             case CountReading(counted, amount):
-                around.counters.add(_COUNTS[counted], amount)
+                services.counters.add(_COUNTS[counted], amount)
             case Retire():
-                around.emissions.retire(self.poller.endpoint.address)
+                services.emissions.retire(self.poller.endpoint.address)
                 self._over.set()
 
     async def _forget(self, mark: SocketMark) -> None:
@@ -218,23 +218,23 @@ class VmTask:
             shield=True
         ):  # a file write, short; it must not be left half-done by a retiring VM
             try:
-                await self._around.debts.remove(self.poller.endpoint.address, mark)
+                await self._services.debts.remove(self.poller.endpoint.address, mark)
             except StateFileError as error:
                 log.warning("state file", problem=str(error))
 
     # --- the link ---
 
     async def _keep_link(self, number: int, look_first: bool) -> None:
-        around, address = self._around, self.poller.endpoint.address
+        services, address = self._services, self.poller.endpoint.address
         with anyio.CancelScope() as self._link_scope:
             try:
                 async with (
-                    around.open_link(address, look_first=look_first) as link,
+                    services.open_link(address, look_first=look_first) as link,
                     anyio.create_task_group() as asks,
                 ):
                     self._link, self._asks = link, asks
-                    around.counters.add(Count.LINKS_OPENED)
-                    self.happened(Opened(link.mark, around.debts.find(address, link.mark)), number)
+                    services.counters.add(Count.LINKS_OPENED)
+                    self.happened(Opened(link.mark, services.debts.find(address, link.mark)), number)
                     try:
                         while True:
                             self.happened(await link.next_event(), number)
@@ -244,7 +244,7 @@ class VmTask:
                             self._link, self._asks = None, None
             except* Unreachable as errors:
                 error = _first(errors)
-                around.counters.add(Count.LINK_FAILURES, reason=error.fault)
+                services.counters.add(Count.LINK_FAILURES, reason=error.fault)
                 self.happened(LinkFailed(error.fault, error.detail), number)
 
     async def _ask(self, number: int, link: Link, ask: Ask) -> None:
@@ -264,20 +264,20 @@ class VmTask:
                 return ActualRead(await link.read_actual())
             case Question.REMEMBER:
                 assert ask.change is not None
-                await self._around.debts.record(ask.change)
+                await self._services.debts.record(ask.change)
                 return Done()
             case Question.SET_INTERVAL:
                 assert ask.balloon_path is not None
                 assert ask.interval_s is not None
                 await link.write_interval(ask.balloon_path, ask.interval_s)
-                self._around.counters.add(Count.INTERVALS_SET)
+                self._services.counters.add(Count.INTERVALS_SET)
                 return Done()
             case Question.READ | Question.CLAIM:
                 raise AssertionError(f"{ask.question} takes no task")
 
     def _read(self, link: Link, ask: Ask, number: int) -> None:
         assert ask.balloon_path is not None
-        counters = self._around.counters
+        counters = self._services.counters
 
         def take(answer: Reading | BadAnswer | Declined) -> None:
             match answer:

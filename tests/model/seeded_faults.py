@@ -60,6 +60,9 @@ FLEET = (
         "Claims({**self.holders, id: address})",
     ),
     ("if holder != address})", "if holder == address})"),
+    ("case Start() if len(watched) < watched_max:", "case Start() if True:"),
+    ("if not left_out and not fleet.left_out:", "if not left_out:"),
+    ("Fleet({**watched, following: mark}, dict(rest))", "Fleet({**watched, following: mark})"),
 )
 DELIVERY = (
     (

@@ -79,7 +79,7 @@ def _scan(*numbers: int) -> Scan:
 
 async def test_vms_watched_are_bounded_and_the_next_ones_have_their_turn() -> None:
     said = Emitted()
-    fleet = Fleet("host", around(said), watched_max=5, retired_remembered=3)
+    fleet = Fleet("host", around(said), watched_max=5, retired_max=3)
     watched: list[tuple[int, int]] = []
     first: list[Scan] = []
 

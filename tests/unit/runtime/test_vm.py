@@ -16,7 +16,7 @@ from agent.qmp.link import QmpOpener, Settings
 from agent.runtime.alarms import Alarms
 from agent.runtime.links import Link, opener
 from agent.runtime.probe import NoDebts
-from agent.runtime.vm import ClaimsRegistry, Surroundings, VmTask
+from agent.runtime.vm import ClaimsRegistry, VmServices, VmTask
 from agent.telemetry import Counters
 from tests.unit.qmp.peer import Client, serving
 
@@ -42,8 +42,8 @@ def no_domain(domain: Domain) -> AbstractAsyncContextManager[Link]:
     raise AssertionError(f"{domain} is not watched here")
 
 
-def around(emitted: Emitted) -> Surroundings:
-    return Surroundings(
+def around(emitted: Emitted) -> VmServices:
+    return VmServices(
         polling=PollSettings(interval_s=1),
         open_link=opener(QmpOpener(Settings()), no_domain),
         emissions=emitted,
