@@ -22,13 +22,13 @@ from agent.core.epochs import uuid7
 from agent.core.health import Health, Status
 from agent.core.ownership import IntervalChange, left_behind
 from agent.core.reading import Access, RecordKind, State
+from agent.discovery.globs import MonitorGlob
 from agent.discovery.locks import Locks, default_path
 from agent.discovery.scan import Scan
-from agent.discovery.settings import MonitorGlob
 from agent.discovery.watch import watch
 from agent.errors import ConfigError, StateFileError
 from agent.libvirt.connections import Connections
-from agent.libvirt.settings import Place
+from agent.libvirt.targets import Place
 from agent.qmp.link import QmpOpener
 from agent.runtime import clock, logs
 from agent.runtime.agent_reporter import AgentReporter

@@ -11,7 +11,7 @@ from agent.core.address import parse_address
 from agent.core.epochs import uuid7
 from agent.core.reading import IntervalPolicy
 from agent.libvirt.connections import Connections
-from agent.libvirt.settings import Settings as LibvirtSettings
+from agent.libvirt.targets import Settings as LibvirtSettings
 from agent.qmp.link import QmpOpener
 from agent.runtime import clock, logs
 from agent.runtime.give_back import Settlement, give_back

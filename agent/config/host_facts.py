@@ -17,7 +17,7 @@ from agent.config.sink_sections import TlsFiles
 from agent.config.sources import CONTAINER_VARIABLE, Layer
 from agent.config.tree import SettingPath, Written
 from agent.config.types import IDENTIFIER
-from agent.libvirt.settings import WAY_TO_GET_IT
+from agent.libvirt.targets import NOT_INSTALLED
 
 _SECRET_MAX_BYTES = 65_536
 _DEFAULT_ROOT_DIRECTORY = "/var/lib/barograph"
@@ -112,7 +112,7 @@ def sasl_password(written: Written, findings: list[Finding]) -> str | None:
 def check_libvirt(written: Written, findings: list[Finding]) -> None:
     """Check that libvirt-python, an optional dependency, is installed if libvirt is configured."""
     if written.libvirt and find_spec("libvirt") is None:
-        findings.append(Finding(("libvirt",), WAY_TO_GET_IT))
+        findings.append(Finding(("libvirt",), NOT_INSTALLED))
 
 
 def check_certificates(tls: TlsFiles, section: SettingPath, findings: list[Finding]) -> None:

@@ -25,8 +25,8 @@ from agent.config.types import (
 from agent.config.units import Duration, Size, WrittenDuration, WrittenSize, within
 from agent.core.ownership import INTERVAL_MAX_S
 from agent.core.reading import Access, IntervalPolicy
-from agent.discovery.settings import MonitorGlob, mistakes
-from agent.libvirt.settings import mistakes as uri_mistakes
+from agent.discovery.globs import MonitorGlob, mistakes
+from agent.libvirt.targets import mistakes as uri_mistakes
 
 
 def _whole_seconds(interval: Duration) -> Duration:

@@ -13,10 +13,10 @@ from agent.config.types import OnExit, SpoolMode, Switch, split_address
 from agent.config.validation import Effective, effective
 from agent.contract.encode import Mode
 from agent.core.poller import PollSettings
-from agent.discovery.settings import MonitorGlob
-from agent.discovery.settings import Settings as DiscoverySettings
-from agent.libvirt.settings import Place
-from agent.libvirt.settings import Settings as LibvirtSettings
+from agent.discovery.globs import MonitorGlob
+from agent.discovery.globs import Settings as DiscoverySettings
+from agent.libvirt.targets import Place
+from agent.libvirt.targets import Settings as LibvirtSettings
 from agent.qmp.link import Settings as QmpSettings
 from agent.sinks import kafka_settings, otlp_settings
 from agent.spool import disk

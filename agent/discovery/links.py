@@ -1,7 +1,7 @@
-"""Follow a path's symbolic links, but none that another user could have put or could change.
+"""Resolve a path's symbolic links, except those that another user could have created or can change.
 
-Whoever may write to a directory on the way could lead us to any monitor on the host, which we may open
-and he may not. Blocking: for a worker thread.
+A user who can write to a directory on the path could redirect the agent to any monitor on the host that the
+agent may open and that user may not. Blocking: call it in a worker thread.
 """
 
 import errno
@@ -13,7 +13,7 @@ _LINKS_MAX = 40
 
 
 class ForeignLinkError(Exception):
-    """A link on the way that others may change."""
+    """A symbolic link on the path can be changed by others."""
 
     def __init__(self, link: str) -> None:
         self.link = link
@@ -21,11 +21,11 @@ class ForeignLinkError(Exception):
 
 
 def resolve(path: str) -> str:
-    """Return the absolute `path` without a symbolic link in it.
+    """Return the absolute `path` with its symbolic links resolved.
 
     Raises:
-        ForeignLinkError: someone beside root and ourselves may change a link on the way.
-        OSError: something on the way is missing, not readable, or goes round in circles.
+        ForeignLinkError: a user other than root and the agent's own can change a link on the path.
+        OSError: a part of the path is missing or not readable, or the links form a loop.
     """
     here = "/"
     ahead = path.split("/")[::-1]
@@ -61,5 +61,5 @@ def _others_may_change(directory: str, link: os.stat_result) -> bool:
         return True
     if not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return False
-    # In a sticky directory, as /tmp is, nobody can replace a link that is not his own.
+    # In a sticky directory such as /tmp, a user can replace only links of their own.
     return not (status.st_mode & stat.S_ISVTX and link.st_uid in trusted)

@@ -1,10 +1,9 @@
-"""One agent for each monitor of a host, and for each libvirt: a second one refuses what a first one watches,
-until it ends.
+"""Locks on monitors and libvirts, so that two agents of a host do not watch the same VM.
 
-All agents of a host open one file and lock one byte of it for each monitor, at the place that the socket's
-device and inode give, and for each libvirt, at the place that its URI gives. The kernel lets go of it however
-an agent ends. Agents that cannot see the same file (other containers) are kept apart from a monitor by QEMU
-alone, which serves one client at a time, and from a libvirt by nothing: the chart has one agent on a node.
+All agents of a host open one file and lock one byte of it for each monitor, at an offset made from the
+socket's device and inode, and for each libvirt, at an offset made from its URI. The kernel releases the locks
+however an agent ends. Agents that cannot see the same file (in other containers) are kept off a monitor only
+by QEMU, which serves one client at a time, and off a libvirt by nothing: the chart runs one agent on a node.
 """
 
 import fcntl
@@ -17,17 +16,17 @@ from pathlib import Path
 from agent.core.reading import SocketMark
 from agent.discovery.scan import RefusedPath, RefusedReason, Scan, Seen
 
-_DETAIL = "another agent on this host watches it: give each its own globs, or stop one"
+_DETAIL = "another agent on this host watches it: give each agent its own globs, or stop one"
 
 # struct flock of 64-bit Linux: type, whence, start, length, pid (fcntl(2)); the pid must be 0.
 _FLOCK = struct.Struct("@hhqqi0q")
 
 
 class Locks:
-    """What this agent has for itself. Blocks, for a moment; monitors are claimed by one thread at a time."""
+    """The locks of this agent. Blocks briefly; `claim` is for one thread at a time."""
 
     def __init__(self, path: Path | None) -> None:
-        """Make it; where `path` is `None`, or cannot be opened, nothing is locked."""
+        """Open the file; if `path` is `None` or cannot be opened, nothing is locked."""
         self.problem: str | None = None  # why nothing is locked
         self._held: set[int] = set()
         self._file: int | None = None
@@ -40,7 +39,7 @@ class Locks:
             self.problem = f"{path}: {error.strerror}"
 
     def claim(self, scan: Scan) -> Scan:
-        """Return `scan` with what others watch among the refused; let go of what is not seen any more."""
+        """Return `scan` with what others watch among the refused; unlock what is not seen any more."""
         file = self._file
         if file is None:
             return scan
@@ -57,29 +56,29 @@ class Locks:
         return replace(scan, seen=ours, refused=tuple(sorted(refused, key=lambda found: found.path)))
 
     def take(self, uri: str) -> bool:
-        """Take a libvirt; return whether this agent has it for itself, or nothing is locked."""
+        """Lock a libvirt; return whether this agent has it for itself, or nothing is locked."""
         return self._file is None or _lock(self._file, _place_of(uri), fcntl.F_WRLCK)
 
     def let_go(self, uri: str) -> None:
-        """Let go of a libvirt."""
+        """Unlock a libvirt."""
         if self._file is not None:
             _lock(self._file, _place_of(uri), fcntl.F_UNLCK)
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Release every lock."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
 
 
 def default_path(user_id: int, runtime_directory: str | None, service_directory: str | None) -> Path | None:
-    """Return where the agents of a user meet; `None`: there is no such place.
+    """Return the path of the file that all agents of a user open; `None`: there is none.
 
     Args:
         user_id: the agent's; 0 is root.
-        runtime_directory: what `$XDG_RUNTIME_DIR` says.
-        service_directory: what `$RUNTIME_DIRECTORY` says, under systemd (systemd.exec(5)): as a service of
-            ours has it the same place as root's.
+        runtime_directory: the value of `$XDG_RUNTIME_DIR`.
+        service_directory: the value of `$RUNTIME_DIRECTORY`, set by systemd (systemd.exec(5)): barograph's
+            service has the same directory as root.
     """
     if service_directory:
         return Path(service_directory.partition(":")[0]) / "monitors.lock"
@@ -97,7 +96,7 @@ def _lock(file: int, place: int, kind: int) -> bool:
 
 
 def _place(mark: SocketMark) -> int:
-    # Without the modification time: a socket that somebody touched is still the same monitor.
+    # Without the modification time: a socket that was touched is still the same monitor.
     return _place_of(f"{mark.device}:{mark.inode}")
 
 

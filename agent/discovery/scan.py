@@ -1,6 +1,6 @@
-"""One look at the file system: which monitors are there, and which must be left alone.
+"""One scan of the file system: which monitors there are, and which must be left alone.
 
-Blocking: for a worker thread. What vanishes meanwhile was not there.
+Blocking: call it in a worker thread. What is removed during the scan counts as missing.
 """
 
 import os
@@ -13,51 +13,51 @@ from enum import StrEnum
 from agent.core.address import Address, MonitorPath
 from agent.core.reading import NO_LABELS, Access, IntervalPolicy, SocketMark
 from agent.discovery import owners
+from agent.discovery.globs import MonitorGlob, Settings, has_wildcard
 from agent.discovery.links import ForeignLinkError, resolve
-from agent.discovery.settings import MonitorGlob, Settings, has_wildcard
 from agent.discovery.walk import TooManyError, Walk
 
 _NAME_GROUP = "name"
 
 
 class RefusedReason(StrEnum):
-    """Why a path, or part of a glob, is not used."""
+    """Why a path, or a part of a glob, is not used."""
 
     LIBVIRT = "libvirt"  # libvirt owns this monitor
     INCUS = "incus"  # Incus or LXD owns it
     OTHER_AGENT = "other_agent"  # another agent of this host watches it
-    FOREIGN_LINK = "foreign_link"  # reached through a symbolic link that others may change
-    NOT_A_SOCKET = "not_a_socket"  # only said where the glob names one file
-    UNREADABLE = "unreadable"  # a directory we may not look into, or a path that cannot be followed
-    UNPRINTABLE = "unprintable"  # a path that cannot stand in our output
-    TOO_MANY = "too_many"  # the bound of one scan
-    UNWATCHED = "unwatched"  # the kernel will not tell of changes there: they are seen at rescans only
+    FOREIGN_LINK = "foreign_link"  # reached through a symbolic link that others can change
+    NOT_A_SOCKET = "not_a_socket"  # only reported for a glob without wildcards
+    UNREADABLE = "unreadable"  # a directory that cannot be read, or a path that cannot be resolved
+    UNPRINTABLE = "unprintable"  # a path with characters that cannot be printed
+    TOO_MANY = "too_many"  # the bound of one scan is reached
+    UNWATCHED = "unwatched"  # the kernel does not report changes there: they are seen only at rescans
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A monitor socket that may be connected to."""
+    """A VM that may be connected to."""
 
-    address: Address  # a path is as the glob has it, links included
-    mark: SocketMark  # moves at each start of QEMU
+    address: Address  # a path is as the glob has it, with its symbolic links
+    mark: SocketMark  # changes at each start of QEMU
     access: Access
-    name: str | None  # what the pattern calls the VM; None: it says nothing
-    labels: Mapping[str, str]  # what else the pattern took from the path
-    policy: IntervalPolicy | None = None  # who decides its interval; None: as for all
+    name: str | None  # from the pattern; None: it has none
+    labels: Mapping[str, str]  # what else the pattern found in the path
+    policy: IntervalPolicy | None = None  # for its interval; None: that of all VMs
 
 
 @dataclass(frozen=True, slots=True)
 class RefusedPath:
-    """A path that matches and is left alone, or a place that could not be looked into."""
+    """A path that matches and is not used, or a directory that could not be read."""
 
     path: str
     reason: RefusedReason
-    detail: str  # for people: why, and what to do
+    detail: str  # a text: why, and what to do
 
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What one look found, each sorted by path."""
+    """What one scan found, sorted by path."""
 
     seen: tuple[Seen, ...]
     refused: tuple[RefusedPath, ...]
@@ -65,20 +65,20 @@ class Scan:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """A scan, and where what it finds may change."""
+    """A scan, and the directories in which its result may change."""
 
     scan: Scan
-    # Directory, which may not exist, -> the parts of globs that its entries were compared with.
+    # Directory, which may be missing -> the parts of globs that its entries were compared with.
     places: Mapping[str, frozenset[str]]
 
 
 def scan(settings: Settings) -> Scan:
-    """Look once. Two paths to one socket: the first counts, by order of globs and then of names."""
+    """Scan once. Of two paths to one socket the first is used, by order of globs and then of names."""
     return survey(settings).scan
 
 
 def survey(settings: Settings) -> Survey:
-    """Look once, and say where to watch."""
+    """Scan once, and return where to watch."""
     walk = Walk(settings.found_max)
     seen: dict[str, Seen] = {}
     refused: dict[str, RefusedPath] = {}
@@ -91,7 +91,7 @@ def survey(settings: Settings) -> Survey:
                 taken.add(file)
                 seen[str(found.address)] = found
     for directory, error in walk.unreadable.items():
-        detail = f"cannot look into it: {error.strerror}; let the agent's user read and enter it"
+        detail = f"cannot be read: {error.strerror}; let the agent's user read and enter it"
         refused.setdefault(directory, RefusedPath(directory, RefusedReason.UNREADABLE, detail))
     return Survey(
         Scan(
@@ -111,7 +111,7 @@ def _judge_all(walk: Walk, monitor: MonitorGlob, bound: int) -> Iterator[Seen | 
             if found is not None:
                 yield found
     except TooManyError:
-        detail = f"more than {bound} paths match, or as many directories: narrow it; the rest is left out"
+        detail = f"more than {bound} paths or directories match, and the rest is left out: narrow the glob"
         yield RefusedPath(monitor.glob, RefusedReason.TOO_MANY, detail)
 
 
@@ -127,19 +127,17 @@ def _judge(
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ForeignLinkError as error:
-        detail = f"{error.link} is a symbolic link that others may change: name the place it leads to"
+        detail = f"{error.link} is a symbolic link that others can change: use the path that it leads to"
         return RefusedPath(path, RefusedReason.FOREIGN_LINK, detail)
     except OSError as error:
         return RefusedPath(path, RefusedReason.UNREADABLE, f"cannot be reached: {error.strerror}")
     if not path.isprintable():
         return RefusedPath(
-            ascii(path), RefusedReason.UNPRINTABLE, "has characters that cannot be shown: rename it"
+            ascii(path), RefusedReason.UNPRINTABLE, "has characters that cannot be printed: rename it"
         )
     if not is_socket:
-        return RefusedPath(
-            path, RefusedReason.NOT_A_SOCKET, "not a socket: name the one that -qmp unix:... made"
-        )
-    # By either path: a link may hide whose it is, and a mount may change where it leads.
+        return RefusedPath(path, RefusedReason.NOT_A_SOCKET, "not a socket: use the path of -qmp unix:...")
+    # Both paths: a link may hide the owner's path, and a mount may change where it leads.
     for name in (path, real):
         if (detail := owners.owned_by_libvirt(name)) is not None:
             return RefusedPath(path, RefusedReason.LIBVIRT, detail)

@@ -1,7 +1,7 @@
-"""Expand globs on a file system that changes meanwhile. Blocking: for a worker thread.
+"""Expand globs on a file system that changes meanwhile. Blocking: call it in a worker thread.
 
-Unlike the standard library's glob this says which directories could not be read, notes those that a
-match could appear in (to be watched), never follows links under `**`, and stops at a bound.
+Unlike the standard library's glob this reports the directories that could not be read and those in which a
+match could appear (to watch them), never follows links under `**`, and stops at a bound.
 """
 
 import fnmatch
@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 
-from agent.discovery.settings import has_wildcard
+from agent.discovery.globs import has_wildcard
 
 
 class TooManyError(Exception):
@@ -17,19 +17,19 @@ class TooManyError(Exception):
 
 
 class Walk:
-    """One pass over the file system. What it has met grows as `expand` is iterated."""
+    """One pass over the file system. `places` and `unreadable` grow as `expand` is iterated."""
 
     def __init__(self, bound: int) -> None:
-        """Look into at most `bound` directories, and return at most `bound` paths."""
+        """Read at most `bound` directories, and return at most `bound` paths."""
         self._left = bound
         self._directories_left = bound
-        self.places: dict[str, set[str]] = {}  # directory, maybe missing -> parts awaited in it
+        self.places: dict[str, set[str]] = {}  # directory, maybe missing -> parts to match in it
         self.unreadable: dict[str, OSError] = {}
 
     def expand(self, glob: str) -> Iterator[str]:
-        """Yield the paths that match an absolute glob, sorted within each directory, of whatever kind.
+        """Yield the paths that match an absolute glob, files of any kind, sorted within each directory.
 
-        A part without wildcard is yielded unseen: it may not exist.
+        A path whose last part has no wildcard is yielded without a look: it may not exist.
 
         Raises:
             TooManyError: the bound is reached.
@@ -85,7 +85,7 @@ class Walk:
 
 
 def matches(part: str, name: str) -> bool:
-    """Whether one part of a glob matches a file's name."""
+    """Return whether one part of a glob matches a file's name."""
     return _matcher(part)(name)
 
 
@@ -99,5 +99,5 @@ def _matcher(part: str) -> Callable[[str], bool]:
 def _is_directory(entry: "os.DirEntry[str]", *, follow_symlinks: bool) -> bool:
     try:
         return entry.is_dir(follow_symlinks=follow_symlinks)
-    except OSError:  # vanished, or a link that leads nowhere
+    except OSError:  # removed meanwhile, or a broken link
         return False

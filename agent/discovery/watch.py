@@ -1,8 +1,8 @@
 """Scans as the file system changes.
 
-Each round watches the directories that the last scan went through, scans, and waits for a change there or
-for the rescan. Watches are made anew each round: a directory removed and made again (a service's restart)
-is another one under the same name, and a watch on the old one is dead.
+Each round watches the directories that the last scan read, scans, and waits for a change there or for the
+rescan. Each round creates its watches again: a directory that was removed and created (by a service's
+restart) is another one under the same name, and a watch on the old one reports nothing.
 """
 
 import os
@@ -21,19 +21,19 @@ from watchfiles._rust_notify import (  # pyright: ignore[reportPrivateUsage]
     WatchfilesRustInternalError,
 )
 
+from agent.discovery.globs import Settings
 from agent.discovery.locks import Locks
 from agent.discovery.scan import RefusedPath, RefusedReason, Scan, Survey, survey
-from agent.discovery.settings import Settings
 from agent.discovery.walk import matches
 
 _HURRIES_MAX = 5
-"""How often we look again at once because directories came up between the last scan and its watches."""
+"""How often in a row to scan again at once because new directories appeared before they were watched."""
 
 _WATCHED_MAX = 2_000
-"""Directories watched; the kernel's default was 8,192 for all of a user's for long."""
+"""Directories watched. 8,192 was long the kernel's default for all watches of a user."""
 
 _OPENINGS_MAX = 3
-"""How often directories may vanish under us before this round does without watches."""
+"""How often directories may vanish while watches are created, before a round does without watches."""
 
 _STEP_MS = 50
 """Changes within this time of each other are taken together."""
@@ -45,9 +45,9 @@ _POLL_MS = 300
 async def watch(settings: Settings, locks: Locks | None = None) -> AsyncGenerator[Scan, None]:
     """Yield a scan at once, and each later one that differs from the one before.
 
-    A new mark differs too: a QEMU started anew on its old path is yielded, and so is a socket that someone
-    touched. What `locks` cannot have for this agent is refused. Close it (`contextlib.aclosing`); cancelled
-    while waiting, it ends within a tenth of a second.
+    A new mark counts as a difference: a scan is yielded when a QEMU has been started again on its path, or a
+    socket was touched. Monitors that `locks` cannot lock for this agent are refused. Close the generator
+    (`contextlib.aclosing`); canceled while waiting, it ends within a tenth of a second.
     """
     look = partial(_look, settings, locks or Locks(None))
     last = await anyio.to_thread.run_sync(look)
@@ -68,7 +68,7 @@ async def watch(settings: Settings, locks: Locks | None = None) -> AsyncGenerato
                 continue
             hurries = 0
             await _wait(watcher, settings)
-            # One change is answered at once; of a stream of them, no more scans than this.
+            # One change leads to a scan at once; a stream of them to no more scans than this.
             await anyio.sleep_until(looked_at_s + settings.gather_s)
         finally:
             watcher.close()
@@ -86,7 +86,7 @@ async def _wait(watcher: "_Watcher", settings: Settings) -> None:
         try:
             await anyio.sleep_forever()
         finally:
-            stop.set()  # a thread cannot be cancelled, but asked
+            stop.set()  # a thread cannot be canceled, only asked to stop
 
     async with anyio.create_task_group() as group:
         group.start_soon(stop_when_cancelled, name="stop the watching thread")
@@ -95,7 +95,7 @@ async def _wait(watcher: "_Watcher", settings: Settings) -> None:
 
 
 class _Watcher:
-    """The kernel's watches on some directories. Made and waited for in worker threads."""
+    """The kernel's watches on some directories. Create it and call `wait` in worker threads."""
 
     def __init__(self, places: Mapping[str, frozenset[str]]) -> None:
         self._places = places
@@ -105,7 +105,7 @@ class _Watcher:
             existing = [directory for directory in places if os.path.isdir(directory)]
             try:
                 self._notify = _open(existing[:_WATCHED_MAX])
-            except FileNotFoundError as error:  # one has vanished since
+            except FileNotFoundError as error:  # one was removed meanwhile
                 self.refused = (_unwatched(existing[0], str(error)),)
             except (OSError, WatchfilesRustInternalError) as error:
                 self.refused = (_unwatched(existing[0], str(error)),)
@@ -131,7 +131,7 @@ class _Watcher:
         return any(matches(part, name) for part in self._places.get(directory, ()))
 
     def close(self) -> None:
-        """Give the watches back."""
+        """Remove the watches."""
         if self._notify is not None:
             self._notify.close()
 
@@ -148,7 +148,7 @@ def _open(directories: list[str]) -> RustNotify:
 
 
 def _unwatched(directory: str, why: str) -> RefusedPath:
-    detail = f"changes here and below are seen at rescans only: {why}; raise fs.inotify.max_user_watches"
+    detail = f"changes here and below are seen only at rescans: {why}; raise fs.inotify.max_user_watches"
     return RefusedPath(directory, RefusedReason.UNWATCHED, detail)
 
 

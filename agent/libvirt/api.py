@@ -1,7 +1,7 @@
-"""The one file that knows libvirt-python: what is called there, and what it raises.
+"""The only module that uses libvirt-python: its calls, and the errors they raise.
 
-Everything here blocks, but for what a handle knows of itself: for the threads of calls.py. Nothing is
-imported before the first connection, since libvirt-python is an extra.
+Everything here blocks, except what a handle knows itself: call it in the threads of calls.py. libvirt-python
+is an extra, so it is imported with the first connection.
 """
 
 import os
@@ -16,15 +16,15 @@ from typing import Any, Protocol
 
 from agent.core.events import LinkEvent, MonitorEvent, MonitorEventKind
 from agent.errors import LibvirtRefused, LibvirtUnreachable, LinkFault
-from agent.libvirt import words
-from agent.libvirt.settings import WAY_TO_GET_IT, owner_of, socket_of, uri_of_socket
+from agent.libvirt import qmp_terms
+from agent.libvirt.targets import NOT_INSTALLED, owner_of, socket_of, uri_of_socket
 
 KEEPALIVE_S, KEEPALIVES = 5, 3
-"""A daemon that does not answer for some 20 s is given up, and with it every call that waits for it."""
+"""After about 20 s without an answer from the daemon the connection ends, and with it every call on it."""
 
 
 class _Handle(Protocol):
-    """A domain as libvirt-python has it."""
+    """A domain of libvirt-python."""
 
     def UUIDString(self) -> str: ...
 
@@ -34,15 +34,15 @@ class Found:
     """A running domain."""
 
     uuid: str
-    id: int  # another one at each start
-    definition: words.Definition
+    id: int  # a new one at each start
+    definition: qmp_terms.Definition
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How one domain is now."""
+    """One domain's definition and run state."""
 
-    definition: words.Definition
+    definition: qmp_terms.Definition
     run_state: str
 
 
@@ -61,7 +61,7 @@ class Connection:
         self._library = library
         self._handle = handle
         self._callbacks: list[int] = []
-        # Nobody else has them: whoever lets go of the last one closes the connection, which may block.
+        # Kept only here: releasing the last handle closes the connection, which may block.
         self._domains: dict[str, Any] = {}
 
     def subscribe(self, subscriber: Subscriber) -> None:
@@ -75,7 +75,7 @@ class Connection:
             subscriber.event(domain.UUIDString(), MonitorEvent(MonitorEventKind.RESET))
 
         def balloon(_conn: object, domain: _Handle, actual_kib: int, _opaque: object) -> None:
-            event = words.balloon_changed(actual_kib)
+            event = qmp_terms.balloon_changed(actual_kib)
             if event is not None:
                 subscriber.event(domain.UUIDString(), event)
 
@@ -83,8 +83,8 @@ class Connection:
             subscriber.event(domain.UUIDString(), MonitorEvent(MonitorEventKind.DEVICE_DELETED))
 
         def closed(_conn: object, reason: int, _opaque: object) -> None:
-            why = {1: "it closed the connection", 2: "it does not answer"}.get(reason, "it has gone")
-            subscriber.closed(why)
+            why = {1: "the daemon closed the connection", 2: "the daemon does not answer"}
+            subscriber.closed(why.get(reason, "the connection ended"))
 
         with self._translating():
             for name, callback in (
@@ -100,11 +100,11 @@ class Connection:
             handle.setKeepAlive(KEEPALIVE_S, KEEPALIVES)
 
     def is_alive(self) -> bool:
-        """Whether the connection is, as far as this end knows."""
+        """Return whether the connection is open, as far as this end knows."""
         return self._handle.isAlive() == 1
 
     def look_around(self, known: Mapping[str, int]) -> tuple[Collection[str], Sequence[Found]]:
-        """Return the uuids of the running domains, and those that are not `known` under their present id."""
+        """Return the uuids of the running domains, and those domains that are not `known` by this id."""
         domains: dict[str, Any] = {}
         new: list[Found] = []
         with self._translating():
@@ -115,32 +115,32 @@ class Connection:
                 continue  # it has just stopped
             if known.get(uuid) != number:
                 try:
-                    definition = words.parse_definition(handle.XMLDesc(0))
+                    definition = qmp_terms.parse_definition(handle.XMLDesc(0))
                 except (self._library.libvirtError, ValueError):
-                    continue  # gone meanwhile, most likely: the next look tells
+                    continue  # most likely gone; the next listing shows
                 new.append(Found(uuid, number, definition))
             domains[uuid] = handle
         self._domains = domains
         return domains.keys(), new
 
     def look(self, path: str, uuid: str) -> Look:
-        """Ask how a domain is. Neither question waits for QEMU."""
+        """Return a domain's definition and run state. Neither call waits for QEMU."""
         with self._translating(path):
             handle = self._domain(path, uuid)
             state, reason = handle.state()
-            if state == words.SHUT_OFF:
-                raise LibvirtUnreachable(path, LinkFault.MISSING, "libvirt says: it is shut off")
+            if state == qmp_terms.SHUT_OFF:
+                raise LibvirtUnreachable(path, LinkFault.MISSING, "libvirt reports the domain as shut off")
             try:
-                definition = words.parse_definition(handle.XMLDesc(0))
+                definition = qmp_terms.parse_definition(handle.XMLDesc(0))
             except ValueError as error:
                 raise LibvirtRefused(f"{path}: {error}") from error
-        return Look(definition, words.run_state(state, reason))
+        return Look(definition, qmp_terms.run_state(state, reason))
 
     def stats(self, uuids: Sequence[str]) -> Mapping[str, Mapping[str, object]]:
-        """Return balloon and state statistics by uuid: one call for all.
+        """Return balloon and state statistics by uuid, in one call.
 
-        NOWAIT: of a domain that somebody else is asking something there is no balloon in it. One whose QEMU
-        does not answer holds up the call; asked again meanwhile, it is such a busy one.
+        NOWAIT: a domain on which another job runs comes without balloon statistics. A QEMU that does not
+        answer holds up the call; in a second call meanwhile its domain is such a busy one.
         """
         library, domains = self._library, self._domains
         groups = library.VIR_DOMAIN_STATS_BALLOON | library.VIR_DOMAIN_STATS_STATE
@@ -164,7 +164,7 @@ class Connection:
         return handle
 
     def close(self) -> None:
-        """Leave. Nothing more is heard."""
+        """Close the connection. No more events come."""
         library, handle = self._library, self._handle
         self._domains = {}
         for step in (
@@ -175,16 +175,16 @@ class Connection:
             try:
                 step()
             except library.libvirtError:
-                continue  # it has ended already
+                continue  # the connection has ended already
 
     @contextmanager
     def _translating(self, path: str = "") -> Generator[None]:
-        """Let what libvirt raises out as an error of ours."""
+        """Turn libvirt's exceptions into the agent's errors."""
         library = self._library
         try:
             yield
         except library.libvirtError as error:
-            said, code = f"libvirt says: {error}", error.get_error_code()
+            said, code = f"libvirt: {error}", error.get_error_code()
             if code in (library.VIR_ERR_NO_DOMAIN, library.VIR_ERR_OPERATION_INVALID):
                 raise LibvirtUnreachable(path, LinkFault.MISSING, said) from error
             if not self.is_alive():
@@ -193,7 +193,7 @@ class Connection:
 
 
 def open_connection(place: str, *, read_only: bool) -> Connection:
-    """Connect to a libvirt: its URI, or the path of its socket.
+    """Connect to a libvirt, given its URI or the path of its socket.
 
     Raises:
         LibvirtUnreachable: DISCONNECTED.
@@ -201,30 +201,33 @@ def open_connection(place: str, *, read_only: bool) -> Connection:
     try:
         library = _library()
     except ImportError as error:
-        raise LibvirtUnreachable(place, LinkFault.DISCONNECTED, WAY_TO_GET_IT) from error
+        raise LibvirtUnreachable(place, LinkFault.DISCONNECTED, NOT_INSTALLED) from error
     uri = place if "://" in place else uri_of_socket(place, owner_of(place))
     try:
-        with _Reached(uri) as reached:
-            handle = library.openReadOnly(reached.uri) if read_only else library.open(reached.uri)
+        with _ShortPath(uri) as short:
+            handle = library.openReadOnly(short.uri) if read_only else library.open(short.uri)
     except (library.libvirtError, OSError) as error:
-        said = _NEAR.sub("", f"no connection to libvirt: {error}")
+        said = _DESCRIPTOR_PATH.sub("", f"no connection to libvirt: {error}")
         if "user record" in said or "group record" in said:
-            said += ": its daemon takes only clients whose ids it can name; be nobody there (65534), or root"
+            said += (
+                ": the daemon accepts only clients whose user and group it can look up; run the agent as a"
+                " user that exists there, as nobody (65534), or as root"
+            )
         raise LibvirtUnreachable(place, LinkFault.DISCONNECTED, said) from error
     return Connection(library, handle)
 
 
-_NEAR = re.compile(r"/proc/self/fd/[0-9]+/")
+_DESCRIPTOR_PATH = re.compile(r"/proc/self/fd/[0-9]+/")
 
 
-class _Reached:
-    """A URI whose socket is near: libvirt refuses a path over 107 bytes, and KubeVirt's are longer."""
+class _ShortPath:
+    """A URI with a short socket path: libvirt refuses paths over 107 bytes, and KubeVirt's are longer."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self._descriptor: int | None = None
 
-    def __enter__(self) -> "_Reached":
+    def __enter__(self) -> "_ShortPath":
         socket = socket_of(self.uri)
         if socket is not None and len(socket.encode()) > 107:
             folder, name = os.path.split(socket)
@@ -239,9 +242,9 @@ class _Reached:
 
 @cache
 def _library() -> Any:
-    """Return libvirt-python, its event loop running: one for the process, as libvirt has it."""
+    """Return libvirt-python with its event loop running; libvirt has one event loop for the process."""
     library: Any = import_module("libvirt")
-    library.registerErrorHandler(_silent, None)  # else it writes every error to stderr
+    library.registerErrorHandler(_silent, None)  # the default writes every error to stderr
     library.virEventRegisterDefaultImpl()
     run: Callable[[], object] = library.virEventRunDefaultImpl
 

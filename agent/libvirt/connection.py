@@ -21,7 +21,7 @@ from agent.core.events import LinkEvent
 from agent.core.reading import SocketMark
 from agent.core.reconnecting import Opening, Reconnecting
 from agent.errors import Declined, LibvirtUnreachable, LinkFault
-from agent.libvirt import api, words
+from agent.libvirt import api, qmp_terms
 from agent.libvirt.api import Found, Look
 from agent.libvirt.calls import Caller
 from agent.libvirt.link import DomainLink
@@ -32,34 +32,34 @@ T = TypeVar("T")
 
 log = structlog.get_logger("barograph.libvirt")
 
-MEETINGS_AT_ONCE = 2
-"""Domains met at the same time. The daemon works on five calls of one client at a time: readings have the
-others, also when hundreds of domains are looked at for the first time."""
+INTRODUCTIONS_AT_ONCE = 2
+"""Domains introduced at the same time. The daemon works on five calls of one client at a time; the others are
+left to readings, also while hundreds of domains are introduced."""
 
-WHY_COMES_WITHIN_S = 0.1
-"""An answer may say that a domain has ended before the event comes that says why."""
+REASON_WITHIN_S = 0.1
+"""An answer may show that a domain has ended before the event arrives that has the reason."""
 
-WAIT_FOR_IT_S = 240.0
-"""A link waits so long for the connection at a time; the core gives an opening up after 300 s."""
+WAIT_FOR_CONNECTION_S = 240.0
+"""How long a link waits for the connection; the core gives up opening one after 300 s."""
 
-_HAS_LEFT = "its libvirt is not there any more"
-_OTHER_AGENT = "another agent on this host watches it: name it in one of them only, or stop one"
+_REMOVED = "its libvirt is no longer there"
+_OTHER_AGENT = "another agent on this host watches it: configure it in only one of them, or stop one"
 
 
 class Locks(Protocol):
-    """Keeps other agents of this host from the same libvirt."""
+    """Locks against other agents on this host."""
 
     def take(self, uri: str) -> bool:
-        """Take a libvirt; return whether this agent has it for itself."""
+        """Lock a libvirt; return whether this agent has it for itself."""
         ...
 
     def let_go(self, uri: str) -> None:
-        """Let go of it."""
+        """Unlock it."""
         ...
 
 
 class KeptConnection:
-    """A libvirt, connected or being connected to. Owned by the event loop's thread."""
+    """A libvirt and the connection to it, which is made again when lost. Owned by the event loop's thread."""
 
     def __init__(
         self,
@@ -72,16 +72,16 @@ class KeptConnection:
         on_change: Callable[[], None],
         locks: Locks | None = None,
     ) -> None:
-        """Make it.
+        """Create it; `keep` connects.
 
         Args:
-            uri: where.
-            boot_mark: tells this boot of the host from others.
-            read_only: whether it is a read-only connection.
+            uri: of the libvirt.
+            boot_mark: identifies this boot of the host.
+            read_only: whether the connection is read-only.
             rescan_s: how often domains are listed again.
-            counters: what is counted.
-            on_change: told when domains come or go, or the connection does.
-            locks: taken before it is connected to; `None`: others may have it too.
+            counters: the agent's own metrics.
+            on_change: called when domains start or stop, or the connection is made or lost.
+            locks: taken before connecting; `None`: other agents may use it too.
         """
         self.uri = uri
         self.read_only = read_only
@@ -95,7 +95,7 @@ class KeptConnection:
         self._on_change = on_change
         self._locks = locks
         self._caller = Caller("libvirt calls", self._late)
-        self._meetings = anyio.CapacityLimiter(MEETINGS_AT_ONCE)
+        self._introductions = anyio.CapacityLimiter(INTRODUCTIONS_AT_ONCE)
         self._domains: dict[str, Found] = {}
         self._links: dict[str, DomainLink] = {}
         self._why_ended: dict[str, str] = {}
@@ -109,7 +109,7 @@ class KeptConnection:
         self._rescan = anyio.Event()
 
     def domains(self) -> Mapping[Domain, tuple[SocketMark, Mapping[str, str]]]:
-        """The domains by address, each with what recognises its process and what its platform calls it."""
+        """Return the domains by address, each with the mark of its process and its labels."""
         return {
             Domain(self.uri, uuid): (self._mark(found), found.definition.labels)
             for uuid, found in self._domains.items()
@@ -119,7 +119,7 @@ class KeptConnection:
         return SocketMark(self._boot_mark, found.id, 0)
 
     async def keep(self) -> None:
-        """Connect, and connect again, until cancelled."""
+        """Connect, and reconnect whenever the connection is lost, until canceled."""
         try:
             while True:
                 begun_s = anyio.current_time()
@@ -142,12 +142,12 @@ class KeptConnection:
                 self._locks.let_go(self.uri)
             self._caller.close()
             for link in self._links.values():
-                link.end(LinkFault.MISSING, _HAS_LEFT)
-            self._up.set()  # nobody waits for it any more
+                link.end(LinkFault.MISSING, _REMOVED)
+            self._up.set()  # links that wait for it end
 
     async def _connect(self) -> tuple[api.Connection, Readings]:
-        # No deadline: an attempt at a daemon that is stopped ends when that goes on, and must not be one of
-        # many.
+        # Without a deadline: an attempt at a stopped daemon ends when the daemon continues, and there must
+        # not be many of them.
         opened = await self._caller.call(partial(api.open_connection, self.uri, read_only=self.read_only))
         try:
             self._lost, self._rescan = anyio.Event(), anyio.Event()
@@ -158,7 +158,7 @@ class KeptConnection:
             self._drop()
             raise
         self._counters.add(Count.LIBVIRT_CONNECTIONS)
-        log.info("libvirt", uri=self.uri, domains=len(self._domains), read_only=self.read_only)
+        log.info("libvirt connected", uri=self.uri, domains=len(self._domains), read_only=self.read_only)
         self.problem = None
         self._readings = readings = Readings(opened, self._caller, self._counters)
         self._reconnecting = reconnecting.connected(self._reconnecting)
@@ -178,7 +178,7 @@ class KeptConnection:
 
     async def _end_when_clogged(self, readings: Readings) -> None:
         await readings.clogged.wait()
-        self.lose("it does not answer: too many calls have been given up")
+        self.lose("the daemon does not answer: too many calls have timed out")
 
     async def _follow(self, connection: api.Connection) -> None:
         while True:
@@ -197,11 +197,11 @@ class KeptConnection:
         running, new = await self._call(partial(connection.look_around, known))
         before = {uuid: found.id for uuid, found in self._domains.items()}
         for uuid in self._domains.keys() - set(running):
-            self._stopped(uuid, "libvirt has it among the running ones no more")
+            self._stopped(uuid, "libvirt no longer lists it as running")
         for found in new:
             link = self._links.get(found.uuid)
             if link is not None and link.found.id != found.id:
-                link.end(LinkFault.MISSING, "libvirt has started it anew")
+                link.end(LinkFault.MISSING, "libvirt has started it again")
             self._domains[found.uuid] = found
             self._why_ended.pop(found.uuid, None)
         if before != {uuid: found.id for uuid, found in self._domains.items()}:
@@ -211,15 +211,15 @@ class KeptConnection:
         """End the links: there is no connection any more, or there was none."""
         self._reconnecting = reconnecting.lost(self._reconnecting, lasted_ns=lasted_ns, links=self._links)
         if self.problem is None:
-            log.warning("libvirt lost", uri=self.uri, problem=why)
+            log.warning("libvirt connection lost", uri=self.uri, problem=why)
         elif why != self.problem:
-            log.warning("libvirt", uri=self.uri, problem=why)
+            log.warning("libvirt unavailable", uri=self.uri, problem=why)
         was_up, self.problem = self.problem is None, why
         self._drop()
         if self._up.is_set():
             self._up = anyio.Event()
         for link in self._links.values():
-            link.end(LinkFault.DISCONNECTED, f"{self.uri}: {why}; the VM may go on")
+            link.end(LinkFault.DISCONNECTED, f"{self.uri}: {why}; the VM may still be running")
         self.tried.set()
         if was_up:
             self._on_change()
@@ -227,25 +227,25 @@ class KeptConnection:
     def _drop(self) -> None:
         connection, self._connection, self._readings = self._connection, None, None
         if connection is not None:
-            self._caller.begin(connection.close)  # it may block for as long as the daemon does
+            self._caller.begin(connection.close)  # it may block as long as the daemon does
 
-    # --- what its links ask ---
+    # --- for its links ---
 
     @asynccontextmanager
     async def open_link(self, domain: Domain) -> AsyncGenerator[DomainLink, None]:
-        """Return a link to a running domain, ended with the block.
+        """Open a link to a running domain; it is closed at the end of the block.
 
         Raises:
-            LibvirtUnreachable: DISCONNECTED; MISSING: no such domain runs; PROTOCOL: what libvirt says of it
-                cannot be understood.
+            LibvirtUnreachable: DISCONNECTED; MISSING: no such domain is running; PROTOCOL: its definition
+                cannot be parsed.
         """
         path, uuid = str(domain), domain.uuid
         self._reconnecting, opening = reconnecting.open_link(self._reconnecting, uuid)
         if opening is Opening.WAIT:
-            with anyio.move_on_after(WAIT_FOR_IT_S):
+            with anyio.move_on_after(WAIT_FOR_CONNECTION_S):
                 await self._up.wait()
         if self._ended:
-            raise LibvirtUnreachable(path, LinkFault.MISSING, _HAS_LEFT)
+            raise LibvirtUnreachable(path, LinkFault.MISSING, _REMOVED)
         if opening is Opening.FAIL or not self._up.is_set():
             raise self._disconnected(path)
         found = self._domains.get(uuid)
@@ -255,9 +255,9 @@ class KeptConnection:
         link = DomainLink(path, self._mark(found), found, self)
         self._links[uuid] = link
         try:
-            async with self._meetings:
+            async with self._introductions:
                 try:
-                    await link.meet()
+                    await link.prepare()
                 except Declined as error:
                     raise LibvirtUnreachable(path, LinkFault.PROTOCOL, str(error)) from error
             yield link
@@ -269,18 +269,18 @@ class KeptConnection:
 
     def _disconnected(self, path: str) -> LibvirtUnreachable:
         return LibvirtUnreachable(
-            path, LinkFault.DISCONNECTED, f"{self.uri}: {self.problem}; the VM may go on"
+            path, LinkFault.DISCONNECTED, f"{self.uri}: {self.problem}; the VM may still be running"
         )
 
     async def look(self, path: str, found: Found) -> Look:
-        """Ask how a domain is."""
+        """Return a domain's definition and run state."""
         connection = self._connected(path)
         try:
             return await self._call(partial(connection.look, path, found.uuid))
         except LibvirtUnreachable as error:
             if error.fault is not LinkFault.MISSING:
                 raise
-            await anyio.sleep(WHY_COMES_WITHIN_S)
+            await anyio.sleep(REASON_WITHIN_S)
             why = self._why_ended.get(found.uuid, error.detail)
             raise LibvirtUnreachable(path, LinkFault.MISSING, why) from error
 
@@ -290,7 +290,7 @@ class KeptConnection:
         await self._call(partial(connection.set_period, path, found.uuid, period_s))
 
     def read(self, request: Request) -> None:
-        """Have a reading made, with others."""
+        """Add a reading to the next bulk call."""
         if self._readings is not None:
             self._readings.ask(request)
 
@@ -308,16 +308,16 @@ class KeptConnection:
         if self._readings is not None:
             self._readings.late_one_returned()
 
-    # --- what is heard ---
+    # --- events ---
 
     def lifecycle(self, uuid: str, event: int, detail: int) -> None:
-        """A domain came, went, or runs otherwise."""
-        if event == words.STOPPED:
-            self._stopped(uuid, words.why_it_ended(detail))
+        """Take in a lifecycle event: a domain has started, stopped, or changed its run state."""
+        if event == qmp_terms.STOPPED:
+            self._stopped(uuid, qmp_terms.why_it_ended(detail))
             self._on_change()
-        elif (known := words.lifecycle(event, detail)) is not None:
+        elif (known := qmp_terms.lifecycle(event, detail)) is not None:
             self.event(uuid, known)
-        elif event == words.STARTED:
+        elif event == qmp_terms.STARTED:
             self._rescan.set()
 
     def event(self, uuid: str, event: LinkEvent) -> None:
@@ -327,7 +327,7 @@ class KeptConnection:
             link.put(event)
 
     def lose(self, why: str) -> None:
-        """The connection has ended, or is of no use any more."""
+        """Give up the connection: it has ended, or is unusable."""
         self._why_lost = why
         self._lost.set()
 
@@ -358,5 +358,5 @@ class _EventForwarder:
         self._hand_on(self._connection.lose, why)
 
     def _hand_on(self, function: Callable[..., None], *args: object) -> None:
-        with suppress(RuntimeError):  # the loop has ended: nobody listens any more
+        with suppress(RuntimeError):  # the event loop has ended
             anyio.from_thread.run_sync(partial(function, *args), token=self._token)

@@ -1,4 +1,4 @@
-"""All libvirts of this host: those that are named, and those whose sockets a glob matches."""
+"""All libvirts of this host: those configured by URI, and those whose sockets match a glob."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -15,16 +15,16 @@ from agent.core.reading import IntervalPolicy, SocketMark
 from agent.errors import LibvirtUnreachable, LinkFault
 from agent.libvirt.connection import KeptConnection, Locks
 from agent.libvirt.link import DomainLink
-from agent.libvirt.settings import Place, Settings, owner_of, uri_of_socket
+from agent.libvirt.targets import Place, Settings, owner_of, uri_of_socket
 from agent.telemetry import Counters
 
 FIRST_ATTEMPT_S = 5.0
-"""So long the first answer is waited for before a libvirt is one that is away."""
+"""How long to wait for the first answer before a libvirt counts as unavailable."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunningDomain:
-    """A running domain, to be watched."""
+    """A running domain to watch."""
 
     address: Domain
     mark: SocketMark
@@ -33,10 +33,10 @@ class RunningDomain:
 
 
 class Connections:
-    """Made on the event loop; runs until cancelled."""
+    """The connections to all libvirts. Create it on the event loop; `run` keeps them until canceled."""
 
     def __init__(self, settings: Settings, counters: Counters, locks: Locks | None = None) -> None:
-        """Make it; `locks` keep other agents from what is kept, and not from what is asked once."""
+        """Create it; `locks` apply to the connections that are kept, not to those used once."""
         self._settings = settings
         self._counters = counters
         self._locks = locks
@@ -45,7 +45,7 @@ class Connections:
         self._group: TaskGroup
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Keep all connections."""
+        """Keep all connections, until canceled."""
         async with anyio.create_task_group() as self._group:
             for place in self._settings.places:
                 if place.uri is not None:
@@ -54,7 +54,7 @@ class Connections:
             await anyio.sleep_forever()
 
     def see_sockets(self, sockets: Mapping[str, Place]) -> None:
-        """Keep a connection to each of these sockets, and to no other that was seen before."""
+        """Connect to each of these sockets, and disconnect from those seen before and missing now."""
         named = {place.uri for place in self._settings.places}
         seen = {uri_of_socket(path, owner_of(path)): place for path, place in sockets.items()}
         for uri in self._kept.keys() - seen.keys() - named:
@@ -94,18 +94,18 @@ class Connections:
         self._changed.set()
 
     async def changed(self) -> None:
-        """Return once domains have come or gone since this was called last."""
+        """Return once domains have started or stopped since the last call."""
         await self._changed.wait()
         self._changed = anyio.Event()
 
     async def tried(self) -> None:
-        """Return once each libvirt has answered or not, for the first time."""
+        """Return once the first attempt to connect to each libvirt has ended, or taken too long."""
         with anyio.move_on_after(FIRST_ATTEMPT_S):
             for connection, _, _ in list(self._kept.values()):
                 await connection.tried.wait()
 
     def domains(self) -> Sequence[RunningDomain]:
-        """The running domains of all, by address; of those that are away, the ones known."""
+        """Return the running domains of all libvirts, by address; of an unavailable one, those last known."""
         found = [
             RunningDomain(address, mark, labels, policy)
             for connection, policy, _ in self._kept.values()
@@ -115,7 +115,7 @@ class Connections:
 
     @property
     def problems(self) -> Mapping[str, str]:
-        """Why a libvirt is away, by URI."""
+        """Why a libvirt is unavailable, by URI."""
         return {
             uri: connection.problem
             for uri, (connection, _, _) in self._kept.items()
@@ -134,13 +134,13 @@ class Connections:
         """
         kept = self._kept.get(domain.uri)
         if kept is None:
-            raise LibvirtUnreachable(str(domain), LinkFault.MISSING, "its libvirt is not there any more")
+            raise LibvirtUnreachable(str(domain), LinkFault.MISSING, "its libvirt is no longer there")
         async with kept[0].open_link(domain) as link:
             yield link
 
     @asynccontextmanager
     async def open_to_write(self, domain: Domain) -> AsyncGenerator[DomainLink, None]:
-        """The same to change it, also at a libvirt that is not kept, or kept read-only.
+        """Open a link that may write, also at a libvirt without a connection or with a read-only one.
 
         Raises:
             LibvirtUnreachable: MISSING, DISCONNECTED.
@@ -154,7 +154,7 @@ class Connections:
             yield link
 
     def open_to_read(self, domain: Domain) -> AbstractAsyncContextManager[DomainLink]:
-        """The same at a libvirt that is not kept, without being able to change anything."""
+        """Open a read-only link at a libvirt without a connection."""
         return self._open_once(domain, read_only=True)
 
     @asynccontextmanager
@@ -174,6 +174,6 @@ class Connections:
 
 @cache
 def boot_mark() -> int:
-    """Return a number that this boot of the host has alone."""
+    """Return a number that identifies this boot of the host."""
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_bytes()
     return int.from_bytes(blake2b(boot_id, digest_size=7).digest(), "big")

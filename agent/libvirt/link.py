@@ -14,8 +14,8 @@ from agent.libvirt.api import Found, Look
 from agent.libvirt.readings import Request
 
 
-class Asked(Protocol):
-    """What a link asks of its connection."""
+class DomainCalls(Protocol):
+    """What a link needs of its connection."""
 
     async def look(self, path: str, found: Found) -> Look: ...
     async def set_period(self, path: str, found: Found, period_s: int) -> None: ...
@@ -25,7 +25,7 @@ class Asked(Protocol):
 class DomainLink:
     """A link to one running domain. Made by `open_link`; ends with the connection."""
 
-    def __init__(self, path: str, mark: SocketMark, found: Found, connection: Asked) -> None:
+    def __init__(self, path: str, mark: SocketMark, found: Found, connection: DomainCalls) -> None:
         self.path = path
         self.mark = mark
         self.found = found
@@ -36,7 +36,7 @@ class DomainLink:
         self._run_state: str | None = None
         self._first_look: Look | None = None
 
-    async def meet(self) -> None:
+    async def prepare(self) -> None:
         """Look at the domain before `introduce`: here it may wait its turn, there it has a deadline."""
         self._first_look = await self._look()
 

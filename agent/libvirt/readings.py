@@ -11,7 +11,7 @@ from agent.core import bulk_reading
 from agent.core.bulk_reading import CLOGGED_AFTER_NS, GATHER_NS, TOGETHER_MAX, AskAgain, Patience
 from agent.core.reading import Reading
 from agent.errors import Declined, LibvirtRefused, LibvirtUnreachable
-from agent.libvirt import words
+from agent.libvirt import qmp_terms
 from agent.libvirt.api import Connection
 from agent.libvirt.calls import Caller
 from agent.telemetry import Count, Counters
@@ -140,9 +140,9 @@ class Readings:
         answered: set[str] = set()
         for request in batch:
             found = stats.get(request.uuid, {})
-            if (state := words.run_state_in(found)) is not None:
+            if (state := qmp_terms.run_state_in(found)) is not None:
                 request.take_run_state(state)
-            answer = words.guest_stats(found)
+            answer = qmp_terms.guest_stats(found)
             if answer is not None:
                 request.take(decode_guest_stats(answer))
                 answered.add(request.uuid)

@@ -9,7 +9,7 @@ from anyio.abc import TaskGroup
 from agent.core.reading import Access
 from agent.discovery.scan import Scan, Seen
 from agent.libvirt.connections import Connections
-from agent.libvirt.settings import Place
+from agent.libvirt.targets import Place
 
 GATHER_S = 0.02
 """Domains that come within this time are taken together: a host that starts its VMs tells of each."""

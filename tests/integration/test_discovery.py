@@ -13,8 +13,8 @@ from pathlib import Path
 import anyio
 import pytest
 
+from agent.discovery.globs import MonitorGlob, Settings
 from agent.discovery.scan import RefusedReason, Scan
-from agent.discovery.settings import MonitorGlob, Settings
 from agent.discovery.watch import watch
 
 QEMU = shutil.which("qemu-system-x86_64")

@@ -35,7 +35,7 @@ def test_a_libvirt_daemon_is_a_uri_a_glob_or_a_section(
     [
         ("[{policy: observe}]", "libvirt[0]", "needs exactly one of uri and sockets"),
         ("[{uri: 'qemu:///system', sockets: /a}]", "libvirt[0]", "needs exactly one of uri and sockets"),
-        ("[xen:///system]", "libvirt[0].uri", "does not name QEMU's driver"),
+        ("[xen:///system]", "libvirt[0].uri", "is not a URI of the QEMU driver"),
         ("[{url: 'qemu:///system'}]", "libvirt[0].url", "did you mean libvirt[].uri?"),
         ("[qemu:///system, qemu:///system]", "libvirt", "is listed 2 times"),
         ("[qemu:///system]", "libvirt", "pip install 'barograph[libvirt]'"),

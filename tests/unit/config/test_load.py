@@ -9,7 +9,7 @@ from agent.config.settings import SPREAD_NS
 from agent.contract.encode import Mode
 from agent.core.poller import PollSettings
 from agent.core.reading import Access, IntervalPolicy
-from agent.discovery.settings import MonitorGlob
+from agent.discovery.globs import MonitorGlob
 from agent.errors import ConfigError
 from agent.qmp.link import Settings as QmpSettings
 from agent.sinks import kafka_settings, otlp_settings

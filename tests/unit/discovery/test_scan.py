@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from agent.core.reading import Access
+from agent.discovery.globs import MonitorGlob, Settings
 from agent.discovery.scan import RefusedReason, Scan, scan
-from agent.discovery.settings import MonitorGlob, Settings
 
 NOBODY = 65534
 

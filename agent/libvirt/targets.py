@@ -1,4 +1,4 @@
-"""What users say about where libvirt is, as values."""
+"""The libvirts to connect to: settings, and the URIs of sockets."""
 
 import os
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from agent.core.reading import IntervalPolicy
 
-WAY_TO_GET_IT = "libvirt-python is not installed: pip install 'barograph[libvirt]'"
+NOT_INSTALLED = "libvirt-python is not installed: pip install 'barograph[libvirt]'"
 
 _SCHEMES = ("qemu", "qemu+unix", "test")
 _DAEMONS = ("/system", "/session")
@@ -15,25 +15,25 @@ _DAEMONS = ("/system", "/session")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One libvirt, or as many as sockets match. One of `uri` and `sockets` is given."""
+    """One libvirt, or all whose sockets match. Exactly one of `uri` and `sockets` is set."""
 
     uri: str | None = None
     sockets: str | None = None  # a glob, as for monitors
-    # Who decides the intervals of its domains. OBSERVE: the connection is a read-only one.
+    # For the intervals of its domains. OBSERVE: the connection is read-only.
     policy: IntervalPolicy = IntervalPolicy.FILL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Where libvirt is, and how it is talked to."""
+    """Which libvirts to connect to, and how often to list their domains."""
 
     places: tuple[Place, ...]
-    # A domain that came or went unheard is found by then.
+    # How often domains are listed again, in case an event was missed.
     rescan_s: float = 10.0
 
 
 def mistakes(uri: str) -> Iterator[str]:
-    """Yield what is wrong with a URI, each with the way out; nothing: it can be used.
+    """Yield what is wrong with a URI and what to do; nothing: it can be used.
 
     Source: libvirt, docs/uri.rst.
     """
@@ -41,36 +41,36 @@ def mistakes(uri: str) -> Iterator[str]:
     try:
         parts = urlsplit(uri)
     except ValueError as error:
-        yield f"{uri!r} is not a URI ({error}): {example}"
+        yield f"{uri!r} is not a URI ({error}); {example}"
         return
     if parts.scheme not in _SCHEMES:
-        yield f"{uri!r} does not name QEMU's driver of a libvirt on this host: {example}"
+        yield f"{uri!r} is not a URI of the QEMU driver on this host; {example}"
     elif parts.netloc:
-        yield f"{uri!r} names another host: one agent per hypervisor; {example}"
+        yield f"{uri!r} names another host: run an agent there; {example}"
     elif parts.scheme != "test" and parts.path not in _DAEMONS:
-        yield f"{uri!r} names neither /system nor /session: {example}"
+        yield f"{uri!r} has neither the path /system nor /session; {example}"
     elif parts.fragment or "#" in uri:
-        yield f"{uri!r} has a fragment: end it before the #"
+        yield f"{uri!r} has a fragment: remove it, from the # on"
     elif any(not each.startswith("/") for each in parse_qs(parts.query).get("socket", ())):
-        yield f"{uri!r} names a socket that is not an absolute path: {example}"
+        yield f"{uri!r} has a socket that is not an absolute path; {example}"
 
 
 def uri_of_socket(path: str, owner_id: int) -> str:
     """Return the URI of the libvirt behind a socket.
 
-    A daemon of root's is `system`, one of another user's `session` (libvirt, qemu_driver.c,
-    qemuConnectURICheck); it makes its socket itself, so whose the socket is tells.
+    root's daemon is `system`, another user's is `session` (libvirt, qemu_driver.c, qemuConnectURICheck). The
+    daemon creates its socket itself, so the socket's owner is the daemon's user.
     """
     return f"qemu+unix:///{'session' if owner_id else 'system'}?socket={path}"
 
 
 def socket_of(uri: str) -> str | None:
-    """Return the socket that a URI names."""
+    """Return the socket in a URI; `None`: it has none."""
     return next(iter(parse_qs(urlsplit(uri).query).get("socket", ())), None)
 
 
 def owner_of(path: str) -> int:
-    """Return the id of the user whose the socket is; 0 where it has just gone."""
+    """Return the id of the user who owns the socket; 0 if it has just been removed."""
     try:
         return os.stat(path).st_uid
     except OSError:

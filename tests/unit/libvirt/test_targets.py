@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent.libvirt.settings import mistakes, socket_of, uri_of_socket
+from agent.libvirt.targets import mistakes, socket_of, uri_of_socket
 
 VOLUMES = "/var/lib/kubelet/pods/5f0c1a52-7e0b-4a35-9d3f-2f4a0f9c5b11/volumes"
 LONG = f"{VOLUMES}/kubernetes.io~empty-dir/libvirt-runtime"
@@ -18,10 +18,10 @@ def test_a_libvirt_of_this_host_can_be_used(uri: str) -> None:
 @pytest.mark.parametrize(
     ("uri", "said"),
     [
-        ("xen:///system", "does not name QEMU's driver"),
-        ("qemu+ssh://root@other/system", "does not name QEMU's driver"),
+        ("xen:///system", "is not a URI of the QEMU driver"),
+        ("qemu+ssh://root@other/system", "is not a URI of the QEMU driver"),
         ("qemu://other/system", "names another host"),
-        ("qemu:///", "neither /system nor /session"),
+        ("qemu:///", "neither the path /system nor /session"),
         ("qemu:///system#5f0c", "has a fragment"),
         ("qemu+unix:///system?socket=libvirt-sock", "not an absolute path"),
     ],

@@ -1,10 +1,10 @@
-"""libvirt's words made QEMU's."""
+"""What libvirt reports, in QEMU's terms."""
 
 import pytest
 
 from agent.contract.decode import decode_guest_stats
 from agent.core.reading import Reading
-from agent.libvirt import words
+from agent.libvirt import qmp_terms
 
 XML = """<domain type='kvm' id='7'><name>{name}</name><uuid>5f0c1a52-7e0b-4a35-9d3f-2f4a0f9c5b11</uuid>
 <metadata>{metadata}</metadata><memory unit='KiB'>1048576</memory>
@@ -39,7 +39,7 @@ def test_sizes_are_bytes_and_counts_are_counts_under_qemus_names() -> None:
         "balloon.last-update": 1795404146,
     }
 
-    reading = decode_guest_stats(words.guest_stats(stats))
+    reading = decode_guest_stats(qmp_terms.guest_stats(stats))
 
     assert reading == Reading(
         1795404146,
@@ -58,12 +58,12 @@ def test_sizes_are_bytes_and_counts_are_counts_under_qemus_names() -> None:
 
 
 def test_a_busy_domain_is_none_and_one_that_gave_nothing_yet_has_no_statistics() -> None:
-    assert words.guest_stats({"balloon.current": 1, "balloon.maximum": 1}) is None
-    assert words.guest_stats({"balloon.last-update": 0}) == {"last-update": 0, "stats": {}}
+    assert qmp_terms.guest_stats({"balloon.current": 1, "balloon.maximum": 1}) is None
+    assert qmp_terms.guest_stats({"balloon.last-update": 0}) == {"last-update": 0, "stats": {}}
 
 
 def test_what_is_no_integer_is_left_to_the_decoder_which_refuses_it() -> None:
-    reading = decode_guest_stats(words.guest_stats({"balloon.last-update": "soon"}))
+    reading = decode_guest_stats(qmp_terms.guest_stats({"balloon.last-update": "soon"}))
 
     assert not isinstance(reading, Reading)
 
@@ -85,21 +85,21 @@ def test_what_is_no_integer_is_left_to_the_decoder_which_refuses_it() -> None:
     ],
 )
 def test_a_run_state_is_qemus_word_where_there_is_one(state: int, reason: int, word: str) -> None:
-    assert words.run_state(state, reason) == word
-    assert words.run_state_in({"state.state": state, "state.reason": reason}) == word
+    assert qmp_terms.run_state(state, reason) == word
+    assert qmp_terms.run_state_in({"state.state": state, "state.reason": reason}) == word
 
 
 def test_a_definition_tells_the_balloon_its_period_and_its_size() -> None:
-    found = words.parse_definition(xml())
+    found = qmp_terms.parse_definition(xml())
 
     assert (found.uuid, found.name) == ("5f0c1a52-7e0b-4a35-9d3f-2f4a0f9c5b11", "g")
     assert (found.balloon, found.period_s, found.actual_bytes) == ("balloon0", 10, 512 << 20)
 
 
 def test_without_statistics_the_period_is_0_and_without_a_virtio_balloon_there_is_none() -> None:
-    off = words.parse_definition(xml(balloon="<memballoon model='virtio-non-transitional'/>"))
-    none = words.parse_definition(xml(balloon="<memballoon model='none'/>"))
-    xen = words.parse_definition(xml(balloon="<memballoon model='xen'/>"))
+    off = qmp_terms.parse_definition(xml(balloon="<memballoon model='virtio-non-transitional'/>"))
+    none = qmp_terms.parse_definition(xml(balloon="<memballoon model='none'/>"))
+    xen = qmp_terms.parse_definition(xml(balloon="<memballoon model='xen'/>"))
 
     assert (off.balloon, off.period_s) == ("virtio-non-transitional", 0)
     assert (none.balloon, none.period_s, none.actual_bytes) == (None, None, None)
@@ -107,19 +107,19 @@ def test_without_statistics_the_period_is_0_and_without_a_virtio_balloon_there_i
 
 
 def test_nova_says_the_instances_name_and_its_project() -> None:
-    found = words.parse_definition(xml("instance-0000002a", NOVA))
+    found = qmp_terms.parse_definition(xml("instance-0000002a", NOVA))
 
     assert found.labels == {"nova_instance_name": "web & co", "nova_project_name": "shop"}
 
 
 def test_kubevirt_has_namespace_and_vmi_in_the_domains_name() -> None:
-    found = words.parse_definition(xml("shop_web_3", KUBEVIRT))
+    found = qmp_terms.parse_definition(xml("shop_web_3", KUBEVIRT))
 
     assert found.labels == {"kubevirt_namespace": "shop", "kubevirt_vmi_name": "web_3"}
-    assert words.parse_definition(xml("shop_web")).labels == {}
+    assert qmp_terms.parse_definition(xml("shop_web")).labels == {}
 
 
 @pytest.mark.parametrize("bad", ["", "<domain>", "<!DOCTYPE x [<!ENTITY a 'b'>]><domain/>"])
 def test_what_is_no_definition_is_refused(bad: str) -> None:
     with pytest.raises(ValueError, match="XML"):
-        words.parse_definition(bad)
+        qmp_terms.parse_definition(bad)

@@ -1,6 +1,6 @@
-"""From libvirt's words to QEMU's, so that a domain is judged as any other VM. Pure.
+"""Translate what libvirt reports into QEMU's terms, so that a domain is handled like any other VM. Pure.
 
-Numbers stand for libvirt's constants: they are its ABI, and this file is read where libvirt is not installed.
+The numbers are libvirt's constants: they are its ABI, and this module must load without libvirt.
 Sources: libvirt include/libvirt/libvirt-domain.h; docs/formatdomain.rst; src/libvirt-domain.c on
 virConnectGetAllDomainStats.
 """
@@ -16,18 +16,18 @@ _RUNNING, _BLOCKED, _PAUSED, _SHUTTING_DOWN, SHUT_OFF, _CRASHED, _SUSPENDED = ra
 
 _STATES = {
     _RUNNING: "running",
-    _BLOCKED: "running",  # by its CPU: it runs
+    _BLOCKED: "running",  # on a CPU: the VM runs
     _SHUTTING_DOWN: "shutdown",
     SHUT_OFF: "shutoff",
     _CRASHED: "guest-panicked",
     _SUSPENDED: "suspended",
 }
 
-# QEMU's word where libvirt's means the same; else libvirt's own, as virsh shows it.
+# QEMU's term where libvirt's means the same; else libvirt's own, as virsh shows it.
 _PAUSED_FOR = {
     0: "paused",
     1: "paused",
-    2: "migration",  # here or away: QEMU says inmigrate or finish-migrate, and libvirt does not say which
+    2: "migration",  # in or out: libvirt does not distinguish QEMU's inmigrate and finish-migrate
     3: "save-vm",
     4: "dump",
     5: "io-error",
@@ -80,14 +80,14 @@ def run_state(state: int, reason: int) -> str:
 
 
 def run_state_in(stats: Mapping[str, object]) -> str | None:
-    """Return the same from bulk statistics; `None`: they do not say."""
+    """Return the run state in bulk statistics; `None`: they have none."""
     state, reason = stats.get("state.state"), stats.get("state.reason")
     return run_state(state, reason) if isinstance(state, int) and isinstance(reason, int) else None
 
 
 def why_it_ended(detail: int) -> str:
-    """Return for people why a domain stopped, from the detail of VIR_DOMAIN_EVENT_STOPPED."""
-    return f"libvirt says: {_ENDS.get(detail, 'it has stopped')}"
+    """Return the reason why a domain stopped, as text, from the detail of VIR_DOMAIN_EVENT_STOPPED."""
+    return f"according to libvirt, {_ENDS.get(detail, 'it has stopped')}"
 
 
 STARTED, STOPPED = 2, 5
@@ -114,10 +114,11 @@ def balloon_changed(actual_kib: int) -> BalloonChanged | None:
 
 
 def guest_stats(stats: Mapping[str, object]) -> dict[str, object] | None:
-    """Return bulk statistics of one domain as QEMU's `guest-stats`; `None`: it was not asked, being busy.
+    """Return bulk statistics of one domain as QEMU's `guest-stats`; `None`: libvirt did not ask QEMU, since
+    the domain was busy.
 
-    libvirt counts sizes in KiB, cut off; made bytes again they are multiples of 1024. It does not pass on
-    QEMU's statistics of OOM kills, stalls, scans and reclaims, nor unset ones.
+    libvirt rounds sizes down to KiB, so in bytes they are multiples of 1024. It does not pass on QEMU's
+    statistics of OOM kills, stalls, scans and reclaims, nor unset ones.
     """
     last_update = stats.get("balloon.last-update")
     if last_update is None:
@@ -134,7 +135,7 @@ def guest_stats(stats: Mapping[str, object]) -> dict[str, object] | None:
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """What a running domain's XML says of it."""
+    """What a running domain's XML holds."""
 
     uuid: str | None
     name: str | None
@@ -145,13 +146,13 @@ class Definition:
 
 
 def parse_definition(xml: str) -> Definition:
-    """Read the XML of a running domain.
+    """Parse the XML of a running domain.
 
     Raises:
-        ValueError: it is none. libvirt writes it itself, so entities are not expected, and not followed.
+        ValueError: not a domain's XML. libvirt writes it itself, so entities are not expected or followed.
     """
     if "<!DOCTYPE" in xml:
-        raise ValueError("a domain's XML has no document type")
+        raise ValueError("a domain's XML must not have a document type")
     try:
         root = ElementTree.fromstring(xml)
     except ElementTree.ParseError as error:
@@ -187,7 +188,7 @@ def _kib(element: ElementTree.Element | None) -> int | None:
 
 
 def _labels(metadata: ElementTree.Element | None, name: str | None) -> Mapping[str, str]:
-    """Return what the platform that made the domain calls it.
+    """Return the labels that the platform which created the domain gave it.
 
     Sources: nova virt/libvirt/config.py, LibvirtConfigGuestMetaNovaInstance; kubevirt
     pkg/virt-launcher/virtwrap/api/schema.go, KubeVirtMetadata, and DomainFromNamespaceName: a namespace has

@@ -1,6 +1,6 @@
 import pytest
 
-from agent.discovery.settings import MonitorGlob, mistakes
+from agent.discovery.globs import MonitorGlob, mistakes
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ def test_what_can_be_used_has_no_mistake(monitor: MonitorGlob) -> None:
         (MonitorGlob(""), "start it with /"),
         (MonitorGlob("/run/vm/"), "/run/vm/*.sock"),
         (MonitorGlob("/run/../etc/*.sock"), "without it"),
-        (MonitorGlob("/run/**.sock"), "stand alone"),
+        (MonitorGlob("/run/**.sock"), "put it alone"),
         (MonitorGlob("/run/*.sock", None, "(?P<name>"), "not a regular expression"),
         (MonitorGlob("/run/*.sock", None, "([^/]+)"), "(?P<name>...)"),
     ],
