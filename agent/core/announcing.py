@@ -48,7 +48,7 @@ def announce(p: Poller, turn: Turn) -> Poller:
     if reported is None or _differ(reported.verdict, verdict):
         p = _report(p, verdict, turn, heartbeat=False)
         if verdict.state in (State.STALLED, State.WAITING, State.PAUSED):
-            p = replace(p, history=epochs.break_rhythm(p.history))
+            p = replace(p, history=epochs.break_cadence(p.history))
         if verdict.state is State.GONE:
             turn.do(Disclaim())
             if p.process.mark is not None:

@@ -1,6 +1,6 @@
-"""What is new in a reading: epochs, the watermark, and what a sample says of itself.
+"""What is new in a reading: epochs, the watermark, and a sample's origin.
 
-The law of this file: a sample is emitted if and only if `last_update_s` is above the watermark of
+The rule of this module: a sample is emitted if and only if `last_update_s` is above the watermark of
 its epoch and the reading differs from the last one seen. An epoch ends when `last-update` goes back
 (QEMU >= 10 sets it to 0 at a reset; a new process; a clock step), at RESET, and when a cumulative
 statistic falls (a reboot or loadvm on older QEMU: there the time goes on and only the values go
@@ -37,7 +37,7 @@ CUMULATIVE = frozenset(
 """Statistics that only grow while a guest runs. Source: linux drivers/virtio/virtio_balloon.c."""
 
 GIVEN_MAX = 512
-"""Names remembered of one guest: far above QEMU's 16, and a bound for a monitor that makes up new ones."""
+"""Names remembered per guest: far above QEMU's 16, and a bound against a monitor that invents new ones."""
 
 
 def uuid7(unix_ms: int, chance: int) -> str:
@@ -49,7 +49,7 @@ def uuid7(unix_ms: int, chance: int) -> str:
 
 
 class History(Struct, frozen=True):
-    """What must be known of the past to tell what is new."""
+    """What must be known of earlier readings to tell what is new in the next."""
 
     epoch: str | None = None  # None: no sample yet
     watermark_s: int = 0  # last_update of the epoch's last sample
@@ -59,15 +59,15 @@ class History(Struct, frozen=True):
     last: Reading | None = None  # the last reading seen; outlives epochs
     counters: Mapping[str, int] = field(default_factory=dict[str, int])  # newest of each, this epoch
     given: frozenset[str] = frozenset()  # statistics this guest gave since its last reset
-    cadence_known: bool = False  # an update of this epoch was seen and nothing broke the rhythm since
-    kicked: bool = False  # we set 0 to N, which asks at once, and no update was seen since
+    cadence_known: bool = False  # an update of this epoch was seen, and no pause since
+    kicked: bool = False  # the agent set 0 to N, which asks the guest at once; no update since
 
 
 class News(Enum):
-    """What a reading turned out to be."""
+    """What a reading is, compared with the one before."""
 
     NOTHING = "nothing"  # last-update is 0
-    REPEAT = "repeat"  # the reading we had
+    REPEAT = "repeat"  # equal to the one before
     COALESCED = "coalesced"  # an update within the second of the one before: no advance
     ADVANCE = "advance"
 
@@ -84,22 +84,22 @@ class Seen:
 
 
 def end_epoch(history: History, *, guest_reset: bool) -> History:
-    """End the epoch: RESET was heard (`guest_reset`), or another process or device answers now."""
+    """End the epoch: after RESET (`guest_reset`), or when another process or device answers."""
     given: frozenset[str] = frozenset() if guest_reset else history.given
     return replace(
         history, ended=history.epoch is not None, counters={}, given=given, cadence_known=False, kicked=False
     )
 
 
-def break_rhythm(history: History) -> History:
-    """The next update's age will not be known: after a pause, a stall, a wait."""
+def break_cadence(history: History) -> History:
+    """Return the history after a pause, a stall or a wait: the next update's age will not be known."""
     if not history.cadence_known and not history.kicked:
         return history
     return replace(history, cadence_known=False, kicked=False)
 
 
 def see(history: History, reading: Reading, *, on_time: bool, unix_ms: int, chance: int) -> Seen:
-    """Compare a reading with what was seen before.
+    """Compare a reading with the ones before.
 
     Args:
         history: before the reading.
@@ -148,7 +148,7 @@ def _advance(history: History, reading: Reading, *, on_time: bool, unix_ms: int,
 
 def _remember(history: History, reading: Reading) -> History:
     counters = {name: value for name, value in reading.statistics.items() if name in CUMULATIVE}
-    # What was given once and is missing now must still be seen to fall later.
+    # A counter that is missing now must still be compared when it comes back.
     if history.counters.keys() - counters.keys():
         counters = {**history.counters, **counters}
     given = history.given

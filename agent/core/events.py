@@ -1,4 +1,4 @@
-"""What one VM's poller goes through: its phases, the events that happen to it, the effects it asks for."""
+"""The poller of one VM: its phases, the events that occur, and the effects that it asks for."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -10,42 +10,42 @@ from agent.core.ownership import IntervalChange
 from agent.core.reading import Reading, Sample, SocketMark, StateEvent, VmId
 from agent.errors import LinkFault
 
-# --- phases: what is under way ---
+# --- phases: what the poller is doing ---
 
 
 @dataclass(frozen=True, slots=True)
 class Away:
-    """No link and none being opened. `retry_at_ns` None: not before the socket is replaced."""
+    """No link is open or being opened. `retry_at_ns` None: not before the socket is replaced."""
 
     retry_at_ns: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """A link is being opened. The edge gives up after its greeting deadline; this one is a backstop."""
+    """A link is being opened. The edge has its own deadline for the greeting; this one is a backstop."""
 
     deadline_ns: int
 
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """A link is open and nothing is in flight."""
+    """A link is open and no question is in flight."""
 
 
 class Question(Enum):
-    """What QEMU, or our own memory, is asked: one at a time."""
+    """What QEMU, or the agent's own registry or ledger, is asked; one question at a time."""
 
-    INTRODUCE = "introduce"  # who are you, is there a balloon, what is the interval
+    INTRODUCE = "introduce"  # identity, balloon, interval
     READ = "read"  # guest-stats
-    CLAIM = "claim"  # our own registry: is this id ours; answered by Done or Duplicate
+    CLAIM = "claim"  # the agent's registry of VM ids; answered by Done or Duplicate
     CHECK = "check"  # run state, interval, balloon
     ACTUAL = "actual"  # the balloon's size
-    REMEMBER = "remember"  # write down what we are about to change
+    REMEMBER = "remember"  # record the interval change in the ledger before it is made
     SET_INTERVAL = "set_interval"
 
 
 class Asking(Struct, frozen=True):
-    """One question is in flight. Past its deadline it stays so: the late answer ends the silence."""
+    """One question is in flight. It stays so past its deadline, until the late answer arrives."""
 
     question: Question
     asked_ns: int
@@ -55,13 +55,13 @@ class Asking(Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Retired:
-    """The VM is gone and its path with it; nothing more will happen."""
+    """The VM and its path are gone; every event is ignored."""
 
 
 Phase = Away | Opening | Idle | Asking | Retired
 
 
-# --- events: what happened ---
+# --- events: what has happened ---
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class LinkFailed:
-    """The link, or the attempt at it, ended."""
+    """The link, or the attempt to open it, ended."""
 
     fault: LinkFault
     detail: str
@@ -122,7 +122,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The question in flight got no for an answer, or one that made no sense; the link is fine."""
+    """The question in flight was refused, or its answer made no sense; the link stays usable."""
 
     detail: str
 
@@ -132,7 +132,7 @@ class MonitorEventKind(Enum):
 
     STOP = "STOP"
     RESUME = "RESUME"
-    SUSPEND = "SUSPEND"  # to memory (S3): neither STOP nor RESUME come with it
+    SUSPEND = "SUSPEND"  # to memory (S3): it comes without STOP or RESUME
     WAKEUP = "WAKEUP"
     RESET = "RESET"
     SHUTDOWN = "SHUTDOWN"
@@ -155,24 +155,24 @@ class BalloonChanged:
 
 
 LinkEvent = MonitorEvent | BalloonChanged
-"""What a link gives unasked."""
+"""The events of a link, from QEMU or libvirt."""
 
 
 @dataclass(frozen=True, slots=True)
 class PathSeen:
-    """Discovery sees the path, with this socket behind it."""
+    """Discovery sees the VM's address, with this process behind it."""
 
     mark: SocketMark
 
 
 @dataclass(frozen=True, slots=True)
 class PathMissing:
-    """Discovery does not see the path any more."""
+    """Discovery no longer sees the VM's address."""
 
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """Another link on this host has this uuid."""
+    """Another address on this host holds this VM's id."""
 
     other: Address
 
@@ -205,14 +205,14 @@ Event = (
 
 @dataclass(frozen=True, slots=True)
 class OpenLink:
-    """Connect and wait for the greeting. `look_first`: unless somebody is seen to wait there already."""
+    """Connect and wait for the greeting. `look_first`: not if other connections wait to be accepted."""
 
     look_first: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class CloseLink:
-    """Leave at once, whatever is in flight."""
+    """Close the link at once, whatever is in flight."""
 
 
 class Ask(Struct, frozen=True):
@@ -227,7 +227,7 @@ class Ask(Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Disclaim:
-    """This link has its id no longer: another one may claim it."""
+    """Release the VM's id: another address may claim it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,20 +239,20 @@ class Forget:
 
 @dataclass(frozen=True, slots=True)
 class EmitSample:
-    """The change event."""
+    """Emit a sample."""
 
     sample: Sample
 
 
 @dataclass(frozen=True, slots=True)
 class EmitState:
-    """A change of state, or a heartbeat."""
+    """Emit a state event: a change of state, or a heartbeat."""
 
     event: StateEvent
 
 
 class Counted(Enum):
-    """What a reading was, for the counters."""
+    """The kinds of readings that are counted."""
 
     REPEAT = "repeat"
     COALESCED = "coalesced"
@@ -261,7 +261,7 @@ class Counted(Enum):
 
 @dataclass(frozen=True, slots=True)
 class CountReading:
-    """Count `amount` of it."""
+    """Add `amount` to this counter."""
 
     counted: Counted
     amount: int = 1
@@ -269,7 +269,7 @@ class CountReading:
 
 @dataclass(frozen=True, slots=True)
 class Retire:
-    """End the VM's task; all was said."""
+    """End the VM's task."""
 
 
 Effect = OpenLink | CloseLink | Ask | Disclaim | Forget | EmitSample | EmitState | CountReading | Retire

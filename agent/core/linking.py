@@ -94,7 +94,7 @@ def _new_process(p: Poller, mark: SocketMark, change: IntervalChange | None, tur
         # An earlier run knew this process: its samples stand, and updates since then may be missed.
         p = replace(
             p,
-            history=epochs.break_rhythm(p.before.history),
+            history=epochs.break_cadence(p.before.history),
             cadence=replace(p.cadence, read_mono_ns=p.before.read_mono_ns),
         )
     return replace(p, before=None)

@@ -1,7 +1,7 @@
-"""Whose the polling interval is: when to set it, when to leave it, what to give back.
+"""Who controls the polling interval: when to set it, when to leave it, what to restore.
 
 Two agents that set the interval in turn starve the guest's statistics (QEMU re-arms its timer at
-every change), so a value that somebody sets back is set once more after a pause, and then never
+every change). So if another client sets the interval back, it is set once more after a pause, and then not
 again until the device, the process or the configuration changes.
 """
 
@@ -31,19 +31,19 @@ class IntervalChange:
 
 
 class Ownership(Struct, frozen=True):
-    """What we did about one device's interval."""
+    """What the agent did with one device's interval."""
 
-    set_s: int | None = None  # what we set; None: nothing
-    before_s: int | None = None  # what it was before we set anything
+    set_s: int | None = None  # what the agent set; None: nothing
+    before_s: int | None = None  # what it was before the agent set it
     times_set: int = 0  # on this device
-    again_at_ns: int | None = None  # somebody set it back: when ours is set once more
+    again_at_ns: int | None = None  # another client set it back: when to set it once more
     contended: bool = False
-    blocked: str | None = None  # why it cannot be set: QEMU refused, or it could not be remembered
+    blocked: str | None = None  # why it cannot be set: QEMU refused, or the change could not be recorded
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """The ownership after looking at the interval, and what to set it to; `None`: leave it."""
+    """The ownership after the interval was read, and what to set it to; `None`: leave it."""
 
     ownership: Ownership
     set_to_s: int | None = None
@@ -58,23 +58,23 @@ def look(
     now_ns: int,
     wait_ns: int,
 ) -> Wish:
-    """Decide what the interval just read, or a pause that is over, asks for.
+    """Decide whether to set the interval, after it was read.
 
     Args:
-        ownership: what we did so far.
+        ownership: what the agent did so far.
         interval_s: the device's interval, 0: off.
-        policy: who decides.
+        policy: who controls the interval.
         ours_s: the configured interval.
         now_ns: the monotonic clock.
         wait_ns: the pause before setting once more.
     """
-    free = interval_s in (0, ownership.set_s)  # nobody else's value
+    free = interval_s in (0, ownership.set_s)  # not another client's value
     wanted = policy is IntervalPolicy.ENFORCE or (policy is IntervalPolicy.FILL and free)
     if not wanted or interval_s == ours_s:
         if ownership.set_s is not None and interval_s != ownership.set_s:
             ownership = replace(
                 ownership, set_s=None, before_s=None
-            )  # somebody else's value now: no longer ours to give back
+            )  # another client's value now: nothing to restore
         return Wish(replace(ownership, again_at_ns=None) if ownership.again_at_ns is not None else ownership)
     if ownership.contended or ownership.blocked is not None:
         return Wish(ownership)
@@ -90,15 +90,15 @@ def look(
 
 
 def written(ownership: Ownership, *, interval_before_s: int, set_to_s: int) -> Ownership:
-    """QEMU took our value."""
+    """Return the ownership after QEMU has accepted the value."""
     before_s = interval_before_s if ownership.before_s is None else ownership.before_s
     return Ownership(set_s=set_to_s, before_s=before_s, times_set=ownership.times_set + 1)
 
 
 def recall(change: IntervalChange, *, ours_s: int) -> Ownership:
-    """Return the ownership that an earlier run of the agent left behind.
+    """Return the ownership that follows from a recorded change of an earlier run.
 
-    Where the configured interval is another one now, ours is set at once, as if for the first time.
+    If another interval is configured now, it is set at once, as if for the first time.
     """
     times_set = 1 if change.interval_set_s == ours_s else 0
     return Ownership(set_s=change.interval_set_s, before_s=change.interval_before_s, times_set=times_set)
@@ -120,7 +120,7 @@ def left_behind(
         unavailable: the URIs of the libvirts without a connection: their domains may come back.
     """
     if not found:
-        return ()  # more likely a mount that is not there yet than a fleet that has left
+        return ()  # more likely a mount that is missing than a fleet that is gone
     return tuple(
         each
         for each in changes
@@ -131,5 +131,5 @@ def left_behind(
 
 
 def is_ours_to_restore(change: IntervalChange, *, mark: SocketMark, interval_s: int | None) -> bool:
-    """Whether this process is the one we changed and still reads what we set."""
+    """Return whether this is the process whose interval was changed, and it still has that interval."""
     return change.mark == mark and interval_s == change.interval_set_s

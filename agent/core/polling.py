@@ -297,7 +297,7 @@ def _monitor_event(p: Poller, kind: MonitorEventKind, turn: Turn) -> Poller:
             return replace(p, process=replace(p.process, run_state=None))
         case MonitorEventKind.RESUME | MonitorEventKind.WAKEUP:  # QEMU may read an old buffer again
             p = replace(p, process=replace(p.process, run_state=None))
-            return replace(p, history=epochs.break_rhythm(p.history))
+            return replace(p, history=epochs.break_cadence(p.history))
         case MonitorEventKind.RESET:
             # The values of the boot before are read now: no guest boots within a round trip.
             p = replace(

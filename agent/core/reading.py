@@ -1,7 +1,7 @@
-"""The values decisions are made of: what was read, who a VM is, what is emitted.
+"""The values that decisions are made of: readings, a VM's identity, samples and states.
 
 Instants are `int` nanoseconds of the monotonic clock (`_ns`), or Unix milliseconds of the wall
-clock (`_ms`) where they are shown to people. Seconds (`_s`) are QEMU's own: `last-update` and the
+clock (`_ms`) where they are emitted. Seconds (`_s`) are QEMU's own: `last-update` and the
 polling interval are whole seconds on the wire.
 """
 
@@ -19,7 +19,7 @@ NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
 
 class State(StrEnum):
-    """Where a VM stands. They exclude each other: the first that holds, in this order, is the state."""
+    """The state of a VM: the first of these, in this order, whose condition holds (core/states.py)."""
 
     GONE = "gone"
     CONNECTING = "connecting"
@@ -40,16 +40,16 @@ class Origin(StrEnum):
 
     POLL = "poll"  # QEMU asked and the guest answered within the cadence
     UNSOLICITED = (
-        "unsolicited"  # anything else: the driver's probe, an old buffer read again, an answer that waited
+        "unsolicited"  # any other: the driver's first update, an old buffer read again, a delayed answer
     )
 
 
 class IntervalPolicy(StrEnum):
-    """Who decides a VM's polling interval."""
+    """Who controls a VM's polling interval."""
 
-    FILL = "fill"  # set it only where it is 0
-    ENFORCE = "enforce"  # ours everywhere
-    OBSERVE = "observe"  # never set
+    FILL = "fill"  # the agent sets it only if it is 0
+    ENFORCE = "enforce"  # the agent sets it everywhere
+    OBSERVE = "observe"  # the agent never sets it
 
 
 class Access(StrEnum):
@@ -78,7 +78,7 @@ class Now:
 
 @dataclass(frozen=True, slots=True)
 class SocketMark:
-    """Recognises one QEMU process by its monitor socket; never used to name anything.
+    """Identifies one QEMU process by its monitor socket; never used to name anything.
 
     QEMU binds the socket anew at each start. ext4 gives the same inode again, so the modification
     time counts; the change time does not (a chmod moves it). Of a libvirt domain these three are the host's
@@ -92,18 +92,18 @@ class SocketMark:
 
 @dataclass(frozen=True, slots=True)
 class VmIdentity:
-    """Who a VM is: its uuid, or uuid5 of host id and socket path where QEMU was given none."""
+    """A VM's identity: its uuid, or a uuid5 of host id and address if QEMU was started without one."""
 
     id: VmId
     id_source: Literal["uuid", "path"]
     uuid: str | None  # None: QEMU was started without -uuid
-    name: str | None  # -name, or what the glob's pattern took from the path
-    labels: Mapping[str, str] = field(default_factory=dict[str, str])  # what else the pattern took, e.g. vmid
+    name: str | None  # -name, or from the path by the glob's pattern
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])  # from the path, e.g. vmid
 
 
 @dataclass(frozen=True, slots=True)
 class Balloon:
-    """The balloon's `actual`: the memory the guest has, as the host counts it."""
+    """The balloon's `actual`: the guest's memory as the host counts it."""
 
     actual_bytes: int
     observed_at_ms: int
@@ -117,16 +117,16 @@ class Reading:
     """
 
     last_update_s: (
-        int  # Unix seconds of the host's wall clock; 0: nothing since the QEMU (or its reset, from 10.0)
+        int  # Unix seconds of the host's wall clock; 0: none since QEMU started (or its reset, from 10.0)
     )
-    statistics: Mapping[str, int]  # snake_case without "stat-"; only those set and credible
-    unset: frozenset[str] = frozenset()  # names QEMU lists that this guest did not give
+    statistics: Mapping[str, int]  # snake_case without "stat-"; only set and valid ones
+    unset: frozenset[str] = frozenset()  # names that QEMU lists and this guest did not set
     refused: Mapping[str, Refusal] = field(default_factory=dict[str, Refusal])
 
 
 @dataclass(frozen=True, slots=True)
 class EpochEnd:
-    """How the epoch before ended, so that a reader can see a loss across the border."""
+    """How the epoch before ended, so that readers of the topic can see a loss between the two."""
 
     epoch: str
     sequence: int
@@ -141,28 +141,28 @@ class Sample:
     epoch: str
     epoch_start_s: int  # last_update_s of the epoch's first sample: where its counters start
     sequence: int  # from 1 in each epoch, without a gap
-    previous: EpochEnd | None  # on an epoch's first sample only, where there was one
+    previous: EpochEnd | None  # only on an epoch's first sample, and if there was one
     last_update_s: int
     observed_at_ms: int
     origin: Origin
     missed_at_most: int
     interval_s: int
-    run_state: str | None  # QEMU's word; None: not known yet on this link
+    run_state: str | None  # QEMU's term; None: not known yet on this link
     balloon: Balloon | None
     statistics: Mapping[str, int]
-    missing: frozenset[str] = frozenset()  # given since this guest's last reset, and not now
+    missing: frozenset[str] = frozenset()  # set since this guest's last reset, and not now
 
 
 @dataclass(frozen=True, slots=True)
 class StateEvent:
-    """A VM's state has changed, or is repeated (`heartbeat`)."""
+    """A change of a VM's state, or its repetition (`heartbeat`)."""
 
     vm: VmIdentity | None  # None: not known yet
     address: Address
     sequence: int  # per VM and agent run, from 1
     state: State
     reason: str  # a Reason of core/states.py or a LinkFault; readers treat unknown ones as "other"
-    detail: str  # for people
+    detail: str  # a text, not for programs
     since_ms: int
     observed_at_ms: int
     previous_state: State | None
@@ -170,14 +170,14 @@ class StateEvent:
     next_heartbeat_by_ms: int
     epoch: str | None
     last_sequence: int | None
-    last_update_s: int | None  # None: not read yet; 0 means what it means in QEMU
+    last_update_s: int | None  # None: not read yet; 0: as in QEMU
     interval_s: int | None  # None: not read yet
     run_state: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class VmView:
-    """What the board shows of one VM: the newest of everything. A value; replaced, never changed."""
+    """The newest state, sample and balloon of one VM, for the board. Replaced, never changed."""
 
     state: StateEvent
     sample: Sample | None
@@ -190,12 +190,12 @@ class VmView:
 
     @property
     def last_update_s(self) -> int | None:
-        """When the newest update came, Unix seconds; `None`: none has, or nobody has looked."""
+        """When the newest update came, in Unix seconds; `None`: none has come, or none was read."""
         return (self.state.last_update_s if self.sample is None else self.sample.last_update_s) or None
 
 
 class RecordKind(StrEnum):
-    """Decides a record's topic, and what goes first when there is no room."""
+    """The kind of a record: it decides the topic, and the order of dropping when a queue is full."""
 
     SAMPLE = "sample"
     VM_STATE = "vm_state"
@@ -204,16 +204,16 @@ class RecordKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One event, encoded once and for all: what a sink takes and what the buffer keeps."""
+    """One event, encoded once: what queues keep and sinks deliver."""
 
     kind: RecordKind
-    id: str  # the same reading has always the same one
-    key: str  # VM id; the host id where that is not known and for the agent's own record
+    id: str  # the same for the same reading, always
+    key: str  # VM id; the host id for an unknown VM and for the agent's own record
     timestamp_ms: int  # observed_at_ms
     headers: bytes  # names and values, as contract/headers.py encodes them
     value: bytes
 
     @property
     def size_bytes(self) -> int:
-        """What it weighs in the buffer: key, value and headers."""
+        """Its size in a queue: key, value and headers."""
         return len(self.key) + len(self.headers) + len(self.value)

@@ -31,7 +31,7 @@ def read(p: Poller, reading: Reading, turn: Turn) -> Poller:
     p = replace(
         p,
         phase=Idle(),
-        history=epochs.break_rhythm(seen.history) if still_rebooted else seen.history,
+        history=epochs.break_cadence(seen.history) if still_rebooted else seen.history,
         process=replace(p.process, reset_unread=False) if p.process.reset_unread else p.process,
         cadence=replace(p.cadence, read_at_ns=answered_ns, read_mono_ns=turn.mono_ns),
     )

@@ -1,12 +1,12 @@
-"""What may be said to a monitor, as data, and the only maker of the bytes that go on the wire.
+"""The commands that the agent may send to a monitor, and the only function that encodes them.
 
-QMP has no read-only mode: whoever may connect may stop the VM or read the host's files as QEMU's user.
-So what the agent can say is listed here, and everything else raises before a byte is written.
+QMP has no read-only mode: a client can stop the VM or read the host's files as QEMU's user. So the commands
+that the agent can send are listed here, and any other raises before a byte is written.
 
 Two rules hold here:
 
-1. A message is judged by exact types and names, and the bytes are made from what was judged.
-2. What is not listed is refused; nothing is listed as refused.
+1. A message is checked by exact types and names, and the bytes are made from what was checked.
+2. What is not listed is refused; there is no list of what is refused.
 """
 
 import json
@@ -28,7 +28,7 @@ PLAIN_COMMANDS = frozenset(
         "query-version",
     }
 )
-"""Commands sent without an argument; `qmp_capabilities` so asks for none."""
+"""Commands sent without arguments; `qmp_capabilities` enables no capability."""
 
 LIST_COMMAND = "qom-list"
 READ_COMMAND = "qom-get"
@@ -46,12 +46,12 @@ def encode(message: Mapping[str, object]) -> bytes:
     """Return the bytes of an allowed message.
 
     Args:
-        message: `execute`, and where there are any `arguments` and `id`.
+        message: `execute`, and `arguments` and `id` if there are any.
 
     Raises:
-        QmpNotAllowed: outside the list. Nothing was sent.
+        QmpNotAllowed: not on the list. Nothing was sent.
     """
-    # A subclass may answer one thing to the check and another to the encoder, so both see plain ones.
+    # A subclass could show one value to the check and another to the encoder, so both see plain ones.
     members = dict(message)
     _require(members.keys() <= _MEMBERS, members)
     command = members.get("execute")

@@ -1,9 +1,9 @@
-"""Who waits at a monitor's socket, as the kernel shows it: looked at instead of joining them.
+"""How many connections wait to be accepted at a monitor's socket, as the kernel shows it.
 
-Linux tells by sock_diag(7), family AF_UNIX (linux/unix_diag.h): each listening socket with the device and the
-inode of its file, and how many connections it has not accepted. It shows those of our network namespace only.
-A QEMU that is free accepts within a millisecond; one that is held or wedged leaves them waiting, also those
-that were given up.
+Linux lists them by sock_diag(7), family AF_UNIX (linux/unix_diag.h): each listening socket with the device
+and inode of its file and the number of connections not accepted yet, in the caller's network namespace only.
+A free QEMU accepts within a millisecond; one that is held or wedged leaves connections waiting, including
+those that their clients gave up.
 """
 
 import os
@@ -20,7 +20,7 @@ _VFS, _RQLEN = 1, 4  # UNIX_DIAG_VFS, UNIX_DIAG_RQLEN
 
 _HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, pid
 _ASK = struct.Struct("=BBHIIIII")  # unix_diag_req: family, protocol, pad, states, inode, show, cookie
-_SAID = struct.Struct("=BBBBIII")  # unix_diag_msg: family, type, state, pad, inode, cookie
+_ANSWER = struct.Struct("=BBBBIII")  # unix_diag_msg: family, type, state, pad, inode, cookie
 _ATTRIBUTE = struct.Struct("=HH")  # nlattr: length, type
 _PAIR = struct.Struct("=II")
 
@@ -29,13 +29,13 @@ _READ_BYTES = 1 << 16
 
 
 def waiting(status: os.stat_result) -> int | None:
-    """Return how many connections wait to be accepted at a socket file; for a worker thread.
+    """Return how many connections wait to be accepted at a socket file. Call it in a worker thread.
 
     Args:
         status: of the socket file.
 
     Returns:
-        `None` where the kernel does not say, or the listener is of another network namespace.
+        `None` if the kernel does not show it, or the listener is in another network namespace.
     """
     device = os.major(status.st_dev) << 20 | os.minor(status.st_dev)  # as in the kernel: linux/kdev_t.h
     file = (status.st_ino & 0xFFFF_FFFF, device)
@@ -57,7 +57,7 @@ def _listeners() -> Iterator[tuple[tuple[int, int], int]]:
                 length, kind, *_ = _HEADER.unpack_from(data, at)
                 if kind in (_DONE, _ERROR):
                     return
-                found = dict(_attributes(data[at + _HEADER.size + _SAID.size : at + length]))
+                found = dict(_attributes(data[at + _HEADER.size + _ANSWER.size : at + length]))
                 if _VFS in found and _RQLEN in found:
                     yield _PAIR.unpack(found[_VFS]), _PAIR.unpack(found[_RQLEN])[0]
                 at += _aligned(length)

@@ -1,4 +1,4 @@
-"""Which of QEMU's devices is the balloon: by its type and never by its name.
+"""Find the balloon among QEMU's devices, by its type and never by its name.
 
 A VM has at most one (QEMU refuses a second: "Only one balloon device is supported").
 """
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 PLACES = ("/machine/peripheral", "/machine/peripheral-anon")
-"""Where `-device` puts what it makes, in the order to look: with an id, then without one."""
+"""Where QEMU puts the devices of `-device`, in the order to look: those with an id, then those without."""
 
 TYPES = frozenset(
     {
@@ -27,7 +27,7 @@ all properties of the device behind them.
 
 
 _NAME = re.compile(r"[A-Za-z0-9._\[\]-]{1,256}")
-"""An id as QEMU allows it, or `device[7]`; its length is our bound: it goes into commands and the state file.
+"""An id as QEMU allows it, or `device[7]`. The agent bounds its length: it goes into commands and the ledger.
 
 Source: QEMU util/id.c, id_wellformed; system/qdev-monitor.c, qdev_set_id.
 """

@@ -1,16 +1,16 @@
-"""One conversation with one monitor: the only file that knows qemu.qmp (0.0.6).
+"""A QMP session with one monitor: the only module that uses qemu.qmp (0.0.6).
 
-What the library lacks or leaks is mended here, and nowhere else:
+It makes up for what the library lacks, and keeps its peculiarities from the rest of the agent:
 
-- it has no deadlines: the caller's cancel scopes rule, and every await here may be cancelled;
-- its own event listener keeps every event for ever: it is given none;
-- whatever ends the link is told at once to all who wait, as `QmpUnreachable`, with the fault;
-- exceptions of other kinds (EOFError, OSError, ValueError, AssertionError...) stop here;
-- events that come before the greeting, or between `qmp_capabilities` and its answer, are events;
-- it asks for out-of-band execution wherever that is offered: it is shown none on offer;
+- the library has no deadlines: callers use cancel scopes, and every await here may be canceled;
+- its event listener keeps every event for ever: it gets none;
+- whatever ends the link is raised at once for all waiting calls, as `QmpUnreachable` with the fault;
+- exceptions of other kinds (EOFError, OSError, ValueError, AssertionError...) do not leave this module;
+- events before the greeting, or between `qmp_capabilities` and its answer, are events too;
+- it enables out-of-band execution wherever that is offered: the offer is hidden from it;
 - it logs every message pretty-printed, and ordinary failures as errors: here it logs nothing;
-- it reads on without a pause while lines are buffered: here an event pauses, and too many messages of
-  any kind end the link.
+- it reads on without a pause while lines are buffered: here an event yields to other tasks, and too many
+  messages of any kind end the link.
 """
 
 import asyncio
@@ -36,25 +36,25 @@ _READ_MAX_BYTES = 64 * 1024
 """The longest line. A reading takes 900 bytes, and a listing of 800 devices fits."""
 
 _UNSENT_MAX_BYTES = 64 * 1024
-"""What may wait here while QEMU does not read: some hundred commands, beside what the kernel holds."""
+"""What may be buffered while QEMU does not read: some hundred commands, besides the kernel's buffers."""
 
 _CLOSE_DEADLINE_S = 1.0
-"""Closing waits for nothing of the peer's; this bounds what is not foreseen."""
+"""Closing does not wait for the peer; this bounds the unforeseen."""
 
 _WEIGHT_BYTES = 1024
 """A message counts once more for each of these: events take 100 to 500 bytes, a reading 900."""
 
-_SAID_MAX = 256
+_REFUSAL_MAX = 256
 """Characters of a refusal's class and description: they reach states, logs and terminals."""
 
-# Not from the registry, so that what the library says elsewhere is not touched.
+# Not from the registry, so that the library's other loggers are left alone.
 _SILENT = logging.Logger("agent.qmp.silent")
 _SILENT.disabled = True
 
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """What was asked, and whom to tell."""
+    """A command sent, and the callbacks for its answer."""
 
     command: str
     answered: Callable[[object], None]
@@ -66,10 +66,10 @@ class _FloodingError(Exception):
 
 
 class MonitorClient(QMPClient):
-    """A QMP session, and all that can be said in it is what `allowlist` lists.
+    """A QMP session that can send only what `allowlist` lists.
 
-    Owned by one task; `call` and `next_event` may be awaited by two tasks of it at the same time, and
-    `next_event` by one only.
+    Owned by one task; two of its child tasks may await `call` and `next_event` at the same time, but only one
+    may await `next_event`.
     """
 
     def __init__(self, path: str, *, events_per_s_max: int) -> None:
@@ -82,7 +82,7 @@ class MonitorClient(QMPClient):
         self._line_bytes = 0
         self._serial = 0
         self._waiting: dict[int, _Question] = {}
-        self._calls: dict[int, asyncio.Future[object]] = {}  # those of `call`, to be told of the link's end
+        self._calls: dict[int, asyncio.Future[object]] = {}  # those of `call`, which fail when the link ends
         self._queue = EventQueue()
         self._news = asyncio.Event()
         self._ended: QmpUnreachable | None = None
@@ -90,7 +90,7 @@ class MonitorClient(QMPClient):
     # --- for link.py ---
 
     async def begin(self, connection: socket.socket) -> None:
-        """Read the greeting and negotiate. Takes `connection` over: `close` closes it.
+        """Read the greeting and negotiate. `close` closes `connection`.
 
         Raises:
             QmpUnreachable: NOT_QMP, HUNG_UP, FLOODING or PROTOCOL. Close.
@@ -100,29 +100,29 @@ class MonitorClient(QMPClient):
         except Exception as error:
             cause = error.exc if isinstance(error, ConnectError) else error
             self._end(cause)
-            raise self._told() from error
+            raise self._unreachable() from error
 
     @property
     def greeted(self) -> bool:
-        """Whether a greeting has been read."""
+        """Return whether a greeting has been read."""
         return self.greeting is not None
 
     async def call(self, command: str, **arguments: object) -> object:
-        """Send one command and return its `return`, not judged.
+        """Send one command and return its `return`, not parsed.
 
-        If the caller is cancelled, the link stays usable; the command may still run, and a late answer is
+        If the caller is canceled, the link stays usable; the command may still run, and a late answer is
         dropped.
 
         Raises:
-            QmpNotAllowed: outside the allow-list. Nothing was sent.
+            QmpNotAllowed: not on the allow-list. Nothing was sent.
             QmpCommandError: QEMU refused. The link stays usable.
             QmpUnreachable: the link is dead.
         """
-        # A bare future, since the answer is set from the library's reader task: no task of ours is needed.
+        # A bare future: the library's reader task sets the answer, and no other task is needed.
         answer: asyncio.Future[object] = asyncio.get_running_loop().create_future()
 
         def answered(value: object) -> None:
-            if not answer.done():  # else cancelled, and its task has not run since
+            if not answer.done():  # else canceled, and its task has not run since
                 answer.set_result(value)
 
         def refused(error: QmpCommandError) -> None:
@@ -131,7 +131,7 @@ class MonitorClient(QMPClient):
 
         serial = self.send(answered, refused, command, **arguments)
         if self._ended is not None:
-            raise self._told()
+            raise self._unreachable()
         self._calls[serial] = answer
         try:
             return await answer
@@ -146,12 +146,12 @@ class MonitorClient(QMPClient):
         command: str,
         **arguments: object,
     ) -> int:
-        """Send one command, and call one of the two once its answer has come; return its number.
+        """Send one command, and call `answered` or `refused` once its answer has come; return its number.
 
-        Neither is called where the link ends before; `next_event` tells.
+        Neither is called if the link ends before; `next_event` raises then.
 
         Raises:
-            QmpNotAllowed: outside the allow-list. Nothing was sent.
+            QmpNotAllowed: not on the allow-list. Nothing was sent.
         """
         self._serial += 1
         serial = self._serial
@@ -161,28 +161,28 @@ class MonitorClient(QMPClient):
         return serial
 
     async def next_event(self) -> LinkEvent:
-        """Return the oldest event not taken yet, waiting for one.
+        """Return the oldest event not returned yet, waiting for one.
 
         Raises:
-            QmpUnreachable: the link has ended and all its events have been taken.
+            QmpUnreachable: the link has ended and all its events have been returned.
         """
         while not self._queue:
             if self._ended is not None:
-                raise self._told()
+                raise self._unreachable()
             self._news.clear()
             await self._news.wait()
         return self._queue.take()
 
     def fail(self, fault: LinkFault, error: Exception) -> QmpUnreachable:
-        """End the link, since an answer was not as documented; return what to raise."""
+        """End the link because an answer was not as documented; return the error to raise."""
         self._end(error, fault)
-        return self._told()
+        return self._unreachable()
 
     async def close(self) -> None:
-        """Close the socket at once, wait for nothing of the peer's. Ends also when cancelled; idempotent."""
-        self._end(EOFError("closed by us"))
+        """Close the socket at once, without waiting for the peer. Completes also if canceled; idempotent."""
+        self._end(EOFError("closed by the agent"))
         with anyio.move_on_after(_CLOSE_DEADLINE_S, shield=True):
-            # What could be raised here are the library's own slips: the socket is closed already.
+            # Only the library's own faults could be raised here: the socket is closed already.
             with contextlib.suppress(Exception):
                 if self.runstate is not Runstate.IDLE:
                     await self.disconnect()
@@ -206,7 +206,7 @@ class MonitorClient(QMPClient):
         message = await super()._do_recv()
         while self.runstate is Runstate.CONNECTING and "event" in message:
             self._weigh()
-            self._hear(message)
+            self._take_event(message)
             await asyncio.sleep(0)
             message = await super()._do_recv()
         return message
@@ -230,8 +230,8 @@ class MonitorClient(QMPClient):
         serial = msg.get("id")
         question = self._waiting.pop(serial, None) if type(serial) is int else None
         self._weigh()
-        if question is None:  # a second answer is one that nobody waits for
-            self._hear(msg)
+        if question is None:  # an event, or an answer to no open question
+            self._take_event(msg)
             await asyncio.sleep(0)
             return
         _require_answer(msg)
@@ -239,23 +239,23 @@ class MonitorClient(QMPClient):
             question.answered(msg["return"])
         else:
             refusal = cast(Mapping[str, object], msg["error"])
-            said = (parsing.printable(str(refusal[part]), _SAID_MAX) for part in ("class", "desc"))
-            question.refused(QmpCommandError(self._path, question.command, *said))
+            shown = (parsing.printable(str(refusal[part]), _REFUSAL_MAX) for part in ("class", "desc"))
+            question.refused(QmpCommandError(self._path, question.command, *shown))
 
-    # --- ours ---
+    # --- not the library's ---
 
     def _send_allowed(self, message: Mapping[str, object]) -> None:
         data = allowlist.encode(message)
         writer = self._writer
         if writer is None:
-            raise AssertionError("said before `begin`")
+            raise AssertionError("a command before `begin`")
         if writer.transport.get_write_buffer_size() > _UNSENT_MAX_BYTES:
-            self._end(TimeoutError("commands are not read any more"), LinkFault.NO_ANSWER)
+            self._end(TimeoutError("QEMU does not read commands"), LinkFault.NO_ANSWER)
         else:
             writer.write(data)
 
     def _weigh(self) -> None:
-        # Answers count as well: what we ask next depends on them, and each may be as long as a line.
+        # Answers count too: they lead to further commands, and each may be as long as a line.
         now_s = asyncio.get_running_loop().time()
         if now_s - self._window_start_s >= 1.0:
             self._window_start_s, self._window_count = now_s, 0
@@ -263,13 +263,13 @@ class MonitorClient(QMPClient):
         if self._window_count > self._events_per_s_max:
             raise _FloodingError(f"more than {self._events_per_s_max} messages a second, or KiB of them")
 
-    def _hear(self, message: Message) -> None:
+    def _take_event(self, message: Message) -> None:
         event = parsing.parse_event(message)
         if event is not None:
             self._queue.put(event)
             self._news.set()
         elif "error" in message and "id" not in message:
-            raise ValueError("QEMU could not read what we sent")
+            raise ValueError("QEMU could not parse a command")
 
     def _end(self, error: Exception, fault: LinkFault | None = None) -> None:
         if self._ended is not None:
@@ -279,20 +279,20 @@ class MonitorClient(QMPClient):
         self._ended.__cause__ = error
         for answer in self._calls.values():
             if not answer.done():
-                answer.set_exception(self._told())
+                answer.set_exception(self._unreachable())
         self._news.set()
-        # Nothing of ours is worth flushing, and a stopped QEMU would never take it.
+        # Nothing needs flushing, and a stopped QEMU would never read it.
         if self._writer is not None:
             self._writer.transport.abort()
 
-    def _told(self) -> QmpUnreachable:
-        # A new one for each who is told: an exception raised twice carries both tracebacks.
+    def _unreachable(self) -> QmpUnreachable:
+        # A new one each time: an exception raised twice carries both tracebacks.
         ended = self._ended
         if ended is None:
             raise AssertionError("the link has not ended")
-        told = QmpUnreachable(ended.path, ended.fault, ended.detail)
-        told.__cause__ = ended.__cause__
-        return told
+        error = QmpUnreachable(ended.path, ended.fault, ended.detail)
+        error.__cause__ = ended.__cause__
+        return error
 
     def _fault_of(self, error: Exception) -> LinkFault:
         if isinstance(error, _FloodingError):
@@ -310,7 +310,7 @@ def _require_answer(message: Message) -> None:
         fields = cast(dict[str, object], refusal)
         if isinstance(fields.get("class"), str) and isinstance(fields.get("desc"), str):
             return
-    raise ValueError("an answer that is neither a value nor an error")
+    raise ValueError("an answer with neither a return value nor an error")
 
 
 def _detail(fault: LinkFault, error: Exception) -> str:
@@ -320,7 +320,7 @@ def _detail(fault: LinkFault, error: Exception) -> str:
         case LinkFault.NOT_QMP:
             return "the peer does not speak QMP"
         case LinkFault.PROTOCOL:
-            said = error.error_message if isinstance(error, ProtocolError) else str(error)
-            return f"broke the QMP protocol: {said:.200}"
+            problem = error.error_message if isinstance(error, ProtocolError) else str(error)
+            return f"broke the QMP protocol: {problem:.200}"
         case _:
             return str(error)

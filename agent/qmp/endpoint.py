@@ -1,4 +1,4 @@
-"""Connect to a monitor's socket file, without waiting and without a limit of 108 bytes on its path."""
+"""Connect to a monitor's socket file without blocking, also if its path is longer than 108 bytes."""
 
 import errno
 import os
@@ -11,12 +11,12 @@ from agent.errors import LinkFault, QmpUnreachable
 from agent.qmp import backlog
 
 _ATTEMPTS = 3
-"""How often a socket may be replaced under us before we leave it to the next attempt."""
+"""How often the socket may be replaced while connecting before the attempt fails."""
 
 _FAULTS = {
     errno.ENOENT: LinkFault.MISSING,
     errno.ENOTDIR: LinkFault.MISSING,
-    errno.ELOOP: LinkFault.MISSING,  # links that lead nowhere
+    errno.ELOOP: LinkFault.MISSING,  # links that form a loop
     errno.ECONNREFUSED: LinkFault.REFUSED,
     errno.EACCES: LinkFault.DENIED,
     errno.EPERM: LinkFault.DENIED,
@@ -27,21 +27,21 @@ _FAULTS = {
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A connected, non-blocking socket, and the mark of the very socket file it was connected through."""
+    """A connected, non-blocking socket, and the mark of the socket file it was connected through."""
 
     connection: socket.socket
     mark: SocketMark
 
 
 def connect(path: str, *, look_first: bool = False) -> Endpoint:
-    """Connect to the socket file at `path`. Never waits for the peer; for a worker thread (file system).
+    """Connect to the socket file at `path`, without waiting for the peer. Call it in a worker thread.
 
-    The file is opened first (O_PATH) and connected to through /proc/self/fd: so its mark is that of what
-    we connect to, whatever happens to the path meanwhile, and the path may be of any length (sun_path
-    holds 108 bytes).
+    The file is opened first (O_PATH) and connected to through /proc/self/fd. So the mark is that of the file
+    connected to, whatever happens to the path meanwhile, and the path may have any length (sun_path holds 108
+    bytes).
 
-    `look_first`: where the kernel shows that somebody waits already, be it one that we gave up, it is BUSY
-    and nothing is connected.
+    With `look_first` it is BUSY, and nothing is connected, if the kernel shows that other connections wait to
+    be accepted, including one that the agent gave up.
 
     Raises:
         QmpUnreachable: MISSING, REFUSED, DENIED, BUSY, NOT_QMP (not a socket), or HUNG_UP for the rest.
@@ -54,11 +54,11 @@ def connect(path: str, *, look_first: bool = False) -> Endpoint:
                 if not stat.S_ISSOCK(status.st_mode):
                     raise QmpUnreachable(path, LinkFault.NOT_QMP, "not a socket")
                 if look_first and backlog.waiting(status):
-                    raise QmpUnreachable(path, LinkFault.BUSY, "connections wait there already")
+                    raise QmpUnreachable(path, LinkFault.BUSY, "other connections wait to be accepted")
                 try:
                     return Endpoint(_connect_through(file), mark_of(status))
                 except ConnectionRefusedError:
-                    # Refused by the file we had opened: a new one may have taken its place since.
+                    # The opened file refused: a new one may have replaced it.
                     if mark_of(os.stat(path)) == mark_of(status):
                         raise
             finally:
@@ -66,13 +66,13 @@ def connect(path: str, *, look_first: bool = False) -> Endpoint:
     except OSError as error:
         fault = _FAULTS.get(error.errno or 0, LinkFault.HUNG_UP)
         raise QmpUnreachable(path, fault, f"cannot connect: {error.strerror or error}") from error
-    raise QmpUnreachable(path, LinkFault.HUNG_UP, "replaced again and again while connecting")
+    raise QmpUnreachable(path, LinkFault.HUNG_UP, "the socket was replaced repeatedly while connecting")
 
 
 def _connect_through(file: int) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        # Non-blocking, since a full backlog would make us wait; EAGAIN is the answer then.
+        # Non-blocking: with a full backlog, connect would wait; now it fails with EAGAIN.
         connection.setblocking(False)
         connection.connect(f"/proc/self/fd/{file}")
     except BaseException:
@@ -82,5 +82,5 @@ def _connect_through(file: int) -> socket.socket:
 
 
 def mark_of(status: os.stat_result) -> SocketMark:
-    """Return what recognises the QEMU process that bound this socket file."""
+    """Return what identifies the QEMU process that bound this socket file."""
     return SocketMark(device=status.st_dev, inode=status.st_ino, mtime_ns=status.st_mtime_ns)

@@ -27,33 +27,33 @@ _NO_BALLOON_CLASSES = frozenset({"DeviceNotActive", "KVMMissingCap"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How monitors are talked to."""
+    """How the agent uses monitors."""
 
-    # From connecting to the end of the negotiation. Short, since a monitor that does not greet is held by
-    # somebody else, and whoever waits in its queue keeps others out. A free QEMU greets within 1 ms.
+    # From connecting to the end of the negotiation. Short: a monitor that sends no greeting is held by
+    # another client, and a client that waits in its backlog keeps others out. A free QEMU greets within 1 ms.
     greeting_timeout_s: float = 1.0
-    # More than this many messages in a second, and the link is dropped: a VM makes a few events at a reboot.
+    # With more messages in a second than this the link is closed: a VM makes a few events at a reboot.
     events_per_s_max: int = 500
-    # Links being opened at the same time: the limit of the `openings` that `open_link` is given.
+    # Links being opened at the same time: the limit of `openings` of `open_link`.
     opening_at_once: int = 32
-    # Readings under way at the same time, on all links: what is due beyond waits for its turn.
+    # Readings in flight at the same time, on all links; further ones wait.
     readings_at_once: int = 128
 
 
 class Link:
-    """An open link. Made by `open_link`; dead after any `QmpUnreachable`.
+    """An open link. Made by `open_link`; ended after any `QmpUnreachable`.
 
-    No call has a deadline of its own: the caller's cancel scopes rule. A cancelled call leaves the link
-    usable; the command may still run, and its late answer is dropped.
+    No call has a deadline of its own: callers use cancel scopes. A canceled call leaves the link usable; the
+    command may still run, and its late answer is dropped.
 
     Each call raises:
         QmpCommandError: QEMU refused; the link stays usable.
-        QmpUnreachable: HUNG_UP, FLOODING, PROTOCOL or NO_ANSWER; the link is dead.
+        QmpUnreachable: HUNG_UP, FLOODING, PROTOCOL or NO_ANSWER; the link has ended.
     """
 
     def __init__(self, path: str, mark: SocketMark, client: MonitorClient) -> None:
         self.path = path
-        self.mark = mark  # of the socket file this link was connected through
+        self.mark = mark  # of the socket file that this link was connected through
         self._client = client
 
     async def introduce(self) -> Introduced:
@@ -92,13 +92,13 @@ class Link:
         return Checked(run_state, balloon_path, interval_s)
 
     async def read_run_state(self) -> str:
-        """Return QEMU's word for the run state."""
+        """Return QEMU's term for the run state."""
         return self._parse(parsing.parse_run_state, await self._client.call("query-status"))
 
     async def read_actual(self) -> int | None:
         """Return the balloon's actual size in bytes; `None`: QEMU has no balloon that works.
 
-        On QEMU 7.2 this walks QEMU's whole device tree: not for every sample.
+        On QEMU 7.2 this walks QEMU's whole device tree: do not call it for every sample.
         """
         try:
             answer = await self._client.call("query-balloon")
@@ -117,7 +117,7 @@ class Link:
         return self._parse(parsing.parse_flag, answer)
 
     async def write_interval(self, balloon_path: str, interval_s: int) -> None:
-        """Set the polling interval; 0 switches polling off. The same value again changes nothing in QEMU.
+        """Set the polling interval; 0 disables polling. Setting the same value again changes nothing in QEMU.
 
         Raises:
             QmpNotAllowed: `interval_s` is below 0 or above 2^32-1.
@@ -145,7 +145,7 @@ class Link:
     async def _read_interval(self, balloon_path: str) -> int | None:
         try:
             answer = await self._client.call("qom-get", path=balloon_path, property=INTERVAL)
-        except QmpCommandError:  # DeviceNotFound; GenericError where another device has taken the name
+        except QmpCommandError:  # DeviceNotFound; GenericError if another device has the name now
             return None
         return self._parse(parsing.parse_interval_s, answer)
 
@@ -160,20 +160,20 @@ class Link:
 async def open_link(
     path: str, settings: Settings, openings: anyio.CapacityLimiter, *, look_first: bool = False
 ) -> AsyncGenerator[Link, None]:
-    """Connect, read the greeting, negotiate; the link is closed at the end of the block, whatever happens.
+    """Connect, read the greeting and negotiate; the link is closed at the end of the block in any case.
 
-    A connection given up (deadline, cancellation) is closed at once, so that it does not take the monitor
-    when its holder leaves; until then QEMU's queue of two keeps its place, which we cannot take back.
+    A connection given up (deadline, cancellation) is closed at once, so that it does not get the monitor when
+    its holder leaves. Until then it keeps its place in QEMU's backlog of two.
 
     Args:
         path: the socket file, of any length.
-        settings: the deadline and the bound on events.
-        openings: waited for before connecting, and let go before the block begins.
-        look_first: do not join those who wait at the socket already; it is BUSY then.
+        settings: the deadline and the bound on messages.
+        openings: acquired before connecting, and released before the block begins.
+        look_first: do not connect if other connections already wait to be accepted; it is BUSY then.
 
     Raises:
-        QmpUnreachable: MISSING, REFUSED, DENIED, BUSY, SILENT, NOT_QMP, HUNG_UP, NO_ANSWER (greeted, and
-            silent since), FLOODING or PROTOCOL.
+        QmpUnreachable: MISSING, REFUSED, DENIED, BUSY, SILENT, NOT_QMP, HUNG_UP, NO_ANSWER (silent after
+            its greeting), FLOODING or PROTOCOL.
     """
     client = MonitorClient(path, events_per_s_max=settings.events_per_s_max)
     connection: socket.socket | None = None
@@ -183,7 +183,7 @@ async def open_link(
             connection = found.connection
             try:
                 with anyio.fail_after(settings.greeting_timeout_s):
-                    # The library sees only who speaks: a held monitor, the usual case, costs it nothing.
+                    # The library is started only once something was sent: a held monitor costs little.
                     await anyio.wait_readable(connection)
                     await client.begin(connection)
             except TimeoutError as error:
@@ -196,7 +196,7 @@ async def open_link(
 
 
 class QmpOpener:
-    """Opens links to monitors, so many at the same time as the settings allow."""
+    """Opens links to monitors, at most as many at the same time as the settings allow."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -211,6 +211,6 @@ class QmpOpener:
 
 def _silence(path: str, settings: Settings, *, greeted: bool) -> QmpUnreachable:
     if greeted:
-        said = f"no answer within {settings.greeting_timeout_s:g} s of connecting, though it has greeted"
-        return QmpUnreachable(path, LinkFault.NO_ANSWER, said)
+        detail = f"no answer within {settings.greeting_timeout_s:g} s of connecting, after a greeting"
+        return QmpUnreachable(path, LinkFault.NO_ANSWER, detail)
     return QmpUnreachable(path, LinkFault.SILENT, f"no greeting within {settings.greeting_timeout_s:g} s")

@@ -13,7 +13,7 @@ from agent.core.events import BalloonChanged, LinkEvent, MonitorEvent, MonitorEv
 from agent.core.ownership import INTERVAL_MAX_S
 
 _RUN_STATE = re.compile(r"[a-z][a-z0-9-]{0,63}")
-# As QEMU prints it: `UUID` would also take braces, "urn:", underscores, signs and blanks.
+# As QEMU prints it: `UUID` also accepts braces, "urn:", underscores, signs and blanks.
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _NO_UUID = UUID(int=0)
 _NAME_MAX_CHARACTERS = 256
@@ -29,7 +29,7 @@ def parse_uuid(answer: object) -> str | None:
 
 
 def parse_name(answer: object) -> str | None:
-    """Return `-name`, from `query-name`, made fit to print; `None`: QEMU was given none."""
+    """Return `-name`, from `query-name`, made printable; `None`: QEMU was given none."""
     name = _object(answer, "query-name").get("name")
     if name is None or name == "":
         return None
@@ -39,7 +39,7 @@ def parse_name(answer: object) -> str | None:
 
 
 def printable(text: str, characters_max: int) -> str:
-    """Return what a peer wrote, bounded and fit to print: no control, bidi or half characters."""
+    """Return a peer's text bounded and printable: without control, bidi and surrogate characters."""
     shown = text[:characters_max]
     if shown.isprintable():
         return shown
@@ -49,7 +49,7 @@ def printable(text: str, characters_max: int) -> str:
 
 
 def parse_run_state(answer: object) -> str:
-    """Return QEMU's word for the run state, from `query-status`."""
+    """Return QEMU's term for the run state, from `query-status`."""
     status = _object(answer, "query-status").get("status")
     if not isinstance(status, str) or _RUN_STATE.fullmatch(status) is None:
         raise ValueError("query-status did not answer with a run state")
@@ -84,9 +84,9 @@ _MONITOR_EVENTS = {
 
 
 def parse_event(message: Mapping[str, object]) -> LinkEvent | None:
-    """Return the event in a QMP message; `None`: the message is none, or the event does not matter here.
+    """Return the event in a QMP message; `None`: it has none, or one that is not used.
 
-    A balloon's size that makes no sense is dropped. The event MIGRATION is not among them: it needs a
+    A BALLOON_CHANGE without a valid size is not used. MIGRATION is not among the events: it needs a
     capability that the agent does not set.
     """
     name = message.get("event")

@@ -1,11 +1,10 @@
-"""When to wake which VM: one timer for all of them, and a bound on the readings under way.
+"""One timer for all VMs, and a bound on the readings in flight.
 
-A timer, a cancel scope and a task switch for each VM and reading cost as much as the reading itself.
+A timer, a cancel scope and a task switch for each VM and reading would cost as much as the reading itself.
 
-Where so many readings are under way that the bound is reached (a host that was suspended, an agent that was
-stopped: everybody is due at once), whoever is due waits for one of them to end, in order. It has not been
-asked yet, so no deadline of its own runs; and whoever has a reading under way is woken in time, so that one
-that gets no answer is called overdue and makes room.
+At the bound (after a host was suspended or the agent was stopped, all VMs are due at once) a VM that is due
+waits until a reading ends, in order. Its own reading has not been sent, so no deadline of it runs. A VM with
+a reading in flight is woken in time, so that one without an answer becomes overdue and makes room.
 """
 
 import heapq
@@ -18,18 +17,18 @@ import anyio
 import anyio.lowlevel
 
 SLEEP_STEP_NS = 1_000_000
-"""Loops count in milliseconds (epoll; libuv rounds to the nearest): a sleep that is not whole ends too early,
-and would be slept again and again until it is over."""
+"""Event loops count in milliseconds (epoll; libuv rounds to the nearest): a sleep of a fraction ends too
+early, and would be repeated until it is over."""
 
 WOKEN_AT_ONCE = 16
-"""Then others have their turn: answers are read as soon as they come."""
+"""After so many others run, so that answers are read as soon as they arrive."""
 
 _STALE_MAX = 4
-"""Entries in the heap for each VM that has one set; more are swept."""
+"""Heap entries per alarm that is set; with more, the stale ones are removed."""
 
 
 class Sleeper(Protocol):
-    """Who is woken."""
+    """What an alarm wakes."""
 
     def wake(self) -> None: ...
 
@@ -40,25 +39,25 @@ class Alarms:
     def __init__(self, readings_at_once: int) -> None:
         self._readings_at_once = readings_at_once
         self._reading: set[Sleeper] = set()
-        self._postponed: dict[Sleeper, None] = {}  # due, and waiting for room; in order
+        self._postponed: dict[Sleeper, None] = {}  # due, and waiting for a reading to end; in order
         self._at_ns: dict[Sleeper, int] = {}
-        self._heap: list[tuple[int, int, Sleeper]] = []  # also alarms that were set anew since
+        self._heap: list[tuple[int, int, Sleeper]] = []  # with stale entries of alarms that were set again
         self._serial = count()
-        self._sleeps_until_ns: int | None = 0  # None: for ever
+        self._sleeps_until_ns: int | None = 0  # None: no alarm is set
         self._earlier = anyio.Event()
 
     @property
     def held(self) -> int:
-        """How many entries it has, those that count no more among them."""
+        """How many heap entries there are, including stale ones."""
         return len(self._heap)
 
     def set(self, sleeper: Sleeper, at_ns: int | None, *, reading: bool = False) -> None:
-        """Wake `sleeper` once, at `at_ns` (monotonic), and not when it was to be woken so far.
+        """Set the alarm of `sleeper` to `at_ns`, instead of what it was.
 
         Args:
-            sleeper: whom.
-            at_ns: when; `None`: not at all.
-            reading: it has a reading under way.
+            sleeper: what to wake, once.
+            at_ns: when (monotonic); `None`: not at all.
+            reading: whether it has a reading in flight.
         """
         if reading:
             self._reading.add(sleeper)
@@ -81,23 +80,23 @@ class Alarms:
             self._earlier.set()
 
     async def run(self) -> None:
-        """Wake everybody in time, until cancelled."""
+        """Wake the sleepers in time, until canceled."""
         while True:
-            await self._wake_who_is_due()
+            await self._wake_due()
             self._earlier = anyio.Event()
             delay_s = math.inf
             self._sleeps_until_ns = None
             while self._heap and self._at_ns.get(self._heap[0][2]) != self._heap[0][0]:
-                heapq.heappop(self._heap)  # set anew since
+                heapq.heappop(self._heap)  # stale
             if self._heap:
                 self._sleeps_until_ns = self._heap[0][0]
                 steps = -((time.monotonic_ns() - self._sleeps_until_ns) // SLEEP_STEP_NS)
-                delay_s = max(steps * SLEEP_STEP_NS - 1_000, 0) / 1e9  # a hair under the whole one
+                delay_s = max(steps * SLEEP_STEP_NS - 1_000, 0) / 1e9  # just under a whole one
             with anyio.move_on_after(delay_s):
                 await self._earlier.wait()
 
-    async def _wake_who_is_due(self) -> None:
-        self._sleeps_until_ns = 0  # awake: nobody needs to be told of an earlier alarm
+    async def _wake_due(self) -> None:
+        self._sleeps_until_ns = 0  # awake: an earlier alarm need not be signaled
         woken = 0
         while (sleeper := self._next_due()) is not None:
             sleeper.wake()

@@ -1,4 +1,4 @@
-"""The only place that reads the host's clocks and draws chance for the core."""
+"""The host's clocks and random numbers, read here only and passed to the core."""
 
 import random
 import secrets
@@ -6,7 +6,7 @@ import time
 
 from agent.core.reading import Now
 
-# Seeded with 256 bits of the kernel's: names are never made twice, and no event costs a system call.
+# Seeded with 256 bits from the kernel: names do not repeat, and no event costs a system call.
 _chance = random.Random(secrets.randbits(256))
 
 

@@ -1,4 +1,4 @@
-"""One VM, once: the state machine itself, run on one socket until it knows."""
+"""Probe one VM once: run its state machine until its state is known."""
 
 from dataclasses import dataclass, field
 
@@ -19,7 +19,7 @@ from agent.telemetry import Counters
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one VM said. Either is `None` where there was none before the deadline."""
+    """A VM's state and sample; either is `None` if there was none before the deadline."""
 
     state: StateEvent | None
     sample: Sample | None
@@ -27,7 +27,7 @@ class Finding:
 
 @dataclass(slots=True)
 class _Listener:
-    """Takes what the VM's task emits, and notes when enough is known."""
+    """Takes what the VM's task emits, until enough is known."""
 
     wait_for_update: bool
     state_now: StateEvent | None = None
@@ -48,16 +48,16 @@ class _Listener:
         self.known.set()
 
     def _judge(self) -> None:
-        said = self.state_now
-        if said is None or said.reason == Reason.FIRST_ATTEMPT:
+        state = self.state_now
+        if state is None or state.reason == Reason.FIRST_ATTEMPT:
             return
-        if self.wait_for_update and self.updates < 2 and said.state in (State.CONNECTING, State.WAITING):
+        if self.wait_for_update and self.updates < 2 and state.state in (State.CONNECTING, State.WAITING):
             return
         self.known.set()
 
 
 class NoDebts:
-    """A probe remembers nothing: what it was told to change, it was told to leave changed."""
+    """A ledger that records nothing: a probe is asked to leave the interval changed."""
 
     def find(self, address: Address, mark: SocketMark) -> IntervalChange | None:
         return None
@@ -83,10 +83,10 @@ async def probe(
     Args:
         address: where the VM is.
         host_id: names a VM that has no uuid.
-        polling: `policy` decides whether the VM may be changed; `observe` leaves it as it is.
+        polling: `policy` decides whether the VM may be changed; `observe` leaves it unchanged.
         open_link: opens links to it.
         deadline_s: how long to try at most.
-        wait_for_update: polling is being switched on: wait for the guest's first answer to it.
+        wait_for_update: polling is being enabled; wait for the guest's first answer.
     """
     listener = _Listener(wait_for_update)
     services = VmServices(

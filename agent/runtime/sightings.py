@@ -1,4 +1,4 @@
-"""What there is to watch, as one scan: monitors as discovery sees them, domains as libvirt does."""
+"""Merge the monitors that discovery finds and the domains of libvirt into one scan."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
@@ -12,18 +12,18 @@ from agent.libvirt.connections import Connections
 from agent.libvirt.targets import Place
 
 GATHER_S = 0.02
-"""Domains that come within this time are taken together: a host that starts its VMs tells of each."""
+"""Changes of domains within this time are merged: a host that starts its VMs reports each."""
 
 
 class Sightings:
-    """Puts both together. The first scan is one when every source has had its first say."""
+    """Merges the scans of all sources. The first scan comes once each source has reported."""
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
         self._monitors: Scan | None = None
         self._sockets: dict[Place, Scan] = {}
         self._changed = anyio.Event()
-        self._may_begin = False  # libvirt has been asked once
+        self._may_begin = False  # libvirt was asked once
 
     def start(
         self,
@@ -34,7 +34,7 @@ class Sightings:
         """Follow the sources, in `group`.
 
         Args:
-            group: whose tasks they are.
+            group: runs the tasks.
             monitors: scans of monitors.
             sockets: scans of libvirt's sockets, by the place whose glob they match.
         """
@@ -44,7 +44,7 @@ class Sightings:
         group.start_soon(self._follow_domains, len(sockets))
 
     async def scans(self) -> AsyncGenerator[Scan, None]:
-        """Yield what there is, and whenever that may be something else."""
+        """Yield a scan at once, and again whenever it may have changed."""
         while True:
             await self._changed.wait()
             self._changed = anyio.Event()

@@ -1,9 +1,8 @@
-"""One VM's task: performs what core/polling.py decides, and tells it what came of it.
+"""The task of one VM: performs what core/polling.py decides, and feeds the results back to it.
 
-Nothing is decided here. Whatever happens is taken in where it is heard of: by the task that reads the link,
-by the one that has the alarms, by discovery's. Nothing awaits in between, so a reading costs no task and no
-queue. Every event from a link carries the link's number, so that the late words of a link we left are not
-taken for those of the next one.
+Nothing is decided here. An event is applied by the task in which it occurs: the link's reader, the one of the
+alarms, discovery's. Nothing awaits in between, so a reading costs no task and no queue. Every event of a link
+carries the link's number, so that a late event of a closed link is not taken for one of the next link.
 """
 
 from collections import deque
@@ -57,7 +56,7 @@ _COUNTS = {Counted.REPEAT: Count.REPEATS, Counted.COALESCED: Count.COALESCED, Co
 
 
 class Emissions(Protocol):
-    """Where samples and states go, each with what the VM is remembered by after it."""
+    """Takes samples and state events, each with the VM's memory after it."""
 
     def sample(self, sample: Sample, memory: Memory) -> None: ...
     def state(self, event: StateEvent, memory: Memory) -> None: ...
@@ -73,7 +72,7 @@ class Debts(Protocol):
 
 
 class ClaimsRegistry:
-    """Who has which VM id, for all VMs of this host."""
+    """Which address holds which VM id, for all VMs of this host."""
 
     def __init__(self) -> None:
         self._claims = Claims()
@@ -91,7 +90,7 @@ class ClaimsRegistry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VmServices:
-    """What all VMs' tasks share."""
+    """What the tasks of all VMs share."""
 
     polling: PollSettings
     open_link: Opener
@@ -108,9 +107,10 @@ class VmTask:
     def __init__(self, poller: Poller, services: VmServices) -> None:
         self.poller = poller
         self._services = services
-        # What came while an event was being taken in: an answer of our own, a link that died under a command.
+        # Events that occur while another is being applied: an answer of the agent's own, a link that ends
+        # while a command is sent.
         self._events: deque[tuple[int | None, Event]] = deque()
-        self._taking_in = True  # until `run` begins
+        self._applying = True  # until `run` begins
         self._over = anyio.Event()
         self._failure: Exception | None = None
         self._group: TaskGroup
@@ -120,41 +120,41 @@ class VmTask:
         self._asks: TaskGroup | None = None
 
     async def run(self) -> None:
-        """Watch the VM until it retires, or until cancelled. Leaves no link behind."""
+        """Watch the VM until it retires, or until canceled. Closes its link."""
         try:
             async with anyio.create_task_group() as self._group:
-                self._taking_in = False
+                self._applying = False
                 self.happened(Tick())
                 await self._over.wait()
                 self._group.cancel_scope.cancel()
         finally:
-            self._over.set()  # nothing is taken in any more
+            self._over.set()  # events are ignored from now on
             self._services.alarms.set(self, None)
         if self._failure is not None:
             raise self._failure
 
     def wake(self) -> None:
-        """Time has passed."""
+        """Apply a `Tick`: an alarm is due."""
         self.happened(Tick())
 
     def happened(self, event: Event, link: int | None = None) -> None:
-        """Take in an event, of that link or of none; in order, also where taking in another one made it."""
+        """Apply an event, of that link or of none; in order, also if applying another one caused it."""
         if self._over.is_set():
             return
         self._events.append((link, event))
-        if self._taking_in:
+        if self._applying:
             return
-        self._taking_in = True
+        self._applying = True
         try:
             while self._events and not self._over.is_set():
                 number, event = self._events.popleft()
                 if number is None or number == self._link_number:
-                    self._take_in(event)
-        except Exception as error:  # noqa: BLE001 - `run` raises it, where failures of ours are contained
+                    self._apply(event)
+        except Exception as error:  # noqa: BLE001 - `run` raises it, and its caller contains it
             self._failure = error
             self._over.set()
         finally:
-            self._taking_in = False
+            self._applying = False
         if not self._over.is_set():
             self._services.alarms.set(
                 self,
@@ -162,8 +162,8 @@ class VmTask:
                 reading=polling.is_reading(self.poller),
             )
 
-    def _take_in(self, event: Event) -> None:
-        if isinstance(event, Answered):  # it is judged before anybody else has a turn
+    def _apply(self, event: Event) -> None:
+        if isinstance(event, Answered):  # applied before any other task runs
             self._services.counters.add(Count.READINGS)
         step = polling.step(
             self.poller, event, now=clock.now(), chance=clock.chance(), settings=self._services.polling
@@ -184,7 +184,7 @@ class VmTask:
                     name=f"link:{self.poller.endpoint.address}",
                 )
             case CloseLink():
-                self._link_number += 1  # whatever still comes from it is late
+                self._link_number += 1  # whatever it still reports is late
                 self._link, self._asks = None, None
                 if self._link_scope is not None:
                     self._link_scope.cancel()
@@ -216,7 +216,7 @@ class VmTask:
     async def _forget(self, mark: SocketMark) -> None:
         with anyio.CancelScope(
             shield=True
-        ):  # a file write, short; it must not be left half-done by a retiring VM
+        ):  # a short file write, which must complete also when the VM retires
             try:
                 await self._services.debts.remove(self.poller.endpoint.address, mark)
             except StateFileError as error:
@@ -239,7 +239,7 @@ class VmTask:
                         while True:
                             self.happened(await link.next_event(), number)
                     finally:
-                        # What is still asked before we have told of the end gets no answer, and needs none.
+                        # A question asked before the end is reported gets no answer, and needs none.
                         if number == self._link_number:
                             self._link, self._asks = None, None
             except* Unreachable as errors:
