@@ -100,7 +100,7 @@ def raise_descriptor_limit() -> None:
 
 
 class _Run:
-    """One run of the agent, from the first scan to the last acknowledgement."""
+    """One run of the agent, from the first scan to the last acknowledgment."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class _Run:
             polling=polling,
             open_link=opener(open_monitor, self._libvirt.open_link),
             emissions=self._recorder,
-            debts=ledger,
+            ledger=ledger,
             claims=ClaimsRegistry(),
             counters=self._counters,
             alarms=Alarms(self._qmp.readings_at_once),
@@ -342,10 +342,10 @@ class _Run:
             return False
         return True
 
-    async def _give_back(self, debts: Sequence[IntervalChange]) -> list[Settlement]:
+    async def _give_back(self, changes: Sequence[IntervalChange]) -> list[Settlement]:
         return await give_back(
             self._ledger,
-            debts,
+            changes,
             self._open_to_write,
             self._counters,
             answer_within_s=self._qmp.greeting_timeout_s,

@@ -38,8 +38,8 @@ async def restore_intervals(config: Config) -> list[Settlement]:
         libvirt = Connections(LibvirtSettings(places=()), counters)
         await group.start(libvirt.run)
         open_link = opener(QmpOpener(qmp), libvirt.open_to_write)
-        debts, answer_within_s = ledger.entries(), qmp.greeting_timeout_s
-        settlements = await give_back(ledger, debts, open_link, counters, answer_within_s=answer_within_s)
+        changes, answer_within_s = ledger.entries(), qmp.greeting_timeout_s
+        settlements = await give_back(ledger, changes, open_link, counters, answer_within_s=answer_within_s)
         group.cancel_scope.cancel()
     return settlements
 

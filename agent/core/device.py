@@ -60,7 +60,7 @@ def interval_set(p: Poller, turn: Turn) -> Poller:
 
 
 def new(p: Poller, own: Ownership, turn: Turn, *, guest_reset: bool) -> Poller:
-    """Return the poller with a device of which nothing was read; `guest_reset`: its counters start anew,
+    """Return the poller with a device of which nothing was read; `guest_reset`: its counters restart,
     too."""
     return replace(
         p,

@@ -4,7 +4,7 @@ The rule of this module: a sample is emitted if and only if `last_update_s` is a
 its epoch and the reading differs from the last one seen. An epoch ends when `last-update` goes back
 (QEMU >= 10 sets it to 0 at a reset; a new process; a clock step), at RESET, and when a cumulative
 statistic falls (a reboot or loadvm on older QEMU: there the time goes on and only the values go
-back). The watermark then starts anew; the last reading seen carries over, so that nothing is emitted
+back). The watermark then starts again; the last reading seen carries over, so that nothing is emitted
 twice. An epoch's name is random and is made with its first sample.
 """
 

@@ -1,9 +1,9 @@
 """What is known of one VM, grouped by how long it stays true.
 
-`begin` makes a `Poller`; core/polling.step changes it. Each group below has one lifetime, and ends by being
-assigned anew: what a reset forgets is what its group holds.
+`begin` makes a `Poller`; core/polling.step changes it. Each group below has one lifetime. A reset assigns a
+new group, so it forgets exactly what the group holds.
 
-| group      | true for                               | assigned anew by               |
+| group      | true for                               | replaced by               |
 | ---------- | -------------------------------------- | ------------------------------ |
 | `endpoint` | the poller's life                      | never                          |
 | `socket`   | what discovery saw last                | `PathSeen`, `PathMissing`      |

@@ -11,8 +11,8 @@ that it returns, in order. Feed what comes of them back as events: an open link 
 the event that `ANSWERS` names, a refusal as `Refused`, the end of a link as `LinkFailed`. At `wakeup_at`,
 call `step` with a `Tick`. One link and one question are in flight at a time, so an answer needs no number.
 
-Theory. Five machines run side by side. Each one has its own groups of fields in `Poller`, and ends when these
-are assigned anew.
+Theory. Five machines run side by side. Each one has its own groups of fields in `Poller`, and starts
+again when these are replaced.
 
 1. The link (`phase`, `socket`, `link`, `attempts`; core/linking.py, core/asking.py):
 
@@ -33,13 +33,13 @@ are assigned anew.
    (READ) is due just after each update; it shows one or it does not, and either moves the next one.
 
 5. The state (`reported`; core/states.py, core/announcing.py). It is never stored as a fact: after every event
-   it is judged anew from the other four, and reported if it differs from what was reported last.
+   it is judged from the other four, and reported if it differs from what was reported last.
 
 The machines meet in these places only:
 
-- A link to another process starts 2, 3 and 4 anew; another balloon device starts 3 and 4 anew.
+- A link to another process restarts 2, 3 and 4; another balloon device restarts 3 and 4.
 - 3 waits for the first reading of 4, so that the values that stand are read before QEMU overwrites them.
-  Setting the interval starts the pace of 4 anew.
+  Setting the interval restarts the pace of 4.
 - The run state of 2 runs and stops the clock of 4, so a pause moves no reading. Silence counts against the
   guest only while the link answers: `observed` stands still otherwise.
 - RESET ends the epoch of 4 and marks the process as rebooted until an update of the new boot comes.

@@ -80,7 +80,7 @@ class Now:
 class SocketMark:
     """Identifies one QEMU process by its monitor socket; never used to name anything.
 
-    QEMU binds the socket anew at each start. ext4 gives the same inode again, so the modification
+    QEMU creates the socket at each start. ext4 gives the same inode again, so the modification
     time counts; the change time does not (a chmod moves it). Of a libvirt domain these three are the host's
     boot, the domain's id and 0: libvirt gives each start another id, as long as it runs itself.
     """

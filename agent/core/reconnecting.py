@@ -1,7 +1,7 @@
 """A connection that many VMs share: when to connect again, and what links do while it is unavailable.
 
 The first link that is opened for a domain while there is no connection fails at once, so that the domain's
-state says so. Later ones wait for the connection: trying again tells nothing new.
+state shows it. Later ones wait for the connection: another failure would add nothing.
 """
 
 from collections.abc import Collection

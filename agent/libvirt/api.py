@@ -211,7 +211,7 @@ def open_connection(place: str, *, read_only: bool) -> Connection:
         if "user record" in said or "group record" in said:
             said += (
                 ": the daemon accepts only clients whose user and group it can look up; run the agent as a"
-                " user that exists there, as nobody (65534), or as root"
+                " user that exists there, as uid 65534, or as root"
             )
         raise LibvirtUnreachable(place, LinkFault.DISCONNECTED, said) from error
     return Connection(library, handle)

@@ -56,7 +56,7 @@ class _Listener:
         self.known.set()
 
 
-class NoDebts:
+class NoLedger:
     """A ledger that records nothing: a probe is asked to leave the interval changed."""
 
     def find(self, address: Address, mark: SocketMark) -> IntervalChange | None:
@@ -93,7 +93,7 @@ async def probe(
         polling=polling,
         open_link=open_link,
         emissions=listener,
-        debts=NoDebts(),
+        ledger=NoLedger(),
         claims=ClaimsRegistry(),
         counters=Counters(),
         alarms=Alarms(readings_at_once=1),

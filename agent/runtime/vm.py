@@ -63,8 +63,8 @@ class Emissions(Protocol):
     def retire(self, address: Address) -> None: ...
 
 
-class Debts(Protocol):
-    """What we changed and owe to be given back. The two that write raise `StateFileError`."""
+class Ledger(Protocol):
+    """The changed intervals, kept until they are restored. The methods that write raise `StateFileError`."""
 
     def find(self, address: Address, mark: SocketMark) -> IntervalChange | None: ...
     async def record(self, change: IntervalChange) -> None: ...
@@ -95,7 +95,7 @@ class VmServices:
     polling: PollSettings
     open_link: Opener
     emissions: Emissions
-    debts: Debts
+    ledger: Ledger
     claims: ClaimsRegistry
     counters: Counters
     alarms: Alarms
@@ -218,7 +218,7 @@ class VmTask:
             shield=True
         ):  # a short file write, which must complete also when the VM retires
             try:
-                await self._services.debts.remove(self.poller.endpoint.address, mark)
+                await self._services.ledger.remove(self.poller.endpoint.address, mark)
             except StateFileError as error:
                 log.warning("state file", problem=str(error))
 
@@ -234,7 +234,7 @@ class VmTask:
                 ):
                     self._link, self._asks = link, asks
                     services.counters.add(Count.LINKS_OPENED)
-                    self.happened(Opened(link.mark, services.debts.find(address, link.mark)), number)
+                    self.happened(Opened(link.mark, services.ledger.find(address, link.mark)), number)
                     try:
                         while True:
                             self.happened(await link.next_event(), number)
@@ -264,7 +264,7 @@ class VmTask:
                 return ActualRead(await link.read_actual())
             case Question.REMEMBER:
                 assert ask.change is not None
-                await self._services.debts.record(ask.change)
+                await self._services.ledger.record(ask.change)
                 return Done()
             case Question.SET_INTERVAL:
                 assert ask.balloon_path is not None

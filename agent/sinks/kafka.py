@@ -66,7 +66,7 @@ class KafkaSink:
 
         Raises:
             SinkUnavailable: not every record is settled. Some may have been written although no
-                acknowledgement arrived: they will be repeated, with the same id.
+                acknowledgment arrived: they will be repeated, with the same id.
         """
         if self._outcomes:
             ids = {record.id for record in records}

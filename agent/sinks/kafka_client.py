@@ -259,12 +259,12 @@ def append(batch: Batch, record: Record, headers: Headers, *, restamp: bool = Fa
 
 
 async def wait(futures: Iterable[asyncio.Future[object]]) -> None:
-    """Wait until all are done, with whatever result. Cancelling the wait does not cancel them."""
+    """Wait until all are done, with whatever result. Canceling the wait does not cancel them."""
     await asyncio.wait(futures)
 
 
 async def wait_for_any(futures: Iterable[asyncio.Future[object]]) -> None:
-    """Wait until one is done, with whatever result. Cancelling the wait does not cancel them."""
+    """Wait until one is done, with whatever result. Canceling the wait does not cancel them."""
     await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
 
 

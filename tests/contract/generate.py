@@ -82,7 +82,7 @@ Prometheus.
 ## Guest
 
 The time of a point is the guest's `last_update`, never the time of sending: a silent guest has no new
-points. A statistic that the guest does not give has no metric. Counters start anew with each epoch.
+points. A statistic that the guest does not give has no metric. Counters restart with each epoch.
 """
 
 _HOST = f"""

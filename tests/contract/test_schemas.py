@@ -170,7 +170,7 @@ def test_every_invalid_example_fails_at_the_place_its_name_gives(path: Path) -> 
 
 def test_the_open_variant_allows_what_a_later_version_adds() -> None:
     example = json.loads((SCHEMAS / "sample/v1/examples/valid/poll.json").read_text())
-    example["colour"] = "red"
+    example["color"] = "red"
     example["vm"]["rack"] = 7
 
     assert failing_places(newest("sample"), example) == {"root", "vm"}

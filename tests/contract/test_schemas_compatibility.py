@@ -88,8 +88,8 @@ BREAKING: dict[str, Change] = {
     "a required field made optional": lambda s: s["required"].remove("sequence"),
     "an optional field required": lambda s: s["required"].append("run_state"),
     "a required field added": lambda s: (
-        s["properties"].update(colour={"type": "string"}),
-        s["required"].append("colour"),
+        s["properties"].update(color={"type": "string"}),
+        s["required"].append("color"),
     ),
     "a unit changed": lambda s: s["properties"]["last_update"].update({"x-unit": "ms"}),
     "a nested unit changed": lambda s: s["properties"]["balloon"]["properties"]["actual_bytes"].update(
@@ -111,7 +111,7 @@ BREAKING: dict[str, Change] = {
 
 HARMLESS: dict[str, Change] = {
     "nothing": lambda s: None,
-    "an optional field added": lambda s: s["properties"].update(colour={"type": "string", "x-unit": "1"}),
+    "an optional field added": lambda s: s["properties"].update(color={"type": "string", "x-unit": "1"}),
     "a nested optional field added": lambda s: s["properties"]["host"]["properties"].update(
         rack={"type": "string"}
     ),

@@ -32,10 +32,10 @@ def traced(folder: Path, seed: int, commits: int, level: str) -> Sequence[Call]:
         [*strace(trace), *words, str(commits), level], check=True, stdout=subprocess.DEVNULL, timeout=100
     )
     inside = str(folder)
-    return [each for each in calls(trace) if each.paths[0].startswith(inside) or _is_acknowledgement(each)]
+    return [each for each in calls(trace) if each.paths[0].startswith(inside) or _is_acknowledgment(each)]
 
 
-def _is_acknowledgement(call: Call) -> bool:
+def _is_acknowledgment(call: Call) -> bool:
     return call.name == "write" and call.data == b"."
 
 
@@ -55,16 +55,16 @@ def cut(tmp_path: Path, level: str, *, seed: int, commits: int, cuts: int) -> Co
     folder = tmp_path / f"{level}-{seed}"
     done = traced(folder, seed, commits, level)
     expected = contents(seed, commits)
-    acknowledgements = [at for at, call in enumerate(done) if _is_acknowledgement(call)]
-    assert len(acknowledgements) == commits
+    acknowledgments = [at for at, call in enumerate(done) if _is_acknowledgment(call)]
+    assert len(acknowledgments) == commits
     # Half of them just as a commit has returned: that is when somebody goes by it.
-    instants = chance.choices(acknowledgements, k=cuts // 2) + chance.choices(range(len(done)), k=cuts // 2)
+    instants = chance.choices(acknowledgments, k=cuts // 2) + chance.choices(range(len(done)), k=cuts // 2)
     disk, acknowledged, found = Disk(folder), 0, Counter[str]()
     at_once = Counter(instants)
     after = tmp_path / "after"
     for at, call in enumerate(done):
         disk.take(call)
-        acknowledged += _is_acknowledgement(call)
+        acknowledged += _is_acknowledgment(call)
         for _ in range(at_once[at]):
             shutil.rmtree(after, ignore_errors=True)
             after.mkdir()

@@ -57,7 +57,7 @@ class Figures:
     faults: Sequence[str]  # what was lost, invented, repeated, disordered or wrong
     bare_us: float  # CPU of one reading
     library_us: float
-    cpu_us: float  # CPU of one sample, from socket to acknowledgement
+    cpu_us: float  # CPU of one sample, from socket to acknowledgment
 
     def lag_ms(self, share: float) -> float:
         """Return a quantile of the lag."""

@@ -111,12 +111,12 @@ def opened(path: Path, level: str = "FULL") -> Store:
     return store
 
 
-def write(path: Path, course: Course, commits: int, acknowledgements: int, level: str = "FULL") -> None:
+def write(path: Path, course: Course, commits: int, acknowledgments: int, level: str = "FULL") -> None:
     """Commit, and say so; now and then close the file and open it again."""
     store = opened(path, level)
     for _ in range(commits):
         store.commit(course.next())
-        os.write(acknowledgements, b".")
+        os.write(acknowledgments, b".")
         if course.commits % 23 == 0:
             store.close()
             store = opened(path, level)

@@ -151,7 +151,7 @@ async def test_silence_is_left_at_the_deadline_and_the_connection_closed(
 
 
 @pytest.mark.parametrize("said", [b"", GREETING[:40], GREETING], ids=["silent", "half", "greeted"])
-async def test_cancelling_an_opening_closes_the_connection(said: bytes) -> None:
+async def test_canceling_an_opening_closes_the_connection(said: bytes) -> None:
     reached, closed = anyio.Event(), anyio.Event()
 
     async def script(peer: Client) -> None:

@@ -15,7 +15,7 @@ from agent.core.reading import Access, Sample, State, StateEvent, VmId
 from agent.qmp.link import QmpOpener, Settings
 from agent.runtime.alarms import Alarms
 from agent.runtime.links import Link, opener
-from agent.runtime.probe import NoDebts
+from agent.runtime.probe import NoLedger
 from agent.runtime.vm import ClaimsRegistry, VmServices, VmTask
 from agent.telemetry import Counters
 from tests.unit.qmp.peer import Client, serving
@@ -47,7 +47,7 @@ def around(emitted: Emitted) -> VmServices:
         polling=PollSettings(interval_s=1),
         open_link=opener(QmpOpener(Settings()), no_domain),
         emissions=emitted,
-        debts=NoDebts(),
+        ledger=NoLedger(),
         claims=ClaimsRegistry(),
         counters=Counters(),
         alarms=Alarms(128),
