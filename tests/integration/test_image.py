@@ -142,7 +142,7 @@ def test_made_for_it_it_watches_the_host_s_libvirt_as_nobody(folder: Path) -> No
             assert running.stop() == 0
         mount = ("--volume", f"{daemon.runtime}:/run/libvirt:ro")
         unknown = run_to_its_end("probe", f"{uri}#{uuid}", options=(*HOST, *mount), image=name)
-        assert "its daemon takes only clients whose ids it can name" in unknown.stdout
+        assert "accepts only clients whose user and group it can look up" in unknown.stdout
 
     assert {document["vm"]["uuid"] for document in samples(running)} == {uuid}
 
