@@ -22,6 +22,7 @@ from agent.core.epochs import uuid7
 from agent.core.health import Health, Status
 from agent.core.ownership import IntervalChange, left_behind
 from agent.core.reading import Access, RecordKind, State
+from agent.core.wording import counted
 from agent.discovery.globs import MonitorGlob
 from agent.discovery.locks import Locks, default_path
 from agent.discovery.scan import Scan
@@ -232,18 +233,18 @@ class _Run:
     def _discovery(self) -> Status:
         if self._discovered is None:
             return Status(Health.STARTING, "looking for monitors")
-        watched = f"{_number(self._fleet.watching, 'monitor')} watched, {self._fleet.refused} refused"
+        watched = f"{counted(self._fleet.watching, 'monitor')} watched, {self._fleet.refused} refused"
         if not len(self._libvirt):
             return Status(Health.OK, watched)
         for uri, problem in self._libvirt.problems.items():
             return Status(Health.DEGRADED, f"{uri}: {problem}")
-        return Status(Health.OK, f"{watched}, {_number(len(self._libvirt), 'libvirt daemon')} connected")
+        return Status(Health.OK, f"{watched}, {counted(len(self._libvirt), 'libvirt daemon')} connected")
 
     def _collection(self) -> Status:
         if self._discovered is None:
             return Status(Health.STARTING, "looking for monitors")
         states = [view.state.state for view in self._recorder.views()]
-        return Status(Health.OK, f"{states.count(State.REPORTING)} of {_number(len(states), 'VM')} reporting")
+        return Status(Health.OK, f"{states.count(State.REPORTING)} of {counted(len(states), 'VM')} reporting")
 
     def _spooling(self) -> Status:
         if self._spool is None:
@@ -267,7 +268,7 @@ class _Run:
 
     def _on_first_scan(self, collection: TaskGroup, scan: Scan) -> None:
         self._discovered = len(scan.seen)
-        self._reporter.enter(AgentPhase.RUNNING, f"found {_number(len(scan.seen), 'monitor')}")
+        self._reporter.enter(AgentPhase.RUNNING, f"found {counted(len(scan.seen), 'monitor')}")
         self._manager.ready()
         collection.start_soon(self._let_go, scan)
 
@@ -383,10 +384,6 @@ def _locks() -> Locks:
     if locks.problem is not None:
         log.info("monitors not locked against other agents", problem=locks.problem)
     return locks
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def _log_settlement(settlement: Settlement) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from agent.config import Config, Flags, load
+from agent.core.wording import counted
 from agent.errors import ConfigError
 
 EXIT_NEGATIVE = 1
@@ -130,8 +131,9 @@ def load_config(flags: Flags, *, monitors_needed: bool = True) -> Config:
 
 def refuse(error: ConfigError) -> NoReturn:
     """Print every problem and exit with code 2."""
-    count = len(error.problems)
-    typer.echo(f"{count} problem{'s' * (count != 1)} in the configuration; nothing was started", err=True)
+    typer.echo(
+        f"{counted(len(error.problems), 'problem')} in the configuration; nothing was started", err=True
+    )
     for problem in error.problems:
         typer.echo(f"  {problem}", err=True)
     raise typer.Exit(EXIT_CONFIGURATION)

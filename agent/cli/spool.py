@@ -22,6 +22,7 @@ from agent.cli.flags import (
 )
 from agent.config import Flags
 from agent.contract.headers import decode_headers
+from agent.core.wording import counted
 from agent.errors import ConfigError, Problem, SpoolError, StateFileError
 from agent.runtime import clock
 from agent.spool.dead_letters import Letter, NotDone, dead_letters, drop, requeue
@@ -98,7 +99,7 @@ def verify(
     for line in found.seen:
         typer.echo(line)
     count = len(found.problems)
-    typer.echo(f"{_counted(count, 'problem')}:" if count else "no problems found")
+    typer.echo(f"{counted(count, 'problem')}:" if count else "no problems found")
     for line in found.problems:
         typer.echo(f"  {_printable(line)}")
     if count:
@@ -141,7 +142,7 @@ def requeue_letters(
     with _errors_reported():
         counts = requeue(place.path, chosen, now_ms=clock.unix_ms(), age_ms=age_ms)
     queues = ", ".join(f"{count} to {queue}" for queue, count in sorted(counts.items()))
-    typer.echo(f"requeued {_counted(sum(counts.values()), 'record')}" + (f": {queues}" if queues else ""))
+    typer.echo(f"requeued {counted(sum(counts.values()), 'record')}" + (f": {queues}" if queues else ""))
 
 
 @letters.command("drop")
@@ -160,7 +161,7 @@ def drop_letters(
     place = _place(config, state_directory, file)
     with _errors_reported():
         count = drop(place.path, chosen)
-    typer.echo(f"dropped {_counted(count, 'record')}")
+    typer.echo(f"dropped {counted(count, 'record')}")
 
 
 def _place(config: str | None, state_directory: str | None, file: str | None) -> _Place:
@@ -208,7 +209,7 @@ def _status_lines(place: _Place, found: Contents, now_ms: int) -> Iterator[tuple
         yield "agent", states[place.agent]
     for queue, waiting in found.waiting.items():
         oldest = "" if waiting.oldest_ms is None else f", oldest {_age(now_ms - waiting.oldest_ms)} old"
-        yield queue, f"{_counted(waiting.records, 'record')} queued{oldest}"
+        yield queue, f"{counted(waiting.records, 'record')} queued{oldest}"
     reasons = ", ".join(f"{count} {reason}" for reason, count in found.dead_letters.items())
     yield (
         "dead letters",
@@ -275,10 +276,6 @@ def _letter_document(letter: Letter) -> dict[str, object]:
 def _printable(text: str) -> str:
     """Replace control characters: foreign text must not control the terminal."""
     return "".join(each if each.isprintable() else "?" for each in text)
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _size(size_bytes: int) -> str:

@@ -10,6 +10,7 @@ from agent.core import delivery
 from agent.core.delivery import Delivery, DeliverySettings, Send, Stop, Wait
 from agent.core.health import Health, Status
 from agent.core.reading import Record
+from agent.core.wording import counted
 from agent.errors import OutputClosed, SinkUnavailable
 from agent.runtime import clock
 from agent.sinks.record_sink import Receipt, RecordSink
@@ -50,8 +51,7 @@ class Deliverer:
     @property
     def status(self) -> Status:
         """The health of the sink, according to the last attempt."""
-        count = self._queue.held
-        queued = "1 record queued" if count == 1 else f"{count} records queued"
+        queued = f"{counted(self._queue.held, 'record')} queued"
         if self._problem is not None:
             return Status(Health.DEGRADED, f"{self._problem}; {queued}")
         return Status(Health.OK if self._delivers else Health.STARTING, queued)

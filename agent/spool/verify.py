@@ -12,6 +12,7 @@ from typing import Any
 
 from agent.contract.redelivered import is_redelivered
 from agent.core.reading import Record, RecordKind
+from agent.core.wording import counted
 from agent.errors import SpoolError
 from agent.spool.format import FORMAT, RecordRow, Undecodable, decode_checked_record, decode_memory
 from agent.spool.inspect import snapshot
@@ -67,13 +68,13 @@ def _records(connection: sqlite3.Connection, seen: list[str], problems: list[str
             broken += [f"{table} {position}: {problem}" for problem in _wrong(record, table, order)]
         if totals.get(table) != rows:
             broken.append(
-                f"{table}: the total is {totals.get(table)}, but the table has {_counted(rows, 'record')}"
+                f"{table}: the total is {totals.get(table)}, but the table has {counted(rows, 'record')}"
             )
-        vms = f" of {_counted(order.vms, 'VM')}" if table is Queue.SAMPLES else ""
-        seen.append(f"{table}: {_counted(rows, 'record')}{vms}")
+        vms = f" of {counted(order.vms, 'VM')}" if table is Queue.SAMPLES else ""
+        seen.append(f"{table}: {counted(rows, 'record')}{vms}")
         problems += broken[:_NAMED_MAX]
         if len(broken) > _NAMED_MAX:
-            problems.append(f"{table}: {_counted(len(broken) - _NAMED_MAX, 'more problem')}")
+            problems.append(f"{table}: {counted(len(broken) - _NAMED_MAX, 'more problem')}")
 
 
 def _memories(connection: sqlite3.Connection, seen: list[str], problems: list[str]) -> None:
@@ -159,8 +160,4 @@ class _Order:
 
 
 def _gap(missing: int) -> str:
-    return f"{_counted(missing, 'sample')} missing" if missing > 0 else "out of order"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    return f"{counted(missing, 'sample')} missing" if missing > 0 else "out of order"
