@@ -151,8 +151,8 @@ def test_a_host_that_nobody_named_is_refused_not_called_by_the_container_s_name(
     done = run_to_its_end("check-config", "--monitor", "/run/vm/*.qmp")
 
     assert done.returncode == 2
-    assert "host.name: missing: in a container" in done.stderr
-    assert "host.id: missing: in a container" in done.stderr
+    assert "host.name: missing, and a container has a hostname of its own" in done.stderr
+    assert "host.id: missing, and a container does not have the machine-id" in done.stderr
 
 
 def test_its_health_check_fails_where_no_agent_answers(built: str) -> None:
