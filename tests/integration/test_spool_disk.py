@@ -1,4 +1,4 @@
-"""What happens to the disk under a running agent: full, the file deleted or damaged; and at a start."""
+"""Trouble with the disk: full, the file deleted or damaged while the agent runs, or unusable at the start."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def disk(folder: Path) -> Generator[Path]:
 
 @contextmanager
 def watched(folder: Path, disk: Path, kafka: EmbeddedKafka) -> Generator[tuple[Lines, AgentProcess]]:
-    """A guest, and an agent whose state is on `disk`. Every sample that it had must reach Kafka, in order."""
+    """A guest, and an agent whose state is on `disk`. Every sample must reach Kafka, in order."""
     words = ("--monitor", f"{folder}/*.qmp", "--interval", "1s", "--kafka", kafka.bootstrap)
     with (
         qemu.guest(folder, "g"),
@@ -71,7 +71,7 @@ def more_samples(lines: Lines, count: int = 2) -> None:
 
 def fill(disk: Path) -> Callable[[], None]:
     ballast = disk / "ballast"
-    with ballast.open("wb", buffering=0) as file:  # nothing is left for `close` to write
+    with ballast.open("wb", buffering=0) as file:  # so that `close` has nothing left to write
         try:
             while True:
                 file.write(b"\0" * 65536)
@@ -80,7 +80,7 @@ def fill(disk: Path) -> Callable[[], None]:
     return ballast.unlink
 
 
-def test_a_full_disk_costs_nothing_and_is_said(
+def test_a_full_disk_loses_nothing_and_is_reported(
     folder: Path, disk: Path, embedded_kafka: EmbeddedKafka
 ) -> None:
     with watched(folder, disk, embedded_kafka) as (lines, process):
@@ -90,12 +90,12 @@ def test_a_full_disk_costs_nothing_and_is_said(
         more_samples(lines, 3)
         empty()
         process.wait_for_log("spool writable again", 60)
-        lines.wait(lambda: not degraded(lines), "not degraded any more")
+        lines.wait(lambda: not degraded(lines), "no longer degraded")
         more_samples(lines)
     assert process.stderr.read_text().count("spool cannot be written") == 1
 
 
-def test_a_deleted_file_is_written_anew(folder: Path, disk: Path, embedded_kafka: EmbeddedKafka) -> None:
+def test_a_deleted_file_is_written_again(folder: Path, disk: Path, embedded_kafka: EmbeddedKafka) -> None:
     with watched(folder, disk, embedded_kafka) as (lines, process):
         for each in disk.glob(f"{SPOOL}*"):
             each.unlink()
@@ -104,7 +104,7 @@ def test_a_deleted_file_is_written_anew(folder: Path, disk: Path, embedded_kafka
     assert (disk / SPOOL).exists()
 
 
-def test_damaged_pages_cost_neither_collection_nor_the_next_start(
+def test_damaged_pages_stop_neither_collection_nor_the_next_start(
     folder: Path, disk: Path, embedded_kafka: EmbeddedKafka
 ) -> None:
     with watched(folder, disk, embedded_kafka) as (lines, process):
@@ -138,7 +138,7 @@ def _newer(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [_text, _foreign, _newer])
-def test_a_start_on_a_file_that_is_no_spool_of_ours_sets_it_aside(
+def test_a_file_that_is_not_our_spool_is_set_aside_at_the_start(
     folder: Path, disk: Path, embedded_kafka: EmbeddedKafka, make: Callable[[Path], None]
 ) -> None:
     make(disk / SPOOL)

@@ -1,4 +1,4 @@
-"""A process killed at random points of a loop of commits, and its spool opened again each time."""
+"""A process is killed at random points of a loop of commits, and its spool is opened again each time."""
 
 import copy
 import os
@@ -15,7 +15,7 @@ from tests.lab.spool_writer import Course, content, write
 
 
 def killed_while_it_writes(path: Path, course: Course, chance: random.Random) -> int:
-    """Have a child commit without end, kill it, and return how many commits it had reported."""
+    """Let a child commit in a loop, kill it, and return how many commits it reported."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -26,12 +26,12 @@ def killed_while_it_writes(path: Path, course: Course, chance: random.Random) ->
             os._exit(1)
     os.close(writer)
     try:
-        if chance.random() < 0.8:  # else it may be killed as it opens the file
+        if chance.random() < 0.8:  # otherwise it may be killed while it opens the file
             select.select([reader], [], [], 10)
         time.sleep(chance.uniform(0, 0.02))
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
-        assert os.WIFSIGNALED(status), "it ended by itself"
+        assert os.WIFSIGNALED(status), "the child ended by itself"
         reported = 0
         while some := os.read(reader, 65536):
             reported += len(some)
@@ -51,24 +51,24 @@ def survive(path: Path, kills: int, seed: int) -> None:
             course.next()
         one_more = copy.deepcopy(course)
         one_more.next()
-        # Before anything is written to it, as `barograph spool verify` would see it.
+        # Before anything writes to the file, as `barograph spool verify` would see it.
         assert verify(path).problems == [], f"kill {number} (seed {seed})"
         found = content(path)
-        if found != course.content():  # then one commit more had returned, or was whole all but for that
+        if found != course.content():  # then one more commit was complete, and not reported yet
             assert found == one_more.content(), f"kill {number} (seed {seed})"
             course, unreported = one_more, unreported + 1
     print(
-        f"{kills} kills, {course.commits} commits: every one reported is there, each whole or not at all; "
+        f"{kills} kills, {course.commits} commits: every reported one is there, each whole or not at all; "
         f"{unreported} had not been reported yet (seed {seed})"
     )
     assert course.commits > kills
 
 
-def test_kills_at_random_points_lose_no_commit_and_halve_none(tmp_path: Path) -> None:
+def test_kills_at_random_points_lose_no_commit_and_split_none(tmp_path: Path) -> None:
     survive(tmp_path / "spool.sqlite", 25, random.randrange(1 << 32))
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_a_thousand_kills_at_random_points_lose_no_commit_and_halve_none(tmp_path: Path) -> None:
+def test_a_thousand_kills_at_random_points_lose_no_commit_and_split_none(tmp_path: Path) -> None:
     survive(tmp_path / "spool.sqlite", 1000, random.randrange(1 << 32))

@@ -1,7 +1,7 @@
-"""The power cut at any instant of a loop of commits: what was not flushed is dropped, in part or whole.
+"""A power cut at any instant of a loop of commits: all or some of the unflushed writes are lost.
 
-Real commits, traced; what the disk may hold then is made from the trace (tests/lab/power_cut.py), opened and
-looked at. With less than `synchronous=FULL` the same test has to find what is lost.
+The commits are real and traced. What the disk may hold after a cut is made from the trace
+(tests/lab/power_cut.py), opened and checked. With less than `synchronous=FULL` the test must find losses.
 """
 
 import random
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("tracing")
 
 
 def traced(folder: Path, seed: int, commits: int, level: str) -> Sequence[Call]:
-    """Have a process commit in `folder`, and return what it did to the files there."""
+    """Let a process commit in `folder`, and return its calls on the files there."""
     words = [sys.executable, "-m", "tests.lab.spool_writer", str(folder / "spool.sqlite"), str(seed)]
     trace = folder.with_suffix(".trace")
     folder.mkdir()
@@ -40,7 +40,7 @@ def _is_acknowledgment(call: Call) -> bool:
 
 
 def contents(seed: int, commits: int) -> Sequence[Content]:
-    """Return what is to be there after each commit, from none on."""
+    """Return the content expected before the first commit and after each one."""
     course = Course(random.Random(str(seed)))
     found = [course.content()]
     for _ in range(commits):
@@ -50,14 +50,14 @@ def contents(seed: int, commits: int) -> Sequence[Content]:
 
 
 def cut(tmp_path: Path, level: str, *, seed: int, commits: int, cuts: int) -> Counter[str]:
-    """Cut the power at many instants of one run; return how often what became of the spool."""
+    """Cut the power at many instants of one run; count what becomes of the spool."""
     chance = random.Random(seed)
     folder = tmp_path / f"{level}-{seed}"
     done = traced(folder, seed, commits, level)
     expected = contents(seed, commits)
     acknowledgments = [at for at, call in enumerate(done) if _is_acknowledgment(call)]
     assert len(acknowledgments) == commits
-    # Half of them just as a commit has returned: that is when somebody goes by it.
+    # Half of them just after a commit has returned, when the caller relies on it.
     instants = chance.choices(acknowledgments, k=cuts // 2) + chance.choices(range(len(done)), k=cuts // 2)
     disk, acknowledged, found = Disk(folder), 0, Counter[str]()
     at_once = Counter(instants)
@@ -74,25 +74,25 @@ def cut(tmp_path: Path, level: str, *, seed: int, commits: int, cuts: int) -> Co
     return found
 
 
-def _fate(path: Path, owed: Sequence[Content]) -> str:
-    """Say what became of a spool: all that was acknowledged is there, and at most the commit under way."""
+def _fate(path: Path, allowed: Sequence[Content]) -> str:
+    """Return what became of a spool; it must hold all acknowledged commits, and at most the one under way."""
     try:
         open_store(path, Bounds()).close()
         if verify(path).problems:
             return "damaged"
-        return "whole" if content(path) in owed else "lost"
+        return "intact" if content(path) in allowed else "lost"
     except SpoolError:
         return "damaged"
 
 
-def test_a_power_cut_costs_no_commit_that_has_returned(tmp_path: Path) -> None:
+def test_a_power_cut_loses_no_commit_that_has_returned(tmp_path: Path) -> None:
     seed = random.randrange(1 << 32)
     found = cut(tmp_path, "FULL", seed=seed, commits=150, cuts=400)
-    assert found == {"whole": 400}, f"seed {seed}"
+    assert found == {"intact": 400}, f"seed {seed}"
 
 
 @pytest.mark.parametrize("level", ["NORMAL", "OFF"])
-def test_the_same_cuts_find_what_a_spool_with_less_than_full_loses(tmp_path: Path, level: str) -> None:
+def test_the_same_cuts_find_losses_with_less_than_full(tmp_path: Path, level: str) -> None:
     found = cut(tmp_path, level, seed=1, commits=150, cuts=200)
     assert found["lost"] > 20
     assert (found["damaged"] > 0) is (level == "OFF")  # sqlite.org/pragma.html#pragma_synchronous
@@ -100,10 +100,10 @@ def test_the_same_cuts_find_what_a_spool_with_less_than_full_loses(tmp_path: Pat
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_five_thousand_power_cuts_cost_no_commit_that_has_returned(tmp_path: Path) -> None:
+def test_five_thousand_power_cuts_lose_no_commit_that_has_returned(tmp_path: Path) -> None:
     seed = random.randrange(1 << 31)
     found = Counter[str]()
     for number in range(10):
         found += cut(tmp_path, "FULL", seed=seed + number, commits=400, cuts=500)
     print(f"power cuts: {dict(found)} (seeds from {seed})")
-    assert found == {"whole": 5000}
+    assert found == {"intact": 5000}

@@ -1,7 +1,7 @@
-"""A spool written by a process made to die: `python -m tests.lab.spool_writer FILE SEED COMMITS LEVEL`.
+"""Writes a spool in a process that is killed: `python -m tests.lab.spool_writer FILE SEED COMMITS LEVEL`.
 
-What each commit brings follows from the seed alone, so that whoever looks at the file afterwards knows what
-has to be in it. A byte on the standard output says that one commit more has returned.
+The seed alone determines each commit, so a test that reads the file afterwards knows what must be in it. The
+process writes a byte to the standard output after each commit that has returned.
 """
 
 import os
@@ -26,12 +26,12 @@ VMS = ("vm-1", "vm-2", "vm-3")
 Content: TypeAlias = tuple[
     tuple[tuple[int, str], ...], tuple[tuple[int, str], ...], tuple[str, ...], tuple[tuple[str, int], ...]
 ]
-"""Samples and states with their positions, dead letters, and each VM's watermark."""
+"""Samples and states with their positions, dead letters, and the watermark of each VM."""
 
 
 @dataclass
 class Course:
-    """What a spool has in it, commit by commit."""
+    """The content of a spool, commit by commit."""
 
     chance: random.Random
     commits: int = 0
@@ -41,7 +41,7 @@ class Course:
     sequences: dict[str, int] = field(default_factory=dict[str, int])
 
     def next(self) -> Change:
-        """Return the next commit's change, which is in the course from now on."""
+        """Return the change of the next commit, and add it to the content."""
         self.commits += 1
         records = [each for _ in range(self.chance.randrange(4)) for each in self._record()]
         settled: dict[Queue, int] = {}
@@ -50,7 +50,7 @@ class Course:
             rows = self.rows[queue]
             gone = self.chance.randrange(min(len(rows), 6) + 1)
             if len(rows) > 60:
-                gone = len(rows)  # a backlog that goes at once leaves pages to give back
+                gone = len(rows)  # a backlog settled at once leaves free pages
             if gone:
                 settled[queue] = rows[gone - 1][0]
                 letters += [each for _, each in rows[:gone] if self.chance.random() < 0.1]
@@ -62,7 +62,7 @@ class Course:
         return Change(now_ms=NOW_MS, records=placed, memories=memories, settled=settled, refused=refusals)
 
     def content(self) -> Content:
-        """Return what the file has to hold now."""
+        """Return what the file must hold now."""
         samples, states = (tuple((at, each.id) for at, each in self.rows[queue]) for queue in Queue)
         return samples, states, tuple(self.letters), tuple(sorted(self.sequences.items()))
 
@@ -101,18 +101,18 @@ def content(path: Path) -> Content:
 
 
 def opened(path: Path, level: str = "FULL") -> Store:
-    """Open a spool that writes its log into the file, and gives pages back, more often than an agent's."""
+    """Open a spool that checkpoints and frees pages more often than that of an agent."""
     store = open_store(path, Bounds())
     spool_store._SPARE_PAGES = 8  # pyright: ignore[reportPrivateUsage]
     connection = store._connection  # pyright: ignore[reportPrivateUsage]
     connection.execute("PRAGMA wal_autocheckpoint = 40")
-    if level != "FULL":  # what `connect` has set is what is looked at
+    if level != "FULL":  # otherwise test what `connect` sets
         connection.execute(f"PRAGMA synchronous = {level}")
     return store
 
 
 def write(path: Path, course: Course, commits: int, acknowledgments: int, level: str = "FULL") -> None:
-    """Commit, and say so; now and then close the file and open it again."""
+    """Commit and report each commit; close and reopen the file from time to time."""
     store = opened(path, level)
     for _ in range(commits):
         store.commit(course.next())
