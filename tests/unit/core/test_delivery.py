@@ -1,5 +1,8 @@
+import pytest
+
 from agent.core import delivery
 from agent.core.delivery import Delivery, DeliverySettings, Send, Stop, Wait
+from agent.core.poller import SECOND_NS
 
 SETTINGS = DeliverySettings()
 
@@ -21,6 +24,17 @@ def test_chance_shortens_a_pause_by_up_to_a_quarter() -> None:
     )
 
     assert 375_000_000 <= state.retry_at_ns < 376_000_000
+
+
+@pytest.mark.parametrize(("asked_s", "pause_s"), [(0.1, 0.5), (7, 7), (3600, 30)])
+def test_a_delay_that_the_sink_asks_for_is_kept_up_to_the_longest_pause(
+    asked_s: float, pause_s: float
+) -> None:
+    asked_ns = int(asked_s * SECOND_NS)
+
+    state = delivery.unavailable(Delivery(), now_ns=0, retry_after_ns=asked_ns, chance=0, settings=SETTINGS)
+
+    assert state.retry_at_ns == pause_s * SECOND_NS
 
 
 def test_an_accepted_batch_resets_the_pause() -> None:
