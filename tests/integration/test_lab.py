@@ -168,7 +168,7 @@ def test_a_process_that_does_not_come_up_says_why_at_once(folder: Path) -> None:
     process = start(["sh", "-c", "echo no such thing; exit 3"], log)
     begun_s = time.monotonic()
 
-    with pytest.raises(RuntimeError, match=r"(?s)ended with 3.*no such thing"):
+    with pytest.raises(RuntimeError, match=r"(?s)ended with exit code 3.*no such thing"):
         wait_until(lambda: False, "it", process, log, 20)
 
     assert time.monotonic() - begun_s < 10
