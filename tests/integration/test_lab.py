@@ -408,6 +408,13 @@ def test_what_is_right_is_no_problem(unit: str) -> None:
 def test_prometheus_takes_otlp_and_answers(own_prometheus: Prometheus) -> None:
     post(own_prometheus.otlp, request(5))
 
+    wait_until(
+        lambda: bool(own_prometheus.query("lab_gauge_bytes")),
+        "the gauge",
+        own_prometheus.process,
+        own_prometheus.log,
+        30,
+    )
     (gauge,) = own_prometheus.query("lab_gauge_bytes")
 
     assert gauge["value"][1] == "5"

@@ -243,10 +243,24 @@ def _ends(consumer: Consumer, topics: Sequence[str], timeout_s: float) -> dict[t
         metadata = consumer.list_topics(topic, timeout=timeout_s).topics[topic]
         for partition in metadata.partitions:
             place = TopicPartition(topic, partition)
-            low, high = consumer.get_watermark_offsets(place, timeout=timeout_s)
+            low, high = _offsets(consumer, place, timeout_s)
             if high > low:
                 ends[topic, partition] = high
     return ends
+
+
+def _offsets(consumer: Consumer, place: TopicPartition, timeout_s: float) -> tuple[int, int]:
+    """Return the first and the next offset. A partition has no leader while its broker recovers from a
+    freeze."""
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        try:
+            return consumer.get_watermark_offsets(place, timeout=timeout_s)
+        except KafkaException as error:
+            no_leader = error.args[0].code() == KafkaError._UNKNOWN_PARTITION  # pyright: ignore[reportPrivateUsage] documented
+            if not no_leader or time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.2)
 
 
 def _received(message: confluent_kafka.Message) -> Received:

@@ -27,7 +27,7 @@ class Prometheus:
         every = "15s" if scrape is None else "1s"
         # JSON is YAML.
         config.write_text(json.dumps({"global": {"scrape_interval": every}, "scrape_configs": jobs}))
-        self._log = folder / "prometheus.log"
+        self.log = folder / "prometheus.log"
         self.process = start(
             [
                 setup.prometheus(),
@@ -36,12 +36,12 @@ class Prometheus:
                 f"--storage.tsdb.path={folder / 'data'}",
                 f"--web.listen-address={host}:{port}",
             ],
-            self._log,
+            self.log,
         )
 
     def wait_until_ready(self, timeout_s: float = 90.0) -> None:
         """Return once it takes data."""
-        wait_until(self._ready, "Prometheus", self.process, self._log, timeout_s)
+        wait_until(self._ready, "Prometheus", self.process, self.log, timeout_s)
 
     def _ready(self) -> bool:
         try:
