@@ -53,7 +53,7 @@ def two_hosts(folder: Path, command: Sequence[str]) -> Generator[tuple[Host, Hos
         source = stack.enter_context(host(folder, "from", 1, command))
         source.lines.wait_for_samples("g", 3)
         target = stack.enter_context(host(folder, "to", 2, command, "-incoming", f"unix:{folder}/incoming"))
-        target.lines.wait_for_state(target.vm.qmp, "paused", 5)
+        target.lines.wait_for_state(target.vm.qmp, "paused")
         assert target.words()[-1] == ("paused", "inmigrate")
         yield source, target
 
