@@ -164,7 +164,7 @@ async def test_a_broker_that_hangs_is_left_in_time_and_taken_up_again(own_kafka:
     for _ in range(3):
         with pytest.raises(SinkUnavailable):
             await sink.send(batch[50:])
-    assert time.monotonic() - began_s < 3 * (1.0 + 2.0)  # the deadline of a delivery, and of closing
+    assert time.monotonic() - began_s < 6.0
     own_kafka.thaw()
 
     await send_until_taken(sink, batch[50:])
