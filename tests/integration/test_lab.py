@@ -326,16 +326,14 @@ def test_the_real_kafka_keeps_what_it_took_however_it_ends(own_kafka: RealKafka)
 
 # --- OTLP ---
 
-NOW_NS = time.time_ns()
 
-
-def request(value: int) -> Mapping[str, Any]:
+def request(value: int, now_ns: int) -> Mapping[str, Any]:
     """A gauge, a counter, and a histogram with nothing in it, as OTLP/JSON."""
-    time_ = {"timeUnixNano": str(NOW_NS), "attributes": [{"key": "a", "value": {"stringValue": "x"}}]}
-    total = {**time_, "startTimeUnixNano": str(NOW_NS - 10**9), "asInt": "9007199254740993"}
+    time_ = {"timeUnixNano": str(now_ns), "attributes": [{"key": "a", "value": {"stringValue": "x"}}]}
+    total = {**time_, "startTimeUnixNano": str(now_ns - 10**9), "asInt": "9007199254740993"}
     empty = {
         **time_,
-        "startTimeUnixNano": str(NOW_NS - 10**9),
+        "startTimeUnixNano": str(now_ns - 10**9),
         "bucketCounts": ["0", "0"],
         "explicitBounds": [1],
     }
@@ -361,7 +359,8 @@ def post(url: str, document: Mapping[str, Any]) -> None:
 
 
 def test_what_goes_in_comes_out_of_the_collector(own_collector: Collector) -> None:
-    post(own_collector.http, request(5))
+    now_ns = time.time_ns()
+    post(own_collector.http, request(5, now_ns))
     deadline = time.monotonic() + 10
     while len(own_collector.points()) < 3:
         assert time.monotonic() < deadline
@@ -369,10 +368,10 @@ def test_what_goes_in_comes_out_of_the_collector(own_collector: Collector) -> No
 
     gauge, total, lag = own_collector.points()
     assert (gauge.name, gauge.unit, gauge.kind, gauge.value, gauge.time_ns) == (
-        *("lab.gauge", "By", "gauge", 5, NOW_NS),
+        *("lab.gauge", "By", "gauge", 5, now_ns),
     )
     assert (gauge.about("service.name"), gauge.attributes, gauge.start_ns) == ("lab", (("a", "x"),), None)
-    assert (total.kind, total.value, total.start_ns) == ("counter", 2**53 + 1, NOW_NS - 10**9)
+    assert (total.kind, total.value, total.start_ns) == ("counter", 2**53 + 1, now_ns - 10**9)
     assert (lag.kind, lag.value) == ("histogram", 0)  # JSON leaves the zero out
     assert problems([gauge, total, lag]) == []
 
@@ -406,7 +405,7 @@ def test_what_is_right_is_no_problem(unit: str) -> None:
 
 
 def test_prometheus_takes_otlp_and_answers(own_prometheus: Prometheus) -> None:
-    post(own_prometheus.otlp, request(5))
+    post(own_prometheus.otlp, request(5, time.time_ns()))  # an instant query looks back five minutes only
 
     wait_until(
         lambda: bool(own_prometheus.query("lab_gauge_bytes")),
