@@ -45,7 +45,7 @@ _Ts = TypeVarTuple("_Ts")
 
 cli = typer.Typer(
     name="barograph",
-    help="Record the memory pressure of QEMU VMs through their virtio balloon, in Kafka and OTLP.",
+    help="Collect the memory statistics of QEMU VMs and send them to Kafka and OTLP.",
     no_args_is_help=True,
     rich_markup_mode=None,  # docs/cli.md must not depend on the terminal
     pretty_exceptions_enable=False,
@@ -121,10 +121,10 @@ def probe(
         str, typer.Option("--timeout", metavar="DURATION", help="How long to wait for a sample.")
     ] = "10s",
 ) -> None:
-    """Read one VM once and print its state and sample as JSON.
+    """Query one VM once and print its state and sample as JSON.
 
-    Changes nothing in the VM unless --enable-polling is given. Exit code 1: no sample; the state has the
-    reason.
+    Changes nothing in the VM unless --enable-polling is given. Exit code 1: there is no sample; the printed
+    state has the reason.
     """
     try:
         timeout_s = parse_duration(timeout).s
@@ -144,7 +144,7 @@ def give_back(config: ConfigFlag = None, state_directory: StateDirectoryFlag = N
     """Restore every polling interval that the agent changed.
 
     Run it before uninstalling the agent, or after a kill. Intervals that another client has changed since are
-    left alone. Exit code 1: an interval is still to be restored, since its VM could not be reached.
+    left alone. Exit code 1: an interval is still to be restored, because its VM could not be reached.
     """
     configured = load_config(Flags(config=config, state_directory=state_directory), monitors_needed=False)
     from agent import once

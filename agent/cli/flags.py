@@ -71,7 +71,7 @@ StateDirectoryFlag = Annotated[
 WebFlag = Annotated[
     str | None,
     typer.Option(
-        "--web", metavar="HOST:PORT", help="Address to serve probes and metrics on, instead of loopback."
+        "--web", metavar="HOST:PORT", help="Address of the agent's HTTP server; default: 127.0.0.1:19464."
     ),
 ]
 LogLevelFlag = Annotated[

@@ -34,7 +34,7 @@ from agent.spool.verify import verify as verdict
 
 commands = typer.Typer(help="Inspect the spool and manage dead letters.", no_args_is_help=True)
 letters = typer.Typer(
-    help="List, requeue or drop the records that Kafka refused for good.",
+    help="List, requeue or drop the records that Kafka refused permanently.",
     no_args_is_help=True,
 )
 commands.add_typer(letters, name="dead-letters")
@@ -133,8 +133,8 @@ def requeue_letters(
 ) -> None:
     """Move dead letters back to the queues. The next start sends them, marked as redelivered.
 
-    Correct first what made Kafka refuse them. The agent must not be running. Exit code 1: there is no dead
-    letter of a number, or one is unreadable; nothing was changed.
+    First fix the reason why Kafka refused them. The agent must not be running. Exit code 1: a number has no
+    dead letter, or a dead letter is unreadable; nothing was changed.
     """
     chosen = _chosen(numbers, every)
     place = _place(config, state_directory, file)
@@ -153,9 +153,9 @@ def drop_letters(
     state_directory: StateDirectoryFlag = None,
     file: FileFlag = None,
 ) -> None:
-    """Delete dead letters for good.
+    """Delete dead letters permanently.
 
-    The agent must not be running. Exit code 1: there is no dead letter of a number; nothing was changed.
+    The agent must not be running. Exit code 1: a number has no dead letter; nothing was changed.
     """
     chosen = _chosen(numbers, every)
     place = _place(config, state_directory, file)

@@ -73,7 +73,7 @@ def state_directory(written: Written, environ: Mapping[str, str], findings: list
     directory = written.state_directory or _default_directory(environ)
     if directory is None:
         findings.append(
-            Finding(("state_directory",), "missing, and there is no home directory for a default; set it")
+            Finding(("state_directory",), "missing, and its default needs a home directory; set it")
         )
         return ""
     try:

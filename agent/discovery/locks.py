@@ -16,7 +16,7 @@ from pathlib import Path
 from agent.core.reading import SocketMark
 from agent.discovery.scan import RefusedPath, RefusedReason, Scan, Seen
 
-_DETAIL = "another agent on this host watches it: give each agent its own globs, or stop one"
+_DETAIL = "another agent on this host watches it; give each agent its own globs, or stop one"
 
 # struct flock of 64-bit Linux: type, whence, start, length, pid (fcntl(2)); the pid must be 0.
 _FLOCK = struct.Struct("@hhqqi0q")

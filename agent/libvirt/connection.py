@@ -43,7 +43,7 @@ WAIT_FOR_CONNECTION_S = 240.0
 """How long a link waits for the connection; the core gives up opening one after 300 s."""
 
 _REMOVED = "its libvirt is no longer there"
-_OTHER_AGENT = "another agent on this host watches it: configure it in only one of them, or stop one"
+_OTHER_AGENT = "another agent on this host watches it; configure it in only one agent, or stop one"
 
 
 class Locks(Protocol):

@@ -49,7 +49,7 @@ _ENDS = {
     3: "it has migrated to another host",
     4: "it was saved to disk",
     5: "it failed to start, or QEMU was lost",
-    6: "a snapshot was loaded that is not running",
+    6: "a snapshot of a stopped VM was loaded",
 }
 
 _NOVA = "{http://openstack.org/xmlns/libvirt/nova/}"

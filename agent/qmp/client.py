@@ -261,7 +261,7 @@ class MonitorClient(QMPClient):
             self._window_start_s, self._window_count = now_s, 0
         self._window_count += 1 + self._line_bytes // _WEIGHT_BYTES
         if self._window_count > self._events_per_s_max:
-            raise _FloodingError(f"more than {self._events_per_s_max} messages a second, or KiB of them")
+            raise _FloodingError(f"more than {self._events_per_s_max} messages or KiB in one second")
 
     def _take_event(self, message: Message) -> None:
         event = parsing.parse_event(message)
@@ -321,6 +321,6 @@ def _detail(fault: LinkFault, error: Exception) -> str:
             return "the peer does not speak QMP"
         case LinkFault.PROTOCOL:
             problem = error.error_message if isinstance(error, ProtocolError) else str(error)
-            return f"broke the QMP protocol: {problem:.200}"
+            return f"the peer violated the QMP protocol: {problem:.200}"
         case _:
             return str(error)

@@ -54,7 +54,9 @@ def connect(path: str, *, look_first: bool = False) -> Endpoint:
                 if not stat.S_ISSOCK(status.st_mode):
                     raise QmpUnreachable(path, LinkFault.NOT_QMP, "not a socket")
                 if look_first and backlog.waiting(status):
-                    raise QmpUnreachable(path, LinkFault.BUSY, "other connections wait to be accepted")
+                    raise QmpUnreachable(
+                        path, LinkFault.BUSY, "connections are already queued for the monitor"
+                    )
                 try:
                     return Endpoint(_connect_through(file), mark_of(status))
                 except ConnectionRefusedError:

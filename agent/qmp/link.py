@@ -211,6 +211,6 @@ class QmpOpener:
 
 def _silence(path: str, settings: Settings, *, greeted: bool) -> QmpUnreachable:
     if greeted:
-        detail = f"no answer within {settings.greeting_timeout_s:g} s of connecting, after a greeting"
+        detail = f"a greeting, but no answer within {settings.greeting_timeout_s:g} s of connecting"
         return QmpUnreachable(path, LinkFault.NO_ANSWER, detail)
     return QmpUnreachable(path, LinkFault.SILENT, f"no greeting within {settings.greeting_timeout_s:g} s")

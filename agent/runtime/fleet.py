@@ -106,8 +106,8 @@ class Fleet:
                         task.happened(event)
                 case Full(address):
                     detail = (
-                        f"{self._watched_max} VMs are watched, the most there may be: this one and others are"
-                        " not watched until one ends"
+                        f"the agent already observes {self._watched_max} VMs, its limit; more VMs, such"
+                        " as this one, are observed only when others end"
                     )
                     log.warning("monitor refused", path=str(address), reason="too-many", detail=detail)
 

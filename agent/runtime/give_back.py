@@ -74,7 +74,7 @@ async def _settle(change: IntervalChange, open_link: Opener, answer_within_s: fl
                 interval_s = found.interval_s if same_device else None
                 if not is_ours_to_restore(change, mark=link.mark, interval_s=interval_s):
                     now = (
-                        "the balloon is another one"
+                        "the balloon is another device"
                         if interval_s is None
                         else f"the interval is {interval_s} s"
                     )

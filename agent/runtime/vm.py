@@ -220,7 +220,7 @@ class VmTask:
             try:
                 await self._services.ledger.remove(self.poller.endpoint.address, mark)
             except StateFileError as error:
-                log.warning("state file", problem=str(error))
+                log.warning("state file unusable", problem=str(error))
 
     # --- the link ---
 

@@ -190,7 +190,9 @@ class KafkaClient:
             case kafka_errors.TopicAuthorizationFailedError():
                 return KafkaTrouble(Fault.TOPIC, "", f"not authorized to write to the topic: {error}")
             case kafka_errors.InvalidTopicError():
-                return KafkaTrouble(Fault.TOPIC, "", "not a valid topic, or an internal one")
+                return KafkaTrouble(
+                    Fault.TOPIC, "", "the topic name is invalid, or reserved by Kafka; use another name"
+                )
             case kafka_errors.ClusterAuthorizationFailedError():
                 detail = "not authorized to write idempotently (needs IdempotentWrite on the cluster)"
             case kafka_errors.OutOfOrderSequenceNumber() | kafka_errors.ProducerFenced():

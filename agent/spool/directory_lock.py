@@ -39,7 +39,9 @@ def kept_out(directory: Path) -> Generator[None]:
     except BlockingIOError as error:
         raise StateFileError(f"{directory}: an agent uses this state directory; stop it first") from error
     except OSError as error:
-        raise StateFileError(f"{directory}: cannot use the state directory: {error.strerror}") from error
+        raise StateFileError(
+            f"{directory}: cannot use the state directory: {error.strerror}; fix it, or use another directory"
+        ) from error
     try:
         yield
     finally:

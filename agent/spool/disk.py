@@ -167,7 +167,7 @@ class DiskSpool:
                 try:
                     await self._thread.run(partial(mark_stale, self._path))
                 except SpoolError as error:
-                    detail = "a kill now may repeat sequence numbers"
+                    detail = "if the agent is killed now, sequence numbers may be used twice"
                     log.error("spool not marked", problem=str(error), detail=detail)
         self._sent_from_memory = True
 
@@ -413,7 +413,10 @@ class DiskSpool:
         for problem in problems:
             log.error("memory of a VM unreadable", problem=problem)
         if memories and not await self._thread.run(partial(is_current, self._path)):
-            detail = "killed while records were sent from memory, or a copy: every VM begins a new epoch"
+            detail = (
+                "the agent was killed while it sent records from memory, or the spool is a copy;"
+                " every VM begins a new epoch"
+            )
             log.warning("spool memory discarded", path=str(self._path), detail=detail)
             await self._thread.run(store.forget_memories)
             memories = {}

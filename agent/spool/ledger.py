@@ -176,12 +176,12 @@ def _read(directory: Path, now_ms: int) -> tuple[IntervalChange, ...]:
         return ()
     except NotOurFormat as error:
         aside = _set_aside(path, now_ms, str(error))
-        detail = "the intervals recorded in it will not be restored; look into it, then delete it"
+        detail = "the intervals recorded in it will not be restored; inspect the file, then delete it"
         log.error("state file set aside", path=str(aside), problem=str(error), detail=detail)
         return ()
     except OSError as error:
         raise StateFileError(
-            f"{path}: cannot be read: {error.strerror}; correct it or move it away"
+            f"{path}: cannot be read: {error.strerror}; fix the cause, or move the file away"
         ) from error
 
 

@@ -11,11 +11,11 @@ from tests.contract.states_shown import table
 PAGE = Path(__file__).parents[2] / "docs" / "states.md"
 
 WHEN: Mapping[State, str] = {
-    State.GONE: "the link has ended, and the socket is missing or refuses although it greeted before",
+    State.GONE: "QEMU answered before, but the link has ended, and the socket is missing or refuses",
     State.CONNECTING: "found, no answer yet; or it answers, and no recent update is known",
     State.DUPLICATE: "another monitor on this host already has this uuid",
     State.NO_GREETING: "the socket accepts the connection, but no QMP greeting comes",
-    State.UNREACHABLE: "permission denied, no listener, hung up, flooding, or no answer within the deadline",
+    State.UNREACHABLE: "permission denied, no listener, a closed or flooded link, or no timely answer",
     State.NO_BALLOON: "QEMU has no virtio balloon",
     State.PAUSED: "the VM is not running; QEMU's polling timer is stopped too",
     State.OFF: "the polling interval is 0 and the agent does not set it",
@@ -43,7 +43,7 @@ REASONS: Mapping[str, tuple[State, str, str]] = {
     Reason.SETTLING: (
         State.CONNECTING,
         "it answers; its last update is old, and the next one is not due yet",
-        "wait for the deadline",
+        "wait: by `polling.stall_deadline` it is `reporting` or `stalled`",
     ),
     Reason.UUID_IN_USE: (
         State.DUPLICATE,
@@ -52,17 +52,17 @@ REASONS: Mapping[str, tuple[State, str, str]] = {
     ),
     LinkFault.SILENT: (
         State.NO_GREETING,
-        "in use by another client, wedged, or not QMP; these look alike from outside",
+        "another client uses the monitor, QEMU hangs, or this is not QMP; these look alike from outside",
         "give the agent its own monitor: a second `-qmp`",
     ),
     LinkFault.BUSY: (
         State.NO_GREETING,
-        "other clients are already waiting for it, or QEMU is wedged",
+        "other clients are already queued for the monitor, or QEMU hangs",
         "give the agent its own monitor",
     ),
     LinkFault.NOT_QMP: (
         State.NO_GREETING,
-        "the peer does not use QMP; left alone until the socket is replaced",
+        "the peer does not use QMP; the agent tries again when the socket is replaced",
         "match only QMP monitors in the globs",
     ),
     LinkFault.DENIED: (
@@ -74,14 +74,17 @@ REASONS: Mapping[str, tuple[State, str, str]] = {
     LinkFault.NO_ANSWER: (
         State.UNREACHABLE,
         (
-            "no answer within the deadline: QEMU is stopped or wedged; with libvirt, also its daemon, or"
-            " another job is running on the domain"
+            "no answer within the deadline: QEMU is stopped or hangs; with libvirt, its daemon may be"
+            " stopped, or another job may be running on the domain"
         ),
-        "check the QEMU process: SIGSTOP, storage, host load; with libvirt, `virsh domjobinfo`",
+        (
+            "check whether the QEMU process is stopped (SIGSTOP), waits for storage, or gets no CPU time;"
+            " with libvirt, run `virsh domjobinfo`"
+        ),
     ),
     LinkFault.FLOODING: (
         State.UNREACHABLE,
-        "more events than any VM sends",
+        "the peer sends more events than any VM does",
         "find out which program created this socket",
     ),
     LinkFault.PROTOCOL: (
@@ -113,7 +116,7 @@ REASONS: Mapping[str, tuple[State, str, str]] = {
     Reason.CANNOT_SET: (
         State.OFF,
         "QEMU refused the interval, or the change could not be recorded",
-        "see the detail: the state directory, or QEMU's error",
+        "see the detail; it has QEMU's error, or the problem of the state directory",
     ),
     Reason.NO_UPDATE_YET: (
         State.WAITING,
@@ -132,7 +135,7 @@ REASONS: Mapping[str, tuple[State, str, str]] = {
     ),
     Reason.NO_ADVANCE: (
         State.STALLED,
-        "the guest stopped answering, and QEMU does not ask again until it does",
+        "the guest stopped answering; QEMU sends no new request until the guest answers",
         (
             "check whether the guest hangs, its driver is unloaded, or it gets no CPU time; reloading the"
             " driver restarts the updates"
