@@ -64,7 +64,7 @@ lab: setup ## build what the tests need: guest, libvirt, Kafka, Collector, Prome
 	@python -m tests.lab.setup
 
 test: lab ## run all tests: most in parallel, then those that measure time, alone
-	@python -m pytest -q -m "not long and not alone" --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	@python -m pytest -q -m "not long and not alone" --numprocesses 5 --dist loadfile --no-loadscope-reorder
 	@python -m pytest -q -m "alone and not long"
 
 test-long: lab ## run the long forms of the tests, and print their figures

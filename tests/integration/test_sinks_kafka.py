@@ -147,7 +147,10 @@ async def test_the_links_trouble_is_never_the_records(
 
 @pytest.mark.parametrize(
     ("code", "message"),
-    [(TOPIC_DENIED, "not authorized to write to the topic: .*samples"), (BAD_TOPIC, "invalid, or reserved by Kafka")],
+    [
+        (TOPIC_DENIED, "not authorized to write to the topic: .*samples"),
+        (BAD_TOPIC, "invalid, or reserved by Kafka"),
+    ],
 )
 async def test_a_topics_trouble_is_not_the_records_and_is_looked_at_again_slowly(
     mock: EmbeddedKafka, code: int, message: str

@@ -12,13 +12,14 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
 from tests.lab import cache, setup
+from tests.lab.boot_slot import boot_slot
 from tests.lab.process import cpu_s, kill, start, wait_until
 from tests.lab.qemu import Monitor, Orders, kernel_words
 
@@ -278,15 +279,16 @@ class Daemon:
                 kind="qemu",
             )
         )
-        if transient:
-            self.virsh("create", str(definition))
-        else:
-            self.virsh("define", str(definition))
-            self.virsh("start", name)
-        made = Domain(self, name)
-        if booted:
-            made.wait_until_booted()
-        return made
+        with boot_slot() if booted else nullcontext():
+            if transient:
+                self.virsh("create", str(definition))
+            else:
+                self.virsh("define", str(definition))
+                self.virsh("start", name)
+            made = Domain(self, name)
+            if booted:
+                made.wait_until_booted()
+            return made
 
 
 class Domain:

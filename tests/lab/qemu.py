@@ -7,11 +7,12 @@ import socket
 import subprocess
 import time
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import cast
 
 from tests.lab import setup
+from tests.lab.boot_slot import boot_slot
 from tests.lab.process import kill, start, wait_until
 
 BALLOON = "/machine/peripheral/balloon0"
@@ -333,10 +334,15 @@ def guest(
         *(("-device", "virtio-balloon-pci,id=balloon0") if balloon else ()),
         *(("-uuid", uuid) if uuid else ()),
     ]
-    vm = Vm(folder, name, [*argv, *_monitors(folder, name), *extra], env)
+    with boot_slot() if booted else nullcontext():
+        vm = Vm(folder, name, [*argv, *_monitors(folder, name), *extra], env)
+        try:
+            if booted:
+                vm.wait_until_booted()
+        except BaseException:
+            vm.kill()
+            raise
     try:
-        if booted:
-            vm.wait_until_booted()
         yield vm
     finally:
         vm.kill()
