@@ -69,6 +69,8 @@ def test_a_snapshot_that_is_loaded_begins_a_new_epoch_where_counters_fall_and_on
         assert new[0]["previous"] == {"epoch": epochs[0], "sequence": old[-1]["sequence"]}
         assert [each["sequence"] for each in new] == list(range(1, len(new) + 1))
         assert new[0]["origin"] == "unsolicited"
-        assert {state for state, _ in lines.words(vm.qmp)} <= {"connecting", "reporting", "paused"}
+        # QEMU answers nothing while it saves or loads: on a busy machine that may exceed the deadline.
+        seen = {state for state, _ in lines.words(vm.qmp)}
+        assert seen <= {"connecting", "reporting", "paused", "unreachable"}
         assert "rebooted" not in {reason for _, reason in lines.words(vm.qmp)}  # no RESET is heard
         assert {each["missed_at_most"] for each in loaded} == {0}

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
+import pytest
+
 from agent.core.epochs import History
 from agent.core.memory import Memory
 from agent.core.reading import Record, VmId
@@ -101,9 +103,8 @@ def content(path: Path) -> Content:
 
 
 def opened(path: Path, level: str = "FULL") -> Store:
-    """Open a spool that checkpoints and frees pages more often than that of an agent."""
+    """Open a spool that checkpoints more often than that of an agent."""
     store = open_store(path, Bounds())
-    spool_store._SPARE_PAGES = 8  # pyright: ignore[reportPrivateUsage]
     connection = store._connection  # pyright: ignore[reportPrivateUsage]
     connection.execute("PRAGMA wal_autocheckpoint = 40")
     if level != "FULL":  # otherwise test what `connect` sets
@@ -112,15 +113,20 @@ def opened(path: Path, level: str = "FULL") -> Store:
 
 
 def write(path: Path, course: Course, commits: int, acknowledgments: int, level: str = "FULL") -> None:
-    """Commit and report each commit; close and reopen the file from time to time."""
-    store = opened(path, level)
-    for _ in range(commits):
-        store.commit(course.next())
-        os.write(acknowledgments, b".")
-        if course.commits % 23 == 0:
-            store.close()
-            store = opened(path, level)
-    store.close()
+    """Commit and report each commit; close and reopen the file from time to time.
+
+    Free pages are returned to the file system more often than by an agent.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spool_store, "_SPARE_PAGES", 8)
+        store = opened(path, level)
+        for _ in range(commits):
+            store.commit(course.next())
+            os.write(acknowledgments, b".")
+            if course.commits % 23 == 0:
+                store.close()
+                store = opened(path, level)
+        store.close()
 
 
 if __name__ == "__main__":
