@@ -31,6 +31,7 @@ from agent.errors import ConfigError, StateFileError
 from agent.libvirt.connections import Connections
 from agent.libvirt.targets import Place
 from agent.qmp.link import QmpOpener
+from agent.redaction import Redactor
 from agent.runtime import clock, logs
 from agent.runtime.agent_reporter import AgentReporter
 from agent.runtime.alarms import Alarms
@@ -81,7 +82,8 @@ async def run(config: Config, reload_config: Callable[[], Config]) -> bool:
             was started.
         SinkError: a sink that cannot be used at all ended the run.
     """
-    logs.configure(config.log.level, config.log.format)
+    redact = Redactor(config.secrets)
+    logs.configure(config.log.level, config.log.format, redact)
     raise_descriptor_limit()
     use_one_arena()
     host = config.host_identity()
@@ -91,7 +93,7 @@ async def run(config: Config, reload_config: Callable[[], Config]) -> bool:
         counters = Counters()
         opening = nullcontext() if config.spool is None else open_spool(config.spool, counters, clock.unix_ms)
         async with opening as spool:
-            return await _Run(config, reload_config, identity, ledger, spool, counters).run()
+            return await _Run(config, reload_config, identity, ledger, spool, counters, redact).run()
 
 
 def raise_descriptor_limit() -> None:
@@ -111,8 +113,10 @@ class _Run:
         ledger: Ledger,
         spool: DiskSpool | None,
         counters: Counters,
+        redact: Redactor,
     ) -> None:
         self._config = config
+        self._redact = redact
         self._reload_config = reload_config
         self._restart = False
         self._manager = ServiceManager(os.environ)
@@ -151,7 +155,7 @@ class _Run:
             Deliverer(sink, queue, self._counters, DeliverySettings(), on_output_closed=collecting.cancel)
             for sink, queue in self._deliveries
         ]
-        health = HealthWatch(self._parts(deliverers), (self._undiscovered, self._unwritable))
+        health = HealthWatch(self._parts(deliverers), (self._undiscovered, self._unwritable), self._redact)
         async with AsyncExitStack() as last:  # the web ends last, so that it can report "stopping"
             if self._config.web is not None:
                 pages = application(
@@ -180,11 +184,11 @@ class _Run:
                 group.start_soon(self._spool.run)
             await group.start(self._obey_signals, collecting)
             await group.start(self._libvirt.run)
-            group.start_soon(self._manager.run, self._status)
+            group.start_soon(self._manager.run, lambda: health.problem() or self._collection().why)
             with collecting:
                 async with anyio.create_task_group() as collection:
                     self._reporter.enter(AgentPhase.STARTING, "looking for monitors")
-                    collection.start_soon(self._reporter.run, self._problem)
+                    collection.start_soon(self._reporter.run, health.problem)
                     if self._otlp is not None:
                         collection.start_soon(self._otlp.run, self._recorder.views)
                     if self._own is not None:
@@ -252,19 +256,12 @@ class _Run:
         problem = self._spool.problem
         return Status(Health.OK, "on disk") if problem is None else Status(Health.DEGRADED, problem)
 
-    def _status(self) -> str:
-        problem = self._problem()
-        return self._collection().why if problem is None else problem
-
     def _undiscovered(self) -> str | None:
         return "the first discovery is not complete" if self._discovered is None else None
 
     def _unwritable(self) -> str | None:
         writable = self._spool is None or self._spool.trouble is None
         return None if writable else "the spool cannot be written"
-
-    def _problem(self) -> str | None:
-        return None if self._spool is None else self._spool.problem
 
     def _on_first_scan(self, collection: TaskGroup, scan: Scan) -> None:
         self._discovered = len(scan.seen)

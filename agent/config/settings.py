@@ -136,6 +136,13 @@ class Config:
         )
 
     @property
+    def secrets(self) -> tuple[str, ...]:
+        """Every secret in the configuration, which no text may contain."""
+        sasl = () if self.effective.sasl_password is None else (self.effective.sasl_password,)
+        headers = self.effective.written.otlp.headers.values()
+        return (*sasl, *(value.get_secret_value() for value in headers))
+
+    @property
     def web(self) -> web_settings.Settings | None:
         """The address to listen on; `None`: HTTP is off."""
         web = self.effective.written.web

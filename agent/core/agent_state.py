@@ -4,8 +4,8 @@
         └───────────┴─────────────┴──────► stopping
 
 `enter` makes the changes that the app decides (starting, running, stopping); `check` makes those that follow
-from problems; `beat` repeats the state. Each returns the same object where there is nothing to record, and
-otherwise a state with the next `sequence`: the caller then records `event` of it.
+from the health of the components (core/health.py), so that both report the same; `beat` repeats the state.
+The caller records `event` of each state with another `sequence`.
 
 Heartbeats lie on a fixed grid that begins with the first record, so changes of state do not move them.
 """
@@ -22,7 +22,7 @@ class AgentPhase(StrEnum):
 
     STARTING = "starting"  # the first scan for VMs has not ended
     RUNNING = "running"
-    DEGRADED = "degraded"  # the agent goes on, but records are lost or may be; `detail` has the reason
+    DEGRADED = "degraded"  # a component does not do all of its work; `detail` names it, with the reason
     STOPPING = "stopping"  # a clean exit: the last record of this run
 
 
@@ -37,6 +37,12 @@ class AgentState:
     previous: AgentPhase | None = None  # None: `phase` is the first one
     sequence: int = 0  # of the newest record, from 1; 0: nothing recorded yet
     heartbeat_at_ns: int = 0
+    recorded_detail: str = ""  # of the newest record
+    settled_at_ns: int = 0  # when another detail of the same state may be recorded
+
+
+_SETTLING_NS = 10_000_000_000
+"""Between two records of a degraded agent with different details: the reasons of a sink may alternate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +72,26 @@ def enter(state: AgentState, phase: AgentPhase, detail: str, now: Now) -> AgentS
         previous=None if is_first else state.phase,
         sequence=state.sequence + 1,
         heartbeat_at_ns=now.mono_ns + state.heartbeat_ns if is_first else state.heartbeat_at_ns,
+        recorded_detail=detail,
+        settled_at_ns=now.mono_ns + _SETTLING_NS,
     )
 
 
 def check(state: AgentState, problem: str | None, now: Now) -> AgentState:
-    """Return the state after a look at `problem`: what costs records now; `None`: nothing.
+    """Return the state after a look at `problem`: what is degraded now, and why; `None`: nothing.
 
-    Only a running agent is degraded by it. Another problem than before is a change of its own.
+    Only a running agent is degraded by it. Another problem than before is a change of its own, recorded once
+    the last one is 10 s old; `detail` is the newest one at once.
     """
     match state.phase:
-        case AgentPhase.RUNNING | AgentPhase.DEGRADED if problem is not None and problem != state.detail:
+        case AgentPhase.RUNNING if problem is not None:
             return enter(state, AgentPhase.DEGRADED, problem, now)
         case AgentPhase.DEGRADED if problem is None:
             return enter(state, AgentPhase.RUNNING, f"recovered: {state.detail}", now)
+        case AgentPhase.DEGRADED if problem != state.recorded_detail and now.mono_ns >= state.settled_at_ns:
+            return enter(state, AgentPhase.DEGRADED, problem, now)
+        case AgentPhase.DEGRADED:
+            return replace(state, detail=problem)
         case _:
             return state
 
@@ -88,7 +101,10 @@ def beat(state: AgentState, now: Now) -> AgentState:
     if now.mono_ns < state.heartbeat_at_ns:
         return state
     return replace(
-        state, sequence=state.sequence + 1, heartbeat_at_ns=state.heartbeat_at_ns + state.heartbeat_ns
+        state,
+        sequence=state.sequence + 1,
+        heartbeat_at_ns=state.heartbeat_at_ns + state.heartbeat_ns,
+        recorded_detail=state.detail,
     )
 
 

@@ -20,6 +20,7 @@ class Status:
 
     health: Health
     why: str  # for people
+    progress: str = ""  # what changes while `why` stays, such as the length of a queue
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +30,19 @@ class Component:
     health: Health
     why: str
     since_ms: int
+    progress: str = ""
+
+    @property
+    def text(self) -> str:
+        """All of it in one text."""
+        return "; ".join(filter(None, (self.why, self.progress)))
 
 
 AGENT = "agent"
 """The component that stands for the whole agent while it stops."""
+
+WHY_CHARACTERS_MAX = 400
+"""The rest of a longer reason is cut off: a peer may have written it."""
 
 _BEST_FIRST = (Health.OK, Health.STARTING, Health.DEGRADED, Health.STOPPING)
 
@@ -49,8 +59,9 @@ def update(
     return {
         name: Component(
             status.health,
-            status.why,
+            status.why[:WHY_CHARACTERS_MAX],
             before[name].since_ms if name in before and before[name].health is status.health else now_ms,
+            status.progress,
         )
         for name, status in statuses.items()
     }
@@ -59,6 +70,15 @@ def update(
 def overall(components: Mapping[str, Component]) -> Health:
     """Return the health of the agent: that of its worst component."""
     return max((each.health for each in components.values()), key=_BEST_FIRST.index, default=Health.STARTING)
+
+
+def problem(components: Mapping[str, Component]) -> str | None:
+    """Return what is degraded and why, as the agent's own state gives it; `None`: nothing is.
+
+    Without `progress`: a longer queue is no other problem.
+    """
+    degraded = [f"{name}: {each.why}" for name, each in components.items() if each.health is Health.DEGRADED]
+    return "; ".join(degraded) or None
 
 
 def not_ready(missing: Iterable[str | None], *, stopping: bool) -> Sequence[str]:

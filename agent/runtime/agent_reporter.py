@@ -4,12 +4,15 @@ from collections import Counter
 from collections.abc import Callable
 
 import anyio
+import structlog
 
 from agent.core import agent_state
 from agent.core.agent_state import AgentEvent, AgentPhase, AgentState
 from agent.runtime import clock
 from agent.runtime.recorder import Recorder
 from agent.telemetry import Counters
+
+log = structlog.get_logger("barograph")
 
 _CHECK_EVERY_S = 1.0
 
@@ -30,7 +33,7 @@ class AgentReporter:
         """Record heartbeats, and changes to and from degraded, until cancelled. Call `enter` first.
 
         Args:
-            problem: what costs records now; `None`: nothing.
+            problem: what is degraded now, and why; `None`: nothing.
         """
         while True:
             check_at_s = anyio.current_time() + _CHECK_EVERY_S
@@ -43,9 +46,12 @@ class AgentReporter:
         return self._event(heartbeat=True)
 
     def _follow(self, state: AgentState, *, heartbeat: bool) -> None:
-        if state is self._state:
+        before, self._state = self._state, state
+        if state.sequence == before.sequence:
             return
-        self._state = state
+        if AgentPhase.DEGRADED in (state.phase, before.phase) and state.phase is not before.phase:
+            write = log.warning if state.phase is AgentPhase.DEGRADED else log.info
+            write(f"agent {state.phase}", detail=state.detail)
         self._recorder.agent_state(self._event(heartbeat=heartbeat))
 
     def _event(self, *, heartbeat: bool) -> AgentEvent:

@@ -53,7 +53,7 @@ class Deliverer:
         """The health of the sink, according to the last attempt."""
         queued = f"{counted(self._queue.held, 'record')} queued"
         if self._problem is not None:
-            return Status(Health.DEGRADED, f"{self._problem}; {queued}")
+            return Status(Health.DEGRADED, self._problem, queued)
         return Status(Health.OK if self._delivers else Health.STARTING, queued)
 
     def close(self) -> None:

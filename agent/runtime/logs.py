@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Callable
 from typing import Literal
 
 import structlog
@@ -10,12 +11,24 @@ LIBRARIES = ("aiokafka", "qemu", "opentelemetry", "watchfiles", "asyncio", "urll
 """Their warnings repeat at every attempt; the agent logs the resulting change itself."""
 
 
-def configure(level: str, form: Literal["console", "json"]) -> None:
+class _Formatter(structlog.stdlib.ProcessorFormatter):
+    """Renders a line, and then removes secrets from all of it: the event, the fields and the traceback."""
+
+    redact: Callable[[str], str] = staticmethod(str)
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self.redact(super().format(record))
+
+
+def configure(level: str, form: Literal["console", "json"], redact: Callable[[str], str] = str) -> None:
     """Send everything to stderr, including the libraries' messages in the same format. Call it once.
+
+    A traceback has no values of local variables, which may be secrets.
 
     Args:
         level: "debug", "info", "warning" or "error".
         form: "console" for people, "json" for one JSON object per line.
+        redact: returns a line without secrets.
     """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -28,7 +41,9 @@ def configure(level: str, form: Literal["console", "json"]) -> None:
         shared.append(structlog.processors.format_exc_info)
         renderer = structlog.processors.JSONRenderer()
     else:
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=24)
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), pad_event_to=24, exception_formatter=structlog.dev.plain_traceback
+        )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -36,12 +51,12 @@ def configure(level: str, form: Literal["console", "json"]) -> None:
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
-        )
+    formatter = _Formatter(
+        foreign_pre_chain=shared,
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
     )
+    formatter.redact = redact
+    handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

@@ -19,7 +19,7 @@ def health_document(components: Mapping[str, Component]) -> dict[str, object]:
     return {
         "state": health.overall(components).value,
         "components": {
-            name: {"state": each.health.value, "since_ms": each.since_ms, "why": each.why}
+            name: {"state": each.health.value, "since_ms": each.since_ms, "why": each.text}
             for name, each in components.items()
         },
     }

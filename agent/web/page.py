@@ -51,7 +51,7 @@ def page_parts(
     for name, each in components.items():
         state = each.health.value
         yield (
-            f'<tr><td>{_text(name)}<td class="{state}">{state}<td>{_utc(each.since_ms)}<td>{_text(each.why)}'
+            f'<tr><td>{_text(name)}<td class="{state}">{state}<td>{_utc(each.since_ms)}<td>{_text(each.text)}'
             "</tr>\n"
         )
     yield (

@@ -49,6 +49,17 @@ def test_it_is_ready_without_its_sinks_and_says_stopping_to_the_end(folder: Path
 
         wait_until(lambda: health()["state"] == "degraded", "the sink's trouble is told")
         parts = health()["components"]
+
+        def first_line() -> str:
+            return ask(url, "")[1].partition("<p>")[2].partition("</p>")[0]
+
+        # One truth: the record for the topic, the page's first line and the log.
+        wait_until(lambda: "<p>" in ask(url, "")[1] and first_line().startswith("degraded: "), "the page")
+        record = json.loads(ask(url, "status")[1])["agent"]
+        reason = parts["kafka.states"]["why"].partition("; ")[0]
+        assert (record["state"], reason in record["detail"]) == ("degraded", True)
+        assert "kafka.states: " in first_line()
+        wait_until(lambda: "agent degraded" in process.stderr.read_text(), "the log")
         said_at_the_end: list[tuple[int, str]] = []
         process.process.terminate()
         while process.process.poll() is None:

@@ -38,15 +38,33 @@ def test_an_agent_starts_runs_and_stops_with_a_record_of_each() -> None:
 def test_a_running_agent_is_degraded_while_it_has_a_problem() -> None:
     disk_full = agent_state.check(running(), "the disk is full", at(5))
     same = agent_state.check(disk_full, "the disk is full", at(6))
-    other = agent_state.check(same, "the spool is damaged", at(7))
-    over = agent_state.check(other, None, at(8))
+    other = agent_state.check(same, "the spool is damaged", at(15))
+    over = agent_state.check(other, None, at(16))
 
     assert (disk_full.phase, disk_full.detail) == (AgentPhase.DEGRADED, "the disk is full")
     assert (disk_full.previous, disk_full.since_ms) == (AgentPhase.RUNNING, T0_MS + 5_000)
-    assert same is disk_full
+    assert same == disk_full
     assert (other.phase, other.detail, other.sequence) == (AgentPhase.DEGRADED, "the spool is damaged", 4)
     assert (over.phase, over.detail) == (AgentPhase.RUNNING, "recovered: the spool is damaged")
     assert (over.previous, over.sequence) == (AgentPhase.DEGRADED, 5)
+
+
+def test_reasons_that_alternate_are_shown_at_once_and_recorded_every_ten_seconds() -> None:
+    state = agent_state.check(running(), "kafka.samples: refused", at(5))
+    for second in range(6, 26):
+        problem = f"kafka.samples: {'refused' if second % 2 else 'timed out'}"
+        state = agent_state.check(state, problem, at(second))
+        assert state.detail == problem
+
+    assert (state.sequence, state.recorded_detail) == (4, "kafka.samples: timed out")
+
+
+def test_a_reason_that_settles_is_recorded_without_waiting_for_a_heartbeat() -> None:
+    state = agent_state.check(running(), "kafka.samples: refused", at(5))
+    for second in range(6, 20):
+        state = agent_state.check(state, "kafka.samples: timed out", at(second))
+
+    assert (state.sequence, state.recorded_detail) == (4, "kafka.samples: timed out")
 
 
 def test_an_agent_without_a_problem_records_nothing() -> None:

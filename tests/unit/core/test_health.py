@@ -36,6 +36,25 @@ def test_the_health_of_the_agent_is_that_of_its_worst_component() -> None:
     assert whole(Health.STOPPING, Health.DEGRADED) is Health.STOPPING
 
 
+def test_the_problem_names_each_degraded_component_without_its_progress() -> None:
+    parts = {
+        "spool": Status(Health.OK, "on disk"),
+        "kafka.samples": Status(Health.DEGRADED, "connection refused", "7 records queued"),
+        "otlp": Status(Health.DEGRADED, "HTTP 503", "2 cycles failed"),
+    }
+    found = health.update({}, parts, 1, stopping=False)
+
+    assert health.problem(found) == "kafka.samples: connection refused; otlp: HTTP 503"
+    assert found["otlp"].text == "HTTP 503; 2 cycles failed"
+    assert health.problem({"spool": found["spool"]}) is None
+
+
+def test_a_long_reason_is_cut_off() -> None:
+    found = health.update({}, {"otlp": Status(Health.DEGRADED, "x" * 10_000)}, 1, stopping=False)
+
+    assert len(found["otlp"].why) == health.WHY_CHARACTERS_MAX
+
+
 def test_an_agent_is_ready_while_nothing_is_missing_and_it_is_not_stopping() -> None:
     assert health.not_ready([None, None], stopping=False) == []
     assert health.not_ready([None, "the spool cannot be written"], stopping=False) == [
