@@ -84,6 +84,8 @@ async def run(config: Config, reload_config: Callable[[], Config]) -> bool:
     """
     redact = Redactor(config.secrets)
     logs.configure(config.log.level, config.log.format, redact)
+    for caution in config.cautions:
+        log.warning("configuration", setting=caution.place, problem=caution.message)
     raise_descriptor_limit()
     use_one_arena()
     host = config.host_identity()
@@ -126,7 +128,7 @@ class _Run:
         self._counters = counters
         keepers, self._deliveries = _deliveries(config, spool, counters)
         self._recorder = Recorder(identity, config.event_mode, keepers, counters)
-        self._otlp = None if config.otlp is None else OtlpSink(config.otlp, identity, self._counters)
+        self._otlp = None if config.otlp is None else OtlpSink(config.otlp, identity, counters, redact)
         polling = config.polling_settings()
         self._qmp = config.qmp_settings()
         open_monitor = QmpOpener(self._qmp)
@@ -142,7 +144,7 @@ class _Run:
             alarms=Alarms(self._qmp.readings_at_once),
         )
         self._open_to_write = opener(open_monitor, self._libvirt.open_to_write)
-        self._own = None if config.otlp is None else OwnTelemetry(config.otlp, identity, self._look)
+        self._own = None if config.otlp is None else OwnTelemetry(config.otlp, identity, self._look, redact)
         memories = NO_MEMORIES if spool is None else spool.memories
         self._fleet = Fleet(identity.host_id, services, memories)
         self._reporter = AgentReporter(self._recorder, self._counters, polling.heartbeat_ns)

@@ -38,11 +38,12 @@ class Redactor:
 
 
 def _parts(secret: str) -> Iterable[str]:
-    """Yield the secret, and what follows its scheme: `Bearer TOKEN` is two secrets."""
+    """Yield the secret, and what follows its scheme or user name: `Bearer TOKEN`, `USER:PASSWORD`."""
     yield secret
-    _, blank, credentials = secret.partition(" ")
-    if blank:
-        yield credentials.strip()
+    for separator in (" ", ":"):
+        _, found, credentials = secret.partition(separator)
+        if found:
+            yield credentials.strip()
 
 
 def _forms(secret: str) -> Iterable[str]:

@@ -98,7 +98,10 @@ def check_config(flags: Flags) -> None:
 
     Performs the same checks as run and stops before the first side effect.
     """
-    typer.echo(summary(load_config(flags)))
+    config = load_config(flags)
+    typer.echo(summary(config))
+    for caution in config.cautions:
+        typer.echo(f"warning: {caution}", err=True)
 
 
 @cli.command()

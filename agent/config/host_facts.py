@@ -18,6 +18,7 @@ from agent.config.sources import CONTAINER_VARIABLE, Layer
 from agent.config.tree import SettingPath, Written
 from agent.config.types import IDENTIFIER
 from agent.libvirt.targets import NOT_INSTALLED
+from agent.sinks import otlp_headers
 
 _SECRET_MAX_BYTES = 65_536
 _DEFAULT_ROOT_DIRECTORY = "/var/lib/barograph"
@@ -107,6 +108,25 @@ def sasl_password(written: Written, findings: list[Finding]) -> str | None:
     if not password:
         findings.append(Finding(path, f"{sasl.password_file!r} is empty; write the password to it"))
     return password or None
+
+
+def check_headers(written: Written, findings: list[Finding]) -> None:
+    """Read the files with headers as the sink does, so that an invalid one is found before the start."""
+    otlp = written.otlp
+    parts = [{name: value.get_secret_value() for name, value in otlp.headers.items()}]
+    for file, name, parse in (
+        (otlp.headers_file, "headers_file", otlp_headers.parse_file),
+        (otlp.bearer_token_file, "bearer_token_file", otlp_headers.bearer),
+    ):
+        path = ("otlp", name)
+        content = None if file is None else _content(file, path, findings)
+        if content is None:
+            continue
+        try:
+            parts.append(dict(parse(content)))
+            otlp_headers.merged(*parts)
+        except ValueError as error:
+            findings.append(Finding(path, f"{file!r}: {error}", (("otlp", "headers"),)))
 
 
 def check_libvirt(written: Written, findings: list[Finding]) -> None:

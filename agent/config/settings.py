@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import unquote, urlsplit
 
 from agent.config.contradictions import otlp_protocol
 from agent.config.host_facts import Host
@@ -15,6 +16,7 @@ from agent.contract.encode import Mode
 from agent.core.poller import PollSettings
 from agent.discovery.globs import MonitorGlob
 from agent.discovery.globs import Settings as DiscoverySettings
+from agent.errors import Problem
 from agent.libvirt.targets import Place
 from agent.libvirt.targets import Settings as LibvirtSettings
 from agent.qmp.link import Settings as QmpSettings
@@ -130,17 +132,28 @@ class Config:
             timeout_s=otlp.timeout.s,
             interval_s=otlp.interval.s,
             identity=otlp.identity.value,
+            headers_file=_path(otlp.headers_file),
+            bearer_token_file=_path(otlp.bearer_token_file),
             ca_file=_path(otlp.tls.ca_file),
             cert_file=_path(otlp.tls.cert_file),
             key_file=_path(otlp.tls.key_file),
+            proxy=None if self.effective.otlp_proxy is None else self.effective.otlp_proxy.url,
+            proxy_variable="" if self.effective.otlp_proxy is None else self.effective.otlp_proxy.variable,
         )
+
+    @property
+    def cautions(self) -> tuple[Problem, ...]:
+        """Warnings about the configuration."""
+        return self.effective.cautions
 
     @property
     def secrets(self) -> tuple[str, ...]:
         """Every secret in the configuration, which no text may contain."""
         sasl = () if self.effective.sasl_password is None else (self.effective.sasl_password,)
         headers = self.effective.written.otlp.headers.values()
-        return (*sasl, *(value.get_secret_value() for value in headers))
+        proxy = self.effective.otlp_proxy
+        credentials = "" if proxy is None else urlsplit(proxy.url).netloc.rpartition("@")[0]
+        return (*sasl, *(value.get_secret_value() for value in headers), credentials, unquote(credentials))
 
     @property
     def web(self) -> web_settings.Settings | None:

@@ -133,7 +133,22 @@ class OtlpConfig(Section):
     headers: Headers = Field(
         default={},
         description=(
-            "Headers of each request, e.g. a token. Never shown. In a variable: `name=value,name2=value2`."
+            "Headers of each request, e.g. a token; at most 16 KiB in all. Never shown. In a variable: "
+            "`name=value,name2=value2`."
+        ),
+    )
+    headers_file: AbsolutePath | None = Field(
+        default=None,
+        description=(
+            "File with more headers, one `name: value` per line. Empty lines and lines that start with `#` "
+            "are ignored. Read again when it changes."
+        ),
+    )
+    bearer_token_file: AbsolutePath | None = Field(
+        default=None,
+        description=(
+            "File with a bearer token, which is sent in the header `authorization`. Read again when it "
+            "changes."
         ),
     )
     compression: OtlpCompression = Field(

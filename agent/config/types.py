@@ -5,7 +5,7 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any, cast
+from typing import Annotated
 from urllib.parse import unquote, urlsplit
 
 from pydantic import (
@@ -21,6 +21,8 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema
 from pydantic_core.core_schema import no_info_before_validator_function
+
+from agent.sinks.otlp_headers import checked
 
 
 class Section(BaseModel):
@@ -108,7 +110,6 @@ class Switch(StrEnum):
 
 
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?\.?|\[[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?\]")
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
 IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,254}")
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")  # Kafka, org.apache.kafka.common.internals.Topic
 
@@ -130,8 +131,8 @@ def _some(servers: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _bootstrap_server(written: str) -> str:
-    if "://" in written:
-        raise ValueError(f"{written!r} is a URL; write HOST:PORT, e.g. kafka-1:9092")
+    if "://" in written or "@" in written:
+        raise ValueError(f"{shown_url(written)!r} is a URL; write HOST:PORT, e.g. kafka-1:9092")
     host, colon, port = written.rpartition(":")
     if not colon or not port.isdecimal() or (":" in host and not host.startswith("[")):
         raise ValueError(f"{written!r} has no port; write HOST:PORT, e.g. kafka-1:9092 or [2001:db8::1]:9092")
@@ -175,17 +176,27 @@ def _check_ipv6(written: str, host: str) -> None:
         ) from error
 
 
+def shown_url(written: str) -> str:
+    """Return a URL for a message: without a user name and a password, and without its query."""
+    visible = re.split(r"[?#]", written, maxsplit=1)[0]
+    scheme, separator, rest = visible.rpartition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+
+
 def _endpoint(written: str) -> str:
     example = "e.g. http://collector:4318 or https://otlp.example.net"
+    shown = shown_url(written)
     if "://" not in written:
-        raise ValueError(f"{written!r} has no scheme; start it with http:// or https://, {example}")
+        raise ValueError(f"{shown!r} has no scheme; start it with http:// or https://, {example}")
     try:
         url = urlsplit(written)
         port = url.port
     except ValueError as error:
-        raise ValueError(f"{written!r} is not a URL ({error}); write {example}") from error
+        # The error quotes a part of the URL, which may be of the password.
+        reason = "" if "@" in written else f" ({error})"
+        raise ValueError(f"{shown!r} is not a URL{reason}; write {example}") from error
     if url.scheme not in ("http", "https"):
-        raise ValueError(f"{written!r} has the scheme {url.scheme!r}; use http or https, {example}")
+        raise ValueError(f"{shown!r} has the scheme {url.scheme!r}; use http or https, {example}")
     if url.username is not None or url.password is not None:
         # The value is not repeated: it holds a secret.
         raise ValueError("contains a user name or a password; send them in otlp.headers, e.g. authorization")
@@ -193,11 +204,11 @@ def _endpoint(written: str) -> str:
         not url.hostname
         or _HOST.fullmatch(url.netloc.rpartition(":")[0] if port is not None else url.netloc) is None
     ):
-        raise ValueError(f"{written!r} has no valid host; write {example}")
+        raise ValueError(f"{shown!r} has no valid host; write {example}")
     if port == 0:
-        raise ValueError(f"{written!r} has the port 0; use 1 to 65535")
+        raise ValueError(f"{shown!r} has the port 0; use 1 to 65535")
     if url.query or url.fragment:
-        raise ValueError(f"{written!r} has a query or a fragment; remove what follows the path")
+        raise ValueError(f"{shown!r} has a query or a fragment; remove what follows the path")
     return written
 
 
@@ -239,15 +250,11 @@ def _headers(written: object) -> object:
     return headers
 
 
-def _header_names(headers: Mapping[str, Any]) -> Mapping[str, Any]:
-    for name, value in headers.items():
-        if _HEADER_NAME.fullmatch(name) is None:
-            raise ValueError(f"{name!r} is not a valid header name; use letters, digits and hyphens")
-        if not cast(str, value.get_secret_value()).isprintable():
-            raise ValueError(
-                f"the value of {name!r} contains unprintable characters; remove them, e.g. a line break"
-            )
-    return {name.lower(): value for name, value in headers.items()}  # gRPC accepts lower case only
+def _checked_headers(headers: Mapping[str, SecretStr]) -> Mapping[str, SecretStr]:
+    checked(  # the value of an invalid header is not repeated
+        {name: value.get_secret_value() for name, value in headers.items()}
+    )
+    return {name.lower(): value for name, value in headers.items()}
 
 
 def _count(written: object) -> object:
@@ -301,7 +308,7 @@ AbsolutePath = Annotated[
     str, AfterValidator(_absolute), WithJsonSchema({"type": "string", "pattern": "^/"}), Takes("path")
 ]
 Headers = Annotated[
-    Mapping[str, SecretStr], TextOr(_headers), AfterValidator(_header_names), Takes("names and values")
+    Mapping[str, SecretStr], TextOr(_headers), AfterValidator(_checked_headers), Takes("names and values")
 ]
 Text = Annotated[str, Field(min_length=1), Takes("text")]
 Secret = Annotated[SecretStr, Field(min_length=1), Takes("text")]

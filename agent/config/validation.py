@@ -10,8 +10,10 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from agent.config import host_facts
+from agent.config.cautions import cautions
 from agent.config.contradictions import Finding, contradictions
 from agent.config.host_facts import Host
+from agent.config.proxies import Proxy, proxy_for
 from agent.config.sections import LibvirtConfig, MonitorConfig
 from agent.config.sources import (
     CONFIG_VARIABLE,
@@ -38,6 +40,8 @@ class Effective:
     state_directory: str
     sasl_password: str | None = field(repr=False)
     endpoint_is_whole: bool  # /v1/metrics is not appended to otlp.endpoint
+    otlp_proxy: Proxy | None
+    cautions: tuple[Problem, ...]  # warnings
 
 
 def effective(flags: Flags, environ: Mapping[str, str], *, monitors_needed: bool = True) -> Effective:
@@ -64,12 +68,20 @@ def effective(flags: Flags, environ: Mapping[str, str], *, monitors_needed: bool
     host = host_facts.host(written, own, environ, findings)
     state_directory = host_facts.state_directory(written, environ, findings)
     sasl_password = host_facts.sasl_password(written, findings)
+    host_facts.check_headers(written, findings)
     host_facts.check_libvirt(written, findings)
     host_facts.check_certificates(written.kafka.tls, ("kafka", "tls"), findings)
     host_facts.check_certificates(written.otlp.tls, ("otlp", "tls"), findings)
     if not monitors_needed and not written.monitors:
         findings = [finding for finding in findings if finding.path != ("monitors",)]
     problems += _follow(findings, wrong, layer)
+    otlp_proxy = None
+    if written.otlp.endpoint is not None:
+        try:
+            otlp_proxy = proxy_for(written.otlp.endpoint, environ)
+        except ValueError as error:
+            place, _, message = str(error).partition(": ")
+            problems.append(Problem(place, message))
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     return Effective(
@@ -78,6 +90,8 @@ def effective(flags: Flags, environ: Mapping[str, str], *, monitors_needed: bool
         state_directory=state_directory,
         sasl_password=sasl_password,
         endpoint_is_whole=layer.place(("otlp", "endpoint")) == WHOLE_ENDPOINT_VARIABLE,
+        otlp_proxy=otlp_proxy,
+        cautions=cautions(written, flags, environ),
     )
 
 

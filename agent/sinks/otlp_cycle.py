@@ -137,7 +137,7 @@ def _send_alone(
         alone = outcome if len(vms) == 1 else exporter.export(_request([vm]))
         if alone.accepted:
             accepted.append(vm)
-            rejected_points += alone.rejected_points
+            rejected_points += min(max(alone.rejected_points, 0), vm.points)
             failure = None
         elif alone.refused:
             refused.append(vm)
@@ -154,10 +154,12 @@ def _report(
     for vm in (*accepted, *refused, *(vm for vm in built if not vm.points)):
         points_refused.update(vm.left_out)
     points_refused[RefusedPoint.BACKEND] += sum(vm.points for vm in refused)
+    sent = sum(vm.points for vm in accepted)
+    rejected_points = min(max(rejected_points, 0), sent)  # a backend may answer any number
     points_refused[RefusedPoint.PARTIAL_SUCCESS] += rejected_points
     return SliceReport(
         settled={vm.key: vm.accepted for vm in accepted} | {vm.key: vm.refused for vm in refused},
-        points_sent=sum(vm.points for vm in accepted) - rejected_points,
+        points_sent=sent - rejected_points,
         points_refused={reason: points for reason, points in points_refused.items() if points},
         passed_over=sum(vm.passed_over for vm in (*accepted, *refused)),
     )

@@ -1,135 +1,104 @@
 """The official OTLP exporters, and access to details that they do not expose. Only this file imports them.
 
-They provide TLS, compression and retries. They encode metrics of the SDK; the agent passes OTLP's own
-messages after that step, through private hooks (docs/decisions/0012).
+They provide compression and retries. They encode metrics of the SDK; the agent passes OTLP's own messages
+after that step, through private hooks (docs/decisions/0012). What they leave open is done by the agent:
 
-They return only success or failure. The status, the partial success and the requested delay are read here:
-over HTTP with a custom session, over gRPC through a private hook (1.45.2 has no public one; issue #4803).
+- they return only success or failure; the status, the partial success and the requested delay are read here;
+- they read headers, certificates and more from the environment, which configures the agent only where
+  docs/configuration.md names them: headers, TLS and proxy come from the settings (sinks/otlp_credentials.py);
+- they do not bound an answer: over HTTP sinks/otlp_http.py does, over gRPC the options of the channel;
+- a malformed trailer of gRPC raises in their retry loop: it gets a valid one, or none.
+
 Their loggers repeat at every attempt what an `Outcome` has once.
 """
 
+import time
 import typing
-from pathlib import Path
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
+import structlog
 from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData
 
+from agent.sinks import otlp_failures
+from agent.sinks.otlp_credentials import Credentials
 from agent.sinks.otlp_cycle import Exporter, Outcome
-from agent.sinks.otlp_settings import Settings, http_endpoint
+from agent.sinks.otlp_failures import Stage
+from agent.sinks.otlp_http import Answer, AttemptFailed, HttpClient
+from agent.sinks.otlp_settings import Settings, authority, http_endpoint
 
 if TYPE_CHECKING:
     import grpc
-    import requests
     from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
         ExportMetricsServiceRequest,
         ExportMetricsServiceResponse,
     )
 
+log = structlog.get_logger("barograph.otlp")
+
 # 400 and INVALID_ARGUMENT by the protocol's specification; 413 and 422 by what backends answer.
 _REFUSED_STATUSES = frozenset({400, 413, 422})
-_DETAIL_CHARACTERS = 300
+_OF_A_REQUEST = frozenset({"content-type", "content-encoding", "user-agent"})
+_RETRY_INFO = "google.rpc.retryinfo-bin"
+_RETRY_INFO_BYTES_MAX = 1024
+_RETRY_AFTER_S = (0.1, 3600.0)  # what a delay that a backend requests is raised or lowered to
+# gRPC decompresses up to a thousandfold what this limit lets through.
+_GRPC_ANSWER_BYTES_MAX = 16 * 1024
+_GRPC_METADATA_BYTES_MAX = 16 * 1024
 
 
-def open_exporter(settings: Settings) -> Exporter:
+class Watch:
+    """What an exporter reports while an export is in progress. Written by its thread, read by any."""
+
+    stage: Stage | None = None
+    began_s = 0.0  # monotonic: when the attempt began
+
+    def enter(self, stage: Stage | None) -> None:
+        """Note the stage of the attempt; `None`: it has ended."""
+        if stage in (Stage.RESOLVE, Stage.ANSWER):
+            self.began_s = time.monotonic()
+        self.stage = stage
+
+    def failed(self, outcome: Outcome) -> None:
+        """Report an attempt that failed; the exporter may make another one."""
+
+
+def open_exporter(
+    settings: Settings,
+    watch: Watch | None = None,
+    add_secret: Callable[[str], None] = lambda _: None,
+    redact: Callable[[str], str] = str,
+) -> Exporter:
     """Return the exporter. It connects at the first export.
 
     Raises:
-        OSError, ValueError: a certificate file cannot be read, or is not one.
+        OSError, ValueError: a file with headers or certificates cannot be read, or is not one.
     """
-    return _open_grpc(settings) if settings.protocol == "grpc" else _open_http(settings)
+    credentials = Credentials(settings, add_secret)
+    credentials.headers()
+    attempts = _Attempts(watch or Watch(), redact)
+    opened = _open_grpc if settings.protocol == "grpc" else _open_http
+    return _Official(opened(settings, credentials, attempts), attempts)
 
 
-def _open_http(settings: Settings) -> Exporter:
-    import requests
-    from opentelemetry.exporter.otlp.proto.http import Compression
-    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+class _Attempts:
+    """The result of the last attempt, as the transport saw it."""
 
-    answers = _Answers()
+    def __init__(self, watch: Watch, redact: Callable[[str], str]) -> None:
+        self.watch = watch
+        self.outcome: Outcome | None = None
+        self._redact = redact
 
-    class Session(requests.Session):
-        def send(self, request: "requests.PreparedRequest", **kwargs: Any) -> "requests.Response":
-            answers.clear()
-            if settings.ca_file is not None:
-                kwargs["verify"] = str(settings.ca_file)  # takes precedence over REQUESTS_CA_BUNDLE
-            try:
-                response = super().send(request, **kwargs)
-            except (
-                OSError,
-                ValueError,
-            ) as error:  # requests raises OSErrors; a bad URL is a ValueError too
-                answers.outcome = Outcome(accepted=False, detail=str(error)[:_DETAIL_CHARACTERS])
-                raise
-            answers.outcome = _http_outcome(response)
-            return response
+    def begin(self) -> None:
+        self.outcome = None
 
-    class EncodedExporter(OTLPMetricExporter):
-        def export_request(self, request: "ExportMetricsServiceRequest") -> MetricExportResult:
-            return self._export_batch(request)
-
-    compression = {"gzip": Compression.Gzip, "none": Compression.NoCompression}
-    exporter = EncodedExporter(
-        endpoint=http_endpoint(settings),
-        certificate_file=_name(settings.ca_file),
-        client_key_file=_name(settings.key_file),
-        client_certificate_file=_name(settings.cert_file),
-        headers=dict(settings.headers),
-        timeout=settings.timeout_s,
-        compression=compression[settings.compression],
-        session=Session(),
-    )
-    return _Official(exporter, answers)
-
-
-def _open_grpc(settings: Settings) -> Exporter:
-    import grpc
-    from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
-
-    answers = _Answers()
-
-    class EncodedExporter(OTLPMetricExporter):
-        def export_request(self, request: "ExportMetricsServiceRequest") -> MetricExportResult:
-            return self._export(cast("MetricsData", request))  # the two methods below handle it
-
-        def _translate_data(self, data: MetricsData) -> "ExportMetricsServiceRequest":
-            return cast("ExportMetricsServiceRequest", data)
-
-        def _count_data(self, data: MetricsData) -> int:
-            return 0  # for the exporter's own metrics, which are off
-
-        def _initialize_channel_and_stub(self) -> None:
-            super()._initialize_channel_and_stub()
-            stub = cast("Any", self)._client
-            export = stub.Export
-
-            def watched(**kwargs: Any) -> "ExportMetricsServiceResponse":
-                answers.clear()
-                try:
-                    response = export(**kwargs)
-                except grpc.RpcError as error:
-                    answers.outcome = _grpc_failure(cast("grpc.Call", error))
-                    raise
-                answers.outcome = _accepted(response)
-                return response
-
-            stub.Export = watched
-
-    compression = {"gzip": grpc.Compression.Gzip, "none": grpc.Compression.NoCompression}
-    credentials = None
-    if settings.ca_file or settings.cert_file:
-        key_file = settings.key_file or settings.cert_file
-        credentials = grpc.ssl_channel_credentials(
-            root_certificates=_read(settings.ca_file),
-            private_key=_read(key_file) if settings.cert_file else None,
-            certificate_chain=_read(settings.cert_file),
-        )
-    exporter = EncodedExporter(
-        endpoint=settings.endpoint,
-        credentials=credentials,
-        headers={name.lower(): value for name, value in settings.headers.items()},
-        timeout=settings.timeout_s,
-        compression=compression[settings.compression],
-    )
-    return _Official(exporter, answers)
+    def end(self, outcome: Outcome) -> Outcome:
+        self.watch.enter(None)
+        self.outcome = outcome = replace(outcome, detail=self._redact(outcome.detail))
+        if not outcome.accepted and not outcome.refused:
+            self.watch.failed(outcome)
+        return outcome
 
 
 class _OfficialExporter(typing.Protocol):
@@ -137,27 +106,24 @@ class _OfficialExporter(typing.Protocol):
     def shutdown(self) -> None: ...
 
 
-class _Answers:
-    """The last answer seen by the transport."""
-
-    def __init__(self) -> None:
-        self.outcome: Outcome | None = None
-
-    def clear(self) -> None:
-        self.outcome = None
-
-
 class _Official:
     """An official exporter, with the outcome of each export."""
 
-    def __init__(self, exporter: _OfficialExporter, answers: _Answers) -> None:
+    def __init__(self, exporter: _OfficialExporter, attempts: _Attempts) -> None:
         self._exporter = exporter
-        self._answers = answers
+        self._attempts = attempts
 
     def export(self, request: "ExportMetricsServiceRequest") -> Outcome:
-        self._answers.clear()
-        result = self._exporter.export_request(request)
-        outcome = self._answers.outcome
+        self._attempts.begin()
+        try:
+            result = self._exporter.export_request(request)
+        except Exception as error:  # noqa: BLE001 - the boundary: whatever a backend answers is an outcome
+            # Not its text or its traceback: a library may quote a header.
+            log.error("otlp export crashed", error=type(error).__name__)
+            return self._attempts.end(
+                Outcome(accepted=False, detail=f"internal error: {type(error).__name__}")
+            )
+        outcome = self._attempts.outcome
         if outcome is None:
             return Outcome(accepted=False, detail="the exporter did not send the metrics")
         if result is MetricExportResult.SUCCESS or not outcome.accepted:
@@ -168,60 +134,266 @@ class _Official:
         self._exporter.shutdown()
 
 
-def _http_outcome(response: "requests.Response") -> Outcome:
+# --- HTTP ---
+
+
+def _open_http(settings: Settings, credentials: Credentials, attempts: _Attempts) -> _OfficialExporter:
+    from opentelemetry.exporter.http.transport._base import BaseHTTPResult, BaseHTTPTransport
+    from opentelemetry.exporter.otlp.proto.http import Compression
+    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+
+    if settings.endpoint.startswith("https://"):
+        credentials.context()
+    client = HttpClient(settings, credentials.context, attempts.watch.enter)
+
+    @dataclass(frozen=True, slots=True)
+    class Result(BaseHTTPResult):
+        """What the retry loop reads of an answer."""
+
+        retry_after_s: float | None = None
+
+        def content(self) -> bytes:
+            return b""
+
+        def headers(self) -> dict[str, str]:
+            return {} if self.retry_after_s is None else {"retry-after": str(self.retry_after_s)}
+
+    class Transport(BaseHTTPTransport):
+        def request(
+            self,
+            method: str,
+            url: str,
+            *,
+            headers: dict[str, str] | None = None,
+            timeout: float | None = None,
+            data: bytes | None = None,
+        ) -> Result:
+            attempts.begin()
+            of_request = {
+                name: value for name, value in (headers or {}).items() if name.lower() in _OF_A_REQUEST
+            }
+            try:
+                sent = {**of_request, **credentials.headers()}
+                answer = client.post(data or b"", sent, settings.timeout_s if timeout is None else timeout)
+            except AttemptFailed as error:
+                attempts.end(Outcome(accepted=False, detail=error.failure.words))
+                return Result(error=error)
+            outcome = attempts.end(_http_outcome(answer))
+            return Result(status_code=answer.status, reason="", retry_after_s=outcome.retry_after_s)
+
+        def close(self) -> None:
+            client.close()
+
+        def is_connection_error(self, exception: Exception | None) -> bool:
+            return isinstance(exception, AttemptFailed) and exception.failure.may_pass
+
+    class EncodedExporter(OTLPMetricExporter):
+        def export_request(self, request: "ExportMetricsServiceRequest") -> MetricExportResult:
+            return self._export_batch(request)
+
+    compression = {"gzip": Compression.Gzip, "none": Compression.NoCompression}
+    return EncodedExporter(
+        endpoint=http_endpoint(settings),
+        timeout=settings.timeout_s,
+        compression=compression[settings.compression],
+        _transport=Transport(),
+    )
+
+
+def _http_outcome(answer: Answer) -> Outcome:
     from google.protobuf.message import DecodeError
     from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 
-    status = response.status_code
-    if 200 <= status < 300:
-        answer = ExportMetricsServiceResponse()
-        if response.headers.get("content-type", "").startswith("application/x-protobuf"):
+    kind = answer.headers.get("content-type", "")
+    if 200 <= answer.status < 300:
+        message = ExportMetricsServiceResponse()
+        if kind.startswith("application/x-protobuf"):
             try:
-                answer.ParseFromString(response.content)
+                message.ParseFromString(answer.body)
             except DecodeError:
                 return Outcome(accepted=True)  # the status counts; the details are lost
-        return _accepted(answer)
-    detail = f"HTTP {status} {response.reason}"
-    if response.headers.get("content-type", "").startswith("text/plain"):
-        detail = f"{detail}: {response.text.strip()[:_DETAIL_CHARACTERS]}"
+        return _accepted(message)
+    text = answer.body.decode("utf-8", "replace") if kind.startswith("text/plain") else ""
     return Outcome(
         accepted=False,
-        refused=status in _REFUSED_STATUSES,
-        detail=detail,
-        retry_after_s=_retry_after_s(response.headers.get("retry-after", "")),
+        refused=answer.status in _REFUSED_STATUSES,
+        detail=otlp_failures.of_status(answer.status, answer.reason, text),
+        retry_after_s=_retry_after_s(answer.headers.get("retry-after", "")),
     )
 
 
 def _retry_after_s(value: str) -> float | None:
     """Return the delay in seconds; `None`: absent, or a date, which is left to the next cycle."""
-    return float(value) if value.isdecimal() else None
+    value = value.strip()
+    return _delay_s(float(value[:20])) if value.isascii() and value.isdecimal() else None
 
 
-def _grpc_failure(call: "grpc.Call") -> Outcome:
+def _delay_s(requested_s: float) -> float:
+    shortest_s, longest_s = _RETRY_AFTER_S
+    return min(max(requested_s, shortest_s), longest_s)
+
+
+# --- gRPC ---
+
+
+def _open_grpc(settings: Settings, credentials: Credentials, attempts: _Attempts) -> _OfficialExporter:
     import grpc
-    from google.rpc.error_details_pb2 import RetryInfo
+    from opentelemetry.exporter.otlp.proto.grpc.exporter import OTLPExporterMixin
+    from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2_grpc import MetricsServiceStub
 
-    retry_after_s = None
-    for name, value in call.trailing_metadata() or ():
-        if name == "google.rpc.retryinfo-bin":
-            delay = RetryInfo.FromString(cast("bytes", value)).retry_delay
-            retry_after_s = delay.seconds + delay.nanos / 1e9
+    class Failed(grpc.RpcError):
+        """A failed call, of which the retry loop can read everything."""
+
+        def __init__(self, code: grpc.StatusCode, retry_after_s: float | None) -> None:
+            self._code = code
+            self._retry_after_s = retry_after_s
+
+        def code(self) -> grpc.StatusCode:
+            return self._code
+
+        def details(self) -> str:
+            return ""  # for a log that is off; the outcome has them
+
+        def trailing_metadata(self) -> tuple[tuple[str, bytes], ...]:
+            return () if self._retry_after_s is None else ((_RETRY_INFO, _retry_info(self._retry_after_s)),)
+
+    class EncodedExporter(OTLPMetricExporter):
+        _stamp: Hashable = None
+
+        def __init__(self) -> None:
+            # Not OTLPMetricExporter's: it reads the environment.
+            initialize: Any = OTLPExporterMixin.__init__
+            initialize(
+                self,
+                stub=MetricsServiceStub,
+                result=MetricExportResult,
+                endpoint=settings.endpoint,
+                insecure=True,  # the channel is made below
+                headers=(("user-agent", "barograph"),),
+                timeout=settings.timeout_s,
+                compression=compression[settings.compression],
+                retryable_error_codes=_RETRYABLE,
+                signal="metrics",
+            )
+
+        def export_request(self, request: "ExportMetricsServiceRequest") -> MetricExportResult:
+            if self._is_tls and credentials.pem()[0] != self._stamp:
+                cast("Any", self)._channel.close()
+                self._initialize_channel_and_stub()
+            return self._export(cast("MetricsData", request))  # the two methods below handle it
+
+        def _translate_data(self, data: MetricsData) -> "ExportMetricsServiceRequest":
+            return cast("ExportMetricsServiceRequest", data)
+
+        def _count_data(self, data: MetricsData) -> int:
+            return 0  # for the exporter's own metrics, which are off
+
+        @property
+        def _is_tls(self) -> bool:
+            return settings.endpoint.startswith("https://")
+
+        def _initialize_channel_and_stub(self) -> None:
+            target, options = authority(settings.endpoint), _channel_options(settings)
+            algorithm = compression[settings.compression]
+            channel: grpc.Channel
+            if self._is_tls:
+                self._stamp, (roots, key, certificates) = credentials.pem()
+                trust = grpc.ssl_channel_credentials(roots, key, certificates)
+                channel = grpc.secure_channel(target, trust, options, algorithm)
+            else:
+                channel = grpc.insecure_channel(target, options, algorithm)
+            export = cast("Any", MetricsServiceStub(channel)).Export
+            mine = cast("Any", self)
+            mine._channel, mine._client = channel, _Stub(lambda **kwargs: watched(export, **kwargs))
+
+    def watched(export: Callable[..., Any], **kwargs: Any) -> "ExportMetricsServiceResponse":
+        attempts.begin()
+        kwargs["metadata"] = tuple(credentials.headers().items())
+        attempts.watch.enter(Stage.ANSWER)
+        try:
+            response = export(**kwargs)
+        except grpc.RpcError as error:
+            outcome = attempts.end(_grpc_failure(cast("grpc.Call", error), settings))
+            code = cast("grpc.Call", error).code()
+            raise Failed(code, outcome.retry_after_s) from None
+        attempts.end(_accepted(response))
+        return response
+
+    compression = {"gzip": grpc.Compression.Gzip, "none": grpc.Compression.NoCompression}
+    codes = grpc.StatusCode
+    _RETRYABLE = frozenset(  # as the protocol's specification has it
+        {
+            codes.CANCELLED,
+            codes.DEADLINE_EXCEEDED,
+            codes.ABORTED,
+            codes.OUT_OF_RANGE,
+            codes.UNAVAILABLE,
+            codes.DATA_LOSS,
+            codes.RESOURCE_EXHAUSTED,
+        }
+    )
+    return EncodedExporter()
+
+
+class _Stub:
+    """Has the one method that the retry loop calls."""
+
+    def __init__(self, export: Callable[..., Any]) -> None:
+        self.Export = export
+
+
+def _channel_options(settings: Settings) -> list[tuple[str, str | int]]:
+    options: list[tuple[str, str | int]] = [
+        ("grpc.primary_user_agent", "OTel-OTLP-Exporter-Python barograph"),
+        ("grpc.max_receive_message_length", _GRPC_ANSWER_BYTES_MAX),
+        ("grpc.max_metadata_size", _GRPC_METADATA_BYTES_MAX),
+        ("grpc.absolute_max_metadata_size", _GRPC_METADATA_BYTES_MAX),
+    ]
+    # gRPC itself reads the variables in lower case alone, and decides otherwise than HTTP does.
+    if settings.proxy is None:
+        return [*options, ("grpc.enable_http_proxy", 0)]
+    return [*options, ("grpc.http_proxy", settings.proxy)]
+
+
+def _grpc_failure(call: "grpc.Call", settings: Settings) -> Outcome:
+    import grpc
+
+    code = call.code()
+    details = call.details() or ""
     return Outcome(
         accepted=False,
-        refused=call.code() is grpc.StatusCode.INVALID_ARGUMENT,
-        detail=f"gRPC {call.code().name}: {call.details()}"[:_DETAIL_CHARACTERS],
-        retry_after_s=retry_after_s,
+        refused=code is grpc.StatusCode.INVALID_ARGUMENT,
+        detail=otlp_failures.of_grpc(code.name, details, settings),
+        retry_after_s=_requested_delay_s(call),
     )
+
+
+def _requested_delay_s(call: "grpc.Call") -> float | None:
+    """Return the delay that a trailer requests; `None`: there is none that is valid."""
+    from google.protobuf.message import DecodeError
+    from google.rpc.error_details_pb2 import RetryInfo
+
+    for name, value in call.trailing_metadata() or ():
+        if name == _RETRY_INFO and isinstance(value, bytes) and len(value) <= _RETRY_INFO_BYTES_MAX:
+            try:
+                delay = RetryInfo.FromString(value).retry_delay
+            except DecodeError:
+                continue
+            return _delay_s(delay.seconds + delay.nanos / 1e9)
+    return None
+
+
+def _retry_info(delay_s: float) -> bytes:
+    from google.protobuf.duration_pb2 import Duration
+    from google.rpc.error_details_pb2 import RetryInfo
+
+    seconds = int(delay_s)
+    duration = Duration(seconds=seconds, nanos=int((delay_s - seconds) * 1e9))
+    return RetryInfo(retry_delay=duration).SerializeToString()
 
 
 def _accepted(answer: "ExportMetricsServiceResponse") -> Outcome:
     partial = answer.partial_success
-    return Outcome(accepted=True, rejected_points=partial.rejected_data_points, detail=partial.error_message)
-
-
-def _name(path: Path | None) -> str | None:
-    return None if path is None else str(path)
-
-
-def _read(path: Path | None) -> bytes | None:
-    return None if path is None else path.read_bytes()
+    detail = otlp_failures.one_line(partial.error_message)
+    return Outcome(accepted=True, rejected_points=partial.rejected_data_points, detail=detail)

@@ -37,6 +37,7 @@ from opentelemetry.sdk.resources import Resource
 from agent.contract import metrics
 from agent.contract.encode import Agent
 from agent.contract.targets import utf8
+from agent.redaction import Redactor
 from agent.sinks.otlp_cycle import Exporter
 from agent.sinks.otlp_exporter import open_exporter
 from agent.sinks.otlp_settings import Settings
@@ -51,9 +52,16 @@ _SNAPSHOT_TIMEOUT_S = 5.0
 class OwnTelemetry:
     """Exports all instruments every cycle, from the SDK's thread."""
 
-    def __init__(self, settings: Settings, agent: Agent, take_snapshot: Callable[[], Snapshot]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        agent: Agent,
+        take_snapshot: Callable[[], Snapshot],
+        redact: Redactor | None = None,
+    ) -> None:
         """Start nothing yet; `take_snapshot` is called on the event loop."""
         self._settings = settings
+        self._redact = redact or Redactor()
         self._agent = agent
         self._take_snapshot = take_snapshot
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -65,7 +73,7 @@ class OwnTelemetry:
         """Start exporting. Call it on the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._snapshot, self._is_stale = self._take_snapshot(), True
-        exporter = _Exporter(lambda: open_exporter(self._settings), self._last_of_a_collection)
+        exporter = _Exporter(self._open, self._last_of_a_collection)
         reader = PeriodicExportingMetricReader(
             exporter, export_interval_millis=self._settings.interval_s * 1000
         )
@@ -86,6 +94,9 @@ class OwnTelemetry:
             await ended.done.wait()
         if scope.cancelled_caught:
             log.warning("own telemetry export abandoned", after_s=deadline_s)
+
+    def _open(self) -> Exporter:
+        return open_exporter(self._settings, None, self._redact.add, self._redact)
 
     def _register(self, meter: Meter, instrument: Instrument) -> None:
         metric = instrument.metric

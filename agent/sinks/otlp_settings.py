@@ -29,15 +29,26 @@ class Settings:
     interval_s: float = 10.0
     # "points": on the resource too. Prometheus drops most of its attributes, and two VMs would be one series.
     identity: Identity = "points"
-    ca_file: Path | None = None
+    headers_file: Path | None = (
+        None  # more headers; this file and those below are read again when they change
+    )
+    bearer_token_file: Path | None = None
+    ca_file: Path | None = None  # None: the system's certificate authorities
     cert_file: Path | None = None
     key_file: Path | None = None
+    proxy: str | None = field(default=None, repr=False)  # http://, may have a user name and a password
+    proxy_variable: str = ""  # the environment variable that the proxy is from
 
 
 def default_protocol(endpoint: str) -> Protocol:
     """Return the protocol for an endpoint: gRPC on its own port, else HTTP."""
     authority = endpoint.partition("://")[2].partition("/")[0]
     return "grpc" if authority.endswith(f":{GRPC_PORT}") else "http"
+
+
+def authority(url: str) -> str:
+    """Return the host and port of a URL, without a user name or a password."""
+    return urlsplit(url).netloc.rpartition("@")[2]
 
 
 def http_endpoint(settings: Settings) -> str:

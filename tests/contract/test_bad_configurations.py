@@ -24,7 +24,7 @@ def prepare(bad: Mapping[str, Any], directory: Path) -> tuple[Path, dict[str, st
     if "file_bytes" in bad:
         file.write_bytes(bytes.fromhex(bad["file_bytes"]))
     else:
-        file.write_text(bad.get("file", GOOD).replace("{tls}", TLS))
+        file.write_text(bad.get("file", GOOD).replace("{tls}", TLS).replace("{long}", "x" * 20_000))
     environ = {"HOME": str(directory), "BAROGRAPH_HOST__ID": "host-1", "BAROGRAPH_HOST__NAME": "one"}
     return file, environ | bad.get("environ", {})
 

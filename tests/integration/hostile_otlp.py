@@ -1,0 +1,360 @@
+"""OTLP backends that answer anything: proper answers with parts exchanged, cut, repeated, inflated or slow.
+
+Every answer follows from a seed and its number. The exporter under test runs in a process of its own, which
+reports what became of each cycle and how much memory it took.
+"""
+
+import gzip
+import json
+import random
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import grpc
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsPartialSuccess,
+    ExportMetricsServiceResponse,
+)
+
+STATUSES = (
+    200,
+    200,
+    200,
+    200,
+    202,
+    204,
+    206,
+    100,
+    103,
+    301,
+    304,
+    400,
+    401,
+    403,
+    404,
+    407,
+    411,
+    413,
+    415,
+    422,
+)
+STATUSES = (*STATUSES, 429, 500, 502, 503, 504, 599, 999, 0, 1000)
+RETRY_AFTER = (
+    "0",
+    "1",
+    "-1",
+    "1e9",
+    "9" * 400,
+    "nan",
+    "inf",
+    "٣",
+    "",
+    "Thu, 01 Jan 1970 00:00:00 GMT",
+    "soon, 1",
+)
+KINDS = (
+    "application/x-protobuf",
+    "application/x-protobuf",
+    "text/plain",
+    "text/plain; charset=utf-99",
+    "\xff",
+)
+LIMIT_BYTES = 60 * 2**20  # above what importing the libraries takes
+
+
+@cache
+def bomb(mebibytes: int) -> bytes:
+    """Return that many mebibytes of zeros, compressed."""
+    return gzip.compress(bytes(mebibytes * 2**20), 9)
+
+
+def partial(chance: random.Random) -> bytes:
+    """Return a response, valid or nearly so."""
+    rejected = chance.choice((0, 0, 1, 5, 10**6, -1, -(2**63), 2**63 - 1))
+    text = chance.choice(("", "bad points", "x" * 50_000, "\n\r\x00\u202e" * 50))
+    message = ExportMetricsServiceResponse(
+        partial_success=ExportMetricsPartialSuccess(rejected_data_points=rejected, error_message=text)
+    ).SerializeToString()
+    match chance.randrange(6):
+        case 0:
+            return message[: chance.randrange(len(message) + 1)]
+        case 1:
+            return message + chance.randbytes(chance.randrange(40))
+        case 2:
+            return chance.randbytes(chance.randrange(200))
+        case _:
+            return message
+
+
+def http_answer(chance: random.Random) -> tuple[Sequence[bytes], bool]:
+    """Return the pieces of an answer, and whether the connection is kept."""
+    status, body = chance.choice(STATUSES), partial(chance)
+    version = chance.choice(("HTTP/1.1", "HTTP/1.1", "HTTP/1.1", "HTTP/1.0", "HTTP/2", "ICY", ""))
+    reason = chance.choice(("OK", "", "No Way", "x" * 70_000, "a\x00b"))
+    headers = [f"Content-Type: {chance.choice(KINDS)}"]
+    if chance.random() < 0.3:
+        headers.append(f"Retry-After: {chance.choice(RETRY_AFTER)}")
+    if chance.random() < 0.1:
+        headers.append("Content-Encoding: gzip")
+        body = chance.choice((bomb(200), bomb(1)[:500], gzip.compress(body)))
+    if chance.random() < 0.1:
+        headers += [
+            f"X-{n}: {'y' * chance.choice((1, 900))}" for n in range(chance.choice((3, 99, 101, 400)))
+        ]
+    if chance.random() < 0.05:
+        headers.append(
+            chance.choice((": none", "no colon", "\tfolded", "Set-Cookie: a=b", "Location: http://x/"))
+        )
+    keep = chance.random() < 0.8
+    match chance.randrange(8):
+        case 0:
+            size = chance.choice((b"0", b"-5", b"ffffffffff", b"zz", b"%x" % len(body)))
+            body = size + b"\r\n" + body + b"\r\n" + chance.choice((b"0\r\n\r\n", b"", b"0\r\nT: x\r\n" * 50))
+            headers.append("Transfer-Encoding: chunked")
+        case 1:
+            headers.append(f"Content-Length: {chance.choice((len(body) + 9, 2**30, -1, 'ten', 0))}")
+            keep = False
+        case 2:
+            keep = False  # until the connection ends
+        case _:
+            headers.append(f"Content-Length: {len(body)}")
+    status_line = f"{version} {status} {reason}".strip()
+    head = "\r\n".join((status_line, *headers, "", "")).encode("utf-8", "replace")
+    answer = head + body
+    match chance.randrange(40):
+        case 0:
+            return [answer[: chance.randrange(len(answer))]], False
+        case 1:
+            return [chance.randbytes(chance.randrange(300))], False
+        case 2:
+            return [b"HTTP/1.1 100 Continue\r\n\r\n" * chance.choice((1, 3, 20_000)), answer], keep
+        case 3:
+            return [], False
+        case 4:
+            return [
+                answer[n : n + 1] for n in range(min(len(answer), 30))
+            ], False  # byte by byte, then the end
+        case _:
+            return [answer], keep
+
+
+@dataclass(frozen=True)
+class GrpcAnswer:
+    """What a call is answered with: a message, or a status."""
+
+    body: bytes
+    code: grpc.StatusCode
+    details: str
+    trailers: tuple[tuple[str, str | bytes], ...]
+    compressed: bool
+
+
+def grpc_answer(chance: random.Random) -> GrpcAnswer:
+    """Return an answer over gRPC."""
+    body = chance.choice((partial(chance), partial(chance), bytes(2 * 2**20), bytes(15 * 2**10)))
+    codes = (grpc.StatusCode.OK, *grpc.StatusCode)
+    trailers: list[tuple[str, str | bytes]] = []
+    if chance.random() < 0.5:
+        delay = chance.choice(
+            (b"", b"\xff\xff\xff", b"\x0a\x02\x08\x00", b"\x0a\x0b\x08" + b"\xff" * 9 + b"\x01")
+        )
+        trailers.append(
+            ("google.rpc.retryinfo-bin", chance.choice((delay, chance.randbytes(20), bytes(6000))))
+        )
+    if chance.random() < 0.1:
+        trailers += [(f"x-{n}", "y" * 400) for n in range(chance.choice((2, 15, 200)))]
+    details = chance.choice(("", "no", "x" * 3000, "a\nb\x07", "token \u202e"))
+    return GrpcAnswer(body, chance.choice(codes), details, tuple(trailers), chance.random() < 0.3)
+
+
+@contextmanager
+def http_backend(seed: int) -> Generator[str]:
+    """A backend over HTTP; yields its endpoint."""
+    numbers = iter(range(10**9))
+
+    def serve(connection: socket.socket) -> None:
+        with connection:
+            while _request(connection):
+                pieces, keep = http_answer(random.Random(f"{seed}-{next(numbers)}"))
+                for piece in pieces:
+                    connection.sendall(piece)
+                    if len(pieces) > 2:
+                        time.sleep(0.001)
+                if not keep:
+                    return
+
+    with _listening(serve) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def grpc_backend(seed: int) -> Generator[str]:
+    """A backend over gRPC; yields its endpoint."""
+    numbers = iter(range(10**9))
+
+    def export(_request: bytes, context: Any) -> bytes:
+        answer = grpc_answer(random.Random(f"{seed}-{next(numbers)}"))
+        context.set_trailing_metadata(answer.trailers)
+        if answer.compressed:
+            context.set_compression(grpc.Compression.Gzip)
+        context.set_code(answer.code)
+        context.set_details(answer.details)
+        return answer.body
+
+    class Any_(grpc.GenericRpcHandler):
+        def service(self, _details: object) -> Any:
+            return grpc.unary_unary_rpc_method_handler(export)
+
+    pool = ThreadPoolExecutor(4)
+    server = grpc.server(pool)
+    server.add_generic_rpc_handlers((Any_(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.stop(0).wait(5)
+        pool.shutdown()
+
+
+@contextmanager
+def http2_garbage(seed: int) -> Generator[str]:
+    """A peer that answers with frames of HTTP/2 cut short, oversized or senseless; it may reset at last."""
+    numbers = iter(range(10**9))
+
+    def serve(connection: socket.socket) -> None:
+        chance = random.Random(f"{seed}-{next(numbers)}")
+        with connection:
+            connection.recv(4096)
+            connection.sendall(b"\0\0\0\4\0\0\0\0\0" * chance.choice((0, 1, 1, 2)))
+            for _ in range(chance.randrange(5)):
+                size, kind = chance.choice((0, 5, 8, 16_384, 2**24 - 1)), chance.randrange(12)
+                stream = chance.choice((0, 1, 1, 3, 2**31 - 1)).to_bytes(4, "big")
+                frame = size.to_bytes(3, "big") + bytes([kind, chance.randrange(256)]) + stream
+                connection.sendall(frame + chance.randbytes(min(size, 20_000)))
+            if chance.random() < 0.5:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+
+    with _listening(serve) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def _listening(serve: Callable[[socket.socket], None]) -> Generator[int]:
+    listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+
+    def one(connection: socket.socket) -> None:
+        try:
+            serve(connection)
+        except OSError:
+            return  # the client has gone
+
+    def accept() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=one, args=(connection,), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+
+
+def _request(connection: socket.socket) -> bool:
+    received = b""
+    while b"\r\n\r\n" not in received:
+        part = connection.recv(65_536)
+        if not part:
+            return False
+        received += part
+    head, _, body = received.partition(b"\r\n\r\n")
+    size = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    while len(body) < size:
+        part = connection.recv(65_536)
+        if not part:
+            return False
+        body += part
+    return True
+
+
+_PROGRAM = """
+import json, resource, sys
+from agent.sinks.otlp_cycle import Cycle, CycleEnd, run_cycle
+from agent.sinks.otlp_exporter import open_exporter
+from agent.sinks.otlp_settings import Settings
+from agent.sinks import otlp_points
+from tests.unit.sinks.views import AGENT, sample, view
+
+endpoint, protocol, answers = sys.argv[1], sys.argv[2], int(sys.argv[3])
+exporter = open_exporter(Settings(endpoint=endpoint, protocol=protocol, timeout_s=0.1))
+before = None
+failed = settled = wrong = 0
+longest = ""
+for number in range(answers):
+    cycle = Cycle([view(sample())], {}, 1_795_500_000 * 10**9)
+    *reports, end = run_cycle(cycle, exporter, AGENT, "points", lambda: False)
+    assert isinstance(end, CycleEnd)
+    counted = sum(report.points_sent + sum(report.points_refused.values()) for report in reports)
+    if end.failure is not None:
+        failed += 1
+        longest = max(longest, end.failure.detail, key=len)
+        wrong += "internal error" in end.failure.detail or not end.failure.detail
+    settled += bool(counted)
+    wrong += counted not in (0, points) if number else 0
+    wrong += any(report.points_sent < 0 for report in reports)
+    points = counted or (points if number else 0) or POINTS
+    if number == min(20, answers - 1):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+exporter.shutdown()
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps({"failed": failed, "settled": settled, "wrong": wrong, "longest": len(longest),
+                  "grown_bytes": (after - before) * 1024}))
+"""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of the cycles of one run."""
+
+    failed: int
+    settled: int  # cycles that counted points
+    wrong: int  # cycles that counted another number of points than there were, or crashed
+    longest: int  # characters of the longest reason
+    grown_bytes: int  # of resident memory, after the first cycles
+
+
+def run(endpoint: str, protocol: str, answers: int, timeout_s: float) -> Result:
+    """Run that many cycles of one VM against a backend, in a process of its own."""
+    from tests.unit.sinks.views import AGENT, sample, view
+
+    points = _points_of_a_cycle(AGENT, view(sample()))
+    program = _PROGRAM.replace("POINTS", str(points))
+    argv = [sys.executable, "-c", program, endpoint, protocol, str(answers)]
+    ended = subprocess.run(argv, capture_output=True, text=True, timeout=timeout_s, check=False)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return Result(**json.loads(ended.stdout.splitlines()[-1]))
+
+
+def _points_of_a_cycle(agent: Any, one: Any) -> int:
+    from agent.contract.targets import targets
+    from agent.sinks import otlp_points
+
+    (target,) = targets([one], agent)
+    built = otlp_points.build(
+        target, otlp_points.NOTHING_SENT, agent, "points", 1_795_500_000 * 10**9, room_for_others=0
+    )
+    return built.points + sum(built.left_out.values())

@@ -1,0 +1,44 @@
+from pathlib import Path
+
+import pytest
+
+from agent.config import Flags, load
+
+HOST = {"BAROGRAPH_HOST__ID": "host-1", "BAROGRAPH_HOST__NAME": "one", "HOME": "/nowhere"}
+
+
+@pytest.fixture
+def flags(tmp_path: Path) -> Flags:
+    token, headers = tmp_path / "token", tmp_path / "headers"
+    token.write_text("token-1")
+    headers.write_text("a: b")
+    file = tmp_path / "barograph.yaml"
+    file.write_text(f"""
+monitors: [/run/vm/*.qmp]
+otlp: {{endpoint: 'https://o', bearer_token_file: {token}, headers_file: {headers}, headers: {{c: geheim}}}}
+""")
+    for each in (token, headers, file):
+        each.chmod(0o640)
+    return Flags(config=str(file))
+
+
+def places(flags: Flags, environ: dict[str, str]) -> list[str]:
+    return [each.place for each in load(flags, HOST | environ).cautions]
+
+
+def test_a_secret_that_every_user_can_read_is_named(flags: Flags, tmp_path: Path) -> None:
+    assert places(flags, {}) == []
+
+    for name in ("token", "barograph.yaml"):
+        (tmp_path / name).chmod(0o644)
+
+    assert places(flags, {}) == ["otlp.bearer_token_file", "otlp.headers"]
+    # In a container there are no other users, and Kubernetes mounts a Secret with mode 0644.
+    assert places(flags, {"BAROGRAPH_IN_CONTAINER": "yes"}) == []
+
+
+def test_attributes_that_are_ignored_are_named(flags: Flags) -> None:
+    (found,) = load(flags, HOST | {"OTEL_RESOURCE_ATTRIBUTES": "k8s.cluster.name=a"}).cautions
+
+    assert found.place == "OTEL_RESOURCE_ATTRIBUTES"
+    assert "ignored" in found.message
