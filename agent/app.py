@@ -233,8 +233,8 @@ class _Run:
 
         parts = {"discovery": self._discovery, "collection": self._collection, "spool": self._spooling}
         parts |= {deliverer.name: of(deliverer) for deliverer in deliverers}
-        otlp = self._otlp
-        return parts if otlp is None else parts | {"otlp": lambda: otlp.status}
+        otlp, own = self._otlp, self._own
+        return parts if otlp is None or own is None else parts | {"otlp": lambda: own.joined(otlp.status)}
 
     def _discovery(self) -> Status:
         if self._discovered is None:

@@ -83,17 +83,15 @@ def check(state: AgentState, problem: str | None, now: Now) -> AgentState:
     Only a running agent is degraded by it. Another problem than before is a change of its own, recorded once
     the last one is 10 s old; `detail` is the newest one at once.
     """
-    match state.phase:
-        case AgentPhase.RUNNING if problem is not None:
-            return enter(state, AgentPhase.DEGRADED, problem, now)
-        case AgentPhase.DEGRADED if problem is None:
-            return enter(state, AgentPhase.RUNNING, f"recovered: {state.detail}", now)
-        case AgentPhase.DEGRADED if problem != state.recorded_detail and now.mono_ns >= state.settled_at_ns:
-            return enter(state, AgentPhase.DEGRADED, problem, now)
-        case AgentPhase.DEGRADED:
-            return replace(state, detail=problem)
-        case _:
-            return state
+    if state.phase not in (AgentPhase.RUNNING, AgentPhase.DEGRADED):
+        return state
+    if problem is None:
+        is_over = state.phase is AgentPhase.DEGRADED
+        return enter(state, AgentPhase.RUNNING, f"recovered: {state.detail}", now) if is_over else state
+    is_other = problem != state.recorded_detail and now.mono_ns >= state.settled_at_ns
+    if state.phase is AgentPhase.RUNNING or is_other:
+        return enter(state, AgentPhase.DEGRADED, problem, now)
+    return replace(state, detail=problem)
 
 
 def beat(state: AgentState, now: Now) -> AgentState:

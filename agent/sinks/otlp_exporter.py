@@ -16,6 +16,8 @@ import time
 import typing
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
+from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
@@ -255,7 +257,7 @@ def _open_grpc(settings: Settings, credentials: Credentials, attempts: _Attempts
         def details(self) -> str:
             return ""  # for a log that is off; the outcome has them
 
-        def trailing_metadata(self) -> tuple[tuple[str, bytes], ...]:
+        def trailing_metadata(self) -> Any:
             return () if self._retry_after_s is None else ((_RETRY_INFO, _retry_info(self._retry_after_s)),)
 
     class EncodedExporter(OTLPMetricExporter):
@@ -263,7 +265,7 @@ def _open_grpc(settings: Settings, credentials: Credentials, attempts: _Attempts
 
         def __init__(self) -> None:
             # Not OTLPMetricExporter's: it reads the environment.
-            initialize: Any = OTLPExporterMixin.__init__
+            initialize = cast("Any", OTLPExporterMixin).__init__
             initialize(
                 self,
                 stub=MetricsServiceStub,
@@ -305,7 +307,7 @@ def _open_grpc(settings: Settings, credentials: Credentials, attempts: _Attempts
                 channel = grpc.insecure_channel(target, options, algorithm)
             export = cast("Any", MetricsServiceStub(channel)).Export
             mine = cast("Any", self)
-            mine._channel, mine._client = channel, _Stub(lambda **kwargs: watched(export, **kwargs))
+            mine._channel, mine._client = channel, SimpleNamespace(Export=partial(watched, export))
 
     def watched(export: Callable[..., Any], **kwargs: Any) -> "ExportMetricsServiceResponse":
         attempts.begin()
@@ -334,13 +336,6 @@ def _open_grpc(settings: Settings, credentials: Credentials, attempts: _Attempts
         }
     )
     return EncodedExporter()
-
-
-class _Stub:
-    """Has the one method that the retry loop calls."""
-
-    def __init__(self, export: Callable[..., Any]) -> None:
-        self.Export = export
 
 
 def _channel_options(settings: Settings) -> list[tuple[str, str | int]]:

@@ -37,6 +37,7 @@ from opentelemetry.sdk.resources import Resource
 from agent.contract import metrics
 from agent.contract.encode import Agent
 from agent.contract.targets import utf8
+from agent.core.health import Health, Status
 from agent.redaction import Redactor
 from agent.sinks.otlp_cycle import Exporter
 from agent.sinks.otlp_exporter import open_exporter
@@ -68,12 +69,20 @@ class OwnTelemetry:
         self._provider: MeterProvider | None = None
         self._snapshot: Snapshot | None = None
         self._is_stale = False
+        self._exporter: _Exporter | None = None
+
+    def joined(self, of_vms: Status) -> Status:
+        """Return the health of OTLP: that of the metrics of VMs, or of these while there is no VM."""
+        problem = "" if self._exporter is None else self._exporter.problem
+        if problem and of_vms.health is Health.STARTING:
+            return Status(Health.DEGRADED, problem)
+        return of_vms
 
     def start(self) -> None:
         """Start exporting. Call it on the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._snapshot, self._is_stale = self._take_snapshot(), True
-        exporter = _Exporter(self._open, self._last_of_a_collection)
+        exporter = self._exporter = _Exporter(self._open, self._last_of_a_collection)
         reader = PeriodicExportingMetricReader(
             exporter, export_interval_millis=self._settings.interval_s * 1000
         )
@@ -150,6 +159,7 @@ class _Exporter(MetricExporter):
         self._exporter: Exporter | None = None
         self._began_ns = time.time_ns()
         self._failures = 0
+        self.problem = ""  # written by the SDK's thread, read by any
 
     def export(
         self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any
@@ -167,6 +177,7 @@ class _Exporter(MetricExporter):
         if self._failures:
             log.info("own telemetry exported again", exports_failed=self._failures)
         self._failures = 0
+        self.problem = ""
         return MetricExportResult.SUCCESS
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:
@@ -177,6 +188,7 @@ class _Exporter(MetricExporter):
             self._exporter.shutdown()
 
     def _failed(self, problem: str) -> None:
+        self.problem = problem or "unknown"
         if not self._failures:
             log.warning("own telemetry not exported", problem=problem)
         self._failures += 1

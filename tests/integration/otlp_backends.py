@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, cast
 
 import grpc
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
@@ -197,6 +197,16 @@ class GrpcBackend(Backend):
         self._ending.set()
         self._server.stop(0).wait(5)
         self._pool.shutdown()
+
+
+class EveryCall(grpc.GenericRpcHandler):
+    """Handles the calls of every method with one function, which gets and returns bytes."""
+
+    def __init__(self, handle: Callable[[bytes, Any], bytes]) -> None:
+        self._handle = handle
+
+    def service(self, handler_call_details: object) -> Any:
+        return cast("Any", grpc).unary_unary_rpc_method_handler(self._handle)
 
 
 def _response(answer: Answer) -> ExportMetricsServiceResponse:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -24,6 +24,7 @@ from agent.core.health import Health
 from agent.sinks.otlp import OtlpSink
 from agent.sinks.otlp_settings import Settings
 from agent.telemetry import Counters
+from tests.integration.otlp_backends import EveryCall
 from tests.unit.sinks.views import AGENT, sample, view
 
 TLS = Path(__file__).parents[1] / "data" / "tls"
@@ -80,11 +81,7 @@ class Secure:
             self.headers.append({str(name): str(value) for name, value in context.invocation_metadata()})
             return b""
 
-        class Every(grpc.GenericRpcHandler):
-            def service(self, _: object) -> Any:
-                return grpc.unary_unary_rpc_method_handler(export)
-
-        server.add_generic_rpc_handlers((Every(),))
+        server.add_generic_rpc_handlers((EveryCall(export),))
         server.start()
         self._stack.callback(lambda: server.stop(0).wait(5))
         return port
@@ -121,7 +118,7 @@ def answering(answer: bytes) -> Callable[[socket.socket], None]:
 
 
 @contextmanager
-def secure(protocol: Protocol, certificate: str, authority: Path | None = None) -> Iterator[Secure]:
+def secure(protocol: Protocol, certificate: str, authority: Path | None = None) -> Generator[Secure]:
     backend = Secure(protocol, certificate, authority)
     try:
         yield backend
@@ -132,6 +129,7 @@ def secure(protocol: Protocol, certificate: str, authority: Path | None = None) 
 async def told(settings: Settings) -> str:
     """Return why the sink is degraded, and check that it was told in time, in one line of the log too."""
     sink = OtlpSink(replace(settings, interval_s=30.0), AGENT, Counters())
+    problem, took_s = "", 0.0
     with capture_logs() as logs, anyio.fail_after(60):
         async with anyio.create_task_group() as group:
             began_s = time.monotonic()
@@ -366,3 +364,36 @@ def copy(source: socket.socket, target: socket.socket) -> None:
         while part := source.recv(65_536):
             target.sendall(part)
         target.shutdown(socket.SHUT_WR)
+
+
+# --- the environment ---
+
+
+async def test_the_environment_configures_no_exporter(
+    protocol: Protocol, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "HEADERS": "x-from-the-environment=1",
+        "METRICS_HEADERS": "x-from-the-environment=1",
+        "CERTIFICATE": "/nowhere/ca.pem",
+        "METRICS_CERTIFICATE": "/nowhere/ca.pem",
+        "CLIENT_CERTIFICATE": "/nowhere/cert.pem",
+        "INSECURE": "true",
+        "METRICS_TIMEOUT": "soon",
+    }.items():
+        monkeypatch.setenv(f"OTEL_EXPORTER_OTLP_{name}", value)
+    for name in ("HTTP", "GRPC"):
+        monkeypatch.setenv(f"OTEL_PYTHON_EXPORTER_OTLP_{name}_CREDENTIAL_PROVIDER", "nobody")
+    for name in ("https_proxy", "HTTPS_PROXY", "grpc_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")  # the configuration reads it, and decides
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem")
+    with secure(protocol, "server.pem") as backend:
+        settings = Settings(endpoint=backend.endpoint, protocol=protocol, interval_s=0.1, ca_file=CA)
+        sink = OtlpSink(settings, AGENT, Counters())
+        async with anyio.create_task_group() as group:
+            group.start_soon(sink.run, lambda: [view(sample())])
+            await until(lambda: backend.headers)
+            group.cancel_scope.cancel()
+        await sink.finish(5.0)
+
+    assert "x-from-the-environment" not in backend.headers[0]

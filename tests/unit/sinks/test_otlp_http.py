@@ -2,10 +2,12 @@
 
 import gzip
 import socket
+import ssl
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import contextmanager, suppress
+from typing import TypeAlias
 
 import pytest
 
@@ -16,10 +18,13 @@ from agent.sinks.otlp_settings import Settings
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
+Step: TypeAlias = bytes | Callable[[socket.socket], None]
+
+
 class Peer:
     """Answers each request by one step, in order: bytes, or what to do with the connection."""
 
-    def __init__(self, steps: Sequence[bytes | Callable[[socket.socket], None]]) -> None:
+    def __init__(self, steps: Sequence[Step]) -> None:
         self.steps = list(steps)
         self.requests: list[bytes] = []
         self.connections = 0
@@ -50,10 +55,11 @@ class Peer:
                 step(connection)
                 return
 
-    def endless(self, piece: bytes, pause_s: float = 0.0) -> Callable[[socket.socket], None]:
-        """Return a step that sends `piece` for as long as the client reads."""
+    def endless(self, piece: bytes, pause_s: float = 0.0, head: bytes = b"") -> Step:
+        """Return a step that sends `head`, then `piece` for as long as the client reads."""
 
         def send(connection: socket.socket) -> None:
+            connection.sendall(head)
             while True:
                 connection.sendall(piece)
                 self.sent += len(piece)
@@ -63,9 +69,9 @@ class Peer:
 
 
 @contextmanager
-def client_of(*steps: bytes, proxy: str | None = None) -> Generator[tuple[HttpClient, Peer]]:
+def client_of(*steps: Step) -> Generator[tuple[HttpClient, Peer]]:
     peer = Peer(steps)
-    settings = Settings(endpoint=peer.endpoint, protocol="http", proxy=proxy, proxy_variable="http_proxy")
+    settings = Settings(endpoint=peer.endpoint, protocol="http")
     client = HttpClient(settings, _no_tls, lambda _: None)
     try:
         yield client, peer
@@ -74,7 +80,7 @@ def client_of(*steps: bytes, proxy: str | None = None) -> Generator[tuple[HttpCl
         peer.close()
 
 
-def _no_tls() -> tuple[object, object]:  # pyright: ignore[reportReturnType]
+def _no_tls() -> tuple[Hashable, ssl.SSLContext]:
     raise AssertionError("not asked for")
 
 
@@ -84,7 +90,7 @@ def post(client: HttpClient, timeout_s: float = 30.0) -> tuple[int, bytes]:
 
 
 def test_a_connection_is_kept_and_opened_again_once_the_backend_has_closed_it() -> None:
-    with client_of(OK, OK + b"", lambda each: each.close(), OK) as (client, peer):  # pyright: ignore[reportArgumentType]
+    with client_of(OK, OK, socket.socket.close, OK) as (client, peer):
         assert [post(client), post(client), post(client)] == [(200, b"ok")] * 3
 
         assert peer.connections == 2
@@ -103,8 +109,7 @@ def test_a_connection_is_kept_and_opened_again_once_the_backend_has_closed_it() 
 )
 def test_an_answer_without_end_is_read_up_to_the_limit_and_its_status_counts(head: bytes) -> None:
     with client_of() as (client, peer):
-        endless = peer.endless(b"x" * 4096)
-        peer.steps = [lambda each: (each.sendall(head), endless(each))[1]]
+        peer.steps.append(peer.endless(b"x" * 4096, head=head))
 
         assert post(client) == (200, b"")
         assert peer.sent < 100 * ANSWER_BYTES_MAX  # the rest was in the sockets' buffers
@@ -113,7 +118,7 @@ def test_an_answer_without_end_is_read_up_to_the_limit_and_its_status_counts(hea
 @pytest.mark.parametrize("piece", [b"X: y\r\n", b"HTTP/1.1 100 Continue\r\n\r\n", b"z"])
 def test_headers_without_end_are_no_answer(piece: bytes) -> None:
     with client_of() as (client, peer):
-        peer.steps = [peer.endless(piece * 100)]
+        peer.steps.append(peer.endless(piece * 100))
 
         with pytest.raises(AttemptFailed, match=r"does not answer in HTTP/1\.1"):
             post(client)
@@ -122,8 +127,7 @@ def test_headers_without_end_are_no_answer(piece: bytes) -> None:
 @pytest.mark.parametrize("head", [b"", b"HTTP/1.1 2", b"HTTP/1.1 503 No\r\nX: "])
 def test_an_answer_that_trickles_ends_at_the_timeout(head: bytes) -> None:
     with client_of() as (client, peer):
-        endless = peer.endless(b"0", 0.02)
-        peer.steps = [lambda each: (each.sendall(head), endless(each))[1]]
+        peer.steps.append(peer.endless(b"0", 0.02, head))
         began_s = time.monotonic()
 
         with pytest.raises(AttemptFailed, match="no complete answer"):
@@ -146,7 +150,7 @@ def test_a_request_to_a_plain_backend_goes_to_the_proxy_with_its_credentials() -
             proxy=peer.endpoint.replace("//", "//user:p%40ss@"),
             proxy_variable="http_proxy",
         )
-        client = HttpClient(settings, _no_tls, lambda _: None)  # pyright: ignore[reportArgumentType]
+        client = HttpClient(settings, _no_tls, lambda _: None)
 
         assert post(client) == (200, b"ok")
         assert peer.requests[0].startswith(b"POST http://otlp.invalid:4318/v1/metrics HTTP/1.1\r\n")
@@ -158,7 +162,7 @@ def test_the_stages_of_an_attempt_are_reported() -> None:
     stages: list[Stage] = []
     with client_of(OK, OK) as (_, peer):
         settings = Settings(endpoint=peer.endpoint, protocol="http")
-        client = HttpClient(settings, _no_tls, stages.append)  # pyright: ignore[reportArgumentType]
+        client = HttpClient(settings, _no_tls, stages.append)
         post(client)
         post(client)
         client.close()
