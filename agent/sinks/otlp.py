@@ -260,8 +260,9 @@ class _ExporterThread:
     def _run(self, cycle: Cycle) -> None:
         try:
             exporter = self._exporter = self._exporter or self._open_exporter(self.watch)
-        except (OSError, ValueError) as error:  # a file that is missing or cannot be used
-            detail = f"the exporter cannot start: {error}"
+        except Exception as error:  # noqa: BLE001 - the boundary, as below
+            known = isinstance(error, OSError | ValueError)  # a file that is missing or cannot be used
+            detail = f"the exporter cannot start: {error if known else type(error).__name__}"
             self._say(CycleEnd(Outcome(accepted=False, detail=detail)))
             return
         try:

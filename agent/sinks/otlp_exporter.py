@@ -270,8 +270,8 @@ def _open_grpc(settings: Settings, credentials: Credentials, attempts: _Attempts
                 self,
                 stub=MetricsServiceStub,
                 result=MetricExportResult,
-                endpoint=settings.endpoint,
-                insecure=True,  # the channel is made below
+                endpoint=authority(settings.endpoint),
+                insecure=True,  # the channel is made below; a URL with https:// would override this
                 headers=(("user-agent", "barograph"),),
                 timeout=settings.timeout_s,
                 compression=compression[settings.compression],
