@@ -90,14 +90,14 @@ class _Attempts:
     def __init__(self, watch: Watch, redact: Callable[[str], str]) -> None:
         self.watch = watch
         self.outcome: Outcome | None = None
-        self._redact = redact
+        self.redact = redact  # for a text of the backend, before it is cut
 
     def begin(self) -> None:
         self.outcome = None
 
     def end(self, outcome: Outcome) -> Outcome:
         self.watch.enter(None)
-        self.outcome = outcome = replace(outcome, detail=self._redact(outcome.detail))
+        self.outcome = outcome = replace(outcome, detail=self.redact(outcome.detail))
         if not outcome.accepted and not outcome.refused:
             self.watch.failed(outcome)
         return outcome
@@ -146,7 +146,7 @@ def _open_http(settings: Settings, credentials: Credentials, attempts: _Attempts
 
     if settings.endpoint.startswith("https://"):
         credentials.context()
-    client = HttpClient(settings, credentials.context, attempts.watch.enter)
+    client = HttpClient(settings, credentials.context, attempts.watch.enter, attempts.redact)
 
     @dataclass(frozen=True, slots=True)
     class Result(BaseHTTPResult):
@@ -180,7 +180,7 @@ def _open_http(settings: Settings, credentials: Credentials, attempts: _Attempts
             except AttemptFailed as error:
                 attempts.end(Outcome(accepted=False, detail=error.failure.words))
                 return Result(error=error)
-            outcome = attempts.end(_http_outcome(answer))
+            outcome = attempts.end(_http_outcome(answer, attempts.redact))
             return Result(status_code=answer.status, reason="", retry_after_s=outcome.retry_after_s)
 
         def close(self) -> None:
@@ -202,7 +202,7 @@ def _open_http(settings: Settings, credentials: Credentials, attempts: _Attempts
     )
 
 
-def _http_outcome(answer: Answer) -> Outcome:
+def _http_outcome(answer: Answer, redact: Callable[[str], str]) -> Outcome:
     from google.protobuf.message import DecodeError
     from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 
@@ -219,7 +219,7 @@ def _http_outcome(answer: Answer) -> Outcome:
     return Outcome(
         accepted=False,
         refused=answer.status in _REFUSED_STATUSES,
-        detail=otlp_failures.of_status(answer.status, answer.reason, text),
+        detail=otlp_failures.of_status(answer.status, redact(answer.reason), redact(text)),
         retry_after_s=_retry_after_s(answer.headers.get("retry-after", "")),
     )
 
@@ -316,7 +316,7 @@ def _open_grpc(settings: Settings, credentials: Credentials, attempts: _Attempts
         try:
             response = export(**kwargs)
         except grpc.RpcError as error:
-            outcome = attempts.end(_grpc_failure(cast("grpc.Call", error), settings))
+            outcome = attempts.end(_grpc_failure(cast("grpc.Call", error), settings, attempts.redact))
             code = cast("grpc.Call", error).code()
             raise Failed(code, outcome.retry_after_s) from None
         attempts.end(_accepted(response))
@@ -351,11 +351,11 @@ def _channel_options(settings: Settings) -> list[tuple[str, str | int]]:
     return [*options, ("grpc.http_proxy", settings.proxy)]
 
 
-def _grpc_failure(call: "grpc.Call", settings: Settings) -> Outcome:
+def _grpc_failure(call: "grpc.Call", settings: Settings, redact: Callable[[str], str]) -> Outcome:
     import grpc
 
     code = call.code()
-    details = call.details() or ""
+    details = redact(call.details() or "")
     return Outcome(
         accepted=False,
         refused=code is grpc.StatusCode.INVALID_ARGUMENT,

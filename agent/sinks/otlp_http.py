@@ -54,6 +54,7 @@ class HttpClient:
         settings: Settings,
         context: Callable[[], tuple[Hashable, ssl.SSLContext]],
         at: Callable[[Stage], None],
+        redact: Callable[[str], str] = str,
     ) -> None:
         """Open nothing yet.
 
@@ -61,10 +62,12 @@ class HttpClient:
             settings: the backend, and the proxy if there is one.
             context: returns the TLS context, and what identifies it: a connection ends when it changes.
             at: called with the stage of each attempt.
+            redact: returns a text of the proxy without secrets.
         """
         self._settings = settings
         self._context = context
         self._at = at
+        self._redact = redact
         self._url = urlsplit(http_endpoint(settings))
         self._stage = Stage.RESOLVE
         self._socket: socket.socket | None = None
@@ -137,7 +140,8 @@ class HttpClient:
         _send(opened, "".join(f"{line}\r\n" for line in (*lines, "")).encode("ascii"), deadline_s)
         response = _begin(opened, "CONNECT", _TUNNEL_BYTES_MAX, deadline_s)
         if not HTTPStatus.OK <= response.status < HTTPStatus.MULTIPLE_CHOICES:
-            raise AttemptFailed(otlp_failures.of_proxy(response.status, response.reason, self._settings))
+            reason = self._redact(response.reason)
+            raise AttemptFailed(otlp_failures.of_proxy(response.status, reason, self._settings))
 
     def _proxy_authorization(self) -> list[str]:
         proxy = urlsplit(self._settings.proxy or "")

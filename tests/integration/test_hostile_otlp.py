@@ -8,8 +8,8 @@ import pytest
 from tests.integration.hostile_otlp import LIMIT_BYTES, grpc_backend, http2_garbage, http_backend, run
 
 BACKENDS = [
-    pytest.param(http_backend, "http", 200, id="http"),
-    pytest.param(grpc_backend, "grpc", 200, id="grpc"),
+    pytest.param(http_backend, "http", 120, id="http"),
+    pytest.param(grpc_backend, "grpc", 120, id="grpc"),
     pytest.param(http2_garbage, "grpc", 20, id="http2"),
 ]
 
