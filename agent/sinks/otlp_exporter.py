@@ -12,6 +12,7 @@ after that step, through private hooks (docs/decisions/0012). What they leave op
 Their loggers repeat at every attempt what an `Outcome` has once.
 """
 
+import os
 import time
 import typing
 from collections.abc import Callable, Hashable
@@ -239,6 +240,8 @@ def _delay_s(requested_s: float) -> float:
 
 
 def _open_grpc(settings: Settings, credentials: Credentials, attempts: _Attempts) -> _OfficialExporter:
+    # gRPC's core writes to stderr itself, at each attempt, and what it writes may be bytes of the backend.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     import grpc
     from opentelemetry.exporter.otlp.proto.grpc.exporter import OTLPExporterMixin
     from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter

@@ -322,8 +322,11 @@ def run(endpoint: str, protocol: str, answers: int, timeout_s: float) -> Result:
     points = _points_of_a_cycle(AGENT, view(sample()))
     program = _PROGRAM.replace("POINTS", str(points))
     argv = [sys.executable, "-c", program, endpoint, protocol, str(answers)]
-    ended = subprocess.run(argv, capture_output=True, text=True, timeout=timeout_s, check=False)
+    ended = subprocess.run(
+        argv, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False
+    )
     assert ended.returncode == 0, ended.stderr[-3000:]
+    assert "\N{REPLACEMENT CHARACTER}" not in ended.stderr, ended.stderr  # bytes of the backend
     return Result(**json.loads(ended.stdout.splitlines()[-1]))
 
 
