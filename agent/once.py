@@ -32,7 +32,7 @@ async def restore_intervals(config: Config) -> list[Settlement]:
     qmp, counters = config.qmp_settings(), Counters()
     settlements: list[Settlement] = []
     async with (
-        open_ledger(config.state_directory, clock.now().unix_ms) as ledger,
+        open_ledger(config.state_directory, clock.now().unix_ms, to_restore=True) as ledger,
         anyio.create_task_group() as group,
     ):
         libvirt = Connections(LibvirtSettings(places=()), counters)

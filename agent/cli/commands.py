@@ -56,6 +56,7 @@ cli.add_typer(spool.commands, name="spool")
 
 def main() -> None:
     """Run the command line and exit the process with its exit code."""
+    os.umask(0o077)  # no file that a library creates is for other users
     cli(prog_name="barograph")
 
 

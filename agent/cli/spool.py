@@ -29,6 +29,7 @@ from agent.spool.dead_letters import Letter, NotDone, dead_letters, drop, requeu
 from agent.spool.directory_lock import is_in_use
 from agent.spool.disk import FILE_NAME
 from agent.spool.inspect import Contents, contents
+from agent.spool.state_directory import act_as_owner
 from agent.spool.store import Bounds
 from agent.spool.verify import verify as verdict
 
@@ -169,11 +170,19 @@ def _place(config: str | None, state_directory: str | None, file: str | None) ->
         found = load_config(Flags(config=config, state_directory=state_directory), monitors_needed=False)
         spool = found.effective.written.spool
         bounds = Bounds(size_bytes=spool.size.bytes, age_ms=spool.age.ms)
-        return _Place(Path(found.state_directory) / FILE_NAME, bounds)
+        return _as_owner(_Place(Path(found.state_directory) / FILE_NAME, bounds))
     if config is not None or state_directory is not None:
         other = "--config" if config is not None else "--state-directory"
         refuse(ConfigError([Problem("--file", f"cannot be combined with {other}; leave one of them out")]))
-    return _Place(Path(file), None)
+    return _as_owner(_Place(Path(file), None))
+
+
+def _as_owner(place: _Place) -> _Place:
+    """Give up root's rights where another user controls the spool: links of that user could lead anywhere."""
+    with _errors_reported():
+        act_as_owner(place.path.parent)
+        act_as_owner(place.path.resolve().parent)
+    return place
 
 
 def _chosen(numbers: list[int] | None, every: bool) -> list[int] | None:

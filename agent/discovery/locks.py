@@ -33,8 +33,9 @@ class Locks:
         if path is None:
             return
         try:
-            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            _make_private(self._file)
         except OSError as error:
             self.problem = f"{path}: {error.strerror}"
 
@@ -85,6 +86,13 @@ def default_path(user_id: int, runtime_directory: str | None, service_directory:
     if user_id == 0:
         return Path("/run/barograph/monitors.lock")
     return None if not runtime_directory else Path(runtime_directory) / "barograph" / "monitors.lock"
+
+
+def _make_private(file: int) -> None:
+    """Deny other users access to a file of an earlier version: whoever may read it may lock it."""
+    status = os.fstat(file)
+    if status.st_uid == os.geteuid() and status.st_nlink == 1 and status.st_mode & 0o077:
+        os.fchmod(file, 0o600)
 
 
 def _lock(file: int, place: int, kind: int) -> bool:

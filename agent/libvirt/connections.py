@@ -15,7 +15,7 @@ from agent.core.reading import IntervalPolicy, SocketMark
 from agent.errors import LibvirtUnreachable, LinkFault
 from agent.libvirt.connection import KeptConnection, Locks
 from agent.libvirt.link import DomainLink
-from agent.libvirt.targets import Place, Settings, owner_of, uri_of_socket
+from agent.libvirt.targets import Place, Settings, mistakes, owner_of, uri_of_socket
 from agent.telemetry import Counters
 
 FIRST_ATTEMPT_S = 5.0
@@ -159,6 +159,8 @@ class Connections:
 
     @asynccontextmanager
     async def _open_once(self, domain: Domain, *, read_only: bool) -> AsyncGenerator[DomainLink, None]:
+        for wrong in mistakes(domain.uri):  # it may come from a file of the service's user, and root opens it
+            raise LibvirtUnreachable(str(domain), LinkFault.DISCONNECTED, wrong)
         connection = self._connection(domain.uri, read_only=read_only)
         scope = self._start(connection)
         try:

@@ -8,7 +8,8 @@ Constraints (each has a test of the same name in tests/unit/spool/test_ledger.py
 - a file that cannot be read as a ledger is set aside under a dated name and reported;
 - a failed write leaves the file unchanged and fails every caller whose change was in it;
 - canceling a caller does not interrupt the write;
-- changes that arrive during a write are written together by the next one.
+- changes that arrive during a write are written together by the next one;
+- a full or read-only disk does not prevent the start.
 
 It is a file and not a table of the spool: it holds at most a few entries for each VM and changes when an
 interval is set or restored, not with every sample. Changes are written together because a start on many VMs
@@ -17,7 +18,7 @@ sets as many intervals within their deadlines, which one write for each would ex
 
 import os
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,10 +33,30 @@ from agent.errors import StateFileError
 from agent.spool.directory_lock import lock
 from agent.spool.ledger_format import FILE_NAME, NotOurFormat, decode_owed, encode_owed
 from agent.spool.set_aside import name_aside
+from agent.spool.state_directory import (
+    DISK_TROUBLE,
+    check_root_may_use,
+    check_writable,
+    make_private,
+    read_file,
+    remove_unfinished,
+    replace_file,
+)
 
 log = structlog.get_logger("barograph.spool")
 
 _Key = tuple[Address, SocketMark]
+
+_SIZE_MAX_BYTES = 64 << 20
+"""Far more than the entries of all VMs that a host can run."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """The state directory, open and locked."""
+
+    path: Path
+    descriptor: int
 
 
 @dataclass(slots=True, eq=False)
@@ -51,8 +72,8 @@ class _Update:
 class Ledger:
     """The entries, in memory and on disk. Made by `open_ledger`; used by the tasks of one event loop."""
 
-    def __init__(self, directory: Path, entries: dict[_Key, IntervalChange]) -> None:
-        self._directory = directory
+    def __init__(self, place: _Place, entries: dict[_Key, IntervalChange]) -> None:
+        self._place = place
         self._entries = entries
         self._lock = anyio.Lock()
         self._pending: dict[_Update, None] = {}  # in order; bounded by the VMs: each waits for its own
@@ -106,7 +127,7 @@ class Ledger:
         try:
             if entries != self._entries:
                 # `run_sync` waits for the thread even if canceled: memory must match the disk.
-                await anyio.to_thread.run_sync(_write, self._directory, tuple(entries.values()))
+                await anyio.to_thread.run_sync(_write, self._place, tuple(entries.values()))
                 self._entries = entries
         except StateFileError as error:
             for update in updates:
@@ -116,29 +137,37 @@ class Ledger:
 
 
 @asynccontextmanager
-async def open_ledger(directory: str, now_ms: int) -> AsyncGenerator[Ledger, None]:
+async def open_ledger(
+    directory: str, now_ms: int, *, to_restore: bool = False
+) -> AsyncGenerator[Ledger, None]:
     """Open the ledger in `directory`, and lock the directory against other agents until the end.
+
+    If the disk is full, read-only or broken, the ledger opens nevertheless, and `record` and `remove` fail
+    until that has passed.
 
     Args:
         directory: the state directory; created if it is missing.
         now_ms: Unix milliseconds; part of the name of a file that is set aside.
+        to_restore: for a command that restores intervals. Root may then use a directory of another user, and
+            the directory must be writable.
 
     Raises:
         StateFileError: the directory cannot be created, written to or locked (another agent uses it), or the
             ledger cannot be read. Nothing was changed.
     """
-    place = Path(directory)
-    descriptor = await anyio.to_thread.run_sync(_lock, place)
+    place = await anyio.to_thread.run_sync(_lock, Path(directory), to_restore)
     try:
         entries = await anyio.to_thread.run_sync(_read, place, now_ms)
         yield Ledger(place, {(each.address, each.mark): each for each in entries})
     finally:
-        os.close(descriptor)  # releases the lock
+        os.close(place.descriptor)  # releases the lock
 
 
-def _lock(directory: Path) -> int:
+def _lock(directory: Path, to_restore: bool) -> _Place:
+    if not to_restore:
+        check_root_may_use(directory.parent)
     try:
-        directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = lock(directory)
     except BlockingIOError as error:
         message = "another agent uses this state directory; stop it, or configure another directory"
@@ -146,11 +175,24 @@ def _lock(directory: Path) -> int:
     except OSError as error:
         raise StateFileError(_unusable(directory, error)) from error
     try:
-        _check_writable(directory)
+        remove_unfinished(descriptor, FILE_NAME)
+        make_private(descriptor)
+        check_writable(descriptor, FILE_NAME)
     except OSError as error:
+        if to_restore or error.errno not in DISK_TROUBLE:
+            os.close(descriptor)
+            raise StateFileError(_unusable(directory, error)) from error
+        detail = "until it can be written, records are kept in memory and no interval is changed"
+        log.error(
+            "state directory cannot be written", path=str(directory), problem=error.strerror, detail=detail
+        )
+    try:
+        if not to_restore:
+            check_root_may_use(directory)
+    except StateFileError:
         os.close(descriptor)
-        raise StateFileError(_unusable(directory, error)) from error
-    return descriptor
+        raise
+    return _Place(directory, descriptor)
 
 
 def _unusable(directory: Path, error: OSError) -> str:
@@ -158,24 +200,14 @@ def _unusable(directory: Path, error: OSError) -> str:
     return f"{directory}: cannot use the state directory: {error.strerror}; {what}"
 
 
-def _check_writable(directory: Path) -> None:
-    """Write a file: permissions do not tell of a file system that is read-only or full."""
-    probe = directory / f".{FILE_NAME}.new"
+def _read(place: _Place, now_ms: int) -> tuple[IntervalChange, ...]:
+    path = place.path / FILE_NAME
     try:
-        probe.write_bytes(b"\n")
-    finally:
-        probe.unlink(missing_ok=True)
-
-
-def _read(directory: Path, now_ms: int) -> tuple[IntervalChange, ...]:
-    path = directory / FILE_NAME
-    try:
-        content = path.read_bytes()
-        return decode_owed(content)
+        return decode_owed(read_file(place.descriptor, FILE_NAME, _SIZE_MAX_BYTES))
     except FileNotFoundError:
         return ()
     except NotOurFormat as error:
-        aside = _set_aside(path, now_ms, str(error))
+        aside = _set_aside(place, now_ms, str(error))
         detail = "the intervals recorded in it will not be restored; inspect the file, then delete it"
         log.error("state file set aside", path=str(aside), problem=str(error), detail=detail)
         return ()
@@ -185,34 +217,19 @@ def _read(directory: Path, now_ms: int) -> tuple[IntervalChange, ...]:
         ) from error
 
 
-def _set_aside(path: Path, now_ms: int, problem: str) -> Path:
+def _set_aside(place: _Place, now_ms: int, problem: str) -> Path:
+    path = place.path / FILE_NAME
     aside = name_aside(path, now_ms)
     try:
-        path.rename(aside)
+        os.rename(FILE_NAME, aside.name, src_dir_fd=place.descriptor, dst_dir_fd=place.descriptor)
     except OSError as error:
         message = f"{problem}, and it cannot be renamed: {error.strerror}; move it away"
         raise StateFileError(f"{path}: {message}") from error
     return aside
 
 
-def _write(directory: Path, entries: Sequence[IntervalChange]) -> None:
-    content = encode_owed(entries)
-    new = directory / f".{FILE_NAME}.new"
+def _write(place: _Place, entries: Sequence[IntervalChange]) -> None:
     try:
-        with new.open("wb") as file:
-            file.write(content)
-            file.flush()
-            if os.geteuid() == 0:  # run by root, `give-back` must not lock out the service's user
-                owner = directory.stat()
-                os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
-            os.fsync(file.fileno())
-        os.replace(new, directory / FILE_NAME)
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        replace_file(place.descriptor, FILE_NAME, encode_owed(entries))
     except OSError as error:
-        with suppress(OSError):
-            new.unlink()
-        raise StateFileError(f"{directory / FILE_NAME}: cannot be written: {error.strerror}") from error
+        raise StateFileError(f"{place.path / FILE_NAME}: cannot be written: {error.strerror}") from error

@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from errno import EISDIR
 from pathlib import Path
+from secrets import token_hex
 
 from agent.core.memory import Memory
 from agent.core.reading import Record, RecordKind
@@ -40,6 +41,7 @@ from agent.spool.format import (
 )
 from agent.spool.record_queue import DeadLetter
 from agent.spool.set_aside import name_aside
+from agent.spool.state_directory import create_private_file
 from agent.spool.tables import connect, logs_of, pragma, translated
 
 VMS_REMEMBERED = 10_000
@@ -293,8 +295,8 @@ class Store:
             return False
         if self.path.is_dir():  # anything else can be replaced
             raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
-        fresh = self.path.with_name(f".{self.path.name}.new")
-        _unlink_with_logs(fresh)
+        fresh = self.path.with_name(f".{self.path.name}.{token_hex(8)}.new")
+        create_private_file(fresh)
         target = sqlite3.connect(fresh)
         try:
             self._connection.backup(target)
@@ -318,6 +320,8 @@ def open_store(path: Path, bounds: Bounds) -> Store:
     connection = connect(path)
     try:
         with translated(path):
+            for unfinished in path.parent.glob(f".{path.name}.*new*"):  # by a process that was killed
+                unfinished.unlink(missing_ok=True)
             return Store(connection, path, bounds)
     except BaseException:
         connection.close()
@@ -333,7 +337,7 @@ def mark_current(path: Path) -> None:
         SpoolError: the mark cannot be set.
     """
     with translated(path):
-        _mark(path).touch()
+        os.close(os.open(_mark(path), os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
 
 
 def mark_stale(path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from agent.errors import SpoolError, SpoolFault
 from agent.spool.format import APPLICATION_ID, FORMAT
+from agent.spool.state_directory import create_private_file, make_file_private
 
 _RECORD = """position INTEGER PRIMARY KEY, kind TEXT NOT NULL, id TEXT NOT NULL, key TEXT NOT NULL,
   timestamp_ms INTEGER NOT NULL, headers BLOB NOT NULL, value BLOB NOT NULL"""
@@ -57,6 +58,10 @@ def connect(path: Path) -> sqlite3.Connection:
         SpoolError: the file cannot be used; one of another program or of a newer agent is unchanged.
     """
     with translated(path):
+        for each in (path, *logs_of(path)):
+            _refuse_foreign_link(each)
+            make_file_private(each)
+        create_private_file(path)  # SQLite gives its permissions to the logs, too
         connection = sqlite3.connect(
             path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
         )
@@ -100,6 +105,12 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
                 str(path), SpoolFault.UNUSABLE, f"format {found} is older; start the agent once to migrate it"
             )
         return connection
+
+
+def _refuse_foreign_link(path: Path) -> None:
+    """Refuse a link that another user has made: SQLite would follow it."""
+    if path.is_symlink() and path.lstat().st_uid not in (0, os.geteuid()):
+        raise SpoolError(str(path), SpoolFault.UNUSABLE, "a link that another user has made; remove it")
 
 
 def logs_of(path: Path) -> tuple[Path, Path]:

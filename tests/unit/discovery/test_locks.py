@@ -1,5 +1,7 @@
 """One agent for each monitor. The kernel's locks are an open file's, so one process can play two agents."""
 
+import os
+import stat
 from pathlib import Path
 
 from agent.core.address import MonitorPath
@@ -34,6 +36,22 @@ def test_a_second_agent_refuses_what_a_first_one_watches_until_it_ends(tmp_path:
     first.close()
     assert paths(second.claim(scan(1, 2, 3))) == ["/run/1.qmp", "/run/2.qmp", "/run/3.qmp"]
     second.close()
+
+
+def test_other_users_can_neither_read_nor_lock_the_file_also_one_of_an_earlier_version(
+    tmp_path: Path,
+) -> None:
+    before = os.umask(0)
+    try:
+        Locks(tmp_path / "new" / "monitors.lock").close()
+    finally:
+        os.umask(before)
+    (tmp_path / "monitors.lock").touch()
+    (tmp_path / "monitors.lock").chmod(0o644)
+    Locks(tmp_path / "monitors.lock").close()
+
+    paths = (tmp_path / "new", tmp_path / "new" / "monitors.lock", tmp_path / "monitors.lock")
+    assert [stat.S_IMODE(path.stat().st_mode) for path in paths] == [0o700, 0o600, 0o600]
 
 
 def test_what_is_not_seen_any_more_is_let_go_of(tmp_path: Path) -> None:

@@ -1,8 +1,13 @@
 """Where libvirt is, as users write it."""
 
+import anyio
 import pytest
 
-from agent.libvirt.targets import mistakes, socket_of, uri_of_socket
+from agent.core.address import Domain
+from agent.errors import LibvirtUnreachable
+from agent.libvirt.connections import Connections
+from agent.libvirt.targets import Settings, mistakes, socket_of, uri_of_socket
+from agent.telemetry import Counters
 
 VOLUMES = "/var/lib/kubelet/pods/5f0c1a52-7e0b-4a35-9d3f-2f4a0f9c5b11/volumes"
 LONG = f"{VOLUMES}/kubernetes.io~empty-dir/libvirt-runtime"
@@ -31,6 +36,19 @@ def test_another_one_is_refused_with_the_way_out(uri: str, said: str) -> None:
 
     assert said in found
     assert repr(uri) in found
+
+
+@pytest.mark.parametrize(
+    "uri", ["qemu+ssh:///system?command=/tmp/evil", "qemu+ext:///system?command=/tmp/evil"]
+)
+async def test_an_address_in_a_file_of_another_user_runs_no_command(uri: str) -> None:
+    """The ledger belongs to the service's user, and root restores what it records."""
+    async with anyio.create_task_group() as group:
+        connections = Connections(Settings(places=()), Counters())
+        await group.start(connections.run)
+        with pytest.raises(LibvirtUnreachable, match="is not a URI of the QEMU driver on this host"):
+            await connections.open_to_write(Domain(uri, "5f0c1a52")).__aenter__()
+        group.cancel_scope.cancel()
 
 
 def test_whose_a_socket_is_tells_which_daemon_it_is() -> None:

@@ -1,5 +1,6 @@
 import fcntl
 import os
+import subprocess
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -53,16 +54,6 @@ async def test_an_entry_is_on_disk_before_the_caller_continues_and_the_next_star
 
     assert set(on_disk) == {change(1), change(2)}
     assert await entries_of(directory) == (change(1), change(2))
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act for another user")
-async def test_a_file_that_root_writes_belongs_to_the_user_of_the_service(tmp_path: Path) -> None:
-    os.chown(tmp_path, 1234, 1235)
-    async with open_ledger(str(tmp_path), NOW_MS) as ledger:
-        await ledger.record(change())
-
-    found = (tmp_path / FILE_NAME).stat()
-    assert (found.st_uid, found.st_gid) == (1234, 1235)
 
 
 async def test_a_new_entry_replaces_the_one_of_the_same_process(tmp_path: Path) -> None:
@@ -208,7 +199,9 @@ async def test_a_failed_write_leaves_the_file_unchanged_and_fails_every_caller_w
 ) -> None:
     async with open_ledger(str(tmp_path), NOW_MS) as ledger:
         await ledger.record(change(1))
-        (tmp_path / f".{FILE_NAME}.new").mkdir()  # not even root can write over a directory
+        file, kept = tmp_path / FILE_NAME, tmp_path / "kept"
+        file.rename(kept)
+        file.mkdir()  # not even root can write over a directory
         with pytest.raises(StateFileError, match=r"owed\.json: cannot be written: Is a directory"):
             await ledger.record(change(2))
         with pytest.raises(StateFileError, match="cannot be written"):
@@ -226,7 +219,8 @@ async def test_a_failed_write_leaves_the_file_unchanged_and_fails_every_caller_w
 
         assert sorted(failed) == list(range(3, 9))
         assert ledger.entries() == (change(1),)
-        (tmp_path / f".{FILE_NAME}.new").rmdir()
+        file.rmdir()
+        kept.rename(file)
     assert await entries_of(tmp_path) == (change(1),)
 
 
@@ -253,3 +247,58 @@ async def test_a_directory_that_cannot_be_written_to_is_reported() -> None:
     with pytest.raises(StateFileError, match="/proc/self: cannot use the state directory"):
         async with open_ledger("/proc/self", NOW_MS):
             pass
+
+
+class Disk:
+    """A file system of 64 KiB whose writes can be made to fail."""
+
+    def __init__(self, place: Path, trouble: str) -> None:
+        self._place = place
+        self._trouble = trouble
+        self._run("mount", "-t", "tmpfs", "-o", "size=64k,mode=0700", "tmpfs")
+
+    def _run(self, *words: str) -> None:
+        subprocess.run([*words, str(self._place)], check=True)
+
+    def fail(self) -> None:
+        if self._trouble == "read-only":
+            self._run("mount", "-o", "remount,ro")
+            return
+        with suppress(OSError), (self._place / "ballast").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+
+    def work(self) -> None:
+        if self._trouble == "read-only":
+            self._run("mount", "-o", "remount,rw")
+        else:
+            (self._place / "ballast").unlink()
+
+    def end(self) -> None:
+        self._run("umount", "--lazy")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system of its own: needs root")
+@pytest.mark.parametrize("trouble", ["full", "read-only"])
+async def test_a_full_or_read_only_disk_does_not_prevent_the_start(tmp_path: Path, trouble: str) -> None:
+    disk = Disk(tmp_path, trouble)
+    try:
+        async with open_ledger(str(tmp_path), NOW_MS) as ledger:
+            await ledger.record(change(1))
+        disk.fail()
+        with capture_logs() as logs:
+            async with open_ledger(str(tmp_path), NOW_MS) as ledger:
+                assert ledger.entries() == (change(1),)
+                with pytest.raises(StateFileError, match="cannot be written"):
+                    await ledger.record(change(2))
+                disk.work()
+                await ledger.record(change(2))
+                assert ledger.entries() == (change(1), change(2))
+        disk.fail()
+        with pytest.raises(StateFileError, match="cannot use the state directory"):
+            await open_ledger(str(tmp_path), NOW_MS, to_restore=True).__aenter__()
+    finally:
+        disk.end()
+    assert [(line["log_level"], line["event"]) for line in logs] == [
+        ("error", "state directory cannot be written")
+    ]
