@@ -83,10 +83,15 @@ def test_installed_it_runs_is_reloaded_upgraded_and_removed_and_leaves_nothing(
     assert host.property("ActiveState") == "active"
     assert host.property("MainPID") == first
 
+    upgrade = ("dpkg", "--install", f"/dist/{package.name}")  # the script is told of an older version
+    assert "the service did not restart" in host.try_to(*upgrade).stderr
+    assert host.do("dpkg-query", "-W", "-f", "${Status}", "barograph") == "install ok installed"
+    assert host.property("ActiveState") == "failed"
+
     configure(host, CONFIG.format(interval="2s"))
-    host.do(
-        "dpkg", "--install", f"/dist/{package.name}"
-    )  # as an upgrade: the script is told of an older version
+    host.do("systemctl", "start", "barograph")
+    first = host.property("MainPID")
+    host.do(*upgrade)
     host.wait(lambda: host.property("MainPID") not in ("0", first), "another process")
     host.wait(lambda: host.property("ActiveState") == "active", "ready")
     wait_for_more_samples(host)
@@ -136,6 +141,33 @@ def test_sockets_of_root_s_need_the_drop_in_and_no_more(installed: tuple[Service
     wait_for_more_samples(host)
     status = host.do("cat", f"/proc/{host.property('MainPID')}/status")
     assert re.findall(r"CapEff:\s*(\w+)", status) == ["0000000000000002"]  # CAP_DAC_OVERRIDE: capabilities(7)
+    seen = f"/proc/{host.property('MainPID')}/root"
+    assert host.do("cat", "/etc/shadow") != ""
+    assert host.do("cat", f"{seen}/etc/shadow", f"{seen}/etc/gshadow") == ""  # InaccessiblePaths=
+
+
+def test_a_removal_touches_only_what_is_the_packages(installed: tuple[ServiceHost, Hypervisor]) -> None:
+    host, hypervisor = installed
+    host.do("systemctl", "start", "barograph")
+    host.wait(lambda: intervals(hypervisor) == {1}, "polling is switched on")
+    host.do("systemctl", "stop", "barograph")
+    assert host.do("stat", "-c", "%a %U", "/var/lib/barograph", "/var/lib/barograph/owed.json").split() == [
+        *("700", "barograph"),
+        *("600", "barograph"),
+    ]
+    plant = (
+        "echo secret > /srv/secret; mkdir /var/lib/barograph/tree; touch /var/lib/barograph/tree/kept"
+        " /etc/barograph/password; cd /var/lib/barograph; for name in .owed.json.new spool.sqlite-x; do"
+        " ln -s /srv/secret $name; chown -h barograph $name; done"
+    )
+    host.do("sh", "-c", plant)
+
+    host.do("dpkg", "--purge", "barograph")
+
+    assert intervals(hypervisor) == {0}
+    assert host.do("stat", "-c", "%U %s", "/srv/secret") == "root 7\n"
+    left = host.do("sh", "-c", "cd /var/lib/barograph; find . -mindepth 1 | sort; ls /etc/barograph")
+    assert left.split() == ["./spool.sqlite-x", "./tree", "./tree/kept", "password"]
 
 
 def test_the_service_can_do_little_else(installed: tuple[ServiceHost, Hypervisor]) -> None:
