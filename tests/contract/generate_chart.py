@@ -27,6 +27,9 @@ Value = Mapping[str, Any]
 OF_THE_CHART = ("host", "state_directory", "web", "shutdown")
 """Settings of the agent that the chart derives from other values."""
 
+SECRETS = {"OtlpConfig": ("headers",)}
+"""Settings that are secrets, by section. The configuration becomes a ConfigMap: no place for them."""
+
 _END = "\n..."  # PyYAML writes it after a document that is a scalar
 
 _TABLE = re.compile(
@@ -51,6 +54,9 @@ def _schema(source: Mapping[str, Value]) -> Value:
     definitions = cast(dict[str, Any], agents["$defs"])
     settings = {name: each for name, each in agents["properties"].items() if name not in OF_THE_CHART}
     config = {"type": "object", "additionalProperties": False, "properties": settings}
+    for section, names in SECRETS.items():
+        for name in names:
+            del definitions[section]["properties"][name]
     needed = _reachable(config, definitions)
     return {
         "$schema": agents["$schema"],

@@ -187,7 +187,7 @@ def node(session_folder: Path) -> Generator[Node]:
         cannot_run(why)
     need("kubernetes", "coredns", "helm", "image")
     with kubernetes.node(session_folder / "node") as running:
-        running.import_image(image_tar(), f"docker.io/library/barograph:{__version__}")
+        running.import_image(image_tar(), f"localhost/barograph:{__version__}")
         yield running
 
 

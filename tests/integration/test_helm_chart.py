@@ -65,9 +65,16 @@ def test_the_configuration_is_one_that_the_agent_accepts(values: Path, tmp_path:
     machine_id.write_text("4c8ad2f0e1b74b6d9a37c5f2d86e9b10\n")
     authority.write_bytes((Path(__file__).parents[1] / "data/tls/cert.pem").read_bytes())
     # What a pod has mounted.
-    config.write_text(
-        text.replace("/host/machine-id", str(machine_id)).replace("/tls/ca.pem", str(authority))
-    )
+    password = tmp_path / "kafka-password"
+    password.write_text("secret")
+    mounted = {
+        "/host/machine-id": machine_id,
+        "/tls/ca.pem": authority,
+        "/etc/barograph-secret/kafka-password": password,
+    }
+    for place, file in mounted.items():
+        text = text.replace(place, str(file))
+    config.write_text(text)
     pod = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "BAROGRAPH_HOST__NAME": "node-1"}
     secret = {"BAROGRAPH_KAFKA__SASL__PASSWORD": "secret"} if helm.named(values) == "extras" else {}
 
@@ -171,6 +178,55 @@ def test_the_parent_of_the_sockets_directory_is_mounted_and_follows_the_nodes_mo
     assert volume["hostPath"] == {"path": "/run/kvm", "type": "Directory"}
     assert mount["mountPath"] == "/host/run/kvm"
     assert mount["mountPropagation"] == "HostToContainer"
+
+
+def test_root_sees_the_sockets_directory_only() -> None:
+    pod = pod_of(helm.render_with({**SOCKETS, "runAs": {"user": 0}}))
+
+    assert next(each for each in pod["volumes"] if each["name"] == "sockets")["hostPath"]["path"] == "/run/vm"
+
+
+def test_by_default_only_prometheus_and_the_charts_test_may_connect_besides_the_nodes_kubelet() -> None:
+    def ingress(values: Mapping[str, Any]) -> list[dict[str, Any]]:
+        (rule,) = helm.one(helm.render_with({**SOCKETS, **values}), "NetworkPolicy")["spec"]["ingress"]
+        assert rule["ports"] == [{"port": "web", "protocol": "TCP"}]
+        return rule["from"]
+
+    test, prometheus = ingress({})
+    assert test["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "test"
+    assert prometheus["podSelector"] == {"matchLabels": {"app.kubernetes.io/name": "prometheus"}}
+    assert ingress({"networkPolicy": {"ingressFrom": []}}) == [test]
+
+
+def test_the_agents_may_connect_to_the_ports_that_the_configuration_names() -> None:
+    policy = helm.one(helm.render("--values", helm.CHART / "ci/secret-values.yaml"), "NetworkPolicy")
+
+    ports = {each["port"] for rule in policy["spec"]["egress"] for each in rule["ports"]}
+
+    assert {53, 443, 4317, 4318, 9092, 19093, 29093} <= ports
+
+
+def test_a_secret_is_mounted_for_the_agents_group_and_is_in_no_configmap() -> None:
+    values = yaml.safe_load((helm.CHART / "ci/secret-values.yaml").read_text())
+    values["secret"]["otlpHeadersKey"] = "headers"
+    manifests = helm.render_with(values)
+    pod, config = (
+        pod_of(manifests),
+        yaml.safe_load(helm.one(manifests, "ConfigMap")["data"]["barograph.yaml"]),
+    )
+
+    secret = next(each for each in pod["volumes"] if each["name"] == "secret")["secret"]
+
+    assert secret["secretName"] == "barograph"
+    assert secret["defaultMode"] == 0o440
+    assert pod["securityContext"]["fsGroup"] == pod["securityContext"]["runAsGroup"] == 10001
+    mounted = {f"/etc/barograph-secret/{each['path']}" for each in secret["items"]}
+    assert mounted == {config["kafka"]["sasl"]["password_file"], config["otlp"]["headers_file"]}
+    assert config["kafka"]["sasl"]["mechanism"] == "SCRAM-SHA-512"
+
+
+def test_by_default_no_taint_is_tolerated() -> None:
+    assert "tolerations" not in pod_of(helm.render_with(SOCKETS))
 
 
 def test_a_changed_configuration_is_another_pod_and_another_annotation_elsewhere_is_not() -> None:

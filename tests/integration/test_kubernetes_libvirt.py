@@ -26,7 +26,7 @@ LIBVIRT_QEMU = 64055  # Debian's user for QEMUs; KubeVirt's has 107, which nobod
 
 @pytest.fixture(scope="module", autouse=True)
 def _image(node: Node) -> None:
-    node.import_image(image_tar(NAME_LIBVIRT), f"docker.io/library/barograph:{TAG}")
+    node.import_image(image_tar(NAME_LIBVIRT), f"localhost/barograph:{TAG}")
 
 
 def install(

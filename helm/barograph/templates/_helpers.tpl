@@ -70,9 +70,27 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- define "barograph.socketsMount" -}}
 {{- with .Values.sockets }}
 {{- if .directory }}
-{{- default (dir .directory) .mount }}
+{{- $parent := eq (include "barograph.user" $) "0" | ternary .directory (dir .directory) }}
+{{- default $parent .mount }}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{- /* The ports of the brokers and of the OTLP backend, as far as the configuration names them. */ -}}
+{{- define "barograph.egressPorts" -}}
+{{- $ports := .Values.networkPolicy.egressPorts }}
+{{- $servers := dig "kafka" "bootstrap_servers" list .Values.config }}
+{{- range kindIs "slice" $servers | ternary $servers (splitList "," (toString $servers)) }}
+{{- with regexFind "[0-9]+ *$" . }}{{ $ports = append $ports (trim . | int) }}{{ end }}
+{{- end }}
+{{- with dig "otlp" "endpoint" "" .Values.config }}
+{{- $port := regexFind ":[0-9]+$" (urlParse .).host | trimPrefix ":" }}
+{{- $port = default (hasPrefix "https:" . | ternary "443" "80") $port }}
+{{- $ports = append $ports (int $port) }}
+{{- end }}
+{{- $whole := list }}
+{{- range $ports }}{{ $whole = append $whole (int .) }}{{ end }}
+{{- toJson (uniq $whole) }}
 {{- end }}
 
 {{- /* Refuses values that contradict each other, which a schema cannot express. */ -}}
@@ -90,6 +108,22 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- fail "sockets.directory: missing; name the directory on the nodes that contains the monitors of the QEMUs, such as /run/vm" }}
 {{- end }}
 {{- $user := include "barograph.user" . }}
+{{- if and (eq $user "0") $sockets.directory (has (include "barograph.socketsMount" .) (list "/run" "/var/run" "/var" "/var/lib" "/tmp")) }}
+{{- fail (printf "sockets.mount: in %s root could connect to the node's other services, such as the container runtime; mount %s itself, or run as another user" (include "barograph.socketsMount" .) $sockets.directory) }}
+{{- end }}
+{{- with .Values.secret }}
+{{- $keys := or .kafkaPasswordKey .otlpHeadersKey }}
+{{- if and $keys (not .existingSecret) }}
+{{- fail "secret.existingSecret: missing, but a key of it is named; name the Secret that has the key" }}
+{{- else if and .existingSecret (not $keys) }}
+{{- fail "secret.existingSecret: no key of it is used; set secret.kafkaPasswordKey or secret.otlpHeadersKey" }}
+{{- end }}
+{{- end }}
+{{- range .Values.extraEnv }}
+{{- if and (hasKey . "value") (regexMatch "^(BAROGRAPH_KAFKA__SASL__PASSWORD|BAROGRAPH_OTLP__HEADERS|OTEL_EXPORTER_OTLP_(METRICS_)?HEADERS)$" .name) }}
+{{- fail (printf "extraEnv: %s is a secret, and everyone who may read the DaemonSet could read its value; use valueFrom.secretKeyRef, or the value secret" .name) }}
+{{- end }}
+{{- end }}
 {{- if and .Values.capabilities (ne $user "0") }}
 {{- fail (printf "capabilities: %s has no effect with runAs.user %s, because Kubernetes adds capabilities for root only; set runAs.user to 0, or remove them" (join ", " .Values.capabilities) $user) }}
 {{- end }}
@@ -130,6 +164,15 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if not .Values.state.path }}
 {{- $_ := set $config "spool" (merge (dict "mode" "none") (default dict $config.spool)) }}
 {{- end }}
+{{- with .Values.secret }}
+{{- if .kafkaPasswordKey }}
+{{- $sasl := dict "sasl" (dict "password_file" "/etc/barograph-secret/kafka-password") }}
+{{- $_ := set $config "kafka" (mergeOverwrite (default dict $config.kafka) $sasl) }}
+{{- end }}
+{{- if .otlpHeadersKey }}
+{{- $_ := set $config "otlp" (merge (dict "headers_file" "/etc/barograph-secret/otlp-headers") (default dict $config.otlp)) }}
+{{- end }}
+{{- end }}
 {{- $_ := set $config "web" (dict "listen" (printf "%s:%d" .Values.web.address (int .Values.web.port))) }}
 {{- $_ := set $config "shutdown" (dict "deadline" (printf "%ds" (int .Values.shutdownDeadlineSeconds))) }}
 {{- toYaml $config }}
@@ -166,6 +209,9 @@ seLinuxOptions: {{ toJson . }}
 - {name: config, mountPath: /etc/barograph, readOnly: true}
 - {name: machine-id, mountPath: /host/machine-id, readOnly: true}
 - {name: state, mountPath: /var/lib/barograph}
+{{- if .Values.secret.existingSecret }}
+- {name: secret, mountPath: /etc/barograph-secret, readOnly: true}
+{{- end }}
 {{- with include "barograph.socketsMount" . }}
 # Read-only prevents creating files there, but not connecting to a socket.
 - {name: sockets, mountPath: {{ printf "/host%s" . | quote }}, readOnly: true, mountPropagation: HostToContainer}

@@ -1,0 +1,73 @@
+"""Prepares the state directory for the agent's user, or removes the agent's files from it.
+
+`prepare DIRECTORY USER GROUP` and `remove DIRECTORY`. It runs as root with the capability CHOWN only, and touches only the
+agent's own files, by name and through no link. A directory with other files in it is refused, unless it has the marker that
+`prepare` leaves.
+"""
+
+import os
+import stat
+import sys
+
+MARKER = ".barograph-state"
+OURS = ("owed.json", ".owed.json.", "spool.sqlite", ".spool.sqlite.", MARKER)
+
+
+def refuse_foreign(names):
+    foreign = sorted(each for each in names if not each.startswith(OURS))
+    if foreign and MARKER not in names:
+        sys.exit(
+            f"state.path: the directory has other files in it, such as {foreign[0]!r}; "
+            "use a directory of its own, or remove them"
+        )
+
+
+def opened(directory):
+    """Return the directory, open. From here on no other user can change it."""
+    before = os.stat(directory)
+    if before.st_uid == 0 or before.st_mode & 0o005 == 0o005:  # root without capabilities may read it
+        refuse_foreign(os.listdir(directory))
+    os.chown(directory, 0, 0)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    mode = stat.S_IMODE(before.st_mode)
+    try:
+        os.fchmod(descriptor, 0o700)
+        refuse_foreign(os.listdir(descriptor))
+    except BaseException:
+        os.fchmod(descriptor, mode)
+        os.fchown(descriptor, before.st_uid, before.st_gid)
+        raise
+    return descriptor
+
+
+def own_files(directory):
+    """Yield the name and the status of each file of the agent's. Links and directories are not the agent's."""
+    for name in os.listdir(directory):
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if name.startswith(OURS) and stat.S_ISREG(status.st_mode):
+            yield name, status
+
+
+def prepare(directory, user, group):
+    if MARKER not in os.listdir(directory):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        os.close(os.open(MARKER, flags, 0o600, dir_fd=directory))
+    for name, status in own_files(directory):
+        if status.st_nlink == 1:  # another name of the file may be anywhere
+            os.chown(name, user, group, dir_fd=directory, follow_symlinks=False)
+    os.fchown(directory, user, group)
+
+
+def remove(directory):
+    for name, _ in own_files(directory):
+        os.unlink(name, dir_fd=directory)
+    left = os.listdir(directory)
+    print(f"{len(left)} other files are left" if left else "the state is removed")
+
+
+if __name__ == "__main__":
+    verb, path, *ids = sys.argv[1:]
+    if verb == "prepare":
+        prepare(opened(path), *map(int, ids))
+    else:
+        remove(opened(path))

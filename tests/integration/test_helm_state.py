@@ -1,0 +1,114 @@
+"""The script of the chart's init containers, with their capability: it touches only what is the agent's."""
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.lab import helm
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="changes the owners of files: needs root"),
+    pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv, of util-linux"),
+]
+
+SCRIPT = helm.CHART / "files/state.py"
+AGENT, OTHER = 10001, 1234
+OURS = (
+    "owed.json",
+    "owed.json.20261123T032226Z.bad",
+    "spool.sqlite",
+    "spool.sqlite-wal",
+    "spool.sqlite.vouched",
+)
+
+
+def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run it as root with the capability CHOWN only."""
+    rights = ("setpriv", "--bounding-set=-all,+chown", "--inh-caps=-all")
+    argv = [*rights, sys.executable, "-I", "-c", SCRIPT.read_text(), *map(str, words)]
+    return subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60)
+
+
+def prepare(directory: Path) -> subprocess.CompletedProcess[str]:
+    return run("prepare", directory, str(AGENT), str(AGENT))
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """A directory as the kubelet makes it, with what an agent leaves in it."""
+    directory = tmp_path / "barograph"
+    directory.mkdir()
+    directory.chmod(0o755)
+    for name in OURS:
+        (directory / name).write_text(name)
+    return directory
+
+
+def owners(directory: Path) -> dict[str, int]:
+    return {each.name: each.lstat().st_uid for each in directory.iterdir()}
+
+
+def test_the_directory_and_the_agents_files_become_the_agents_alone(state: Path) -> None:
+    for directory in (state, state.parent / "empty"):
+        directory.mkdir(exist_ok=True)
+        for _ in range(2):  # and again at the next rollout, when it is another user's
+            assert prepare(directory).stderr == ""
+            status = directory.stat()
+            assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (AGENT, AGENT, 0o700)
+
+    assert owners(state) == dict.fromkeys((*OURS, ".barograph-state"), AGENT)
+
+
+@pytest.mark.parametrize("owner", [0, OTHER])
+@pytest.mark.parametrize("mode", [0o755, 0o700])
+def test_a_directory_with_other_files_is_refused_and_left_as_it_is(
+    state: Path, owner: int, mode: int
+) -> None:
+    (state / "dpkg").mkdir()
+    state.chmod(mode)
+    os.chown(state, owner, owner)
+
+    for verb in (("prepare", state, str(AGENT), str(AGENT)), ("remove", state)):
+        done = run(*verb)
+        assert done.returncode == 1
+        assert "state.path: the directory has other files in it, such as 'dpkg'" in done.stderr
+
+    status = state.stat()
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (owner, owner, mode)
+    assert owners(state) == dict.fromkeys((*OURS, "dpkg"), 0)
+
+
+def test_links_of_the_agents_user_lead_nowhere(state: Path) -> None:
+    secret = state.parent / "secret"
+    secret.write_text("root's")
+    assert prepare(state).returncode == 0
+    (state / "owed.json").unlink()
+    (state / "owed.json").symlink_to(secret)
+    (state / "spool.sqlite-wal").unlink()
+    os.link(secret, state / "spool.sqlite-wal")
+    (state / "spool.sqlite.tree").mkdir()
+    (state / "spool.sqlite.tree" / "kept").touch()
+
+    assert prepare(state).returncode == 0
+    assert secret.stat().st_uid == 0
+    done = run("remove", state)
+
+    assert (done.returncode, done.stdout) == (0, "2 other files are left\n")
+    assert {each.name for each in state.rglob("*")} == {"owed.json", "spool.sqlite.tree", "kept"}
+    assert secret.read_text() == "root's"
+
+
+def test_the_agents_files_are_removed_and_others_are_left(state: Path) -> None:
+    assert prepare(state).returncode == 0
+    assert run("remove", state).stdout == "the state is removed\n"
+    assert list(state.iterdir()) == []
+
+    assert prepare(state).returncode == 0
+    (state / "notes").touch()  # the marker shows that the directory is the agent's
+    assert run("remove", state).stdout == "1 other files are left\n"
+    assert [each.name for each in state.iterdir()] == ["notes"]
