@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from agent.config.types import (
     AbsolutePath,
+    AllowedHosts,
     Identifier,
     Listen,
     LogFormat,
@@ -308,6 +309,15 @@ class WebConfig(Section):
             "Address to listen on. Every client that can connect can read the names and statistics of the "
             "VMs, so the default is loopback only; in a pod use `0.0.0.0:19464`. Port 0 means any free "
             "port, which is logged. A second agent on a host needs a port of its own."
+        ),
+    )
+    allowed_hosts: AllowedHosts = Field(
+        default=(),
+        description=(
+            "Further names under which clients may use the server, such as that of a proxy: "
+            "`*.example.net` means all names below it, `*` all names. Addresses, names without a dot, the "
+            "names of this host and of `web.listen` are always allowed. Other names in `Host` are refused "
+            "(421), since a website could make them resolve to the agent (DNS rebinding)."
         ),
     )
 

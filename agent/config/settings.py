@@ -162,7 +162,8 @@ class Config:
         if not web.enabled:
             return None
         host, port = split_address(web.listen)
-        return web_settings.Settings(host=host, port=port)
+        name = self.effective.host.name
+        return web_settings.Settings(host=host, port=port, allowed_hosts=(*web.allowed_hosts, name))
 
     def polling_settings(self) -> PollSettings:
         """How VMs are polled."""

@@ -167,6 +167,16 @@ def _listen(written: str) -> str:
     return written
 
 
+def _allowed_host(written: str) -> str:
+    name = written.removeprefix("*.")
+    if written != "*" and (name.startswith("[") or _HOST.fullmatch(name) is None):
+        raise ValueError(
+            f"{written!r} is not a name of a host; write it without scheme, port and path, e.g. "
+            "node-7.example.net, or *.example.net"
+        )
+    return written
+
+
 def _check_ipv6(written: str, host: str) -> None:
     try:
         socket.inet_pton(socket.AF_INET6, host[1:-1].partition("%")[0])
@@ -291,6 +301,9 @@ NotBool = BeforeValidator(_count)
 Server = Annotated[str, AfterValidator(_bootstrap_server)]
 Servers = Annotated[tuple[Server, ...], AfterValidator(_some), Names, Takes("list of `HOST:PORT`")]
 Listen = Annotated[str, AfterValidator(_listen), Takes("`HOST:PORT`")]
+AllowedHosts = Annotated[
+    tuple[Annotated[str, AfterValidator(_allowed_host)], ...], Names, Takes("list of names")
+]
 Endpoint = Annotated[
     str,
     AfterValidator(_endpoint),

@@ -5,7 +5,8 @@ Rules, each with a test in tests/unit/web/test_server.py:
 - the server handles no signals and writes no log lines of its own;
 - a connection serves one request, read and answered within a deadline even if the client is slow;
 - connections are bounded, and a new one closes the oldest: a flood cannot keep a probe out;
-- a request larger than the bound is refused.
+- a request larger than the bound is refused;
+- a request with another host's name in `Host` is refused.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from agent.errors import CannotListen
+from agent.web.hosts import AllowedHosts, guarded, names_of_this_host
 from agent.web.web_settings import Settings
 
 log = structlog.get_logger("barograph.web")
@@ -43,7 +45,7 @@ async def open_web(settings: Settings, app: Starlette) -> AsyncGenerator[str, No
     connections: _Connections = {}
     server = _Server(
         uvicorn.Config(
-            app,
+            guarded(app, AllowedHosts({*settings.allowed_hosts, settings.host, *names_of_this_host()})),
             http=_bounded(settings, connections),
             ws="none",
             lifespan="off",

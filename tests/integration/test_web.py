@@ -43,6 +43,9 @@ def test_it_is_ready_without_its_sinks_and_says_stopping_to_the_end(folder: Path
     with agent(folder, "--monitor", f"{folder}/*.qmp", "--kafka", nobody, env=env) as process:
         url = url_when_told(process)
         wait_until(lambda: ask(url, "readyz")[0] == 200, "ready")
+        local = url.replace("127.0.0.1", "localhost")
+        assert ask(local, "livez") == (200, "ok\n")
+        assert ask(url, "status", "evil.example")[0] == 421
 
         def health() -> dict[str, Any]:
             return json.loads(ask(url, "healthz")[1])

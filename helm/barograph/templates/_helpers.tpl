@@ -173,7 +173,9 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $_ := set $config "otlp" (merge (dict "headers_file" "/etc/barograph-secret/otlp-headers") (default dict $config.otlp)) }}
 {{- end }}
 {{- end }}
-{{- $_ := set $config "web" (dict "listen" (printf "%s:%d" .Values.web.address (int .Values.web.port))) }}
+{{- $service := printf "%s.%s.svc" (include "barograph.fullname" .) .Release.Namespace }}
+{{- $hosts := concat (list $service (printf "%s.cluster.local" $service)) .Values.web.allowedHosts }}
+{{- $_ := set $config "web" (dict "listen" (printf "%s:%d" .Values.web.address (int .Values.web.port)) "allowed_hosts" $hosts) }}
 {{- $_ := set $config "shutdown" (dict "deadline" (printf "%ds" (int .Values.shutdownDeadlineSeconds))) }}
 {{- toYaml $config }}
 {{- end }}

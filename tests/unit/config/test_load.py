@@ -477,3 +477,10 @@ def test_the_web_is_on_loopback_by_default_and_can_be_off() -> None:
 
     assert on is not None
     assert (on.host, on.port, off) == ("127.0.0.1", 19464, None)
+
+
+def test_the_names_of_the_web_are_those_configured_and_the_hosts() -> None:
+    web = bare(BAROGRAPH_WEB__ALLOWED_HOSTS="proxy.example.net,*.corp.example.net").web
+
+    assert web is not None
+    assert web.allowed_hosts == ("proxy.example.net", "*.corp.example.net", "one")

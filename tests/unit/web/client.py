@@ -36,11 +36,13 @@ def port_of(url: str) -> int:
     return int(url.rstrip("/").rpartition(":")[2])
 
 
-async def ask(url: str, path: str, method: str = "GET", accept_encoding: str = "identity") -> Answer:
+async def ask(
+    url: str, path: str, method: str = "GET", accept_encoding: str = "identity", host: str = "x"
+) -> Answer:
     """Send one request, and read until the server closes."""
     with anyio.fail_after(20):
         async with await anyio.connect_tcp("127.0.0.1", port_of(url)) as stream:
-            headers = f"host: x\r\naccept-encoding: {accept_encoding}\r\n"
+            headers = f"host: {host}\r\naccept-encoding: {accept_encoding}\r\n"
             await stream.send(f"{method} {path} HTTP/1.1\r\n{headers}\r\n".encode())
             received = b""
             async for part in stream:
