@@ -58,7 +58,7 @@ class Written(BaseSettings):
         default=(),
         description=(
             "Libvirt daemons whose domains are watched: URIs, globs of sockets, or sections with `uri` or "
-            "`sockets`, and `policy`. Requires libvirt-python: `pip install 'barograph[libvirt]'`."
+            "`sockets`, and `policy`. Requires libvirt-python (docs/libvirt.md)."
         ),
     )
     polling: PollingConfig = PollingConfig()

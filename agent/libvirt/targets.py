@@ -7,7 +7,10 @@ from urllib.parse import parse_qs, urlsplit
 
 from agent.core.reading import IntervalPolicy
 
-NOT_INSTALLED = "libvirt-python is not installed: pip install 'barograph[libvirt]'"
+NOT_INSTALLED = (
+    "libvirt-python is not installed; install it with the wheel of the release: "
+    "pip install './barograph-VERSION-py3-none-any.whl[libvirt]'"
+)
 
 _SCHEMES = ("qemu", "qemu+unix", "test")
 _DAEMONS = ("/system", "/session")

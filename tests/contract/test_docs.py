@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,57 @@ def test_every_make_target_in_the_docs_exists() -> None:
 
     assert words <= targets
     assert {"demo", "check", "test"} <= targets
+
+
+_TEXTS = sorted(
+    {
+        *DOCS,
+        *(
+            file
+            for place in ("agent", "simulator", "helm", "packaging", "release", "changelog.d", "schemas")
+            for file in (ROOT / place).rglob("*")
+            if file.suffix in (".md", ".py", ".yaml", ".json", ".txt", ".tpl", "") and file.is_file()
+        ),
+        *(ROOT / name for name in ("Makefile", "Containerfile", "pyproject.toml")),
+    }
+)
+_FROM_AN_INDEX = re.compile(
+    r"\b(?:(?:pip3?|pipx|uv|poetry|apt|apt-get|dnf)\b[^\n`]*?\s(?:install|add|run|download)|uvx)\s"
+    r"(?:[^\n`]*\s)?[\"']?barograph(?![\w./_-])"
+)
+
+
+def test_no_text_advises_to_install_a_name_that_anyone_may_take_in_a_public_index() -> None:
+    """The project is published nowhere. A file has a path, and an image the name of its registry."""
+    found = {
+        f"{file.relative_to(ROOT)}: {line.strip()}"
+        for file in _TEXTS
+        for line in file.read_text(errors="replace").splitlines()
+        if _FROM_AN_INDEX.search(line)
+    }
+
+    assert found == set()
+    for bad in (
+        "pip install 'barograph[libvirt]'",
+        "pipx run barograph",
+        "uvx barograph",
+        "apt install -y barograph",
+    ):
+        assert _FROM_AN_INDEX.search(bad), bad
+    assert not _FROM_AN_INDEX.search("pip install './barograph-0.1.0-py3-none-any.whl[libvirt]'")
+
+
+@pytest.mark.parametrize("page", DOCS, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_image_that_a_command_runs_has_its_registry(page: Path) -> None:
+    commands = re.findall(
+        r"^(?:podman|docker) (?:run|pull|create) (?:.*\\\n)*.*$", page.read_text(), re.MULTILINE
+    )
+    names = {"--name", "--volumes-from"}
+
+    for command in commands:
+        words = command.replace("\\\n", " ").split()
+        bare = [word for before, word in pairwise(words) if word == "barograph" and before not in names]
+        assert bare == [], command
 
 
 def test_every_error_is_in_the_tree_of_its_module() -> None:

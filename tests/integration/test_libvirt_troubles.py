@@ -141,4 +141,4 @@ def test_pods_come_and_go_with_their_libvirts(folder: Path) -> None:
 def test_without_the_extra_the_way_to_get_it_is_named(folder: Path) -> None:
     with agent(folder / "a", "--libvirt", "qemu:///system") as process:
         assert process.process.wait(20) == 2
-        assert "pip install 'barograph[libvirt]'" in process.stderr.read_text()
+        assert "pip install './barograph-VERSION-py3-none-any.whl[libvirt]'" in process.stderr.read_text()

@@ -38,7 +38,7 @@ def test_a_libvirt_daemon_is_a_uri_a_glob_or_a_section(
         ("[xen:///system]", "libvirt[0].uri", "is not a URI of the QEMU driver"),
         ("[{url: 'qemu:///system'}]", "libvirt[0].url", "did you mean libvirt[].uri?"),
         ("[qemu:///system, qemu:///system]", "libvirt", "is listed 2 times"),
-        ("[qemu:///system]", "libvirt", "pip install 'barograph[libvirt]'"),
+        ("[qemu:///system]", "libvirt", "pip install './barograph-VERSION-py3-none-any.whl[libvirt]'"),
     ],
 )
 def test_an_invalid_libvirt_section_is_reported(
