@@ -89,7 +89,7 @@ def default_path(user_id: int, runtime_directory: str | None, service_directory:
 
 
 def _make_private(file: int) -> None:
-    """Deny other users access to a file of an earlier version: whoever may read it may lock it."""
+    """Deny other users access to a file of an earlier version: a user who may read it may lock it."""
     status = os.fstat(file)
     if status.st_uid == os.geteuid() and status.st_nlink == 1 and status.st_mode & 0o077:
         os.fchmod(file, 0o600)
