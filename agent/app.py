@@ -27,7 +27,7 @@ from agent.discovery.globs import MonitorGlob
 from agent.discovery.locks import Locks, default_path
 from agent.discovery.scan import Scan
 from agent.discovery.watch import watch
-from agent.errors import ConfigError, StateFileError
+from agent.errors import ConfigError
 from agent.libvirt.connections import Connections
 from agent.libvirt.targets import Place
 from agent.qmp.link import QmpOpener
@@ -279,12 +279,8 @@ class _Run:
             marks={each.mark for each in scan.seen},
             unavailable=self._libvirt.problems.keys(),
         )
-        try:
-            for settlement in await self._give_back(changes):
-                _log_settlement(settlement)
-        except* StateFileError as errors:
-            for error in errors.exceptions:
-                log.warning("state file unusable", problem=str(error))
+        for settlement in await self._give_back(changes):
+            _log_settlement(settlement)
 
     async def _stop(self, deliverers: Sequence[Deliverer]) -> None:
         """Restore intervals, announce the stop, and deliver queued records. All links are closed already."""

@@ -1,13 +1,13 @@
 """Restores the polling intervals that the agent changed, on the QEMU processes it changed them on."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import anyio
 
 from agent.core.ownership import IntervalChange, is_ours_to_restore
-from agent.errors import Declined, LinkFault, QmpError, Unreachable
+from agent.errors import Declined, LinkFault, QmpError, StateFileError, Unreachable
 from agent.runtime.links import Opener
 from agent.spool.ledger import Ledger
 from agent.telemetry import Count, Counters
@@ -43,19 +43,21 @@ async def give_back(
 ) -> list[Settlement]:
     """Restore the intervals of `changes` concurrently, and remove from the ledger those that need no more.
 
-    Raises:
-        StateFileError: the ledger could not be written. Intervals restored stay in it, and the next attempt
-            finds that they are restored.
+    If the ledger cannot be written, an interval that was restored stays in it. The detail of its settlement
+    has the reason, and the next attempt finds that it is restored.
     """
     settlements: list[Settlement] = []
 
     async def settle(change: IntervalChange) -> None:
         settlement = await _settle(change, open_link, answer_within_s)
-        settlements.append(settlement)
         if settlement.outcome is Outcome.GIVEN_BACK:
             counters.add(Count.INTERVALS_GIVEN_BACK)
         if settlement.outcome is not Outcome.KEPT:
-            await ledger.remove(change.address, change.mark)
+            try:
+                await ledger.remove(change.address, change.mark)
+            except StateFileError as error:
+                settlement = replace(settlement, detail=f"{settlement.detail}; it stays recorded: {error}")
+        settlements.append(settlement)
 
     async with anyio.create_task_group() as group:
         for change in changes:

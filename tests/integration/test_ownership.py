@@ -5,9 +5,11 @@ not its own.
 """
 
 import json
+import os
+import subprocess
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -287,6 +289,31 @@ def test_a_vm_that_has_left_the_globs_gets_its_interval_back_at_the_next_start(f
             assert [turn.interval_s for turn in rival.writes()] == [
                 10
             ]  # ours anew: it is configured otherwise
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system of its own: needs root")
+def test_an_exit_with_a_full_disk_restores_the_intervals_and_ends_in_order(folder: Path) -> None:
+    disk = folder / "state"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,mode=0700", "tmpfs", str(disk)], check=True)
+    try:
+        with qemu.idle(folder, "g") as vm:
+            env = {"BAROGRAPH_POLLING__ON_EXIT": "give-back"}
+            with agent(folder, *watch(folder), env=env, state=disk) as process:
+                Lines(process).wait(lambda: owed(disk) == ["g.qmp"] and interval(vm) == 1, "set")
+                with suppress(OSError), (disk / "ballast").open("wb", buffering=0) as file:
+                    while True:
+                        file.write(bytes(4096))
+                assert process.stop() == 0
+                assert "it stays recorded" in process.stderr.read_text()
+            assert interval(vm) == 0
+            assert owed(disk) == ["g.qmp"]
+            (disk / "ballast").unlink()
+            done = barograph("give-back", "--state-directory", str(disk))
+            assert (done.returncode, done.stdout.split()[0]) == (0, "not-ours"), done.stderr
+            assert owed(disk) == []
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 def interval(vm: qemu.Vm) -> int:

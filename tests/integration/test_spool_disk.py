@@ -32,7 +32,7 @@ def disk(folder: Path) -> Generator[Path]:
     """A file system of 4 MiB."""
     place = folder / "disk"
     place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m,mode=0700", "tmpfs", str(place)], check=True)
     try:
         yield place
     finally:
@@ -40,11 +40,20 @@ def disk(folder: Path) -> Generator[Path]:
 
 
 @contextmanager
-def watched(folder: Path, disk: Path, kafka: EmbeddedKafka) -> Generator[tuple[Lines, AgentProcess]]:
-    """A guest, and an agent whose state is on `disk`. Every sample must reach Kafka, in order."""
+def watched(
+    folder: Path, disk: Path, kafka: EmbeddedKafka, *, preset_s: int = 0
+) -> Generator[tuple[Lines, AgentProcess]]:
+    """A guest, and an agent whose state is on `disk`. Every sample must reach Kafka, in order.
+
+    Args:
+        folder: of the guest.
+        disk: of the state.
+        kafka: the broker.
+        preset_s: the interval that the guest's QEMU already has.
+    """
     words = ("--monitor", f"{folder}/*.qmp", "--interval", "1s", "--kafka", kafka.bootstrap)
     with (
-        qemu.guest(folder, "g"),
+        _guest(folder, preset_s),
         agent(folder, *words, state=disk, env=LINES) as process,
         audited(process),
     ):
@@ -57,6 +66,15 @@ def watched(folder: Path, disk: Path, kafka: EmbeddedKafka) -> Generator[tuple[L
     assert [each["last_update"] for each in sent] == [each["last_update"] for each in samples]
     assert [each["sequence"] for each in sent] == list(range(1, len(sent) + 1))
     conserved(process)
+
+
+@contextmanager
+def _guest(folder: Path, preset_s: int) -> Generator[None]:
+    with qemu.guest(folder, "g") as vm:
+        if preset_s:
+            with vm.monitor() as monitor:
+                monitor.set_interval(preset_s)
+        yield
 
 
 def degraded(lines: Lines) -> bool:
@@ -93,6 +111,21 @@ def test_a_full_disk_loses_nothing_and_is_reported(
         lines.wait(lambda: not degraded(lines), "no longer degraded")
         more_samples(lines)
     assert process.stderr.read_text().count("spool cannot be written") == 1
+
+
+def test_a_disk_that_is_full_at_the_start_is_borne_as_at_run_time(
+    folder: Path, disk: Path, embedded_kafka: EmbeddedKafka
+) -> None:
+    empty = fill(disk)
+    with watched(folder, disk, embedded_kafka, preset_s=1) as (lines, process):
+        process.wait_for_log("state directory cannot be written")
+        process.wait_for_log("spool cannot be written")
+        lines.wait(lambda: degraded(lines), "degraded")
+        empty()
+        process.wait_for_log("spool writable again", 60)
+        lines.wait(lambda: not degraded(lines), "no longer degraded")
+        more_samples(lines)
+    assert (disk / SPOOL).exists()
 
 
 def test_a_deleted_file_is_written_again(folder: Path, disk: Path, embedded_kafka: EmbeddedKafka) -> None:
