@@ -13,7 +13,7 @@ import asyncio
 import socket
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import anyio
 import structlog
@@ -103,6 +103,8 @@ class _Server(uvicorn.Server):
         yield
 
 
+_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
 _Connections: TypeAlias = dict[asyncio.Protocol, asyncio.Transport]
 """The open connections, oldest first."""
 
@@ -112,6 +114,7 @@ def _bounded(settings: Settings, connections: _Connections) -> type[asyncio.Prot
 
     class Connection(H11Protocol):
         _deadline: asyncio.TimerHandle | None = None
+        _received_bytes = 0
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -120,6 +123,16 @@ def _bounded(settings: Settings, connections: _Connections) -> type[asyncio.Prot
             if len(connections) > settings.connections_max:
                 oldest = next(iter(connections))
                 connections.pop(oldest).abort()
+
+        def data_received(self, data: bytes) -> None:
+            # h11 bounds only a request that is incomplete, and one read can complete a larger one.
+            self._received_bytes += len(data)
+            if self._received_bytes <= settings.request_max_bytes:
+                super().data_received(data)
+                return
+            if cast("object", self.cycle) is None:  # nothing has been answered
+                self.transport.write(_TOO_LARGE)
+            self.transport.close()
 
         def connection_lost(self, exc: Exception | None) -> None:
             connections.pop(self, None)
