@@ -1,7 +1,10 @@
 """Recognize by its path a monitor that other software owns: those to leave alone, and those to share.
 
 Sources: libvirt qemu_process.c, qemuProcessPrepareMonitorChr (domain-<id>-<name>/monitor.sock); Incus and
-LXD driver_qemu.go (qemu.monitor); Proxmox PVE/QMPClient.pm (/var/run/qemu-server/<vmid>.qmp).
+LXD driver_qemu.go (qemu.monitor); Proxmox PVE/QMPClient.pm (/var/run/qemu-server/<vmid>.qmp); Ganeti
+lib/hypervisor/hv_kvm (kvm-hypervisor/ctrl/<instance>.qmp and .kvmd); Kata Containers virtcontainers/qemu.go
+(/run/vc/vm/<sandbox>/qmp.sock; extra-monitor.sock beside it is for others); NeonVM neonvm-runner
+(/vm/qmp-sigterm.sock).
 """
 
 from pathlib import PurePosixPath
@@ -18,6 +21,13 @@ _INCUS = (
     " glob: set raw.qemu to -qmp unix:...,server=on,wait=off"
 )
 
+_GANETI = ("kvm-hypervisor", "ctrl")
+_KATA = (
+    f"the monitor of Kata's runtime: {_ONE_CLIENT}. Use extra-monitor.sock beside it: set"
+    ' extra_monitor_socket = "qmp" in Kata\'s configuration'
+)
+_KVMD = f"the monitor of Ganeti's kvmd: {_ONE_CLIENT}. Use the instance's other monitor, ctrl/<instance>.qmp"
+
 
 def owned_by_libvirt(path: str) -> str | None:
     """Return what to do instead if libvirt owns this monitor; else `None`."""
@@ -30,6 +40,18 @@ def owned_by_incus(path: str) -> str | None:
     return _INCUS if PurePosixPath(path).name == "qemu.monitor" else None
 
 
+def owned_by_another(path: str) -> str | None:
+    """Return what to do instead if another manager holds this monitor all the time; else `None`."""
+    pure = PurePosixPath(path)
+    if pure.name == "qmp.sock" and pure.parts[-4:-2] in (("vc", "vm"), ("vc", "sbs")):
+        return _KATA
+    return _KVMD if pure.suffix == ".kvmd" and pure.parts[-3:-1] == _GANETI else None
+
+
 def shared(path: str) -> bool:
-    """Return whether others connect to this socket now and then, as Proxmox's tools do."""
-    return "qemu-server" in PurePosixPath(path).parts[:-1]
+    """Return whether a manager connects to this socket now and then, as Proxmox's tools do: it has no other.
+
+    Of Proxmox, Ganeti and NeonVM.
+    """
+    pure = PurePosixPath(path)
+    return "qemu-server" in pure.parts[:-1] or pure.parts[-3:-1] == _GANETI or pure.name == "qmp-sigterm.sock"

@@ -41,6 +41,46 @@ def test_others_are_not_taken_for_theirs(path: str) -> None:
     assert owners.owned_by_incus(path) is None
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/run/vc/vm/8a2d1f/qmp.sock",
+        "/host/run/vc/vm/8a2d1f/qmp.sock",
+        "/var/run/ganeti/kvm-hypervisor/ctrl/web.example.com.kvmd",
+    ],
+)
+def test_monitors_of_kata_and_of_ganetis_daemon_are_known_wherever_they_are(path: str) -> None:
+    said = owners.owned_by_another(path)
+
+    assert said is not None
+    assert "monitor" in said
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/run/vc/vm/8a2d1f/extra-monitor.sock",
+        "/run/vm/8a2d1f/qmp.sock",
+        "/run/ganeti/kvm-hypervisor/ctrl/web.example.com.qmp",
+        "/run/vm/web.kvmd",
+    ],
+)
+def test_other_monitors_are_nobodys(path: str) -> None:
+    assert owners.owned_by_another(path) is None
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/var/run/ganeti/kvm-hypervisor/ctrl/web.example.com.qmp",
+        "/vm/qmp-sigterm.sock",
+        "/proc/7/root/vm/qmp-sigterm.sock",
+    ],
+)
+def test_the_only_monitors_of_ganeti_and_neonvm_are_shared(path: str) -> None:
+    assert owners.shared(path)
+
+
 def test_proxmoxs_sockets_are_shared() -> None:
     assert owners.shared("/var/run/qemu-server/100.qmp")
     assert owners.shared("/host/run/qemu-server/100.qmp")
