@@ -131,7 +131,7 @@ class _Run:
         self._otlp = None if config.otlp is None else OtlpSink(config.otlp, identity, counters, redact)
         polling = config.polling_settings()
         self._qmp = config.qmp_settings()
-        open_monitor = QmpOpener(self._qmp)
+        open_monitor = self._open_monitor = QmpOpener(self._qmp)
         self._locks = _locks()
         self._libvirt = Connections(config.libvirt_settings(), counters, self._locks)
         services = VmServices(
@@ -196,6 +196,7 @@ class _Run:
                     if self._own is not None:
                         self._own.start()
                     collection.start_soon(keep_pauses_short)
+                    collection.start_soon(self._open_monitor.run)
                     scans = self._scans(collection)
                     await self._fleet.follow(scans, partial(self._on_first_scan, collection))
             health.stop()

@@ -4,6 +4,7 @@ AgentError
 ├── ConfigError            at start or reload; the CLI prints every problem and exits 2
 ├── Unreachable            no link to a VM; `fault` is the reason        → retry
 │   ├── QmpUnreachable       its monitor
+│   │   └── SocketReplaced     another socket is at its path               → discovery judges it first
 │   └── LibvirtUnreachable   libvirt, or the domain in it
 ├── Declined               the request was refused                       → keep the link
 │   ├── QmpCommandError      by QEMU
@@ -90,6 +91,14 @@ class QmpError(AgentError):
 
 class QmpUnreachable(QmpError, Unreachable):
     """There is no link to a monitor, or it has ended. The link is not usable any more."""
+
+
+class SocketReplaced(QmpUnreachable):
+    """The path leads to another socket than discovery has judged. Nothing was connected."""
+
+    def __init__(self, path: str) -> None:
+        detail = "another socket is at the path now; the agent waits for the next scan"
+        super().__init__(path, LinkFault.HUNG_UP, detail)
 
 
 class QmpNotAllowed(QmpError):

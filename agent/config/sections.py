@@ -71,9 +71,9 @@ class MonitorConfig(Section):
     access: Access | None = Field(
         default=None,
         description=(
-            "`hold` keeps the link open and receives events. `share` disconnects within 100 ms, for sockets "
-            "that other tools use too. Default: `share` below a directory `qemu-server` (Proxmox), else "
-            "`hold`."
+            "`hold` keeps the link open and receives events, until another client waits for the monitor. "
+            "`share` disconnects within 100 ms. Default: `share` for the monitors of Proxmox, Ganeti and "
+            "NeonVM, and where the agent cannot see other clients (in a pod), else `hold`."
         ),
     )
     pattern: Annotated[str, AfterValidator(_pattern), Takes("regular expression")] | None = Field(

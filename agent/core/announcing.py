@@ -6,7 +6,7 @@ from agent.core import epochs
 from agent.core.events import Asking, Disclaim, EmitState, Forget, Idle, Retire, Retired
 from agent.core.poller import SECOND_NS, Poller, PollSettings, Reported
 from agent.core.reading import State, StateEvent
-from agent.core.states import Facts, Reason, Verdict, judge
+from agent.core.states import STEPPED_ASIDE, Facts, Reason, Verdict, judge
 from agent.core.turn import Turn
 
 
@@ -42,9 +42,17 @@ def announce(p: Poller, turn: Turn) -> Poller:
     """Return the poller after its state was judged; emits a state event for a change or a due heartbeat."""
     reported = p.reported
     verdict = judge(_facts(p, turn))
+    if verdict is not None and p.others.waited and verdict.state is not State.GONE:
+        verdict = Verdict(verdict.state, verdict.reason, verdict.detail + STEPPED_ASIDE)
     if verdict is None:
-        first = Verdict(State.CONNECTING, Reason.FIRST_ATTEMPT, "no answer yet")
-        verdict = first if reported is None else reported.verdict
+        verdict = (
+            Verdict(State.CONNECTING, Reason.FIRST_ATTEMPT, "no answer yet")
+            if reported is None
+            else reported.verdict
+        )
+        if verdict.state is State.DUPLICATE and p.link.claimed:
+            detail = "the VM is observed here from now on; no update yet"
+            verdict = Verdict(State.CONNECTING, Reason.FIRST_ATTEMPT, detail)
     if reported is None or _differ(reported.verdict, verdict):
         p = _report(p, verdict, turn, heartbeat=False)
         if verdict.state in (State.STALLED, State.WAITING, State.PAUSED):

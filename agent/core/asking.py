@@ -2,9 +2,10 @@
 
 from msgspec.structs import replace
 
+from agent.core import holding
 from agent.core.events import Ask, Asking, Away, CloseLink, Idle, Opening, OpenLink, Question
 from agent.core.ownership import IntervalChange
-from agent.core.poller import SECOND_NS, Poller
+from agent.core.poller import SECOND_NS, Link, Poller
 from agent.core.turn import Turn
 from agent.errors import LinkFault
 
@@ -26,7 +27,8 @@ def proceed(p: Poller, turn: Turn) -> Poller:
                 LinkFault.SILENT,
                 LinkFault.BUSY,
             )
-            turn.do(OpenLink(look_first=unanswered))  # the last attempt may still be in QEMU's queue
+            # The last attempt, or the client that the agent stepped aside for, may still be in QEMU's queue.
+            turn.do(OpenLink(unanswered or p.others.waited, p.socket.mark))
             return replace(p, phase=Opening(turn.mono_ns + OPENING_BACKSTOP_NS))
         case Idle():
             return _ask(p, turn)
@@ -38,12 +40,12 @@ def _ask(p: Poller, turn: Turn) -> Poller:
     question = _next_question(p, turn.mono_ns)
     visit_ends_ns = p.link.visit_ends_ns
     visit_over = visit_ends_ns is not None and visit_ends_ns <= turn.mono_ns
-    if visit_over and p.link.claimed and question not in (None, Question.READ):
+    if visit_over and p.link.claimed and question not in (None, Question.READ, Question.CLAIM):
         return leave(p, turn.mono_ns + turn.settings.visit_ns, turn)  # the rest at the next visit
     if question is None:
         if visit_ends_ns is None or (at_ns := next_question_at(p)) < visit_ends_ns:
             return p
-        return leave(p, at_ns, turn)
+        return leave(p, at_ns, turn) if p.process.ran else _look_again(p, at_ns, turn)
     if question is Question.CHECK:
         no_check_before_ns = turn.mono_ns + CHECK_SPACING_NS
         p = replace(p, schedule=replace(p.schedule, no_check_before_ns=no_check_before_ns))
@@ -57,7 +59,10 @@ def _ask_effect(p: Poller, question: Question, turn: Turn) -> Ask:
     match question:
         case Question.CLAIM:
             return Ask(
-                question, balloon_path, id=None if p.process.identity is None else p.process.identity.id
+                question,
+                balloon_path,
+                id=None if p.process.identity is None else p.process.identity.id,
+                active=holding.is_active(p.process.run_state),
             )
         case Question.SET_INTERVAL:
             return Ask(question, balloon_path, interval_s=p.interval.set_to_s)
@@ -79,6 +84,9 @@ def _next_question(p: Poller, mono_ns: int) -> Question | None:
             return Question.SET_INTERVAL if p.interval.recorded else Question.REMEMBER
         if p.cadence.pace.due_ns <= p.running.read(mono_ns):
             return Question.READ
+    # After the reading that follows a change of the run state: the other VM may take the id at once.
+    if p.process.run_state is not None and holding.is_active(p.process.run_state) != p.link.active:
+        return Question.CLAIM
     actual_at_ns = p.schedule.actual_at_ns
     if actual_at_ns is not None and actual_at_ns <= mono_ns:
         return Question.ACTUAL
@@ -120,7 +128,26 @@ def _interval_change(p: Poller, turn: Turn) -> IntervalChange:
     )
 
 
+def _look_again(p: Poller, at_ns: int, turn: Turn) -> Poller:
+    """Return the poller away from a VM that has yet to be started."""
+    at_ns = min(at_ns, turn.mono_ns + holding.look_pause_ns(p))
+    return leave(holding.looked(p), at_ns, turn)
+
+
+def leave_removed_socket(p: Poller, turn: Turn) -> Poller:
+    """Return the poller without the link to a socket that is not there any more: it could not come back."""
+    turn.do(CloseLink())
+    return replace(
+        p,
+        phase=Away(None),
+        link=Link(fault=LinkFault.MISSING),
+        attempts=replace(p.attempts, open_since_ns=None),
+    )
+
+
 def leave(p: Poller, return_at_ns: int, turn: Turn) -> Poller:
     """Return the poller away from its monitor until `return_at_ns`."""
+    if not p.socket.present:
+        return leave_removed_socket(p, turn)
     turn.do(CloseLink())
     return replace(p, phase=Away(return_at_ns), link=replace(p.link, visit_ends_ns=None))

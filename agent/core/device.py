@@ -4,7 +4,7 @@ from zlib import crc32
 
 from msgspec.structs import replace
 
-from agent.core import epochs, ownership, pacing
+from agent.core import epochs, holding, ownership, pacing
 from agent.core.epochs import History
 from agent.core.events import Forget, Idle, Introduced
 from agent.core.ownership import Ownership
@@ -109,7 +109,9 @@ def _decide_interval(p: Poller, interval_s: int, turn: Turn) -> Poller:
         check_at_ns = min(check_at_ns, wish.ownership.again_at_ns)
     set_at_ns = before.set_at_ns
     if wish.set_to_s is not None and before.set_to_s is None and not wish.ownership.times_set:
-        set_at_ns = turn.mono_ns + int(turn.settings.spread_ns * _place(str(p.endpoint.address)))
+        # A VM that was migrated within this host comes alone, and its guest has been asked until now.
+        spread_ns = turn.settings.spread_ns if p.attempts.other_address is None else 0
+        set_at_ns = turn.mono_ns + int(spread_ns * _place(str(p.endpoint.address)))
         if set_at_ns > turn.mono_ns:  # another client may set it until then: check again first
             check_at_ns = min(check_at_ns, set_at_ns)
     return replace(
@@ -159,7 +161,10 @@ def _with_run_state(p: Poller, run_state: str, turn: Turn) -> Poller:
     """Return the poller with a run state; the clocks keep what it was until now."""
     if run_state == p.process.run_state:
         return p
-    p = replace(p, process=replace(p.process, run_state=run_state))
+    ran = run_state == "running" or (p.process.ran and run_state not in holding.NOT_STARTED)
+    if ran:
+        p = replace(p, attempts=replace(p.attempts, looks=0))
+    p = holding.settle(replace(p, process=replace(p.process, run_state=run_state, ran=ran)), turn)
     if run_state == "running":
         return p
     # An update may have come just before the VM stopped: one more reading, then none.

@@ -3,7 +3,14 @@
 from collections import deque
 from collections.abc import Iterable
 
-from agent.core.events import BalloonChanged, LinkEvent, MonitorEvent, MonitorEventKind
+from agent.core.events import (
+    BalloonChanged,
+    LinkEvent,
+    MonitorEvent,
+    MonitorEventKind,
+    OthersUnseen,
+    OthersWait,
+)
 
 QUEUED_MAX = 64
 """A VM makes a few events at a reboot; more than this come from a monitor that floods."""
@@ -37,16 +44,16 @@ def newest_of_each_kind(events: Iterable[LinkEvent]) -> list[LinkEvent]:
 
     What has happened is kept; how often it happened is not.
     """
-    newest: dict[MonitorEventKind | None, LinkEvent] = {}
+    newest: dict[MonitorEventKind | type[LinkEvent], LinkEvent] = {}
     for event in reversed(list(events)):
         newest.setdefault(_kind(event), event)
     newest.pop(MonitorEventKind.LOST, None)
     return [OVERFLOW, *reversed(newest.values())]
 
 
-def _kind(event: LinkEvent) -> MonitorEventKind | None:
+def _kind(event: LinkEvent) -> MonitorEventKind | type[LinkEvent]:
     match event:
         case MonitorEvent(kind):
             return kind
-        case BalloonChanged():
-            return None
+        case BalloonChanged() | OthersWait() | OthersUnseen():
+            return type(event)

@@ -148,14 +148,24 @@ class MonitorEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class OthersWait:
+    """Other clients wait to be accepted at the monitor of the open link."""
+
+
+@dataclass(frozen=True, slots=True)
+class OthersUnseen:
+    """The kernel does not show which clients wait at the monitor of the open link."""
+
+
+@dataclass(frozen=True, slots=True)
 class BalloonChanged:
     """BALLOON_CHANGE: the guest has followed the balloon's target."""
 
     actual_bytes: int
 
 
-LinkEvent = MonitorEvent | BalloonChanged
-"""The events of a link, from QEMU or libvirt."""
+LinkEvent = MonitorEvent | BalloonChanged | OthersWait | OthersUnseen
+"""The events of a link: from QEMU or libvirt, and of its monitor's other clients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,10 +181,32 @@ class PathMissing:
 
 
 @dataclass(frozen=True, slots=True)
+class PathRefused:
+    """Discovery sees the VM's address, and it must not be used any more."""
+
+
+@dataclass(frozen=True, slots=True)
 class Duplicate:
     """Another address on this host holds this VM's id."""
 
     other: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Displaced:
+    """Another address has taken this VM's id, because the VM runs there now."""
+
+    other: Address
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimContested:
+    """Another address has tried to claim this VM's id for an active VM."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimFreed:
+    """The address that held this VM's id may not hold it any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +227,13 @@ Event = (
     | BalloonChanged
     | PathSeen
     | PathMissing
+    | PathRefused
+    | OthersWait
+    | OthersUnseen
     | Duplicate
+    | Displaced
+    | ClaimContested
+    | ClaimFreed
     | Tick
 )
 
@@ -205,9 +243,14 @@ Event = (
 
 @dataclass(frozen=True, slots=True)
 class OpenLink:
-    """Connect and wait for the greeting. `look_first`: not if other connections wait to be accepted."""
+    """Connect and wait for the greeting.
+
+    `look_first`: not if other connections wait to be accepted. `mark`: only to this socket, which discovery
+    has judged; `None`: to any.
+    """
 
     look_first: bool = False
+    mark: SocketMark | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,13 +259,14 @@ class CloseLink:
 
 
 class Ask(Struct, frozen=True):
-    """Ask a question. REMEMBER needs `change`, SET_INTERVAL `interval_s`, CLAIM `id`."""
+    """Ask a question. REMEMBER needs `change`, SET_INTERVAL `interval_s`, CLAIM `id` and `active`."""
 
     question: Question
     balloon_path: str | None = None
     interval_s: int | None = None
     change: IntervalChange | None = None
     id: VmId | None = None
+    active: bool = True  # the VM may take the id from one that is not
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
-from agent.core import announcing, device, epochs, ownership
-from agent.core.events import Away, CloseLink, Forget, Idle, Opening
+from agent.core import announcing, asking, device, epochs, holding, ownership
+from agent.core.address import Address
+from agent.core.events import Asking, Away, Forget, Idle, Opening
 from agent.core.ownership import IntervalChange, Ownership
 from agent.core.poller import SECOND_NS, Attempts, Link, Poller, Process
 from agent.core.reading import Access, SocketMark, State
@@ -37,6 +38,9 @@ disturbs the clients of a monitor that is in use, so pauses there are long."""
 
 RETRY_DEFAULT_S = (0.25, 30.0)
 
+ASIDE_NS = SECOND_NS
+"""How long the agent stays away after it has stepped aside: most clients are done within milliseconds."""
+
 FIRST_SILENCE_SHARED_S = 3.0
 """In `share`, the pause after the first silence: the next attempt looks whether this one is still queued."""
 
@@ -50,24 +54,26 @@ def opened(p: Poller, mark: SocketMark, change: IntervalChange | None, turn: Tur
         phase=Idle(),
         link=Link(
             claimed=p.link.claimed,
-            visit_ends_ns=turn.mono_ns + turn.settings.visit_ns if _shared(p) else None,
+            active=p.link.active,
         ),
         attempts=replace(p.attempts, open_since_ns=turn.mono_ns if open_since_ns is None else open_since_ns),
     )
-    if _shared(p) and not p.socket.present:
-        return leave_removed_socket(p, turn)
+    if holding.is_shared(p) and not p.socket.present:
+        return asking.leave_removed_socket(p, turn)
     id_released = p.reported is not None and p.reported.verdict.state is State.GONE
     if mark == p.process.mark and p.process.identity is not None and not id_released:
-        return _same_process(p, run_state, turn)
+        return holding.settle(_same_process(p, run_state, turn), turn)
     if mark != p.process.mark:
         p = _new_process(p, mark, change, turn)
-    return replace(p, link=replace(p.link, claimed=False), process=Process(mark))
+        p = replace(p, others=replace(p.others, unseen=False))
+    p = replace(p, link=replace(p.link, claimed=False, active=True), process=Process(mark))
+    return holding.settle(p, turn)
 
 
 def _same_process(p: Poller, run_state: str | None, turn: Turn) -> Poller:
     """What is known of the process stands, but anything may have changed since: check it."""
     schedule = p.schedule
-    if not _shared(p):
+    if not holding.is_visited(p):
         schedule = replace(schedule, check_at_ns=turn.mono_ns, actual_at_ns=turn.mono_ns)
     else:
         checked_ns = schedule.check_at_ns - turn.settings.recheck_ns
@@ -100,20 +106,9 @@ def _new_process(p: Poller, mark: SocketMark, change: IntervalChange | None, tur
     return replace(p, before=None)
 
 
-def leave_removed_socket(p: Poller, turn: Turn) -> Poller:
-    """Return the poller without the link to a socket that is not there any more; in `share` none is kept."""
-    turn.do(CloseLink())
-    return replace(
-        p,
-        phase=Away(None),
-        link=Link(fault=LinkFault.MISSING),
-        attempts=replace(p.attempts, open_since_ns=None),
-    )
-
-
 def failed(p: Poller, fault: LinkFault, detail: str, turn: Turn) -> Poller:
     """Return the poller after its link, or the attempt to open one, ended with `fault`."""
-    if _shared(p) and fault in OCCUPIED_RETRY_NS and p.link.claimed and p.socket.present:
+    if holding.is_visited(p) and fault in OCCUPIED_RETRY_NS and p.link.claimed and p.socket.present:
         since_ns = p.link.occupied_since_ns
         since_ns = turn.mono_ns if since_ns is None else since_ns
         if turn.mono_ns - since_ns < announcing.deadline_ns(p.process.interval_s, turn.settings):
@@ -150,13 +145,49 @@ def _retry_at(p: Poller, fault: LinkFault, failures: int, turn: Turn) -> int | N
     socket."""
     if fault is LinkFault.NOT_QMP:
         return None
-    first_s, longest_s = RETRY_S.get((p.endpoint.access, fault), RETRY_DEFAULT_S)
-    if _shared(p) and fault is LinkFault.SILENT and failures == 1:
+    access = Access.SHARE if holding.is_visited(p) else Access.HOLD
+    first_s, longest_s = RETRY_S.get((access, fault), RETRY_DEFAULT_S)
+    if access is Access.SHARE and fault is LinkFault.SILENT and failures == 1:
         first_s = FIRST_SILENCE_SHARED_S
     pause_s = min(first_s * 2 ** min(failures - 1, 16), longest_s)
     roll = (turn.chance >> 75) / (1 << 53)
     return turn.mono_ns + int(pause_s * (0.8 + 0.2 * roll) * SECOND_NS)
 
 
-def _shared(p: Poller) -> bool:
-    return p.endpoint.access is Access.SHARE
+def others_wait(p: Poller, turn: Turn) -> Poller:
+    """Return the poller after another client was seen to wait for the link that the agent has."""
+    if holding.is_shared(p) or not isinstance(p.phase, Idle | Asking):
+        return p  # the visit ends by itself
+    p = replace(p, others=replace(p.others, waited=True))
+    if p.reported is not None:  # its detail is reported now, as a heartbeat
+        p = replace(p, reported=p.reported.due(turn.mono_ns))
+    return asking.leave(p, max(asking.next_question_at(p), turn.mono_ns + ASIDE_NS), turn)
+
+
+def duplicate(p: Poller, other: Address, turn: Turn) -> Poller:
+    """Return the poller of a VM whose id `other` holds: it looks again later, or once the id is free."""
+    # The destination of a migration within this host has its source's uuid until the source hands over.
+    pause_ns = turn.settings.set_again_ns
+    if p.process.run_state == "inmigrate":
+        pause_ns = holding.look_pause_ns(p)
+        p = holding.looked(p)
+    p = asking.leave(p, turn.mono_ns + pause_ns, turn)
+    return replace(
+        p,
+        link=replace(p.link, claimed=False, active=True),
+        attempts=replace(p.attempts, other_address=other),
+        process=replace(p.process, identity=None),
+    )
+
+
+def contested(p: Poller, turn: Turn) -> Poller:
+    """Return the poller that checks its VM now: it may have handed over to another QEMU of this host."""
+    p = replace(p, schedule=replace(p.schedule, check_at_ns=turn.mono_ns))
+    if isinstance(p.phase, Away) and p.link.claimed and p.link.occupied_since_ns is None:
+        return replace(p, phase=Away(turn.mono_ns))  # between two visits
+    return p
+
+
+def claim_freed(p: Poller, turn: Turn) -> Poller:
+    """Return the poller that looks at its VM now, and soon again: another address held the VM's id."""
+    return replace(p, phase=Away(turn.mono_ns), attempts=replace(p.attempts, looks=0))

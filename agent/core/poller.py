@@ -9,6 +9,7 @@ new group, so it forgets exactly what the group holds.
 | `socket`   | what discovery saw last                | `PathSeen`, `PathMissing`      |
 | `link`     | one link, or the failure that ended it | `Opened`, `LinkFailed`         |
 | `attempts` | a run of failures, from link to link   | the end of a link that lasted  |
+| `others`   | the poller's life; `unseen`: a process | `OthersWait`, `OthersUnseen`   |
 | `process`  | one introduction of one QEMU process   | `Opened`, unless known already |
 | `interval` | one balloon device                     | another process or device      |
 | `cadence`  | one balloon device                     | another process or device      |
@@ -17,6 +18,7 @@ new group, so it forgets exactly what the group holds.
 | `reported` | until the next state event             | each state event               |
 """
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -95,6 +97,7 @@ class Endpoint(Struct, frozen=True):
     access: Access
     name: str | None = None  # the VM's name if QEMU has none
     labels: Mapping[str, str] = NO_LABELS
+    holds_unseen: bool = False  # `access: hold` is configured: also where other clients cannot be seen
 
 
 class Socket(Struct, frozen=True):
@@ -107,11 +110,14 @@ class Socket(Struct, frozen=True):
 class Link(Struct, frozen=True):
     """The open link; after its end, how it ended."""
 
-    claimed: bool = False  # the VM has been introduced and its id is claimed; in `share` also between visits
+    claimed: bool = False  # the VM has been introduced and its id is claimed; also between visits
+    active: bool = True  # as claimed: of two VMs with the same id, the active one is observed
     fault: LinkFault | None = None
     fault_detail: str = ""
-    visit_ends_ns: int | None = None  # in `share`, while the link is open
-    occupied_since_ns: int | None = None  # in `share`: other clients have the monitor; what is known stands
+    visit_ends_ns: int | None = None  # of a visit, while the link is open
+    occupied_since_ns: int | None = (
+        None  # between visits: other clients have the monitor; what is known stands
+    )
 
 
 class Attempts(Struct, frozen=True):
@@ -120,6 +126,14 @@ class Attempts(Struct, frozen=True):
     failures: int = 0  # in a row
     open_since_ns: int | None = None  # since when links open without a failure
     other_address: Address | None = None  # another link holds this VM's id
+    looks: int = 0  # visits to a VM that has yet to be started
+
+
+class Others(Struct, frozen=True):
+    """What is known of the other clients of a monitor that the agent may hold."""
+
+    waited: bool = False  # one waited for a link that was held; the monitor is shared from then on
+    unseen: bool = False  # the kernel does not show which clients wait for this process's monitor
 
 
 class Process(Struct, frozen=True):
@@ -128,6 +142,7 @@ class Process(Struct, frozen=True):
     mark: SocketMark | None = None  # None: no process has greeted yet
     identity: VmIdentity | None = None
     run_state: str | None = None  # None: being asked
+    ran: bool = False  # it was seen running, and does not wait to be started again
     balloon_path: str | None = None
     interval_s: int = 0
     balloon: Balloon | None = None
@@ -186,6 +201,10 @@ class Reported:
     previous: State | None
     heartbeat_at_ns: int
 
+    def due(self, mono_ns: int) -> "Reported":
+        """Return the same, to be repeated at `mono_ns`."""
+        return dataclasses.replace(self, heartbeat_at_ns=mono_ns)
+
 
 class Poller(Struct, frozen=True):
     """Everything that is known of one VM. Made by `begin`, changed by core/polling.step alone.
@@ -199,6 +218,7 @@ class Poller(Struct, frozen=True):
     socket: Socket = field(default_factory=Socket)
     link: Link = field(default_factory=Link)
     attempts: Attempts = field(default_factory=Attempts)
+    others: Others = field(default_factory=Others)
     process: Process = field(default_factory=Process)
     interval: Interval = field(default_factory=Interval)
     cadence: Cadence = field(default_factory=Cadence)
@@ -221,6 +241,7 @@ def begin(
     labels: Mapping[str, str] = NO_LABELS,
     mark: SocketMark | None = None,
     before: Memory | None = None,
+    holds_unseen: bool = False,
 ) -> Poller:
     """Return the poller of a VM that was just discovered. Call `step` with a `Tick` next: it opens a link.
 
@@ -233,8 +254,9 @@ def begin(
         mark: what discovery saw at the path.
         before: how the same path was left, in this run or an earlier one; `None`: not known. With it nothing
             is emitted twice, sequences continue, and the first sample of a new epoch names the one before.
+        holds_unseen: hold the monitor also where the kernel does not show which clients wait for it.
     """
-    endpoint = Endpoint(address, path_id, access, name, labels)
+    endpoint = Endpoint(address, path_id, access, name, labels, holds_unseen)
     poller = Poller(endpoint, Away(0), Socket(mark=mark))
     if before is None:
         return poller

@@ -55,7 +55,7 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
-from agent.core import announcing, asking, device, epochs, linking, pacing, sampling
+from agent.core import announcing, asking, device, epochs, holding, linking, pacing, sampling
 from agent.core.events import (
     ActualRead,
     Answered,
@@ -63,7 +63,10 @@ from agent.core.events import (
     Away,
     BalloonChanged,
     Checked,
+    ClaimContested,
+    ClaimFreed,
     CloseLink,
+    Displaced,
     Done,
     Duplicate,
     Effect,
@@ -76,7 +79,10 @@ from agent.core.events import (
     MonitorEventKind,
     Opened,
     Opening,
+    OthersUnseen,
+    OthersWait,
     PathMissing,
+    PathRefused,
     PathSeen,
     Phase,
     Question,
@@ -85,7 +91,7 @@ from agent.core.events import (
     Tick,
 )
 from agent.core.poller import Interval, Poller, PollSettings, Socket
-from agent.core.reading import Access, Balloon, Now, SocketMark
+from agent.core.reading import Balloon, Now, SocketMark
 from agent.core.turn import Turn
 from agent.errors import LinkFault
 
@@ -105,7 +111,12 @@ IGNORED: Mapping[tuple[type[Event], type[Phase]], str] = {
         for event in (Introduced, Answered, Checked, ActualRead, Done, Refused, Duplicate)
         for phase in (Away, Opening, Idle)
     },
-    **{(event, phase): _OLD_LINK for event in (MonitorEvent, BalloonChanged) for phase in (Away, Opening)},
+    **{
+        (event, phase): _OLD_LINK
+        for event in (MonitorEvent, BalloonChanged, OthersWait, OthersUnseen)
+        for phase in (Away, Opening)
+    },
+    **{(ClaimFreed, phase): "the id is claimed next" for phase in (Opening, Idle, Asking)},
     **{(Opened, phase): "from an attempt that was given up" for phase in (Away, Idle, Asking)},
     (LinkFailed, Away): "the end of this link is known already",
 }
@@ -220,14 +231,18 @@ def _apply(p: Poller, event: Event, turn: Turn) -> Poller:
             return _path_seen(p, mark, turn)
         case PathMissing():
             return _path_missing(p, turn)
-        case Duplicate(other):
-            p = asking.leave(p, turn.mono_ns + turn.settings.set_again_ns, turn)
-            return replace(
-                p,
-                link=replace(p.link, claimed=False),
-                attempts=replace(p.attempts, other_address=other),
-                process=replace(p.process, identity=None),
-            )
+        case PathRefused():
+            return _path_refused(p, turn)
+        case OthersWait():
+            return linking.others_wait(p, turn)
+        case OthersUnseen():
+            return holding.others_unseen(p, turn)
+        case Duplicate(other) | Displaced(other):
+            return linking.duplicate(p, other, turn)
+        case ClaimContested():
+            return linking.contested(p, turn)
+        case ClaimFreed():
+            return linking.claim_freed(p, turn)
         case Tick():
             return _tick(p, turn)
         case _:
@@ -249,7 +264,7 @@ def _done(p: Poller, turn: Turn) -> Poller:
             return replace(
                 p,
                 phase=Idle(),
-                link=replace(p.link, claimed=True),
+                link=replace(p.link, claimed=True, active=holding.is_active(p.process.run_state)),
                 attempts=replace(p.attempts, failures=0, other_address=None),
             )
         case Question.REMEMBER:
@@ -322,11 +337,17 @@ def _path_seen(p: Poller, mark: SocketMark, turn: Turn) -> Poller:
 
 def _path_missing(p: Poller, turn: Turn) -> Poller:
     p = replace(p, socket=replace(p.socket, present=False))
-    if isinstance(p.phase, Idle | Asking) and p.endpoint.access is Access.SHARE:
-        return linking.leave_removed_socket(p, turn)
+    if isinstance(p.phase, Idle | Asking) and holding.is_shared(p):
+        return asking.leave_removed_socket(p, turn)
     if isinstance(p.phase, Away):
         return replace(p, link=replace(p.link, fault=LinkFault.MISSING))
     return p  # a link lives on without its path
+
+
+def _path_refused(p: Poller, turn: Turn) -> Poller:
+    """Return the poller without a link: what the path leads to must not be used, not even if it is open."""
+    p = replace(p, socket=replace(p.socket, present=False))
+    return asking.leave_removed_socket(p, turn)
 
 
 def _tick(p: Poller, turn: Turn) -> Poller:
@@ -335,7 +356,7 @@ def _tick(p: Poller, turn: Turn) -> Poller:
             turn.do(CloseLink())
             return linking.failed(p, LinkFault.SILENT, "no greeting before the deadline", turn)
         case Asking(deadline_ns=deadline_ns, overdue=False) if deadline_ns <= turn.mono_ns:
-            if p.endpoint.access is Access.HOLD:
+            if not holding.is_shared(p):
                 return replace(p, phase=replace(p.phase, overdue=True))
             turn.do(CloseLink())
             return linking.failed(p, LinkFault.NO_ANSWER, "no answer before the deadline", turn)

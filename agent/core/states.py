@@ -44,7 +44,7 @@ _FAULT_DETAILS = {
     LinkFault.DENIED: "permission denied; run the agent as the socket's owner, or in a group that may write"
     " to it",
     LinkFault.REFUSED: "no listener on the socket",
-    LinkFault.MISSING: "the socket was removed",
+    LinkFault.MISSING: "the socket was removed, or its path must not be used any more",
     LinkFault.NO_ANSWER: "QEMU stopped answering on an open link: it is stopped or hangs",
 }
 
@@ -53,6 +53,10 @@ _OVERDUE_CAUSES = {
     Via.LIBVIRT: "QEMU or libvirt's daemon is stopped or hangs, or another libvirt job blocks the domain;"
     " from outside these look alike",
 }
+
+
+STEPPED_ASIDE = "; the agent shares the monitor now, because another client waited for it"
+"""Added to the detail of a VM whose monitor the agent used to hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +133,8 @@ def _judge_no_link(f: Facts) -> Verdict | None:
         return Verdict(State.UNREACHABLE, f.fault, detail)
     if f.other_address is not None:
         detail = (
-            f"this uuid is already observed at {f.other_address}: two monitors of one VM, or a cloned uuid;"
-            " narrow the globs, or give the clone its own uuid"
+            f"this uuid is already observed at {f.other_address}: two monitors of one VM, a migration within"
+            " this host, or a cloned uuid; narrow the globs, or give the clone its own uuid"
         )
         return Verdict(State.DUPLICATE, Reason.UUID_IN_USE, detail)
     return None

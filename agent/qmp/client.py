@@ -173,6 +173,11 @@ class MonitorClient(QMPClient):
             await self._news.wait()
         return self._queue.take()
 
+    def tell(self, event: LinkEvent) -> None:
+        """Queue an event that did not come from QEMU."""
+        self._queue.put(event)
+        self._news.set()
+
     def fail(self, fault: LinkFault, error: Exception) -> QmpUnreachable:
         """End the link because an answer was not as documented; return the error to raise."""
         self._end(error, fault)

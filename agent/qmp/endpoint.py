@@ -7,7 +7,7 @@ import stat
 from dataclasses import dataclass
 
 from agent.core.reading import SocketMark
-from agent.errors import LinkFault, QmpUnreachable
+from agent.errors import LinkFault, QmpUnreachable, SocketReplaced
 from agent.qmp import backlog
 
 _ATTEMPTS = 3
@@ -33,7 +33,7 @@ class Endpoint:
     mark: SocketMark
 
 
-def connect(path: str, *, look_first: bool = False) -> Endpoint:
+def connect(path: str, *, look_first: bool = False, expected: SocketMark | None = None) -> Endpoint:
     """Connect to the socket file at `path`, without waiting for the peer. Call it in a worker thread.
 
     The file is opened first (O_PATH) and connected to through /proc/self/fd. So the mark is that of the file
@@ -43,7 +43,11 @@ def connect(path: str, *, look_first: bool = False) -> Endpoint:
     With `look_first` it is BUSY, and nothing is connected, if the kernel shows that other connections wait to
     be accepted, including one that the agent gave up.
 
+    With `expected` nothing is connected if the path leads to any other socket: discovery has not judged that
+    one, and another user may have made the path lead there.
+
     Raises:
+        SocketReplaced: the path leads to another socket than `expected`.
         QmpUnreachable: MISSING, REFUSED, DENIED, BUSY, NOT_QMP (not a socket), or HUNG_UP for the rest.
     """
     try:
@@ -51,6 +55,8 @@ def connect(path: str, *, look_first: bool = False) -> Endpoint:
             file = os.open(path, os.O_PATH | os.O_CLOEXEC)
             try:
                 status = os.fstat(file)
+                if expected is not None and mark_of(status) != expected:
+                    raise SocketReplaced(path)
                 if not stat.S_ISSOCK(status.st_mode):
                     raise QmpUnreachable(path, LinkFault.NOT_QMP, "not a socket")
                 if look_first and backlog.waiting(status):

@@ -1,8 +1,9 @@
 """The agent's link to one VM's monitor: open it, ask, receive its events."""
 
+import asyncio
 import socket
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -19,8 +20,12 @@ from agent.qmp import endpoint, parsing
 from agent.qmp.allowlist import INTERVAL
 from agent.qmp.balloon import PLACES, choose_balloon
 from agent.qmp.client import MonitorClient
+from agent.qmp.lookout import Lookout
 
 T = TypeVar("T")
+
+PATIENCE_S = 0.05
+"""A free QEMU greets and answers within milliseconds."""
 
 _NO_BALLOON_CLASSES = frozenset({"DeviceNotActive", "KVMMissingCap"})
 
@@ -34,7 +39,7 @@ class Settings:
     greeting_timeout_s: float = 1.0
     # With more messages in a second than this the link is closed: a VM makes a few events at a reboot.
     events_per_s_max: int = 500
-    # Links being opened at the same time: the limit of `openings` of `open_link`.
+    # Links being opened at the same time, while none is silent: the limit of `openings` of `open_link`.
     opening_at_once: int = 32
     # Readings in flight at the same time, on all links; further ones wait.
     readings_at_once: int = 128
@@ -134,6 +139,10 @@ class Link:
         """
         return await self._client.next_event()
 
+    def tell(self, event: LinkEvent) -> None:
+        """Let `next_event` return this event, too."""
+        self._client.tell(event)
+
     async def _find_balloon(self) -> str | None:
         for place in PLACES:
             listing = await self._client.call("qom-list", path=place)
@@ -158,7 +167,12 @@ class Link:
 
 @asynccontextmanager
 async def open_link(
-    path: str, settings: Settings, openings: anyio.CapacityLimiter, *, look_first: bool = False
+    path: str,
+    settings: Settings,
+    openings: anyio.CapacityLimiter,
+    *,
+    look_first: bool = False,
+    mark: SocketMark | None = None,
 ) -> AsyncGenerator[Link, None]:
     """Connect, read the greeting and negotiate; the link is closed at the end of the block in any case.
 
@@ -168,8 +182,10 @@ async def open_link(
     Args:
         path: the socket file, of any length.
         settings: the deadline and the bound on messages.
-        openings: acquired before connecting, and released before the block begins.
+        openings: acquired before connecting, and released before the block begins; after `PATIENCE_S` at the
+            latest, so that silent peers do not delay others.
         look_first: do not connect if other connections already wait to be accepted; it is BUSY then.
+        mark: the socket to connect to; any other is `SocketReplaced`. `None`: any.
 
     Raises:
         QmpUnreachable: MISSING, REFUSED, DENIED, BUSY, SILENT, NOT_QMP, HUNG_UP, NO_ANSWER (silent after
@@ -178,8 +194,10 @@ async def open_link(
     client = MonitorClient(path, events_per_s_max=settings.events_per_s_max)
     connection: socket.socket | None = None
     try:
-        async with openings:
-            found = await anyio.to_thread.run_sync(partial(endpoint.connect, path, look_first=look_first))
+        async with _Turn(openings):
+            found = await anyio.to_thread.run_sync(
+                partial(endpoint.connect, path, look_first=look_first, expected=mark)
+            )
             connection = found.connection
             try:
                 with anyio.fail_after(settings.greeting_timeout_s):
@@ -195,18 +213,49 @@ async def open_link(
             connection.close()
 
 
+class _Turn:
+    """One of the places of a limiter, for `PATIENCE_S` at most."""
+
+    def __init__(self, limiter: anyio.CapacityLimiter) -> None:
+        self._limiter = limiter
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def __aenter__(self) -> None:
+        await self._limiter.acquire_on_behalf_of(self)
+        self._timer = asyncio.get_running_loop().call_later(PATIENCE_S, self._release)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._limiter.release_on_behalf_of(self)
+
+
 class QmpOpener:
     """Opens links to monitors, at most as many at the same time as the settings allow."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._openings = anyio.CapacityLimiter(settings.opening_at_once)
+        self._lookout = Lookout()
 
-    def __call__(
-        self, monitor: MonitorPath, *, look_first: bool = False
-    ) -> AbstractAsyncContextManager[Link]:
-        """See `open_link`."""
-        return open_link(str(monitor), self._settings, self._openings, look_first=look_first)
+    async def run(self) -> None:
+        """Look which clients wait at the monitors of open links, until canceled."""
+        await self._lookout.run()
+
+    @asynccontextmanager
+    async def __call__(
+        self, monitor: MonitorPath, *, look_first: bool = False, mark: SocketMark | None = None
+    ) -> AsyncGenerator[Link, None]:
+        """See `open_link`. While `run` runs, the link's events show its monitor's other clients."""
+        async with open_link(
+            str(monitor), self._settings, self._openings, look_first=look_first, mark=mark
+        ) as link:
+            with self._lookout.watching(link.mark, link.tell):
+                yield link
 
 
 def _silence(path: str, settings: Settings, *, greeted: bool) -> QmpUnreachable:

@@ -7,7 +7,7 @@ from enum import StrEnum
 import anyio
 
 from agent.core.ownership import IntervalChange, is_ours_to_restore
-from agent.errors import Declined, LinkFault, QmpError, StateFileError, Unreachable
+from agent.errors import Declined, LinkFault, QmpError, SocketReplaced, StateFileError, Unreachable
 from agent.runtime.links import Opener
 from agent.spool.ledger import Ledger
 from agent.telemetry import Count, Counters
@@ -67,7 +67,7 @@ async def give_back(
 
 async def _settle(change: IntervalChange, open_link: Opener, answer_within_s: float) -> Settlement:
     try:
-        async with open_link(change.address, look_first=False) as link:
+        async with open_link(change.address, look_first=False, mark=change.mark) as link:
             if link.mark != change.mark:
                 return Settlement(change, Outcome.PROCESS_GONE, "another QEMU process uses this address now")
             with anyio.fail_after(answer_within_s):
@@ -85,6 +85,8 @@ async def _settle(change: IntervalChange, open_link: Opener, answer_within_s: fl
             return Settlement(
                 change, Outcome.GIVEN_BACK, f"the interval is {change.interval_before_s} s again"
             )
+    except SocketReplaced:
+        return Settlement(change, Outcome.PROCESS_GONE, "another QEMU process uses this address now")
     except Unreachable as error:
         outcome = Outcome.PROCESS_GONE if error.fault in _PROCESS_GONE else Outcome.KEPT
         return Settlement(change, outcome, str(error))

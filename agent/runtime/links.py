@@ -30,15 +30,19 @@ class Link(Protocol):
 
 
 class Opener(Protocol):
-    """Opens a link to the VM at `address`; `look_first` as in `OpenLink`. Raises `Unreachable`."""
+    """Opens a link to the VM at `address`; `look_first` and `mark` as in `OpenLink`. Raises `Unreachable`."""
 
-    def __call__(self, address: Address, *, look_first: bool) -> AbstractAsyncContextManager[Link]: ...
+    def __call__(
+        self, address: Address, *, look_first: bool, mark: SocketMark | None
+    ) -> AbstractAsyncContextManager[Link]: ...
 
 
 class MonitorOpener(Protocol):
     """The same for monitors only."""
 
-    def __call__(self, monitor: MonitorPath, *, look_first: bool) -> AbstractAsyncContextManager[Link]: ...
+    def __call__(
+        self, monitor: MonitorPath, *, look_first: bool, mark: SocketMark | None
+    ) -> AbstractAsyncContextManager[Link]: ...
 
 
 def opener(
@@ -46,10 +50,12 @@ def opener(
 ) -> Opener:
     """Return what opens a link to any VM, by the kind of its address."""
 
-    def open_link(address: Address, *, look_first: bool) -> AbstractAsyncContextManager[Link]:
+    def open_link(
+        address: Address, *, look_first: bool, mark: SocketMark | None
+    ) -> AbstractAsyncContextManager[Link]:
         match address:
             case MonitorPath():
-                return open_monitor(address, look_first=look_first)
+                return open_monitor(address, look_first=look_first, mark=mark)
             case Domain():
                 return open_domain(address)
 

@@ -6,6 +6,7 @@ carries the link's number, so that a late event of a closed link is not taken fo
 """
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,14 +17,18 @@ from anyio.abc import TaskGroup
 from agent.contract.decode import BadAnswer
 from agent.core import polling
 from agent.core.address import Address
+from agent.core.claims import Claimed, Claims
 from agent.core.events import (
     ActualRead,
     Answered,
     Ask,
+    ClaimContested,
+    ClaimFreed,
     CloseLink,
     Counted,
     CountReading,
     Disclaim,
+    Displaced,
     Done,
     Duplicate,
     Effect,
@@ -39,7 +44,6 @@ from agent.core.events import (
     Retire,
     Tick,
 )
-from agent.core.fleet import Claims
 from agent.core.memory import Memory
 from agent.core.ownership import IntervalChange
 from agent.core.poller import Poller, PollSettings, remember
@@ -76,16 +80,42 @@ class ClaimsRegistry:
 
     def __init__(self) -> None:
         self._claims = Claims()
+        self._tasks: dict[Address, Callable[[Event], None]] = {}
+
+    def join(self, address: Address, happened: Callable[[Event], None]) -> None:
+        """Call `happened` with what other addresses' claims mean for `address`, until `leave`."""
+        self._tasks[address] = happened
+
+    def leave(self, address: Address) -> None:
+        """Forget the task of `address`, not what it holds."""
+        self._tasks.pop(address, None)
 
     def claim(self, ask: Ask, address: Address) -> Event:
         """Return `Done`, or `Duplicate` with the address that holds the id already."""
         assert ask.id is not None
-        self._claims, other = self._claims.claim(ask.id, address)
-        return Done() if other is None else Duplicate(other)
+        claimed = self._claims.claim(ask.id, address, active=ask.active)
+        self._take_in(claimed, address)
+        if claimed.other is None:
+            return Done()
+        if ask.active:
+            self._tell(claimed.other, ClaimContested())
+        return Duplicate(claimed.other)
 
     def disclaim(self, address: Address) -> None:
         """Release the id that `address` holds."""
-        self._claims = self._claims.disclaim(address)
+        self._take_in(self._claims.disclaim(address), address)
+
+    def _take_in(self, claimed: Claimed, address: Address) -> None:
+        self._claims = claimed.claims
+        if claimed.displaced is not None:
+            self._tell(claimed.displaced, Displaced(address))
+        for freed in claimed.freed:
+            self._tell(freed, ClaimFreed())
+
+    def _tell(self, address: Address, event: Event) -> None:
+        happened = self._tasks.get(address)
+        if happened is not None:
+            happened(event)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +151,8 @@ class VmTask:
 
     async def run(self) -> None:
         """Watch the VM until it retires, or until canceled. Closes its link."""
+        address = self.poller.endpoint.address
+        self._services.claims.join(address, self.happened)
         try:
             async with anyio.create_task_group() as self._group:
                 self._applying = False
@@ -129,6 +161,7 @@ class VmTask:
                 self._group.cancel_scope.cancel()
         finally:
             self._over.set()  # events are ignored from now on
+            self._services.claims.leave(address)
             self._services.alarms.set(self, None)
         if self._failure is not None:
             raise self._failure
@@ -175,12 +208,12 @@ class VmTask:
     def _perform(self, effect: Effect) -> None:
         services, group = self._services, self._group
         match effect:
-            case OpenLink(look_first):
+            case OpenLink():
                 self._link_number += 1
                 group.start_soon(
                     self._keep_link,
                     self._link_number,
-                    look_first,
+                    effect,
                     name=f"link:{self.poller.endpoint.address}",
                 )
             case CloseLink():
@@ -224,12 +257,12 @@ class VmTask:
 
     # --- the link ---
 
-    async def _keep_link(self, number: int, look_first: bool) -> None:
+    async def _keep_link(self, number: int, wish: OpenLink) -> None:
         services, address = self._services, self.poller.endpoint.address
         with anyio.CancelScope() as self._link_scope:
             try:
                 async with (
-                    services.open_link(address, look_first=look_first) as link,
+                    services.open_link(address, look_first=wish.look_first, mark=wish.mark) as link,
                     anyio.create_task_group() as asks,
                 ):
                     self._link, self._asks = link, asks

@@ -29,8 +29,8 @@ REASONS: Mapping[str, tuple[State, str, str]] = {
     LinkFault.MISSING: (
         State.GONE,
         (
-            "the socket does not exist: QEMU quit, or its directory was removed; with libvirt, the domain"
-            " is not running"
+            "the socket does not exist: QEMU quit, or its directory was removed; or the agent refuses"
+            " its path now; with libvirt, the domain is not running"
         ),
         "nothing",
     ),
@@ -47,7 +47,10 @@ REASONS: Mapping[str, tuple[State, str, str]] = {
     ),
     Reason.UUID_IN_USE: (
         State.DUPLICATE,
-        "two monitors of one VM match the globs, or the uuid was cloned; the detail names the other path",
+        (
+            "two monitors of one VM match the globs, the VM migrates within the host, or the uuid was cloned;"
+            " the detail names the other path"
+        ),
         "narrow the globs, or give the clone its own uuid",
     ),
     LinkFault.SILENT: (

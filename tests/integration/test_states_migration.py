@@ -3,8 +3,10 @@
 On the machine's QEMU (Debian 12's 7.2 in CI) and on a newer one (10), as each test's id says.
 """
 
+import json
 import time
 from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +14,9 @@ from typing import cast
 
 import pytest
 
+from tests.integration.conftest import need
 from tests.integration.watching import Document, Lines, watch
-from tests.lab import qemu
+from tests.lab import qemu, setup
 from tests.lab.agent import AgentProcess, agent
 from tests.lab.observer import Observer
 
@@ -114,6 +117,108 @@ def test_a_vm_that_moves_has_each_update_once_on_one_host_or_the_other(
             assert told == [each for each in seen if each <= told[-1]]
         assert max(each.last_update_s for each in shown[source.vm.truth]) == left[-1]["last_update"]
         assert "stalled" not in {state for state, _ in (*source.words(), *target.words())}
+
+
+def test_a_vm_that_moves_within_one_host_is_observed_where_it_runs(
+    folder: Path, each_qemu: Sequence[str]
+) -> None:
+    """Twice, into another QEMU each time. All of them have the uuid of the VM, and the sources live on."""
+    with ExitStack() as stack:
+        vms = {"a": stack.enter_context(qemu.guest(folder, "a", uuid=UUID, command=each_qemu))}
+        process = stack.enter_context(agent(folder, *watch(folder)))
+        lines = Lines(process)
+        lines.wait_for_samples("a", 3)
+        came_from = "a"
+        for name in ("b", "c"):
+            incoming = f"unix:{folder}/incoming-{name}"
+            vms[name] = stack.enter_context(
+                qemu.guest(folder, name, "-incoming", incoming, uuid=UUID, booted=False, command=each_qemu)
+            )
+            lines.wait_for_state(vms[name].qmp, "duplicate")
+            observer = stack.enter_context(Observer([vms[came_from].truth, vms[name].truth], folder))
+            with qemu.Monitor(vms[came_from].hands) as monitor, qemu.Monitor(vms[name].hands) as there:
+                migrate(monitor, incoming)
+                lines.wait(lambda there=there: run_state(there) == "running", "it runs there")
+                runs_ms = time.time() * 1000
+            lines.wait(lambda name=name: claimed_at(lines, vms[name].qmp) is not None, "it is observed there")
+            took_ms = (claimed_at(lines, vms[name].qmp) or 0) - runs_ms
+            print(f"observed at the destination {took_ms:.0f} ms after it ran")
+            assert took_ms < 1000
+            lines.wait_for_state(vms[name].qmp, "reporting")
+            arrived = lines.wait_for_samples(name, 4)
+            left = lines.samples(came_from)
+            shown = observer.stop()
+            lines.wait(
+                lambda at=came_from: lines.words(vms[at].qmp)[-1][0] == "duplicate", "the source steps back"
+            )
+
+            assert str(vms[name].qmp) in lines.states(vms[came_from].qmp)[-1]["detail"]
+            assert_no_gap(left)
+            assert_no_gap(arrived)
+            assert {each["vm"]["id"] for each in (*left, *arrived)} == {UUID}
+            assert {each["missed_at_most"] for each in (*left, *arrived)} == {0}
+            for samples, truth in ((left, vms[came_from].truth), (arrived, vms[name].truth)):
+                seen = sorted({each.last_update_s for each in shown[truth]})
+                told = [each["last_update"] for each in samples if each["last_update"] >= seen[0]]
+                assert told == [each for each in seen if told[0] <= each <= told[-1]]
+            assert max(each.last_update_s for each in shown[vms[came_from].truth]) == left[-1]["last_update"]
+            came_from = name
+        assert "stalled" not in {state for vm in vms.values() for state, _ in lines.words(vm.qmp)}
+
+
+def test_a_qemu_that_is_replaced_under_its_vm_is_observed_in_the_new_one(folder: Path) -> None:
+    """QEMU's own live update, `cpr-transfer`: the new QEMU has no monitor until it got the state."""
+    need("newer-qemu", "guest")
+    memory = ("-object", "memory-backend-memfd,id=ram0,size=128M,share=on")
+    memory = (*memory, "-machine", "memory-backend=ram0,aux-ram-share=on")
+    main, cpr = (socket_at(folder / name, kind) for name, kind in (("main", "main"), ("cpr", "cpr")))
+    with ExitStack() as stack:
+        old = stack.enter_context(qemu.guest(folder, "a", *memory, uuid=UUID, command=setup.newer_qemu()))
+        process = stack.enter_context(agent(folder, *watch(folder)))
+        lines = Lines(process)
+        lines.wait_for_samples("a", 3)
+        pool = stack.enter_context(ThreadPoolExecutor(1))
+        starting = pool.submit(start_incoming, stack, folder, memory, (main, cpr))
+        lines.wait((folder / "cpr").exists, "the new QEMU waits for the state", 30)
+        with qemu.Monitor(old.hands) as monitor:
+            monitor.command("migrate-set-parameters", mode="cpr-transfer")
+            monitor.command("migrate", channels=[main, cpr])
+            new = starting.result(60)
+        with qemu.Monitor(new.hands) as there:
+            lines.wait(lambda: run_state(there) == "running", "it runs in the new one")
+            runs_ms = time.time() * 1000
+        arrived = lines.wait_for_samples("b", 3)
+        took_ms = arrived[0]["observed_at_ms"] - runs_ms
+        print(f"first sample from the new QEMU {took_ms:.0f} ms after it ran")
+
+        assert took_ms < 2000, "at an interval of 1 s"
+        assert_no_gap(lines.samples("a"))
+        assert_no_gap(arrived)
+        assert {each["missed_at_most"] for each in (*lines.samples("a"), *arrived)} == {0}
+        lines.wait(lambda: lines.words(old.qmp)[-1][0] == "duplicate", "the old one steps back")
+
+
+def socket_at(path: Path, channel: str) -> dict[str, object]:
+    return {"channel-type": channel, "addr": {"transport": "socket", "type": "unix", "path": str(path)}}
+
+
+def start_incoming(
+    stack: ExitStack, folder: Path, memory: Sequence[str], channels: Sequence[dict[str, object]]
+) -> qemu.Vm:
+    incoming = [word for each in channels for word in ("-incoming", json.dumps(each))]
+    guest = qemu.guest(folder, "b", *memory, *incoming, uuid=UUID, booted=False, command=setup.newer_qemu())
+    return stack.enter_context(guest)
+
+
+def run_state(monitor: qemu.Monitor) -> str:
+    return cast(dict[str, str], monitor.command("query-status"))["status"]
+
+
+def claimed_at(lines: Lines, path: Path) -> int | None:
+    """Return when a VM was no duplicate any more (Unix milliseconds)."""
+    states = lines.states(path)
+    was = next(number for number, each in enumerate(states) if each["state"] == "duplicate")
+    return next((each["observed_at_ms"] for each in states[was:] if each["state"] != "duplicate"), None)
 
 
 def test_a_migration_that_fails_changes_nothing(folder: Path, each_qemu: Sequence[str]) -> None:

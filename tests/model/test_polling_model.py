@@ -7,19 +7,26 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec.structs import replace
 
+from agent.core.address import MonitorPath
 from agent.core.events import (
     Answered,
     Ask,
     Asking,
     Away,
+    ClaimContested,
+    ClaimFreed,
     CloseLink,
+    Displaced,
     EmitSample,
     EmitState,
     Idle,
     LinkFailed,
     MonitorEventKind,
     OpenLink,
+    OthersUnseen,
+    OthersWait,
     PathMissing,
+    PathRefused,
     PathSeen,
     Question,
     Retired,
@@ -118,6 +125,23 @@ class PollingModel(RuleBasedStateMachine):
         self.link_open = False
         self.story.feed(LinkFailed(fault, "ended"))
 
+    @rule(seen=st.booleans())
+    def others_wait_or_cannot_be_seen(self, seen: bool) -> None:
+        self.story.feed(OthersWait() if seen else OthersUnseen())
+
+    @rule(
+        event=st.sampled_from((Displaced(MonitorPath("/run/vm/other.qmp")), ClaimContested(), ClaimFreed()))
+    )
+    def another_address_takes_the_id_or_wants_it_or_lets_it_go(
+        self, event: Displaced | ClaimContested | ClaimFreed
+    ) -> None:
+        self.story.feed(event)
+
+    @rule(run_state=st.sampled_from(("prelaunch", "inmigrate", "finish-migrate", "postmigrate")))
+    def the_vm_migrates_or_has_yet_to_start(self, run_state: str) -> None:
+        self.story.run_state = run_state
+        self.story.hear(MonitorEventKind.STOP)
+
     @rule()
     def another_process_takes_the_path(self) -> None:
         self.marks += 1
@@ -141,9 +165,9 @@ class PollingModel(RuleBasedStateMachine):
         self.story.start()
 
     @precondition(lambda self: self.marks % 3 == 0)
-    @rule()
-    def the_path_goes(self) -> None:
-        self.story.feed(PathMissing())
+    @rule(refused=st.booleans())
+    def the_path_goes(self, refused: bool) -> None:
+        self.story.feed(PathRefused() if refused else PathMissing())
 
     @rule()
     def a_stray_answer(self) -> None:
@@ -228,6 +252,19 @@ class PollingModel(RuleBasedStateMachine):
     @invariant()
     def nobody_fights_over_the_interval(self) -> None:
         assert self.story.poller.interval.ownership.times_set <= 2
+
+    @invariant()
+    def a_monitor_is_left_to_others(self) -> None:
+        poller = self.story.poller
+        if not isinstance(poller.phase, Idle):
+            return
+        may_hold = (
+            poller.endpoint.access is Access.HOLD and not poller.others.waited and not poller.others.unseen
+        )
+        if not may_hold or poller.process.run_state in ("prelaunch", "inmigrate"):
+            ends_ns = poller.link.visit_ends_ns
+            assert ends_ns is not None
+            assert ends_ns <= self.story.now_ns + self.story.settings.visit_ns
 
     @invariant()
     def every_wait_is_bounded(self) -> None:

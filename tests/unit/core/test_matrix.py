@@ -15,8 +15,11 @@ from agent.core.events import (
     Away,
     BalloonChanged,
     Checked,
+    ClaimContested,
+    ClaimFreed,
     CloseLink,
     Disclaim,
+    Displaced,
     Done,
     Duplicate,
     Effect,
@@ -32,7 +35,10 @@ from agent.core.events import (
     Opened,
     Opening,
     OpenLink,
+    OthersUnseen,
+    OthersWait,
     PathMissing,
+    PathRefused,
     PathSeen,
     Phase,
     Question,
@@ -67,7 +73,13 @@ EVENTS: Mapping[type[Event], Event] = {
         BalloonChanged(8192),
         PathSeen(SocketMark(9, 9, 9)),
         PathMissing(),
+        PathRefused(),
+        OthersWait(),
+        OthersUnseen(),
         Duplicate(MonitorPath("/run/vm/other.qmp")),
+        Displaced(MonitorPath("/run/vm/other.qmp")),
+        ClaimContested(),
+        ClaimFreed(),
         Tick(),
     )
 }
@@ -84,6 +96,7 @@ class Outcome:
 REOPENING = Outcome(Opening, (OpenLink,))
 FAILED = Outcome(Away, (EmitState,))
 REFUSED = Outcome(Away, (CloseLink, EmitState))
+PATH_REFUSED = Outcome(Retired, (CloseLink, EmitState, Disclaim, Retire))
 BLOCKED = Outcome(Idle, (Forget, EmitState))
 
 OUTCOMES: Mapping[tuple[Situation, type[Event]], Outcome] = {
@@ -117,6 +130,22 @@ OUTCOMES: Mapping[tuple[Situation, type[Event]], Outcome] = {
     (Question.ACTUAL, LinkFailed): Outcome(Away),
     (Question.REMEMBER, LinkFailed): REOPENING,
     (Question.SET_INTERVAL, LinkFailed): REOPENING,
+    # what must not be used is left
+    (Away, PathRefused): PATH_REFUSED,
+    **{(each, PathRefused): PATH_REFUSED for each in (Opening, Question.INTRODUCE, Question.CLAIM)},
+    **{
+        (each, PathRefused): Outcome(Retired, (CloseLink, EmitState, Disclaim, Forget, Retire))
+        for each in (Idle, *Question)
+    },
+    # the monitor is left to a client that waits for it
+    **{(each, OthersWait): Outcome(Away, (CloseLink, EmitState)) for each in (Idle, *Question)},
+    **{(each, OthersUnseen): Outcome(each) for each in (Idle, *Question)},
+    # the VM is observed elsewhere now
+    **{(each, Displaced): Outcome(Away, (CloseLink, EmitState)) for each in (Opening, Idle, *Question)},
+    (Away, Displaced): Outcome(Away, (CloseLink,)),
+    (Away, ClaimFreed): REOPENING,
+    (Idle, ClaimContested): Outcome(Question.CHECK, (Question.CHECK,)),
+    **{(each, ClaimContested): Outcome(each) for each in (Away, Opening, *Question)},
     # the situation stays; the poller takes note
     **{
         (each, event): Outcome(each)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import LinkFault, QmpUnreachable
+from agent.errors import LinkFault, QmpUnreachable, SocketReplaced
+from agent.qmp import backlog as backlog_module
 from agent.qmp.endpoint import connect, mark_of
 from tests.lab.leftovers import open_descriptors
 
@@ -59,6 +60,21 @@ def test_a_path_of_any_length_is_connected_to_and_marked(folder: Path, name: str
 
         assert endpoint.mark == mark_of(path.stat())
         assert not endpoint.connection.getblocking()
+
+
+def test_only_the_expected_socket_is_connected_to(folder: Path) -> None:
+    with ExitStack() as stack:
+        listen(folder / "a.sock", stack)
+        listen(folder / "b.sock", stack)
+        expected = mark_of((folder / "a.sock").stat())
+        stack.enter_context(connect(str(folder / "a.sock"), expected=expected).connection)
+        (folder / "link").symlink_to("b.sock")
+        (folder / "link").rename(folder / "a.sock")
+
+        with pytest.raises(SocketReplaced):
+            connect(str(folder / "a.sock"), expected=expected)
+
+        assert backlog_module.waiting((folder / "b.sock").stat()) in (0, None)
 
 
 def test_a_full_backlog_is_busy_at_once(folder: Path) -> None:

@@ -226,6 +226,35 @@ async def test_openings_are_bounded_and_let_go_when_open() -> None:
     assert scope.cancelled_caught
 
 
+@pytest.mark.parametrize("greets", [False, True], ids=["silent", "greets only"])
+async def test_peers_that_do_not_answer_do_not_delay_another(greets: bool) -> None:
+    """Forty of them, one at a time, at a deadline of 5 s: another one waits for 50 ms behind each at most."""
+
+    async def stuck(peer: Client) -> None:
+        if greets:
+            await peer.send(GREETING)
+        await peer.wait_closed()
+
+    async def free(peer: Client) -> None:
+        await peer.greet()
+        await peer.wait_closed()
+
+    async def give_up(path: str) -> None:
+        with pytest.raises(QmpUnreachable):
+            async with open_link(path, SETTINGS, limiter):
+                raise AssertionError("opened")
+
+    limiter = anyio.CapacityLimiter(1)
+    async with serving(stuck) as stuck_path, serving(free) as path, anyio.create_task_group() as group:
+        for _ in range(40):
+            group.start_soon(give_up, stuck_path)
+        await anyio.lowlevel.checkpoint()
+        with anyio.fail_after(30):  # it would be 200
+            async with open_link(path, SETTINGS, limiter):
+                pass
+        group.cancel_scope.cancel()
+
+
 async def test_the_connection_is_closed_when_the_block_fails() -> None:
     closed = anyio.Event()
 
