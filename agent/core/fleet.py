@@ -1,14 +1,14 @@
-"""The VMs of this host: which are watched, which wait for room, and which address holds a VM's id."""
+"""The VMs of this host: which are watched, and which wait for room."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
 
 from msgspec import Struct
 from msgspec import field as struct_field
 
 from agent.core.address import Address
-from agent.core.events import PathMissing, PathSeen
-from agent.core.reading import SocketMark, VmId
+from agent.core.events import PathMissing, PathRefused, PathSeen
+from agent.core.reading import SocketMark
 
 WATCHED_MAX = 10_000
 """VMs with a task. A socket that is deleted while its link lives leaves one behind that no scan counts."""
@@ -19,10 +19,17 @@ PAUSE_AFTER_FAILURE_NS = 10_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Start a task for this address, after a pause."""
+    """Start a task for this address."""
 
     address: Address
-    pause_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Call `resumed` for this address after a pause: its task failed."""
+
+    address: Address
+    pause_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +37,7 @@ class Notify:
     """Give the event to the poller of this address."""
 
     address: Address
-    event: PathSeen | PathMissing
+    event: PathSeen | PathMissing | PathRefused
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,20 +63,32 @@ class Change:
     """The next fleet, and the effects to perform in order."""
 
     fleet: Fleet
-    effects: tuple[Start | Notify | Full, ...] = ()
+    effects: tuple[Start | Pause | Notify | Full, ...] = ()
 
 
-def scanned(fleet: Fleet, seen: Mapping[Address, SocketMark], *, watched_max: int = WATCHED_MAX) -> Change:
+NO_ADDRESSES: Set[Address] = frozenset()
+
+
+def scanned(
+    fleet: Fleet,
+    seen: Mapping[Address, SocketMark],
+    *,
+    unknown: Set[Address] = NO_ADDRESSES,
+    refused: Set[Address] = NO_ADDRESSES,
+    watched_max: int = WATCHED_MAX,
+) -> Change:
     """Take in a scan.
 
     Args:
         fleet: before the scan.
         seen: the addresses found now, and the process behind each.
+        unknown: addresses that could not be looked for: what was known of them stands.
+        refused: addresses that must not be used any more.
         watched_max: how many may have a task.
     """
     watched, left_out = dict(fleet.watched), dict[Address, SocketMark]()
     effects: list[Start | Notify | Full] = []
-    for change in compare(fleet.watched, seen):
+    for change in compare(fleet.watched, seen, unknown, refused):
         address = change.address
         match change:
             case Notify(event=event):
@@ -88,7 +107,7 @@ def scanned(fleet: Fleet, seen: Mapping[Address, SocketMark], *, watched_max: in
 def ended(fleet: Fleet, address: Address, *, failed: bool) -> Change:
     """Take in that a task has ended: its VM is gone for good, or the task `failed` and is started again."""
     if failed:
-        return Change(fleet, (Start(address, PAUSE_AFTER_FAILURE_NS),))
+        return Change(fleet, (Pause(address, PAUSE_AFTER_FAILURE_NS),))
     watched = {each: mark for each, mark in fleet.watched.items() if each != address}
     if not fleet.left_out:
         return Change(Fleet(watched))
@@ -96,8 +115,18 @@ def ended(fleet: Fleet, address: Address, *, failed: bool) -> Change:
     return Change(Fleet({**watched, following: mark}, dict(rest)), (Start(following),))
 
 
+def resumed(fleet: Fleet, address: Address) -> Change:
+    """Start the task of an address again after its pause; what went missing meanwhile is reported to it."""
+    if fleet.watched[address] is None:
+        return Change(fleet, (Start(address), Notify(address, PathMissing())))
+    return Change(fleet, (Start(address),))
+
+
 def compare(
-    running: Mapping[Address, SocketMark | None], seen: Mapping[Address, SocketMark]
+    running: Mapping[Address, SocketMark | None],
+    seen: Mapping[Address, SocketMark],
+    unknown: Set[Address] = NO_ADDRESSES,
+    refused: Set[Address] = NO_ADDRESSES,
 ) -> tuple[Start | Notify, ...]:
     """Return what a scan changes, in the order of the addresses' texts.
 
@@ -105,6 +134,8 @@ def compare(
         running: the addresses that have a poller, and the process each poller was last notified of; `None`:
             that it is missing.
         seen: the addresses found now, and the process behind each.
+        unknown: addresses that could not be looked for.
+        refused: addresses that must not be used any more.
     """
     changes: list[Start | Notify] = []
     for address in sorted(running.keys() | seen.keys(), key=str):
@@ -112,28 +143,8 @@ def compare(
         if address not in running:
             changes.append(Start(address))
         elif mark is None:
-            if running[address] is not None:
-                changes.append(Notify(address, PathMissing()))
+            if running[address] is not None and address not in unknown:
+                changes.append(Notify(address, PathRefused() if address in refused else PathMissing()))
         elif running[address] != mark:
             changes.append(Notify(address, PathSeen(mark)))
     return tuple(changes)
-
-
-@dataclass(frozen=True, slots=True)
-class Claims:
-    """Which address holds each VM id: the first that claimed it and has not released it."""
-
-    holders: Mapping[VmId, Address] = field(default_factory=dict[VmId, Address])
-
-    def claim(self, id: VmId, address: Address) -> tuple["Claims", Address | None]:
-        """Return the claims with `address` holding `id`, or unchanged and the other address that holds it."""
-        holder = self.holders.get(id)
-        if holder is not None and holder != address:
-            return self, holder
-        return Claims({**self.disclaim(address).holders, id: address}), None
-
-    def disclaim(self, address: Address) -> "Claims":
-        """Return the claims without those of `address`."""
-        if address not in self.holders.values():
-            return self
-        return Claims({id: holder for id, holder in self.holders.items() if holder != address})

@@ -1,4 +1,4 @@
-"""Resolve a path's symbolic links, except those that another user could have created or can change.
+"""Find what a path leads to, without following links that another user could have created or can change.
 
 A user who can write to a directory on the path could redirect the agent to any monitor on the host that the
 agent may open and that user may not. Blocking: call it in a worker thread.
@@ -11,9 +11,11 @@ import stat
 _LINKS_MAX = 40
 """The kernel's own limit on the links in one path (MAXSYMLINKS)."""
 
+_FLAGS = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+
 
 class ForeignLinkError(Exception):
-    """A symbolic link on the path can be changed by others."""
+    """A link on the path can be changed by others."""
 
     def __init__(self, link: str) -> None:
         self.link = link
@@ -21,45 +23,66 @@ class ForeignLinkError(Exception):
 
 
 def resolve(path: str) -> str:
-    """Return the absolute `path` with its symbolic links resolved.
+    """Return the absolute `path` with its symbolic links resolved. Raises as `find` does."""
+    return find(path)[0]
+
+
+def find(path: str) -> tuple[str, os.stat_result]:
+    """Return the absolute `path` with its symbolic links resolved, and the status of what is there.
+
+    Each part is opened in the directory that was opened before it, so the status is that of the file that was
+    checked, whatever others rename meanwhile.
 
     Raises:
-        ForeignLinkError: a user other than root and the agent's own can change a link on the path.
+        ForeignLinkError: a user other than root and the agent's own can change a symbolic link on the path,
+            or the directory of a socket that has several names.
         OSError: a part of the path is missing or not readable, or the links form a loop.
     """
-    here = "/"
+    opened = [os.open("/", _FLAGS)]  # the directories down to `names`, and what is open last
+    names: list[str] = []
     ahead = path.split("/")[::-1]
     followed = 0
-    while ahead:
-        part = ahead.pop()
-        if part in ("", "."):
-            continue
-        if part == "..":
-            here = os.path.dirname(here)
-            continue
-        there = os.path.join(here, part)
-        status = os.lstat(there)
-        if not stat.S_ISLNK(status.st_mode):
-            here = there
-            continue
-        if _others_may_change(here, status):
-            raise ForeignLinkError(there)
-        followed += 1
-        if followed > _LINKS_MAX:
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
-        target = os.readlink(there)
-        if target.startswith("/"):
-            here = "/"
-        ahead.extend(target.split("/")[::-1])
-    return here
+    try:
+        while ahead:
+            part = ahead.pop()
+            if part in ("", "."):
+                continue
+            if part == "..":
+                if names:
+                    names.pop()
+                    os.close(opened.pop())
+                continue
+            file = os.open(part, _FLAGS, dir_fd=opened[-1])
+            opened.append(file)
+            status = os.fstat(file)
+            is_link = stat.S_ISLNK(status.st_mode)
+            hard_linked = stat.S_ISSOCK(status.st_mode) and status.st_nlink > 1
+            if (is_link or hard_linked) and _others_may_change(os.fstat(opened[-2]), status):
+                raise ForeignLinkError("/" + "/".join([*names, part]))
+            if not is_link:
+                names.append(part)
+                continue
+            followed += 1
+            if followed > _LINKS_MAX:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+            target = os.readlink("", dir_fd=file)
+            os.close(opened.pop())
+            if target.startswith("/"):
+                names.clear()
+                while len(opened) > 1:
+                    os.close(opened.pop())
+            ahead.extend(target.split("/")[::-1])
+        return "/" + "/".join(names), os.fstat(opened[-1])
+    finally:
+        for file in opened:
+            os.close(file)
 
 
-def _others_may_change(directory: str, link: os.stat_result) -> bool:
+def _others_may_change(directory: os.stat_result, link: os.stat_result) -> bool:
     trusted = (0, os.geteuid())
-    status = os.lstat(directory)
-    if status.st_uid not in trusted:
+    if directory.st_uid not in trusted:
         return True
-    if not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if not directory.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return False
     # In a sticky directory such as /tmp, a user can replace only links of their own.
-    return not (status.st_mode & stat.S_ISVTX and link.st_uid in trusted)
+    return not (directory.st_mode & stat.S_ISVTX and link.st_uid in trusted)

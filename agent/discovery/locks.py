@@ -45,9 +45,10 @@ class Locks:
         if file is None:
             return scan
         places = {_place(seen.mark): seen for seen in scan.seen}
-        for place in self._held - places.keys():
-            _lock(file, place, fcntl.F_UNLCK)
-        self._held &= places.keys()
+        if not scan.incomplete:  # else the monitors that were not seen may still be watched
+            for place in self._held - places.keys():
+                _lock(file, place, fcntl.F_UNLCK)
+            self._held &= places.keys()
         self._held |= {place for place in places.keys() - self._held if _lock(file, place, fcntl.F_WRLCK)}
         taken = [seen for place, seen in places.items() if place not in self._held]
         if not taken:

@@ -14,7 +14,7 @@ from agent.core.address import Address, MonitorPath
 from agent.core.reading import NO_LABELS, Access, IntervalPolicy, SocketMark
 from agent.discovery import owners
 from agent.discovery.globs import MonitorGlob, Settings, has_wildcard
-from agent.discovery.links import ForeignLinkError, resolve
+from agent.discovery.links import ForeignLinkError, find
 from agent.discovery.walk import TooManyError, Walk
 
 _NAME_GROUP = "name"
@@ -25,6 +25,7 @@ class RefusedReason(StrEnum):
 
     LIBVIRT = "libvirt"  # libvirt owns this monitor
     INCUS = "incus"  # Incus or LXD owns it
+    MANAGER = "manager"  # another manager of VMs owns it
     OTHER_AGENT = "other_agent"  # another agent of this host watches it
     FOREIGN_LINK = "foreign_link"  # reached through a symbolic link that others can change
     NOT_A_SOCKET = "not_a_socket"  # only reported for a glob without wildcards
@@ -44,6 +45,7 @@ class Seen:
     name: str | None  # from the pattern; None: it has none
     labels: Mapping[str, str]  # what else the pattern found in the path
     policy: IntervalPolicy | None = None  # for its interval; None: that of all VMs
+    holds_unseen: bool = False  # `access: hold` is configured, so also where other clients cannot be seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +57,43 @@ class RefusedPath:
     detail: str  # a text: why, and what to do
 
 
+_COULD_NOT_LOOK = frozenset({RefusedReason.UNREADABLE, RefusedReason.TOO_MANY})
+_NOT_OURS = frozenset(
+    {
+        RefusedReason.LIBVIRT,
+        RefusedReason.INCUS,
+        RefusedReason.MANAGER,
+        RefusedReason.OTHER_AGENT,
+        RefusedReason.FOREIGN_LINK,
+    }
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Scan:
     """What one scan found, sorted by path."""
 
     seen: tuple[Seen, ...]
     refused: tuple[RefusedPath, ...]
+
+    @property
+    def incomplete(self) -> bool:
+        """Return whether there may be monitors that the scan did not reach."""
+        return any(each.reason in _COULD_NOT_LOOK for each in self.refused)
+
+    def could_not_look(self, address: Address) -> bool:
+        """Return whether a VM that was not seen may still be there: the scan did not reach its path."""
+        return isinstance(address, MonitorPath) and any(
+            each.reason is RefusedReason.TOO_MANY
+            or address.path == each.path
+            or address.path.startswith(each.path.rstrip("/") + "/")
+            for each in self.refused
+            if each.reason in _COULD_NOT_LOOK
+        )
+
+    def refuses(self, address: Address) -> bool:
+        """Return whether a VM must not be watched any more, although there is a socket at its path."""
+        return any(each.path == str(address) and each.reason in _NOT_OURS for each in self.refused)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,15 +152,16 @@ def _judge(
     path: str, monitor: MonitorGlob, pattern: re.Pattern[str] | None, *, literal: bool
 ) -> Seen | RefusedPath | None:
     try:
-        status = os.stat(path)
+        real, status = find(path)
         is_socket = stat.S_ISSOCK(status.st_mode)
         if not is_socket and not literal:
             return None
-        real = resolve(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ForeignLinkError as error:
-        detail = f"{error.link} is a symbolic link that others can change: use the path that it leads to"
+        if not literal and not _leads_to_socket(path):
+            return None
+        detail = f"{error.link} is a link that others can change: use the path that it leads to"
         return RefusedPath(path, RefusedReason.FOREIGN_LINK, detail)
     except OSError as error:
         return RefusedPath(path, RefusedReason.UNREADABLE, f"cannot be reached: {error.strerror}")
@@ -143,10 +177,27 @@ def _judge(
             return RefusedPath(path, RefusedReason.LIBVIRT, detail)
         if (detail := owners.owned_by_incus(name)) is not None:
             return RefusedPath(path, RefusedReason.INCUS, detail)
+        if (detail := owners.owned_by_another(name)) is not None:
+            return RefusedPath(path, RefusedReason.MANAGER, detail)
     groups = _groups(pattern, path)
     access = monitor.access or (Access.SHARE if any(map(owners.shared, (path, real))) else Access.HOLD)
     mark = SocketMark(status.st_dev, status.st_ino, status.st_mtime_ns)
-    return Seen(MonitorPath(path), mark, access, groups.pop(_NAME_GROUP, None), groups or NO_LABELS)
+    return Seen(
+        MonitorPath(path),
+        mark,
+        access,
+        groups.pop(_NAME_GROUP, None),
+        groups or NO_LABELS,
+        holds_unseen=monitor.access is Access.HOLD,
+    )
+
+
+def _leads_to_socket(path: str) -> bool:
+    """Return whether the path leads to a socket now. For what to report only: it may lead elsewhere next."""
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except OSError:
+        return False
 
 
 def _groups(pattern: re.Pattern[str] | None, path: str) -> dict[str, str]:

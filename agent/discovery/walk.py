@@ -4,12 +4,16 @@ Unlike the standard library's glob this reports the directories that could not b
 match could appear (to watch them), never follows links under `**`, and stops at a bound.
 """
 
+import errno
 import fnmatch
 import os
 import re
 from collections.abc import Callable, Iterator
 
 from agent.discovery.globs import has_wildcard
+
+_IS_NONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+"""Errors that say that there is no directory: removed meanwhile, or a broken link. Others say nothing."""
 
 
 class TooManyError(Exception):
@@ -55,13 +59,13 @@ class Walk:
             if matcher(entry.name):
                 if not rest:
                     yield entry.path
-                elif _is_directory(entry, follow_symlinks=True):
+                elif self._is_directory(entry, follow_symlinks=True):
                     yield from self._expand(entry.path, rest)
 
     def _expand_any_depth(self, directory: str, rest: list[str]) -> Iterator[str]:
         yield from self._expand(directory, rest or ["*"])
         for entry in self._entries(directory, "*"):
-            if not entry.name.startswith(".") and _is_directory(entry, follow_symlinks=False):
+            if not entry.name.startswith(".") and self._is_directory(entry, follow_symlinks=False):
                 yield from self._expand_any_depth(entry.path, rest)
 
     def _entries(self, directory: str, part: str) -> list["os.DirEntry[str]"]:
@@ -74,6 +78,14 @@ class Walk:
         except OSError as error:
             self.unreadable[directory] = error
             return []
+
+    def _is_directory(self, entry: "os.DirEntry[str]", *, follow_symlinks: bool) -> bool:
+        try:
+            return entry.is_dir(follow_symlinks=follow_symlinks)
+        except OSError as error:
+            if error.errno not in _IS_NONE:
+                self.unreadable[entry.path] = error
+            return False
 
     def _note(self, directory: str, part: str) -> None:
         if directory not in self.places:
@@ -94,10 +106,3 @@ def _matcher(part: str) -> Callable[[str], bool]:
     if part.startswith("."):
         return lambda name: match(name) is not None
     return lambda name: not name.startswith(".") and match(name) is not None
-
-
-def _is_directory(entry: "os.DirEntry[str]", *, follow_symlinks: bool) -> bool:
-    try:
-        return entry.is_dir(follow_symlinks=follow_symlinks)
-    except OSError:  # removed meanwhile, or a broken link
-        return False

@@ -8,7 +8,7 @@ restart) is another one under the same name, and a watch on the old one reports 
 import os
 import threading
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -38,6 +38,11 @@ _OPENINGS_MAX = 3
 _STEP_MS = 50
 """Changes within this time of each other are taken together."""
 
+_NO_RESOURCES = (OSError, MemoryError, RuntimeError)
+"""What a scan raises if the host is out of memory or threads ("can't start new thread")."""
+
+_NOTHING = Survey(Scan((), ()), {})
+
 _POLL_MS = 300
 """Has no effect, since nothing is polled."""
 
@@ -50,14 +55,17 @@ async def watch(settings: Settings, locks: Locks | None = None) -> AsyncGenerato
     (`contextlib.aclosing`); canceled while waiting, it ends within a tenth of a second.
     """
     look = partial(_look, settings, locks or Locks(None))
-    last = await anyio.to_thread.run_sync(look)
+    last = await _try(look, _NOTHING)
     yield last.scan
     hurries = 0
     while True:
         places = last.places
-        watcher = await anyio.to_thread.run_sync(_Watcher, places)
         try:
-            found = await anyio.to_thread.run_sync(look)
+            watcher = await anyio.to_thread.run_sync(_Watcher, places)
+        except _NO_RESOURCES:
+            watcher = _Watcher({})
+        try:
+            found = await _try(look, last)
             found = replace(found, scan=_with_refused(found.scan, watcher.refused))
             looked_at_s = anyio.current_time()
             if found.scan != last.scan:
@@ -72,6 +80,17 @@ async def watch(settings: Settings, locks: Locks | None = None) -> AsyncGenerato
             await anyio.sleep_until(looked_at_s + settings.gather_s)
         finally:
             watcher.close()
+
+
+async def _try(look: Callable[[], Survey], last: Survey) -> Survey:
+    """Return a scan; while the host has no memory or threads for it, the last one with the reason."""
+    try:
+        return await anyio.to_thread.run_sync(look)
+    except _NO_RESOURCES as error:
+        detail = f"cannot be scanned: {error or type(error).__name__}; what was found before is kept"
+        kept = RefusedPath("/", RefusedReason.UNREADABLE, detail)
+        others = tuple(each for each in last.scan.refused if each.path != kept.path)
+        return replace(last, scan=_with_refused(replace(last.scan, refused=others), (kept,)))
 
 
 def _look(settings: Settings, locks: Locks) -> Survey:
@@ -107,7 +126,7 @@ class _Watcher:
                 self._notify = _open(existing[:_WATCHED_MAX])
             except FileNotFoundError as error:  # one was removed meanwhile
                 self.refused = (_unwatched(existing[0], str(error)),)
-            except (OSError, WatchfilesRustInternalError) as error:
+            except (OSError, MemoryError, WatchfilesRustInternalError) as error:
                 self.refused = (_unwatched(existing[0], str(error)),)
                 return
             else:

@@ -15,7 +15,7 @@ from anyio.abc import TaskGroup
 
 from agent.core import fleet
 from agent.core.address import Address
-from agent.core.fleet import WATCHED_MAX, Change, Full, Notify, Start
+from agent.core.fleet import WATCHED_MAX, Change, Full, Notify, Pause, Start
 from agent.core.memory import RETIRED_MAX, Memory, RetiredMemories
 from agent.core.poller import begin, remember
 from agent.core.reading import VmId
@@ -92,14 +92,24 @@ class Fleet:
         watched = {address: seen for address, seen in self._seen.items() if address in self._fleet.watched}
         self._seen = watched | {each.address: each for each in scan.seen}
         marks = {each.address: each.mark for each in scan.seen}
-        self._perform(fleet.scanned(self._fleet, marks, watched_max=self._watched_max), group)
+        missing = self._fleet.watched.keys() - marks.keys()
+        change = fleet.scanned(
+            self._fleet,
+            marks,
+            unknown={each for each in missing if scan.could_not_look(each)},
+            refused={each for each in missing if scan.refuses(each)},
+            watched_max=self._watched_max,
+        )
+        self._perform(change, group)
 
     def _perform(self, change: Change, group: TaskGroup) -> None:
         self._fleet = change.fleet
         for effect in change.effects:
             match effect:
-                case Start(address, pause_ns):
-                    group.start_soon(self._watch, self._seen[address], pause_ns, group, name=f"vm:{address}")
+                case Start(address):
+                    self._start(self._seen[address], group)
+                case Pause(address, pause_ns):
+                    group.start_soon(self._resume, address, pause_ns, group, name=f"pause:{address}")
                 case Notify(address, event):
                     task = self._running.get(address)
                     if task is not None:
@@ -111,9 +121,11 @@ class Fleet:
                     )
                     log.warning("monitor refused", path=str(address), reason="too-many", detail=detail)
 
-    async def _watch(self, seen: Seen, pause_ns: int, group: TaskGroup) -> None:
-        if pause_ns:
-            await anyio.sleep(pause_ns / 1e9)
+    async def _resume(self, address: Address, pause_ns: int, group: TaskGroup) -> None:
+        await anyio.sleep(pause_ns / 1e9)
+        self._perform(fleet.resumed(self._fleet, address), group)
+
+    def _start(self, seen: Seen, group: TaskGroup) -> None:
         poller = begin(
             seen.address,
             path_id(self._host_id, seen.address),
@@ -122,8 +134,13 @@ class Fleet:
             labels=seen.labels,
             mark=seen.mark,
             before=self._retired.take(seen.address),
+            holds_unseen=seen.holds_unseen,
         )
+        # Known at once: what follows in the same step must reach it.
         task = self._running[seen.address] = VmTask(poller, self._services_for(seen))
+        group.start_soon(self._watch, task, seen, group, name=f"vm:{seen.address}")
+
+    async def _watch(self, task: VmTask, seen: Seen, group: TaskGroup) -> None:
         failed = False
         try:
             await task.run()

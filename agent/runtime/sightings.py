@@ -70,6 +70,12 @@ class Sightings:
 
     async def _follow_sockets(self, place: Place, scans: AsyncIterator[Scan]) -> None:
         async for scan in scans:
+            known = self._sockets.get(place)
+            if known is not None and scan.incomplete:  # what could not be looked for stands
+                seen = {each.address for each in scan.seen}
+                kept = (each for each in known.seen if each.address not in seen)
+                kept = tuple(each for each in kept if scan.could_not_look(each.address))
+                scan = replace(scan, seen=(*scan.seen, *kept))
             self._sockets[place] = scan
             self._connections.see_sockets(
                 {str(seen.address): place for place, scan in self._sockets.items() for seen in scan.seen}

@@ -4,6 +4,7 @@ On the machine's QEMU: Debian 12's 7.2 in CI.
 """
 
 import os
+import resource
 import socket
 import threading
 from collections.abc import Generator
@@ -84,6 +85,25 @@ def test_a_socket_that_may_not_be_written_is_denied_until_it_may(folder: Path) -
             vm.qmp.chmod(0o700)
             lines.wait_for_state(vm.qmp, "reporting", 40)  # tried again after 30 s at the latest
             lines.wait_for_samples("g", 2)
+
+
+def test_an_agent_out_of_descriptors_says_so_and_loses_no_vm(folder: Path) -> None:
+    with qemu.guest(folder, "g") as vm, agent(folder, *watch(folder), env=OFTEN) as process:
+        lines = Lines(process)
+        before = len(lines.wait_for_samples("g", 3))
+        usual = resource.prlimit(process.process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(process.process.pid, resource.RLIMIT_NOFILE, (3, usual[1]))  # all it has are above
+
+        process.wait_for_log("reason=unreadable")
+        assert "Too many open files" in process.stderr.read_text()
+        with qemu.idle(folder, "late") as late:
+            samples = lines.wait_for_samples("g", before + 4)
+            assert lines.states(late.qmp) == []
+            resource.prlimit(process.process.pid, resource.RLIMIT_NOFILE, usual)
+            lines.wait_for_state(late.qmp, "waiting")
+
+        assert [each["sequence"] for each in samples] == list(range(1, len(samples) + 1))
+        assert {state for state, _ in lines.words(vm.qmp)} == {"connecting", "reporting"}
 
 
 @contextmanager

@@ -5,16 +5,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from agent.core.address import Address, Domain, MonitorPath
-from agent.core.events import PathSeen
+from agent.core.claims import Claims, Holder
+from agent.core.events import PathMissing, PathRefused, PathSeen
 from agent.core.fleet import (
     PAUSE_AFTER_FAILURE_NS,
     Change,
-    Claims,
     Fleet,
     Full,
     Notify,
+    Pause,
     Start,
     ended,
+    resumed,
     scanned,
 )
 from agent.core.reading import SocketMark, VmId
@@ -35,30 +37,39 @@ class FleetModel(RuleBasedStateMachine):
         self.reported: dict[Address, SocketMark | None] = {}  # of each task that runs
         self.seen: dict[Address, SocketMark] = {}
         self.claims = Claims()
-        self.holders: dict[str, Address] = {}  # by id
+        self.holders: dict[str, Holder] = {}  # by id
+        self.waiting: dict[Address, str] = {}  # the id that each address tried to hold last
+        self.paused: set[Address] = set()
 
-    @rule(seen=st.dictionaries(ADDRESSES, MARKS))
-    def scan(self, seen: dict[Address, SocketMark]) -> None:
+    @rule(
+        seen=st.dictionaries(ADDRESSES, MARKS),
+        unknown=st.sets(ADDRESSES, max_size=2),
+        refused=st.sets(ADDRESSES, max_size=2),
+    )
+    def scan(self, seen: dict[Address, SocketMark], unknown: set[Address], refused: set[Address]) -> None:
         before, left_out_before = dict(self.reported), self.fleet.left_out
         self.seen = seen
 
-        change = scanned(self.fleet, seen, watched_max=WATCHED_MAX)
+        change = scanned(self.fleet, seen, unknown=unknown, refused=refused, watched_max=WATCHED_MAX)
 
         self.fleet = change.fleet
         addresses = [effect.address for effect in change.effects]
         assert addresses == sorted(set(addresses), key=str)
         for effect in change.effects:
             match effect:
-                case Start(address, pause_ns):
-                    assert pause_ns == 0
+                case Pause():
+                    raise AssertionError("no task has failed")
+                case Start(address):
                     assert address not in before
                     self.reported[address] = seen[address]
                 case Notify(address, PathSeen(mark)):
                     assert seen[address] == mark != before[address]
                     self.reported[address] = mark
-                case Notify(address, _):
+                case Notify(address, event):
                     assert address not in seen
+                    assert address not in unknown, "what could not be looked for stands"
                     assert before[address] is not None
+                    assert event == (PathRefused() if address in refused else PathMissing())
                     self.reported[address] = None
                 case Full(address):
                     assert not left_out_before
@@ -68,14 +79,15 @@ class FleetModel(RuleBasedStateMachine):
         )
         # Whatever is seen has a task that knows of it, or waits for room.
         known = {address: mark for address, mark in self.reported.items() if mark is not None}
-        assert known | dict(self.fleet.left_out) == seen
+        kept = {address: mark for address, mark in before.items() if address in unknown and mark is not None}
+        assert known | dict(self.fleet.left_out) == kept | seen
         assert not known.keys() & self.fleet.left_out.keys()
         assert not self.fleet.left_out or len(self.reported) == WATCHED_MAX
-        assert scanned(self.fleet, seen, watched_max=WATCHED_MAX).effects == ()
+        assert scanned(self.fleet, seen, unknown=unknown, watched_max=WATCHED_MAX).effects == ()
 
     @rule(address=ADDRESSES)
     def retire(self, address: Address) -> None:
-        if address not in self.reported:
+        if address not in self.reported or address in self.paused:
             return
         del self.reported[address]
         waiting = list(self.fleet.left_out)
@@ -89,38 +101,71 @@ class FleetModel(RuleBasedStateMachine):
 
     @rule(address=ADDRESSES)
     def fail(self, address: Address) -> None:
-        if address in self.reported:
+        if address in self.reported and address not in self.paused:
             change = ended(self.fleet, address, failed=True)
 
-            assert change == Change(self.fleet, (Start(address, PAUSE_AFTER_FAILURE_NS),))
+            assert change == Change(self.fleet, (Pause(address, PAUSE_AFTER_FAILURE_NS),))
+            self.paused.add(address)
+
+    @rule(address=ADDRESSES)
+    def resume(self, address: Address) -> None:
+        if address not in self.paused:
+            return
+        self.paused.remove(address)
+
+        change = resumed(self.fleet, address)
+
+        assert change.fleet == self.fleet
+        assert change.effects[0] == Start(address)
+        missing = self.reported[address] is None  # nobody could be told while it paused
+        assert change.effects[1:] == ((Notify(address, PathMissing()),) if missing else ())
 
     @invariant()
     def what_is_watched_is_bounded_and_known(self) -> None:
         assert dict(self.fleet.watched) == self.reported
         assert len(self.reported) <= WATCHED_MAX
 
-    @rule(address=ADDRESSES, id=st.sampled_from("xyz"))
-    def claim(self, address: Address, id: str) -> None:
-        expected = self.holders.get(id)
+    @rule(address=ADDRESSES, id=st.sampled_from("xyz"), active=st.booleans())
+    def claim(self, address: Address, id: str, active: bool) -> None:
+        holder = self.holders.get(id)
+        ours = holder is not None and holder.address == address
 
-        self.claims, other = self.claims.claim(VmId(id), address)
+        claimed = self.claims.claim(VmId(id), address, active=active)
 
-        if expected is None or expected == address:
-            assert other is None
-            self.holders = {each: holder for each, holder in self.holders.items() if holder != address}
-            self.holders[id] = address
-        else:
-            assert other == expected
+        self.claims = claimed.claims
+        if holder is not None and not ours and (holder.active or not active):
+            assert (claimed.other, claimed.displaced, claimed.freed) == (holder.address, None, ())
+            self.waiting[address] = id
+            return
+        left = {each for each, held in self.holders.items() if held.address == address and each != id}
+        if ours and holder is not None and holder.active and not active:
+            left.add(id)
+        self.waiting.pop(address, None)
+        assert claimed.other is None
+        assert set(claimed.freed) == {each for each, wanted in self.waiting.items() if wanted in left}
+        assert claimed.displaced == (None if holder is None or ours else holder.address)
+        if claimed.displaced is not None:
+            self.waiting[claimed.displaced] = id
+        self.holders = {each: held for each, held in self.holders.items() if held.address != address}
+        self.holders[id] = Holder(address, active)
 
     @rule(address=ADDRESSES)
     def disclaim(self, address: Address) -> None:
-        self.claims = self.claims.disclaim(address)
-        self.holders = {each: holder for each, holder in self.holders.items() if holder != address}
+        left = {each for each, held in self.holders.items() if held.address == address}
+
+        claimed = self.claims.disclaim(address)
+
+        self.claims = claimed.claims
+        self.waiting.pop(address, None)
+        assert set(claimed.freed) == {each for each, wanted in self.waiting.items() if wanted in left}
+        self.holders = {each: held for each, held in self.holders.items() if held.address != address}
 
     @invariant()
     def every_id_has_one_holder_and_every_address_one_id(self) -> None:
         assert dict(self.claims.holders) == self.holders
-        assert len(set(self.holders.values())) == len(self.holders)
+        assert dict(self.claims.waiting) == self.waiting
+        holders = [each.address for each in self.holders.values()]
+        assert len(set(holders)) == len(holders)
 
 
 TestFleet = FleetModel.TestCase

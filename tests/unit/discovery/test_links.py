@@ -1,11 +1,12 @@
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from agent.discovery.links import ForeignLinkError, resolve
+from agent.discovery.links import ForeignLinkError, find, resolve
 
 NOBODY = 65534
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's files")
@@ -92,3 +93,43 @@ def test_a_circle_ends(folder: Path) -> None:
 def test_what_is_missing_is_told(folder: Path) -> None:
     with pytest.raises(FileNotFoundError):
         resolve(str(folder / "none" / "q"))
+
+
+def test_the_status_is_that_of_what_was_found(folder: Path) -> None:
+    (folder / "real").touch()
+    (folder / "link").symlink_to("real")
+
+    path, status = find(str(folder / "link"))
+
+    assert path == str(folder / "real")
+    assert (status.st_dev, status.st_ino) == (
+        (folder / "real").stat().st_dev,
+        (folder / "real").stat().st_ino,
+    )
+
+
+def test_a_socket_with_a_second_name_where_others_may_write_is_refused(folder: Path) -> None:
+    """With fs.protected_hardlinks off, a user can give another user's socket a name."""
+    (folder / "open").mkdir()
+    (folder / "open").chmod(0o777)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(folder / "theirs"))
+    (folder / "open" / "a").hardlink_to(folder / "theirs")
+
+    with pytest.raises(ForeignLinkError):
+        find(str(folder / "open" / "a"))
+    assert find(str(folder / "theirs"))[0] == str(folder / "theirs")
+
+
+def test_no_descriptor_is_left(folder: Path) -> None:
+    (folder / "a" / "b").mkdir(parents=True)
+    (folder / "a" / "link").symlink_to(folder / "a" / "b")
+    (folder / "a" / "circle").symlink_to("circle")
+    before = len(os.listdir("/proc/self/fd"))
+
+    find(str(folder / "a" / "link" / ".." / "b"))
+    for path in (folder / "a" / "none", folder / "a" / "circle"):
+        with pytest.raises(OSError, match=r"symbolic links|No such file"):
+            find(str(path))
+
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -1,4 +1,5 @@
 import os
+import resource
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.core.address import Domain, MonitorPath
 from agent.core.reading import Access
 from agent.discovery.globs import MonitorGlob, Settings
 from agent.discovery.scan import RefusedReason, Scan, scan
@@ -224,3 +226,71 @@ def test_two_scans_of_the_same_are_equal(folder: Path) -> None:
     monitor = MonitorGlob(f"{folder}/*.sock", None, r"(?P<name>a)\.(?P<kind>sock)")
 
     assert look(monitor) == look(monitor)
+
+
+@pytest.mark.parametrize("error", ["EACCES", "EMFILE"])
+def test_what_could_not_be_looked_for_is_told_from_what_is_not_there(folder: Path, error: str) -> None:
+    make_socket(folder / "vms" / "a.sock")
+    make_socket(folder / "other" / "b.sock")
+    (found,) = look(f"{folder}/vms/*.sock").seen
+    with ExitStack() as stack:
+        if error == "EACCES":
+            (folder / "vms").chmod(0o000)
+            stack.callback((folder / "vms").chmod, 0o700)
+            if os.geteuid() == 0:
+                stack.callback(os.seteuid, 0)
+                os.seteuid(NOBODY)
+        else:
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, hard))
+
+        shut = look(f"{folder}/vms/*.sock")
+
+    assert shut.seen == ()
+    assert shut.incomplete
+    assert shut.could_not_look(found.address)
+    assert not shut.could_not_look(Domain("qemu:///system", "id"))
+    again = look(f"{folder}/*/*.sock")
+    assert found in again.seen
+    assert not again.could_not_look(MonitorPath(f"{folder}/vms/none.sock"))
+
+
+def test_a_scan_that_stopped_at_its_bound_says_nothing_of_the_rest(folder: Path) -> None:
+    for number in range(20):
+        make_socket(folder / f"{number:02}.sock")
+
+    assert look(f"{folder}/*.sock", found_max=10).could_not_look(MonitorPath(f"{folder}/15.sock"))
+
+
+def test_a_path_that_must_not_be_used_is_told_from_one_that_has_gone(folder: Path) -> None:
+    make_socket(folder / "real.sock")
+    (folder / "open").mkdir()
+    (folder / "open").chmod(0o777)
+    (folder / "open" / "a.sock").symlink_to(folder / "real.sock")
+
+    found = look(f"{folder}/open/*.sock")
+
+    assert found.refuses(MonitorPath(f"{folder}/open/a.sock"))
+    assert not found.refuses(MonitorPath(f"{folder}/open/b.sock"))
+    assert not found.incomplete
+
+
+def test_monitors_of_other_managers_are_refused_or_shared(folder: Path) -> None:
+    make_socket(folder / "vc" / "vm" / "1" / "qmp.sock")
+    make_socket(folder / "kvm-hypervisor" / "ctrl" / "web.qmp")
+
+    found = look(f"{folder}/**/*")
+
+    assert refusals(found) == {f"{folder}/vc/vm/1/qmp.sock": RefusedReason.MANAGER}
+    assert [(seen.access, seen.holds_unseen) for seen in found.seen] == [(Access.SHARE, False)]
+
+
+def test_a_monitor_is_held_where_others_are_not_seen_only_if_that_is_configured(folder: Path) -> None:
+    make_socket(folder / "a.sock")
+
+    assert [look(MonitorGlob(f"{folder}/*", access)).seen[0].holds_unseen for access in (None, *Access)] == [
+        False,
+        True,
+        False,
+    ]

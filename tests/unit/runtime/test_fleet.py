@@ -1,0 +1,224 @@
+"""The fleet on a real file system, with peers that lead it astray, and a scan that cannot look."""
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+import pytest
+
+from agent.core import fleet as decisions
+from agent.core.address import MonitorPath
+from agent.core.memory import Memory
+from agent.core.reading import Access, SocketMark, State, StateEvent
+from agent.discovery.globs import MonitorGlob, Settings
+from agent.discovery.scan import RefusedPath, RefusedReason, Scan, Seen
+from agent.discovery.watch import watch
+from agent.runtime.fleet import Fleet
+from tests.unit.qmp.peer import GREETING
+from tests.unit.runtime.test_vm import Emitted, around, value_of
+
+
+@dataclass
+class Peer:
+    """Answers as a QEMU does."""
+
+    connections: int = 0
+    closed: int = 0
+    writers: list[asyncio.StreamWriter] = field(default_factory=list[asyncio.StreamWriter])
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self.writers.append(writer)
+        writer.write(GREETING)
+        decoder, text = json.JSONDecoder(), ""
+        while data := await reader.read(65536):
+            text += data.decode()
+            while text.strip():
+                command, end = decoder.raw_decode(text := text.lstrip())
+                text = text[end:]
+                answer: dict[str, object] = {"return": value_of(command)}
+                if "id" in command:
+                    answer["id"] = command["id"]
+                writer.write(json.dumps(answer).encode() + b"\r\n")
+        self.closed += 1
+        writer.close()
+
+    def hang_up(self) -> None:
+        for writer in self.writers:
+            writer.transport.abort()
+
+
+@asynccontextmanager
+async def listening(path: Path) -> AsyncGenerator[Peer]:
+    peer = Peer()
+    server = await asyncio.start_unix_server(peer.serve, path)
+    try:
+        yield peer
+    finally:
+        peer.hang_up()
+        server.close()
+
+
+@asynccontextmanager
+async def following(glob: str) -> AsyncGenerator[Emitted]:
+    emitted = Emitted()
+    first: list[Scan] = []
+    settings = Settings(monitors=(MonitorGlob(glob),), rescan_s=0.2, gather_s=0.02)
+    async with aclosing(watch(settings)) as scans, anyio.create_task_group() as group:
+        group.start_soon(Fleet("host", around(emitted)).follow, scans, first.append)
+        yield emitted
+        group.cancel_scope.cancel()
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    with anyio.fail_after(30):
+        while not holds():  # noqa: ASYNC110 - nobody sets an event for it
+            await anyio.sleep(0.005)
+
+
+def states(emitted: Emitted) -> list[State]:
+    return [event.state for event in emitted.states]
+
+
+@pytest.fixture
+def open_folder(folder: Path) -> Path:
+    """A folder in which others may write: its links may be theirs."""
+    (folder / "open").mkdir()
+    (folder / "open").chmod(0o777)
+    return folder / "open"
+
+
+async def test_a_peer_that_swaps_its_socket_for_a_link_does_not_lead_the_agent_there(
+    open_folder: Path,
+) -> None:
+    path, theirs = open_folder / "a.qmp", open_folder.parent / "theirs.sock"
+    async with (
+        listening(theirs) as victim,
+        listening(path) as peer,
+        following(f"{open_folder}/*.qmp") as emitted,
+    ):
+        await until(lambda: State.STALLED in states(emitted) or State.CONNECTING in states(emitted))
+        await until(lambda: peer.connections == 1 and len(emitted.samples) > 0)
+        (open_folder / "new").symlink_to(theirs)
+
+        (open_folder / "new").rename(path)
+        peer.hang_up()
+        await until(lambda: states(emitted)[-1] is State.GONE)
+        await anyio.sleep(0.5)  # a scan or two later
+
+        assert victim.connections == 0
+
+
+async def test_a_link_is_closed_once_its_path_must_not_be_used(open_folder: Path) -> None:
+    path, theirs = open_folder / "a.qmp", open_folder.parent / "theirs.sock"
+    async with (
+        listening(theirs) as victim,
+        listening(path) as peer,
+        following(f"{open_folder}/*.qmp") as emitted,
+    ):
+        await until(lambda: len(emitted.samples) > 0)
+        (open_folder / "new").symlink_to(theirs)
+
+        (open_folder / "new").rename(path)
+        await until(lambda: peer.closed == 1)
+
+        assert states(emitted)[-1] is State.GONE
+        assert victim.connections == 0
+
+
+async def test_a_socket_that_swaps_with_a_link_all_the_time_never_leads_there(open_folder: Path) -> None:
+    """Between the scan and the connection, and within the scan."""
+    path, theirs = open_folder / "a.qmp", open_folder.parent / "theirs.sock"
+    async with (
+        listening(theirs) as victim,
+        listening(path) as peer,
+        following(f"{open_folder}/*.qmp") as emitted,
+    ):
+        (open_folder / "link").symlink_to(theirs)
+        until_s = anyio.current_time() + 2
+        while anyio.current_time() < until_s:
+            os.rename(path, open_folder / "kept")
+            os.rename(open_folder / "link", path)
+            await anyio.sleep(0.001)
+            os.rename(path, open_folder / "link")
+            os.rename(open_folder / "kept", path)
+            peer.hang_up()
+            await anyio.sleep(0.001)
+
+        assert victim.connections == 0
+        assert emitted.states
+
+
+def scan_of(*seen: str, refused: tuple[RefusedPath, ...] = ()) -> Scan:
+    marks = (Seen(MonitorPath(path), SocketMark(1, 1, 1), Access.HOLD, None, {}) for path in seen)
+    return Scan(tuple(marks), refused)
+
+
+async def test_a_vm_that_could_not_be_looked_for_is_not_gone(folder: Path) -> None:
+    emitted = Emitted()
+    path = folder / "a.qmp"
+    async with listening(path):
+        mark = os.stat(path)
+        seen = Seen(
+            MonitorPath(str(path)),
+            SocketMark(mark.st_dev, mark.st_ino, mark.st_mtime_ns),
+            Access.SHARE,  # where none is seen, a link would not live on
+            None,
+            {},
+        )
+        fleet = Fleet("host", around(emitted))
+        first: list[Scan] = []
+
+        async def scans() -> AsyncGenerator[Scan]:
+            yield Scan((seen,), ())
+            await until(lambda: len(emitted.samples) > 0)
+            unreadable = RefusedPath(
+                str(folder), RefusedReason.UNREADABLE, "cannot be read: Too many open files"
+            )
+            yield Scan((), (unreadable,))
+            await anyio.sleep(0.3)
+            assert State.GONE not in states(emitted)
+            yield Scan((), ())
+            await until(lambda: states(emitted)[-1] is State.GONE)
+            group.cancel_scope.cancel()
+
+        with anyio.fail_after(40):
+            async with anyio.create_task_group() as group:
+                group.start_soon(fleet.follow, scans(), first.append)
+
+
+async def test_a_vm_that_goes_while_its_task_pauses_after_a_failure_is_gone_and_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(decisions, "PAUSE_AFTER_FAILURE_NS", 200_000_000)
+
+    class BrokenOnce(Emitted):
+        failed = False
+
+        def state(self, event: StateEvent, memory: Memory) -> None:
+            if not self.failed:
+                self.failed = True
+                raise ZeroDivisionError
+            super().state(event, memory)
+
+    emitted = BrokenOnce()
+    fleet = Fleet("host", around(emitted))
+    first: list[Scan] = []
+
+    async def scans() -> AsyncGenerator[Scan]:
+        yield scan_of("/nowhere/a.qmp")
+        await until(lambda: emitted.failed)
+        yield scan_of()
+        await until(lambda: fleet.watching == 0)
+        group.cancel_scope.cancel()
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as group:
+            group.start_soon(fleet.follow, scans(), first.append)
+
+    assert states(emitted)[-1] is State.GONE
