@@ -211,7 +211,12 @@ class Config:
         sasl, password = kafka.sasl, self.effective.sasl_password
         if sasl.mechanism is None or sasl.username is None or password is None:
             return None
-        return kafka_settings.Sasl(mechanism=sasl.mechanism.value, username=sasl.username, password=password)
+        return kafka_settings.Sasl(
+            mechanism=sasl.mechanism.value,
+            username=sasl.username,
+            password=password,
+            password_file=_path(sasl.password_file),
+        )
 
 
 def load(flags: Flags, environ: Mapping[str, str], *, monitors_needed: bool = True) -> Config:

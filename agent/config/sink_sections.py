@@ -42,7 +42,7 @@ class TlsFiles(Section):
 
 
 class KafkaTlsConfig(TlsFiles):
-    """TLS to the brokers."""
+    """TLS to the brokers. The files are read at each connection."""
 
     enabled: bool = Field(
         default=False, description="Whether to use TLS. The names of the brokers are always verified."
@@ -64,7 +64,7 @@ class SaslConfig(Section):
         ),
     )
     password_file: AbsolutePath | None = Field(
-        default=None, description="File with the password. A line break at its end is ignored."
+        default=None, description="File with the password, read at each login. A line break at its end is ignored."
     )
 
 

@@ -8,7 +8,8 @@ Rules, each with a test in tests/integration/test_sinks_kafka.py:
   several partitions are sent in parallel;
 - a refused batch is sent again record by record, to find the refused records;
 - after any failure the producer is discarded, and a new one starts from the configured addresses;
-- a missing or forbidden topic is retried slowly, since only an operator can change that.
+- a missing or forbidden topic, or a refused login, certificate or codec, is retried slowly, since only an
+  operator can change that.
 """
 
 from collections.abc import Sequence
@@ -20,13 +21,16 @@ import anyio
 from agent.contract.headers import decode_headers
 from agent.core.reading import Record
 from agent.errors import SinkUnavailable
-from agent.sinks.kafka_client import Fault, KafkaClient, KafkaTrouble, append, wait
+from agent.sinks.kafka_client import KafkaClient, append, wait
+from agent.sinks.kafka_connection import Blocking
+from agent.sinks.kafka_faults import Fault, KafkaTrouble
+from agent.sinks.kafka_journal import Journal
 from agent.sinks.kafka_round import Round
 from agent.sinks.kafka_settings import Settings
 from agent.sinks.library_warnings import LibraryWarnings
 from agent.sinks.record_sink import Receipt, RefusedRecord
 
-_TOPIC_RETRY_S = 15.0
+_OPERATOR_RETRY_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,8 @@ class KafkaSink:
         self._settings = settings
         self._topic = topic
         self._client: KafkaClient | None = None
+        self._journal = Journal()
+        self._blocking = Blocking(name)
         self._warnings = LibraryWarnings("aiokafka")
         self._outcomes: dict[str, _Outcome] = {}  # by record id: the settled records of the present batch
 
@@ -77,11 +83,14 @@ class KafkaSink:
                 await self._deliver(records)
             complete = True
         except TimeoutError as error:
-            warning = self._warnings.take()
             detail = f"batch not acknowledged within {self._settings.delivery_timeout_s:g} s"
-            raise self._unavailable(f"{detail} ({warning})" if warning else detail) from error
+            known = self._journal.trouble(anyio.current_time())
+            if known is not None:
+                raise _unavailable(f"{known.detail} ({detail})", known.fault) from error
+            warning = self._warnings.take()
+            raise _unavailable(f"{detail} ({warning})" if warning else detail) from error
         except KafkaTrouble as error:
-            raise self._unavailable(error.detail, error.fault) from error
+            raise _unavailable(error.detail, error.fault) from error
         finally:
             if not complete:
                 await self._drop_client()
@@ -89,9 +98,16 @@ class KafkaSink:
         self._outcomes = {}
         return receipt
 
+    @property
+    def problem(self) -> str | None:
+        """What keeps the present batch from being accepted; `None`: nothing known."""
+        known = self._journal.trouble(anyio.current_time())
+        return self._warnings.newest or None if known is None else known.detail
+
     async def aclose(self) -> None:
         """Close the connections, within two seconds."""
         await self._drop_client()
+        self._blocking.end()
         self._warnings.stop()
 
     async def _deliver(self, records: Sequence[Record]) -> None:
@@ -136,7 +152,7 @@ class KafkaSink:
         if (error := future.exception()) is None:
             return _Accepted(restamped=restamp)
         trouble = client.trouble(error)
-        if trouble.fault in (Fault.TOPIC, Fault.CONNECTION):
+        if trouble.fault not in (Fault.RECORD, Fault.TIME):
             raise trouble
         await self._drop_client()
         if trouble.fault is Fault.RECORD:
@@ -149,7 +165,10 @@ class KafkaSink:
     async def _connected(self) -> KafkaClient:
         if self._client is None:
             self._warnings.start()
-            self._client = await KafkaClient.connect(self._settings, self._warnings)
+            self._journal = Journal()
+            self._client = await KafkaClient.connect(
+                self._settings, self._warnings, self._journal, self._blocking, self._topic
+            )
         return self._client
 
     async def _drop_client(self) -> None:
@@ -168,7 +187,7 @@ class KafkaSink:
                     restamped += was_restamped
         return Receipt(tuple(refused), restamped)
 
-    def _unavailable(self, detail: str, fault: Fault = Fault.CONNECTION) -> SinkUnavailable:
-        servers = ", ".join(self._settings.bootstrap_servers)
-        retry_after_s = _TOPIC_RETRY_S if fault is Fault.TOPIC else None
-        return SinkUnavailable(f"kafka {servers}: {detail}", retry_after_s=retry_after_s)
+
+def _unavailable(detail: str, fault: Fault = Fault.CONNECTION) -> SinkUnavailable:
+    is_slow = fault in (Fault.TOPIC, Fault.SETTING)
+    return SinkUnavailable(f"kafka: {detail}", retry_after_s=_OPERATOR_RETRY_S if is_slow else None)

@@ -1,11 +1,11 @@
-"""One Kafka producer, over aiokafka. Only this file imports the library.
+"""One Kafka producer, over aiokafka. Only the kafka_* files import the library.
 
 It works around these limits of aiokafka 0.14.0:
 
 - an idempotent producer retries forever, and `stop()` hangs while the cluster is unreachable: `close` aborts;
 - it looks up brokers in the metadata it got first, never again at the bootstrap addresses (issue #459):
   the owner discards a failed producer and makes a new one;
-- it does not know code 87 (INVALID_RECORD), which would look like an unknown error of a broker;
+- it does not know the newer error codes, which would all look like an unknown error of a broker;
 - it has no type declarations: the Protocols below declare what is used.
 """
 
@@ -13,45 +13,28 @@ It works around these limits of aiokafka 0.14.0:
 # aiokafka has no public hard close.
 
 import asyncio
-import ssl
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Protocol, cast
 
 import aiokafka
 import anyio
-import anyio.to_thread
 from aiokafka import errors as kafka_errors
 from aiokafka.partitioner import DefaultPartitioner
 
 from agent.contract.headers import Headers
 from agent.core.reading import Record
-from agent.sinks.kafka_settings import Settings, Tls
+from agent.sinks.kafka_cluster import Client, Cluster, topic_trouble
+from agent.sinks.kafka_connection import Blocking
+from agent.sinks.kafka_faults import Fault, KafkaTrouble, described, incompatible
+from agent.sinks.kafka_journal import Journal
+from agent.sinks.kafka_settings import Settings
 from agent.sinks.library_warnings import LibraryWarnings
 
 _CLOSE_TIMEOUT_S = 2.0
 _RETRY_BACKOFF_MS = 500
-
-
-class Fault(StrEnum):
-    """Why a broker did not accept a batch."""
-
-    RECORD = "record"  # a record of it, which is refused every time
-    TIME = "time"  # the timestamp of a record
-    TOPIC = "topic"  # the topic is missing, or writing to it is not allowed: all its records stay queued
-    CONNECTION = "connection"  # anything else; nothing is wrong with the records
-
-
-class KafkaTrouble(Exception):
-    """An error of aiokafka, classified. `reason` is `too_large` or `invalid` for a refused record."""
-
-    def __init__(self, fault: Fault, reason: str, detail: str) -> None:
-        self.fault = fault
-        self.reason = reason
-        self.detail = detail
-        super().__init__(detail)
+_CODES_KNOWN, _CODES_MAX = 73, 256
 
 
 class Batch(Protocol):
@@ -68,31 +51,13 @@ class Batch(Protocol):
         ...
 
 
-class _Transport(Protocol):
-    def abort(self) -> None: ...
-
-
-class _Writer(Protocol):
-    transport: _Transport
-
-
-class _Connection(Protocol):
-    _writer: _Writer | None
-
-
-class _Client(Protocol):
-    _conns: dict[object, _Connection]
-
-    async def close(self) -> None: ...
-
-
 class _Sender(Protocol):
     sender_task: asyncio.Task[None] | None
     _send_produce_req: Callable[[int, object], Any]
 
 
 class _Producer(Protocol):
-    client: _Client
+    client: Client
     _sender: _Sender
     _closed: bool
 
@@ -105,23 +70,40 @@ class _Producer(Protocol):
 class KafkaClient:
     """A started producer. Close it after any failure or refused record."""
 
-    def __init__(self, producer: _Producer, warnings: LibraryWarnings) -> None:
+    def __init__(
+        self,
+        producer: _Producer,
+        warnings: LibraryWarnings,
+        journal: Journal | None = None,
+        compression: str = "",
+        topic: str = "",
+    ) -> None:
         self._producer = producer
         self._warnings = warnings
+        self._journal = journal or Journal()
+        self._compression = compression
+        self._topic = topic
         self._requests: set[asyncio.Task[Any]] = set()
         self._track_requests()
 
     @classmethod
-    async def connect(cls, settings: Settings, warnings: LibraryWarnings) -> "KafkaClient":
+    async def connect(
+        cls,
+        settings: Settings,
+        warnings: LibraryWarnings,
+        journal: Journal,
+        blocking: Blocking,
+        topic: str = "",
+    ) -> "KafkaClient":
         """Return a producer that is connected to the cluster.
 
-        This can take forever if the cluster answers only in part: the caller must set a deadline.
+        This can take forever if the cluster answers only in part: the caller must set a deadline, and finds
+        the reason in `journal`, also about `topic`.
 
         Raises:
             KafkaTrouble: it could not connect. Nothing is left open, also when cancelled.
         """
-        kafka_errors.kafka_errors.setdefault(_InvalidRecord.errno, _InvalidRecord)
-        security = await _security(settings)
+        _name_error_codes()
         make = cast("Callable[..., _Producer]", aiokafka.AIOKafkaProducer)
         producer = make(
             bootstrap_servers=list(settings.bootstrap_servers),
@@ -132,14 +114,14 @@ class KafkaClient:
             max_batch_size=settings.produce_batch_bytes,
             request_timeout_ms=int(settings.request_timeout_s * 1000),
             retry_backoff_ms=_RETRY_BACKOFF_MS,
-            **security,
         )
-        client = cls(producer, warnings)
+        client = cls(producer, warnings, journal, settings.compression, topic)
+        Cluster(producer.client, settings, topic, journal, blocking)
         try:
             await producer.start()
         except BaseException as error:
             await client.close()
-            if isinstance(error, _LIBRARY_ERRORS):
+            if isinstance(error, Exception):
                 raise client.trouble(error) from error
             raise
         return client
@@ -153,9 +135,11 @@ class KafkaClient:
         try:
             return len(await self._producer.partitions_for(topic))
         except kafka_errors.UnknownTopicOrPartitionError as error:
-            detail = f"topic {topic} does not exist; create it, or allow the brokers to create topics"
-            raise KafkaTrouble(Fault.TOPIC, "", self._with_warning(detail)) from error
-        except _LIBRARY_ERRORS as error:
+            known = self._journal.trouble(anyio.current_time())
+            raise (known or topic_trouble(topic, error.errno) or self.trouble(error)) from error
+        except kafka_errors.TopicAuthorizationFailedError as error:
+            raise (topic_trouble(topic, error.errno) or self.trouble(error)) from error
+        except Exception as error:
             raise self.trouble(error) from error
 
     def batch(self) -> Batch:
@@ -173,32 +157,50 @@ class KafkaClient:
         """
         try:
             return await self._producer.send_batch(batch, topic, partition=partition)
-        except _LIBRARY_ERRORS as error:
+        except Exception as error:
             raise self.trouble(error) from error
 
     def trouble(self, error: BaseException) -> KafkaTrouble:
         """Return an exception of aiokafka, classified."""
         match error:
+            case KafkaTrouble():
+                return error
             case kafka_errors.MessageSizeTooLargeError() | kafka_errors.RecordListTooLargeError():
-                return KafkaTrouble(Fault.RECORD, "too_large", "larger than max.message.bytes of the topic")
+                detail = "larger than max.message.bytes of the topic; raise it"
+                return KafkaTrouble(Fault.RECORD, "too_large", detail)
             case _InvalidRecord():
                 return KafkaTrouble(Fault.RECORD, "invalid", "refused by the broker as invalid (code 87)")
             case kafka_errors.InvalidTimestampError():
                 return KafkaTrouble(Fault.TIME, "", "timestamp refused by the broker")
-            case kafka_errors.KafkaConnectionError():
-                detail = "no broker reachable"
-            case kafka_errors.TopicAuthorizationFailedError():
-                return KafkaTrouble(Fault.TOPIC, "", f"not authorized to write to the topic: {error}")
-            case kafka_errors.InvalidTopicError():
-                return KafkaTrouble(
-                    Fault.TOPIC, "", "the topic name is invalid, or reserved by Kafka; use another name"
+            case _UnsupportedCompression():
+                detail = (
+                    f"kafka.compression: the broker refuses {self._compression} (error 76, "
+                    "UNSUPPORTED_COMPRESSION_TYPE); set gzip or none"
                 )
+                return KafkaTrouble(Fault.SETTING, "", detail)
+            case kafka_errors.TopicAuthorizationFailedError() | kafka_errors.InvalidTopicError():
+                return topic_trouble(self._topic, error.errno) or KafkaTrouble(Fault.TOPIC, "", str(error))
             case kafka_errors.ClusterAuthorizationFailedError():
-                detail = "not authorized to write idempotently (needs IdempotentWrite on the cluster)"
+                detail = (
+                    "not authorized to write idempotently; allow IdempotentWrite on the cluster for the "
+                    "agent's user (kafka-acls.sh --producer --idempotent)"
+                )
+                return KafkaTrouble(Fault.CONNECTION, "", detail)
             case kafka_errors.OutOfOrderSequenceNumber() | kafka_errors.ProducerFenced():
                 detail = f"the brokers lost track of this producer: {type(error).__name__}"
+            case kafka_errors.IncompatibleBrokerVersion() | kafka_errors.UnsupportedVersionError():
+                return incompatible(error)
+            case (
+                kafka_errors.KafkaConnectionError()
+                | kafka_errors.NodeNotReadyError()
+                | kafka_errors.RequestTimedOutError()
+            ):
+                known = self._journal.trouble(anyio.current_time())
+                if known is not None:
+                    return known
+                detail = "no broker reachable"
             case _:
-                detail = str(error) or type(error).__name__
+                detail = described(error.__cause__ or error)
         return KafkaTrouble(Fault.CONNECTION, "", self._with_warning(detail))
 
     async def close(self) -> None:
@@ -216,9 +218,10 @@ class KafkaClient:
             if tasks:
                 await asyncio.wait(tasks)
             for connection in producer.client._conns.values():
-                if connection._writer is not None:
-                    connection._writer.transport.abort()  # closing would flush to a peer that may not read
-            with suppress(*_LIBRARY_ERRORS):  # from the end of the metadata task; all connections are closed
+                writer = cast("asyncio.StreamWriter | None", connection._writer)
+                if writer is not None:
+                    writer.transport.abort()  # closing would flush to a peer that may not read
+            with suppress(Exception):  # from the end of the metadata task; all connections are closed
                 await producer.client.close()
 
     def _track_requests(self) -> None:
@@ -270,30 +273,6 @@ async def wait_for_any(futures: Iterable[asyncio.Future[object]]) -> None:
     await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
 
 
-async def _security(settings: Settings) -> dict[str, Any]:
-    options: dict[str, Any] = {"security_protocol": "SSL" if settings.tls else "PLAINTEXT"}
-    if settings.tls:
-        try:
-            options["ssl_context"] = await anyio.to_thread.run_sync(_ssl_context, settings.tls)
-        except (OSError, ValueError) as error:
-            tls = settings.tls
-            names = ", ".join(str(name) for name in (tls.ca_file, tls.cert_file, tls.key_file) if name)
-            raise KafkaTrouble(Fault.CONNECTION, "", f"TLS files ({names}): {error}") from error
-    if settings.sasl:
-        options["security_protocol"] = "SASL_SSL" if settings.tls else "SASL_PLAINTEXT"
-        options["sasl_mechanism"] = settings.sasl.mechanism
-        options["sasl_plain_username"] = settings.sasl.username
-        options["sasl_plain_password"] = settings.sasl.password
-    return options
-
-
-def _ssl_context(tls: Tls) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=tls.ca_file)
-    if tls.cert_file:
-        context.load_cert_chain(tls.cert_file, tls.key_file)
-    return context
-
-
 class _InvalidRecord(kafka_errors.BrokerResponseError):
     """INVALID_RECORD, which aiokafka does not know (kafka.apache.org/protocol, error codes)."""
 
@@ -302,5 +281,24 @@ class _InvalidRecord(kafka_errors.BrokerResponseError):
     description = "The broker refused a record of the batch"
 
 
-# aiokafka raises AssertionError for a partition that no longer exists, UnicodeError for an invalid host name.
-_LIBRARY_ERRORS = (kafka_errors.KafkaError, OSError, AssertionError, UnicodeError)
+class _UnsupportedCompression(kafka_errors.BrokerResponseError):
+    """UNSUPPORTED_COMPRESSION_TYPE, which aiokafka does not know."""
+
+    errno = 76
+    message = "UNSUPPORTED_COMPRESSION_TYPE"
+    description = "The broker does not support the compression of the batch"
+
+
+class _UnnamedError(kafka_errors.BrokerResponseError):
+    """An error that aiokafka does not know; otherwise its code is lost."""
+
+    message = "UNNAMED"
+    description = "kafka.apache.org/protocol lists the error codes"
+
+
+def _name_error_codes() -> None:
+    known = kafka_errors.kafka_errors
+    for named in (_InvalidRecord, _UnsupportedCompression):
+        known.setdefault(named.errno, named)
+    for code in range(_CODES_KNOWN, _CODES_MAX):
+        known.setdefault(code, type("BrokerError", (_UnnamedError,), {"errno": code}))

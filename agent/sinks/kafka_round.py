@@ -16,16 +16,8 @@ import anyio.lowlevel
 
 from agent.contract.headers import decode_headers
 from agent.core.reading import Record
-from agent.sinks.kafka_client import (
-    Batch,
-    Fault,
-    KafkaClient,
-    KafkaTrouble,
-    append,
-    partition_of,
-    wait,
-    wait_for_any,
-)
+from agent.sinks.kafka_client import Batch, KafkaClient, append, partition_of, wait, wait_for_any
+from agent.sinks.kafka_faults import Fault, KafkaTrouble
 
 _GRACE_S = 1.0  # after a failure, for batches in flight that may still be acknowledged: fewer repeats
 _RECORDS_AT_ONCE = 256  # then other tasks run

@@ -15,11 +15,12 @@ class Sasl:
     mechanism: SaslMechanism
     username: str
     password: str = field(repr=False)
+    password_file: Path | None = None  # read at each login, instead of `password`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tls:
-    """TLS to the brokers. The files are read at each connection, so that a renewed certificate is used."""
+    """TLS to the brokers. The files are read at each handshake, so that a renewed certificate is used."""
 
     ca_file: Path | None = None  # None: the system's certificate authorities
     cert_file: Path | None = None  # None: no client certificate

@@ -59,6 +59,11 @@ class LibraryWarnings(logging.Handler):
         if _collecting.get() is self:
             self._newest = record.getMessage()
 
+    @property
+    def newest(self) -> str:
+        """The newest warning; empty: there is none."""
+        return self._newest
+
     def take(self) -> str:
         """Return the newest warning, once; empty: there is none."""
         newest, self._newest = self._newest, ""

@@ -42,6 +42,11 @@ class RecordSink(Protocol):
         """The largest batch to pass, in records."""
         ...
 
+    @property
+    def problem(self) -> str | None:
+        """What keeps the present batch from being accepted, as far as known; `None`: nothing."""
+        ...
+
     async def send(self, records: Sequence[Record]) -> Receipt:
         """Deliver `records` in order.
 

@@ -104,7 +104,7 @@ async def test_a_key_goes_where_every_kafka_client_puts_it(mock: EmbeddedKafka) 
 async def test_nobody_listens(mock: EmbeddedKafka) -> None:
     sink = sink_to(f"127.0.0.1:{free_port()}")
 
-    with pytest.raises(SinkUnavailable, match="Connect call failed"):
+    with pytest.raises(SinkUnavailable, match="refuses the connection"):
         await sink.send([record(1)])
 
     await sink.aclose()
@@ -148,7 +148,7 @@ async def test_the_links_trouble_is_never_the_records(
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        (TOPIC_DENIED, "not authorized to write to the topic: .*samples"),
+        (TOPIC_DENIED, "topic samples: not authorized to write"),
         (BAD_TOPIC, "invalid, or reserved by Kafka"),
     ],
 )
@@ -183,7 +183,7 @@ async def test_a_topics_trouble_does_not_stop_another_topic_nor_speak_for_it(moc
     async with anyio.create_task_group() as group:
 
         async def find_nowhere() -> None:
-            with pytest.raises(SinkUnavailable, match=r"topic nowhere does not exist.*\(.*nowhere.*\)"):
+            with pytest.raises(SinkUnavailable, match="topic nowhere does not exist"):
                 await lost.send([record(1)])
             group.cancel_scope.cancel()
 

@@ -10,7 +10,10 @@ import anyio.to_thread
 import pytest
 
 from agent.errors import SinkUnavailable
-from agent.sinks.kafka_client import Fault, KafkaClient, wait
+from agent.sinks.kafka_client import KafkaClient, wait
+from agent.sinks.kafka_connection import Blocking
+from agent.sinks.kafka_faults import Fault
+from agent.sinks.kafka_journal import Journal
 from agent.sinks.kafka_settings import Settings
 from agent.sinks.library_warnings import LibraryWarnings
 from agent.sinks.record_sink import Receipt
@@ -88,7 +91,7 @@ async def test_what_a_compacted_topic_cannot_hold_is_the_records_fault(shared_ka
     warnings = LibraryWarnings("aiokafka")
     warnings.start()
     settings = Settings(bootstrap_servers=(shared_kafka.bootstrap,))
-    client = await KafkaClient.connect(settings, warnings)
+    client = await KafkaClient.connect(settings, warnings, Journal(), Blocking("kafka"))
     batch = client.batch()
     batch.append(timestamp=int(time.time() * 1000), key=None, value=b"1", headers=[])  # no record of ours
     batch.close()
@@ -143,7 +146,7 @@ async def test_a_broker_that_is_killed_and_comes_back_loses_nothing_and_keeps_th
     own_kafka.kill()
     with pytest.raises(SinkUnavailable):
         await sink.send(batches[1])
-    with pytest.raises(SinkUnavailable, match="Connect call failed"):
+    with pytest.raises(SinkUnavailable, match="refuses the connection"):
         await sink.send(batches[1])
     own_kafka.start()
 

@@ -33,6 +33,7 @@ class Broker:
     name = "kafka.samples"
     batch_bytes_max = 1 << 20
     batch_records_max = 1_000
+    problem = None
 
     def __init__(self) -> None:
         self.away = False

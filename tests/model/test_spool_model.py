@@ -83,6 +83,7 @@ class Sink:
 
     batch_records_max = 3
     batch_bytes_max = 1 << 20
+    problem = None
 
     def __init__(self, queue: Queue) -> None:
         self.queue = queue

@@ -1,0 +1,181 @@
+"""How a producer of aiokafka finds its brokers: replaces three functions of its client.
+
+The replacements do what aiokafka 0.14.0 does (client.py, cluster.py), with `kafka_connection.dial` for each
+connection, and every error contained: aiokafka's metadata task ends at an error that it does not expect, and
+the producer then waits forever.
+"""
+
+# pyright: reportPrivateUsage=false, reportUnknownMemberType=false
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Protocol, cast
+
+from aiokafka import conn as kafka_conn
+from aiokafka import errors as kafka_errors
+from aiokafka.protocol.metadata import MetadataRequest
+
+from agent.sinks.kafka_connection import Blocking, BrokerConnection, dial
+from agent.sinks.kafka_faults import BrokerAddress, Fault, KafkaTrouble, Stage, described, failure, plain
+from agent.sinks.kafka_journal import Journal
+from agent.sinks.kafka_settings import Settings
+
+
+class _BrokerMetadata(Protocol):
+    host: str | None
+    port: int
+
+
+class _Metadata(Protocol):
+    update_metadata: Callable[[Any], None]
+
+    def broker_metadata(self, broker_id: object) -> _BrokerMetadata | None: ...
+
+
+class Client(Protocol):
+    """What is used of aiokafka's AIOKafkaClient."""
+
+    cluster: _Metadata
+    bootstrap: Callable[[], Any]
+    _get_conn: Callable[..., Any]
+    _conns: dict[object, BrokerConnection]
+    _get_conn_lock: asyncio.Lock
+    _sync_task: asyncio.Task[None] | None
+    _connections_max_idle_ms: int
+    _on_connection_closed: Callable[..., None]
+
+    async def close(self) -> None: ...
+    async def _md_synchronizer(self) -> None: ...
+    def force_metadata_update(self) -> object: ...
+
+
+class Cluster:
+    """The brokers of one producer."""
+
+    def __init__(
+        self, client: Client, settings: Settings, topic: str, journal: Journal, blocking: Blocking
+    ) -> None:
+        """Replace the functions of `client`."""
+        self._client = client
+        self._topic = topic
+        self._has_tls = settings.tls is not None
+        self._journal = journal
+        self._dial = partial(
+            dial,
+            settings=settings,
+            journal=journal,
+            blocking=blocking,
+            max_idle_ms=client._connections_max_idle_ms,
+        )
+        self._servers = tuple(settings.bootstrap_servers)
+        self._update = client.cluster.update_metadata
+        client.bootstrap = self._bootstrap
+        client._get_conn = self._connection
+        client.cluster.update_metadata = self._learn
+
+    async def _bootstrap(self) -> None:
+        """Get the metadata of the cluster from the first bootstrap server that answers.
+
+        Raises:
+            KafkaTrouble: none answers.
+        """
+        collect = cast("Callable[[list[str]], Sequence[tuple[str, int, object]]]", kafka_conn.collect_hosts)
+        troubles: list[KafkaTrouble] = []
+        for host, port, _ in collect(list(self._servers)):
+            address = BrokerAddress(host, port, None, self._has_tls)
+            try:
+                connection = await self._dial(address)
+            except KafkaTrouble as trouble:
+                troubles.append(trouble)
+                continue
+            try:
+                metadata = await connection.send(MetadataRequest([]))
+                if not metadata.brokers:
+                    detail = f"{address.source}: {address} knows no brokers yet; check the cluster"
+                    raise KafkaTrouble(Fault.CONNECTION, "", detail)
+            except Exception as error:  # noqa: BLE001 - whatever a broker answers
+                trouble = failure(address, Stage.VERSIONS, error)
+                self._journal.failed(address, trouble)
+                troubles.append(trouble)
+                continue
+            finally:
+                connection.close()
+            self._learn(metadata)
+            if self._client._sync_task is None:
+                self._client._sync_task = asyncio.get_running_loop().create_task(
+                    self._client._md_synchronizer()
+                )
+            return
+        raise min(troubles, key=lambda each: each.fault is not Fault.SETTING)
+
+    async def _connection(
+        self, node: object, *, group: object = 0, no_hint: bool = False
+    ) -> BrokerConnection | None:
+        """Return the connection to a broker; `None`: there is none now."""
+        client, key = self._client, (node, group)
+        connection = client._conns.get(key)
+        if connection is not None:
+            if connection.connected():
+                return connection
+            del client._conns[key]
+            connection.close()
+        broker = client.cluster.broker_metadata(node)
+        try:
+            if broker is None:
+                raise kafka_errors.StaleMetadata(f"broker {node} is not in the metadata")
+            async with client._get_conn_lock:
+                if (connection := client._conns.get(key)) is None:
+                    address = BrokerAddress(broker.host or "", broker.port, cast("int", node), self._has_tls)
+                    connection = await self._dial(address, on_close=client._on_connection_closed)
+                    client._conns[key] = connection
+        except (KafkaTrouble, kafka_errors.StaleMetadata):
+            client.force_metadata_update()
+            return None
+        return connection
+
+    def _learn(self, metadata: Any) -> None:
+        """Take the newest metadata; ignore what cannot be used."""
+        try:
+            brokers = [
+                BrokerAddress(host or "", port, node, self._has_tls)
+                for node, host, port, *_ in metadata.brokers
+            ]
+            self._update(metadata)
+            self._journal.forget(brokers)
+            for error_code, topic, *_, partitions in metadata.topics:
+                if topic is not None and topic == self._topic:
+                    self._journal.topic(topic_trouble(topic, error_code, partitions))
+        except Exception as error:  # noqa: BLE001 - whatever a broker answers
+            detail = f"the metadata of the cluster cannot be used ({described(error)}); check the brokers"
+            self._journal.topic(KafkaTrouble(Fault.CONNECTION, "", detail))
+
+
+def topic_trouble(
+    topic: str, error_code: int, partitions: Sequence[Sequence[Any]] = ()
+) -> KafkaTrouble | None:
+    """Return why records cannot be sent to `topic`, according to its metadata; `None`: they can."""
+    match error_code:
+        case 0:
+            leaderless = [partition for _, partition, leader, *_ in partitions if leader == -1]
+            if not leaderless:
+                return None
+            detail = (
+                f"topic {topic}: partition {leaderless[0]} has no leader; start the brokers with its replicas"
+            )
+            return KafkaTrouble(Fault.CONNECTION, "", detail)
+        case 3:
+            detail = f"topic {topic} does not exist; create it, or allow the brokers to create topics"
+        case 5:
+            return KafkaTrouble(Fault.CONNECTION, "", f"topic {topic}: no leader is elected yet; wait")
+        case 17:
+            detail = f"topic {plain(topic)}: the name is invalid, or reserved by Kafka; use another name"
+        case 29:
+            detail = (
+                f"topic {topic}: not authorized to write to the topic; allow Describe and Write on it for "
+                "the agent's user (kafka-acls.sh --producer)"
+            )
+        case _:
+            error = kafka_errors.for_code(error_code)()
+            return KafkaTrouble(Fault.CONNECTION, "", f"topic {topic}: {described(error)}; check the brokers")
+    return KafkaTrouble(Fault.TOPIC, "", detail)
