@@ -35,6 +35,7 @@ from agent.redaction import Redactor
 from agent.runtime import clock, logs
 from agent.runtime.agent_reporter import AgentReporter
 from agent.runtime.alarms import Alarms
+from agent.runtime.containment import Contained
 from agent.runtime.deliver import Deliverer
 from agent.runtime.fleet import NO_MEMORIES, Fleet
 from agent.runtime.garbage import keep_pauses_short, use_one_arena
@@ -128,7 +129,11 @@ class _Run:
         self._counters = counters
         keepers, self._deliveries = _deliveries(config, spool, counters)
         self._recorder = Recorder(identity, config.event_mode, keepers, counters)
-        self._otlp = None if config.otlp is None else OtlpSink(config.otlp, identity, counters, redact)
+        self._otlp = (
+            None
+            if config.otlp is None
+            else Contained("otlp", OtlpSink(config.otlp, identity, counters, redact), counters)
+        )
         polling = config.polling_settings()
         self._qmp = config.qmp_settings()
         open_monitor = self._open_monitor = QmpOpener(self._qmp)

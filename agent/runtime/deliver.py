@@ -1,4 +1,8 @@
-"""The task of one record sink: takes batches from its queue and performs what core/delivery.py decides."""
+"""The task of one record sink: takes batches from its queue and performs what core/delivery.py decides.
+
+Whatever a sink raises is its own trouble: the batch stays queued, the sink is degraded and tried again. A
+batch that is not accepted yet, for a reason that the sink knows, counts as trouble after a second.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,11 +17,15 @@ from agent.core.reading import Record
 from agent.core.wording import counted
 from agent.errors import OutputClosed, SinkUnavailable
 from agent.runtime import clock
+from agent.runtime.containment import is_canceled, unexpected
 from agent.sinks.record_sink import Receipt, RecordSink
 from agent.spool.record_queue import DeadLetter, RecordQueue
 from agent.telemetry import Count, Counters
 
 log = structlog.get_logger("barograph.delivery")
+
+_PATIENCE_S = 1.0  # before a batch in flight is trouble
+_LOOK_EVERY_S = 0.5
 
 
 class Deliverer:
@@ -39,7 +47,9 @@ class Deliverer:
         self._on_output_closed = on_output_closed  # stops the agent
         self._delivery = Delivery()
         self._closing = anyio.Event()
-        self._problem: str | None = None  # why the last attempt failed
+        self._problem: str | None = None  # why the last attempt failed, or why the present one lasts
+        self._is_reported = False  # the trouble is in the log
+        self._sending_since_s: float | None = None
         self._delivers = False  # at least one batch was accepted
         self.done = anyio.Event()
 
@@ -64,21 +74,59 @@ class Deliverer:
     async def run(self) -> None:
         """Deliver until closed or canceled. The queue keeps or counts the records that are left."""
         try:
-            while True:
-                now_ns = clock.now().mono_ns
-                match delivery.next_action(self._delivery, queued=self._queue.waiting, now_ns=now_ns):
-                    case Send():
-                        await self._send()
-                    case Wait(until_ns):
-                        await self._wait(until_ns, now_ns)
-                    case Stop():
-                        return
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._look)
+                await self._deliver()
+                group.cancel_scope.cancel()
         finally:
             dropped = self._queue.abandon()
             if dropped:
                 log.error("records dropped at shutdown", sink=self._sink.name, records=dropped)
             self.done.set()
-            await self._sink.aclose()
+            try:
+                await self._sink.aclose()
+            except Exception as error:  # noqa: BLE001 - the boundary of a sink
+                unexpected(self._sink.name, error)
+
+    async def _deliver(self) -> None:
+        while True:
+            now_ns = clock.now().mono_ns
+            match delivery.next_action(self._delivery, queued=self._queue.waiting, now_ns=now_ns):
+                case Send():
+                    await self._attempt()
+                case Wait(until_ns):
+                    await self._wait(until_ns, now_ns)
+                case Stop():
+                    return
+
+    async def _attempt(self) -> None:
+        """Send a batch, and contain whatever the sink raises. The queue keeps a batch that is not settled."""
+        self._sending_since_s = anyio.current_time()
+        try:
+            await self._send()
+        except SinkUnavailable as error:
+            self._unavailable(str(error), error.retry_after_s)
+        except OutputClosed:
+            self._on_output_closed()
+            self._delivery = delivery.output_closed(self._delivery)
+        except anyio.get_cancelled_exc_class() as error:
+            if is_canceled():
+                raise
+            self._unavailable(unexpected(self._sink.name, error))  # the sink waited for something canceled
+        except Exception as error:  # noqa: BLE001 - the boundary of a sink
+            self._unavailable(unexpected(self._sink.name, error))
+        finally:
+            self._sending_since_s = None
+
+    async def _look(self) -> None:
+        """Report why the present batch lasts, while the sink itself still tries."""
+        while True:
+            await anyio.sleep(_LOOK_EVERY_S)
+            since_s = self._sending_since_s
+            if since_s is not None and anyio.current_time() - since_s >= _PATIENCE_S:
+                problem = self._sink.problem
+                if problem is not None:
+                    self._report(problem)
 
     async def _send(self) -> None:
         batch = await self._queue.take(
@@ -86,19 +134,11 @@ class Deliverer:
         )
         if not batch:
             return
-        try:
-            receipt = await self._sink.send(batch)
-        except SinkUnavailable as error:
-            self._unavailable(error)
-            return
-        except OutputClosed:
-            self._on_output_closed()
-            self._delivery = delivery.output_closed(self._delivery)
-            return
-        if self._delivery.failures:
+        receipt = await self._sink.send(batch)
+        if self._is_reported:
             log.info("sink available again", sink=self._sink.name, failures=self._delivery.failures)
         self._delivery = delivery.accepted(self._delivery)
-        self._problem, self._delivers = None, True
+        self._problem, self._is_reported, self._delivers = None, False, True
         refused = self._refused(batch, receipt)
         self._counters.add(Count.DELIVERED, len(batch) - len(refused), reason=self._sink.name)
         if receipt.restamped:
@@ -120,14 +160,18 @@ class Deliverer:
             )
         return refused
 
-    def _unavailable(self, error: SinkUnavailable) -> None:
-        self._counters.add(Count.DELIVERY_FAILURES, reason=self._sink.name)
-        self._problem = str(error)
-        if not self._delivery.failures and not self._delivery.closing:
+    def _report(self, problem: str) -> None:
+        self._problem = problem
+        if not self._is_reported and not self._delivery.closing:
+            self._is_reported = True
             log.warning(
-                "sink unavailable", sink=self._sink.name, problem=str(error), waiting=self._queue.waiting
+                "sink unavailable", sink=self._sink.name, problem=problem, waiting=self._queue.waiting
             )
-        retry_after_ns = None if error.retry_after_s is None else int(error.retry_after_s * 1e9)
+
+    def _unavailable(self, problem: str, retry_after_s: float | None = None) -> None:
+        self._counters.add(Count.DELIVERY_FAILURES, reason=self._sink.name)
+        self._report(problem)
+        retry_after_ns = None if retry_after_s is None else int(retry_after_s * 1e9)
         self._delivery = delivery.unavailable(
             self._delivery,
             now_ns=clock.now().mono_ns,
