@@ -64,7 +64,8 @@ class SaslConfig(Section):
         ),
     )
     password_file: AbsolutePath | None = Field(
-        default=None, description="File with the password, read at each login. A line break at its end is ignored."
+        default=None,
+        description="File with the password, read at each login. A line break at its end is ignored.",
     )
 
 

@@ -13,7 +13,7 @@ It works around these limits of aiokafka 0.14.0:
 # aiokafka has no public hard close.
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Protocol, cast
@@ -51,8 +51,20 @@ class Batch(Protocol):
         ...
 
 
+class _MessageBatch(Protocol):
+    _drain_waiter: asyncio.Future[None]
+
+
+class _Accumulator(Protocol):
+    _batches: Mapping[object, Iterable[_MessageBatch]]
+
+    def fail_all(self, exception: BaseException) -> None: ...
+
+
 class _Sender(Protocol):
     sender_task: asyncio.Task[None] | None
+    _message_accumulator: _Accumulator
+    _fail_all: Callable[[asyncio.Task[None]], None]
     _send_produce_req: Callable[[int, object], Any]
 
 
@@ -133,7 +145,7 @@ class KafkaClient:
             KafkaTrouble: the topic does not exist, or the agent is not authorized to see it.
         """
         try:
-            return len(await self._producer.partitions_for(topic))
+            count = len(await self._producer.partitions_for(topic))
         except kafka_errors.UnknownTopicOrPartitionError as error:
             known = self._journal.trouble(anyio.current_time())
             raise (known or topic_trouble(topic, error.errno) or self.trouble(error)) from error
@@ -141,6 +153,9 @@ class KafkaClient:
             raise (topic_trouble(topic, error.errno) or self.trouble(error)) from error
         except Exception as error:
             raise self.trouble(error) from error
+        if not count:
+            raise KafkaTrouble(Fault.CONNECTION, "", f"topic {topic}: no partitions; check the cluster")
+        return count
 
     def batch(self) -> Batch:
         """Return an empty batch."""
@@ -236,7 +251,17 @@ class KafkaClient:
             finally:
                 self._requests.discard(task)
 
+        def failed(task: asyncio.Task[None]) -> None:
+            """Fail what is queued. aiokafka's own callback also ends a transaction, which there is none of."""
+            if task.cancelled() or (error := task.exception()) is None:
+                return
+            accumulator = sender._message_accumulator
+            accumulator.fail_all(error)
+            for batch in (each for batches in accumulator._batches.values() for each in batches):
+                batch._drain_waiter.exception()  # otherwise asyncio reports it as never retrieved
+
         sender._send_produce_req = tracked
+        sender._fail_all = failed
 
     def _with_warning(self, detail: str) -> str:
         warning = self._warnings.take()

@@ -157,6 +157,8 @@ def topic_trouble(
     """Return why records cannot be sent to `topic`, according to its metadata; `None`: they can."""
     match error_code:
         case 0:
+            if not partitions:
+                return KafkaTrouble(Fault.CONNECTION, "", f"topic {topic}: no partitions; check the cluster")
             leaderless = [partition for _, partition, leader, *_ in partitions if leader == -1]
             if not leaderless:
                 return None

@@ -222,6 +222,8 @@ async def serve(peer: Peer, reader: asyncio.StreamReader, writer: asyncio.Stream
             await writer.drain()
     except (asyncio.IncompleteReadError, ConnectionError, TimeoutError):
         pass
+    except (struct.error, IndexError, ValueError):
+        pass  # a version that is not in `VERSIONS`
     finally:
         writer.transport.abort()
 

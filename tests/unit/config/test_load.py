@@ -314,7 +314,12 @@ shutdown: {{deadline: 1500ms}}
         client_id="c",
         compression="zstd",
         tls=kafka_settings.Tls(**pem),
-        sasl=kafka_settings.Sasl(mechanism="SCRAM-SHA-512", username="u", password="pass word"),
+        sasl=kafka_settings.Sasl(
+            mechanism="SCRAM-SHA-512",
+            username="u",
+            password="pass word",
+            password_file=tmp_path / "password",
+        ),
         request_timeout_s=2.0,
         delivery_timeout_s=60.0,
     )

@@ -114,6 +114,7 @@ async def test_a_broker_that_works_takes_the_record() -> None:
         (Peer(topic_error=29), None, "topic samples: not authorized to write.*allow Describe and Write"),
         (Peer(produce_error=29), None, "topic samples: not authorized to write.*allow Describe and Write"),
         (Peer(topic_error=17), None, "topic samples: the name is invalid, or reserved"),
+        (Peer(partitions=0), None, "topic samples: no partitions"),
         (Peer(topic_error=5), None, "topic samples: no leader"),
         (Peer(produce_error=76), None, r"kafka.compression: the broker refuses none \(error 76"),
         (Peer(produce_error=123), None, "Error 123"),
