@@ -11,6 +11,7 @@ from agent.config.host_facts import Host
 from agent.config.sink_sections import KafkaConfig
 from agent.config.sources import Flags
 from agent.config.types import OnExit, SpoolMode, Switch, split_address
+from agent.config.unencrypted import unencrypted_logins
 from agent.config.validation import Effective, effective
 from agent.contract.encode import Mode
 from agent.core.poller import PollSettings
@@ -144,7 +145,7 @@ class Config:
     @property
     def cautions(self) -> tuple[Problem, ...]:
         """Warnings about the configuration."""
-        return self.effective.cautions
+        return (*self.effective.cautions, *unencrypted_logins(self.effective.written))
 
     @property
     def secrets(self) -> tuple[str, ...]:

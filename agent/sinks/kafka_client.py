@@ -252,7 +252,7 @@ class KafkaClient:
                 self._requests.discard(task)
 
         def failed(task: asyncio.Task[None]) -> None:
-            """Fail what is queued. aiokafka's own callback also ends a transaction, which there is none of."""
+            """Fail what is queued. aiokafka's own callback fails where there is no transaction."""
             if task.cancelled() or (error := task.exception()) is None:
                 return
             accumulator = sender._message_accumulator

@@ -1,4 +1,4 @@
-"""Sinks and their delivery beside a Kafka that answers anything: nothing escapes, no record is lost uncounted.
+"""Sinks and their delivery beside a Kafka that answers anything: nothing escapes, every loss is counted.
 
 `BAROGRAPH_ODD_SEED` sets the seed of the answers, `BAROGRAPH_ODD_ANSWERS` their number in the long form.
 """
@@ -83,7 +83,9 @@ async def survive(answers: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> t
 
     monkeypatch.setattr(kafka_connection, "_look_up", look_up)
     monkeypatch.setattr("agent.sinks.kafka_client._RETRY_BACKOFF_MS", 20)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it warns where the peer writes to a closed socket
+    logging.getLogger("asyncio").setLevel(
+        logging.CRITICAL
+    )  # it warns where the peer writes to a closed socket
     seen, counters, odd = Seen(), Counters(), OddKafka(seed, answers)
     asyncio.get_running_loop().set_exception_handler(seen.note)
     before = structlog.get_config()
