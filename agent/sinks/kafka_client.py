@@ -57,6 +57,7 @@ class _MessageBatch(Protocol):
 
 class _Accumulator(Protocol):
     _batches: Mapping[object, Iterable[_MessageBatch]]
+    _pending_batches: set[_MessageBatch]
 
     def fail_all(self, exception: BaseException) -> None: ...
 
@@ -256,8 +257,10 @@ class KafkaClient:
             if task.cancelled() or (error := task.exception()) is None:
                 return
             accumulator = sender._message_accumulator
+            queued = [batch for batches in accumulator._batches.values() for batch in batches]
+            accumulator._pending_batches.update(queued)  # where aiokafka expects each batch that fails
             accumulator.fail_all(error)
-            for batch in (each for batches in accumulator._batches.values() for each in batches):
+            for batch in queued:
                 batch._drain_waiter.exception()  # otherwise asyncio reports it as never retrieved
 
         sender._send_produce_req = tracked

@@ -4,7 +4,7 @@ The differences to aiokafka 0.14.0 (conn.py):
 
 - names are resolved, and certificates and passwords read, in a daemon thread; aiokafka uses the event loop's
   own threads, which the interpreter waits for at its end;
-- an answer may have 1 MiB; aiokafka keeps as much as the peer announces;
+- an answer may have 64 KiB, with metadata 1 MiB; aiokafka keeps as much as the peer announces;
 - the SCRAM login is agent/sinks/kafka_scram.py, with a bound on the iterations;
 - an error of any kind is a `KafkaError` or a `KafkaTrouble`.
 """
@@ -47,8 +47,9 @@ from agent.sinks.kafka_scram import Scram, ScramError, ScramRefused
 from agent.sinks.kafka_settings import Sasl, Settings, Tls
 from agent.threads import Call, WorkerThread
 
-ANSWER_MAX_BYTES = 1024 * 1024
-"""A topic of 10,000 partitions with three replicas takes half of it."""
+_ANSWER_MAX_BYTES = 64 * 1024
+_LARGE_ANSWER_MAX_BYTES = 1024 * 1024  # the metadata of a topic of 10,000 partitions take half of it
+_PRODUCE, _METADATA = 0, 3  # kafka.apache.org/protocol, API keys
 
 _PASSWORD_MAX_BYTES = 65_536
 _BUFFER_BYTES = 64 * 1024
@@ -208,14 +209,26 @@ class BrokerConnection(AIOKafkaConnection):
         del connection
         while True:
             (size_bytes,) = struct.unpack(">i", await reader.readexactly(4))
-            if not 0 <= size_bytes <= ANSWER_MAX_BYTES:
+            connection = self_ref()
+            if connection is None:
+                return
+            if not 0 <= size_bytes <= connection._answer_max_bytes():
                 raise UnusableAnswer(f"announces an answer of {size_bytes:,} bytes")
+            del connection
             answer = await reader.readexactly(size_bytes)
             connection = self_ref()
             if connection is None:
                 return
             connection._handle_frame(answer)
             del connection
+
+    def _answer_max_bytes(self) -> int:
+        """Return how large the next answer may be. To decode it takes up to 0.5 s for 1 MiB."""
+        if not self._requests:
+            raise UnusableAnswer("sends an answer that nothing was asked for")
+        _, request, _ = self._requests[0]
+        is_large = request is not None and request.API_KEY in (_PRODUCE, _METADATA)
+        return _LARGE_ANSWER_MAX_BYTES if is_large else _ANSWER_MAX_BYTES
 
     async def _log_in(self, sasl: Sasl) -> None:
         password = sasl.password

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
-from tests.lab.scripted_kafka import Field, Fields, Request, encode
+from tests.lab.scripted_kafka import PRODUCE, Field, Fields, Request, encode, i16
 
 RIGHT = 0.6  # the share of right answers, so that a conversation gets far
 _ODD_TEXTS = (
@@ -59,6 +59,7 @@ _CODES = (
     90,
     123,
 )
+_REFUSALS = (10, 18, 32, 87)  # of a record, or of its timestamp
 _LIMITS = {"i8": 2**7, "i16": 2**15, "i32": 2**31, "i64": 2**63}
 
 
@@ -68,12 +69,13 @@ class OddKafka:
     def __init__(self, seed: int, answers_max: int) -> None:
         self._random = random.Random(seed)
         self._left = answers_max
+        self._refusals: list[int] = []  # error codes of the next answers to Produce
         self.kinds: Counter[str] = Counter()
 
     @property
     def answers(self) -> int:
         """How many were generated."""
-        return self.kinds.total()
+        return self.kinds.total() - self.kinds["refused"]
 
     @property
     def is_done(self) -> bool:
@@ -82,6 +84,8 @@ class OddKafka:
 
     async def send(self, request: Request, fields: Fields, writer: asyncio.StreamWriter) -> bool:
         """Answer `request`; return whether the connection goes on."""
+        if request.api == PRODUCE and not self.is_done:
+            fields = self._refusing(fields)
         frame = _framed(struct.pack(">i", request.correlation) + encode(fields))
         if self.is_done:
             writer.write(frame)
@@ -109,6 +113,18 @@ class OddKafka:
         )[0]
         self.kinds[kind] += 1
         return await self._odd(kind, frame, request, fields, writer)
+
+    def _refusing(self, fields: Fields) -> Fields:
+        """Return the answer to Produce; now and then records are refused again and again."""
+        if not self._refusals and self._random.random() < 0.05:
+            self._refusals = [self._random.choice(_REFUSALS)] * self._random.randint(2, 8)
+        if not self._refusals:
+            return fields
+        self.kinds["refused"] += 1
+        code, (topics, *rest) = self._refusals.pop(), fields
+        items = topics.value if isinstance(topics.value, tuple) else ()
+        refused = tuple((name, _with_code(partitions, code)) for name, partitions in items)
+        return (replace(topics, value=refused), *rest)
 
     async def _odd(
         self, kind: str, frame: bytes, request: Request, fields: Fields, writer: asyncio.StreamWriter
@@ -183,6 +199,11 @@ class OddKafka:
                 # No number between: a port may be that of another program of this host.
                 odd = chance.choice((-limit, limit - 1, near, chance.randrange(-limit, 0)))
                 return replace(field, value=odd)
+
+
+def _with_code(partitions: Field, code: int) -> Field:
+    items = partitions.value if isinstance(partitions.value, tuple) else ()
+    return replace(partitions, value=tuple((number, i16(code), *rest) for number, _, *rest in items))
 
 
 def _framed(content: bytes) -> bytes:

@@ -313,3 +313,14 @@ async def test_an_answer_of_a_gibibyte_is_not_read() -> None:
         text = await said(sink_to(address))
 
     assert "announces an answer of 1,073,741,824 bytes; use the port of a broker" in text
+
+
+async def test_only_metadata_may_be_large() -> None:
+    async with broker(peer := Peer(partitions=5000)) as address:
+        sink = sink_to(address)
+        assert await sink.send([record(1)]) == Receipt()
+        await sink.aclose()
+        peer.mechanisms = ["x" * 30_000] * 3
+        text = await said(sink_to(address, sasl=PLAIN))
+
+    assert "announces an answer of 90,016 bytes" in text
