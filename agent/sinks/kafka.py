@@ -148,7 +148,8 @@ class KafkaSink:
         try:
             await wait([future])
         finally:
-            future.cancel()
+            if not future.cancel() and not future.cancelled():
+                future.exception()  # otherwise asyncio reports it as never retrieved, if this is canceled
         if (error := future.exception()) is None:
             return _Accepted(restamped=restamp)
         trouble = client.trouble(error)

@@ -173,7 +173,7 @@ def closed(address: BrokerAddress, stage: Stage) -> str:
 
 
 def described(error: BaseException) -> str:
-    """Return an exception that nobody expected, as text of one line."""
+    """Return an unexpected exception as text of one line."""
     text = plain(str(error))
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
