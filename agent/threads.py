@@ -10,7 +10,8 @@ three reasons:
 
 Cancellation: a thread cannot be interrupted. If the task that waits for a call is canceled, the call
 continues, its result is discarded, and the next call of the same thread waits for it. Who starts calls must
-therefore bound how many of them hang (agent/libvirt/readings.py, agent/sinks/otlp.py).
+therefore bound how many of them hang (agent/libvirt/readings.py, agent/sinks/otlp.py,
+agent/sinks/kafka_connection.py).
 
 Once the event loop has ended, nothing waits for results any more: a thread makes the calls submitted so far,
 among which may be one that closes a file, and ends.

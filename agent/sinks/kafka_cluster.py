@@ -39,6 +39,7 @@ class Client(Protocol):
     cluster: _Metadata
     bootstrap: Callable[[], Any]
     _get_conn: Callable[..., Any]
+    _topics: set[str]
     _conns: dict[object, BrokerConnection]
     _get_conn_lock: asyncio.Lock
     _sync_task: asyncio.Task[None] | None
@@ -70,6 +71,10 @@ class Cluster:
         )
         self._servers = tuple(settings.bootstrap_servers)
         self._update = client.cluster.update_metadata
+        if topic:
+            client._topics = {
+                topic
+            }  # otherwise aiokafka asks for all topics before it sends the first record
         client.bootstrap = self._bootstrap
         client._get_conn = self._connection
         client.cluster.update_metadata = self._learn

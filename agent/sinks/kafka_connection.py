@@ -213,7 +213,7 @@ class BrokerConnection(AIOKafkaConnection):
             if connection is None:
                 return
             if not 0 <= size_bytes <= connection._answer_max_bytes():
-                raise UnusableAnswer(f"announces an answer of {size_bytes:,} bytes")
+                raise UnusableAnswer.of_size(size_bytes)
             del connection
             answer = await reader.readexactly(size_bytes)
             connection = self_ref()
@@ -225,7 +225,7 @@ class BrokerConnection(AIOKafkaConnection):
     def _answer_max_bytes(self) -> int:
         """Return how large the next answer may be. To decode it takes up to 0.5 s for 1 MiB."""
         if not self._requests:
-            raise UnusableAnswer("sends an answer that nothing was asked for")
+            raise UnusableAnswer("sends an answer that nothing was asked for; use the port of a broker")
         _, request, _ = self._requests[0]
         is_large = request is not None and request.API_KEY in (_PRODUCE, _METADATA)
         return _LARGE_ANSWER_MAX_BYTES if is_large else _ANSWER_MAX_BYTES

@@ -11,6 +11,7 @@ from enum import StrEnum
 from aiokafka.errors import IncompatibleBrokerVersion, UnsupportedVersionError
 
 _TEXT_MAX = 200
+_TLS_ALERT = 0x1503  # how a TLS listener answers a plain request (RFC 8446, section 5.1)
 _NOT_PRINTABLE = re.compile(r"[^\x20-\x7e]+")
 
 
@@ -38,7 +39,14 @@ class KafkaTrouble(Exception):
 
 
 class UnusableAnswer(ConnectionError):
-    """An answer that is not read. The text is a clause about the broker."""
+    """An answer that is not read. The text is a clause about the broker, with what to do."""
+
+    @classmethod
+    def of_size(cls, size_bytes: int) -> "UnusableAnswer":
+        """Return the error of an answer that announces this size."""
+        if size_bytes >> 16 == _TLS_ALERT:
+            return cls("answers with TLS; set kafka.tls.enabled: true")
+        return cls(f"announces an answer of {size_bytes:,} bytes; use the port of a broker")
 
 
 class Stage(StrEnum):
@@ -132,7 +140,7 @@ def incompatible(error: BaseException) -> KafkaTrouble:
 def _words(address: BrokerAddress, stage: Stage, error: BaseException) -> str | None:
     match error:
         case UnusableAnswer():
-            return f"{address.source}: {address} {error}; use the port of a broker"
+            return f"{address.source}: {address} {error}"
         case socket.gaierror():
             why = error.strerror
             return f"{address.source}: {address} cannot be resolved ({why}); {_resolvable(address)}"

@@ -113,10 +113,9 @@ class Broker:
             os.kill(self._process.pid, number)
 
     def _write_config(self) -> None:
-        listeners = {
-            "listeners": f"PLAINTEXT://{self.address},{self._controller}",
-            "advertised.listeners": f"PLAINTEXT://{self.address}",
-        }
+        more = self._settings.get("listeners", "")  # beside the one that the lab itself uses
+        own = f"PLAINTEXT://{self.address}{more and ','}{more}"
+        listeners = {"listeners": f"{own},{self._controller}", "advertised.listeners": own}
         settings = {**self._settings, **listeners}
         self._config.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
 
