@@ -129,11 +129,9 @@ class _Run:
         self._counters = counters
         keepers, self._deliveries = _deliveries(config, spool, counters)
         self._recorder = Recorder(identity, config.event_mode, keepers, counters)
-        self._otlp = (
-            None
-            if config.otlp is None
-            else Contained("otlp", OtlpSink(config.otlp, identity, counters, redact), counters)
-        )
+        self._otlp: Contained | None = None
+        if config.otlp is not None:
+            self._otlp = Contained("otlp", OtlpSink(config.otlp, identity, counters, redact), counters)
         polling = config.polling_settings()
         self._qmp = config.qmp_settings()
         open_monitor = self._open_monitor = QmpOpener(self._qmp)

@@ -1,4 +1,4 @@
-"""A metrics backend that hangs, refuses or talks nonsense costs collection nothing."""
+"""A backend or a broker that hangs, refuses or talks nonsense costs collection nothing."""
 
 import statistics
 from collections.abc import Callable
@@ -12,6 +12,8 @@ from tests.integration.lags import lag_p99_ms
 from tests.integration.otlp_backends import Answer, HttpBackend, Request, http_backend
 from tests.lab import qemu
 from tests.lab.measure import STEADY_AFTER
+from tests.lab.odd_kafka import OddKafka
+from tests.lab.scripted_kafka import Peer, scripted_kafka_thread
 
 pytestmark = [
     pytest.mark.guest,
@@ -23,6 +25,11 @@ pytestmark = [
 OFTEN = {
     "BAROGRAPH_OTLP__INTERVAL": "500ms",
     "BAROGRAPH_OTLP__TIMEOUT": "1s",
+    "BAROGRAPH_SPOOL__MODE": "none",
+}
+IMPATIENT = {
+    "BAROGRAPH_KAFKA__REQUEST_TIMEOUT": "500ms",
+    "BAROGRAPH_KAFKA__DELIVERY_TIMEOUT": "1s",
     "BAROGRAPH_SPOOL__MODE": "none",
 }
 BAD = (
@@ -70,3 +77,20 @@ def test_a_bad_backend_leaves_the_lag_as_it_is(folder: Path) -> None:
     good_ms, bad_ms, _ = compare_runs(folder, 5, 30)
 
     assert bad_ms <= 1.1 * good_ms + 5
+
+
+@pytest.mark.long
+def test_an_odd_broker_leaves_the_lag_as_it_is(folder: Path) -> None:
+    odd = OddKafka(seed=1, answers_max=10**9)
+    peers = {"good": Peer(), "odd": Peer(send=odd.send)}
+    lags_ms: dict[str, list[float]] = {name: [] for name in peers}
+    with ExitStack() as stack:
+        vms = [stack.enter_context(qemu.guest(folder, f"g{number}")) for number in range(2)]
+        brokers = {name: stack.enter_context(scripted_kafka_thread(peer)) for name, peer in peers.items()}
+        for _ in range(5):
+            for name, address in brokers.items():
+                lags_ms[name].append(lag_p99_ms(folder, vms, 30, "--kafka", address, env=IMPATIENT))
+
+    good_ms, odd_ms = (statistics.median(each) for each in lags_ms.values())
+    print(f"lag p99 {lags_ms}; {odd.answers} odd answers")
+    assert odd_ms <= 1.1 * good_ms + 5

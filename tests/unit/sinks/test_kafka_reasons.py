@@ -24,9 +24,11 @@ from tests.lab.scripted_kafka import (
     PRODUCE,
     SASL_AUTHENTICATE,
     SASL_HANDSHAKE,
+    Field,
     Fields,
     Peer,
     Request,
+    encode,
     scripted_kafka,
 )
 from tests.unit.sinks.records import record
@@ -324,3 +326,17 @@ async def test_only_metadata_may_be_large() -> None:
         text = await said(sink_to(address, sasl=PLAIN))
 
     assert "announces an answer of 90,016 bytes" in text
+
+
+async def test_metadata_that_cannot_be_used_are_named() -> None:
+    async def null(request: Request, fields: Fields, writer: asyncio.StreamWriter) -> bool:
+        if request.api == METADATA:
+            fields = (*fields[:-1], Field("array", None))
+        answer = request.correlation.to_bytes(4, "big") + encode(fields)
+        writer.write(len(answer).to_bytes(4, "big") + answer)
+        return True
+
+    async with broker(Peer(send=null)) as address:
+        text = await said(sink_to(address))
+
+    assert "the metadata of the cluster cannot be used (TypeError" in text
