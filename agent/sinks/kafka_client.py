@@ -116,7 +116,6 @@ class KafkaClient:
         Raises:
             KafkaTrouble: it could not connect. Nothing is left open, also when cancelled.
         """
-        _name_error_codes()
         make = cast("Callable[..., _Producer]", aiokafka.AIOKafkaProducer)
         producer = make(
             bootstrap_servers=list(settings.bootstrap_servers),
@@ -330,3 +329,6 @@ def _name_error_codes() -> None:
         known.setdefault(named.errno, named)
     for code in range(_CODES_KNOWN, _CODES_MAX):
         known.setdefault(code, type("BrokerError", (_UnnamedError,), {"errno": code}))
+
+
+_name_error_codes()

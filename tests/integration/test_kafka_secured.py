@@ -1,5 +1,8 @@
 """The Kafka sink against a real broker with TLS, logins and ACLs: deliveries, and reasons."""
 
+# pyright: reportPrivateImportUsage=false, reportUnknownMemberType=false
+# confluent_kafka.admin declares no types for these.
+
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
