@@ -156,7 +156,7 @@ async def test_a_batch_that_is_not_accepted_for_a_known_reason_degrades_the_sink
             await until(lambda: deliverer.status.health is Health.OK)
 
     assert 1 <= took_s < 2.5
-    assert words == "the broker advertises nonsense; 1 record queued"
+    assert words.startswith("the broker advertises nonsense")
     assert [each["event"] for each in logs[:2]] == ["sink unavailable", "sink available again"]
 
 
