@@ -255,6 +255,8 @@ class KafkaClient:
             """Fail what is queued. aiokafka's own callback fails where there is no transaction."""
             if task.cancelled() or (error := task.exception()) is None:
                 return
+            for request in self._requests:
+                request.cancel()  # its batches fail below, and cannot be queued again
             accumulator = sender._message_accumulator
             queued = [batch for batches in accumulator._batches.values() for batch in batches]
             accumulator._pending_batches.update(queued)  # where aiokafka expects each batch that fails

@@ -171,9 +171,28 @@ FILLED: Mapping[str, Sequence[str]] = {
     "OTLP cycles in progress": [
         "integration/test_sinks_otlp.py::test_a_backend_that_never_answers_costs_cycles_and_not_the_loop"
     ],
-    "exporter threads abandoned to a backend": [
-        "integration/test_sinks_otlp.py::test_threads_left_to_backends_that_trickle_are_bounded"
+    "exporter threads abandoned to a resolver or a backend": [
+        "integration/test_sinks_otlp.py::test_a_thread_that_the_resolver_holds_is_left_and_their_number_is_bounded"
     ],
+    "an answer over HTTP, with its headers": [
+        "unit/sinks/test_otlp_http.py::test_an_answer_without_end_is_read_up_to_the_limit_and_its_status_counts",
+        "unit/sinks/test_otlp_http.py::test_headers_without_end_are_no_answer",
+        "unit/sinks/test_otlp_http.py::test_an_answer_that_trickles_ends_at_the_timeout",
+    ],
+    "an answer over gRPC; its trailers": [
+        "integration/test_hostile_otlp.py::test_whatever_a_backend_answers_is_a_failed_cycle_at_worst"
+    ],
+    "headers of a request": [
+        "unit/sinks/test_otlp_headers.py::test_headers_of_several_sources_are_limited_together"
+    ],
+    "an answer of a broker": ["unit/sinks/test_kafka_reasons.py::test_only_metadata_may_be_large"],
+    "SCRAM iterations": [
+        "unit/sinks/test_kafka_scram.py::test_an_iteration_count_out_of_bounds_is_refused_before_it_costs_anything"
+    ],
+    "names, files and logins of a Kafka sink that hang": [
+        "integration/test_odd_kafka.py::test_a_resolver_that_hangs_is_named_and_holds_up_no_stop"
+    ],
+    "the ledger's file": ["unit/spool/test_ledger.py::test_a_file_larger_than_the_bound_fails_the_start"],
     "OTLP memory of VMs": [
         "unit/sinks/test_otlp_points.py::test_a_vm_that_is_gone_is_remembered_for_a_while",
         "unit/sinks/test_otlp_points.py::test_of_too_many_vms_those_gone_for_longest_are_forgotten_first",

@@ -1,8 +1,8 @@
 """Prepares the state directory for the agent's user, or removes the agent's files from it.
 
-`prepare DIRECTORY USER GROUP` and `remove DIRECTORY`. It runs as root with the capability CHOWN only, and touches only the
-agent's own files, by name and through no link. A directory with other files in it is refused, unless it has the marker that
-`prepare` leaves.
+`prepare DIRECTORY USER GROUP` and `remove DIRECTORY`. It runs as root with the capability CHOWN only, and
+touches only the agent's own files, by name and through no link. It refuses a directory with other files in
+it, unless the directory has the marker that `prepare` leaves.
 """
 
 import os
@@ -41,7 +41,7 @@ def opened(directory):
 
 
 def own_files(directory):
-    """Yield the name and the status of each file of the agent's. Links and directories are not the agent's."""
+    """Yield the name and the status of each file of the agent. Links and directories are never its files."""
     for name in os.listdir(directory):
         status = os.stat(name, dir_fd=directory, follow_symlinks=False)
         if name.startswith(OURS) and stat.S_ISREG(status.st_mode):

@@ -302,3 +302,12 @@ async def test_a_full_or_read_only_disk_does_not_prevent_the_start(tmp_path: Pat
     assert [(line["log_level"], line["event"]) for line in logs] == [
         ("error", "state directory cannot be written")
     ]
+
+
+async def test_a_file_larger_than_the_bound_fails_the_start(tmp_path: Path) -> None:
+    with (tmp_path / FILE_NAME).open("wb") as file:
+        file.truncate((64 << 20) + 1)
+
+    with pytest.raises(StateFileError, match="larger"):
+        async with open_ledger(str(tmp_path), NOW_MS):
+            pass
