@@ -9,14 +9,16 @@ It makes up for what the library lacks, and keeps its peculiarities from the res
 - events before the greeting, or between `qmp_capabilities` and its answer, are events too;
 - it enables out-of-band execution wherever that is offered: the offer is hidden from it;
 - it logs every message pretty-printed, and ordinary failures as errors: here it logs nothing;
-- it reads on without a pause while lines are buffered: here an event yields to other tasks, and too many
-  messages of any kind end the link.
+- it takes a line for a message: here a message is a JSON value in any layout (framing.py);
+- it reads on without a pause while messages are buffered: here they yield to other tasks, and too many end
+  the link. Events that the agent does not use cost little, and many more of them are allowed.
 """
 
 import asyncio
 import contextlib
 import logging
 import socket
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -31,9 +33,10 @@ from agent.core.event_queue import EventQueue
 from agent.core.events import LinkEvent
 from agent.errors import LinkFault, QmpCommandError, QmpUnreachable
 from agent.qmp import allowlist, parsing
+from agent.qmp.framing import Frame, Framer
 
 _READ_MAX_BYTES = 64 * 1024
-"""The longest line. A reading takes 900 bytes, and a listing of 800 devices fits."""
+"""Read at once."""
 
 _UNSENT_MAX_BYTES = 64 * 1024
 """What may be buffered while QEMU does not read: some hundred commands, besides the kernel's buffers."""
@@ -44,8 +47,24 @@ _CLOSE_DEADLINE_S = 1.0
 _WEIGHT_BYTES = 1024
 """A message counts once more for each of these: events take 100 to 500 bytes, a reading 900."""
 
+_UNUSED_FACTOR = 10
+"""Events that the agent does not use, for each message allowed: a disk that fails under `werror=report` makes
+an event for each request."""
+
+_UNUSED_AT_ONCE = 16
+"""Events that the agent does not use which are skipped before other tasks run: a fraction of a millisecond."""
+
+_NAMES_MAX = 16
+"""Names of events that are counted: a VM floods with one or two."""
+
 _REFUSAL_MAX = 256
 """Characters of a refusal's class and description: they reach states, logs and terminals."""
+
+_EVENT_SHOWN_MAX = 64
+
+_FLOOD_CAUSES = {"BLOCK_IO_ERROR": ": a disk of the VM fails"}
+
+_ANSWER_MEMBERS = frozenset({"id", "return", "error"})
 
 # Not from the registry, so that the library's other loggers are left alone.
 _SILENT = logging.Logger("agent.qmp.silent")
@@ -79,7 +98,11 @@ class MonitorClient(QMPClient):
         self._events_per_s_max = events_per_s_max
         self._window_start_s = 0.0
         self._window_count = 0
-        self._line_bytes = 0
+        self._window_unused = 0
+        self._window_names: Counter[str] = Counter()
+        self._framer = Framer()
+        self._message_bytes = 0
+        self._skipped = 0  # since other tasks ran
         self._serial = 0
         self._waiting: dict[int, _Question] = {}
         self._calls: dict[int, asyncio.Future[object]] = {}  # those of `call`, which fail when the link ends
@@ -200,21 +223,23 @@ class MonitorClient(QMPClient):
     def _cb_inbound(self, msg: Message) -> Message:
         return msg
 
-    async def _readline(self) -> bytes:
-        line = await super()._readline()
-        if not line.endswith(b"\n"):
-            raise EOFError("hung up in the middle of a message")
-        self._line_bytes = len(line)
-        return line
-
     async def _do_recv(self) -> Message:
-        message = await super()._do_recv()
-        while self.runstate is Runstate.CONNECTING and "event" in message:
-            self._weigh()
-            self._take_event(message)
+        while True:
+            frame = await self._next_frame()
+            message = frame.message
+            self._message_bytes = frame.size_bytes
+            if self._is_unused(message):
+                self._weigh_unused(str(message["event"]))
+                self._skipped += 1
+                if self._skipped % _UNUSED_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+                continue
+            received = Message(message, eager=False)
+            if self.runstate is not Runstate.CONNECTING or "event" not in message:
+                return received
+            self._weigh(received)
+            self._take_event(received)
             await asyncio.sleep(0)
-            message = await super()._do_recv()
-        return message
 
     async def _get_greeting(self) -> Greeting:
         greeting = await super()._get_greeting()
@@ -234,7 +259,7 @@ class MonitorClient(QMPClient):
     async def _on_message(self, msg: Message) -> None:
         serial = msg.get("id")
         question = self._waiting.pop(serial, None) if type(serial) is int else None
-        self._weigh()
+        self._weigh(msg)
         if question is None:  # an event, or an answer to no open question
             self._take_event(msg)
             await asyncio.sleep(0)
@@ -259,14 +284,62 @@ class MonitorClient(QMPClient):
         else:
             writer.write(data)
 
-    def _weigh(self) -> None:
-        # Answers count too: they lead to further commands, and each may be as long as a line.
+    async def _next_frame(self) -> Frame:
+        framer, reader = self._framer, self._reader
+        if reader is None:
+            raise AssertionError("a message before `begin`")
+        while (frame := framer.take()) is None:
+            data = await reader.read(_READ_MAX_BYTES)
+            if not data:
+                raise EOFError("hung up" if framer.is_empty else "hung up in the middle of a message")
+            framer.feed(data)
+        return frame
+
+    def _is_unused(self, message: Mapping[str, object]) -> bool:
+        return (
+            isinstance(message.get("event"), str)
+            and message.keys().isdisjoint(_ANSWER_MEMBERS)
+            and parsing.parse_event(message) is None
+        )
+
+    def _weigh(self, message: Mapping[str, object]) -> None:
+        # Answers count too: they lead to further commands, and each may be as long as a message can be.
+        self._begin_window()
+        self._window_count += self._weight()
+        event = message.get("event")
+        if isinstance(event, str):
+            self._count_name(event)
+        if self._window_count > self._events_per_s_max:
+            raise _FloodingError(self._flood(self._events_per_s_max))
+
+    def _weigh_unused(self, event: str) -> None:
+        self._begin_window()
+        self._window_unused += self._weight()
+        self._count_name(event)
+        if self._window_unused > self._events_per_s_max * _UNUSED_FACTOR:
+            raise _FloodingError(self._flood(self._events_per_s_max * _UNUSED_FACTOR))
+
+    def _weight(self) -> int:
+        return 1 + self._message_bytes // _WEIGHT_BYTES
+
+    def _begin_window(self) -> None:
         now_s = asyncio.get_running_loop().time()
         if now_s - self._window_start_s >= 1.0:
-            self._window_start_s, self._window_count = now_s, 0
-        self._window_count += 1 + self._line_bytes // _WEIGHT_BYTES
-        if self._window_count > self._events_per_s_max:
-            raise _FloodingError(f"more than {self._events_per_s_max} messages or KiB in one second")
+            self._window_start_s, self._window_count, self._window_unused = now_s, 0, 0
+            self._window_names.clear()
+
+    def _count_name(self, event: str) -> None:
+        names = self._window_names
+        if event in names or len(names) < _NAMES_MAX:
+            names[event] += 1
+
+    def _flood(self, limit: int) -> str:
+        flood = f"more than {limit} messages or KiB in one second"
+        if not self._window_names:
+            return flood
+        [(event, _)] = self._window_names.most_common(1)
+        shown = parsing.printable(event, _EVENT_SHOWN_MAX)
+        return f"{flood}, most of the events {shown}{_FLOOD_CAUSES.get(event, '')}"
 
     def _take_event(self, message: Message) -> None:
         event = parsing.parse_event(message)

@@ -341,13 +341,19 @@ async def test_events_before_the_end_are_still_returned() -> None:
             await link.next_event()
 
 
+STORM = (
+    b'{"timestamp": {"seconds": 1, "microseconds": 0}, "event": "BLOCK_IO_ERROR", "data": {"device": "vda",'
+    b' "operation": "write", "action": "report", "nospace": false, "reason": "Input/output error"}}\r\n'
+)
+
+
 @pytest.mark.parametrize(
     "flood",
     [
         b'{"event": "STOP"}\n' * 101,
-        b'{"event": "VNC"}\n' * 101,
+        b'{"event": "VNC"}\n' * 1001,
         b'{"return": 1, "id": 77}\n' * 101,
-        (b'{"event": "X", "data": {"x": "' + b"x" * 50_000 + b'"}}\n') * 3,
+        (b'{"event": "X", "data": {"x": "' + b"x" * 50_000 + b'"}}\n') * 25,
     ],
     ids=["events", "events that decide nothing", "answers", "large events"],
 )
@@ -357,9 +363,11 @@ async def test_a_flood_ends_the_link(flood: bytes) -> None:
     async def script(peer: Client) -> None:
         await peer.greet()
         await peer.hear()
-        await peer.send(flood)
-        await peer.wait_closed()
-        closed.set()
+        try:
+            await peer.send(flood)
+            await peer.wait_closed()
+        finally:
+            closed.set()
 
     settings = Settings(greeting_timeout_s=5.0, events_per_s_max=100)
     async with serving(script) as path, open_link(path, settings, openings()) as link:
@@ -369,6 +377,37 @@ async def test_a_flood_ends_the_link(flood: bytes) -> None:
             await closed.wait()
 
     assert caught.value.fault is LinkFault.FLOODING
+
+
+async def test_the_words_of_a_flood_name_the_event() -> None:
+    async def script(peer: Client) -> None:
+        await peer.greet()
+        await peer.hear()
+        await peer.send(b'{"event": "JOB"}\n' * 300 + b'{"event": "BLOCK_IO_ERROR"}\n' * 800)
+        await peer.wait_closed()
+
+    settings = Settings(greeting_timeout_s=5.0, events_per_s_max=100)
+    async with serving(script) as path, open_link(path, settings, openings()) as link:
+        with anyio.fail_after(5), pytest.raises(QmpUnreachable) as caught:
+            await link.read_run_state()
+
+    assert caught.value.fault is LinkFault.FLOODING
+    assert caught.value.detail.endswith("BLOCK_IO_ERROR: a disk of the VM fails")
+
+
+async def test_a_storm_of_events_that_are_not_used_leaves_the_link_open() -> None:
+    async def script(peer: Client) -> None:
+        await peer.greet()
+        await peer.hear()
+        await peer.send(STORM * 1000)
+        await peer.say({"event": "STOP"})
+        await peer.say({"return": {"status": "paused"}, "id": 1})
+        await peer.wait_closed()
+
+    async with serving(script) as path, open_link(path, Settings(greeting_timeout_s=5.0), openings()) as link:
+        with anyio.fail_after(10):
+            assert await link.read_run_state() == "paused"
+            assert await link.next_event() == MonitorEvent(MonitorEventKind.STOP)
 
 
 async def test_answers_that_were_asked_for_count_towards_a_flood() -> None:
@@ -398,7 +437,7 @@ async def test_a_flood_before_the_greeting_ends_the_opening() -> None:
 
 @pytest.mark.parametrize(
     "flood",
-    [b'{"event": "VNC_CONNECTED"}\n' * 2000, b'{"return": {"status": "paused"}, "id": 1}\n' * 2000],
+    [b'{"event": "VNC_CONNECTED"}\n' * 32_000, b'{"return": {"status": "paused"}, "id": 1}\n' * 2000],
     ids=["events", "one answer again and again"],
 )
 async def test_a_flood_lets_others_run_between_any_two_of_its_messages(flood: bytes) -> None:

@@ -95,7 +95,8 @@ async def test_events_before_and_during_the_negotiation_are_heard() -> None:
         (GREETING, LinkFault.HUNG_UP),
         (b"SSH-2.0-OpenSSH_9.2p1\r\n", LinkFault.NOT_QMP),
         (b"QEMU 7.2.22 monitor - type 'help' for more information\r\n(qemu) ", LinkFault.NOT_QMP),
-        (b"\n", LinkFault.NOT_QMP),
+        (b"\n", LinkFault.HUNG_UP),
+        (b"HTTP/1.1 400 Bad Request\r\nServer: Firecracker API\r\n", LinkFault.NOT_QMP),
         (b"[]\n", LinkFault.NOT_QMP),
         (b"{}\n", LinkFault.NOT_QMP),
         (b'{"QMP": 1}\n', LinkFault.NOT_QMP),
@@ -124,10 +125,10 @@ async def test_each_bad_opening_has_its_fault(said: bytes, fault: LinkFault) -> 
     [
         (b"", LinkFault.SILENT),
         (GREETING[:40], LinkFault.SILENT),
-        (GREETING[:-2], LinkFault.SILENT),
+        (GREETING[:-3], LinkFault.SILENT),
         (GREETING, LinkFault.NO_ANSWER),
     ],
-    ids=["nothing", "half a greeting", "no end of line", "greeting"],
+    ids=["nothing", "half a greeting", "all but the end", "greeting"],
 )
 async def test_silence_is_left_at_the_deadline_and_the_connection_closed(
     said: bytes, fault: LinkFault

@@ -1,0 +1,42 @@
+"""The link against real peers that are set up otherwise than usual: indented QMP, and QMP without a VM."""
+
+import shutil
+from pathlib import Path
+
+import anyio
+import pytest
+
+from agent.core.events import Introduced
+from agent.core.reading import Reading
+from agent.qmp.link import Settings, open_link
+from tests.lab import setup
+from tests.lab.qemu import idle
+from tests.unit.qmp.peer import read_stats
+
+SETTINGS = Settings(greeting_timeout_s=10.0)
+
+
+def this_qemu() -> tuple[str, ...]:
+    """Return the machine's QEMU."""
+    return (str(shutil.which("qemu-system-x86_64")),)
+
+
+@pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="qemu-system-x86_64 is not installed")
+@pytest.mark.parametrize("command", [this_qemu, setup.newer_qemu], ids=["this", "newer"])
+async def test_a_monitor_that_indents_its_messages_is_read_as_any_other(
+    folder: Path, command: object
+) -> None:
+    assert callable(command)
+    path = folder / "indented.qmp"
+    chardev = ("-chardev", f"socket,id=c,path={path},server=on,wait=off")
+    pretty = (*chardev, "-mon", "chardev=c,mode=control,pretty=on")
+    with idle(folder, "vm", *pretty, command=command()):
+        async with open_link(str(path), SETTINGS, anyio.CapacityLimiter(1)) as link:
+            with anyio.fail_after(30):
+                found = await link.introduce()
+                reading = await read_stats(link)
+
+    assert isinstance(found, Introduced)
+    assert (found.name, found.run_state, found.interval_s) == ("vm", "running", 0)
+    assert isinstance(reading, Reading)
+    assert reading.last_update_s == 0
