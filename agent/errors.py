@@ -33,6 +33,7 @@ class LinkFault(StrEnum):
     BUSY = "busy"  # other clients are waiting (EAGAIN, or they were seen); none of our connections is
     SILENT = "silent"  # connected, no greeting before the deadline: in use, hung, or not QMP
     NOT_QMP = "not_qmp"  # another protocol
+    NOT_A_VM = "not_a_vm"  # QMP without the commands of a VM, as of qemu-storage-daemon
     HUNG_UP = "hung_up"  # the peer closed the connection, or it broke
     NO_ANSWER = "no_answer"  # no answer on an open link, which we closed (`share`)
     FLOODING = "flooding"  # more events than any VM emits

@@ -83,7 +83,7 @@ def _differ(one: Verdict, other: Verdict) -> bool:
 def _report(p: Poller, verdict: Verdict, turn: Turn, *, heartbeat: bool) -> Poller:
     reported, now = p.reported, turn.now
     if reported is not None and reported.verdict.state is verdict.state:  # a heartbeat, or another reason
-        since_ms, previous = reported.since_ms, reported.previous
+        since_ms, previous = reported.since_ms if heartbeat else now.unix_ms, reported.previous
     elif reported is not None:
         since_ms, previous = now.unix_ms, reported.verdict.state
     else:
@@ -126,7 +126,6 @@ def _greeted_an_earlier_run(p: Poller) -> bool:
 def _facts(p: Poller, turn: Turn) -> Facts:
     link, process, own = p.link, p.process, p.interval.ownership
     connected = isinstance(p.phase, Idle | Asking) or link.claimed  # in `share` also between two visits
-    overdue_ns = turn.mono_ns - p.phase.asked_ns if isinstance(p.phase, Asking) and p.phase.overdue else None
     last = None if p.cadence.read_at_ns is None else p.history.last  # read from this very device
     return Facts(
         via=p.endpoint.address.via,
@@ -136,7 +135,8 @@ def _facts(p: Poller, turn: Turn) -> Facts:
         fault_detail=link.fault_detail,
         greeted_before=process.mark is not None or _greeted_an_earlier_run(p),
         other_address=p.attempts.other_address,
-        overdue_s=None if overdue_ns is None else overdue_ns / SECOND_NS,
+        overdue=isinstance(p.phase, Asking) and p.phase.overdue,
+        answer_within_s=turn.settings.reading_deadline_ns / SECOND_NS,
         has_balloon=process.balloon_path is not None,
         run_state=process.run_state,
         interval_s=process.interval_s,

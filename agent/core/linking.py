@@ -41,6 +41,9 @@ RETRY_DEFAULT_S = (0.25, 30.0)
 ASIDE_NS = SECOND_NS
 """How long the agent stays away after it has stepped aside: most clients are done within milliseconds."""
 
+LEFT_ALONE = frozenset({LinkFault.NOT_QMP, LinkFault.NOT_A_VM})
+"""Faults that no further attempt can change: the next one is made when the socket is replaced."""
+
 FIRST_SILENCE_SHARED_S = 3.0
 """In `share`, the pause after the first silence: the next attempt looks whether this one is still queued."""
 
@@ -143,7 +146,7 @@ def _without_link(p: Poller, away: Away, fault: LinkFault | None, detail: str, f
 def _retry_at(p: Poller, fault: LinkFault, failures: int, turn: Turn) -> int | None:
     """Return when to try again, between four fifths of the pause and all of it; `None`: not with this
     socket."""
-    if fault is LinkFault.NOT_QMP:
+    if fault in LEFT_ALONE:
         return None
     access = Access.SHARE if holding.is_visited(p) else Access.HOLD
     first_s, longest_s = RETRY_S.get((access, fault), RETRY_DEFAULT_S)

@@ -37,10 +37,14 @@ QMP."""
 
 _FAULT_DETAILS = {
     LinkFault.SILENT: "the socket accepts connections but sends no greeting: another client uses the monitor,"
-    " QEMU hangs, or this is not a QMP monitor; give the agent its own monitor (a second -qmp option)",
+    " QEMU hangs, or this is no QMP monitor but, for example, a guest agent or the HTTP API of another VMM"
+    " (Cloud Hypervisor, Firecracker); give the agent its own monitor (a second -qmp option), or narrow the"
+    " globs",
     LinkFault.BUSY: "other clients use the monitor and are queued for it, or QEMU hangs; give the agent its"
     " own monitor (a second -qmp option)",
     LinkFault.NOT_QMP: "not a QMP monitor; the agent tries again when the socket is replaced",
+    LinkFault.NOT_A_VM: "QMP, but not of a VM: the peer lacks the commands of a VM, as qemu-storage-daemon"
+    " does; narrow the globs; the agent tries again when the socket is replaced",
     LinkFault.DENIED: "permission denied; run the agent as the socket's owner, or in a group that may write"
     " to it",
     LinkFault.REFUSED: "no listener on the socket",
@@ -70,7 +74,8 @@ class Facts:
     fault_detail: str
     greeted_before: bool  # this very socket sent a greeting before
     other_address: Address | None  # where this uuid is observed already
-    overdue_s: float | None  # the time since a question that is past its deadline
+    overdue: bool  # a question is past its deadline
+    answer_within_s: float  # the deadline of a question
     has_balloon: bool
     run_state: str | None  # None: it has just changed and is being read
     interval_s: int
@@ -101,8 +106,8 @@ def judge(f: Facts) -> Verdict | None:
     """Return the first state that holds; `None`: the state reported last stands."""
     if not f.link_open:
         return _judge_no_link(f)
-    if f.overdue_s is not None:
-        detail = f"no answer for {f.overdue_s:.1f} s: {_OVERDUE_CAUSES[f.via]}"
+    if f.overdue:
+        detail = f"no answer within {f.answer_within_s:g} s: {_OVERDUE_CAUSES[f.via]}"
         return Verdict(State.UNREACHABLE, Reason.NO_ANSWER, detail)
     if not f.claimed:
         return None
@@ -167,7 +172,7 @@ def _judge_updates(f: Facts) -> Verdict | None:
     if f.silent_s > f.deadline_s and f.checking:
         return None
     if f.silent_s > f.deadline_s:
-        detail = f"no update for {f.silent_s:.0f} s at an interval of {f.interval_s} s"
+        detail = f"no update within {f.deadline_s:g} s at an interval of {f.interval_s} s"
         return Verdict(State.STALLED, Reason.NO_ADVANCE, detail)
     if not f.advancing:
         if f.kicked:

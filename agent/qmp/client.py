@@ -52,7 +52,7 @@ _UNUSED_FACTOR = 10
 an event for each request."""
 
 _UNUSED_AT_ONCE = 16
-"""Events that the agent does not use which are skipped before other tasks run: a fraction of a millisecond."""
+"""Unused events that are skipped before other tasks run: a fraction of a millisecond."""
 
 _NAMES_MAX = 16
 """Names of events that are counted: a VM floods with one or two."""

@@ -1,7 +1,7 @@
 """Splits what a monitor sends into messages: one JSON object each, in any layout.
 
-QEMU ends a message with CRLF. With `pretty=on` a message is indented over many lines, so a line's end is not a
-message's end. Source: QEMU monitor/qmp.c, qmp_send_response; RFC 8259, section 2 for the white space.
+QEMU ends a message with CRLF. With `pretty=on` a message is indented over many lines, so a line's end is not
+a message's end. Source: QEMU monitor/qmp.c, qmp_send_response; RFC 8259, section 2 for the white space.
 """
 
 import json
@@ -13,7 +13,7 @@ MESSAGE_MAX_BYTES = 64 * 1024
 """The longest message, with the white space before it. A reading takes 900 bytes (1,500 indented), and a
 listing of 800 devices fits (350 indented)."""
 
-_BLANKS = re.compile(rb"[ \t\r\n]*")
+_NOT_BLANK = re.compile(rb"[^ \t\r\n]")
 _MARK = re.compile(rb'["{}\[\]]')
 _MARK_IN_STRING = re.compile(rb'["\\]')
 
@@ -63,11 +63,9 @@ class Framer:
         return None if end is None else self._remove(end, _parsed(self._buffer[:end]))
 
     def _skip_blanks(self) -> None:
-        blanks = _BLANKS.match(self._buffer)
-        assert blanks is not None
-        length = blanks.end()
+        found = _NOT_BLANK.search(self._buffer)
+        length = len(self._buffer) if found is None else found.start()
         if length:
-            del blanks  # a match keeps the buffer from being changed
             del self._buffer[:length]
             self._blank += length
         if self._buffer and self._buffer[0] != ord("{"):

@@ -53,7 +53,8 @@ class Link:
 
     Each call raises:
         QmpCommandError: QEMU refused; the link stays usable.
-        QmpUnreachable: HUNG_UP, FLOODING, PROTOCOL or NO_ANSWER; the link has ended.
+        QmpUnreachable: HUNG_UP, FLOODING, PROTOCOL or NO_ANSWER, from `introduce` also NOT_A_VM; the link
+            has ended.
     """
 
     def __init__(self, path: str, mark: SocketMark, client: MonitorClient) -> None:
@@ -63,7 +64,13 @@ class Link:
 
     async def introduce(self) -> Introduced:
         """Ask who this VM is and for its state: 6 to 8 round trips. Events are queued from before them."""
-        uuid = self._parse(parsing.parse_uuid, await self._client.call("query-uuid"))
+        try:
+            answer = await self._client.call("query-uuid")
+        except QmpCommandError as error:
+            if error.error_class == "CommandNotFound":  # each QEMU has it
+                raise self._client.fail(LinkFault.NOT_A_VM, error) from error
+            raise
+        uuid = self._parse(parsing.parse_uuid, answer)
         name = self._parse(parsing.parse_name, await self._client.call("query-name"))
         found = await self.check(None)
         actual_bytes = None if found.balloon_path is None else await self.read_actual()

@@ -55,8 +55,9 @@ REASONS: Mapping[str, tuple[State, str, str]] = {
     ),
     LinkFault.SILENT: (
         State.NO_GREETING,
-        "another client uses the monitor, QEMU hangs, or this is not QMP; these look alike from outside",
-        "give the agent its own monitor: a second `-qmp`",
+        "another client uses the monitor, QEMU hangs, or this is not QMP: a guest agent, or the HTTP API of"
+        " another VMM such as Firecracker or Cloud Hypervisor; these look alike from outside",
+        "give the agent its own monitor: a second `-qmp`; match only QMP monitors in the globs",
     ),
     LinkFault.BUSY: (
         State.NO_GREETING,
@@ -67,6 +68,12 @@ REASONS: Mapping[str, tuple[State, str, str]] = {
         State.NO_GREETING,
         "the peer does not use QMP; the agent tries again when the socket is replaced",
         "match only QMP monitors in the globs",
+    ),
+    LinkFault.NOT_A_VM: (
+        State.UNREACHABLE,
+        "the peer uses QMP but has no commands of a VM, as `qemu-storage-daemon`; the agent tries again when the"
+        " socket is replaced",
+        "match only the monitors of VMs in the globs",
     ),
     LinkFault.DENIED: (
         State.UNREACHABLE,

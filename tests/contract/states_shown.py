@@ -89,6 +89,13 @@ SHOWN: tuple[tuple[State, str, str, str, str], ...] = (
     ),
     (
         State.UNREACHABLE,
+        LinkFault.NOT_A_VM,
+        "a real `qemu-storage-daemon`",
+        "tests/integration/test_qmp_peers.py",
+        "test_a_storage_daemon_is_no_vm",
+    ),
+    (
+        State.UNREACHABLE,
         LinkFault.DENIED,
         "permission denied, and later granted",
         _SOCKETS,

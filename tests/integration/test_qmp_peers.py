@@ -1,6 +1,7 @@
 """The link against real peers that are set up otherwise than usual: indented QMP, and QMP without a VM."""
 
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import anyio
@@ -8,8 +9,10 @@ import pytest
 
 from agent.core.events import Introduced
 from agent.core.reading import Reading
+from agent.errors import LinkFault, QmpUnreachable
 from agent.qmp.link import Settings, open_link
 from tests.lab import setup
+from tests.lab.process import kill, start, wait_until
 from tests.lab.qemu import idle
 from tests.unit.qmp.peer import read_stats
 
@@ -24,9 +27,8 @@ def this_qemu() -> tuple[str, ...]:
 @pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="qemu-system-x86_64 is not installed")
 @pytest.mark.parametrize("command", [this_qemu, setup.newer_qemu], ids=["this", "newer"])
 async def test_a_monitor_that_indents_its_messages_is_read_as_any_other(
-    folder: Path, command: object
+    folder: Path, command: Callable[[], Sequence[str]]
 ) -> None:
-    assert callable(command)
     path = folder / "indented.qmp"
     chardev = ("-chardev", f"socket,id=c,path={path},server=on,wait=off")
     pretty = (*chardev, "-mon", "chardev=c,mode=control,pretty=on")
@@ -40,3 +42,21 @@ async def test_a_monitor_that_indents_its_messages_is_read_as_any_other(
     assert (found.name, found.run_state, found.interval_s) == ("vm", "running", 0)
     assert isinstance(reading, Reading)
     assert reading.last_update_s == 0
+
+
+@pytest.mark.skipif(
+    shutil.which("qemu-storage-daemon") is None, reason="qemu-storage-daemon is not installed"
+)
+async def test_a_storage_daemon_is_no_vm(folder: Path) -> None:
+    path, log = folder / "storage.qmp", folder / "storage.log"
+    argv = ["qemu-storage-daemon", "--chardev", f"socket,id=c,path={path},server=on,wait=off"]
+    process = start([*argv, "--monitor", "chardev=c"], log)
+    try:
+        wait_until(path.exists, "the storage daemon", process, log, 20)
+        with anyio.fail_after(30), pytest.raises(QmpUnreachable) as caught:
+            async with open_link(str(path), SETTINGS, anyio.CapacityLimiter(1)) as link:
+                await link.introduce()
+    finally:
+        kill(process)
+
+    assert caught.value.fault is LinkFault.NOT_A_VM

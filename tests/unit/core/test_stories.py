@@ -683,10 +683,11 @@ def test_a_held_monitor_is_no_greeting_and_tried_ever_more_rarely() -> None:
     assert 720 <= waits[-1] <= 900
 
 
-def test_a_peer_that_is_not_qmp_is_left_alone_until_its_socket_is_another() -> None:
+@pytest.mark.parametrize("fault", [LinkFault.NOT_QMP, LinkFault.NOT_A_VM])
+def test_a_peer_that_is_no_vms_monitor_is_left_alone_until_its_socket_is_another(fault: LinkFault) -> None:
     story = Story(mute=True).start()
     story.feed(PathSeen(MARK))
-    story.feed(LinkFailed(LinkFault.NOT_QMP, "SSH-2.0"))
+    story.feed(LinkFailed(fault, "SSH-2.0"))
     opened = len(story.effects)
     story.pass_s(250)
     assert "OpenLink" not in {type(effect).__name__ for effect in story.effects[opened:]}
@@ -696,6 +697,21 @@ def test_a_peer_that_is_not_qmp_is_left_alone_until_its_socket_is_another() -> N
     story.feed(PathSeen(SocketMark(1, 2, 9)))
 
     assert story.words[-1] == ("reporting", "advancing")
+
+
+def test_another_reason_of_the_same_state_has_its_own_since() -> None:
+    story = Story(mute=True).start()
+    story.feed(LinkFailed(LinkFault.SILENT, ""))
+    story.pass_s(70)
+    story.feed(LinkFailed(LinkFault.BUSY, ""))
+
+    silent, busy = story.states[-2:]
+    assert [(each.state, each.reason) for each in (silent, busy)] == [
+        (State.NO_GREETING, "silent"),
+        (State.NO_GREETING, "busy"),
+    ]
+    assert busy.since_ms == busy.observed_at_ms > silent.since_ms + 48_000
+    assert (silent.previous_state, busy.previous_state) == (State.CONNECTING, State.CONNECTING)
 
 
 def test_an_unchanged_state_is_repeated_and_says_when_it_is_void() -> None:
