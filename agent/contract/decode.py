@@ -5,8 +5,9 @@ name, but the guest gave no value) or *refused*, with the reason:
 
 - `NOT_INTEGER`: a float, a string, a boolean, null, or any other type;
 - `TOO_LARGE`: above 2^53-1, but not unset;
-- `IMPOSSIBLE`: a `total_memory` of 0; or `free_memory` or `available_memory` above the total, which is kept
-  because the host can check it;
+- `IMPOSSIBLE`: a `total_memory` of 0; `free_memory`, `available_memory` or `disk_caches` above the total,
+  which is kept because the host can check it; an `available_memory` that is more than a quarter of the total
+  below `free_memory`; or one of `SENTINELS`;
 - `BAD_NAME`: not a usable name, or two spellings of one name, of which both are refused.
 """
 
@@ -28,6 +29,14 @@ service values up to a page size below it."""
 
 LAST_UPDATE_MAX_S = 253_402_300_799
 """The end of the year 9999: RFC 3339 has no later time, and an event needs one."""
+
+SENTINELS = frozenset(bits << shift for bits in ((1 << 31) - 1, (1 << 32) - 1) for shift in (0, 10, 12)) | {
+    (1 << 52) - 1
+}
+"""The largest signed and unsigned numbers of 32 bits, as events or bytes, as KiB and as pages of 4 KiB; and
+2^64-1 bytes as pages. A service that has no value sends them; 2^64-1 itself means "unset"."""
+
+_RESERVE_PART = 4
 
 STATISTICS_MAX = 256
 """QEMU has 16 names; an answer with more than this does not come from QEMU."""
@@ -95,6 +104,8 @@ def _read(last_update_s: int, stats: Mapping[str, object]) -> Reading:
             unknown.append(wire_name)
         elif type(value) is not int:  # a bool is an int to isinstance
             refused[name] = Refusal.NOT_INTEGER
+        elif value in SENTINELS:
+            refused[name] = Refusal.IMPOSSIBLE
         elif 0 <= value <= EXACT_MAX:
             statistics[name] = value
         elif value < 0 or value >= UNSET_FROM:
@@ -114,10 +125,15 @@ def _keep_out_impossible(total: int, statistics: dict[str, int], refused: dict[s
         del statistics["total_memory"]
         refused["total_memory"] = Refusal.IMPOSSIBLE
         return
-    for part in ("free_memory", "available_memory"):
+    for part in ("free_memory", "available_memory", "disk_caches"):
         if statistics.get(part, 0) > total:
             del statistics[part]
             refused[part] = Refusal.IMPOSSIBLE
+    free, available = statistics.get("free_memory"), statistics.get("available_memory")
+    # Free memory is available except for the kernel's reserve (linux mm/page_alloc.c, si_mem_available).
+    if free is not None and available is not None and free - available > total // _RESERVE_PART:
+        del statistics["available_memory"]
+        refused["available_memory"] = Refusal.IMPOSSIBLE
 
 
 _NAME_MAX = 64

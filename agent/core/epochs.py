@@ -2,20 +2,22 @@
 
 The rule of this module: a sample is emitted if and only if `last_update_s` is above the watermark of
 its epoch and the reading differs from the last one seen. An epoch ends when `last-update` goes back
-(QEMU >= 10 sets it to 0 at a reset; a new process; a clock step), at RESET, and when a cumulative
-statistic falls (a reboot or loadvm on older QEMU: there the time goes on and only the values go
-back). The watermark then starts again; the last reading seen carries over, so that nothing is emitted
-twice. An epoch's name is random and is made with its first sample.
+(QEMU >= 10 sets it to 0 at a reset; a new process; a clock step), at RESET, and when the cumulative
+statistics fall (a reboot or loadvm on older QEMU: there the time goes on and only the values go
+back; core/falling.py judges whether a fall is one). The watermark then starts again; the last reading seen
+carries over, so that nothing is emitted twice. An epoch's name is random and is made with its first sample.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from dataclasses import replace as dataclass_replace
 from enum import Enum
 from uuid import UUID
 
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from agent.core.falling import judge_fall
 from agent.core.reading import EpochEnd, Origin, Reading
 
 CUMULATIVE = frozenset(
@@ -61,6 +63,8 @@ class History(Struct, frozen=True):
     given: frozenset[str] = frozenset()  # statistics this guest gave since its last reset
     cadence_known: bool = False  # an update of this epoch was seen, and no pause since
     kicked: bool = False  # the agent set 0 to N, which asks the guest at once; no update since
+    no_counters: frozenset[str] = frozenset()  # cumulative by name, but they fall: of this boot
+    fell: frozenset[str] = frozenset()  # the counters whose fall ended the epoch before
 
 
 class News(Enum):
@@ -81,13 +85,22 @@ class Seen:
     previous: EpochEnd | None = None
     origin: Origin = Origin.UNSOLICITED
     missing: frozenset[str] = frozenset()
+    no_counters: frozenset[str] = frozenset()  # newly found to be none
 
 
 def end_epoch(history: History, *, guest_reset: bool) -> History:
     """End the epoch: after RESET (`guest_reset`), or when another process or device answers."""
     given: frozenset[str] = frozenset() if guest_reset else history.given
+    no_counters: frozenset[str] = frozenset() if guest_reset else history.no_counters
     return replace(
-        history, ended=history.epoch is not None, counters={}, given=given, cadence_known=False, kicked=False
+        history,
+        ended=history.epoch is not None,
+        counters={},
+        given=given,
+        cadence_known=False,
+        kicked=False,
+        no_counters=no_counters,
+        fell=frozenset(),
     )
 
 
@@ -98,7 +111,9 @@ def break_cadence(history: History) -> History:
     return replace(history, cadence_known=False, kicked=False)
 
 
-def see(history: History, reading: Reading, *, on_time: bool, unix_ms: int, chance: int) -> Seen:
+def see(
+    history: History, reading: Reading, *, on_time: bool, unix_ms: int, chance: int, told: bool = True
+) -> Seen:
     """Compare a reading with the ones before.
 
     Args:
@@ -107,12 +122,24 @@ def see(history: History, reading: Reading, *, on_time: bool, unix_ms: int, chan
         on_time: the reading came about one cadence after the update before, on the VM's clock.
         unix_ms: the wall clock, for the name of a new epoch.
         chance: a uniform draw from [0, 2**128), for the same.
+        told: a reset of the guest and a loaded snapshot are events of this link.
     """
     last = history.last
     went_back = last is not None and reading.last_update_s < last.last_update_s
-    fell = _a_counter_fell(history.counters, reading.statistics)
+    fall = judge_fall(
+        history.counters,
+        reading.statistics,
+        no_counters=history.no_counters,
+        fell_before=history.fell,
+        sequence=history.sequence,
+        steady=on_time and history.cadence_known,
+        told=told,
+    )
+    fell = fall.restarted
     if went_back or fell:
-        history = end_epoch(history, guest_reset=True)
+        history = replace(end_epoch(history, guest_reset=True), fell=fall.fell)
+    elif fall.no_counters:
+        history = replace(history, no_counters=history.no_counters | fall.no_counters)
     if reading.last_update_s == 0:
         return Seen(replace(history, last=reading), News.NOTHING)
     if last is not None and reading.last_update_s == last.last_update_s and not fell:
@@ -120,8 +147,10 @@ def see(history: History, reading: Reading, *, on_time: bool, unix_ms: int, chan
         if same:
             return Seen(history, News.REPEAT)
         if not history.ended and history.epoch is not None:
-            return Seen(_remember(history, reading), News.COALESCED)
-    return _advance(history, reading, on_time=on_time, unix_ms=unix_ms, chance=chance)
+            coalesced = _remember(history, reading)
+            return Seen(coalesced, News.COALESCED, no_counters=fall.no_counters)
+    seen = _advance(history, reading, on_time=on_time, unix_ms=unix_ms, chance=chance)
+    return dataclass_replace(seen, no_counters=fall.no_counters) if fall.no_counters else seen
 
 
 def _advance(history: History, reading: Reading, *, on_time: bool, unix_ms: int, chance: int) -> Seen:
@@ -155,7 +184,3 @@ def _remember(history: History, reading: Reading) -> History:
     if len(given) < GIVEN_MAX and not given.issuperset(reading.statistics):
         given = given.union(reading.statistics)
     return replace(history, last=reading, counters=counters, given=given)
-
-
-def _a_counter_fell(before: Mapping[str, int], after: Mapping[str, int]) -> bool:
-    return any(after.get(name, value) < value for name, value in before.items())

@@ -312,8 +312,26 @@ class CountReading:
 
 
 @dataclass(frozen=True, slots=True)
+class FoundNoCounters:
+    """Log that these statistics fall although they should only grow; they decide no epoch any more."""
+
+    statistics: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Retire:
     """End the VM's task."""
 
 
-Effect = OpenLink | CloseLink | Ask | Disclaim | Forget | EmitSample | EmitState | CountReading | Retire
+Effect = (
+    OpenLink
+    | CloseLink
+    | Ask
+    | Disclaim
+    | Forget
+    | EmitSample
+    | EmitState
+    | CountReading
+    | FoundNoCounters
+    | Retire
+)

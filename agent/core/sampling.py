@@ -4,10 +4,10 @@ from msgspec.structs import replace
 
 from agent.core import announcing, epochs, pacing
 from agent.core.epochs import News, Seen
-from agent.core.events import Asking, Counted, CountReading, EmitSample, Idle
+from agent.core.events import Asking, Counted, CountReading, EmitSample, FoundNoCounters, Idle
 from agent.core.pacing import Pace
 from agent.core.poller import SECOND_NS, Poller
-from agent.core.reading import Reading, Sample
+from agent.core.reading import Access, Reading, Sample
 from agent.core.turn import Turn
 
 
@@ -24,7 +24,10 @@ def read(p: Poller, reading: Reading, turn: Turn) -> Poller:
         on_time=_on_time(p, pace, answered_ns),
         unix_ms=turn.now.unix_ms,
         chance=turn.chance,
+        told=p.endpoint.access is Access.HOLD,
     )
+    if seen.no_counters:
+        turn.do(FoundNoCounters(seen.no_counters))
     # An update from before the reset says nothing about this boot.
     still_rebooted = p.process.rebooted and p.process.reset_unread
     before = p

@@ -6,7 +6,7 @@ carries the link's number, so that a late event of a closed link is not taken fo
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,6 +36,7 @@ from agent.core.events import (
     EmitState,
     Event,
     Forget,
+    FoundNoCounters,
     LinkFailed,
     Opened,
     OpenLink,
@@ -47,7 +48,7 @@ from agent.core.events import (
 from agent.core.memory import Memory
 from agent.core.ownership import IntervalChange
 from agent.core.poller import Poller, PollSettings, remember
-from agent.core.reading import Origin, Reading, Sample, SocketMark, StateEvent
+from agent.core.reading import Origin, Reading, Refusal, Sample, SocketMark, StateEvent
 from agent.errors import Declined, StateFileError, Unreachable
 from agent.runtime import clock
 from agent.runtime.alarms import Alarms
@@ -55,6 +56,9 @@ from agent.runtime.links import Link, Opener
 from agent.telemetry import Count, Counters
 
 log = structlog.get_logger("barograph.vm")
+
+_REFUSED_LOGGED_MAX = 32
+"""Refused statistics that are logged, for each VM: QEMU has 16 names."""
 
 _COUNTS = {Counted.REPEAT: Count.REPEATS, Counted.COALESCED: Count.COALESCED, Counted.MISSED: Count.MISSED}
 
@@ -148,6 +152,7 @@ class VmTask:
         self._link_scope: anyio.CancelScope | None = None
         self._link: Link | None = None
         self._asks: TaskGroup | None = None
+        self._refused: set[tuple[str, Refusal]] = set()  # logged already
 
     async def run(self) -> None:
         """Watch the VM until it retires, or until canceled. Closes its link."""
@@ -242,6 +247,12 @@ class VmTask:
                 services.emissions.state(event, remember(self.poller))
             case CountReading(counted, amount):
                 services.counters.add(_COUNTS[counted], amount)
+            case FoundNoCounters(statistics):
+                log.warning(
+                    "statistics are no counters",
+                    path=str(self.poller.endpoint.address),
+                    statistics=sorted(statistics),
+                )
             case Retire():
                 services.emissions.retire(self.poller.endpoint.address)
                 self._over.set()
@@ -315,8 +326,8 @@ class VmTask:
         def take(answer: Reading | BadAnswer | Declined) -> None:
             match answer:
                 case Reading():
-                    for refusal in answer.refused.values():
-                        counters.add(Count.STATISTICS_REFUSED, reason=refusal)
+                    if answer.refused:
+                        self._count_refused(answer.refused)
                     self.happened(Answered(answer), number)
                 case BadAnswer(reason, detail):
                     counters.add(Count.READINGS_REFUSED, reason=reason)
@@ -325,6 +336,14 @@ class VmTask:
                     self.happened(Refused(str(answer)), number)
 
         link.read_stats(ask.balloon_path, take)
+
+    def _count_refused(self, refused: Mapping[str, Refusal]) -> None:
+        for statistic, refusal in refused.items():
+            self._services.counters.add(Count.STATISTICS_REFUSED, reason=refusal)
+            if len(self._refused) < _REFUSED_LOGGED_MAX and (statistic, refusal) not in self._refused:
+                self._refused.add((statistic, refusal))
+                path = str(self.poller.endpoint.address)
+                log.warning("statistic refused", path=path, statistic=statistic, reason=refusal.value)
 
 
 def _first(errors: BaseExceptionGroup[Unreachable]) -> Unreachable:

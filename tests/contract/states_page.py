@@ -55,8 +55,7 @@ REASONS: Mapping[str, tuple[State, str, str]] = {
     ),
     LinkFault.SILENT: (
         State.NO_GREETING,
-        "another client uses the monitor, QEMU hangs, or this is not QMP: a guest agent, or the HTTP API of"
-        " another VMM such as Firecracker or Cloud Hypervisor; these look alike from outside",
+        "another client uses the monitor, QEMU hangs, or this is not QMP, but a guest agent or another VMM's HTTP",
         "give the agent its own monitor: a second `-qmp`; match only QMP monitors in the globs",
     ),
     LinkFault.BUSY: (
@@ -71,8 +70,7 @@ REASONS: Mapping[str, tuple[State, str, str]] = {
     ),
     LinkFault.NOT_A_VM: (
         State.UNREACHABLE,
-        "the peer uses QMP but has no commands of a VM, as `qemu-storage-daemon`; the agent tries again when the"
-        " socket is replaced",
+        "the peer uses QMP but is no VM, as `qemu-storage-daemon`; tried again when the socket is replaced",
         "match only the monitors of VMs in the globs",
     ),
     LinkFault.DENIED: (

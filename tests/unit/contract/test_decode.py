@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from agent.contract.decode import (
     EXACT_MAX,
     LAST_UPDATE_MAX_S,
+    SENTINELS,
     STATISTICS_MAX,
     BadAnswer,
     BadAnswerReason,
@@ -85,7 +86,7 @@ def test_a_value_that_is_not_an_integer_is_refused(name: str, value: object) -> 
     )
 
 
-@pytest.mark.parametrize("part", ["free_memory", "available_memory"])
+@pytest.mark.parametrize("part", ["free_memory", "available_memory", "disk_caches"])
 def test_a_part_above_the_total_is_refused_and_the_total_stays(part: str) -> None:
     wire = KNOWN_STATISTICS[part].wire_name
 
@@ -99,6 +100,35 @@ def test_a_part_as_large_as_the_total_is_possible() -> None:
     stats = {"stat-total-memory": 100, "stat-free-memory": 100, "stat-available-memory": 100}
 
     assert decoded(dict(stats)).refused == {}
+
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("available", "possible"), [(0, False), (3 * GIB, False), (4 * GIB, True), (7 * GIB, True)]
+)
+def test_an_available_far_below_the_free_memory_is_refused(available: int, possible: bool) -> None:
+    reading = decoded(
+        {"stat-total-memory": 8 * GIB, "stat-free-memory": 6 * GIB, "stat-available-memory": available}
+    )
+
+    assert reading.refused == ({} if possible else {"available_memory": Refusal.IMPOSSIBLE})
+    assert reading.statistics["free_memory"] == 6 * GIB
+
+
+def test_no_available_memory_beside_little_free_memory_is_possible() -> None:
+    stats = {"stat-total-memory": 8 * GIB, "stat-free-memory": GIB // 4, "stat-available-memory": 0}
+
+    assert decoded(dict(stats)).refused == {}
+
+
+@pytest.mark.parametrize("value", sorted(SENTINELS))
+@pytest.mark.parametrize("name", ["swap_in", "disk_caches", "total_memory", "minor_faults"])
+def test_a_number_that_stands_for_no_value_is_refused(name: str, value: int) -> None:
+    reading = decoded({KNOWN_STATISTICS[name].wire_name: value})
+
+    assert (reading.statistics, reading.refused) == ({}, {name: Refusal.IMPOSSIBLE})
 
 
 def test_a_total_of_zero_is_refused_and_its_parts_stay() -> None:

@@ -1,5 +1,6 @@
 """One told story for each state and for what the design promises of it."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -26,6 +27,7 @@ from agent.core.events import (
     Refused,
     Retire,
 )
+from agent.core.falling import WRAPS
 from agent.core.poller import SECOND_NS, PollSettings, begin, remember
 from agent.core.polling import wakeup_at
 from agent.core.reading import Access, EpochEnd, IntervalPolicy, Origin, SocketMark, State, VmId
@@ -183,6 +185,72 @@ def test_a_counter_that_falls_ends_the_epoch_where_no_reset_was_heard() -> None:
 
     assert [each.sequence for each in story.samples] == [1, 1]
     assert story.samples[0].epoch != story.samples[1].epoch
+
+
+def epochs_of(story: Story, updates: Sequence[Mapping[str, int]]) -> list[int]:
+    """Return the sequences of the samples of these updates, one each second."""
+    for number, statistics in enumerate(updates):
+        story.update(**statistics)
+        story.pass_s(1)
+        if not number:
+            story.start()
+            story.pass_s(0.5)
+    return [each.sequence for each in story.samples]
+
+
+RATES = (40, 12, 33, 7, 25, 40, 12, 33, 7, 25)
+
+
+def test_a_counter_that_is_none_is_found_once_and_ends_no_epoch() -> None:
+    story = Story()
+
+    sequences = epochs_of(story, [{"minor_faults": each, "major_faults": 5} for each in RATES])
+
+    assert sequences == list(range(1, 11))
+    found = [effect for effect in story.effects if isinstance(effect, FoundNoCounters)]
+    assert found == [FoundNoCounters(frozenset({"minor_faults"}))]
+    assert [each.statistics["minor_faults"] for each in story.samples] == list(RATES)
+
+
+@pytest.mark.parametrize("access", list(Access))
+def test_rates_without_a_witness_end_one_epoch_at_most(access: Access) -> None:
+    story = Story(access=access)
+
+    epochs_of(story, [{"minor_faults": each} for each in RATES])
+
+    assert len({each.epoch for each in story.samples}) == 2
+
+
+def test_a_boot_after_a_counter_that_is_none_is_another_epoch() -> None:
+    story = Story()
+    before = [{"minor_faults": each, "major_faults": 500} for each in (40, 12, 33)]
+    after = [{"minor_faults": 50, "major_faults": major} for major in (3, 4)]
+
+    assert epochs_of(story, [*before, *after]) == [1, 2, 3, 1, 2]
+
+
+@pytest.mark.parametrize("wrap", WRAPS)
+def test_a_wrap_at_32_bits_ends_no_epoch_if_another_counter_goes_on(wrap: int) -> None:
+    story = Story()
+    before, after = wrap - 4096, 8192
+
+    sequences = epochs_of(
+        story, [{"swap_in": swapped, "minor_faults": 77} for swapped in (before, after, after + 4096)]
+    )
+
+    assert sequences == [1, 2, 3]
+    assert not [effect for effect in story.effects if isinstance(effect, FoundNoCounters)]
+
+
+def test_counters_that_all_fall_are_another_boot() -> None:
+    story = Story()
+
+    sequences = epochs_of(
+        story,
+        [{"swap_in": (1 << 44) - 4096, "minor_faults": 7_000}, {"swap_in": 0, "minor_faults": 500}],
+    )
+
+    assert sequences == [1, 1]
 
 
 def test_a_time_that_goes_back_ends_the_epoch_and_repeats_nothing() -> None:
