@@ -14,6 +14,7 @@ from agent.libvirt.connections import Connections
 from agent.libvirt.targets import Settings as LibvirtSettings
 from agent.qmp.link import QmpOpener
 from agent.runtime import clock, logs
+from agent.runtime.fleet import canonical
 from agent.runtime.give_back import Settlement, give_back
 from agent.runtime.links import opener
 from agent.runtime.probe import Finding
@@ -60,7 +61,7 @@ async def probe(
         sample.
     """
     logs.configure("critical", config.log.format)
-    host, address = config.host_identity(), parse_address(path)
+    host, address = config.host_identity(), canonical(parse_address(path))
     identity = Agent(host.id, host.name, uuid7(clock.now().unix_ms, clock.chance()), __version__)
     observing = replace(config.polling_settings(), policy=IntervalPolicy.OBSERVE, spread_ns=0)
     filling = replace(observing, policy=IntervalPolicy.FILL, interval_s=enable_polling_s or 1)

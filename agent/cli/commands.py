@@ -28,6 +28,7 @@ from agent.cli.health_check import health
 from agent.cli.summary import summary
 from agent.config import Flags, load
 from agent.config.units import parse_duration
+from agent.core.address import mistake_in_path
 from agent.core.ownership import INTERVAL_MAX_S
 from agent.errors import CannotListen, ConfigError, Problem, StateFileError
 
@@ -134,6 +135,9 @@ def probe(
         timeout_s = parse_duration(timeout).s
     except ValueError as error:
         refuse(ConfigError([Problem("--timeout", str(error))]))
+    mistake = mistake_in_path(socket)
+    if mistake is not None:
+        refuse(ConfigError([Problem("SOCKET", mistake)]))
     configured = load_config(Flags(), monitors_needed=False)
     from agent import once
 

@@ -5,6 +5,7 @@ the VMs' memories, `path` of the state events, and the ids made from it. `parse_
 back.
 """
 
+import re
 from enum import StrEnum
 from typing import ClassVar
 
@@ -50,3 +51,25 @@ def parse_address(text: str) -> Address:
     if text.startswith("/") or "://" not in uri:
         return MonitorPath(text)
     return Domain(uri, uuid)
+
+
+_OTHER_SOCKET = re.compile(
+    r"@|\0|(tcp|vsock|inet|telnet|websocket|udp|fd|pipe|pty|file):|[\w.-]+:\d+$|\[[\da-fA-F:]+\]:\d+$"
+)
+_OPTIONS = re.compile(r"(unix:)?(?P<path>[^,]*)(,(server|wait|nowait|path)\b.*)?")
+
+
+def mistake_in_path(written: str) -> str | None:
+    """Return what is wrong with an address that was given as the path of a monitor; `None`: nothing known.
+
+    People copy the address from QEMU's command line, where it may also be a TCP, vsock or abstract socket.
+    """
+    if _OTHER_SOCKET.match(written):
+        return (
+            f"{written!r} is not a path: only Unix sockets on disk are watched; add a second monitor to QEMU, as"
+            " in -qmp unix:/run/vm/NAME.qmp,server=on,wait=off"
+        )
+    options = _OPTIONS.fullmatch(written)
+    if options is not None and options["path"] != written:
+        return f"{written!r} is an option of QEMU and not a path; write only the path, {options['path']!r}"
+    return None

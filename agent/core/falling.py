@@ -1,8 +1,8 @@
 """What it means that counters fell: a new boot, a wrap at 32 bits, or a statistic that is no counter.
 
 A boot sets all counters back, while a wrap or a rate concerns one of several. So a counter that is above 0
-and does not fall is a witness that the guest runs on. Old Windows balloon services send rates as counters, and
-32-bit guests count in 32 bits: events, KiB, or pages of 4 KiB.
+and does not fall is a witness that the guest runs on. Old Windows balloon services send rates as counters,
+and 32-bit guests count in 32 bits: events, KiB, or pages of 4 KiB.
 """
 
 from collections.abc import Mapping

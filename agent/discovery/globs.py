@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from agent.core.address import mistake_in_path
 from agent.core.reading import Access
 
 
@@ -38,7 +39,10 @@ class Settings:
 
 def mistakes(monitor: MonitorGlob) -> Iterator[str]:
     """Yield what is wrong with a glob and its pattern and what to do; nothing: it can be used."""
-    if not monitor.glob.startswith("/"):
+    mistake = mistake_in_path(monitor.glob)
+    if mistake is not None:
+        yield mistake
+    elif not monitor.glob.startswith("/"):
         yield f"{monitor.glob!r} is not an absolute path; start it with /"
     elif monitor.glob.endswith("/"):
         yield f"{monitor.glob!r} is a directory; add the sockets in it, as in {monitor.glob}*.sock"

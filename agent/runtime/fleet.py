@@ -5,6 +5,7 @@ again after a pause. Expected failures never get here; they are events for the c
 """
 
 import dataclasses
+import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from types import MappingProxyType
 from uuid import NAMESPACE_URL, uuid5
@@ -14,7 +15,7 @@ import structlog
 from anyio.abc import TaskGroup
 
 from agent.core import fleet
-from agent.core.address import Address
+from agent.core.address import Address, MonitorPath
 from agent.core.fleet import WATCHED_MAX, Change, Full, Notify, Pause, Start
 from agent.core.memory import RETIRED_MAX, Memory, RetiredMemories
 from agent.core.poller import begin, remember
@@ -29,8 +30,19 @@ NO_MEMORIES: Mapping[str, Memory] = MappingProxyType({})
 
 
 def path_id(host_id: str, address: Address) -> VmId:
-    """Return the id of a VM whose QEMU has no uuid."""
-    return VmId(str(uuid5(NAMESPACE_URL, f"barograph:{host_id}:{address}")))
+    """Return the id of a VM whose QEMU has no uuid: the same however its path is spelled."""
+    return VmId(str(uuid5(NAMESPACE_URL, f"barograph:{host_id}:{canonical(address)}")))
+
+
+def canonical(address: Address) -> Address:
+    """Return the address with an absolute path, whose directory contains no links and no `..`.
+
+    The last part stays as it is: a link to another socket is another address. Reads the file system.
+    """
+    if not isinstance(address, MonitorPath):
+        return address
+    directory, name = os.path.split(address.path.rstrip("/"))
+    return MonitorPath(os.path.join(os.path.realpath(directory), name))
 
 
 class Fleet:

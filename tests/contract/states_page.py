@@ -55,7 +55,7 @@ REASONS: Mapping[str, tuple[State, str, str]] = {
     ),
     LinkFault.SILENT: (
         State.NO_GREETING,
-        "another client uses the monitor, QEMU hangs, or this is not QMP, but a guest agent or another VMM's HTTP",
+        "another client uses the monitor, QEMU hangs, or this is not QMP, but a guest agent or HTTP API",
         "give the agent its own monitor: a second `-qmp`; match only QMP monitors in the globs",
     ),
     LinkFault.BUSY: (

@@ -1,7 +1,8 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.core.address import Domain, MonitorPath, Via, parse_address
+from agent.core.address import Domain, MonitorPath, Via, mistake_in_path, parse_address
 
 PATHS = st.text(st.characters(exclude_characters="\0")).map(lambda rest: f"/{rest}")
 URIS = st.sampled_from(
@@ -27,3 +28,40 @@ def test_a_path_that_looks_like_a_uri_is_a_monitor() -> None:
 def test_a_domain_s_text_is_its_uri_and_its_uuid() -> None:
     assert str(Domain("qemu:///system", "5f0c")) == "qemu:///system#5f0c"
     assert Domain("qemu:///system", "5f0c").via is Via.LIBVIRT
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "tcp:127.0.0.1:4444",
+        "127.0.0.1:4444",
+        "localhost:4444",
+        "[::1]:4444",
+        "@vm1",
+        "\0vm1",
+        "vsock:3:1234",
+        "fd:3",
+    ],
+)
+def test_an_address_that_is_no_path_has_a_way_out(written: str) -> None:
+    mistake = mistake_in_path(written)
+
+    assert mistake is not None
+    assert "only Unix sockets on disk are watched; add a second monitor to QEMU" in mistake
+
+
+@pytest.mark.parametrize(
+    "written", ["unix:/run/vm/a.qmp,server=on,wait=off", "unix:/run/vm/a.qmp", "/run/vm/a.qmp,server,nowait"]
+)
+def test_an_option_of_qemu_is_named_with_its_path(written: str) -> None:
+    mistake = mistake_in_path(written)
+
+    assert mistake is not None
+    assert mistake.endswith("write only the path, '/run/vm/a.qmp'")
+
+
+@pytest.mark.parametrize(
+    "written", ["/run/vm/*.qmp", "web.qmp", "/run/a,b/{c}.sock", "/run/tcp:1/x:2", "qemu:///system#5f0c"]
+)
+def test_a_path_or_a_domain_is_no_mistake(written: str) -> None:
+    assert mistake_in_path(written) is None

@@ -18,6 +18,7 @@ from agent.core.events import (
     Effect,
     Event,
     Forget,
+    FoundNoCounters,
     LinkFailed,
     MonitorEventKind,
     OpenLink,
