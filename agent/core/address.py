@@ -66,8 +66,8 @@ def mistake_in_path(written: str) -> str | None:
     """
     if _OTHER_SOCKET.match(written):
         return (
-            f"{written!r} is not a path: only Unix sockets on disk are watched; add a second monitor to QEMU, as"
-            " in -qmp unix:/run/vm/NAME.qmp,server=on,wait=off"
+            f"{written!r} is not a path: only Unix sockets on disk are watched; add a second monitor to QEMU,"
+            " as in -qmp unix:/run/vm/NAME.qmp,server=on,wait=off"
         )
     options = _OPTIONS.fullmatch(written)
     if options is not None and options["path"] != written:
