@@ -37,7 +37,8 @@ class Settings:
     # From connecting to the end of the negotiation. Short: a monitor that sends no greeting is held by
     # another client, and a client that waits in its backlog keeps others out. A free QEMU greets within 1 ms.
     greeting_timeout_s: float = 1.0
-    # With more messages in a second than this the link is closed: a VM makes a few events at a reboot.
+    # With more messages in a second than this, or ten times as many events that are not used, the link is
+    # closed: a VM makes a few events at a reboot, and a failing disk makes one for each request.
     events_per_s_max: int = 500
     # Links being opened at the same time, while none is silent: the limit of `openings` of `open_link`.
     opening_at_once: int = 32

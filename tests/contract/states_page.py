@@ -92,7 +92,7 @@ REASONS: Mapping[str, tuple[State, str, str]] = {
     ),
     LinkFault.FLOODING: (
         State.UNREACHABLE,
-        "the peer sends more events than any VM does",
+        "the peer sends more events than any VM does; the detail names the most frequent one",
         "find out which program created this socket",
     ),
     LinkFault.PROTOCOL: (
