@@ -21,7 +21,8 @@ GAPS = st.text(alphabet=" \t\r\n", max_size=3)
 
 def taken(pieces: Sequence[bytes]) -> tuple[list[dict[str, object]], int]:
     """Return the messages in these pieces, and the bytes that they took."""
-    framer, messages, size_bytes = Framer(), [], 0
+    framer, size_bytes = Framer(), 0
+    messages: list[dict[str, object]] = []
     for piece in pieces:
         framer.feed(piece)
         while (frame := framer.take()) is not None:
