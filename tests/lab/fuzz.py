@@ -45,6 +45,8 @@ KNOWN = (
     *("async_scans", "direct_scans", "async_reclaims", "direct_reclaims"),
 )
 EXACT_MAX = 2**53 - 1
+NO_VALUES = (*(bits << shift for bits in (2**31 - 1, 2**32 - 1) for shift in (0, 10, 12)), 2**52 - 1)
+"""What a guest without a value sends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,15 +214,18 @@ class Tongue:
         if self._chance.random() < 0.2:
             return self._chance.choice(NO_INTEGERS), None
         value = self._edge()
-        return str(value), value if 0 <= value <= EXACT_MAX else None
+        return str(value), value if 0 <= value <= EXACT_MAX and value not in NO_VALUES else None
 
     def _add_sizes(self, pairs: list[tuple[str, str]], right: dict[str, int]) -> None:
         total, free = abs(self._edge()) % EXACT_MAX, abs(self._edge()) % EXACT_MAX
         pairs += [("stat-total-memory", str(total)), ("stat-free-memory", str(free))]
-        if total:
+        known = total not in (0, *NO_VALUES)
+        if known:
             right["total_memory"] = total
-        if not total or free <= total:
+        if free not in NO_VALUES and (not known or free <= total):
             right["free_memory"] = free
+        if known and right.get("disk_caches", 0) > total:
+            del right["disk_caches"]
 
     def _add_names(self, pairs: list[tuple[str, str]], right: dict[str, int]) -> None:
         chance = self._chance
