@@ -8,7 +8,7 @@ from typing import Any, cast
 import anyio
 
 from agent.core.address import MonitorPath
-from agent.core.events import BalloonChanged, LinkEvent, MonitorEvent
+from agent.core.events import BalloonChanged, LinkEvent, MonitorEvent, OthersUnseen, OthersWait
 from agent.core.reading import SocketMark
 from agent.errors import LinkFault, Unreachable
 from agent.libvirt.link import DomainLink
@@ -50,6 +50,8 @@ def _document(event: LinkEvent) -> list[object]:
             return [kind.value]
         case BalloonChanged(actual_bytes):
             return ["BALLOON_CHANGE", actual_bytes]
+        case OthersWait() | OthersUnseen():  # of the agent, not of a peer
+            return [type(event).__name__]
 
 
 def _event(name: str, data: Mapping[str, object]) -> LinkEvent | None:
