@@ -381,14 +381,15 @@ def _locks() -> Locks:
     environ = os.environ
     locks = Locks(default_path(os.getuid(), environ.get("XDG_RUNTIME_DIR"), environ.get("RUNTIME_DIRECTORY")))
     if locks.problem is not None:
-        log.info("monitors not locked against other agents", problem=locks.problem)
+        detail = "a second agent on this host may watch the same VMs"
+        log.info("monitors not locked", problem=locks.problem, detail=detail)
     return locks
 
 
 def _log_settlement(settlement: Settlement) -> None:
     write = log.warning if settlement.outcome is Outcome.KEPT else log.info
     write(
-        "changed interval",
+        "polling interval restore",
         path=str(settlement.change.address),
         outcome=settlement.outcome.value,
         detail=settlement.detail,

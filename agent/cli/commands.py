@@ -151,8 +151,9 @@ def probe(
 def give_back(config: ConfigFlag = None, state_directory: StateDirectoryFlag = None) -> None:
     """Restore every polling interval that the agent changed.
 
-    Run it before uninstalling the agent, or after a kill. Intervals that another client has changed since are
-    left alone. Exit code 1: an interval is still to be restored, because its VM could not be reached.
+    Stop the agent first. Run this command before you uninstall the agent, or if a killed agent will not start
+    again. Intervals that another client has changed since are left alone. Exit code 1: an interval is still
+    to be restored, because its VM could not be reached.
     """
     configured = load_config(Flags(config=config, state_directory=state_directory), monitors_needed=False)
     from agent import once
@@ -178,7 +179,8 @@ def schema(
     closed: Annotated[
         bool,
         typer.Option(
-            "--closed", help="Print the closed schema of what this version emits. Readers need the open one."
+            "--closed",
+            help="Print the closed schema: only what this version emits. Readers need the default, open one.",
         ),
     ] = False,
 ) -> None:

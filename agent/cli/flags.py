@@ -31,7 +31,7 @@ LibvirtFlag = Annotated[
     typer.Option(
         "--libvirt",
         metavar="URI",
-        help="URI of a libvirt daemon, e.g. qemu:///system, or a glob of its sockets. Can be repeated.",
+        help="URI of a libvirt daemon, e.g. qemu:///system, or a glob of libvirt sockets. Can be repeated.",
     ),
 ]
 IntervalFlag = Annotated[
@@ -42,7 +42,7 @@ PolicyFlag = Annotated[
     typer.Option(
         "--policy",
         metavar="POLICY",
-        help="Who controls the polling interval: fill (set it where it is 0), enforce or observe.",
+        help="When to set the polling interval: fill (where it is 0), enforce (always) or observe (never).",
     ),
 ]
 KafkaFlag = Annotated[
@@ -132,7 +132,7 @@ def load_config(flags: Flags, *, monitors_needed: bool = True) -> Config:
 def refuse(error: ConfigError) -> NoReturn:
     """Print every problem and exit with code 2."""
     typer.echo(
-        f"{counted(len(error.problems), 'problem')} in the configuration; nothing was started", err=True
+        f"{counted(len(error.problems), 'problem')} in the settings or flags; nothing was started", err=True
     )
     for problem in error.problems:
         typer.echo(f"  {problem}", err=True)

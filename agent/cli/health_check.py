@@ -27,7 +27,7 @@ def health(
     place = configured.web
     if place is None or place.port == 0:
         typer.echo(
-            "web.listen: no known port to connect to; enable web, and set a port other than 0", err=True
+            "web.listen: web is disabled, or its port is 0; set web.enabled: true and a fixed port", err=True
         )
         raise typer.Exit(EXIT_NEGATIVE)
     connection = HTTPConnection(place.host, place.port, timeout=_TIMEOUT_S)

@@ -48,7 +48,7 @@ FileFlag = Annotated[
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Numbers = Annotated[
-    list[int] | None, typer.Argument(metavar="NUMBER", help="The numbers as listed.", show_default=False)
+    list[int] | None, typer.Argument(metavar="NUMBER", help="Numbers that list shows.", show_default=False)
 ]
 AllFlag = Annotated[bool, typer.Option("--all", help="All dead letters.")]
 
@@ -134,8 +134,8 @@ def requeue_letters(
 ) -> None:
     """Move dead letters back to the queues. The next start sends them, marked as redelivered.
 
-    First fix the reason why Kafka refused them. The agent must not be running. Exit code 1: a number has no
-    dead letter, or a dead letter is unreadable; nothing was changed.
+    First fix the reason why Kafka refused them. The agent must not be running. Exit code 1: there is no
+    dead letter with a given number, or one is unreadable; nothing was changed.
     """
     chosen = _chosen(numbers, every)
     place = _place(config, state_directory, file)
@@ -156,7 +156,8 @@ def drop_letters(
 ) -> None:
     """Delete dead letters permanently.
 
-    The agent must not be running. Exit code 1: a number has no dead letter; nothing was changed.
+    The agent must not be running. Exit code 1: there is no dead letter with a given number; nothing
+    was changed.
     """
     chosen = _chosen(numbers, every)
     place = _place(config, state_directory, file)
@@ -227,7 +228,7 @@ def _status_lines(place: _Place, found: Contents, now_ms: int) -> Iterator[tuple
     yield "vms", f"{found.vms} remembered"
     of_bound = "" if place.bounds is None else f" of {_size(place.bounds.size_bytes)}"
     yield "used", _size(found.used_bytes) + of_bound
-    yield "on disk", f"{_size(found.file_bytes)}, log {_size(found.log_bytes)}"
+    yield "on disk", f"{_size(found.file_bytes)}, write-ahead log {_size(found.log_bytes)}"
 
 
 def _status_document(place: _Place, found: Contents, now_ms: int) -> dict[str, object]:

@@ -55,7 +55,7 @@ def _polling(written: Written) -> Iterator[Finding]:
         yield Finding(
             stall,
             f"{polling.stall_deadline} is not longer than polling.interval ({polling.interval}), so every VM "
-            "would be stalled between two updates; make it at least twice as long, or remove it",
+            "would be stalled between two updates; use at least twice the interval, or remove it",
             (interval,),
         )
     elif written.qmp.reading_deadline >= (deadline := stall_deadline(written)):

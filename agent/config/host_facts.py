@@ -58,8 +58,8 @@ def host(written: Written, own: Layer, environ: Mapping[str, str], findings: lis
         findings.append(
             Finding(
                 id_path,
-                f"missing, and {inside} does not have the machine-id of the host; mount the host's file and "
-                "set host.id_file to its path, or set host.id",
+                f"missing, and {inside} does not have the machine-id of the host; mount the host's "
+                "/etc/machine-id and set host.id_file to its path, or set host.id",
                 (id_file_path,),
             )
         )

@@ -233,7 +233,8 @@ def read_yaml(path: str) -> dict[str, Any]:
         # A subclass of SafeLoader: it makes plain values only, as yaml.safe_load does.
         loaded: object = yaml.load(text, _Loader)
     except OSError as error:
-        raise _invalid(path, f"cannot be read: {error.strerror}; pass a readable file") from error
+        message = f"cannot be read: {error.strerror}; pass a configuration file that the agent can read"
+        raise _invalid(path, message) from error
     except UnicodeDecodeError as error:
         raise _invalid(
             path,

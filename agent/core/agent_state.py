@@ -87,7 +87,7 @@ def check(state: AgentState, problem: str | None, now: Now) -> AgentState:
         return state
     if problem is None:
         is_over = state.phase is AgentPhase.DEGRADED
-        return enter(state, AgentPhase.RUNNING, f"recovered: {state.detail}", now) if is_over else state
+        return enter(state, AgentPhase.RUNNING, f"recovered from: {state.detail}", now) if is_over else state
     is_other = problem != state.recorded_detail and now.mono_ns >= state.settled_at_ns
     if state.phase is AgentPhase.RUNNING or is_other:
         return enter(state, AgentPhase.DEGRADED, problem, now)

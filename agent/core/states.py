@@ -42,7 +42,7 @@ _FAULT_DETAILS = {
     " globs",
     LinkFault.BUSY: "other clients use the monitor and are queued for it, or QEMU hangs; give the agent its"
     " own monitor (a second -qmp option)",
-    LinkFault.NOT_QMP: "not a QMP monitor; the agent tries again when the socket is replaced",
+    LinkFault.NOT_QMP: "not a QMP monitor; match only QMP monitors in the globs, or replace the socket",
     LinkFault.NOT_A_VM: "QMP, but not of a VM: the peer lacks the commands of a VM, as qemu-storage-daemon"
     " does; narrow the globs; the agent tries again when the socket is replaced",
     LinkFault.DENIED: "permission denied; run the agent as the socket's owner, or in a group that may write"
@@ -147,10 +147,10 @@ def _judge_no_link(f: Facts) -> Verdict | None:
 
 def _judge_off(f: Facts) -> Verdict:
     if f.contended:
-        detail = "another client switched polling off twice; the agent leaves it off"
+        detail = "another client disabled polling twice; stop that client, then restart the agent"
         return Verdict(State.OFF, Reason.CONTENDED, detail)
     if f.set_back:
-        detail = "another client switched polling off; the agent sets it once more after polling.set_again"
+        detail = "another client disabled polling; the agent enables it once more after polling.set_again"
         return Verdict(State.OFF, Reason.SET_BACK, detail)
     if f.blocked is not None:
         return Verdict(State.OFF, Reason.CANNOT_SET, f.blocked)

@@ -131,7 +131,8 @@ class _Watcher:
                 return
             else:
                 left = existing[_WATCHED_MAX:]
-                self.refused = (_unwatched(left[0], f"over {_WATCHED_MAX} directories"),) if left else ()
+                why = f"the globs cover more than {_WATCHED_MAX} directories"
+                self.refused = (_unwatched(left[0], why, "narrow the globs"),) if left else ()
                 return
 
     def wait(self, rescan_s: float, gather_s: float, stop: threading.Event) -> None:
@@ -166,8 +167,8 @@ def _open(directories: list[str]) -> RustNotify:
     )
 
 
-def _unwatched(directory: str, why: str) -> RefusedPath:
-    detail = f"changes here and below are seen only at rescans: {why}; raise fs.inotify.max_user_watches"
+def _unwatched(directory: str, why: str, remedy: str = "raise fs.inotify.max_user_watches") -> RefusedPath:
+    detail = f"changes here and below are seen only at rescans: {why}; {remedy}"
     return RefusedPath(directory, RefusedReason.UNWATCHED, detail)
 
 

@@ -42,7 +42,7 @@ REASON_WITHIN_S = 0.1
 WAIT_FOR_CONNECTION_S = 240.0
 """How long a link waits for the connection; the core gives up opening one after 300 s."""
 
-_REMOVED = "its libvirt is no longer there"
+_REMOVED = "the socket of libvirt was removed"
 _OTHER_AGENT = "another agent on this host watches it; configure it in only one agent, or stop one"
 
 

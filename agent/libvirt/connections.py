@@ -134,7 +134,7 @@ class Connections:
         """
         kept = self._kept.get(domain.uri)
         if kept is None:
-            raise LibvirtUnreachable(str(domain), LinkFault.MISSING, "its libvirt is no longer there")
+            raise LibvirtUnreachable(str(domain), LinkFault.MISSING, "the socket of libvirt was removed")
         async with kept[0].open_link(domain) as link:
             yield link
 

@@ -48,7 +48,7 @@ _ENDS = {
     2: "QEMU crashed or was killed",
     3: "it has migrated to another host",
     4: "it was saved to disk",
-    5: "it failed to start, or QEMU was lost",
+    5: "it failed to start, or its QEMU process failed",
     6: "a snapshot of a stopped VM was loaded",
 }
 

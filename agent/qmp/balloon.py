@@ -54,6 +54,6 @@ def choose_balloon(place: str, listing: object) -> str | None:
             raise ValueError(f"qom-list of {place} has an entry without name or type")
         if type_name in TYPES:
             if _NAME.fullmatch(name) is None:
-                raise ValueError(f"qom-list of {place} names the balloon {name!r:.100}")
+                raise ValueError(f"qom-list of {place} has an invalid name for the balloon: {name!r:.100}")
             return f"{place}/{name}"
     return None

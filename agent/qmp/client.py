@@ -334,7 +334,7 @@ class MonitorClient(QMPClient):
             names[event] += 1
 
     def _flood(self, limit: int) -> str:
-        flood = f"more than {limit} messages or KiB in one second"
+        flood = f"more than {limit} messages in one second (each KiB counts as one)"
         if not self._window_names:
             return flood
         [(event, _)] = self._window_names.most_common(1)

@@ -66,7 +66,7 @@ def parse_interval_s(answer: object) -> int:
 def parse_flag(answer: object) -> bool:
     """Return a boolean property."""
     if not isinstance(answer, bool):
-        raise ValueError("a flag is neither true nor false")
+        raise ValueError("deflate-on-oom is neither true nor false")
     return answer
 
 

@@ -164,9 +164,7 @@ class Deliverer:
         self._problem = problem
         if not self._is_reported and not self._delivery.closing:
             self._is_reported = True
-            log.warning(
-                "sink unavailable", sink=self._sink.name, problem=problem, waiting=self._queue.waiting
-            )
+            log.warning("sink unavailable", sink=self._sink.name, problem=problem, queued=self._queue.waiting)
 
     def _unavailable(self, problem: str, retry_after_s: float | None = None) -> None:
         self._counters.add(Count.DELIVERY_FAILURES, reason=self._sink.name)

@@ -20,7 +20,7 @@ from agent.core.fleet import WATCHED_MAX, Change, Full, Notify, Pause, Start
 from agent.core.memory import RETIRED_MAX, Memory, RetiredMemories
 from agent.core.poller import begin, remember
 from agent.core.reading import VmId
-from agent.discovery.scan import Scan, Seen
+from agent.discovery.scan import RefusedReason, Scan, Seen
 from agent.runtime.vm import VmServices, VmTask
 from agent.telemetry import Count
 
@@ -97,8 +97,12 @@ class Fleet:
     def _take_in(self, scan: Scan, group: TaskGroup) -> None:
         for refused in scan.refused:
             if refused.path not in self._refused:
+                watched_late = refused.reason is RefusedReason.UNWATCHED
                 log.warning(
-                    "monitor refused", path=refused.path, reason=str(refused.reason), detail=refused.detail
+                    "directory not watched" if watched_late else "monitor refused",
+                    path=refused.path,
+                    reason=str(refused.reason),
+                    detail=refused.detail,
                 )
         self._refused = frozenset(refused.path for refused in scan.refused)
         watched = {address: seen for address, seen in self._seen.items() if address in self._fleet.watched}
@@ -131,7 +135,8 @@ class Fleet:
                         f"the agent already observes {self._watched_max} VMs, its limit; more VMs, such"
                         " as this one, are observed only when others end"
                     )
-                    log.warning("monitor refused", path=str(address), reason="too-many", detail=detail)
+                    reason = RefusedReason.TOO_MANY.value
+                    log.warning("monitor refused", path=str(address), reason=reason, detail=detail)
 
     async def _resume(self, address: Address, pause_ns: int, group: TaskGroup) -> None:
         await anyio.sleep(pause_ns / 1e9)

@@ -264,7 +264,7 @@ class VmTask:
             try:
                 await self._services.ledger.remove(self.poller.endpoint.address, mark)
             except StateFileError as error:
-                log.warning("state file unusable", problem=str(error))
+                log.warning("ledger cannot be written", problem=str(error))
 
     # --- the link ---
 

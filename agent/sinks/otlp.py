@@ -270,7 +270,7 @@ class _ExporterThread:
                 self._say(said)
         except Exception:  # the boundary: a bug met in one cycle must not stop the next ones
             log.exception("otlp cycle crashed")
-            self._say(CycleEnd(Outcome(accepted=False, detail="a bug of ours: see above")))
+            self._say(CycleEnd(Outcome(accepted=False, detail="internal error; see the agent's log")))
 
     def _shut_down(self) -> None:
         if self._exporter is not None:

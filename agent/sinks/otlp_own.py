@@ -102,7 +102,7 @@ class OwnTelemetry:
         with anyio.move_on_after(deadline_s) as scope:
             await ended.done.wait()
         if scope.cancelled_caught:
-            log.warning("own telemetry export abandoned", after_s=deadline_s)
+            log.warning("export of agent metrics abandoned", after_s=deadline_s)
 
     def _open(self) -> Exporter:
         return open_exporter(self._settings, None, self._redact.add, self._redact)
@@ -138,7 +138,7 @@ class OwnTelemetry:
                 try:
                     self._snapshot = taken.result(_SNAPSHOT_TIMEOUT_S)
                 except TimeoutError:
-                    log.warning("own telemetry is stale", detail="the event loop did not answer")
+                    log.warning("agent metrics are stale", detail="the event loop did not answer")
         if self._snapshot is None:
             raise LookupError("not started")
         return self._snapshot
@@ -175,7 +175,7 @@ class _Exporter(MetricExporter):
             self._failed(outcome.detail)
             return MetricExportResult.FAILURE
         if self._failures:
-            log.info("own telemetry exported again", exports_failed=self._failures)
+            log.info("agent metrics exported again", exports_failed=self._failures)
         self._failures = 0
         self.problem = ""
         return MetricExportResult.SUCCESS
@@ -190,7 +190,7 @@ class _Exporter(MetricExporter):
     def _failed(self, problem: str) -> None:
         self.problem = problem or "unknown"
         if not self._failures:
-            log.warning("own telemetry not exported", problem=problem)
+            log.warning("agent metrics not exported", problem=problem)
         self._failures += 1
 
     def _histogram(self, lag: Distribution) -> Metric:

@@ -112,7 +112,8 @@ def _changing(path: Path) -> Generator[sqlite3.Connection]:
     """Give a connection for one transaction, during which no agent can start."""
     real = path.resolve()  # through a link it may be an agent's file
     if not real.is_file():  # `connect` would create it
-        raise SpoolError(str(path), SpoolFault.UNUSABLE, "no spool at this path")
+        detail = "no spool at this path; use --state-directory or --file"
+        raise SpoolError(str(path), SpoolFault.UNUSABLE, detail)
     with kept_out(real.parent), closing(connect(real)) as connection, translated(real):
         connection.execute("BEGIN IMMEDIATE")
         yield connection
@@ -129,7 +130,8 @@ def _present(connection: sqlite3.Connection, numbers: Collection[int] | None) ->
         return there
     missing = sorted(set(numbers).difference(there))
     if missing:
-        raise NotDone(f"no dead letter {', '.join(map(str, missing))}")
+        numbers_missing = ", ".join(map(str, missing))
+        raise NotDone(f"no dead letter has the number {numbers_missing}; see dead-letters list")
     return sorted(set(numbers))
 
 

@@ -168,7 +168,7 @@ class DiskSpool:
                     await self._thread.run(partial(mark_stale, self._path))
                 except SpoolError as error:
                     detail = "if the agent is killed now, sequence numbers may be used twice"
-                    log.error("spool not marked", problem=str(error), detail=detail)
+                    log.error("spool not marked as stale", problem=str(error), detail=detail)
         self._sent_from_memory = True
 
     def sent_from_memory(self, batch: Rows) -> None:
@@ -231,7 +231,8 @@ class DiskSpool:
         try:
             await self._thread.run(partial(mark_current, self._path))
         except SpoolError as error:
-            log.warning("spool not marked", problem=str(error), detail="the next start begins new epochs")
+            detail = "the next start begins new epochs"
+            log.warning("spool not marked as current", problem=str(error), detail=detail)
         else:
             self._is_current = True
 
@@ -411,13 +412,13 @@ class DiskSpool:
                 self._counters.add(Count.CARRIED, queue.rows, reason=queue.sink)
         memories, problems = await self._thread.run(store.memories)
         for problem in problems:
-            log.error("memory of a VM unreadable", problem=problem)
+            log.error("remembered VM unreadable", problem=problem)
         if memories and not await self._thread.run(partial(is_current, self._path)):
             detail = (
                 "the agent was killed while it sent records from memory, or the spool is a copy;"
                 " every VM begins a new epoch"
             )
-            log.warning("spool memory discarded", path=str(self._path), detail=detail)
+            log.warning("remembered VMs discarded", path=str(self._path), detail=detail)
             await self._thread.run(store.forget_memories)
             memories = {}
         return memories, totals

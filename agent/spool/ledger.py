@@ -209,7 +209,7 @@ def _read(place: _Place, now_ms: int) -> tuple[IntervalChange, ...]:
     except NotOurFormat as error:
         aside = _set_aside(place, now_ms, str(error))
         detail = "the intervals recorded in it will not be restored; inspect the file, then delete it"
-        log.error("state file set aside", path=str(aside), problem=str(error), detail=detail)
+        log.error("ledger set aside", path=str(aside), problem=str(error), detail=detail)
         return ()
     except OSError as error:
         raise StateFileError(

@@ -84,7 +84,8 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
     """
     with translated(path):
         if not path.is_file():
-            raise SpoolError(str(path), SpoolFault.UNUSABLE, "no spool at this path")
+            detail = "no spool at this path; use --state-directory or --file"
+            raise SpoolError(str(path), SpoolFault.UNUSABLE, detail)
         # SQLite creates a log even to read. If it cannot and there is none, the file is not being written.
         can_make_one = os.access(path.parent, os.W_OK, effective_ids=True)
         is_still = not can_make_one and not logs_of(path)[0].exists()

@@ -145,7 +145,8 @@ class _Order:
         if record.id != f"{vm}/{epoch}/{sample['last_update']}":
             yield f"id {record.id!r} does not match its sample"
         if sequence > self._remembered.get(epoch, sequence):
-            yield f"VM {vm}: the memory ends at sequence {self._remembered[epoch]}, before this sample"
+            known = self._remembered[epoch]
+            yield f"VM {vm}: sequence {sequence} is above {known}, the last one remembered of this epoch"
         if before is None:
             return
         last = f"follows sequence {before[1]} of epoch {before[0]}"

@@ -147,7 +147,7 @@ SCENARIOS: Mapping[Scenario, Script] = {
         settings={"BAROGRAPH_POLLING__RECHECK": "1s", "BAROGRAPH_POLLING__SET_AGAIN": "5s"},
     ),
     Scenario.STEADY: Script(
-        "shows what the agent costs, and how soon it reads each update, while nothing else happens.",
+        "shows how much CPU the agent uses, and how soon it reads each update, while nothing else happens.",
         vms=10,
         seconds=30,
         roles=(),
@@ -162,8 +162,8 @@ SCENARIOS: Mapping[Scenario, Script] = {
         other_guests=("leaking", "churning"),
     ),
     Scenario.FLEET: Script(
-        "starts with many VMs whose statistics are off: shows how soon each has its first sample, and what "
-        "the agent costs afterwards.",
+        "starts with many VMs whose statistics are off: shows how soon each has its first sample, and how "
+        "much CPU the agent uses afterwards.",
         vms=250,
         seconds=30,
         roles=(),

@@ -251,7 +251,7 @@ SHOWN: tuple[tuple[State, str, str, str, str], ...] = (
     (
         State.WAITING,
         Reason.REBOOTED,
-        "reset from outside",
+        "the VM was reset through QEMU",
         _ENDS,
         "test_a_hung_guest_is_stalled_until_it_is_reset",
     ),

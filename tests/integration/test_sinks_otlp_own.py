@@ -87,7 +87,7 @@ async def test_a_backend_that_is_away_is_named_once_and_then_told_again(http: Ht
         await own.finish(5)
 
     said = [each["event"] for each in logged]
-    assert said == ["own telemetry not exported", "own telemetry exported again"]
+    assert said == ["agent metrics not exported", "agent metrics exported again"]
 
 
 async def test_a_backend_that_never_answers_costs_neither_the_loop_nor_the_end(http: HttpBackend) -> None:

@@ -105,7 +105,7 @@ def test_problems_are_printed_to_stderr_with_exit_code_2(command: str) -> None:
 
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
-        "2 problems in the configuration; nothing was started",
+        "2 problems in the settings or flags; nothing was started",
         '  --interval: 5 has no unit; write "5s", or use ms, m, h or d',
         "  monitors: missing; set it, e.g. --monitor '/run/vm/*.qmp', or use --libvirt qemu:///system",
     ]

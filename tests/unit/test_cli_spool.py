@@ -138,7 +138,7 @@ def test_an_unknown_number_is_exit_code_1(spool: Path, word: str) -> None:
     done = barograph(f"dead-letters {word} 1 9", spool.parent)
 
     assert (done.exit_code, done.stdout) == (1, "")
-    assert done.stderr == "nothing was changed: no dead letter 9\n"
+    assert done.stderr == "nothing was changed: no dead letter has the number 9; see dead-letters list\n"
 
 
 @pytest.mark.parametrize("words", CHANGES)

@@ -45,7 +45,7 @@ def test_a_running_agent_is_degraded_while_it_has_a_problem() -> None:
     assert (disk_full.previous, disk_full.since_ms) == (AgentPhase.RUNNING, T0_MS + 5_000)
     assert same == disk_full
     assert (other.phase, other.detail, other.sequence) == (AgentPhase.DEGRADED, "the spool is damaged", 4)
-    assert (over.phase, over.detail) == (AgentPhase.RUNNING, "recovered: the spool is damaged")
+    assert (over.phase, over.detail) == (AgentPhase.RUNNING, "recovered from: the spool is damaged")
     assert (over.previous, over.sequence) == (AgentPhase.DEGRADED, 5)
 
 

@@ -146,9 +146,9 @@ def test_either_all_named_ones_are_requeued_or_dropped_or_none(path: Path) -> No
     fill(path, [], [refused(sample(1)), refused(sample(2))])
     corrupt(path, "UPDATE dead_letters SET headers = x'ff' WHERE position = 2")
 
-    with pytest.raises(NotDone, match="no dead letter 7, 9"):
+    with pytest.raises(NotDone, match="no dead letter has the number 7, 9"):
         requeue(path, [1, 9, 7], **AGE)
-    with pytest.raises(NotDone, match="no dead letter 7"):
+    with pytest.raises(NotDone, match="no dead letter has the number 7"):
         drop(path, [1, 7])
     with pytest.raises(NotDone, match="dead letter 2 cannot be read"):
         requeue(path, None, **AGE)

@@ -114,7 +114,7 @@ def test_a_missing_spool_is_not_created(path: Path) -> None:
     with pytest.raises(SpoolError) as raised:
         contents(path)
 
-    assert str(raised.value) == f"{path}: no spool at this path"
+    assert str(raised.value) == f"{path}: no spool at this path; use --state-directory or --file"
     assert not path.exists()
 
 

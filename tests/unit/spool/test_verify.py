@@ -189,7 +189,7 @@ def test_a_broken_index_is_found_though_every_row_can_be_read(path: Path) -> Non
 
 
 def test_a_missing_or_foreign_file_is_a_problem(path: Path) -> None:
-    assert verify(path).problems == ["no spool at this path"]
+    assert verify(path).problems == ["no spool at this path; use --state-directory or --file"]
 
     path.write_bytes(b"something else entirely " * 100)
     assert verify(path).problems == ["file is not a database (SQLITE_NOTADB)"]
