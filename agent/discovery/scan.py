@@ -31,6 +31,7 @@ class RefusedReason(StrEnum):
     NOT_A_SOCKET = "not_a_socket"  # only reported for a glob without wildcards
     UNREADABLE = "unreadable"  # a directory that cannot be read, or a path that cannot be resolved
     UNPRINTABLE = "unprintable"  # a path with characters that cannot be printed
+    UNUSABLE = "unusable"  # a libvirt, or a domain of one, that is over a bound or has an unusable definition
     TOO_MANY = "too_many"  # the bound of one scan is reached
     UNWATCHED = "unwatched"  # the kernel does not report changes there: they are seen only at rescans
 

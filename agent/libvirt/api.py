@@ -15,12 +15,15 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from agent.core.events import LinkEvent, MonitorEvent, MonitorEventKind
+from agent.core.wording import printable
 from agent.errors import LibvirtRefused, LibvirtUnreachable, LinkFault
 from agent.libvirt import qmp_terms
 from agent.libvirt.targets import NOT_INSTALLED, owner_of, socket_of, uri_of_socket
 
 KEEPALIVE_S, KEEPALIVES = 5, 3
 """After about 20 s without an answer from the daemon the connection ends, and with it every call on it."""
+
+_MESSAGE_MAX_CHARACTERS = 512
 
 
 class _Handle(Protocol):
@@ -36,6 +39,16 @@ class Found:
     uuid: str
     id: int  # a new one at each start
     definition: qmp_terms.Definition
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The running domains of a libvirt."""
+
+    running: Collection[str]  # uuids of those that are used
+    new: Sequence[Found]  # those of them that were not known
+    unusable: Mapping[str, str]  # why a domain is not used, by uuid
+    left_out: int  # domains over the bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,25 +116,29 @@ class Connection:
         """Return whether the connection is open, as far as this end knows."""
         return self._handle.isAlive() == 1
 
-    def look_around(self, known: Mapping[str, int]) -> tuple[Collection[str], Sequence[Found]]:
-        """Return the uuids of the running domains, and those domains that are not `known` by this id."""
+    def look_around(self, known: Mapping[str, int], domains_max: int | None = None) -> Listing:
+        """Return the running domains, up to a bound: those that are `known`, by id, and then the oldest."""
         domains: dict[str, Any] = {}
         new: list[Found] = []
+        unusable: dict[str, str] = {}
         with self._translating():
             handles = self._handle.listAllDomains(self._library.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
-        for handle in handles:
-            uuid, number = str(handle.UUIDString()), int(handle.ID())
-            if number < 0:
-                continue  # it has just stopped
+        listed = [(str(handle.UUIDString()), int(handle.ID()), handle) for handle in handles]
+        running = [each for each in listed if each[1] >= 0]  # the others have just stopped
+        running.sort(key=lambda each: (each[0] not in known, each[1]))
+        for uuid, number, handle in running[:domains_max]:
             if known.get(uuid) != number:
                 try:
                     definition = qmp_terms.parse_definition(handle.XMLDesc(0))
-                except (self._library.libvirtError, ValueError):
+                except self._library.libvirtError:
                     continue  # most likely gone; the next listing shows
+                except ValueError as error:
+                    unusable[uuid] = str(error)
+                    continue
                 new.append(Found(uuid, number, definition))
             domains[uuid] = handle
         self._domains = domains
-        return domains.keys(), new
+        return Listing(domains.keys(), new, unusable, len(running) - len(running[:domains_max]))
 
     def look(self, path: str, uuid: str) -> Look:
         """Return a domain's definition and run state. Neither call waits for QEMU."""
@@ -184,7 +201,7 @@ class Connection:
         try:
             yield
         except library.libvirtError as error:
-            said, code = f"libvirt: {error}", error.get_error_code()
+            said, code = _said(error), error.get_error_code()
             if code in (library.VIR_ERR_NO_DOMAIN, library.VIR_ERR_OPERATION_INVALID):
                 raise LibvirtUnreachable(path, LinkFault.MISSING, said) from error
             if not self.is_alive():
@@ -207,7 +224,7 @@ def open_connection(place: str, *, read_only: bool) -> Connection:
         with _ShortPath(uri) as short:
             handle = library.openReadOnly(short.uri) if read_only else library.open(short.uri)
     except (library.libvirtError, OSError) as error:
-        said = _DESCRIPTOR_PATH.sub("", f"no connection to libvirt: {error}")
+        said = _DESCRIPTOR_PATH.sub("", f"no connection to {_said(error)}")
         if "user record" in said or "group record" in said:
             said += (
                 ": the daemon accepts only clients whose user and group it can look up; run the agent as a"
@@ -215,6 +232,11 @@ def open_connection(place: str, *, read_only: bool) -> Connection:
             )
         raise LibvirtUnreachable(place, LinkFault.DISCONNECTED, said) from error
     return Connection(library, handle)
+
+
+def _said(error: Exception) -> str:
+    """Return an error of libvirt as text. The daemon, which anybody may run, chooses most of it."""
+    return printable(f"libvirt: {error}", _MESSAGE_MAX_CHARACTERS)
 
 
 _DESCRIPTOR_PATH = re.compile(r"/proc/self/fd/[0-9]+/")

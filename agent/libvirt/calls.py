@@ -4,6 +4,7 @@ A call returns when QEMU or libvirt's daemon answers, or never. An abandoned cal
 returns; its late result is discarded and counted.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -12,16 +13,61 @@ from agent.threads import Call, WorkerThread
 T = TypeVar("T")
 
 
+class HeldThreads:
+    """Counts the threads that are held by calls nothing waits for any more, by libvirt and in all.
+
+    A libvirt may belong to anybody, and one that never answers holds a thread for each attempt. The count
+    outlives a connection, so that a socket that is made anew does not get new threads.
+    """
+
+    def __init__(self, each_max: int, all_max: int | None = None) -> None:
+        """Create it.
+
+        Args:
+            each_max: threads of one libvirt from which on it is refused.
+            all_max: threads in all from which on every libvirt is refused; `None`: no bound.
+        """
+        self._each_max = each_max
+        self._all_max = all_max
+        self._held: Counter[str] = Counter()
+
+    def refusal(self, uri: str) -> str | None:
+        """Return why no call may be made to this libvirt now; `None`: it may."""
+        held = self._held[uri]
+        if held >= self._each_max:
+            return f"the daemon does not answer: {held} calls have not ended; restart it"
+        if self._all_max is not None and (total := self._held.total()) >= self._all_max:
+            return f"too many libvirt daemons do not answer: {total} calls have not ended; restart them"
+        return None
+
+    def hold(self, uri: str) -> None:
+        """Count a thread."""
+        self._held[uri] += 1
+
+    def release(self, uri: str) -> None:
+        """Stop counting a thread: its call has ended."""
+        self._held[uri] -= 1
+        if not self._held[uri]:
+            del self._held[uri]
+
+
 class Caller:
     """Makes the calls of one connection, and reuses idle threads. Owned by the event loop's thread."""
 
-    def __init__(self, name: str, on_late: Callable[[], None]) -> None:
+    def __init__(
+        self, name: str, on_late: Callable[[], None], *, uri: str = "", held: HeldThreads | None = None
+    ) -> None:
         """Start no thread yet.
 
         Args:
             name: of the threads.
             on_late: called whenever an abandoned call has returned.
+            uri: of the libvirt, for `held`.
+            held: counts the threads that calls hold.
         """
+        self._uri = uri
+        self._held = held
+        self._holding: set[Call[Any]] = set()
         self._name = name
         self._on_late = on_late
         self._idle: list[WorkerThread] = []
@@ -51,6 +97,16 @@ class Caller:
         """Discard the result of `call`, unless it has returned already."""
         if not call.done.is_set():
             self._abandoned.add(call)
+            self._hold(call)
+
+    def leave(self, function: Callable[[], object]) -> None:
+        """Have `function` called, without waiting for it."""
+        self._hold(self.begin(function))
+
+    def _hold(self, call: Call[Any]) -> None:
+        if self._held is not None and call not in self._holding:
+            self._holding.add(call)
+            self._held.hold(self._uri)
 
     def close(self) -> None:
         """Let idle threads end now, and the others after their calls. Does not wait."""
@@ -64,6 +120,9 @@ class Caller:
             thread.end()
         else:
             self._idle.append(thread)
+        if self._held is not None and call in self._holding:
+            self._holding.remove(call)
+            self._held.release(self._uri)
         if call in self._abandoned:
             self._abandoned.remove(call)
             self._on_late()

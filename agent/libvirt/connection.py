@@ -23,7 +23,7 @@ from agent.core.reconnecting import Opening, Reconnecting
 from agent.errors import Declined, LibvirtUnreachable, LinkFault
 from agent.libvirt import api, qmp_terms
 from agent.libvirt.api import Found, Look
-from agent.libvirt.calls import Caller
+from agent.libvirt.calls import Caller, HeldThreads
 from agent.libvirt.link import DomainLink
 from agent.libvirt.readings import Readings, Request
 from agent.telemetry import Count, Counters
@@ -35,6 +35,9 @@ log = structlog.get_logger("barograph.libvirt")
 INTRODUCTIONS_AT_ONCE = 2
 """Domains introduced at the same time. The daemon works on five calls of one client at a time; the others are
 left to readings, also while hundreds of domains are introduced."""
+
+THREADS_HELD_MAX = 8
+"""Threads that one libvirt may hold with calls that do not end; it is then refused until one of them ends."""
 
 REASON_WITHIN_S = 0.1
 """An answer may show that a domain has ended before the event arrives that has the reason."""
@@ -71,6 +74,8 @@ class KeptConnection:
         counters: Counters,
         on_change: Callable[[], None],
         locks: Locks | None = None,
+        held: HeldThreads | None = None,
+        domains_max: int | None = None,
     ) -> None:
         """Create it; `keep` connects.
 
@@ -82,6 +87,8 @@ class KeptConnection:
             counters: the agent's own metrics.
             on_change: called when domains start or stop, or the connection is made or lost.
             locks: taken before connecting; `None`: other agents may use it too.
+            held: bounds the threads that a libvirt holds which does not answer.
+            domains_max: how many domains are used; `None`: all.
         """
         self.uri = uri
         self.read_only = read_only
@@ -94,7 +101,11 @@ class KeptConnection:
         self._counters = counters
         self._on_change = on_change
         self._locks = locks
-        self._caller = Caller("libvirt calls", self._late)
+        self._held = held or HeldThreads(THREADS_HELD_MAX)
+        self._domains_max = domains_max
+        self._unusable: Mapping[str, str] = {}
+        self._left_out = 0
+        self._caller = Caller("libvirt calls", self._late, uri=uri, held=self._held)
         self._introductions = anyio.CapacityLimiter(INTRODUCTIONS_AT_ONCE)
         self._domains: dict[str, Found] = {}
         self._links: dict[str, DomainLink] = {}
@@ -114,6 +125,16 @@ class KeptConnection:
             Domain(self.uri, uuid): (self._mark(found), found.definition.labels)
             for uuid, found in self._domains.items()
         }
+
+    def unusable(self) -> Mapping[str, str]:
+        """Return why domains are not used, by their address or, for those over the bound, by the URI."""
+        reasons = {str(Domain(self.uri, uuid)): why for uuid, why in self._unusable.items()}
+        if self._left_out:
+            reasons[self.uri] = (
+                f"it has {self._left_out} more domains than the {self._domains_max} that are used"
+                " of a libvirt found by its socket; name it with `uri`"
+            )
+        return reasons
 
     def _mark(self, found: Found) -> SocketMark:
         return SocketMark(self._boot_mark, found.id, 0)
@@ -148,6 +169,7 @@ class KeptConnection:
     async def _connect(self) -> tuple[api.Connection, Readings]:
         # Without a deadline: an attempt at a stopped daemon ends when the daemon continues, and there must
         # not be many of them.
+        self._refuse_if_held()
         opened = await self._caller.call(partial(api.open_connection, self.uri, read_only=self.read_only))
         try:
             self._lost, self._rescan = anyio.Event(), anyio.Event()
@@ -194,17 +216,18 @@ class KeptConnection:
 
     async def _look_around(self, connection: api.Connection) -> None:
         known = {uuid: found.id for uuid, found in self._domains.items()} if self.problem is None else {}
-        running, new = await self._call(partial(connection.look_around, known))
-        before = {uuid: found.id for uuid, found in self._domains.items()}
-        for uuid in self._domains.keys() - set(running):
+        listing = await self._call(partial(connection.look_around, known, self._domains_max))
+        before = {uuid: found.id for uuid, found in self._domains.items()}, self.unusable()
+        self._unusable, self._left_out = listing.unusable, listing.left_out
+        for uuid in self._domains.keys() - set(listing.running):
             self._stopped(uuid, "libvirt no longer lists it as running")
-        for found in new:
+        for found in listing.new:
             link = self._links.get(found.uuid)
             if link is not None and link.found.id != found.id:
                 link.end(LinkFault.MISSING, "libvirt has started it again")
             self._domains[found.uuid] = found
             self._why_ended.pop(found.uuid, None)
-        if before != {uuid: found.id for uuid, found in self._domains.items()}:
+        if before != ({uuid: found.id for uuid, found in self._domains.items()}, self.unusable()):
             self._on_change()
 
     def _leave(self, why: str, *, lasted_ns: int) -> None:
@@ -227,7 +250,7 @@ class KeptConnection:
     def _drop(self) -> None:
         connection, self._connection, self._readings = self._connection, None, None
         if connection is not None:
-            self._caller.begin(connection.close)  # it may block as long as the daemon does
+            self._caller.leave(connection.close)  # it may block as long as the daemon does
 
     # --- for its links ---
 
@@ -300,8 +323,18 @@ class KeptConnection:
         return self._connection
 
     async def _call(self, function: Callable[[], T]) -> T:
+        try:
+            self._refuse_if_held()
+        except LibvirtUnreachable as error:
+            self.lose(error.detail)
+            raise
         self._counters.add(Count.LIBVIRT_CALLS)
         return await self._caller.call(function)
+
+    def _refuse_if_held(self) -> None:
+        refusal = self._held.refusal(self.uri)
+        if refusal is not None:
+            raise LibvirtUnreachable(self.uri, LinkFault.DISCONNECTED, refusal)
 
     def _late(self) -> None:
         self._counters.add(Count.LIBVIRT_LATE)

@@ -13,13 +13,23 @@ from anyio.abc import TaskGroup
 from agent.core.address import Domain
 from agent.core.reading import IntervalPolicy, SocketMark
 from agent.errors import LibvirtUnreachable, LinkFault
-from agent.libvirt.connection import KeptConnection, Locks
+from agent.libvirt.calls import HeldThreads
+from agent.libvirt.connection import THREADS_HELD_MAX, KeptConnection, Locks
 from agent.libvirt.link import DomainLink
-from agent.libvirt.targets import Place, Settings, mistakes, owner_of, uri_of_socket
+from agent.libvirt.targets import Place, Settings, mistakes, owner_of, pod_of, uri_of_socket
 from agent.telemetry import Counters
 
 FIRST_ATTEMPT_S = 5.0
 """How long to wait for the first answer before a libvirt counts as unavailable."""
+
+SOCKETS_MAX, DOMAINS_MAX = 512, 64
+"""Libvirts found by their sockets, and domains used of each of them. Anybody who can create a socket where
+the glob matches can run such a libvirt; a URI is the operator's choice and has no bound."""
+
+FOUND_THREADS_HELD_MAX = 64
+"""Threads that all libvirts found by their sockets may hold with calls that do not end."""
+
+_OVER_BOUND = f"more than {SOCKETS_MAX} libvirt sockets; use a narrower glob"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +51,10 @@ class Connections:
         self._counters = counters
         self._locks = locks
         self._kept: dict[str, tuple[KeptConnection, IntervalPolicy, anyio.CancelScope]] = {}
+        self._named = frozenset(place.uri for place in settings.places if place.uri is not None)
+        self._held_by_named = HeldThreads(THREADS_HELD_MAX)
+        self._held_by_found = HeldThreads(THREADS_HELD_MAX, FOUND_THREADS_HELD_MAX)
+        self._over_bound: tuple[str, ...] = ()
         self._changed = anyio.Event()
         self._group: TaskGroup
 
@@ -55,18 +69,31 @@ class Connections:
 
     def see_sockets(self, sockets: Mapping[str, Place]) -> None:
         """Connect to each of these sockets, and disconnect from those seen before and missing now."""
-        named = {place.uri for place in self._settings.places}
-        seen = {uri_of_socket(path, owner_of(path)): place for path, place in sockets.items()}
-        for uri in self._kept.keys() - seen.keys() - named:
+        seen = {uri_of_socket(path, owner_of(path)): place for path, place in sorted(sockets.items())}
+        for uri in self._kept.keys() - seen.keys() - self._named:
             _, _, scope = self._kept.pop(uri)
             scope.cancel()
-        for uri, place in seen.items():
-            if uri not in self._kept:
-                self._keep(uri, place.policy)
+        new = [uri for uri in seen if uri not in self._kept]
+        room = max(SOCKETS_MAX - len(self._kept.keys() - self._named), 0)
+        for uri in new[:room]:
+            self._keep(uri, seen[uri].policy)
+        self._over_bound = tuple(new[room:])
         self._change()
 
+    def unusable(self) -> Mapping[str, str]:
+        """Return why libvirts and domains that were found are not used, by URI or address."""
+        reasons = dict.fromkeys(self._over_bound, _OVER_BOUND)
+        for connection, _, _ in self._kept.values():
+            reasons |= connection.unusable()
+        return reasons
+
     def _keep(self, uri: str, policy: IntervalPolicy) -> None:
-        connection = self._connection(uri, read_only=policy is IntervalPolicy.OBSERVE, locks=self._locks)
+        connection = self._connection(
+            uri,
+            read_only=policy is IntervalPolicy.OBSERVE,
+            locks=self._locks,
+            domains_max=None if uri in self._named else DOMAINS_MAX,
+        )
         self._kept[uri] = connection, policy, self._start(connection)
 
     def _start(self, connection: KeptConnection) -> anyio.CancelScope:
@@ -79,9 +106,13 @@ class Connections:
         self._group.start_soon(keep, name=f"libvirt:{connection.uri}")
         return scope
 
-    def _connection(self, uri: str, *, read_only: bool, locks: Locks | None = None) -> KeptConnection:
+    def _connection(
+        self, uri: str, *, read_only: bool, locks: Locks | None = None, domains_max: int | None = None
+    ) -> KeptConnection:
         return KeptConnection(
             uri,
+            held=self._held_by_named if uri in self._named else self._held_by_found,
+            domains_max=domains_max,
             boot_mark=boot_mark(),
             read_only=read_only,
             rescan_s=self._settings.rescan_s,
@@ -107,7 +138,7 @@ class Connections:
     def domains(self) -> Sequence[RunningDomain]:
         """Return the running domains of all libvirts, by address; of an unavailable one, those last known."""
         found = [
-            RunningDomain(address, mark, labels, policy)
+            RunningDomain(address, mark, _with_pod(labels, address.uri), policy)
             for connection, policy, _ in self._kept.values()
             for address, (mark, labels) in connection.domains().items()
         ]
@@ -172,6 +203,11 @@ class Connections:
                 yield link
         finally:
             scope.cancel()
+
+
+def _with_pod(labels: Mapping[str, str], uri: str) -> Mapping[str, str]:
+    pod = pod_of(uri)
+    return labels if pod is None else {**labels, "kubernetes_pod_uid": pod}
 
 
 @cache

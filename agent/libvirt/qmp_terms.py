@@ -5,12 +5,15 @@ Sources: libvirt include/libvirt/libvirt-domain.h; docs/formatdomain.rst; src/li
 virConnectGetAllDomainStats.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from agent.core.events import BalloonChanged, MonitorEvent, MonitorEventKind
+from agent.core.ownership import INTERVAL_MAX_S
 from agent.core.reading import NO_LABELS
+from agent.core.wording import printable
 
 _RUNNING, _BLOCKED, _PAUSED, _SHUTTING_DOWN, SHUT_OFF, _CRASHED, _SUSPENDED = range(1, 8)
 
@@ -70,6 +73,13 @@ _COUNTS = {
     "balloon.hugetlb_pgalloc": "stat-htlb-pgalloc",
     "balloon.hugetlb_pgfail": "stat-htlb-pgfail",
 }
+
+XML_MAX_CHARACTERS = 1 << 20
+"""Of a domain's definition; libvirt passes on up to 4 MiB."""
+
+_TEXT_MAX_CHARACTERS = 256
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_NUMBER = re.compile(r"[0-9]{1,15}")
 
 
 def run_state(state: int, reason: int) -> str:
@@ -149,20 +159,24 @@ def parse_definition(xml: str) -> Definition:
     """Parse the XML of a running domain.
 
     Raises:
-        ValueError: not a domain's XML. libvirt writes it itself, so entities are not expected or followed.
+        ValueError: not a domain's XML, or too much of it. libvirt writes it itself, so entities are not
+            expected or followed.
     """
+    if len(xml) > XML_MAX_CHARACTERS:
+        raise ValueError(f"a domain's XML has {len(xml):,} characters, more than {XML_MAX_CHARACTERS:,}")
     if "<!DOCTYPE" in xml:
         raise ValueError("a domain's XML must not have a document type")
     try:
         root = ElementTree.fromstring(xml)
     except ElementTree.ParseError as error:
         raise ValueError(f"not a domain's XML: {error}") from error
-    name = root.findtext("name")
+    name = _text(root.findtext("name"))
+    uuid = root.findtext("uuid")
     device = root.find("devices/memballoon")
     if device is not None and not (device.get("model") or "").startswith("virtio"):
         device = None
     return Definition(
-        uuid=root.findtext("uuid"),
+        uuid=None if uuid is None or _UUID.fullmatch(uuid) is None else uuid.lower(),
         name=name,
         balloon=None if device is None else _alias(device),
         period_s=None if device is None else _period_s(device),
@@ -171,20 +185,29 @@ def parse_definition(xml: str) -> Definition:
     )
 
 
+def _text(text: str | None) -> str | None:
+    """Return text that any owner of a libvirt can choose, as the text of a QEMU is taken."""
+    return None if not text else printable(text, _TEXT_MAX_CHARACTERS)
+
+
 def _alias(device: ElementTree.Element) -> str:
     alias = device.find("alias")
-    return (None if alias is None else alias.get("name")) or device.get("model") or "memballoon"
+    return _text(None if alias is None else alias.get("name")) or _text(device.get("model")) or "memballoon"
 
 
 def _period_s(device: ElementTree.Element) -> int:
     stats = device.find("stats")
-    return 0 if stats is None else int(stats.get("period") or 0)
+    period = "0" if stats is None else stats.get("period") or "0"
+    if _NUMBER.fullmatch(period) is None or int(period) > INTERVAL_MAX_S:
+        raise ValueError("a domain's XML has a period of statistics that is none")
+    return int(period)
 
 
 def _kib(element: ElementTree.Element | None) -> int | None:
-    if element is None or element.get("unit", "KiB") != "KiB" or not (element.text or "").strip().isdecimal():
+    if element is None or element.get("unit", "KiB") != "KiB":
         return None
-    return int(element.text or 0) * _KIB
+    size = (element.text or "").strip()
+    return int(size) * _KIB if _NUMBER.fullmatch(size) and int(size) * _KIB < 2**63 else None
 
 
 def _labels(metadata: ElementTree.Element | None, name: str | None) -> Mapping[str, str]:
@@ -202,4 +225,4 @@ def _labels(metadata: ElementTree.Element | None, name: str | None) -> Mapping[s
             labels["nova_project_name"] = element.findtext(f"{space}owner/{space}project")
         elif element.tag == f"{_KUBEVIRT}kubevirt" and name is not None and "_" in name:
             labels["kubevirt_namespace"], _, labels["kubevirt_vmi_name"] = name.partition("_")
-    return {key: value for key, value in labels.items() if value} or NO_LABELS
+    return {key: text for key, value in labels.items() if (text := _text(value))} or NO_LABELS

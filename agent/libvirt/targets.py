@@ -1,6 +1,7 @@
 """The libvirts to connect to: settings, and the URIs of sockets."""
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import parse_qs, urlsplit
@@ -13,6 +14,7 @@ NOT_INSTALLED = (
 )
 
 _SCHEMES = ("qemu", "qemu+unix", "test")
+_POD = re.compile(r"^/var/lib/kubelet/pods/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/volumes/")
 _DAEMONS = ("/system", "/session")
 
 
@@ -70,6 +72,15 @@ def uri_of_socket(path: str, owner_id: int) -> str:
 def socket_of(uri: str) -> str | None:
     """Return the socket in a URI; `None`: it has none."""
     return next(iter(parse_qs(urlsplit(uri).query).get("socket", ())), None)
+
+
+def pod_of(uri: str) -> str | None:
+    """Return the uid of the pod that a socket belongs to; `None`: it is in no volume of a pod.
+
+    kubelet chooses the path, so the pod cannot claim another uid (kubernetes pkg/kubelet/config/defaults.go).
+    """
+    found = _POD.search(socket_of(uri) or "")
+    return None if found is None else found[1]
 
 
 def owner_of(path: str) -> int:

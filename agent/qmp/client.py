@@ -31,6 +31,7 @@ from qemu.qmp.models import Greeting
 
 from agent.core.event_queue import EventQueue
 from agent.core.events import LinkEvent
+from agent.core.wording import printable
 from agent.errors import LinkFault, QmpCommandError, QmpUnreachable
 from agent.qmp import allowlist, parsing
 from agent.qmp.framing import Frame, Framer
@@ -269,7 +270,7 @@ class MonitorClient(QMPClient):
             question.answered(msg["return"])
         else:
             refusal = cast(Mapping[str, object], msg["error"])
-            shown = (parsing.printable(str(refusal[part]), _REFUSAL_MAX) for part in ("class", "desc"))
+            shown = (printable(str(refusal[part]), _REFUSAL_MAX) for part in ("class", "desc"))
             question.refused(QmpCommandError(self._path, question.command, *shown))
 
     # --- not the library's ---

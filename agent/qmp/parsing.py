@@ -11,6 +11,7 @@ from uuid import UUID
 
 from agent.core.events import BalloonChanged, LinkEvent, MonitorEvent, MonitorEventKind
 from agent.core.ownership import INTERVAL_MAX_S
+from agent.core.wording import printable
 
 _RUN_STATE = re.compile(r"[a-z][a-z0-9-]{0,63}")
 # As QEMU prints it: `UUID` also accepts braces, "urn:", underscores, signs and blanks.
@@ -36,16 +37,6 @@ def parse_name(answer: object) -> str | None:
     if not isinstance(name, str):
         raise ValueError("query-name did not answer with a string")
     return printable(name, _NAME_MAX_CHARACTERS)
-
-
-def printable(text: str, characters_max: int) -> str:
-    """Return a peer's text bounded and printable: without control, bidi and surrogate characters."""
-    shown = text[:characters_max]
-    if shown.isprintable():
-        return shown
-    return "".join(
-        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in shown
-    )
 
 
 def parse_run_state(answer: object) -> str:

@@ -7,7 +7,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from agent.core.reading import Access
-from agent.discovery.scan import Scan, Seen
+from agent.discovery.scan import RefusedPath, RefusedReason, Scan, Seen
 from agent.libvirt.connections import Connections
 from agent.libvirt.targets import Place
 
@@ -57,6 +57,10 @@ class Sightings:
             for each in self._connections.domains()
         )
         refused = [each for scan in self._sockets.values() for each in scan.refused]
+        refused += [
+            RefusedPath(place, RefusedReason.UNUSABLE, why)
+            for place, why in self._connections.unusable().items()
+        ]
         return replace(
             monitors,
             seen=tuple(sorted((*monitors.seen, *domains), key=lambda seen: str(seen.address))),
