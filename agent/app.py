@@ -2,14 +2,12 @@
 
 import os
 import resource
-import signal
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
 
 import anyio
-import anyio.to_thread
 import structlog
 from anyio.abc import TaskGroup
 
@@ -27,7 +25,6 @@ from agent.discovery.globs import MonitorGlob
 from agent.discovery.locks import Locks, default_path
 from agent.discovery.scan import Scan
 from agent.discovery.watch import watch
-from agent.errors import ConfigError
 from agent.libvirt.connections import Connections
 from agent.libvirt.targets import Place
 from agent.qmp.link import QmpOpener
@@ -46,6 +43,7 @@ from agent.runtime.links import opener
 from agent.runtime.recorder import Keeper, Recorder
 from agent.runtime.service_manager import ServiceManager
 from agent.runtime.sightings import Sightings
+from agent.runtime.stopping import Stopping
 from agent.runtime.vm import ClaimsRegistry, VmServices
 from agent.sinks.kafka import KafkaSink
 from agent.sinks.lines import LinesSink
@@ -63,7 +61,8 @@ from agent.web.server import open_web
 
 log = structlog.get_logger("barograph")
 
-_LAST_COMMIT_S = 2.0
+_LAST_COMMIT_S = 0.75
+"""After the deadline of the stop."""
 
 
 async def run(config: Config, reload_config: Callable[[], Config]) -> bool:
@@ -120,9 +119,8 @@ class _Run:
     ) -> None:
         self._config = config
         self._redact = redact
-        self._reload_config = reload_config
-        self._restart = False
         self._manager = ServiceManager(os.environ)
+        self._stopping = Stopping(config.shutdown_deadline_s, reload_config, self._manager.reloading)
         self._identity = identity
         self._ledger = ledger
         self._spool = spool
@@ -176,7 +174,7 @@ class _Run:
         totals = {name.replace("/", "."): total for name, total in self._counters.snapshot().items()}
         waiting = {f"waiting.{sink.name}": queue.held for sink, queue in self._deliveries if queue.held}
         log.info("stopped", **totals, **waiting)
-        return self._restart
+        return self._stopping.restart
 
     async def _run(
         self, collecting: anyio.CancelScope, deliverers: Sequence[Deliverer], health: HealthWatch
@@ -187,7 +185,7 @@ class _Run:
                 group.start_soon(deliverer.run)
             if self._spool is not None:
                 group.start_soon(self._spool.run)
-            await group.start(self._obey_signals, collecting)
+            await group.start(self._stopping.obey_signals, collecting)
             await group.start(self._libvirt.run)
             group.start_soon(self._manager.run, lambda: health.problem() or self._collection().why)
             with collecting:
@@ -288,17 +286,20 @@ class _Run:
 
     async def _stop(self, deliverers: Sequence[Deliverer]) -> None:
         """Restore intervals, announce the stop, and deliver queued records. All links are closed already."""
-        deadline_s = self._config.shutdown_deadline_s
+        deadline_s, restart = self._stopping.deadline_s, self._stopping.restart
         log.info("stopping", within_s=deadline_s)
-        if not self._restart:
+        if not restart:
             self._manager.stopping()
-        with anyio.move_on_after(deadline_s):
-            if self._config.give_back_at_exit and not self._restart:
-                for settlement in await self._give_back(self._ledger.entries()):
-                    _log_settlement(settlement)
-            self._reporter.enter(AgentPhase.STOPPING, "reload" if self._restart else "clean exit")
+        with anyio.CancelScope(deadline=self._stopping.begin()):
+            # What hangs, a libvirt or the disk, must leave time for the steps that follow.
+            if self._config.give_back_at_exit and not restart:
+                with anyio.move_on_after(deadline_s / 2):
+                    for settlement in await self._give_back(self._ledger.entries()):
+                        _log_settlement(settlement)
+            self._reporter.enter(AgentPhase.STOPPING, "reload" if restart else "clean exit")
             if self._spool is not None:
-                await self._spool.flush()
+                with anyio.move_on_after(deadline_s / 4):
+                    await self._spool.flush()
             for deliverer in deliverers:
                 deliverer.close()
             async with anyio.create_task_group() as group:
@@ -308,39 +309,6 @@ class _Run:
                     group.start_soon(self._own.finish, deadline_s / 2)
                 for deliverer in deliverers:
                     group.start_soon(deliverer.done.wait)
-
-    async def _obey_signals(
-        self, collecting: anyio.CancelScope, *, task_status: anyio.abc.TaskStatus[None]
-    ) -> None:
-        at_a_terminal = os.isatty(0)  # SIGHUP then means that the terminal was closed
-        try:
-            with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-                task_status.started()
-                async for number in signals:
-                    log.info("signal received", signal=number.name)
-                    if number is signal.SIGHUP and not at_a_terminal:
-                        if not collecting.cancel_called and await self._can_restart():
-                            self._restart = True
-                            self._manager.reloading()
-                            collecting.cancel()
-                    elif collecting.cancel_called and not self._restart:
-                        log.warning("second signal, exiting at once")
-                        os._exit(128 + signal.SIGINT)  # nothing can delay this
-                    else:
-                        self._restart = False
-                        collecting.cancel()
-        finally:
-            if self._restart:  # a further SIGHUP during the restart must not end the process
-                signal.signal(signal.SIGHUP, signal.SIG_IGN)
-
-    async def _can_restart(self) -> bool:
-        try:
-            await anyio.to_thread.run_sync(self._reload_config)
-        except ConfigError as error:
-            for problem in error.problems:
-                log.error("configuration rejected, the previous one stays in effect", problem=str(problem))
-            return False
-        return True
 
     async def _give_back(self, changes: Sequence[IntervalChange]) -> list[Settlement]:
         return await give_back(

@@ -13,6 +13,10 @@ continues, its result is discarded, and the next call of the same thread waits f
 therefore bound how many of them hang (agent/libvirt/readings.py, agent/sinks/otlp.py,
 agent/sinks/kafka_connection.py).
 
+No other module starts threads by other means: the interpreter waits at its end for the threads of
+`anyio.to_thread` and of the event loop's default executor (tests/unit/test_threads.py). `in_thread` makes a
+single call.
+
 Once the event loop has ended, nothing waits for results any more: a thread makes the calls submitted so far,
 among which may be one that closes a file, and ends.
 """
@@ -24,8 +28,33 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar, cast
 
 import anyio
+from anyio.lowlevel import RunVar
 
 T = TypeVar("T")
+
+
+_CALLS_MAX = 40
+"""Calls of `in_thread` at a time, those included that were canceled and have not ended."""
+
+_limiter: RunVar[anyio.CapacityLimiter] = RunVar("_limiter")
+
+
+async def in_thread(function: Callable[[], T]) -> T:
+    """Call a function that may block in a daemon thread of its own. If canceled, the call continues."""
+    limiter = _limiter.get(None)
+    if limiter is None:
+        limiter = anyio.CapacityLimiter(_CALLS_MAX)
+        _limiter.set(limiter)
+    borrower = object()
+    await limiter.acquire_on_behalf_of(borrower)
+    try:
+        thread = WorkerThread("blocking call")
+    except BaseException:  # the host has no thread or no memory left
+        limiter.release_on_behalf_of(borrower)
+        raise
+    call = thread.submit(function, lambda: limiter.release_on_behalf_of(borrower))
+    thread.end()
+    return await call.wait()
 
 
 class Call(Generic[T]):

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -56,9 +57,20 @@ cli.add_typer(spool.commands, name="spool")
 
 
 def main() -> None:
-    """Run the command line and exit the process with its exit code."""
+    """Run the command line and exit the process with its exit code, without waiting for any thread."""
     os.umask(0o077)  # no file that a library creates is for other users
-    cli(prog_name="barograph")
+    code: str | int | None = 0
+    try:
+        cli(prog_name="barograph")
+    except SystemExit as end:
+        code = end.code
+    if isinstance(code, str):
+        typer.echo(code, err=True)
+        code = 1
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # closed by the reader
+            stream.flush()
+    os._exit(code or 0)
 
 
 def _print_version(wanted: bool) -> None:

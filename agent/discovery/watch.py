@@ -13,7 +13,6 @@ from dataclasses import replace
 from functools import partial
 
 import anyio
-import anyio.to_thread
 
 # The one documented way to open the watch, look, and only then wait: watchfiles.watch() does all in one.
 from watchfiles._rust_notify import (  # pyright: ignore[reportPrivateUsage]
@@ -25,6 +24,7 @@ from agent.discovery.globs import Settings
 from agent.discovery.locks import Locks
 from agent.discovery.scan import RefusedPath, RefusedReason, Scan, Survey, survey
 from agent.discovery.walk import matches
+from agent.threads import WorkerThread, in_thread
 
 _HURRIES_MAX = 5
 """How often in a row to scan again at once because new directories appeared before they were watched."""
@@ -47,6 +47,10 @@ _POLL_MS = 300
 """Has no effect, since nothing is polled."""
 
 
+_STOPS_WITHIN_S = 1.0
+"""Far more than a thread takes to notice that it must stop."""
+
+
 async def watch(settings: Settings, locks: Locks | None = None) -> AsyncGenerator[Scan, None]:
     """Yield a scan at once, and each later one that differs from the one before.
 
@@ -61,7 +65,7 @@ async def watch(settings: Settings, locks: Locks | None = None) -> AsyncGenerato
     while True:
         places = last.places
         try:
-            watcher = await anyio.to_thread.run_sync(_Watcher, places)
+            watcher = await in_thread(partial(_Watcher, places))
         except _NO_RESOURCES:
             watcher = _Watcher({})
         try:
@@ -85,7 +89,7 @@ async def watch(settings: Settings, locks: Locks | None = None) -> AsyncGenerato
 async def _try(look: Callable[[], Survey], last: Survey) -> Survey:
     """Return a scan; while the host has no memory or threads for it, the last one with the reason."""
     try:
-        return await anyio.to_thread.run_sync(look)
+        return await in_thread(look)
     except _NO_RESOURCES as error:
         detail = f"cannot be scanned: {error or type(error).__name__}; what was found before is kept"
         kept = RefusedPath("/", RefusedReason.UNREADABLE, detail)
@@ -100,17 +104,15 @@ def _look(settings: Settings, locks: Locks) -> Survey:
 
 async def _wait(watcher: "_Watcher", settings: Settings) -> None:
     stop = threading.Event()
-
-    async def stop_when_cancelled() -> None:
-        try:
-            await anyio.sleep_forever()
-        finally:
-            stop.set()  # a thread cannot be canceled, only asked to stop
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(stop_when_cancelled, name="stop the watching thread")
-        await anyio.to_thread.run_sync(watcher.wait, settings.rescan_s, settings.gather_s, stop)
-        group.cancel_scope.cancel()
+    thread = WorkerThread("watching")
+    call = thread.submit(partial(watcher.wait, settings.rescan_s, settings.gather_s, stop))
+    thread.end()
+    try:
+        await call.wait()
+    finally:  # a thread cannot be canceled, only asked to stop; the watcher is closed after that
+        stop.set()
+        with anyio.move_on_after(_STOPS_WITHIN_S, shield=True):
+            await call.done.wait()
 
 
 class _Watcher:

@@ -9,7 +9,6 @@ from functools import partial
 from typing import TypeVar
 
 import anyio
-import anyio.to_thread
 
 from agent.contract.decode import BadAnswer, decode_guest_stats
 from agent.core.address import MonitorPath
@@ -21,6 +20,7 @@ from agent.qmp.allowlist import INTERVAL
 from agent.qmp.balloon import PLACES, choose_balloon
 from agent.qmp.client import MonitorClient
 from agent.qmp.lookout import Lookout
+from agent.threads import in_thread
 
 T = TypeVar("T")
 
@@ -203,9 +203,7 @@ async def open_link(
     connection: socket.socket | None = None
     try:
         async with _Turn(openings):
-            found = await anyio.to_thread.run_sync(
-                partial(endpoint.connect, path, look_first=look_first, expected=mark)
-            )
+            found = await in_thread(partial(endpoint.connect, path, look_first=look_first, expected=mark))
             connection = found.connection
             try:
                 with anyio.fail_after(settings.greeting_timeout_s):

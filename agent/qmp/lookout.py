@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import anyio
-import anyio.to_thread
 
 from agent.core.events import LinkEvent, OthersUnseen, OthersWait
 from agent.core.reading import SocketMark
 from agent.qmp import backlog
+from agent.threads import WorkerThread
 
 LOOK_S = 0.3
 """A client waits for so long at most until it is seen, and for some milliseconds until the link is closed."""
@@ -59,26 +59,31 @@ class Lookout:
 
     async def run(self) -> None:
         """Look until canceled. Without links it does not look."""
-        limiter = anyio.CapacityLimiter(1)
-        while True:
-            if not self._watched:
-                self._any = anyio.Event()
-                await self._any.wait()
-            await anyio.sleep(LOOK_S)
-            watched = list(self._watched)
-            if not watched:
-                continue
-            try:
-                queues = await anyio.to_thread.run_sync(self._look, limiter=limiter)
-            except (MemoryError, RuntimeError):  # "can't start new thread"
-                continue
-            except OSError as error:
-                if error.errno in _PASSING or isinstance(error, TimeoutError):
+        thread: WorkerThread | None = None
+        try:
+            while True:
+                if not self._watched:
+                    self._any = anyio.Event()
+                    await self._any.wait()
+                await anyio.sleep(LOOK_S)
+                watched = list(self._watched)
+                if not watched:
                     continue
-                queues = {}  # sock_diag is not available
-            for each in watched:
-                if each in self._watched:
-                    _judge(each, queues.get(each.file))
+                try:
+                    thread = thread or WorkerThread("look for clients")
+                    queues = await thread.run(self._look)
+                except (MemoryError, RuntimeError):  # "can't start new thread"
+                    continue
+                except OSError as error:
+                    if error.errno in _PASSING or isinstance(error, TimeoutError):
+                        continue
+                    queues = {}  # sock_diag is not available
+                for each in watched:
+                    if each in self._watched:
+                        _judge(each, queues.get(each.file))
+        finally:
+            if thread is not None:
+                thread.end()
 
 
 def _judge(watched: _Watched, waiting: int | None) -> None:

@@ -4,18 +4,22 @@ import os
 import select
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import anyio
-import anyio.to_thread
+import anyio.lowlevel
 
 from agent.core.reading import Record
 from agent.errors import OutputClosed, SinkUnavailable
 from agent.sinks.record_sink import Receipt
+from agent.threads import in_thread
 
 # A pipe that polls as writable accepts this much without blocking: pipe(7), PIPE_BUF.
 _CHUNK_BYTES = 4096
 # How long a thread waits for a reader that has stopped reading. It delays a cancellation.
 _PATIENCE_MS = 100
+# Only a write that hangs takes as long, as to a file on a disk that does not answer.
+_PIECE_TIMEOUT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,10 +58,7 @@ class LinesSink:
         try:
             with anyio.fail_after(self._settings.write_timeout_s) as scope:
                 while done_bytes < len(data):
-                    # In pieces: a thread cannot be cancelled, so it must not block.
-                    piece_bytes = await anyio.to_thread.run_sync(
-                        _write_some, self._settings.descriptor, data[done_bytes:]
-                    )
+                    piece_bytes = await self._write(data[done_bytes:])
                     done_bytes += piece_bytes
                     if piece_bytes:
                         scope.deadline = anyio.current_time() + self._settings.write_timeout_s
@@ -72,6 +73,13 @@ class LinesSink:
             self._remember(left, lines, cut_bytes, done_bytes)
         self._written.clear()
         return Receipt()
+
+    async def _write(self, data: memoryview) -> int:
+        # In pieces: a thread cannot be canceled, and what it writes must be known.
+        await anyio.lowlevel.checkpoint()  # where a cancellation, or the deadline, takes effect
+        with anyio.move_on_after(_PIECE_TIMEOUT_S, shield=True):
+            return await in_thread(partial(_write_some, self._settings.descriptor, data))
+        raise SinkUnavailable("standard output: a write does not end")
 
     async def aclose(self) -> None:
         """Do nothing: standard output stays open."""
@@ -93,7 +101,7 @@ def _write_some(descriptor: int, data: memoryview) -> int:
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT)
     done = 0
-    while done < len(data) and poll.poll(_PATIENCE_MS):
+    while done < len(data) and poll.poll(0 if done else _PATIENCE_MS):
         try:
             done += os.write(descriptor, data[done : done + _CHUNK_BYTES])
         except BlockingIOError:  # the descriptor is non-blocking, and the pipe has less room than polled

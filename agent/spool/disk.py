@@ -51,7 +51,7 @@ log = structlog.get_logger("barograph.spool")
 
 FILE_NAME = "spool.sqlite"
 
-_CLOSE_TIMEOUT_S = 2.0
+_CLOSE_TIMEOUT_S = 0.4
 _LOG_LOSSES_S = 60.0
 
 

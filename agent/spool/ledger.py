@@ -7,7 +7,7 @@ Constraints (each has a test of the same name in tests/unit/spool/test_ledger.py
 - only one agent at a time has a ledger open;
 - a file that cannot be read as a ledger is set aside under a dated name and reported;
 - a failed write leaves the file unchanged and fails every caller whose change was in it;
-- canceling a caller does not interrupt the write;
+- canceling a caller does not interrupt the write and does not wait for it;
 - changes that arrive during a write are written together by the next one;
 - a full or read-only disk does not prevent the start.
 
@@ -20,10 +20,10 @@ import os
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import anyio
-import anyio.to_thread
 import structlog
 
 from agent.core.address import Address
@@ -42,8 +42,11 @@ from agent.spool.state_directory import (
     remove_unfinished,
     replace_file,
 )
+from agent.threads import Call, WorkerThread, in_thread
 
 log = structlog.get_logger("barograph.spool")
+
+_SETTLE_TIMEOUT_S = 0.2
 
 _Key = tuple[Address, SocketMark]
 
@@ -75,7 +78,7 @@ class Ledger:
     def __init__(self, place: _Place, entries: dict[_Key, IntervalChange]) -> None:
         self._place = place
         self._entries = entries
-        self._lock = anyio.Lock()
+        self._writing: Call[None] | None = None
         self._pending: dict[_Update, None] = {}  # in order; bounded by the VMs: each waits for its own
 
     def entries(self) -> tuple[IntervalChange, ...]:
@@ -104,18 +107,26 @@ class Ledger:
         """
         await self._apply(_Update((address, mark), None))
 
+    async def settle(self) -> None:
+        """Return once the present write has ended, or hangs."""
+        if self._writing is not None:
+            with anyio.move_on_after(_SETTLE_TIMEOUT_S, shield=True):
+                await self._writing.done.wait()
+
     async def _apply(self, update: _Update) -> None:
         self._pending[update] = None
         try:
-            async with self._lock:
-                if not update.done:
-                    await self._write_pending()
+            while not update.done:
+                if self._writing is None:
+                    self._write_pending()
+                if self._writing is not None:
+                    await self._writing.done.wait()
         finally:
             self._pending.pop(update, None)  # canceled before a write included it
         if update.problem is not None:
             raise StateFileError(update.problem)
 
-    async def _write_pending(self) -> None:
+    def _write_pending(self) -> None:
         updates = list(self._pending)
         self._pending.clear()
         entries = dict(self._entries)
@@ -124,16 +135,25 @@ class Ledger:
                 entries.pop(update.key, None)
             else:
                 entries[update.key] = update.change
-        try:
-            if entries != self._entries:
-                # `run_sync` waits for the thread even if canceled: memory must match the disk.
-                await anyio.to_thread.run_sync(_write, self._place, tuple(entries.values()))
-                self._entries = entries
-        except StateFileError as error:
+        if entries == self._entries:
             for update in updates:
-                update.problem = str(error)
-        for update in updates:
-            update.done = True
+                update.done = True
+            return
+
+        # In a daemon thread, and taken in whether or not a caller still waits: a hung disk must not delay the
+        # end, and memory must match the disk.
+        def written() -> None:
+            self._writing = None
+            if call.error is None:
+                self._entries = entries
+            for update in updates:
+                update.problem = None if call.error is None else str(call.error)
+                update.done = True
+
+        thread = WorkerThread("ledger")
+        write = partial(_write, self._place, tuple(entries.values()))
+        call = self._writing = thread.submit(write, written)
+        thread.end()
 
 
 @asynccontextmanager
@@ -155,10 +175,14 @@ async def open_ledger(
         StateFileError: the directory cannot be created, written to or locked (another agent uses it), or the
             ledger cannot be read. Nothing was changed.
     """
-    place = await anyio.to_thread.run_sync(_lock, Path(directory), to_restore)
+    place = await in_thread(partial(_lock, Path(directory), to_restore))
     try:
-        entries = await anyio.to_thread.run_sync(_read, place, now_ms)
-        yield Ledger(place, {(each.address, each.mark): each for each in entries})
+        entries = await in_thread(partial(_read, place, now_ms))
+        ledger = Ledger(place, {(each.address, each.mark): each for each in entries})
+        try:
+            yield ledger
+        finally:
+            await ledger.settle()
     finally:
         os.close(place.descriptor)  # releases the lock
 

@@ -13,6 +13,7 @@ import asyncio
 import socket
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any, TypeAlias, cast
 
 import anyio
@@ -22,6 +23,7 @@ from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from agent.errors import CannotListen
+from agent.threads import in_thread
 from agent.web.hosts import AllowedHosts, guarded, names_of_this_host
 from agent.web.web_settings import Settings
 
@@ -29,7 +31,7 @@ log = structlog.get_logger("barograph.web")
 
 _BACKLOG = 16  # connections accepted before other tasks run again
 _LAST_RESPONSES_S = 1  # for responses under way when the agent ends
-_CLOSE_TIMEOUT_S = 2.0
+_CLOSE_TIMEOUT_S = 0.4
 
 
 @asynccontextmanager
@@ -78,8 +80,15 @@ async def _bind(settings: Settings) -> socket.socket:
     what = f"web.listen: {settings.host}:{settings.port}"
     remedy = "use another address (or --web HOST:PORT), or set web.enabled: false"
     try:
-        found = await anyio.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        # anyio's would use a thread that the interpreter waits for at its end.
+        found = await in_thread(
+            partial(
+                socket.getaddrinfo,
+                settings.host,
+                settings.port,
+                type=socket.SOCK_STREAM,
+                flags=socket.AI_PASSIVE,
+            )
         )
         family, kind, protocol, _, address = found[0]
         listening = socket.socket(family, kind, protocol)

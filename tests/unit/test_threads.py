@@ -1,16 +1,18 @@
 """The bridge to threads that may hang."""
 
 import gc
+import re
 import subprocess
 import sys
 import threading
 import time
 import weakref
+from pathlib import Path
 
 import anyio
 import pytest
 
-from agent.threads import Call, WorkerThread
+from agent.threads import Call, WorkerThread, in_thread
 
 
 @pytest.fixture
@@ -147,3 +149,40 @@ def test_a_hung_call_does_not_hold_up_the_end_of_the_process() -> None:
     done = subprocess.run([sys.executable, "-c", HANGS], check=True, capture_output=True, timeout=20)
 
     assert done.stdout == b"over\n"
+
+
+async def test_a_single_call_that_hangs_delays_neither_its_caller_nor_the_end_of_the_loop() -> None:
+    go_on = threading.Event()
+    with anyio.move_on_after(0.01) as scope:
+        await in_thread(go_on.wait)
+
+    assert scope.cancelled_caught
+    assert await in_thread(lambda: threading.current_thread().daemon)
+    go_on.set()
+
+
+async def test_single_calls_that_hang_are_bounded() -> None:
+    go_on = threading.Event()
+    async with anyio.create_task_group() as group:
+        for _ in range(60):
+            group.start_soon(in_thread, go_on.wait)
+        await anyio.sleep(0.1)
+        group.cancel_scope.cancel()
+    try:
+        assert sum(each.name == "blocking call" for each in threading.enumerate()) <= 40
+        with anyio.move_on_after(0.01) as scope:
+            await in_thread(bool)
+        assert scope.cancelled_caught
+    finally:
+        go_on.set()
+    with anyio.fail_after(10):
+        assert await in_thread(bool) is False
+
+
+def test_no_module_uses_threads_that_the_interpreter_waits_for() -> None:
+    sources = [
+        path for path in (Path(__file__).parents[2] / "agent").rglob("*.py") if path.name != "threads.py"
+    ]
+    used = re.compile(r"to_thread\.|run_in_executor|anyio\.getaddrinfo|loop\.getaddrinfo|ThreadPoolExecutor")
+    assert len(sources) > 50
+    assert [str(path) for path in sources if used.search(path.read_text())] == []
