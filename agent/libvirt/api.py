@@ -235,7 +235,7 @@ def open_connection(place: str, *, read_only: bool) -> Connection:
 
 
 def _said(error: Exception) -> str:
-    """Return an error of libvirt as text. The daemon, which anybody may run, chooses most of it."""
+    """Return an error of libvirt as text. The daemon, which any user may run, chooses most of it."""
     return printable(f"libvirt: {error}", _MESSAGE_MAX_CHARACTERS)
 
 

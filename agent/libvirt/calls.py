@@ -16,8 +16,8 @@ T = TypeVar("T")
 class HeldThreads:
     """Counts the threads that are held by calls nothing waits for any more, by libvirt and in all.
 
-    A libvirt may belong to anybody, and one that never answers holds a thread for each attempt. The count
-    outlives a connection, so that a socket that is made anew does not get new threads.
+    A libvirt may belong to any user, and one that never answers holds a thread for each attempt. The count
+    outlives a connection, so that a socket that is created again does not get new threads.
     """
 
     def __init__(self, each_max: int, all_max: int | None = None) -> None:

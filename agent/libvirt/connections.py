@@ -23,7 +23,7 @@ FIRST_ATTEMPT_S = 5.0
 """How long to wait for the first answer before a libvirt counts as unavailable."""
 
 SOCKETS_MAX, DOMAINS_MAX = 512, 64
-"""Libvirts found by their sockets, and domains used of each of them. Anybody who can create a socket where
+"""Libvirts found by their sockets, and domains used of each of them. Any user who can create a socket where
 the glob matches can run such a libvirt; a URI is the operator's choice and has no bound."""
 
 FOUND_THREADS_HELD_MAX = 64
