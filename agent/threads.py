@@ -36,11 +36,21 @@ T = TypeVar("T")
 _CALLS_MAX = 40
 """Calls of `in_thread` at a time, those included that were canceled and have not ended."""
 
+_ABANDON_AFTER_S = 0.2
+"""How long a canceled caller waits for its call, which is only longer if the call hangs."""
+
 _limiter: RunVar[anyio.CapacityLimiter] = RunVar("_limiter")
 
 
-async def in_thread(function: Callable[[], T]) -> T:
-    """Call a function that may block in a daemon thread of its own. If canceled, the call continues."""
+async def in_thread(function: Callable[[], T], discard: Callable[[T], object] | None = None) -> T:
+    """Call a function that may block in a daemon thread of its own.
+
+    If canceled, it waits for `_ABANDON_AFTER_S` at most, and then the call continues without it.
+
+    Args:
+        function: called in the thread.
+        discard: called on the event loop with the result if the caller was canceled, to release it.
+    """
     limiter = _limiter.get(None)
     if limiter is None:
         limiter = anyio.CapacityLimiter(_CALLS_MAX)
@@ -52,8 +62,28 @@ async def in_thread(function: Callable[[], T]) -> T:
     except BaseException:  # the host has no thread or no memory left
         limiter.release_on_behalf_of(borrower)
         raise
-    call = thread.submit(function, lambda: limiter.release_on_behalf_of(borrower))
+    abandoned = False
+
+    def ended() -> None:
+        limiter.release_on_behalf_of(borrower)
+        if abandoned:
+            release()
+
+    def release() -> None:
+        if discard is not None and call.error is None:
+            discard(cast("T", call.result))
+
+    call = thread.submit(function, ended)
     thread.end()
+    try:
+        await call.done.wait()
+    except BaseException:
+        with anyio.move_on_after(_ABANDON_AFTER_S, shield=True):
+            await call.done.wait()
+        if call.done.is_set():
+            release()
+        abandoned = True
+        raise
     return await call.wait()
 
 

@@ -65,7 +65,7 @@ async def watch(settings: Settings, locks: Locks | None = None) -> AsyncGenerato
     while True:
         places = last.places
         try:
-            watcher = await in_thread(partial(_Watcher, places))
+            watcher = await in_thread(partial(_Watcher, places), discard=_Watcher.close)
         except _NO_RESOURCES:
             watcher = _Watcher({})
         try:

@@ -203,7 +203,10 @@ async def open_link(
     connection: socket.socket | None = None
     try:
         async with _Turn(openings):
-            found = await in_thread(partial(endpoint.connect, path, look_first=look_first, expected=mark))
+            found = await in_thread(
+                partial(endpoint.connect, path, look_first=look_first, expected=mark),
+                discard=lambda found: found.connection.close(),
+            )
             connection = found.connection
             try:
                 with anyio.fail_after(settings.greeting_timeout_s):

@@ -175,7 +175,9 @@ async def open_ledger(
         StateFileError: the directory cannot be created, written to or locked (another agent uses it), or the
             ledger cannot be read. Nothing was changed.
     """
-    place = await in_thread(partial(_lock, Path(directory), to_restore))
+    place = await in_thread(
+        partial(_lock, Path(directory), to_restore), discard=lambda place: os.close(place.descriptor)
+    )
     try:
         entries = await in_thread(partial(_read, place, now_ms))
         ledger = Ledger(place, {(each.address, each.mark): each for each in entries})

@@ -76,4 +76,4 @@ def test_without_a_known_port_the_check_fails(environ: dict[str, str]) -> None:
     done = health(**environ)
 
     assert done.exit_code == 1
-    assert "no known port" in done.stderr
+    assert "its port is 0" in done.stderr

@@ -209,7 +209,7 @@ def newer(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "detail"),
     [
-        (missing, "no spool at this path"),
+        (missing, "no spool at this path; use --state-directory or --file"),
         (damaged, "file is not a database (SQLITE_NOTADB)"),
         (foreign, "a database of another program"),
         (newer, "format 99 is newer; this version reads up to format 1"),

@@ -186,3 +186,26 @@ def test_no_module_uses_threads_that_the_interpreter_waits_for() -> None:
     used = re.compile(r"to_thread\.|run_in_executor|anyio\.getaddrinfo|loop\.getaddrinfo|ThreadPoolExecutor")
     assert len(sources) > 50
     assert [str(path) for path in sources if used.search(path.read_text())] == []
+
+
+async def test_the_result_of_a_canceled_call_is_discarded() -> None:
+    begun, go_on, discarded = threading.Event(), threading.Event(), anyio.Event()
+
+    def call() -> int:
+        begun.set()
+        go_on.wait(10)
+        return 7
+
+    def discard(result: int) -> None:
+        assert result == 7
+        discarded.set()
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            group.start_soon(in_thread, call, discard)
+            while not begun.is_set():  # noqa: ASYNC110 - an event of the thread
+                await anyio.sleep(0.005)
+            group.cancel_scope.cancel()
+        assert not discarded.is_set()
+        go_on.set()
+        await discarded.wait()
