@@ -10,7 +10,7 @@ PAGE = (ROOT / "docs/security.md").read_text()
 _TABLE = re.compile(r"^<!-- claims -->\n\n\| claim \| test \|\n\| --- \| --- \|\n((?:\|.*\n)+)", re.MULTILINE)
 
 
-AWAITED = 9
+AWAITED = 1
 """How many claims wait for their test; such a claim says "to be named"."""
 
 

@@ -65,12 +65,14 @@ def test_the_configuration_is_one_that_the_agent_accepts(values: Path, tmp_path:
     machine_id.write_text("4c8ad2f0e1b74b6d9a37c5f2d86e9b10\n")
     authority.write_bytes((Path(__file__).parents[1] / "data/tls/cert.pem").read_bytes())
     # What a pod has mounted.
-    password = tmp_path / "kafka-password"
+    password, headers = tmp_path / "kafka-password", tmp_path / "otlp-headers"
     password.write_text("secret")
+    headers.write_text("authorization: Bearer secret\n")
     mounted = {
         "/host/machine-id": machine_id,
         "/tls/ca.pem": authority,
         "/etc/barograph-secret/kafka-password": password,
+        "/etc/barograph-secret/otlp-headers": headers,
     }
     for place, file in mounted.items():
         text = text.replace(place, str(file))
@@ -208,7 +210,6 @@ def test_the_agents_may_connect_to_the_ports_that_the_configuration_names() -> N
 
 def test_a_secret_is_mounted_for_the_agents_group_and_is_in_no_configmap() -> None:
     values = yaml.safe_load((helm.CHART / "ci/secret-values.yaml").read_text())
-    values["secret"]["otlpHeadersKey"] = "headers"
     manifests = helm.render_with(values)
     pod, config = (
         pod_of(manifests),
