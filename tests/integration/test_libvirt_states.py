@@ -62,7 +62,7 @@ def test_a_domain_reports_and_its_driver_its_pause_and_its_end_are_told(folder: 
             lines.wait_until(path, "reporting")
             domain.kill()
             lines.wait_until(path, "gone", "missing")
-            assert "QEMU was lost" in lines.last_words(path)["detail"]
+            assert "its QEMU process failed" in lines.last_words(path)["detail"]
 
 
 def test_a_domain_saved_restored_and_undefined(folder: Path) -> None:
