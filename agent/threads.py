@@ -84,7 +84,9 @@ async def in_thread(function: Callable[[], T], discard: Callable[[T], object] | 
             release()
         abandoned = True
         raise
-    return await call.wait()
+    if call.error is not None:
+        raise call.error
+    return cast("T", call.result)  # not by `wait`, which may be canceled and would lose it
 
 
 class Call(Generic[T]):

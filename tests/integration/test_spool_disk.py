@@ -110,7 +110,7 @@ def test_a_full_disk_loses_nothing_and_is_reported(
         process.wait_for_log("spool writable again", 60)
         lines.wait(lambda: not degraded(lines), "no longer degraded")
         more_samples(lines)
-    assert process.stderr.read_text().count("spool cannot be written") == 1
+    assert process.stderr.read_text().count("] spool cannot be written") == 1
 
 
 def test_a_disk_that_is_full_at_the_start_is_borne_as_at_run_time(

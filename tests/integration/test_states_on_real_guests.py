@@ -60,7 +60,7 @@ def test_a_monitor_held_by_another_client_is_no_greeting_and_stays_theirs(folder
         holder = qemu.Monitor(vm.qmp)
         with agent(folder, *watch(folder)) as process:
             lines = Lines(process)
-            lines.wait_for_state(vm.qmp, "no-greeting", 5)
+            lines.wait_for_state(vm.qmp, "no-greeting", 15)
             assert lines.words(vm.qmp)[-1][1] in ("silent", "busy")
             holder.command("query-status")
             holder.close()
