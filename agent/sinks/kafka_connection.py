@@ -144,9 +144,7 @@ class BrokerConnection(AIOKafkaConnection):
     async def _open(self) -> None:
         """Resolve the name, connect to one of its addresses, and do the TLS handshake."""
         host, tls = self.address.host, self._settings.tls
-        if not host or not 0 < self.address.port < 65_536:
-            raise UnicodeError
-        self._reach(Stage.RESOLVING)
+        self._reach(Stage.READING)
         context = None if tls is None else await self._blocking.run(partial(_ssl_context, tls))
         places = await self._resolved()
         self._reach(Stage.CONNECTING)
@@ -166,7 +164,10 @@ class BrokerConnection(AIOKafkaConnection):
 
     async def _resolved(self) -> list[tuple[int, Any]]:
         """Return the families and addresses of the host, without a thread for one that is numeric."""
+        self._reach(Stage.RESOLVING)
         host, port = self.address.host, self.address.port
+        if not host or not 0 < port < 65_536:
+            raise UnicodeError
         try:
             family = socket.AF_INET6 if ip_address(host).version == 6 else socket.AF_INET
         except ValueError:
@@ -233,7 +234,9 @@ class BrokerConnection(AIOKafkaConnection):
     async def _log_in(self, sasl: Sasl) -> None:
         password = sasl.password
         if sasl.password_file is not None:
+            self._reach(Stage.READING)
             password = await self._blocking.run(partial(_password, sasl.password_file))
+            self._reach(Stage.LOGIN)
         handshake = await self.send(SaslHandShakeRequest(sasl.mechanism))
         offered = [plain(str(each)) for each in handshake.enabled_mechanisms or ()][:10]
         if handshake.error_code == _ILLEGAL_SASL_STATE:

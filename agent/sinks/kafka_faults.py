@@ -52,6 +52,7 @@ class UnusableAnswer(ConnectionError):
 class Stage(StrEnum):
     """How far an attempt to connect has come."""
 
+    READING = "reading"  # the files of `kafka.tls` or the password
     RESOLVING = "resolving"
     CONNECTING = "connecting"
     HANDSHAKE = "handshake"  # TLS
@@ -88,6 +89,8 @@ def plain(text: str) -> str:
 def no_answer(address: BrokerAddress, stage: Stage) -> str:
     """Return what to say of an attempt that waits for an answer."""
     match stage:
+        case Stage.READING:
+            return "kafka: the certificates or the password are not read yet; check the disk of this host"
         case Stage.RESOLVING:
             return f"{address.source}: the resolver does not answer for {address}; check the DNS of this host"
         case Stage.CONNECTING:
@@ -150,7 +153,11 @@ def _words(address: BrokerAddress, stage: Stage, error: BaseException) -> str | 
             return f"{address.source}: {address} refuses the connection; {_reachable(address)}"
         case TimeoutError() if error.errno is None:
             return no_answer(address, stage)
-        case IncompleteReadError() | ConnectionError() if stage not in (Stage.RESOLVING, Stage.CONNECTING):
+        case IncompleteReadError() | ConnectionError() if stage not in (
+            Stage.READING,
+            Stage.RESOLVING,
+            Stage.CONNECTING,
+        ):
             return closed(address, stage)
         case OSError() if error.strerror:
             return f"{address.source}: {address}: {error.strerror}; {_reachable(address)}"
