@@ -41,8 +41,13 @@ def first_readings(log: str) -> dict[str, float]:
     return found
 
 
-def kill_at_a_bad_moment(process: AgentProcess, wal: Path, chance: random.Random) -> float:
-    """Kill it at a random time, or just as it writes to the spool; return when."""
+def kill_at_a_bad_moment(process: AgentProcess, wal: Path, chance: random.Random, *, early: bool) -> float:
+    """Kill it at a random time, or just as it writes to the spool; return when.
+
+    Unless `early`, the time begins with its first discovery, so that there are samples to lose.
+    """
+    if not early:
+        process.wait_for_log("discovery")
     time.sleep(chance.uniform(0.1, 3.0))
     if chance.random() < 0.5:
         before, deadline_s = _changed_ns(wal), time.monotonic() + 2
@@ -82,7 +87,9 @@ def survive(folder: Path, kafka: RealKafka, kills: int, seed: int) -> None:
                 Audit(process) as audit,
             ):
                 if number < kills:
-                    run.killed_ms = kill_at_a_bad_moment(process, folder / "state/spool.sqlite-wal", chance)
+                    run.killed_ms = kill_at_a_bad_moment(
+                        process, folder / "state/spool.sqlite-wal", chance, early=number % 3 == 0
+                    )
                 else:
                     time.sleep(5)
                     run.killed_ms = time.time() * 1000 - VISIBLE_MS  # read, if not yet said to be stopping
