@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.spool.inspect import contents
 from tests.lab.agent import AgentProcess, agent
 from tests.lab.sim import simulated
 
@@ -212,6 +213,9 @@ def test_sigterm_ends_the_agent_in_time_although_its_log_cannot_be_written(stuck
         text = b""
         while b"discovery" not in text:
             text += os.read(reader, 65536)
+        # An agent that cannot log does not go on, so the first records must be on disk before.
+        while not any(each.records for each in contents(stuck.state / "spool.sqlite").waiting.values()):
+            time.sleep(0.05)
         filler = os.open(log, os.O_WRONLY | os.O_NONBLOCK)
         with suppress(BlockingIOError):
             while True:
