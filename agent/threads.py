@@ -84,9 +84,7 @@ async def in_thread(function: Callable[[], T], discard: Callable[[T], object] | 
             release()
         abandoned = True
         raise
-    if call.error is not None:
-        raise call.error
-    return cast("T", call.result)  # not by `wait`, which may be canceled and would lose it
+    return call.outcome()  # not by `wait`, which may be canceled and would lose it
 
 
 class Call(Generic[T]):
@@ -101,6 +99,10 @@ class Call(Generic[T]):
     async def wait(self) -> T:
         """Return what the function returned, or raise what it raised. If canceled, the call continues."""
         await self.done.wait()
+        return self.outcome()
+
+    def outcome(self) -> T:
+        """Return what the function returned, or raise what it raised. Call it once `done` is set."""
         if self.error is not None:
             raise self.error
         return cast("T", self.result)

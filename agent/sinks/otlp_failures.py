@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from http import HTTPStatus
 
+from agent.core.wording import printable
 from agent.sinks.otlp_settings import Settings, authority
 
 _DETAIL_CHARACTERS = 200
@@ -35,10 +36,7 @@ class Failure:
 
 def one_line(text: str) -> str:
     """Return a text from outside as one short line of printable characters."""
-    words = " ".join(text[: 4 * _DETAIL_CHARACTERS].split())
-    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in words)[
-        :_DETAIL_CHARACTERS
-    ]
+    return printable(" ".join(text[: 4 * _DETAIL_CHARACTERS].split()), _DETAIL_CHARACTERS)
 
 
 def unfinished(stage: Stage | None, settings: Settings) -> str:
@@ -187,19 +185,12 @@ _GRPC_CERTIFICATE = (
     ("certificate_verify_failed", 20),
     ("certificate verify failed", 20),
 )
-_NOT_YET, _EXPIRED, _OTHER_NAME, _OTHER_ADDRESS = (
-    9,
-    10,
-    62,
-    64,
-)  # X509_V_ERR_*, openssl-verification-options(1)
-
 
 _TRANSPORT = {"http": "gRPC without TLS", "https": "TLS, and whether it requires otlp.tls.cert_file"}
 
 
 def _certificate(peer: str, verify_code: int, message: str) -> str:
-    """Return the words for a refused certificate, by OpenSSL's X509_V_ERR_* code."""
+    """Return the words for a refused certificate, by OpenSSL's code: openssl-verification-options(1)."""
     what = f"the certificate of {peer}"
     message = one_line(message)
     match verify_code:

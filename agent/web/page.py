@@ -11,7 +11,10 @@ from agent.contract.encode import Agent
 from agent.core.agent_state import AgentEvent
 from agent.core.health import Component
 from agent.core.reading import State, VmView
+from agent.core.wording import printable
 from agent.web.documents import age_s
+
+_TEXT_CHARACTERS_MAX = 1024
 
 REFRESH_S = 10
 _SLICE_VMS = 25
@@ -89,6 +92,4 @@ def _utc(unix_ms: int) -> str:
 
 def _text(text: str) -> str:
     """Return text from outside for the page: escaped, printable characters only, bounded in length."""
-    return escape(
-        "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text[:1024])
-    )
+    return escape(printable(text, _TEXT_CHARACTERS_MAX))

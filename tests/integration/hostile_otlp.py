@@ -10,9 +10,8 @@ import random
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceResponse,
 )
 
-from tests.integration.otlp_backends import EveryCall
+from tests.integration.otlp_backends import EveryCall, listening
 
 STATUSES = (
     *(200,) * 20,
@@ -177,7 +176,7 @@ def http_backend(seed: int) -> Generator[str]:
                 if not keep:
                     return
 
-    with _listening(serve) as port:
+    with listening(serve, backlog=64) as port:
         yield f"http://127.0.0.1:{port}"
 
 
@@ -225,34 +224,8 @@ def http2_garbage(seed: int) -> Generator[str]:
             if chance.random() < 0.5:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
 
-    with _listening(serve) as port:
+    with listening(serve, backlog=64) as port:
         yield f"http://127.0.0.1:{port}"
-
-
-@contextmanager
-def _listening(serve: Callable[[socket.socket], None]) -> Generator[int]:
-    listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-
-    def one(connection: socket.socket) -> None:
-        try:
-            serve(connection)
-        except OSError:
-            return  # the client has gone
-
-    def accept() -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=one, args=(connection,), daemon=True).start()
-
-    threading.Thread(target=accept, daemon=True).start()
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
 
 
 def _request(connection: socket.socket) -> bool:

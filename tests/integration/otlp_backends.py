@@ -1,10 +1,11 @@
 """OTLP backends that behave as told, over HTTP and gRPC, decoding with opentelemetry-proto."""
 
 import gzip
+import socket
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, cast
@@ -233,3 +234,25 @@ def grpc_backend(port: int = 0) -> Generator[GrpcBackend]:
         yield backend
     finally:
         backend.close()
+
+
+@contextmanager
+def listening(serve: Callable[[socket.socket], None], backlog: int = 16) -> Generator[int]:
+    """A listener on loopback that handles each connection in a thread; yields its port."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=backlog)
+
+    def one(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            serve(connection)
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=one, args=(listener.accept()[0],), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()

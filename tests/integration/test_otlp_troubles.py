@@ -24,7 +24,7 @@ from agent.core.health import Health
 from agent.sinks.otlp import OtlpSink
 from agent.sinks.otlp_settings import Settings
 from agent.telemetry import Counters
-from tests.integration.otlp_backends import EveryCall
+from tests.integration.otlp_backends import EveryCall, listening
 from tests.unit.sinks.views import AGENT, sample, view
 
 TLS = Path(__file__).parents[1] / "data" / "tls"
@@ -85,28 +85,6 @@ class Secure:
         server.start()
         self._stack.callback(lambda: server.stop(0).wait(5))
         return port
-
-
-@contextmanager
-def listening(serve: Callable[[socket.socket], None], backlog: int = 16) -> Generator[int]:
-    """A listener on loopback that handles each connection in a thread; yields its port."""
-    listener = socket.create_server(("127.0.0.1", 0), backlog=backlog)
-
-    def one(connection: socket.socket) -> None:
-        with connection, suppress(OSError):
-            serve(connection)
-
-    def accept() -> None:
-        with suppress(OSError):
-            while True:
-                threading.Thread(target=one, args=(listener.accept()[0],), daemon=True).start()
-
-    threading.Thread(target=accept, daemon=True).start()
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
 
 
 def answering(answer: bytes) -> Callable[[socket.socket], None]:

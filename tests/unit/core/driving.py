@@ -161,3 +161,13 @@ class Story:
     @property
     def closed(self) -> bool:
         return any(isinstance(effect, CloseLink) for effect in self.effects)
+
+
+def reporting(**how: object) -> Story:
+    """Return the story of a VM that has reported for some seconds; `how` is that of `Story`."""
+    story = Story(**how)  # pyright: ignore[reportArgumentType]
+    story.update()
+    story.start()
+    story.run_s(5)
+    assert story.words[-1] == ("reporting", "advancing")
+    return story

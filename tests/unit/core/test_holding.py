@@ -29,19 +29,10 @@ from agent.core.events import (
 from agent.core.poller import SECOND_NS, PollSettings, begin
 from agent.core.reading import Access, SocketMark, VmId
 from agent.errors import LinkFault
-from tests.unit.core.driving import MARK, Story
+from tests.unit.core.driving import MARK, Story, reporting
 
 OTHER = MonitorPath("/run/vm/other.qmp")
 TEN = PollSettings(interval_s=10)
-
-
-def reporting(**how: object) -> Story:
-    story = Story(**how)  # pyright: ignore[reportArgumentType]
-    story.update()
-    story.start()
-    story.run_s(5)
-    assert story.words[-1] == ("reporting", "advancing")
-    return story
 
 
 def stays_s(story: Story, seconds: float) -> list[float]:

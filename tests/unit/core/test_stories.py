@@ -33,18 +33,9 @@ from agent.core.poller import SECOND_NS, PollSettings, begin, remember
 from agent.core.polling import wakeup_at
 from agent.core.reading import Access, EpochEnd, IntervalPolicy, Origin, SocketMark, State, VmId
 from agent.errors import LinkFault
-from tests.unit.core.driving import MARK, Story, reading
+from tests.unit.core.driving import MARK, Story, reading, reporting
 
 OBSERVE = PollSettings(interval_s=1, policy=IntervalPolicy.OBSERVE)
-
-
-def reporting(**how: object) -> Story:
-    story = Story(**how)  # pyright: ignore[reportArgumentType]
-    story.update()
-    story.start()
-    story.run_s(5)
-    assert story.words[-1] == ("reporting", "advancing")
-    return story
 
 
 def questions(story: Story) -> list[Question]:
