@@ -18,7 +18,6 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -34,6 +33,7 @@ from agent.core.events import LinkEvent
 from agent.core.wording import printable
 from agent.errors import LinkFault, QmpCommandError, QmpUnreachable
 from agent.qmp import allowlist, parsing
+from agent.qmp.flood import FloodingError, FloodWindow
 from agent.qmp.framing import Frame, Framer
 
 _READ_MAX_BYTES = 64 * 1024
@@ -45,25 +45,11 @@ _UNSENT_MAX_BYTES = 64 * 1024
 _CLOSE_DEADLINE_S = 1.0
 """Closing does not wait for the peer; this bounds the unforeseen."""
 
-_WEIGHT_BYTES = 1024
-"""A message counts once more for each of these: events take 100 to 500 bytes, a reading 900."""
-
-_UNUSED_FACTOR = 10
-"""Events that the agent does not use, for each message allowed: a disk that fails under `werror=report` makes
-an event for each request."""
-
 _UNUSED_AT_ONCE = 16
 """Unused events that are skipped before other tasks run: a fraction of a millisecond."""
 
-_NAMES_MAX = 16
-"""Names of events that are counted: a VM floods with one or two."""
-
 _REFUSAL_MAX = 256
 """Characters of a refusal's class and description: they reach states, logs and terminals."""
-
-_EVENT_SHOWN_MAX = 64
-
-_FLOOD_CAUSES = {"BLOCK_IO_ERROR": ": a disk of the VM fails"}
 
 _ANSWER_MEMBERS = frozenset({"id", "return", "error"})
 
@@ -81,10 +67,6 @@ class _Question:
     refused: Callable[[QmpCommandError], None]
 
 
-class _FloodingError(Exception):
-    """More messages than the bound."""
-
-
 class MonitorClient(QMPClient):
     """A QMP session that can send only what `allowlist` lists.
 
@@ -96,11 +78,7 @@ class MonitorClient(QMPClient):
         super().__init__(readbuflen=_READ_MAX_BYTES)
         self.logger = _SILENT
         self._path = path
-        self._events_per_s_max = events_per_s_max
-        self._window_start_s = 0.0
-        self._window_count = 0
-        self._window_unused = 0
-        self._window_names: Counter[str] = Counter()
+        self._flood = FloodWindow(events_per_s_max)
         self._framer = Framer()
         self._message_bytes = 0
         self._skipped = 0  # since other tasks ran
@@ -230,7 +208,8 @@ class MonitorClient(QMPClient):
             message = frame.message
             self._message_bytes = frame.size_bytes
             if self._is_unused(message):
-                self._weigh_unused(str(message["event"]))
+                now_s = asyncio.get_running_loop().time()
+                self._flood.add_unused(str(message["event"]), frame.size_bytes, now_s)
                 self._skipped += 1
                 if self._skipped % _UNUSED_AT_ONCE == 0:
                     await asyncio.sleep(0)
@@ -304,43 +283,7 @@ class MonitorClient(QMPClient):
         )
 
     def _weigh(self, message: Mapping[str, object]) -> None:
-        # Answers count too: they lead to further commands, and each may be as long as a message can be.
-        self._begin_window()
-        self._window_count += self._weight()
-        event = message.get("event")
-        if isinstance(event, str):
-            self._count_name(event)
-        if self._window_count > self._events_per_s_max:
-            raise _FloodingError(self._flood(self._events_per_s_max))
-
-    def _weigh_unused(self, event: str) -> None:
-        self._begin_window()
-        self._window_unused += self._weight()
-        self._count_name(event)
-        if self._window_unused > self._events_per_s_max * _UNUSED_FACTOR:
-            raise _FloodingError(self._flood(self._events_per_s_max * _UNUSED_FACTOR))
-
-    def _weight(self) -> int:
-        return 1 + self._message_bytes // _WEIGHT_BYTES
-
-    def _begin_window(self) -> None:
-        now_s = asyncio.get_running_loop().time()
-        if now_s - self._window_start_s >= 1.0:
-            self._window_start_s, self._window_count, self._window_unused = now_s, 0, 0
-            self._window_names.clear()
-
-    def _count_name(self, event: str) -> None:
-        names = self._window_names
-        if event in names or len(names) < _NAMES_MAX:
-            names[event] += 1
-
-    def _flood(self, limit: int) -> str:
-        flood = f"more than {limit} messages in one second (each KiB counts as one)"
-        if not self._window_names:
-            return flood
-        [(event, _)] = self._window_names.most_common(1)
-        shown = parsing.printable(event, _EVENT_SHOWN_MAX)
-        return f"{flood}, most of the events {shown}{_FLOOD_CAUSES.get(event, '')}"
+        self._flood.add(message.get("event"), self._message_bytes, asyncio.get_running_loop().time())
 
     def _take_event(self, message: Message) -> None:
         event = parsing.parse_event(message)
@@ -374,7 +317,7 @@ class MonitorClient(QMPClient):
         return error
 
     def _fault_of(self, error: Exception) -> LinkFault:
-        if isinstance(error, _FloodingError):
+        if isinstance(error, FloodingError):
             return LinkFault.FLOODING
         if isinstance(error, EOFError | OSError):
             return LinkFault.HUNG_UP
