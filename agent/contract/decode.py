@@ -5,14 +5,13 @@ name, but the guest gave no value) or *refused*, with the reason:
 
 - `NOT_INTEGER`: a float, a string, a boolean, null, or any other type;
 - `TOO_LARGE`: above 2^53-1, but not unset;
-- `IMPOSSIBLE`: a `total_memory` of 0; `free_memory`, `available_memory` or `disk_caches` above the total,
-  which is kept because the host can check it; an `available_memory` that is more than a quarter of the total
-  below `free_memory`; or one of `SENTINELS`;
+- `IMPOSSIBLE`: a number that stands for "no value", a size above 4 PiB, or a value that contradicts another
+  one (`_contradictions`);
 - `BAD_NAME`: not a usable name, or two spellings of one name, of which both are refused.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import cast
@@ -34,9 +33,24 @@ SENTINELS = frozenset(bits << shift for bits in ((1 << 31) - 1, (1 << 32) - 1) f
     (1 << 52) - 1
 }
 """The largest signed and unsigned numbers of 32 bits, as events or bytes, as KiB and as pages of 4 KiB; and
-2^64-1 bytes as pages. A service that has no value sends them; 2^64-1 itself means "unset"."""
+2^64-1 bytes as pages. A service that has no value sends them; 2^64-1 itself means "unset". A counter that
+passes one loses one value; a guest that has 8 or 16 TiB less exactly a page is too rare to matter."""
+
+SIZES = frozenset(known.name for known in KNOWN_STATISTICS.values() if known.kind == "gauge")
+"""The statistics that are sizes of memory. A guest has them in pages of at least 4 KiB."""
+
+SIZE_MAX = 1 << 52
+"""4 PiB: the widest physical address of x86 has 52 bits (Intel SDM volume 3, 4.1.4)."""
+
+KIB_SENTINELS = frozenset(((1 << bits) - 1) >> 10 << 10 for bits in (31, 32))
+"""32-bit sentinels of bytes, rounded to KiB as by libvirt. They are no whole pages, so no guest has one."""
+
+PAGE_SENTINELS = frozenset(((1 << bits) - 1) >> 12 << 12 for bits in (31, 32))
+"""32-bit sentinels of bytes, rounded to pages of 4 KiB. A guest may have exactly 4 GiB less a page free, so
+one such size is a value, unless it is above the total. Two equal ones are sentinels."""
 
 _RESERVE_PART = 4
+_RESERVE_WITHOUT_TOTAL = 4 << 30
 
 STATISTICS_MAX = 256
 """QEMU has 16 names; an answer with more than this does not come from QEMU."""
@@ -104,7 +118,7 @@ def _read(last_update_s: int, stats: Mapping[str, object]) -> Reading:
             unknown.append(wire_name)
         elif type(value) is not int:  # a bool is an int to isinstance
             refused[name] = Refusal.NOT_INTEGER
-        elif value in SENTINELS:
+        elif value in SENTINELS or (name in SIZES and _is_no_size(value)):
             refused[name] = Refusal.IMPOSSIBLE
         elif 0 <= value <= EXACT_MAX:
             statistics[name] = value
@@ -112,28 +126,44 @@ def _read(last_update_s: int, stats: Mapping[str, object]) -> Reading:
             unset.append(name)
         else:
             refused[name] = Refusal.TOO_LARGE
-    total = statistics.get("total_memory")
-    if total is not None:
-        _keep_out_impossible(total, statistics, refused)
+    for name in _contradictions(statistics):
+        del statistics[name]
+        refused[name] = Refusal.IMPOSSIBLE
     if not unknown:
         return Reading(last_update_s, statistics, frozenset(unset), refused)
     return _with_unknown(Reading(last_update_s, statistics, frozenset(unset), refused), unknown, stats)
 
 
-def _keep_out_impossible(total: int, statistics: dict[str, int], refused: dict[str, Refusal]) -> None:
-    if total == 0:
-        del statistics["total_memory"]
-        refused["total_memory"] = Refusal.IMPOSSIBLE
-        return
-    for part in ("free_memory", "available_memory", "disk_caches"):
-        if statistics.get(part, 0) > total:
-            del statistics[part]
-            refused[part] = Refusal.IMPOSSIBLE
-    free, available = statistics.get("free_memory"), statistics.get("available_memory")
-    # Free memory is available except for the kernel's reserve (linux mm/page_alloc.c, si_mem_available).
-    if free is not None and available is not None and free - available > total // _RESERVE_PART:
-        del statistics["available_memory"]
-        refused["available_memory"] = Refusal.IMPOSSIBLE
+def _is_no_size(value: int) -> bool:
+    return value in KIB_SENTINELS or SIZE_MAX < value <= EXACT_MAX
+
+
+def _contradictions(statistics: Mapping[str, int]) -> Collection[str]:
+    """Return the names of the values that contradict another one.
+
+    - Two sizes or more that are the same one of `PAGE_SENTINELS`.
+    - A `total_memory` of 0: it contradicts the answer itself.
+    - A part above the total, which is kept because the host can check it.
+    - An `available_memory` that is below `free_memory` by more than a quarter of the total, or by more than
+      4 GiB without a total. Free memory is available except for the kernel's reserve (linux mm/page_alloc.c,
+      si_mem_available). A Linux guest with a larger reserve gives its total.
+    """
+    sizes = {name: statistics[name] for name in SIZES & statistics.keys()}
+    odd: set[str] = set()
+    for sentinel in PAGE_SENTINELS.intersection(sizes.values()):
+        same = [name for name, value in sizes.items() if value == sentinel]
+        if len(same) > 1:
+            odd.update(same)
+    if sizes.get("total_memory") == 0:
+        odd.add("total_memory")
+    total = None if "total_memory" in odd else sizes.get("total_memory")
+    if total is not None:
+        odd.update(name for name, value in sizes.items() if value > total)
+    free, available = sizes.get("free_memory"), sizes.get("available_memory")
+    reserve = _RESERVE_WITHOUT_TOTAL if total is None else total // _RESERVE_PART
+    if free is not None and available is not None and "free_memory" not in odd and free - available > reserve:
+        odd.add("available_memory")
+    return odd
 
 
 _NAME_MAX = 64

@@ -64,7 +64,7 @@ class Refusal(StrEnum):
 
     TOO_LARGE = "too_large"  # above 2^53-1, which not every JSON reader keeps exact
     NOT_INTEGER = "not_integer"  # a float, string, null or anything else
-    IMPOSSIBLE = "impossible"  # contradicts another one: free > total, available > total, total = 0
+    IMPOSSIBLE = "impossible"  # contradicts another one, or stands for "no value"
     BAD_NAME = "bad_name"  # not a name that can be carried: empty, over 64 characters, odd characters
 
 

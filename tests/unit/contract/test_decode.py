@@ -131,6 +131,67 @@ def test_a_number_that_stands_for_no_value_is_refused(name: str, value: int) -> 
     assert (reading.statistics, reading.refused) == ({}, {name: Refusal.IMPOSSIBLE})
 
 
+@pytest.mark.parametrize("total", [{}, {"stat-total-memory": 0}, {"stat-total-memory": UNSET}])
+@pytest.mark.parametrize(
+    ("available", "possible"), [(0, False), (GIB, False), (2 * GIB, True), (7 * GIB, True)]
+)
+def test_an_available_far_below_the_free_memory_is_refused_without_a_total(
+    total: dict[str, object], available: int, possible: bool
+) -> None:
+    reading = decoded({**total, "stat-free-memory": 6 * GIB, "stat-available-memory": available})
+
+    assert reading.refused.get("available_memory") is (None if possible else Refusal.IMPOSSIBLE)
+    assert reading.statistics["free_memory"] == 6 * GIB
+
+
+def test_no_available_memory_beside_some_free_memory_is_possible_without_a_total() -> None:
+    assert decoded({"stat-free-memory": 4 * GIB, "stat-available-memory": 0}).refused == {}
+
+
+SIZES = ["free_memory", "total_memory", "available_memory", "disk_caches"]
+
+
+@pytest.mark.parametrize("value", [0x7FFF_FC00, 0xFFFF_FC00])
+@pytest.mark.parametrize("name", SIZES)
+def test_32_bits_rounded_to_kib_are_no_size(name: str, value: int) -> None:
+    reading = decoded({KNOWN_STATISTICS[name].wire_name: value})
+
+    assert (reading.statistics, reading.refused) == ({}, {name: Refusal.IMPOSSIBLE})
+
+
+@pytest.mark.parametrize("value", [0x7FFF_FC00, 0xFFFF_FC00, 0x7FFF_F000, 0xFFFF_F000, (1 << 52) + 4096])
+@pytest.mark.parametrize("name", ["swap_in", "minor_faults"])
+def test_what_is_no_size_may_be_a_count(name: str, value: int) -> None:
+    assert decoded({KNOWN_STATISTICS[name].wire_name: value}).statistics == {name: value}
+
+
+@pytest.mark.parametrize("value", [0x7FFF_F000, 0xFFFF_F000])
+@pytest.mark.parametrize("name", SIZES)
+def test_one_size_may_be_32_bits_rounded_to_pages_and_two_may_not(name: str, value: int) -> None:
+    other = "total_memory" if name != "total_memory" else "disk_caches"
+
+    alone = decoded({KNOWN_STATISTICS[name].wire_name: value})
+    two = decoded({KNOWN_STATISTICS[each].wire_name: value for each in (name, other)})
+
+    assert (alone.statistics, alone.refused) == ({name: value}, {})
+    assert (two.statistics, set(two.refused)) == ({}, {name, other})
+
+
+def test_free_memory_of_4_gib_less_a_page_is_possible() -> None:
+    stats = {"stat-total-memory": 8 * GIB, "stat-free-memory": 0xFFFF_F000, "stat-available-memory": 5 * GIB}
+
+    assert decoded(dict(stats)).refused == {}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_size_above_4_pib_is_refused(name: str) -> None:
+    wire = KNOWN_STATISTICS[name].wire_name
+
+    assert decoded({wire: 1 << 52}).statistics == {name: 1 << 52}
+    assert decoded({wire: (1 << 52) + 1}).refused == {name: Refusal.IMPOSSIBLE}
+    assert decoded({wire: EXACT_MAX}).refused == {name: Refusal.IMPOSSIBLE}
+
+
 def test_a_total_of_zero_is_refused_and_its_parts_stay() -> None:
     reading = decoded({"stat-total-memory": 0, "stat-free-memory": 5, "stat-available-memory": 0})
 
