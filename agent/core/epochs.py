@@ -17,7 +17,7 @@ from uuid import UUID
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from agent.core.falling import judge_fall
+from agent.core.falling import NO_FALL, judge_fall, keep_rates
 from agent.core.reading import EpochEnd, Origin, Reading
 
 CUMULATIVE = frozenset(
@@ -63,8 +63,8 @@ class History(Struct, frozen=True):
     given: frozenset[str] = frozenset()  # statistics this guest gave since its last reset
     cadence_known: bool = False  # an update of this epoch was seen, and no pause since
     kicked: bool = False  # the agent set 0 to N, which asks the guest at once; no update since
-    no_counters: frozenset[str] = frozenset()  # cumulative by name, but they fall: of this boot
-    fell: frozenset[str] = frozenset()  # the counters whose fall ended the epoch before
+    no_counters: Mapping[str, int] = field(default_factory=dict[str, int])  # rates: rises since their fall
+    fell: frozenset[str] = frozenset()  # the counters whose falls ended the epochs before
 
 
 class News(Enum):
@@ -91,7 +91,7 @@ class Seen:
 def end_epoch(history: History, *, guest_reset: bool) -> History:
     """End the epoch: after RESET (`guest_reset`), or when another process or device answers."""
     given: frozenset[str] = frozenset() if guest_reset else history.given
-    no_counters: frozenset[str] = frozenset() if guest_reset else history.no_counters
+    no_counters: Mapping[str, int] = {} if guest_reset else history.no_counters
     return replace(
         history,
         ended=history.epoch is not None,
@@ -126,20 +126,28 @@ def see(
     """
     last = history.last
     went_back = last is not None and reading.last_update_s < last.last_update_s
-    fall = judge_fall(
-        history.counters,
-        reading.statistics,
-        no_counters=history.no_counters,
-        fell_before=history.fell,
-        sequence=history.sequence,
-        steady=on_time and history.cadence_known,
-        told=told,
-    )
+    fall = NO_FALL
+    if went_back:
+        history = end_epoch(history, guest_reset=True)
+    else:
+        fall = judge_fall(
+            history.counters,
+            reading.statistics,
+            no_counters=history.no_counters,
+            fell_before=history.fell,
+            sequence=history.sequence,
+            steady=on_time and history.cadence_known,
+            told=told,
+        )
     fell = fall.restarted
-    if went_back or fell:
-        history = replace(end_epoch(history, guest_reset=True), fell=fall.fell)
+    if fell:
+        # The fall may be that of a rate: forgetting the others would end an epoch for each again.
+        no_counters = history.no_counters
+        history = replace(end_epoch(history, guest_reset=True), no_counters=no_counters, fell=fall.fell)
     elif fall.no_counters:
-        history = replace(history, no_counters=history.no_counters | fall.no_counters)
+        history = replace(
+            history, no_counters={**history.no_counters, **dict.fromkeys(sorted(fall.no_counters), 0)}
+        )
     if reading.last_update_s == 0:
         return Seen(replace(history, last=reading), News.NOTHING)
     if last is not None and reading.last_update_s == last.last_update_s and not fell:
@@ -183,4 +191,10 @@ def _remember(history: History, reading: Reading) -> History:
     given = history.given
     if len(given) < GIVEN_MAX and not given.issuperset(reading.statistics):
         given = given.union(reading.statistics)
-    return replace(history, last=reading, counters=counters, given=given)
+    return replace(
+        history,
+        last=reading,
+        counters=counters,
+        given=given,
+        no_counters=keep_rates(history.no_counters, history.counters, reading.statistics),
+    )

@@ -2,12 +2,12 @@
 
 from msgspec.structs import replace
 
-from agent.core import announcing, epochs, pacing
+from agent.core import announcing, epochs, holding, pacing
 from agent.core.epochs import News, Seen
 from agent.core.events import Asking, Counted, CountReading, EmitSample, FoundNoCounters, Idle
 from agent.core.pacing import Pace
 from agent.core.poller import SECOND_NS, Poller
-from agent.core.reading import Access, Reading, Sample
+from agent.core.reading import Reading, Sample
 from agent.core.turn import Turn
 
 
@@ -24,7 +24,7 @@ def read(p: Poller, reading: Reading, turn: Turn) -> Poller:
         on_time=_on_time(p, pace, answered_ns),
         unix_ms=turn.now.unix_ms,
         chance=turn.chance,
-        told=p.endpoint.access is Access.HOLD,
+        told=not holding.is_visited(p),
     )
     if seen.no_counters:
         turn.do(FoundNoCounters(seen.no_counters))

@@ -42,6 +42,12 @@ POLLING = (
     ("went_back = last is not None and", "went_back = False and last is not None and"),
     ("if f.silent_s > f.deadline_s:", "if f.silent_s > 2 * f.deadline_s:"),
     ("if ownership.times_set >= 2:", "if ownership.times_set >= 3:"),
+    ("told and len(witnesses) >= len(unexplained):", "told:"),
+    (" and name not in SAME_AT_EACH_BOOT\n", "\n"),
+    ("return any(wrap * 3 // 4 <= before < wrap and after < wrap // 4 for wrap in WRAPS)", "return False"),
+    ("restarted=True, fell=fell | fell_before)", "restarted=True, fell=fell)"),
+    ("if rises < GROWN_AGAIN}", "if True}"),
+    ("guest_reset=True), no_counters=no_counters, fell", "guest_reset=True), fell"),
 )
 FLEET = (
     ("if running[address] is not None and", "if"),
@@ -197,6 +203,7 @@ MODELS: Mapping[str, Model] = {
         # The stories first: of several tests that fail, they name the behavior that is broken.
         (
             "tests/unit/core/test_stories.py",
+            "tests/unit/core/test_falling.py",
             "tests/unit/core/test_ownership.py",
             "tests/unit/core/test_matrix.py",
             "tests/model/test_polling_model.py",

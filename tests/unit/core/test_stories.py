@@ -22,6 +22,7 @@ from agent.core.events import (
     LinkFailed,
     MonitorEventKind,
     OpenLink,
+    OthersWait,
     PathMissing,
     PathSeen,
     Question,
@@ -219,6 +220,30 @@ def test_a_boot_after_a_counter_that_is_none_is_another_epoch() -> None:
     after = [{"minor_faults": 50, "major_faults": major} for major in (3, 4)]
 
     assert epochs_of(story, [*before, *after]) == [1, 2, 3, 1, 2]
+
+
+def test_a_restart_that_one_counter_does_not_show_is_another_epoch() -> None:
+    story = Story()
+    before = {"major_faults": 5, "minor_faults": 9_000, "swap_in": 8_192}
+    after = {"major_faults": 5, "minor_faults": 70, "swap_in": 0}
+
+    assert epochs_of(story, [before, before | {"free_memory": 1}, after]) == [1, 2, 1]
+    assert not [effect for effect in story.effects if isinstance(effect, FoundNoCounters)]
+
+
+@pytest.mark.parametrize(("others", "sequences"), [(False, [1, 2, 3]), (True, [1, 2, 1])])
+def test_a_monitor_that_the_agent_leaves_to_others_has_no_events(others: bool, sequences: list[int]) -> None:
+    story = Story()
+    story.update(minor_faults=40, major_faults=5)
+    story.start()
+    if others:
+        story.feed(OthersWait())
+    for faults in (50, 12):
+        story.pass_s(1)
+        story.update(minor_faults=faults, major_faults=100 - faults)
+    story.pass_s(1)
+
+    assert [each.sequence for each in story.samples] == sequences
 
 
 @pytest.mark.parametrize("wrap", WRAPS)
