@@ -16,7 +16,7 @@ from agent.core.reading import SocketMark
 from agent.qmp import backlog
 from agent.threads import WorkerThread
 
-LOOK_S = 0.3
+LOOK_S = 0.5
 """A client waits for so long at most until it is seen, and for some milliseconds until the link is closed."""
 
 UNSEEN_LOOKS = 3

@@ -84,7 +84,7 @@ async def test_without_links_it_does_not_look() -> None:
         with lookout.watching(HERE, events.append):
             await until(lambda: kernel.looks > 0)
         looks = kernel.looks
-        await anyio.sleep(0.8)
+        await anyio.sleep(1.3)
         group.cancel_scope.cancel()
 
     assert kernel.looks <= looks + 1
