@@ -77,6 +77,8 @@ def test_records_that_kafka_refused_are_listed_requeued_and_arrive_marked(
     marked = [each for each in arrived if each.headers.get("ce_redelivered") == b"true"]
     assert [each.headers["ce_id"].decode() for each in marked] == ids
     assert arrived[: len(ids)] == marked
+    assert {json.loads(each.value).get("redelivered") for each in marked} == {True}
+    assert {json.loads(each.value).get("redelivered") for each in arrived[len(ids) :]} == {None}
     fresh = [json.loads(each.value)["sequence"] for each in arrived[len(ids) :]]
     assert fresh == list(range(len(ids) + 1, len(ids) + 1 + len(fresh)))
     assert status()["dead_letters"]["records"] == 0

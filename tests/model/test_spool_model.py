@@ -317,7 +317,8 @@ class SpoolModel(RuleBasedStateMachine):
             history = msgspec.structs.replace(history, sequence=history.sequence + 1)
         else:
             said += 1
-        value = json.dumps([history.epoch, history.sequence, "x" * size_bytes]).encode()
+        document = {"epoch": history.epoch, "sequence": history.sequence, "x": "x" * size_bytes}
+        value = json.dumps(document).encode()
         record = Record(kind, f"id-{number}", vm, NOW_MS, encode_headers([("ce_id", b"1")]), value)
         memory = Memory(f"/run/{vm}", None, VmId(vm), history, None, sequence=said)
         self.vms[vm] = (history, said)
@@ -568,8 +569,8 @@ class SpoolModel(RuleBasedStateMachine):
                 assert (history.epoch, history.sequence) not in to_come, "a memory ahead of its records"
 
     def place(self, number: int) -> tuple[str, int]:
-        epoch, sequence, _ = json.loads(self.records[number - 1].value)
-        return epoch, sequence
+        document = json.loads(self.records[number - 1].value)
+        return document["epoch"], document["sequence"]
 
     @invariant()
     def counts_are_conserved(self) -> None:

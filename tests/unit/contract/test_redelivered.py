@@ -1,46 +1,60 @@
 """A requeued record has the mark in both modes, and is otherwise unchanged."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from agent.contract.encode import Mode, encode_sample
+from agent.contract.encode import Mode, encode_agent_state, encode_sample, encode_state
 from agent.contract.headers import decode_headers, encode_headers
 from agent.contract.redelivered import is_redelivered, redelivered
-from tests.unit.contract.test_encode import AGENT, SAMPLE, read
+from agent.core.reading import Record
+from tests.unit.contract.test_encode import AGENT, AGENT_EVENT, SAMPLE, STATE, problems, read
 
 BINARY, STRUCTURED = (encode_sample(SAMPLE, AGENT, mode) for mode in Mode)
+WRITTEN: dict[str, Callable[[Mode], Record]] = {
+    "sample": lambda mode: encode_sample(SAMPLE, AGENT, mode),
+    "state": lambda mode: encode_state(STATE, AGENT, mode),
+    "agent": lambda mode: encode_agent_state(AGENT_EVENT, AGENT, mode),
+}
 
 
-@pytest.mark.parametrize("record", [BINARY, STRUCTURED], ids=["binary", "structured"])
-def test_a_cloudevents_reader_finds_the_mark_and_everything_else_unchanged(record: object) -> None:
-    assert record in (BINARY, STRUCTURED)
-    before = BINARY if record is BINARY else STRUCTURED
+def document(data: Any) -> dict[str, Any]:
+    return json.loads(data) if isinstance(data, bytes) else data
 
+
+@pytest.mark.parametrize("before", [BINARY, STRUCTURED], ids=["binary", "structured"])
+def test_a_cloudevents_reader_finds_the_mark_and_everything_else_unchanged(before: Record) -> None:
     event = read(redelivered(before))
 
     assert event.get_attributes() == {**read(before).get_attributes(), "redelivered": "true"}
-    assert event.get_data() == read(before).get_data()
+    assert document(event.get_data()) == {**document(read(before).get_data()), "redelivered": True}
 
 
-def test_in_binary_mode_it_is_a_header_and_the_value_is_unchanged() -> None:
+@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_marked_document_is_valid(name: str, mode: Mode) -> None:
+    marked = redelivered(WRITTEN[name](mode))
+
+    assert problems(name, document(read(marked).get_data())) == []
+
+
+def test_in_binary_mode_it_is_a_header_and_a_field_of_the_value() -> None:
     marked = redelivered(BINARY)
 
     headers = [*decode_headers(BINARY.headers), ("ce_redelivered", b"true")]
-    assert marked == replace(BINARY, headers=encode_headers(headers))
+    assert marked == replace(BINARY, headers=encode_headers(headers), value=marked.value)
+    assert marked.value == BINARY.value.removesuffix(b"}") + b',"redelivered":true}'
 
 
-def test_in_structured_mode_it_is_in_the_value_and_no_number_changes() -> None:
+@pytest.mark.parametrize("before", [BINARY, STRUCTURED], ids=["binary", "structured"])
+def test_no_number_changes(before: Record) -> None:
     odd = b'"statistics":{"x" : 1.10, "y":123456789012345678901234567890,'
-    written = STRUCTURED.value.replace(b'"statistics":{', odd)
-    record = replace(STRUCTURED, value=written)
+    record = replace(before, value=before.value.replace(b'"statistics":{', odd))
 
-    marked = redelivered(record)
-
-    assert marked == replace(record, value=marked.value)
-    assert odd in marked.value
-    assert json.loads(marked.value) == {**json.loads(written), "redelivered": "true"}
+    assert odd in redelivered(record).value
 
 
 @pytest.mark.parametrize("mode", Mode)
@@ -55,6 +69,13 @@ def test_a_record_is_marked_once(mode: Mode) -> None:
 
 
 @pytest.mark.parametrize("value", [b"", b"[]", b"\xff", b'{"a":'])
-def test_a_structured_value_that_is_not_an_event_cannot_be_marked(value: bytes) -> None:
+@pytest.mark.parametrize("record", [BINARY, STRUCTURED], ids=["binary", "structured"])
+def test_a_value_that_is_not_an_object_cannot_be_marked(record: Record, value: bytes) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        redelivered(replace(record, value=value))
+
+
+@pytest.mark.parametrize("value", [b"{}", b'{"data":[]}', b'{"data":"eyJ9"}', b'{"data_base64":"e30="}'])
+def test_a_structured_value_without_a_document_cannot_be_marked(value: bytes) -> None:
     with pytest.raises(ValueError, match=r".+"):
         redelivered(replace(STRUCTURED, value=value))
