@@ -8,7 +8,7 @@ schemas/metrics/registry.yaml declares the same metrics, and a test compares the
 These hold at any instant, for a snapshot taken on the event loop:
 
 - readings = samples + repeats + coalesced;
-- queued + carried = delivered + waiting + dropped + dead_lettered, for each sink;
+- queued + carried = delivered + queue.size + dropped + dead_lettered, for each sink;
 - queued to kafka.samples = samples; queued to kafka.states = state_events + agent_events.
 """
 
@@ -124,13 +124,15 @@ class Count(StrEnum):
     # fmt: on
 
 
-WAITING = Instrument(
-    Metric("barograph.waiting", "{record}", "updowncounter", "Records queued, neither delivered nor lost."),
+QUEUE_SIZE = Instrument(
+    Metric(
+        "barograph.queue.size", "{record}", "updowncounter", "Records queued, neither delivered nor lost."
+    ),
     (SINK,),
 )
-OLDEST = Instrument(
+QUEUE_AGE = Instrument(
     Metric(
-        "barograph.waiting.age",
+        "barograph.queue.age",
         "s",
         "gauge",
         "Age of the next record to be sent; absent while none is queued or it has not been read from disk.",
@@ -166,7 +168,7 @@ DESCRIPTORS = Instrument(
 
 INSTRUMENTS: tuple[Instrument, ...] = (
     *(count.instrument for count in Count),
-    *(WAITING, OLDEST, VMS, SPOOL_USED, DEAD_LETTERS, LAG, CPU, MEMORY, DESCRIPTORS),
+    *(QUEUE_SIZE, QUEUE_AGE, VMS, SPOOL_USED, DEAD_LETTERS, LAG, CPU, MEMORY, DESCRIPTORS),
 )
 """All of them, in the order of the documentation."""
 
@@ -258,8 +260,8 @@ def snapshot(counters: Counters, levels: Levels) -> Snapshot:
         count.instrument.metric.name: tuple(_counted(count, totals, sinks)) for count in Count
     }
     current: Mapping[Instrument, Iterable[Point]] = {
-        WAITING: (Point(each, {SINK: sink}) for sink, each in levels.waiting.items()),
-        OLDEST: (Point(each, {SINK: sink}) for sink, each in levels.oldest_age_s.items()),
+        QUEUE_SIZE: (Point(each, {SINK: sink}) for sink, each in levels.waiting.items()),
+        QUEUE_AGE: (Point(each, {SINK: sink}) for sink, each in levels.oldest_age_s.items()),
         VMS: (Point(levels.vms.get(state, 0), {VM_STATE: state.value}) for state in State),
         SPOOL_USED: _optional(levels.spool_used_bytes),
         DEAD_LETTERS: _optional(levels.dead_letters),

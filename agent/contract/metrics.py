@@ -1,7 +1,8 @@
 """The OTLP metrics of VMs: names, units and kinds.
 
 schemas/metrics/registry.yaml declares the same metrics, and a test compares them. A name is never used again
-for another quantity or unit. A statistic that a later QEMU adds and that is not listed here is sent under
+for another quantity or unit, and is never the namespace of another name (semantic-conventions,
+docs/general/naming.md). A statistic that a later QEMU adds and that is not listed here is sent under
 `OTHER_PREFIX` as a gauge without a unit, since neither is known.
 """
 
@@ -10,6 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal
+
+SCHEMA_URL: Final = "https://barograph.invalid/schemas/1.0.0"
+"""The name of the registry, which ends in its version. Nothing can be fetched there.
+
+schemas/metrics/manifest.yaml has the same one. Source: OpenTelemetry specification, schemas/README.md,
+"Schema URL".
+"""
 
 VM_ID: Final = "qemu.vm.id"
 VM_NAME: Final = "qemu.vm.name"
@@ -95,13 +103,13 @@ GUEST_METRICS: Mapping[str, Metric] = MappingProxyType(
         ),
         "swap_out": Metric("qemu.vm.guest.swap.out", "By", "counter", "Memory written to the guest's swap."),
         "minor_faults": Metric(
-            "qemu.vm.guest.faults",
+            "qemu.vm.guest.paging.faults",
             "{fault}",
             "counter",
             "Page faults in the guest; on Linux including the major ones.",
         ),
         "major_faults": Metric(
-            "qemu.vm.guest.faults.major",
+            "qemu.vm.guest.paging.major_faults",
             "{fault}",
             "counter",
             "Page faults in the guest that waited for a disk.",

@@ -87,7 +87,7 @@ class OwnTelemetry:
             exporter, export_interval_millis=self._settings.interval_s * 1000
         )
         self._provider = MeterProvider([reader], resource=_resource(self._agent), shutdown_on_exit=False)
-        meter = self._provider.get_meter("barograph", self._agent.version)
+        meter = self._provider.get_meter("barograph", self._agent.version, schema_url=metrics.SCHEMA_URL)
         for instrument in INSTRUMENTS:
             self._register(meter, instrument)
 
@@ -228,7 +228,8 @@ def _resource(agent: Agent) -> Resource:
             "service.version": agent.version,
             metrics.HOST_ID: agent.host_id,
             metrics.HOST_NAME: utf8(agent.host_name),
-        }
+        },
+        metrics.SCHEMA_URL,
     )
 
 

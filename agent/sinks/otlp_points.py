@@ -172,10 +172,14 @@ class _Made:
     """The metrics of one VM, while they are built."""
 
     def __init__(self, resource: Mapping[str, str], version: str, identity: Mapping[str, str]) -> None:
-        self.metrics = ResourceMetrics(resource=Resource(attributes=_attributes(resource)))
+        self.metrics = ResourceMetrics(
+            resource=Resource(attributes=_attributes(resource)), schema_url=metrics.SCHEMA_URL
+        )
         self.points = 0
         self.left_out: Counter[RefusedPoint] = Counter()
-        scope = self.metrics.scope_metrics.add(scope=InstrumentationScope(name="barograph", version=version))
+        scope = self.metrics.scope_metrics.add(
+            scope=InstrumentationScope(name="barograph", version=version), schema_url=metrics.SCHEMA_URL
+        )
         self._metrics = scope.metrics
         # Encoded once for all points of the VM, which makes each point cheaper.
         self._identity = NumberDataPoint(attributes=_attributes(identity)).SerializeToString()

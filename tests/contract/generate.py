@@ -9,7 +9,7 @@ from typing import cast
 
 import yaml
 
-from agent.contract.metrics import OTHER_PREFIX, Kind, Metric, prometheus_name
+from agent.contract.metrics import OTHER_PREFIX, SCHEMA_URL, Kind, Metric, prometheus_name
 from tests.contract.schema_files import (
     DOCUMENTS,
     SCHEMAS,
@@ -65,14 +65,17 @@ def as_metric(group: Group) -> Metric:
     )
 
 
-_INTRODUCTION = """<!-- Generated from schemas/metrics/registry.yaml: `python -m tests.contract.generate`. -->
+_INTRODUCTION = f"""\
+<!-- Generated from schemas/metrics/registry.yaml: `python -m tests.contract.generate`. -->
 # Metrics
 
 The agent sends these metrics over OTLP and shows them at `/metrics`. Temporality is always cumulative. The
 names in Prometheus are those of its default translation.
 
 Over OTLP each VM is a resource of its own. Its identity is also on the points, unless `identity: resource`
-is set, because Prometheus drops most attributes of a resource.
+is set, because Prometheus drops most attributes of a resource. Resources and scopes name the registry and its
+version in `schema_url`, `{SCHEMA_URL}`: see `schemas/metrics/manifest.yaml`. Nothing can be
+fetched there.
 
 `/metrics` uses the names in Prometheus and shows attributes as labels, with `_` for `.`. The format is
 OpenMetrics, or the older text format for clients that accept only that one. A guest's values are shown only
@@ -115,7 +118,7 @@ These hold at any instant, so every loss is counted. At `/metrics` all of the ag
 instant.
 
 - `readings` = `samples` + `repeats` + `coalesced`; together with `readings_refused` these are all answers;
-- `queued` + `carried` = `delivered` + `waiting` + `dropped` + `dead_lettered`, for each sink;
+- `queued` + `carried` = `delivered` + `queue.size` + `dropped` + `dead_lettered`, for each sink;
 - `queued` to `kafka.samples` = `samples`, and to `kafka.states` = `state_events` + `agent_events`.
 """
 

@@ -1,18 +1,21 @@
 """The metric registry and the code declare the same metrics, and each agrees with its statistic."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import cast
 
 import pytest
+import yaml
 
 from agent.contract import metrics, targets
-from agent.contract.metrics import GUEST_METRICS, HOST_METRICS, prometheus_name
+from agent.contract.metrics import GUEST_METRICS, HOST_METRICS, prometheus_family, prometheus_name
 from agent.contract.statistics import KNOWN_STATISTICS
 from agent.core.reading import State
 from agent.sinks import otlp_points
 from agent.sinks.otlp_points import RefusedPoint
 from agent.telemetry import INSTRUMENTS, REASON, SINK, Count
 from tests.contract.generate import (
+    REGISTRY,
     as_metric,
     attributes_of,
     is_own,
@@ -85,10 +88,53 @@ def test_every_attribute_of_a_metric_is_declared_here_or_by_opentelemetry() -> N
     assert refers == known
 
 
-def test_no_two_metrics_have_one_name_in_prometheus() -> None:
-    names = [prometheus_name(as_metric(group)) for group in metrics_of(registry())]
+def namespaces_among(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Return each name that is the namespace of another, with the other."""
+    every = sorted(names)
+    return [(name, other) for name in every for other in every if other.startswith(f"{name}.")]
+
+
+def test_no_metric_is_the_namespace_of_another() -> None:
+    """Source: semantic-conventions, docs/general/naming.md: names must not coincide with namespaces."""
+    names = [str(group["metric_name"]) for group in metrics_of(registry())]
 
     assert len(set(names)) == len(names)
+    assert namespaces_among([*names, metrics.OTHER_PREFIX + "name"]) == []
+    assert namespaces_among(["a.b", "a.b_c", "a.b.c"]) == [("a.b", "a.b.c")]
+
+
+def test_no_attribute_is_the_namespace_of_another() -> None:
+    names = [*attributes(), *attributes(1), metrics.HOST_ID, metrics.HOST_NAME]
+
+    assert namespaces_among([*names, metrics.VM_LABEL_PREFIX + "name"]) == [
+        ("qemu.vm.label", "qemu.vm.label.name")  # a template: the prefix itself is not an attribute
+    ]
+
+
+SUFFIXES = ("_total", "_created", "_bucket", "_count", "_sum", "_info", "_gcount", "_gsum")
+"""What a series may end in. Source: OpenMetrics 1.0, "Suffixes", and the types that use them."""
+
+
+def test_no_two_metrics_have_one_name_in_prometheus_or_differ_by_a_suffix_of_series() -> None:
+    names = [prometheus_name(as_metric(group)) for group in metrics_of(registry())]
+    families = {prometheus_family(as_metric(group)) for group in metrics_of(registry())}
+
+    assert len(set(names)) == len(families) == len(names)
+    assert families & {family + suffix for family in families for suffix in SUFFIXES} == set()
+
+
+def test_the_manifest_of_the_registry_gives_the_schema_url_that_is_sent() -> None:
+    """Source: weaver, schemas/definition-manifest.v2.json; OpenTelemetry, schemas/README.md, "Schema URL"."""
+    manifest = yaml.safe_load((REGISTRY.parent / "manifest.yaml").read_text())
+
+    assert manifest["schema_url"] == metrics.SCHEMA_URL
+    assert re.fullmatch(r"https://[a-z.]+(/[a-z]+)+/[0-9]+\.[0-9]+\.[0-9]+", metrics.SCHEMA_URL)
+    assert manifest.keys() == {"schema_url", "description", "stability", "dependencies"}
+    assert manifest["description"]
+    assert manifest["stability"] == "development"
+    (opentelemetry,) = manifest["dependencies"]
+    version = opentelemetry["schema_url"].removeprefix("https://opentelemetry.io/schemas/")
+    assert f"/v{version}.zip[model]" in opentelemetry["registry_path"]
 
 
 def test_the_refused_points_have_the_reasons_of_the_sink() -> None:

@@ -59,7 +59,7 @@ def unbalanced(text: str) -> list[str]:
         ("readings", total("readings"), total("samples") + total("repeats") + total("coalesced")),
     ]
     for sink in sinks:
-        out = sum(total(name, sink) for name in ("delivered", "waiting", "dropped", "dead_lettered"))
+        out = sum(total(name, sink) for name in ("delivered", "queue_size", "dropped", "dead_lettered"))
         equations.append((sink, total("queued", sink) + total("carried", sink), out))
     if "kafka.samples" in sinks:
         states = total("state_events") + total("agent_events")

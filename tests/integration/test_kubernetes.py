@@ -284,7 +284,7 @@ def outage(released: Release, folder: Path, kafka: RealKafka, seconds: float) ->
         waiting = [
             float(line.split()[-1])
             for line in released.web("/metrics")[1].splitlines()
-            if line.startswith("barograph_waiting") and "kafka.samples" in line
+            if line.startswith("barograph_queue_size") and "kafka.samples" in line
         ]
         assert degraded
         assert waiting

@@ -379,7 +379,7 @@ def test_what_goes_in_comes_out_of_the_collector(own_collector: Collector) -> No
 def point(
     *, name: str = "m", unit: str = "By", kind: str = "gauge", at: int = 2, start_at: int | None = None
 ) -> Point:
-    return Point((), name, unit, kind, (), at, start_at, 1)
+    return Point((), name, unit, kind, (), at, start_at, 1, ("", ""))
 
 
 @pytest.mark.parametrize(

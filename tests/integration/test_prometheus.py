@@ -38,5 +38,5 @@ def test_two_vms_on_two_hosts_are_two_series_with_names(folder: Path, own_promet
         assert {(each["qemu_vm_name"], each["host_name"]) for each in series} == {("a", "one"), ("b", "two")}
         assert len({each["qemu_vm_id"] for each in series}) == 2
         assert {each["metric"]["qemu_vm_name"] for each in states} == {"a", "b"}
-        faults = own_prometheus.query("qemu_vm_guest_faults_total")
+        faults = own_prometheus.query("qemu_vm_guest_paging_faults_total")
         assert len(faults) == 2

@@ -15,6 +15,7 @@ import anyio
 import pytest
 from structlog.testing import capture_logs
 
+from agent.contract.metrics import SCHEMA_URL
 from agent.core.reading import Sample, State, VmView
 from agent.sinks.otlp import OtlpSink
 from agent.sinks.otlp_cycle import SLICE_VMS
@@ -471,6 +472,7 @@ async def test_a_real_collector_passes_on_what_was_observed(own_collector: Colle
 
     points = own_collector.points()
     assert problems(points) == []
+    assert {each.schema_urls for each in points} == {(SCHEMA_URL, SCHEMA_URL)}
     assert sorted(free_memory(own_collector)) == sorted(
         (f"vm-{k}", (first_s + n) * SECOND_NS) for k in (1, 2) for n in range(1, 6)
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 import anyio
 from structlog.testing import capture_logs
 
+from agent.contract.metrics import SCHEMA_URL
 from agent.sinks.otlp_own import OwnTelemetry
 from agent.sinks.otlp_settings import Settings
 from agent.telemetry import INSTRUMENTS, LAG, Count, Counters, Levels, Snapshot, snapshot
@@ -54,6 +55,7 @@ async def test_every_instrument_arrives_and_a_count_grows(own_collector: Collect
         (each.metric.name, each.metric.unit, each.metric.kind) for each in INSTRUMENTS
     }
     assert {each.about("service.instance.id") for each in points} == {AGENT.host_id}
+    assert {each.schema_urls for each in points} == {(SCHEMA_URL, SCHEMA_URL)}
     assert [each.value for each in points if each.name == LAG.metric.name][-1] == 1
 
 

@@ -212,7 +212,7 @@ def test_vms_that_come_and_go_leave_no_series_behind(folder: Path) -> None:
 
     assert of_vms_before == 0
     # How old what waits is has a series only while something waits.
-    assert {each for each in own_before ^ own_after if "waiting_age" not in each} == set()
+    assert {each for each in own_before ^ own_after if "queue_age" not in each} == set()
 
 
 @pytest.mark.guest

@@ -31,6 +31,7 @@ class Point:
     time_ns: int
     start_ns: int | None
     value: float  # an int where it was sent as one; NaN where the point says that there is none
+    schema_urls: tuple[str, str]  # of the resource, of the scope
 
     @property
     def stream(self) -> tuple[object, ...]:
@@ -81,6 +82,7 @@ def parse(document: dict[str, Any]) -> list[Point]:
                         int(each["timeUnixNano"]),
                         int(each["startTimeUnixNano"]) if each.get("startTimeUnixNano") else None,
                         _value(each),
+                        (of_resource.get("schemaUrl", ""), scope.get("schemaUrl", "")),
                     )
                     for each in data["dataPoints"]
                 ]

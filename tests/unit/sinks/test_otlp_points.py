@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric, NumberDataPoint
 
-from agent.contract.metrics import GUEST_METRICS, OTHER_PREFIX
+from agent.contract.metrics import GUEST_METRICS, OTHER_PREFIX, SCHEMA_URL
 from agent.contract.targets import targets
 from agent.core.reading import Balloon, EpochEnd, Sample, State, VmView
 from agent.sinks.otlp_points import (
@@ -77,6 +77,12 @@ def metrics_of(points: VmPoints) -> Iterable[Metric]:
     return scope.metrics
 
 
+def test_resource_and_scope_name_the_registry_and_its_version() -> None:
+    made = built(view()).metrics
+
+    assert [made.schema_url, *(scope.schema_url for scope in made.scope_metrics)] == [SCHEMA_URL] * 2
+
+
 # --- the guest's values ---
 
 
@@ -85,7 +91,7 @@ def test_a_guests_values_have_the_time_of_its_update() -> None:
 
     assert points["qemu.vm.guest.memory.free"].time_ns == (T0_S + 20) * SECOND_NS
     assert points["qemu.vm.guest.memory.free"].value == 7
-    assert points["qemu.vm.guest.faults.major"].time_ns == (T0_S + 20) * SECOND_NS
+    assert points["qemu.vm.guest.paging.major_faults"].time_ns == (T0_S + 20) * SECOND_NS
 
 
 @pytest.mark.parametrize("name", GUEST_METRICS)
@@ -135,8 +141,8 @@ def test_a_counter_starts_where_its_epoch_starts() -> None:
     first = built(view(sample(T0_S + 20, epoch_start_s=T0_S)))
     second = built(view(sample(T0_S + 30, sequence=2)), first.accepted, now_ns=NOW_NS + 1)
 
-    assert on_the_wire(first)["qemu.vm.guest.faults.major"].start_ns == T0_S * SECOND_NS
-    assert on_the_wire(second)["qemu.vm.guest.faults.major"].start_ns == T0_S * SECOND_NS
+    assert on_the_wire(first)["qemu.vm.guest.paging.major_faults"].start_ns == T0_S * SECOND_NS
+    assert on_the_wire(second)["qemu.vm.guest.paging.major_faults"].start_ns == T0_S * SECOND_NS
 
 
 def test_a_new_epochs_counters_never_start_before_the_last_point_of_the_old_one() -> None:
@@ -148,8 +154,8 @@ def test_a_new_epochs_counters_never_start_before_the_last_point_of_the_old_one(
         view(replace(reborn, sequence=41, last_update_s=T0_S + 40)), after.accepted, now_ns=NOW_NS + 2
     )
 
-    assert on_the_wire(after)["qemu.vm.guest.faults.major"].start_ns == (T0_S + 20) * SECOND_NS
-    assert on_the_wire(later)["qemu.vm.guest.faults.major"].start_ns == (T0_S + 20) * SECOND_NS
+    assert on_the_wire(after)["qemu.vm.guest.paging.major_faults"].start_ns == (T0_S + 20) * SECOND_NS
+    assert on_the_wire(later)["qemu.vm.guest.paging.major_faults"].start_ns == (T0_S + 20) * SECOND_NS
 
 
 def test_an_unknown_statistic_is_a_gauge_without_a_unit() -> None:

@@ -52,7 +52,7 @@ def test_guest_values_are_shown_only_while_the_vm_is_reporting(state: State) -> 
 
 
 def test_a_guest_counter_ends_in_total() -> None:
-    (shown,) = of("qemu_vm_guest_faults_major_total", [view(sample(statistics={"major_faults": 7}))])
+    (shown,) = of("qemu_vm_guest_paging_major_faults_total", [view(sample(statistics={"major_faults": 7}))])
 
     assert shown.value == 7
 
@@ -108,8 +108,8 @@ def test_the_agents_own_metrics_are_shown_with_lag_as_a_histogram() -> None:
     found = {(each.name, *each.labels.values()): each.value for each in samples(present)}
 
     assert found["barograph_samples_total",] == 3
-    assert found["barograph_waiting", "lines"] == 2
-    assert found["barograph_waiting_age_seconds", "lines"] == 1.5
+    assert found["barograph_queue_size", "lines"] == 2
+    assert found["barograph_queue_age_seconds", "lines"] == 1.5
     assert found["barograph_lag_seconds_bucket", "0.001"] == 1
     assert found["barograph_lag_seconds_bucket", "0.005"] == 2
     assert found["barograph_lag_seconds_bucket", "+Inf"] == 3
