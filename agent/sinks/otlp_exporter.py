@@ -6,7 +6,7 @@ after that step, through private hooks (docs/decisions/0012). What they leave op
 - they return only success or failure; the status, the partial success and the requested delay are read here;
 - they read headers, certificates and more from the environment, which configures the agent only where
   docs/configuration.md names them: headers, TLS and proxy come from the settings (sinks/otlp_credentials.py);
-- they do not bound an answer: over HTTP sinks/otlp_http.py does, over gRPC the options of the channel;
+- they do not bound an answer: over HTTP sinks/http_post.py does, over gRPC the options of the channel;
 - a malformed trailer of gRPC raises in their retry loop: it gets a valid one, or none.
 
 Their loggers repeat at every attempt what an `Outcome` has once.
@@ -25,10 +25,9 @@ import structlog
 from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData
 
 from agent.sinks import otlp_failures
+from agent.sinks.http_post import Answer, AttemptFailed, HttpClient, Stage
 from agent.sinks.otlp_credentials import Credentials
 from agent.sinks.otlp_cycle import Exporter, Outcome
-from agent.sinks.otlp_failures import Stage
-from agent.sinks.otlp_http import Answer, AttemptFailed, HttpClient
 from agent.sinks.otlp_settings import Settings, authority, http_endpoint
 
 if TYPE_CHECKING:
@@ -147,7 +146,9 @@ def _open_http(settings: Settings, credentials: Credentials, attempts: _Attempts
 
     if settings.endpoint.startswith("https://"):
         credentials.context()
-    client = HttpClient(settings, credentials.context, attempts.watch.enter, attempts.redact)
+    client = HttpClient(
+        otlp_failures.target(settings), credentials.context, attempts.watch.enter, attempts.redact
+    )
 
     @dataclass(frozen=True, slots=True)
     class Result(BaseHTTPResult):

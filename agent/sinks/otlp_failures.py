@@ -5,33 +5,34 @@ A text from outside is cut to one short line of printable characters.
 
 import ssl
 from dataclasses import dataclass
-from enum import StrEnum
 from http import HTTPStatus
 
 from agent.core.wording import printable
-from agent.sinks.otlp_settings import Settings, authority
+from agent.sinks.http_post import Failure, Stage, Target
+from agent.sinks.otlp_settings import Settings, authority, http_endpoint
 
 _DETAIL_CHARACTERS = 200
 _CREDENTIALS = "check it, otlp.headers_file and otlp.bearer_token_file"
 _REACH = "check the address and port in otlp.endpoint, the route and firewalls"
 
 
-class Stage(StrEnum):
-    """How far one attempt has come."""
-
-    RESOLVE = "resolve"
-    CONNECT = "connect"
-    PROXY = "proxy"  # the tunnel through the proxy
-    TLS = "tls"
-    ANSWER = "answer"  # the request is being sent, or the answer awaited
-
-
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """Why an attempt failed, and whether another attempt now can do better."""
+class _HttpWords:
+    settings: Settings
 
-    words: str
-    may_pass: bool
+    def of_attempt(self, stage: Stage, error: Exception) -> Failure:
+        return of_attempt(stage, error, self.settings)
+
+    def of_proxy(self, status: int, reason: str) -> Failure:
+        return of_proxy(status, reason, self.settings)
+
+    def not_http(self) -> Failure:
+        return not_http(self.settings)
+
+
+def target(settings: Settings) -> Target:
+    """Return where requests over HTTP go, with the words for one that fails."""
+    return Target(http_endpoint(settings), _HttpWords(settings), settings.proxy)
 
 
 def one_line(text: str) -> str:

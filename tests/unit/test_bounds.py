@@ -175,9 +175,9 @@ FILLED: Mapping[str, Sequence[str]] = {
         "integration/test_sinks_otlp.py::test_a_thread_that_the_resolver_holds_is_left_and_their_number_is_bounded"
     ],
     "an answer over HTTP, with its headers": [
-        "unit/sinks/test_otlp_http.py::test_an_answer_without_end_is_read_up_to_the_limit_and_its_status_counts",
-        "unit/sinks/test_otlp_http.py::test_headers_without_end_are_no_answer",
-        "unit/sinks/test_otlp_http.py::test_an_answer_that_trickles_ends_at_the_timeout",
+        "unit/sinks/test_http_post.py::test_an_answer_without_end_is_read_up_to_the_limit_and_its_status_counts",
+        "unit/sinks/test_http_post.py::test_headers_without_end_are_no_answer",
+        "unit/sinks/test_http_post.py::test_an_answer_that_trickles_ends_at_the_timeout",
     ],
     "an answer over gRPC; its trailers": [
         "integration/test_hostile_otlp.py::test_whatever_a_backend_answers_is_a_failed_cycle_at_worst"

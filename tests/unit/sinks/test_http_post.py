@@ -11,8 +11,8 @@ from typing import TypeAlias
 
 import pytest
 
-from agent.sinks.otlp_failures import Stage
-from agent.sinks.otlp_http import ANSWER_BYTES_MAX, AttemptFailed, HttpClient
+from agent.sinks.http_post import ANSWER_BYTES_MAX, AttemptFailed, HttpClient, Stage
+from agent.sinks.otlp_failures import target
 from agent.sinks.otlp_settings import Settings
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -72,7 +72,7 @@ class Peer:
 def client_of(*steps: Step) -> Generator[tuple[HttpClient, Peer]]:
     peer = Peer(steps)
     settings = Settings(endpoint=peer.endpoint, protocol="http")
-    client = HttpClient(settings, _no_tls, lambda _: None)
+    client = HttpClient(target(settings), _no_tls, lambda _: None)
     try:
         yield client, peer
     finally:
@@ -150,7 +150,7 @@ def test_a_request_to_a_plain_backend_goes_to_the_proxy_with_its_credentials() -
             proxy=peer.endpoint.replace("//", "//user:p%40ss@"),
             proxy_variable="http_proxy",
         )
-        client = HttpClient(settings, _no_tls, lambda _: None)
+        client = HttpClient(target(settings), _no_tls, lambda _: None)
 
         assert post(client) == (200, b"ok")
         assert peer.requests[0].startswith(b"POST http://otlp.invalid:4318/v1/metrics HTTP/1.1\r\n")
@@ -162,7 +162,7 @@ def test_the_stages_of_an_attempt_are_reported() -> None:
     stages: list[Stage] = []
     with client_of(OK, OK) as (_, peer):
         settings = Settings(endpoint=peer.endpoint, protocol="http")
-        client = HttpClient(settings, _no_tls, stages.append)
+        client = HttpClient(target(settings), _no_tls, stages.append)
         post(client)
         post(client)
         client.close()

@@ -1,8 +1,9 @@
 """One HTTP/1.1 connection for POST requests, with answers that are bounded in size and time.
 
-The exporter's own transport decompresses whatever a backend sends, waits again for each byte, trusts the
-certificates of a Python package and reads settings from the environment. Here the time limit is for the whole
-exchange, an answer is read up to `ANSWER_BYTES_MAX`, and nothing is decompressed.
+For OTLP and for token endpoints. The usual clients decompress whatever a server sends and wait again for each
+byte; the transport of the OTLP exporter also trusts the certificates of a Python package and reads settings
+from the environment. Here the time limit is for the whole exchange, an answer is read up to
+`ANSWER_BYTES_MAX`, and nothing is decompressed.
 """
 
 import io
@@ -11,15 +12,12 @@ import ssl
 import time
 from base64 import b64encode
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 from http import HTTPStatus
 from http.client import HTTPException, HTTPResponse, IncompleteRead
-from typing import cast
+from typing import Protocol, cast
 from urllib.parse import quote, unquote, urlsplit
-
-from agent.sinks import otlp_failures
-from agent.sinks.otlp_failures import Failure, Stage
-from agent.sinks.otlp_settings import Settings, http_endpoint
 
 ANSWER_BYTES_MAX = 64 * 1024
 """Of one answer, its headers included. The rest is not read, and the connection is closed."""
@@ -28,9 +26,52 @@ _READ_BYTES = 16 * 1024
 _IN_A_PATH = "/%:@!$&'()*+,;=~-._"
 
 
+class Stage(StrEnum):
+    """How far one attempt has come."""
+
+    RESOLVE = "resolve"
+    CONNECT = "connect"
+    PROXY = "proxy"  # the tunnel through the proxy
+    TLS = "tls"
+    ANSWER = "answer"  # the request is being sent, or the answer awaited
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an attempt failed, and whether another attempt now can do better."""
+
+    words: str
+    may_pass: bool
+
+
+class Words(Protocol):
+    """Says why there is no answer, with the settings of the one that asks."""
+
+    def of_attempt(self, stage: Stage, error: Exception) -> Failure:
+        """Return why an attempt ended without an answer."""
+        ...
+
+    def of_proxy(self, status: int, reason: str) -> Failure:
+        """Return why the proxy refuses the tunnel."""
+        ...
+
+    def not_http(self) -> Failure:
+        """Return the words for an answer that is not HTTP/1."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where requests go."""
+
+    url: str
+    words: Words
+    proxy: str | None = field(default=None, repr=False)  # http://, may have a user name and a password
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer of the backend. `body` is empty if it is compressed, too long or broken."""
+    """An answer of the server. `body` is empty if it is compressed, too long or broken."""
 
     status: int
     reason: str
@@ -47,11 +88,11 @@ class AttemptFailed(Exception):
 
 
 class HttpClient:
-    """Sends requests to the endpoint of the settings, one at a time. Used by one thread."""
+    """Sends requests to one URL, one at a time. Used by one thread."""
 
     def __init__(
         self,
-        settings: Settings,
+        target: Target,
         context: Callable[[], tuple[Hashable, ssl.SSLContext]],
         at: Callable[[Stage], None],
         redact: Callable[[str], str] = str,
@@ -59,16 +100,17 @@ class HttpClient:
         """Open nothing yet.
 
         Args:
-            settings: the backend, and the proxy if there is one.
+            target: the URL, and the proxy if there is one.
             context: returns the TLS context, and what identifies it: a connection ends when it changes.
             at: called with the stage of each attempt.
             redact: returns a text of the proxy without secrets.
         """
-        self._settings = settings
+        self._proxy = target.proxy
+        self._words = target.words
         self._context = context
         self._at = at
         self._redact = redact
-        self._url = urlsplit(http_endpoint(settings))
+        self._url = urlsplit(target.url)
         self._stage = Stage.RESOLVE
         self._socket: socket.socket | None = None
         self._stamp: Hashable = None
@@ -88,7 +130,7 @@ class HttpClient:
                 try:
                     return self._exchange(self._socket, body, headers, deadline_s)
                 except (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError):
-                    # The backend has closed it since the last request.
+                    # The server has closed it since the last request.
                     self.close()
             self._stamp = stamp
             return self._exchange(self._open(context, deadline_s), body, headers, deadline_s)
@@ -98,9 +140,9 @@ class HttpClient:
         except (HTTPException, ValueError, OSError) as error:
             self.close()
             if isinstance(error, OSError) or self._stage is not Stage.ANSWER:
-                failure = otlp_failures.of_attempt(self._stage, error, self._settings)
+                failure = self._words.of_attempt(self._stage, error)
             else:
-                failure = otlp_failures.not_http(self._settings)
+                failure = self._words.not_http()
             # `from None`: an exception of a library may quote a header.
             raise AttemptFailed(failure) from None
 
@@ -115,7 +157,7 @@ class HttpClient:
         self._at(stage)
 
     def _open(self, context: ssl.SSLContext | None, deadline_s: float) -> socket.socket:
-        proxy = None if self._settings.proxy is None else urlsplit(self._settings.proxy)
+        proxy = None if self._proxy is None else urlsplit(self._proxy)
         peer = self._url if proxy is None else proxy
         self._enter(Stage.RESOLVE)
         default = 443 if peer.scheme == "https" else 80
@@ -141,10 +183,10 @@ class HttpClient:
         response = _begin(opened, "CONNECT", _TUNNEL_BYTES_MAX, deadline_s)
         if not HTTPStatus.OK <= response.status < HTTPStatus.MULTIPLE_CHOICES:
             reason = self._redact(response.reason)
-            raise AttemptFailed(otlp_failures.of_proxy(response.status, reason, self._settings))
+            raise AttemptFailed(self._words.of_proxy(response.status, reason))
 
     def _proxy_authorization(self) -> list[str]:
-        proxy = urlsplit(self._settings.proxy or "")
+        proxy = urlsplit(self._proxy or "")
         if proxy.username is None:
             return []
         pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
@@ -157,7 +199,7 @@ class HttpClient:
         target = quote(self._url.path or "/", safe=_IN_A_PATH)
         host = _host_and_port(self._url.hostname or "", self._url.port)
         lines = [f"Host: {host}", "Accept-Encoding: identity", f"Content-Length: {len(body)}"]
-        if self._settings.proxy is not None and self._url.scheme == "http":
+        if self._proxy is not None and self._url.scheme == "http":
             target = f"http://{host}{target}"
             lines += self._proxy_authorization()
         lines += [f"{name}: {value}" for name, value in headers.items()]
