@@ -46,6 +46,7 @@ from agent.runtime.sightings import Sightings
 from agent.runtime.stopping import Stopping
 from agent.runtime.vm import ClaimsRegistry, VmServices
 from agent.sinks.kafka import KafkaSink
+from agent.sinks.kafka_tokens import Tokens
 from agent.sinks.lines import LinesSink
 from agent.sinks.otlp import OtlpSink
 from agent.sinks.otlp_own import OwnTelemetry
@@ -125,7 +126,7 @@ class _Run:
         self._ledger = ledger
         self._spool = spool
         self._counters = counters
-        keepers, self._deliveries = _deliveries(config, spool, counters)
+        keepers, self._deliveries = _deliveries(config, spool, counters, redact)
         self._recorder = Recorder(identity, config.event_mode, keepers, counters)
         self._otlp: Contained | None = None
         if config.otlp is not None:
@@ -321,7 +322,7 @@ class _Run:
 
 
 def _deliveries(
-    config: Config, spool: DiskSpool | None, counters: Counters
+    config: Config, spool: DiskSpool | None, counters: Counters, redact: Redactor
 ) -> tuple[list[Keeper], list[tuple[RecordSink, RecordQueue]]]:
     """Return the keepers of new records, and for each sink the queue it is fed from."""
     keepers: list[Keeper] = [] if spool is None else [spool]
@@ -333,9 +334,11 @@ def _deliveries(
         deliveries.append((sink, buffer))
 
     if config.kafka is not None:
+        sasl = config.kafka.sasl
+        tokens = None if sasl is None or sasl.oauth is None else Tokens(sasl.oauth, redact.add)
         topics = {Queue.SAMPLES: config.kafka.samples_topic, Queue.STATES: config.kafka.states_topic}
         for queue, topic in topics.items():  # a topic that fails must not hold up the other
-            sink = KafkaSink(config.kafka, topic, f"kafka.{queue}")
+            sink = KafkaSink(config.kafka, topic, f"kafka.{queue}", tokens)
             if spool is None:
                 from_memory(sink, queue.kinds)
             else:

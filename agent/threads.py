@@ -11,7 +11,7 @@ three reasons:
 Cancellation: a thread cannot be interrupted. If the task that waits for a call is canceled, the call
 continues, its result is discarded, and the next call of the same thread waits for it. Who starts calls must
 therefore bound how many of them hang (agent/libvirt/readings.py, agent/sinks/otlp.py,
-agent/sinks/kafka_connection.py).
+agent/sinks/kafka_blocking.py).
 
 No other module starts threads by other means: the interpreter waits at its end for the threads of
 `anyio.to_thread` and of the event loop's default executor (tests/unit/test_threads.py). `in_thread` makes a

@@ -10,6 +10,8 @@ from agent.errors import Problem
 
 _SECRET_FILES: tuple[SettingPath, ...] = (
     ("kafka", "sasl", "password_file"),
+    ("kafka", "sasl", "oauth", "token_file"),
+    ("kafka", "sasl", "oauth", "client_secret_file"),
     ("kafka", "tls", "key_file"),
     ("otlp", "headers_file"),
     ("otlp", "bearer_token_file"),
@@ -19,7 +21,11 @@ _SECRET_FILES: tuple[SettingPath, ...] = (
 
 def cautions(written: Written, flags: Flags, environ: Mapping[str, str]) -> tuple[Problem, ...]:
     """Return the warnings: each with its place, what may go wrong, and what to do."""
-    return (*_readable_secrets(written, flags, environ), *_ignored_variables(environ))
+    return (
+        *_readable_secrets(written, flags, environ),
+        *_missing_token(written),
+        *_ignored_variables(environ),
+    )
 
 
 def _readable_secrets(written: Written, flags: Flags, environ: Mapping[str, str]) -> Iterator[Problem]:
@@ -45,6 +51,15 @@ def _readable_secrets(written: Written, flags: Flags, environ: Mapping[str, str]
             yield Problem(
                 place, f"every user of this host can read the secret in {file!r}; run chmod o= on it"
             )
+
+
+def _missing_token(written: Written) -> Iterator[Problem]:
+    file = written.kafka.sasl.oauth.token_file
+    if file is not None and not os.path.lexists(file):
+        yield Problem(
+            "kafka.sasl.oauth.token_file",
+            f"{file!r} does not exist; the agent logs in to Kafka once another program has written it",
+        )
 
 
 def _ignored_variables(environ: Mapping[str, str]) -> Iterator[Problem]:

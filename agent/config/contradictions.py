@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from agent.config.sink_sections import TlsFiles
+from agent.config.sink_sections import OauthConfig, SaslConfig, TlsFiles
 from agent.config.sources import Layer
 from agent.config.tree import SettingPath, Written
-from agent.config.types import OtlpProtocol, Switch
+from agent.config.types import OtlpProtocol, SaslMechanism, Switch
 from agent.config.units import Duration
 from agent.sinks.otlp_settings import default_protocol
 
@@ -114,7 +114,11 @@ def _sasl(written: Written) -> Iterator[Finding]:
     has_password = sasl.password is not None or sasl.password_file is not None
     if sasl.password is not None and sasl.password_file is not None:
         yield Finding(password_file, "the password is set twice; keep this file or the variable", (password,))
-    if sasl.mechanism is not None:
+    if sasl.mechanism is SaslMechanism.OAUTHBEARER:
+        if sasl.username is not None or has_password:
+            message = "OAUTHBEARER uses neither a user name nor a password; remove them"
+            yield Finding(mechanism, message, all_of_it)
+    elif sasl.mechanism is not None:
         if sasl.username is None:
             yield Finding(username, f"missing; {sasl.mechanism} needs a user name", all_of_it)
         if not has_password:
@@ -126,6 +130,33 @@ def _sasl(written: Written) -> Iterator[Finding]:
     elif sasl.username is not None or has_password:
         message = "missing, so username and password are not used; set PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"
         yield Finding(mechanism, message, all_of_it)
+    yield from _oauth(sasl)
+
+
+def _oauth(sasl: SaslConfig) -> Iterator[Finding]:
+    oauth, mechanism = sasl.oauth, ("kafka", "sasl", "mechanism")
+    section = ("kafka", "sasl", "oauth")
+    token_file, token_endpoint = (*section, "token_file"), (*section, "token_endpoint")
+    if sasl.mechanism is not SaslMechanism.OAUTHBEARER:
+        if oauth != OauthConfig():
+            message = "no tokens are used without OAUTHBEARER; set it, or remove kafka.sasl.oauth"
+            yield Finding(mechanism, message, (section,))
+        return
+    if oauth.token_file is not None and oauth.token_endpoint is not None:
+        message = "set, and kafka.sasl.oauth.token_endpoint too; keep one"
+        yield Finding(token_file, message, (token_endpoint,))
+    if oauth.token_file is None and oauth.token_endpoint is None:
+        message = "missing; OAUTHBEARER needs this file or kafka.sasl.oauth.token_endpoint"
+        yield Finding(token_file, message, (mechanism, token_endpoint))
+    for name in ("client_id", "client_secret_file"):
+        if oauth.token_endpoint is not None and getattr(oauth, name) is None:
+            yield Finding(
+                (*section, name), "missing; kafka.sasl.oauth.token_endpoint needs it", (token_endpoint,)
+            )
+    for name in ("client_id", "client_secret_file", "scope", "ca_file", "parameters"):
+        if oauth.token_endpoint is None and getattr(oauth, name):
+            message = "set, but only kafka.sasl.oauth.token_endpoint uses it; set that, or remove this"
+            yield Finding((*section, name), message, (token_endpoint,))
 
 
 def _otlp(written: Written, own: Layer) -> Iterator[Finding]:

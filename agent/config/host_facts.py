@@ -18,7 +18,7 @@ from agent.config.sources import CONTAINER_VARIABLE, Layer
 from agent.config.tree import SettingPath, Written
 from agent.config.types import IDENTIFIER
 from agent.libvirt.targets import NOT_INSTALLED
-from agent.sinks import otlp_headers
+from agent.sinks import kafka_oauth, otlp_headers
 
 _SECRET_MAX_BYTES = 65_536
 _DEFAULT_ROOT_DIRECTORY = "/var/lib/barograph"
@@ -108,6 +108,37 @@ def sasl_password(written: Written, findings: list[Finding]) -> str | None:
     if not password:
         findings.append(Finding(path, f"{sasl.password_file!r} is empty; write the password to it"))
     return password or None
+
+
+def client_secret(written: Written, findings: list[Finding]) -> str | None:
+    """Return the secret for the token endpoint; `None`: not set, or not readable."""
+    file, path = written.kafka.sasl.oauth.client_secret_file, ("kafka", "sasl", "oauth", "client_secret_file")
+    content = None if file is None else _content(file, path, findings)
+    if content is None:
+        return None
+    secret = content.rstrip("\r\n")
+    if not secret or len(secret.encode()) > kafka_oauth.SECRET_BYTES_MAX:
+        message = (
+            f"{file!r} is empty or larger than {kafka_oauth.SECRET_BYTES_MAX:,} bytes; write the secret to it"
+        )
+        findings.append(Finding(path, message))
+        return None
+    return secret
+
+
+def token(written: Written, findings: list[Finding]) -> str | None:
+    """Return the token for Kafka as it is now; `None`: not set, not readable, or not written yet."""
+    file, path = written.kafka.sasl.oauth.token_file, ("kafka", "sasl", "oauth", "token_file")
+    if file is None or not os.path.lexists(file):
+        return None
+    content = _content(file, path, findings)
+    if content is None:
+        return None
+    try:
+        return kafka_oauth.of_file(content.encode())
+    except kafka_oauth.TokenError as error:
+        findings.append(Finding(path, f"{file!r} {error}"))
+    return None
 
 
 def check_headers(written: Written, findings: list[Finding]) -> None:

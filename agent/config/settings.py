@@ -10,7 +10,7 @@ from agent.config.contradictions import otlp_protocol
 from agent.config.host_facts import Host
 from agent.config.sink_sections import KafkaConfig
 from agent.config.sources import Flags
-from agent.config.types import OnExit, SpoolMode, Switch, split_address
+from agent.config.types import OnExit, SaslMechanism, SpoolMode, Switch, split_address
 from agent.config.unencrypted import unencrypted_logins
 from agent.config.validation import Effective, effective
 from agent.contract.encode import Mode
@@ -21,7 +21,7 @@ from agent.errors import Problem
 from agent.libvirt.targets import Place
 from agent.libvirt.targets import Settings as LibvirtSettings
 from agent.qmp.link import Settings as QmpSettings
-from agent.sinks import kafka_settings, otlp_settings
+from agent.sinks import kafka_oauth, kafka_settings, otlp_settings
 from agent.spool import disk
 from agent.spool.store import Bounds
 from agent.web import web_settings
@@ -150,11 +150,15 @@ class Config:
     @property
     def secrets(self) -> tuple[str, ...]:
         """Every secret in the configuration, which no text may contain."""
-        sasl = () if self.effective.sasl_password is None else (self.effective.sasl_password,)
-        headers = self.effective.written.otlp.headers.values()
-        proxy = self.effective.otlp_proxy
-        credentials = "" if proxy is None else urlsplit(proxy.url).netloc.rpartition("@")[0]
-        return (*sasl, *(value.get_secret_value() for value in headers), credentials, unquote(credentials))
+        effective = self.effective
+        kafka = [each for each in (effective.sasl_password, effective.client_secret, effective.token) if each]
+        if effective.client_secret:
+            client_id = effective.written.kafka.sasl.oauth.client_id or ""
+            kafka.append(kafka_oauth.authorization(client_id, effective.client_secret))
+        headers = (value.get_secret_value() for value in effective.written.otlp.headers.values())
+        proxies = (each.url for each in (effective.otlp_proxy, effective.token_proxy) if each is not None)
+        credentials = [urlsplit(url).netloc.rpartition("@")[0] for url in proxies]
+        return (*kafka, *headers, *credentials, *map(unquote, credentials))
 
     @property
     def web(self) -> web_settings.Settings | None:
@@ -210,6 +214,8 @@ class Config:
 
     def _sasl(self, kafka: KafkaConfig) -> kafka_settings.Sasl | None:
         sasl, password = kafka.sasl, self.effective.sasl_password
+        if sasl.mechanism is SaslMechanism.OAUTHBEARER:
+            return kafka_settings.Sasl(mechanism="OAUTHBEARER", oauth=self._oauth(kafka))
         if sasl.mechanism is None or sasl.username is None or password is None:
             return None
         return kafka_settings.Sasl(
@@ -218,6 +224,25 @@ class Config:
             password=password,
             password_file=_path(sasl.password_file),
         )
+
+    def _oauth(self, kafka: KafkaConfig) -> kafka_settings.Oauth | None:
+        oauth, proxy = kafka.sasl.oauth, self.effective.token_proxy
+        if oauth.token_file is not None:
+            return kafka_settings.Oauth(source=Path(oauth.token_file), extensions=oauth.extensions)
+        if oauth.token_endpoint is None or oauth.client_id is None or oauth.client_secret_file is None:
+            return None
+        endpoint = kafka_settings.TokenEndpoint(
+            url=oauth.token_endpoint,
+            client_id=oauth.client_id,
+            client_secret_file=Path(oauth.client_secret_file),
+            scope=oauth.scope or "",
+            parameters=oauth.parameters,
+            ca_file=_path(oauth.ca_file),
+            timeout_s=kafka.request_timeout.s,
+            proxy=None if proxy is None else proxy.url,
+            proxy_variable="" if proxy is None else proxy.variable,
+        )
+        return kafka_settings.Oauth(source=endpoint, extensions=oauth.extensions)
 
 
 def load(flags: Flags, environ: Mapping[str, str], *, monitors_needed: bool = True) -> Config:

@@ -7,6 +7,7 @@ from pydantic import Field
 from agent.config.types import (
     AbsolutePath,
     Endpoint,
+    Extensions,
     Headers,
     Identifier,
     Identity,
@@ -14,12 +15,14 @@ from agent.config.types import (
     OnOff,
     OtlpCompression,
     OtlpProtocol,
+    Parameters,
     SaslMechanism,
     Secret,
     Section,
     Servers,
     Switch,
     Text,
+    TokenUrl,
     Topic,
 )
 from agent.config.units import Duration, WrittenDuration, within
@@ -49,17 +52,68 @@ class KafkaTlsConfig(TlsFiles):
     )
 
 
+class OauthConfig(Section):
+    """Tokens for `OAUTHBEARER`, from a file or from a token endpoint (OAuth 2.0, client credentials)."""
+
+    token_file: AbsolutePath | None = Field(
+        default=None,
+        description=(
+            "File with a token, read at each login; at most 32 KiB. Another program writes it and renews it. "
+            "It may be missing at the start."
+        ),
+    )
+    token_endpoint: TokenUrl | None = Field(
+        default=None,
+        description=(
+            "URL that issues tokens, `https://` except within this host. A token is used until 80 % of its "
+            "life are over, one hour at most."
+        ),
+    )
+    client_id: Text | None = Field(
+        default=None, description="Name of the client at the endpoint. Required with `token_endpoint`."
+    )
+    client_secret_file: AbsolutePath | None = Field(
+        default=None,
+        description=(
+            "File with the secret of the client, read at each request; at most 4 KiB. A line break at its "
+            "end is ignored. Required with `token_endpoint`."
+        ),
+    )
+    scope: Text | None = Field(default=None, description="Scopes to request, separated by spaces.")
+    parameters: Parameters = Field(
+        default={},
+        description=(
+            "More parameters of the request, such as `audience` or `resource`; at most 16. In a variable: "
+            "`name=value,name2=value2`."
+        ),
+    )
+    ca_file: AbsolutePath | None = Field(
+        default=None,
+        description=(
+            "Certificate authorities to trust for the endpoint, in PEM. Default: those of the operating "
+            "system."
+        ),
+    )
+    extensions: Extensions = Field(
+        default={},
+        description=(
+            "SASL extensions of each login, such as `logicalCluster` and `identityPoolId` for Confluent "
+            "Cloud; at most 16."
+        ),
+    )
+
+
 class SaslConfig(Section):
     """Authentication to Kafka."""
 
     mechanism: SaslMechanism | None = Field(
         default=None, description="SASL mechanism. Default: no authentication."
     )
-    username: Text | None = Field(default=None, description="User name. Required with `mechanism`.")
+    username: Text | None = Field(default=None, description="User name. Required by `PLAIN` and `SCRAM`.")
     password: Secret | None = Field(
         default=None,
         description=(
-            "Password. Required with `mechanism`; not allowed in the file: use this variable or "
+            "Password. Required by `PLAIN` and `SCRAM`; not allowed in the file: use this variable or "
             "`password_file`."
         ),
     )
@@ -67,6 +121,7 @@ class SaslConfig(Section):
         default=None,
         description="File with the password, read at each login. A line break at its end is ignored.",
     )
+    oauth: OauthConfig = OauthConfig()
 
 
 class KafkaConfig(Section):

@@ -62,6 +62,7 @@ class SaslMechanism(StrEnum):
     PLAIN = "PLAIN"
     SCRAM_256 = "SCRAM-SHA-256"
     SCRAM_512 = "SCRAM-SHA-512"
+    OAUTHBEARER = "OAUTHBEARER"
 
 
 class OtlpProtocol(StrEnum):
@@ -112,6 +113,15 @@ class Switch(StrEnum):
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?\.?|\[[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?\]")
 IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,254}")
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")  # Kafka, org.apache.kafka.common.internals.Topic
+
+_PAIRS_MAX, _PAIR_CHARACTERS_MAX = 16, 1024
+_EXTENSION = re.compile(r"[A-Za-z]+")  # RFC 7628, section 3.1; "auth" is the token
+_OAUTH_PARAMETERS = {
+    "grant_type": "it is client_credentials; remove it",
+    "scope": "use the setting scope",
+    "client_id": "use the setting client_id",
+    "client_secret": "use client_secret_file",
+}
 
 
 def _switch(written: object) -> object:
@@ -193,8 +203,16 @@ def shown_url(written: str) -> str:
     return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
 
-def _endpoint(written: str) -> str:
+def _otlp_endpoint(written: str) -> str:
     example = "e.g. http://collector:4318 or https://otlp.example.net"
+    return _endpoint(written, example, "send them in otlp.headers, e.g. authorization")
+
+
+def _token_endpoint(written: str) -> str:
+    return _endpoint(written, "e.g. https://sso.example.net/token", "use client_id and client_secret_file")
+
+
+def _endpoint(written: str, example: str, for_secrets: str) -> str:
     shown = shown_url(written)
     if "://" not in written:
         raise ValueError(f"{shown!r} has no scheme; start it with http:// or https://, {example}")
@@ -209,7 +227,7 @@ def _endpoint(written: str) -> str:
         raise ValueError(f"{shown!r} has the scheme {url.scheme!r}; use http or https, {example}")
     if url.username is not None or url.password is not None:
         # The value is not repeated: it holds a secret.
-        raise ValueError("contains a user name or a password; send them in otlp.headers, e.g. authorization")
+        raise ValueError(f"contains a user name or a password; {for_secrets}")
     if (
         not url.hostname
         or _HOST.fullmatch(url.netloc.rpartition(":")[0] if port is not None else url.netloc) is None
@@ -247,17 +265,17 @@ def _absolute(written: str) -> str:
     return written
 
 
-def _headers(written: object) -> object:
+def _pairs(written: object) -> object:
     """Parse `k=v,k2=v2` with percent-encoded values, the form of OTEL_EXPORTER_OTLP_HEADERS."""
     if not isinstance(written, str):
         return written
-    headers: dict[str, str] = {}
+    pairs: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in written.split(","))):
         name, equals, value = part.partition("=")
         if not equals:
             raise ValueError("not NAME=VALUE pairs; separate pairs by commas, and percent-encode values")
-        headers[name.strip()] = unquote(value.strip())
-    return headers
+        pairs[name.strip()] = unquote(value.strip())
+    return pairs
 
 
 def _checked_headers(headers: Mapping[str, SecretStr]) -> Mapping[str, SecretStr]:
@@ -265,6 +283,33 @@ def _checked_headers(headers: Mapping[str, SecretStr]) -> Mapping[str, SecretStr
         {name: value.get_secret_value() for name, value in headers.items()}
     )
     return {name.lower(): value for name, value in headers.items()}
+
+
+def _bounded(pairs: Mapping[str, str]) -> Mapping[str, str]:
+    if len(pairs) > _PAIRS_MAX:
+        raise ValueError(f"{len(pairs)} entries are too many; use at most {_PAIRS_MAX}")
+    for name, value in pairs.items():
+        if not name or len(name) + len(value) > _PAIR_CHARACTERS_MAX:
+            raise ValueError(
+                f"{name[:40]!r} is empty or too long; use at most {_PAIR_CHARACTERS_MAX} characters"
+            )
+        if not (name + value).isprintable():
+            raise ValueError(f"{name[:40]!r} contains unprintable characters; remove them")
+    return pairs
+
+
+def _parameters(pairs: Mapping[str, str]) -> Mapping[str, str]:
+    for name in pairs:
+        if name in _OAUTH_PARAMETERS:
+            raise ValueError(f"{name!r} cannot be set here; {_OAUTH_PARAMETERS[name]}")
+    return _bounded(pairs)
+
+
+def _extensions(pairs: Mapping[str, str]) -> Mapping[str, str]:
+    for name, value in pairs.items():
+        if _EXTENSION.fullmatch(name) is None or name == "auth" or not value.isascii():
+            raise ValueError(f"{name[:40]!r} is not a SASL extension; use letters for the name, and ASCII")
+    return _bounded(pairs)
 
 
 def _count(written: object) -> object:
@@ -304,12 +349,9 @@ Listen = Annotated[str, AfterValidator(_listen), Takes("`HOST:PORT`")]
 AllowedHosts = Annotated[
     tuple[Annotated[str, AfterValidator(_allowed_host)], ...], Names, Takes("list of names")
 ]
-Endpoint = Annotated[
-    str,
-    AfterValidator(_endpoint),
-    WithJsonSchema({"type": "string", "pattern": "^https?://"}),
-    Takes("URL"),
-]
+_URL = WithJsonSchema({"type": "string", "pattern": "^https?://"})
+Endpoint = Annotated[str, AfterValidator(_otlp_endpoint), _URL, Takes("URL")]
+TokenUrl = Annotated[str, AfterValidator(_token_endpoint), _URL, Takes("URL")]
 Topic = Annotated[
     str,
     AfterValidator(_topic),
@@ -321,7 +363,13 @@ AbsolutePath = Annotated[
     str, AfterValidator(_absolute), WithJsonSchema({"type": "string", "pattern": "^/"}), Takes("path")
 ]
 Headers = Annotated[
-    Mapping[str, SecretStr], TextOr(_headers), AfterValidator(_checked_headers), Takes("names and values")
+    Mapping[str, SecretStr], TextOr(_pairs), AfterValidator(_checked_headers), Takes("names and values")
+]
+Parameters = Annotated[
+    Mapping[str, str], TextOr(_pairs), AfterValidator(_parameters), Takes("names and values")
+]
+Extensions = Annotated[
+    Mapping[str, str], TextOr(_pairs), AfterValidator(_extensions), Takes("names and values")
 ]
 Text = Annotated[str, Field(min_length=1), Takes("text")]
 Secret = Annotated[SecretStr, Field(min_length=1), Takes("text")]

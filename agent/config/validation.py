@@ -15,6 +15,7 @@ from agent.config.contradictions import Finding, contradictions
 from agent.config.host_facts import Host
 from agent.config.proxies import Proxy, proxy_for
 from agent.config.sections import LibvirtConfig, MonitorConfig
+from agent.config.sink_sections import TlsFiles
 from agent.config.sources import (
     CONFIG_VARIABLE,
     WHOLE_ENDPOINT_VARIABLE,
@@ -39,8 +40,11 @@ class Effective:
     host: Host
     state_directory: str
     sasl_password: str | None = field(repr=False)
+    client_secret: str | None = field(repr=False)  # for the token endpoint
+    token: str | None = field(repr=False)  # in kafka.sasl.oauth.token_file at the start
     endpoint_is_whole: bool  # /v1/metrics is not appended to otlp.endpoint
     otlp_proxy: Proxy | None
+    token_proxy: Proxy | None
     cautions: tuple[Problem, ...]  # warnings
 
 
@@ -68,20 +72,19 @@ def effective(flags: Flags, environ: Mapping[str, str], *, monitors_needed: bool
     host = host_facts.host(written, own, environ, findings)
     state_directory = host_facts.state_directory(written, environ, findings)
     sasl_password = host_facts.sasl_password(written, findings)
+    client_secret = host_facts.client_secret(written, findings)
+    token = host_facts.token(written, findings)
     host_facts.check_headers(written, findings)
     host_facts.check_libvirt(written, findings)
     host_facts.check_certificates(written.kafka.tls, ("kafka", "tls"), findings)
     host_facts.check_certificates(written.otlp.tls, ("otlp", "tls"), findings)
+    oauth = written.kafka.sasl.oauth
+    host_facts.check_certificates(TlsFiles(ca_file=oauth.ca_file), ("kafka", "sasl", "oauth"), findings)
     if not monitors_needed and not written.monitors:
         findings = [finding for finding in findings if finding.path != ("monitors",)]
     problems += _follow(findings, wrong, layer)
-    otlp_proxy = None
-    if written.otlp.endpoint is not None:
-        try:
-            otlp_proxy = proxy_for(written.otlp.endpoint, environ)
-        except ValueError as error:
-            place, _, message = str(error).partition(": ")
-            problems.append(Problem(place, message))
+    otlp_proxy = _proxy(written.otlp.endpoint, environ, problems)
+    token_proxy = _proxy(oauth.token_endpoint, environ, problems)
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     return Effective(
@@ -89,10 +92,22 @@ def effective(flags: Flags, environ: Mapping[str, str], *, monitors_needed: bool
         host=host,
         state_directory=state_directory,
         sasl_password=sasl_password,
+        client_secret=client_secret,
+        token=token,
         endpoint_is_whole=layer.place(("otlp", "endpoint")) == WHOLE_ENDPOINT_VARIABLE,
         otlp_proxy=otlp_proxy,
+        token_proxy=token_proxy,
         cautions=cautions(written, flags, environ),
     )
+
+
+def _proxy(url: str | None, environ: Mapping[str, str], problems: list[Problem]) -> Proxy | None:
+    try:
+        return None if url is None else proxy_for(url, environ)
+    except ValueError as error:
+        place, _, message = str(error).partition(": ")
+        problems.append(Problem(place, message))
+        return None
 
 
 def _file(flags: Flags, environ: Mapping[str, str]) -> tuple[Layer, list[Problem], bool]:

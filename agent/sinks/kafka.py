@@ -21,12 +21,13 @@ import anyio
 from agent.contract.headers import decode_headers
 from agent.core.reading import Record
 from agent.errors import SinkUnavailable
+from agent.sinks.kafka_blocking import Blocking
 from agent.sinks.kafka_client import KafkaClient, append, wait
-from agent.sinks.kafka_connection import Blocking
 from agent.sinks.kafka_faults import Fault, KafkaTrouble
 from agent.sinks.kafka_journal import Journal
 from agent.sinks.kafka_round import Round
 from agent.sinks.kafka_settings import Settings
+from agent.sinks.kafka_tokens import Tokens
 from agent.sinks.library_warnings import LibraryWarnings
 from agent.sinks.record_sink import Receipt, RefusedRecord
 
@@ -57,13 +58,15 @@ class KafkaSink:
     batch_bytes_max = 4 * 1024 * 1024
     batch_records_max = 4000
 
-    def __init__(self, settings: Settings, topic: str, name: str) -> None:
+    def __init__(self, settings: Settings, topic: str, name: str, tokens: Tokens | None = None) -> None:
+        """Connect to nothing yet. `tokens` are for a login by OAUTHBEARER; several sinks may share them."""
         self.name = name
         self._settings = settings
         self._topic = topic
         self._client: KafkaClient | None = None
         self._journal = Journal()
         self._blocking = Blocking(name)
+        self._tokens = tokens
         self._warnings = LibraryWarnings("aiokafka")
         self._outcomes: dict[str, _Outcome] = {}  # by record id: the settled records of the present batch
 
@@ -108,6 +111,8 @@ class KafkaSink:
         """Close the connections, within two seconds."""
         await self._drop_client()
         self._blocking.end()
+        if self._tokens is not None:
+            self._tokens.end()
         self._warnings.stop()
 
     async def _deliver(self, records: Sequence[Record]) -> None:
@@ -168,7 +173,7 @@ class KafkaSink:
             self._warnings.start()
             self._journal = Journal()
             self._client = await KafkaClient.connect(
-                self._settings, self._warnings, self._journal, self._blocking, self._topic
+                self._settings, self._warnings, self._journal, self._blocking, self._topic, self._tokens
             )
         return self._client
 

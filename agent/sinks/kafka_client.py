@@ -25,11 +25,12 @@ from aiokafka.partitioner import DefaultPartitioner
 
 from agent.contract.headers import Headers
 from agent.core.reading import Record
+from agent.sinks.kafka_blocking import Blocking
 from agent.sinks.kafka_cluster import Client, Cluster, topic_trouble
-from agent.sinks.kafka_connection import Blocking
 from agent.sinks.kafka_faults import Fault, KafkaTrouble, described, incompatible
 from agent.sinks.kafka_journal import Journal
 from agent.sinks.kafka_settings import Settings
+from agent.sinks.kafka_tokens import Tokens
 from agent.sinks.library_warnings import LibraryWarnings
 
 _CLOSE_TIMEOUT_S = 2.0
@@ -107,6 +108,7 @@ class KafkaClient:
         journal: Journal,
         blocking: Blocking,
         topic: str = "",
+        tokens: Tokens | None = None,
     ) -> "KafkaClient":
         """Return a producer that is connected to the cluster.
 
@@ -128,7 +130,7 @@ class KafkaClient:
             retry_backoff_ms=_RETRY_BACKOFF_MS,
         )
         client = cls(producer, warnings, journal, settings.compression, topic)
-        Cluster(producer.client, settings, topic, journal, blocking)
+        Cluster(producer.client, settings, topic, journal, blocking, tokens)
         try:
             await producer.start()
         except BaseException as error:

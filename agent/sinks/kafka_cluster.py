@@ -16,10 +16,12 @@ from aiokafka import conn as kafka_conn
 from aiokafka import errors as kafka_errors
 from aiokafka.protocol.metadata import MetadataRequest
 
-from agent.sinks.kafka_connection import Blocking, BrokerConnection, dial
+from agent.sinks.kafka_blocking import Blocking
+from agent.sinks.kafka_connection import BrokerConnection, dial
 from agent.sinks.kafka_faults import BrokerAddress, Fault, KafkaTrouble, Stage, described, failure, plain
 from agent.sinks.kafka_journal import Journal
 from agent.sinks.kafka_settings import Settings
+from agent.sinks.kafka_tokens import Tokens
 
 
 class _BrokerMetadata(Protocol):
@@ -55,7 +57,13 @@ class Cluster:
     """The brokers of one producer."""
 
     def __init__(
-        self, client: Client, settings: Settings, topic: str, journal: Journal, blocking: Blocking
+        self,
+        client: Client,
+        settings: Settings,
+        topic: str,
+        journal: Journal,
+        blocking: Blocking,
+        tokens: Tokens | None = None,
     ) -> None:
         """Replace the functions of `client`."""
         self._client = client
@@ -67,6 +75,7 @@ class Cluster:
             settings=settings,
             journal=journal,
             blocking=blocking,
+            tokens=tokens,
             max_idle_ms=client._connections_max_idle_ms,
         )
         self._servers = tuple(settings.bootstrap_servers)

@@ -5,7 +5,8 @@ The differences to aiokafka 0.14.0 (conn.py):
 - names are resolved, and certificates and passwords read, in a daemon thread; aiokafka uses the event loop's
   own threads, which the interpreter waits for at its end;
 - an answer may have 64 KiB, with metadata 1 MiB; aiokafka keeps as much as the peer announces;
-- the SCRAM login is agent/sinks/kafka_scram.py, with a bound on the iterations;
+- the SCRAM login is agent/sinks/kafka_scram.py, with a bound on the iterations, and the tokens of OAUTHBEARER
+  are from agent/sinks/kafka_tokens.py;
 - an error of any kind is a `KafkaError` or a `KafkaTrouble`.
 """
 
@@ -19,11 +20,11 @@ import socket
 import ssl
 import struct
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Coroutine
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import anyio
 from aiokafka import errors as kafka_errors
@@ -31,6 +32,9 @@ from aiokafka.conn import AIOKafkaConnection, AIOKafkaProtocol
 from aiokafka.protocol.admin import SaslAuthenticateRequest, SaslHandShakeRequest
 from aiokafka.util import create_future
 
+from agent.redaction import Redactor
+from agent.sinks import kafka_oauth
+from agent.sinks.kafka_blocking import Blocking
 from agent.sinks.kafka_faults import (
     BrokerAddress,
     Fault,
@@ -44,8 +48,8 @@ from agent.sinks.kafka_faults import (
 )
 from agent.sinks.kafka_journal import Journal
 from agent.sinks.kafka_scram import Scram, ScramError, ScramRefused
-from agent.sinks.kafka_settings import Sasl, Settings, Tls
-from agent.threads import Call, WorkerThread
+from agent.sinks.kafka_settings import Oauth, Sasl, Settings, Tls
+from agent.sinks.kafka_tokens import Tokens
 
 _ANSWER_MAX_BYTES = 64 * 1024
 _LARGE_ANSWER_MAX_BYTES = 1024 * 1024  # the metadata of a topic of 10,000 partitions take half of it
@@ -55,38 +59,18 @@ _PASSWORD_MAX_BYTES = 65_536
 _BUFFER_BYTES = 64 * 1024
 _ILLEGAL_SASL_STATE, _UNSUPPORTED_MECHANISM = 34, 33  # kafka.apache.org/protocol, error codes
 
-T = TypeVar("T")
-
-
-class Blocking:
-    """Makes calls that may hang, one at a time, in one daemon thread that is started when it is needed."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._thread: WorkerThread | None = None
-        self._newest: Call[Any] | None = None
-
-    async def run(self, function: Callable[[], T]) -> T:
-        """Return what `function` returns. It is called once the call that is still running has ended."""
-        if self._newest is not None:
-            await self._newest.done.wait()
-        if self._thread is None:
-            self._thread = WorkerThread(self._name)
-        call = self._newest = self._thread.submit(function)
-        return await call.wait()
-
-    def end(self) -> None:
-        """End the thread after the present call, without waiting. Safe to call twice."""
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            thread.end()
-
 
 class BrokerConnection(AIOKafkaConnection):
     """A connection to a broker at `address`, as `settings` describe. Use `dial` to make one."""
 
     def __init__(
-        self, address: BrokerAddress, settings: Settings, journal: Journal, blocking: Blocking, **options: Any
+        self,
+        address: BrokerAddress,
+        settings: Settings,
+        journal: Journal,
+        blocking: Blocking,
+        tokens: Tokens | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(
             address.host,
@@ -94,7 +78,6 @@ class BrokerConnection(AIOKafkaConnection):
             client_id=settings.client_id,
             request_timeout_ms=int(settings.request_timeout_s * 1000),
             security_protocol=_protocol(settings),
-            sasl_mechanism=None if settings.sasl is None else settings.sasl.mechanism,
             **options,
         )
         self.address = address
@@ -102,6 +85,7 @@ class BrokerConnection(AIOKafkaConnection):
         self._settings = settings
         self._journal = journal
         self._blocking = blocking
+        self._tokens = tokens
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect, agree on the versions, and log in. If it fails, nothing is left open."""
@@ -233,10 +217,13 @@ class BrokerConnection(AIOKafkaConnection):
 
     async def _log_in(self, sasl: Sasl) -> None:
         password = sasl.password
-        if sasl.password_file is not None:
+        if self._tokens is not None:
+            self._reach(Stage.TOKEN)
+            password = await self._tokens.get()
+        elif sasl.password_file is not None:
             self._reach(Stage.READING)
             password = await self._blocking.run(partial(_password, sasl.password_file))
-            self._reach(Stage.LOGIN)
+        self._reach(Stage.LOGIN)
         handshake = await self.send(SaslHandShakeRequest(sasl.mechanism))
         offered = [plain(str(each)) for each in handshake.enabled_mechanisms or ()][:10]
         if handshake.error_code == _ILLEGAL_SASL_STATE:
@@ -257,6 +244,9 @@ class BrokerConnection(AIOKafkaConnection):
                 "kafka.sasl", f"{self.address} refuses the login ({described(error)}); check the broker"
             )
         ask = self._ask if handshake.API_VERSION else self._ask_without_header
+        if sasl.oauth is not None and self._tokens is not None:
+            await self._log_in_by_token(sasl.oauth, self._tokens, password)
+            return
         if sasl.mechanism == "PLAIN":
             await ask("\0".join((sasl.username, sasl.username, password)).encode())
             return
@@ -270,6 +260,20 @@ class BrokerConnection(AIOKafkaConnection):
         except ScramError as error:
             detail = f"{self.address} {plain(str(error))}; check that it is your broker"
             raise _refused("kafka.sasl", detail) from error
+
+    async def _log_in_by_token(self, oauth: Oauth, tokens: Tokens, token: str) -> None:
+        redact = Redactor((token,))  # before the text is cut, which may leave a part of the token
+        answer = await self.send(SaslAuthenticateRequest(kafka_oauth.first_message(token, oauth.extensions)))
+        why = answer.error_message or f"error {answer.error_code}"
+        if not answer.error_code and (message := answer.sasl_auth_bytes or b""):
+            why = kafka_oauth.refusal(message)
+            answer = await self.send(SaslAuthenticateRequest(kafka_oauth.AFTER_REFUSAL))
+            why = answer.error_message or why
+        elif not answer.error_code:
+            return
+        tokens.refused(token)
+        detail = f"{self.address} refuses the token ({plain(redact(why))}); compare its issuer, audience and "
+        raise _refused("kafka.sasl.oauth", f"{detail}expiry with what the broker expects, and the clocks")
 
     async def _ask(self, token: bytes) -> bytes:
         answer = await self.send(SaslAuthenticateRequest(token))
@@ -287,14 +291,24 @@ class BrokerConnection(AIOKafkaConnection):
 
 
 async def dial(
-    address: BrokerAddress, settings: Settings, journal: Journal, blocking: Blocking, **options: Any
+    address: BrokerAddress,
+    settings: Settings,
+    journal: Journal,
+    blocking: Blocking,
+    tokens: Tokens | None = None,
+    **options: Any,
 ) -> BrokerConnection:
     """Return a connection that can be used, and report each step to `journal`.
+
+    Without `tokens`, a login by OAUTHBEARER gets a token of its own.
 
     Raises:
         KafkaTrouble: the broker cannot be used. Nothing is left open, also when canceled.
     """
-    connection = BrokerConnection(address, settings, journal, blocking, **options)
+    own = None
+    if tokens is None and settings.sasl is not None and settings.sasl.oauth is not None:
+        tokens = own = Tokens(settings.sasl.oauth)
+    connection = BrokerConnection(address, settings, journal, blocking, tokens, **options)
     try:
         await connection.connect()
     except Exception as error:
@@ -304,6 +318,9 @@ async def dial(
     except BaseException:
         journal.abandoned(address)
         raise
+    finally:
+        if own is not None:
+            own.end()
     journal.connected(address)
     return connection
 

@@ -57,6 +57,7 @@ class Stage(StrEnum):
     CONNECTING = "connecting"
     HANDSHAKE = "handshake"  # TLS
     VERSIONS = "versions"  # the first request and its answer
+    TOKEN = "token"  # for OAUTHBEARER, from a file or a token endpoint
     LOGIN = "login"  # SASL
 
 
@@ -104,6 +105,11 @@ def no_answer(address: BrokerAddress, stage: Stage) -> str:
             return (
                 f"{address.source}: {address} does not answer the first request; if it is a TLS listener, "
                 "set kafka.tls.enabled: true"
+            )
+        case Stage.TOKEN:
+            return (
+                "kafka.sasl.oauth: no token yet; check the token endpoint and the route to it, or the disk "
+                "with the file of the token"
             )
         case Stage.LOGIN:
             return f"kafka.sasl: {address} does not answer the login; check the broker"

@@ -1,11 +1,35 @@
 """The settings of a Kafka cluster."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 Compression: TypeAlias = Literal["none", "gzip", "snappy", "lz4", "zstd"]
-SaslMechanism: TypeAlias = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
+SaslMechanism: TypeAlias = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenEndpoint:
+    """A server that issues tokens by the client credentials grant (RFC 6749, section 4.4)."""
+
+    url: str
+    client_id: str
+    client_secret_file: Path  # read at each request
+    scope: str = ""
+    parameters: Mapping[str, str] = field(default_factory=dict[str, str])  # more of the request
+    ca_file: Path | None = None  # None: the system's certificate authorities
+    timeout_s: float = 10.0  # one request
+    proxy: str | None = field(default=None, repr=False)  # http://, may have a user name and a password
+    proxy_variable: str = ""  # the environment variable that the proxy is from
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Oauth:
+    """Where tokens come from, and what a login adds to them."""
+
+    source: Path | TokenEndpoint  # a file is read at each login
+    extensions: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,9 +37,10 @@ class Sasl:
     """The credentials of the agent."""
 
     mechanism: SaslMechanism
-    username: str
-    password: str = field(repr=False)
+    username: str = ""
+    password: str = field(default="", repr=False)
     password_file: Path | None = None  # read at each login, instead of `password`
+    oauth: Oauth | None = None  # for OAUTHBEARER, instead of a user name and a password
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -67,11 +67,13 @@ def test_the_configuration_is_one_that_the_agent_accepts(values: Path, tmp_path:
     # What a pod has mounted.
     password, headers = tmp_path / "kafka-password", tmp_path / "otlp-headers"
     password.write_text("secret")
+    (tmp_path / "kafka-client-secret").write_text("secret")
     headers.write_text("authorization: Bearer secret\n")
     mounted = {
         "/host/machine-id": machine_id,
         "/tls/ca.pem": authority,
         "/etc/barograph-secret/kafka-password": password,
+        "/etc/barograph-secret/kafka-client-secret": tmp_path / "kafka-client-secret",
         "/etc/barograph-secret/otlp-headers": headers,
     }
     for place, file in mounted.items():
@@ -206,6 +208,8 @@ def test_the_agents_may_connect_to_the_ports_that_the_configuration_names() -> N
     ports = {each["port"] for rule in policy["spec"]["egress"] for each in rule["ports"]}
 
     assert {53, 443, 4317, 4318, 9092, 19093, 29093} <= ports
+    oauth = helm.one(helm.render("--values", helm.CHART / "ci/oauth-values.yaml"), "NetworkPolicy")
+    assert 8443 in {each["port"] for rule in oauth["spec"]["egress"] for each in rule["ports"]}
 
 
 def test_a_secret_is_mounted_for_the_agents_group_and_is_in_no_configmap() -> None:
@@ -224,6 +228,21 @@ def test_a_secret_is_mounted_for_the_agents_group_and_is_in_no_configmap() -> No
     mounted = {f"/etc/barograph-secret/{each['path']}" for each in secret["items"]}
     assert mounted == {config["kafka"]["sasl"]["password_file"], config["otlp"]["headers_file"]}
     assert config["kafka"]["sasl"]["mechanism"] == "SCRAM-SHA-512"
+
+
+@pytest.mark.parametrize(
+    ("key", "name"), [("kafkaTokenKey", "token_file"), ("kafkaClientSecretKey", "client_secret_file")]
+)
+def test_a_token_or_the_secret_of_a_client_is_mounted(key: str, name: str) -> None:
+    values = {**SOCKETS, "secret": {"existingSecret": "barograph", key: "the-key"}}
+    manifests = helm.render_with(values)
+
+    config = yaml.safe_load(helm.one(manifests, "ConfigMap")["data"]["barograph.yaml"])
+    secret = next(each for each in pod_of(manifests)["volumes"] if each["name"] == "secret")["secret"]
+
+    (item,) = secret["items"]
+    assert item["key"] == "the-key"
+    assert config["kafka"]["sasl"]["oauth"] == {name: f"/etc/barograph-secret/{item['path']}"}
 
 
 def test_by_default_no_taint_is_tolerated() -> None:

@@ -10,8 +10,8 @@ import anyio.to_thread
 import pytest
 
 from agent.errors import SinkUnavailable
+from agent.sinks.kafka_blocking import Blocking
 from agent.sinks.kafka_client import KafkaClient, wait
-from agent.sinks.kafka_connection import Blocking
 from agent.sinks.kafka_faults import Fault
 from agent.sinks.kafka_journal import Journal
 from agent.sinks.kafka_settings import Settings

@@ -120,7 +120,8 @@ class Peer:
     send: "Callable[[Request, Fields, asyncio.StreamWriter], Awaitable[bool]] | None" = None
     requests: Counter[int] = field(default_factory=Counter[int])
     records: int = 0  # in batches that were answered without an error
-    logins: list[str] = field(default_factory=list[str])  # passwords of PLAIN, in order
+    logins: list[str] = field(default_factory=list[str])  # passwords of PLAIN and tokens, in order
+    extensions: str = ""  # of the last login with a token
     port: int = 0
 
     def fields(self, request: Request, login: "_Login") -> Fields:
@@ -170,6 +171,10 @@ class _Login:
 
     def answer(self, token: bytes) -> tuple[int, str, bytes]:
         code, message = self._peer.login_error
+        if token.startswith(b"n,,\x01auth=Bearer "):
+            return self._bearer(token)
+        if token == b"\x01":
+            return 58, message or "invalid_token", b""
         if token.startswith(b"n,,"):
             self._first = token[3:]
             if self._peer.server_first is not None:
@@ -185,6 +190,15 @@ class _Login:
         password = token.split(b"\0")[2].decode()
         self._peer.logins.append(password)
         return (0, "", b"") if password == self._peer.password else (58, "Authentication failed", b"")
+
+    def _bearer(self, token: bytes) -> tuple[int, str, bytes]:
+        """Answer as Kafka's OAuthBearerSaslServer: a refusal comes after the client has taken the reason."""
+        bearer, _, rest = token[4:].removeprefix(b"auth=Bearer ").partition(b"\x01")
+        self._peer.logins.append(bearer.decode())
+        self._peer.extensions = rest.decode().strip("\x01")
+        return (
+            (0, "", b"") if bearer.decode() == self._peer.password else (0, "", b'{"status":"invalid_token"}')
+        )
 
     def _scram(self, token: bytes) -> tuple[int, str, bytes]:
         without_proof, _, proof = token.partition(b",p=")

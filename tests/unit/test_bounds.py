@@ -186,6 +186,22 @@ FILLED: Mapping[str, Sequence[str]] = {
         "unit/sinks/test_otlp_headers.py::test_headers_of_several_sources_are_limited_together"
     ],
     "an answer of a broker": ["unit/sinks/test_kafka_reasons.py::test_only_metadata_may_be_large"],
+    "a token; a client's secret": [
+        "unit/sinks/test_kafka_oauth.py::test_an_answer_that_cannot_be_used_is_named",
+        "unit/sinks/test_kafka_oauth.py::test_a_file_without_a_token_is_named",
+        "unit/sinks/test_kafka_tokens.py::test_a_secret_file_that_cannot_be_used_is_named",
+    ],
+    "an answer of a token endpoint": [
+        "unit/sinks/test_kafka_tokens.py::test_an_answer_without_end_is_not_kept",
+        "unit/sinks/test_kafka_tokens.py::test_an_endpoint_that_hangs_or_trickles_ends_at_the_timeout",
+    ],
+    "requests to a token endpoint": [
+        "unit/sinks/test_kafka_tokens.py::test_a_token_is_asked_for_once_and_again_when_most_of_its_life_is_over",
+        "unit/sinks/test_kafka_tokens.py::test_attempts_at_an_endpoint_that_fails_become_rare",
+    ],
+    "secrets learned while the agent runs, for masking": [
+        "unit/test_redaction.py::test_the_secrets_that_are_added_are_bounded_and_the_given_ones_stay"
+    ],
     "SCRAM iterations": [
         "unit/sinks/test_kafka_scram.py::test_an_iteration_count_out_of_bounds_is_refused_before_it_costs_anything"
     ],

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from agent.redaction import MASK, Redactor
+from agent.redaction import ADDED_MAX, MASK, Redactor
 
 SECRET = 'p"a\\ss wört/1'
 
@@ -41,3 +41,14 @@ def test_a_secret_that_is_added_later_is_replaced_from_then_on() -> None:
     redact.add("old-token-1-renewed")
 
     assert redact("old-token-1 and old-token-1-renewed") == f"{MASK} and {MASK}"
+
+
+def test_the_secrets_that_are_added_are_bounded_and_the_given_ones_stay() -> None:
+    redact = Redactor(["password-1"])
+    for number in range(ADDED_MAX + 1):
+        redact.add("secret-of-a-client")
+        redact.add(f"token-{number:06}")
+
+    assert redact("password-1 secret-of-a-client") == f"{MASK} {MASK}"
+    assert redact(f"token-{ADDED_MAX:06}") == MASK
+    assert redact("token-000000") == "token-000000"

@@ -76,14 +76,14 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end }}
 
-{{- /* The ports of the brokers and of the OTLP backend, as far as the configuration names them. */ -}}
+{{- /* The ports of the brokers, the token endpoint and the OTLP backend, as far as the configuration names them. */ -}}
 {{- define "barograph.egressPorts" -}}
 {{- $ports := .Values.networkPolicy.egressPorts }}
 {{- $servers := dig "kafka" "bootstrap_servers" list .Values.config }}
 {{- range kindIs "slice" $servers | ternary $servers (splitList "," (toString $servers)) }}
 {{- with regexFind "[0-9]+ *$" . }}{{ $ports = append $ports (trim . | int) }}{{ end }}
 {{- end }}
-{{- with dig "otlp" "endpoint" "" .Values.config }}
+{{- range list (dig "otlp" "endpoint" "" .Values.config) (dig "kafka" "sasl" "oauth" "token_endpoint" "" .Values.config) | compact }}
 {{- $port := regexFind ":[0-9]+$" (urlParse .).host | trimPrefix ":" }}
 {{- $port = default (hasPrefix "https:" . | ternary "443" "80") $port }}
 {{- $ports = append $ports (int $port) }}
@@ -112,11 +112,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- fail (printf "sockets.mount: in %s root could connect to the node's other services, such as the container runtime; mount %s itself, or run as another user" (include "barograph.socketsMount" .) $sockets.directory) }}
 {{- end }}
 {{- with .Values.secret }}
-{{- $keys := or .kafkaPasswordKey .otlpHeadersKey }}
+{{- $keys := or .kafkaPasswordKey .kafkaTokenKey .kafkaClientSecretKey .otlpHeadersKey }}
 {{- if and $keys (not .existingSecret) }}
 {{- fail "secret.existingSecret: missing, but a key of it is named; name the Secret that has the key" }}
 {{- else if and .existingSecret (not $keys) }}
-{{- fail "secret.existingSecret: no key of it is used; set secret.kafkaPasswordKey or secret.otlpHeadersKey" }}
+{{- fail "secret.existingSecret: no key of it is used; set secret.kafkaPasswordKey, secret.kafkaTokenKey, secret.kafkaClientSecretKey or secret.otlpHeadersKey" }}
 {{- end }}
 {{- end }}
 {{- range .Values.extraEnv }}
@@ -168,6 +168,12 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if .kafkaPasswordKey }}
 {{- $sasl := dict "sasl" (dict "password_file" "/etc/barograph-secret/kafka-password") }}
 {{- $_ := set $config "kafka" (mergeOverwrite (default dict $config.kafka) $sasl) }}
+{{- end }}
+{{- $oauth := dict }}
+{{- if .kafkaTokenKey }}{{ $_ := set $oauth "token_file" "/etc/barograph-secret/kafka-token" }}{{ end }}
+{{- if .kafkaClientSecretKey }}{{ $_ := set $oauth "client_secret_file" "/etc/barograph-secret/kafka-client-secret" }}{{ end }}
+{{- if $oauth }}
+{{- $_ := set $config "kafka" (mergeOverwrite (default dict $config.kafka) (dict "sasl" (dict "oauth" $oauth))) }}
 {{- end }}
 {{- if .otlpHeadersKey }}
 {{- $_ := set $config "otlp" (merge (dict "headers_file" "/etc/barograph-secret/otlp-headers") (default dict $config.otlp)) }}

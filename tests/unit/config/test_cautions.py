@@ -37,6 +37,20 @@ def test_a_secret_that_every_user_can_read_is_named(flags: Flags, tmp_path: Path
     assert places(flags, {"BAROGRAPH_IN_CONTAINER": "yes"}) == []
 
 
+def test_a_client_secret_and_a_token_that_every_user_can_read_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("a.b.c")
+    file.chmod(0o644)
+    environ = {"BAROGRAPH_MONITORS": "/run/vm/*.qmp", "BAROGRAPH_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:9092"}
+    environ |= {"BAROGRAPH_KAFKA__SASL__MECHANISM": "OAUTHBEARER"}
+    token = {"TOKEN_FILE": str(file)}
+    client = {"TOKEN_ENDPOINT": "https://sso", "CLIENT_ID": "a", "CLIENT_SECRET_FILE": str(file)}
+
+    for oauth, place in ((token, "token_file"), (client, "client_secret_file")):
+        settings = {f"BAROGRAPH_KAFKA__SASL__OAUTH__{name}": value for name, value in oauth.items()}
+        assert places(Flags(), environ | settings) == [f"kafka.sasl.oauth.{place}"]
+
+
 def test_attributes_that_are_ignored_are_named(flags: Flags) -> None:
     (found,) = load(flags, HOST | {"OTEL_RESOURCE_ATTRIBUTES": "k8s.cluster.name=a"}).cautions
 

@@ -1,5 +1,7 @@
 """A login to Kafka that others on the network can read is warned of."""
 
+from pathlib import Path
+
 import pytest
 
 from agent.config import load
@@ -40,3 +42,45 @@ def test_a_login_within_this_host_is_not_warned_of(servers: str) -> None:
 def test_tls_or_no_login_is_not_warned_of() -> None:
     assert warnings("kafka:9093", "PLAIN", BAROGRAPH_KAFKA__TLS__ENABLED="true") == []
     assert warnings("kafka:9092", None) == []
+
+
+def test_a_token_without_tls_is_sent_in_clear_text() -> None:
+    token = {"BAROGRAPH_KAFKA__SASL__OAUTH__TOKEN_FILE": "/nowhere/token"}
+    environ = {**HOST, **token, "BAROGRAPH_KAFKA__SASL__MECHANISM": "OAUTHBEARER"}
+
+    said = [
+        str(each) for each in load(Flags(), {**environ, "BAROGRAPH_KAFKA__BOOTSTRAP_SERVERS": "k:1"}).cautions
+    ]
+
+    assert (
+        "kafka.sasl.mechanism: OAUTHBEARER without TLS sends the token in clear text; set kafka.tls"
+        in said[1]
+    )
+    assert "kafka.sasl.oauth.token_file: '/nowhere/token' does not exist; the agent logs in" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("url", "is_warned_of"),
+    [
+        ("http://sso.example/token", True),
+        ("https://sso.example/token", False),
+        ("http://[::1]:8080/token", False),
+    ],
+)
+def test_an_endpoint_without_tls_is_sent_the_secret_in_clear_text(
+    url: str, is_warned_of: bool, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("geheim")
+    secret.chmod(0o600)
+    oauth = {"TOKEN_ENDPOINT": url, "CLIENT_ID": "a", "CLIENT_SECRET_FILE": str(secret)}
+    environ = {f"BAROGRAPH_KAFKA__SASL__OAUTH__{name}": value for name, value in oauth.items()}
+    environ |= {"BAROGRAPH_KAFKA__SASL__MECHANISM": "OAUTHBEARER", "BAROGRAPH_KAFKA__TLS__ENABLED": "true"}
+
+    said = [
+        str(each)
+        for each in load(Flags(), {**HOST, **environ, "BAROGRAPH_KAFKA__BOOTSTRAP_SERVERS": "k:1"}).cautions
+    ]
+
+    words = "http:// sends the client's secret and the tokens in clear text; use https://"
+    assert said == ([f"kafka.sasl.oauth.token_endpoint: {words}"] if is_warned_of else [])
