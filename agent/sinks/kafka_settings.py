@@ -60,9 +60,8 @@ class Settings:
     samples_topic: str = "barograph.samples"
     states_topic: str = "barograph.states"
     client_id: str = "barograph"
-    # Samples resemble each other and compress well. zstd is better and cheaper than lz4, for which aiokafka
-    # 0.14 uses level 9 (codec.py, lz4_encode).
-    compression: Compression = "zstd"
+    # Every client library and every Kafka-like service has gzip; some have none of the others.
+    compression: Compression = "gzip"
     tls: Tls | None = None  # None: plaintext
     sasl: Sasl | None = None  # None: no authentication
     request_timeout_s: float = 10.0  # one request to one broker

@@ -56,7 +56,7 @@ def test_a_glob_is_enough_and_gives_the_defaults_of_the_design() -> None:
 def test_the_defaults_of_the_sinks_are_written_once_or_agree() -> None:
     config = load(Flags(monitor=MONITOR.monitor, kafka="a:1,b:2", otlp="http://c:4318"), BARE)
 
-    assert config.kafka == kafka_settings.Settings(bootstrap_servers=("a:1", "b:2"), compression="zstd")
+    assert config.kafka == kafka_settings.Settings(bootstrap_servers=("a:1", "b:2"), compression="gzip")
     assert config.otlp == otlp_settings.Settings(
         endpoint="http://c:4318", protocol="http", headers={}, compression="gzip", timeout_s=10.0
     )
