@@ -1,6 +1,7 @@
-"""The commands that run once and exit: restore intervals, and probe one VM. Builds the parts they need."""
+"""The commands that run once and exit: restore intervals, probe one VM, check and create topics."""
 
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import anyio
 
@@ -10,6 +11,11 @@ from agent.contract.encode import Agent, sample_document, state_document
 from agent.core.address import parse_address
 from agent.core.epochs import uuid7
 from agent.core.reading import IntervalPolicy
+from agent.core.topic_audit import audit
+from agent.core.topic_commands import Cluster, NewTopics, Wanted
+from agent.core.topic_facts import UNKNOWN_TOPIC, Sending, Topic
+from agent.core.topic_facts import Finding as TopicFinding
+from agent.errors import ConfigError, Problem
 from agent.libvirt.connections import Connections
 from agent.libvirt.targets import Settings as LibvirtSettings
 from agent.qmp.link import QmpOpener
@@ -19,6 +25,8 @@ from agent.runtime.give_back import Settlement, give_back
 from agent.runtime.links import opener
 from agent.runtime.probe import Finding
 from agent.runtime.probe import probe as look
+from agent.sinks import kafka_admin
+from agent.sinks.kafka_settings import Settings as KafkaSettings
 from agent.spool.ledger import open_ledger
 from agent.telemetry import Counters
 
@@ -82,3 +90,76 @@ async def probe(
     sample = None if finding.sample is None else sample_document(finding.sample, identity)
     state = None if finding.state is None else state_document(finding.state, identity)
     return {"state": state, "sample": sample}, sample is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Creation:
+    """What `create_topics` did."""
+
+    wanted: Wanted
+    created: Sequence[str]
+    failed: Mapping[str, str]  # topic → why it could not be created
+    findings: Sequence[TopicFinding]
+
+
+async def check_topics(config: Config, vms: int | None, principal: str | None) -> list[TopicFinding]:
+    """Check the topics of the agent: `barograph topics check`. `vms` is the number of VMs of all hosts.
+
+    Raises:
+        SinkUnavailable: the cluster cannot be reached.
+    """
+    sending, cluster = sending_of(config, vms), cluster_of(config, principal)
+    async with kafka_admin.connected(_kafka(config)) as admin:
+        facts = await admin.facts([each.name for each in sending.topics])
+    return audit(sending, facts, cluster)
+
+
+async def create_topics(config: Config, new: NewTopics, vms: int | None, principal: str | None) -> Creation:
+    """Create the topics that are missing, and check all: `barograph topics create`.
+
+    Raises:
+        SinkUnavailable: the cluster cannot be reached.
+    """
+    sending, cluster = sending_of(config, vms), cluster_of(config, principal)
+    names = [each.name for each in sending.topics]
+    async with kafka_admin.connected(_kafka(config)) as admin:
+        facts = await admin.facts(names)
+        wanted = new.wanted(facts.brokers)
+        known = {name for name, each in facts.topics.items() if each.error_code != UNKNOWN_TOPIC}
+        missing = [name for name in names if name not in known]
+        failed = await admin.create(dict.fromkeys(missing, wanted)) if missing else {}
+        created = [name for name in missing if name not in failed]
+        if created:
+            await admin.wait_for(created)
+            facts = await admin.facts(names)
+    findings = [each for each in audit(sending, facts, cluster) if each.topic not in failed]
+    return Creation(wanted, created, failed, findings)
+
+
+def sending_of(config: Config, vms: int | None) -> Sending:
+    """Return what the agent sends to Kafka. Kafka must be configured."""
+    kafka = _kafka(config)
+    return Sending(
+        topics=[Topic(kind, name) for kind, name in kafka.topics().items()],
+        spool_age_s=config.spool_age_s,
+        batch_bytes=kafka.produce_batch_bytes,
+        compression=kafka.compression,
+        vms=vms,
+    )
+
+
+def cluster_of(config: Config, principal: str | None) -> Cluster:
+    """Return what the printed commands need. Kafka must be configured."""
+    kafka = _kafka(config)
+    username = "" if kafka.sasl is None else kafka.sasl.username
+    return Cluster(
+        servers=kafka.bootstrap_servers,
+        is_secured=kafka.sasl is not None or kafka.tls is not None,
+        principal=principal or (f"User:{username}" if username else None),
+    )
+
+
+def _kafka(config: Config) -> KafkaSettings:
+    if config.kafka is None:
+        raise ConfigError([Problem("kafka.bootstrap_servers", "not set, so there are no topics; set it")])
+    return config.kafka

@@ -3,24 +3,21 @@
 import json
 import os
 import sys
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from importlib.util import find_spec
-from typing import Annotated, Any, TypeVar, TypeVarTuple, Unpack
+from typing import Annotated
 
-import anyio
 import typer
 
 from agent import __version__
-from agent.cli import demo, spool
+from agent.cli import demo, spool, topics
 from agent.cli.flags import (
-    EXIT_CANNOT_START,
     EXIT_NEGATIVE,
     ConfigFlag,
     StateDirectoryFlag,
+    in_loop,
     load_config,
     refuse,
     with_all_flags,
@@ -31,7 +28,7 @@ from agent.config import Flags, load
 from agent.config.units import parse_duration
 from agent.core.address import mistake_in_path
 from agent.core.ownership import INTERVAL_MAX_S
-from agent.errors import CannotListen, ConfigError, Problem, StateFileError
+from agent.errors import ConfigError, Problem
 
 SCHEMAS = {
     "config": "config.schema.json",
@@ -42,9 +39,6 @@ SCHEMAS = {
 }
 """The path of each schema below schemas/: a file, or a directory with a file for each version."""
 
-_T = TypeVar("_T")
-_Ts = TypeVarTuple("_Ts")
-
 cli = typer.Typer(
     name="barograph",
     help="Collect the memory statistics of QEMU VMs and send them to Kafka and OTLP.",
@@ -54,6 +48,7 @@ cli = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 cli.add_typer(spool.commands, name="spool")
+cli.add_typer(topics.commands, name="topics")
 
 
 def main() -> None:
@@ -100,7 +95,7 @@ def run(flags: Flags) -> None:
     # Imports the libraries of all sinks, which --help must not wait for.
     from agent import app
 
-    if _in_loop(app.run, configured, partial(load, flags, os.environ)):
+    if in_loop(app.run, configured, partial(load, flags, os.environ)):
         # Same process, same arguments: the parent sees no exit, and no state is left over.
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
@@ -153,7 +148,7 @@ def probe(
     configured = load_config(Flags(), monitors_needed=False)
     from agent import once
 
-    document, has_sample = _in_loop(once.probe, configured, socket, enable_polling, timeout_s)
+    document, has_sample = in_loop(once.probe, configured, socket, enable_polling, timeout_s)
     typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
     if not has_sample:
         raise typer.Exit(EXIT_NEGATIVE)
@@ -171,7 +166,7 @@ def give_back(config: ConfigFlag = None, state_directory: StateDirectoryFlag = N
     from agent import once
     from agent.runtime.give_back import Outcome
 
-    settlements = _in_loop(once.restore_intervals, configured)
+    settlements = in_loop(once.restore_intervals, configured)
     for settlement in settlements:
         typer.echo(f"{settlement.outcome} {settlement.change.address}: {settlement.detail}")
     if any(settlement.outcome is Outcome.KEPT for settlement in settlements):
@@ -221,12 +216,3 @@ def _schema_file(path: str, *, closed: bool) -> Traversable:
     ending = ".schema.json" if closed else ".open.json"
     versions = [file for file in place.iterdir() if file.name.endswith(ending)]
     return max(versions, key=lambda file: [int(part) for part in file.name.split(".")[:2]])
-
-
-def _in_loop(function: Callable[[Unpack[_Ts]], Awaitable[_T]], *args: *_Ts) -> _T:
-    options: dict[str, Any] = {"use_uvloop": find_spec("uvloop") is not None}
-    try:
-        return anyio.run(function, *args, backend_options=options)
-    except (StateFileError, CannotListen) as error:
-        typer.echo(f"cannot start: {error}", err=True)
-        raise typer.Exit(EXIT_CANNOT_START) from error

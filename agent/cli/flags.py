@@ -1,18 +1,24 @@
-"""What the commands share: the flags that configure the agent, and the exit codes.
+"""What the commands share: the flags that configure the agent, the exit codes, and the event loop.
 
 Exit codes: 0 success; 1 the command ran, its result is negative; 2 the configuration or the command line is
-invalid, nothing was started; 3 the agent cannot start; 130 interrupted.
+invalid, nothing was started; 3 the agent cannot start, or Kafka
+cannot be reached; 130 interrupted.
 """
 
 import os
-from collections.abc import Callable
-from typing import Annotated, NoReturn
+from collections.abc import Awaitable, Callable
+from importlib.util import find_spec
+from typing import Annotated, Any, NoReturn, TypeVar, TypeVarTuple, Unpack
 
+import anyio
 import typer
 
 from agent.config import Config, Flags, load
 from agent.core.wording import counted
-from agent.errors import ConfigError
+from agent.errors import CannotListen, ConfigError, SinkUnavailable, StateFileError
+
+_T = TypeVar("_T")
+_Ts = TypeVarTuple("_Ts")
 
 EXIT_NEGATIVE = 1
 EXIT_CONFIGURATION = 2
@@ -137,3 +143,16 @@ def refuse(error: ConfigError) -> NoReturn:
     for problem in error.problems:
         typer.echo(f"  {problem}", err=True)
     raise typer.Exit(EXIT_CONFIGURATION)
+
+
+def in_loop(function: Callable[[Unpack[_Ts]], Awaitable[_T]], *args: *_Ts) -> _T:
+    """Return what the coroutine function returns, or print why it cannot start and exit with code 3."""
+    options: dict[str, Any] = {"use_uvloop": find_spec("uvloop") is not None}
+    try:
+        return anyio.run(function, *args, backend_options=options)
+    except (StateFileError, CannotListen) as error:
+        typer.echo(f"cannot start: {error}", err=True)
+        raise typer.Exit(EXIT_CANNOT_START) from error
+    except SinkUnavailable as error:
+        typer.echo(f"no answer from Kafka: {error}", err=True)
+        raise typer.Exit(EXIT_CANNOT_START) from error

@@ -79,6 +79,11 @@ class Config:
         )
 
     @property
+    def spool_age_s(self) -> float | None:
+        """How long a record may be queued on disk; `None`: none is."""
+        return None if self.spool is None else self.spool.bounds.age_ms / 1000
+
+    @property
     def shutdown_deadline_s(self) -> float:
         """The longest time that a clean exit takes."""
         return self.effective.written.shutdown.deadline.s

@@ -1,7 +1,7 @@
 """The settings of a Kafka cluster."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -71,3 +71,10 @@ class Settings:
     # Before compression, for each partition. Well below message.max.bytes of the broker (1 MiB), beyond
     # which the whole batch is refused.
     produce_batch_bytes: int = 256 * 1024
+
+    def topics(self) -> Mapping[str, str]:
+        """Return the topics by the kind of their records: every field that ends in `_topic`."""
+        named = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {
+            name.removesuffix("_topic"): topic for name, topic in named.items() if name.endswith("_topic")
+        }

@@ -19,6 +19,7 @@ COMMANDS = (
     "run", "check-config", "probe", "give-back", "health", "demo", "schema", "version",
     "spool", "spool status", "spool verify",
     "spool dead-letters", "spool dead-letters list", "spool dead-letters requeue", "spool dead-letters drop",
+    "topics", "topics check", "topics create",
 )  # fmt: skip
 _SETTINGS = re.compile(
     r"(?<=<!-- settings: made by python -m tests\.contract\.generate_reference -->\n).*(?=<!-- end)", re.S

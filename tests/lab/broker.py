@@ -62,6 +62,11 @@ class Broker:
         """Where it listens."""
         return f"{self._host}:{self.port}"
 
+    def listener(self, name: str) -> str:
+        """Return where a listener of `listeners` listens."""
+        listed = self._settings["listeners"].split(",")
+        return next(each for each in listed if each.startswith(f"{name}://")).partition("://")[2]
+
     def begin(self) -> None:
         """Start the process; `wait_until_listening` tells when it can be talked to.
 

