@@ -79,3 +79,17 @@ def test_no_broker_answers(command: str) -> None:
 
     assert (done.exit_code, done.stdout) == (3, "")
     assert f"no answer from Kafka: kafka: kafka.bootstrap_servers: {address} does not answer" in done.stderr
+
+
+def test_all_attempts_together_have_a_deadline() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        servers = ",".join(f"127.0.0.1:{each.getsockname()[1]}" for each in (one, other))
+        done = topics(
+            f"check --kafka {servers}",
+            BAROGRAPH_KAFKA__REQUEST_TIMEOUT="1s",
+            BAROGRAPH_KAFKA__DELIVERY_TIMEOUT="1s",
+        )
+
+    assert done.exit_code == 3
+    assert "cannot be used" not in done.stderr
+    assert "no answer from Kafka: kafka: " in done.stderr

@@ -67,7 +67,7 @@ CONFIGS: list[tuple[Mapping[str, str | None], Code, Level]] = [
     ({"retention.ms": "9" * 400}, Code.RETENTION, W),
     ({"retention.bytes": "1073741824"}, Code.RETENTION_BYTES, W),
     ({"cleanup.policy": "compact"}, Code.CLEANUP, E),
-    ({"cleanup.policy": "compact,delete"}, Code.CLEANUP, E),
+    ({"cleanup.policy": "delete,compact"}, Code.CLEANUP, E),
     ({"cleanup.policy": None}, Code.CLEANUP, W),
     ({"message.timestamp.type": "LogAppendTime"}, Code.TIMESTAMPS, W),
     ({"message.timestamp.before.max.ms": "3600000"}, Code.TIMESTAMPS, W),
@@ -137,6 +137,13 @@ def test_a_compacted_topic_of_states_loses_only_history() -> None:
     compacted = replace(GOOD, config=CONFIG | {"cleanup.policy": "compact"})
 
     assert wrong(findings(compacted, sending)) == [(Code.CLEANUP, W)]
+
+
+def test_more_replicas_needed_than_there_are_is_not_a_matter_of_brokers_that_are_down() -> None:
+    found = findings(replace(GOOD, config=CONFIG | {"min.insync.replicas": "4"}))
+
+    (finding,) = [each for each in found if each.level is Level.ERROR]
+    assert finding.hint == "set min.insync.replicas of the topic to 2"
 
 
 def test_retention_counts_from_arrival_where_the_broker_sets_the_time() -> None:
