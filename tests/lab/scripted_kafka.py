@@ -12,7 +12,7 @@ import ssl
 import struct
 import threading
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
@@ -118,6 +118,7 @@ class Peer:
     silent_at: frozenset[int] = frozenset()  # API keys that are not answered
     close_at: frozenset[int] = frozenset()  # API keys at which the connection is closed
     send: "Callable[[Request, Fields, asyncio.StreamWriter], Awaitable[bool]] | None" = None
+    answers: Mapping[int, Callable[[], Fields]] = field(default_factory=dict[int, Callable[[], Fields]])
     requests: Counter[int] = field(default_factory=Counter[int])
     records: int = 0  # in batches that were answered without an error
     logins: list[str] = field(default_factory=list[str])  # passwords of PLAIN and tokens, in order
@@ -125,7 +126,9 @@ class Peer:
     port: int = 0
 
     def fields(self, request: Request, login: "_Login") -> Fields:
-        """Return the answer to `request`."""
+        """Return the answer to `request`: that of `answers`, if it has one for the API key."""
+        if (own := self.answers.get(request.api)) is not None:
+            return own()
         match request.api:
             case 18:
                 return (i16(0), array([(i16(key), i16(low), i16(high)) for key, low, high in self.versions]))

@@ -202,6 +202,9 @@ FILLED: Mapping[str, Sequence[str]] = {
     "secrets learned while the agent runs, for masking": [
         "unit/test_redaction.py::test_the_secrets_that_are_added_are_bounded_and_the_given_ones_stay"
     ],
+    "`barograph topics`: all requests and answers": [
+        "unit/test_cli_topics.py::test_all_attempts_together_have_a_deadline"
+    ],
     "SCRAM iterations": [
         "unit/sinks/test_kafka_scram.py::test_an_iteration_count_out_of_bounds_is_refused_before_it_costs_anything"
     ],
