@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from agent.cli import cli
-from agent.sinks.kafka_settings import Sasl
+from agent.sinks.kafka_settings import Sasl, Settings
 from agent.sinks.record_sink import Receipt
 from tests.integration.conftest import need
 from tests.integration.kafka_sinks import sink_to
@@ -72,12 +72,13 @@ def broker(session_folder: Path) -> Generator[RealKafka]:
 
 @pytest.fixture
 def names() -> dict[str, str]:
-    """New names of all topics, as variables."""
+    """A new name for each topic of the settings, by the kind of its records."""
     mark = uuid.uuid4().hex[:8]
-    return {f"BAROGRAPH_KAFKA__{each.upper()}_TOPIC": f"{each}-{mark}" for each in ("samples", "states")}
+    return {kind: f"{kind}-{mark}" for kind in Settings(bootstrap_servers=()).topics()}
 
 
-def topics(words: str, address: str, environ: Mapping[str, str], sasl: Sasl | None = None) -> Result:
+def topics(words: str, address: str, names: Mapping[str, str], sasl: Sasl | None = None) -> Result:
+    environ = {f"BAROGRAPH_KAFKA__{kind.upper()}_TOPIC": name for kind, name in names.items()}
     login = {} if sasl is None else {
         "BAROGRAPH_KAFKA__SASL__MECHANISM": sasl.mechanism,
         "BAROGRAPH_KAFKA__SASL__USERNAME": sasl.username,
@@ -115,21 +116,23 @@ def test_each_finding_on_a_real_topic(
     code: str,
     level: str,
 ) -> None:
-    samples, states = names.values()
+    samples = names["samples"]
+    others = [name for name in names.values() if name != samples]
     broker.create_topic(samples, partitions, **config)
-    broker.create_topic(states, 3, **GOOD)
+    for other in others:
+        broker.create_topic(other, 3, **GOOD)
 
     done = topics("check -o json", broker.bootstrap, names)
 
     assert findings(done, samples) == {code: level, "replicas": "warning"}
-    assert findings(done, states) == {"replicas": "warning"}
+    assert all(findings(done, other) == {"replicas": "warning"} for other in others)
     assert done.exit_code == (level == "error")
 
 
 def test_create_makes_what_is_missing_and_changes_nothing(
     broker: RealKafka, names: dict[str, str], tmp_path: Path
 ) -> None:
-    samples, states = names.values()
+    samples, states = names["samples"], names["states"]
     broker.create_topic(states, 1, retention_ms="3600000")
 
     first = topics("create --vms 4000", broker.bootstrap, names)
@@ -155,7 +158,7 @@ def test_the_printed_commands_are_enough_for_the_agent_and_no_more(
 ) -> None:
     need("kafka-tools")
     login = broker.brokers[0].listener("LOGIN")
-    samples, _ = names.values()
+    samples = names["samples"]
 
     before = topics("check -o json", login, names, AGENT)
     assert before.exit_code == 1
