@@ -14,12 +14,13 @@ from anyio.abc import TaskGroup
 from agent import __version__
 from agent.config import Config
 from agent.contract.encode import Agent
+from agent.core.address import Address
 from agent.core.agent_state import AgentPhase
 from agent.core.delivery import DeliverySettings
 from agent.core.epochs import uuid7
 from agent.core.health import Health, Status
 from agent.core.ownership import IntervalChange, left_behind
-from agent.core.reading import Access, RecordKind, State
+from agent.core.reading import Access, RecordKind, SocketMark, State
 from agent.core.wording import counted
 from agent.discovery.globs import MonitorGlob
 from agent.discovery.locks import Locks, default_path
@@ -148,7 +149,7 @@ class _Run:
         self._open_to_write = opener(open_monitor, self._libvirt.open_to_write)
         self._own = None if config.otlp is None else OwnTelemetry(config.otlp, identity, self._look, redact)
         memories = NO_MEMORIES if spool is None else spool.memories
-        self._fleet = Fleet(identity.host_id, services, memories)
+        self._fleet = Fleet(identity.host_id, services, memories, on_excluded=self._restore_excluded)
         self._reporter = AgentReporter(self._recorder, self._counters, polling.heartbeat_ns)
         self._discovered: int | None = None  # monitors found by the first scan
 
@@ -226,7 +227,7 @@ class _Run:
     def _look(self) -> Snapshot:
         """Return the agent's own metrics at this instant."""
         queues = {sink.name: queue for sink, queue in self._deliveries}
-        return snapshot(self._counters, levels(queues, self._recorder, self._spool))
+        return snapshot(self._counters, levels(queues, self._recorder, self._spool, self._fleet.excluded))
 
     def _parts(self, deliverers: Sequence[Deliverer]) -> Mapping[str, Callable[[], Status]]:
         """Return the health of each part of the agent, by its name in /healthz."""
@@ -243,6 +244,8 @@ class _Run:
         if self._discovered is None:
             return Status(Health.STARTING, "looking for monitors")
         watched = f"{counted(self._fleet.watching, 'monitor')} watched, {self._fleet.refused} refused"
+        if self._fleet.excluded:
+            watched += f", {self._fleet.excluded} excluded"
         if not len(self._libvirt):
             return Status(Health.OK, watched)
         for uri, problem in self._libvirt.problems.items():
@@ -284,6 +287,13 @@ class _Run:
         )
         for settlement in await self._give_back(changes):
             _log_settlement(settlement)
+
+    async def _restore_excluded(self, address: Address, mark: SocketMark) -> None:
+        """Restore the interval that an earlier run changed on a VM that is excluded now."""
+        change = self._ledger.find(address, mark)
+        if change is not None:
+            for settlement in await self._give_back([change]):
+                _log_settlement(settlement)
 
     async def _stop(self, deliverers: Sequence[Deliverer]) -> None:
         """Restore intervals, announce the stop, and deliver queued records. All links are closed already."""

@@ -144,6 +144,9 @@ VMS = Instrument(
     (VM_STATE,),
     tuple(state.value for state in State),
 )
+EXCLUDED = Instrument(
+    Metric("barograph.vms_excluded", "{vm}", "updowncounter", "VMs that the configuration excludes.")
+)
 SPOOL_USED = Instrument(
     Metric("barograph.spool.used", "By", "updowncounter", "Space in use, of the spool's size limit.")
 )
@@ -168,7 +171,7 @@ DESCRIPTORS = Instrument(
 
 INSTRUMENTS: tuple[Instrument, ...] = (
     *(count.instrument for count in Count),
-    *(QUEUE_SIZE, QUEUE_AGE, VMS, SPOOL_USED, DEAD_LETTERS, LAG, CPU, MEMORY, DESCRIPTORS),
+    *(QUEUE_SIZE, QUEUE_AGE, VMS, EXCLUDED, SPOOL_USED, DEAD_LETTERS, LAG, CPU, MEMORY, DESCRIPTORS),
 )
 """All of them, in the order of the documentation."""
 
@@ -229,6 +232,7 @@ class Levels:
     waiting: Mapping[str, int]  # records queued, by sink: all that are configured
     oldest_age_s: Mapping[str, float] = field(default_factory=dict[str, float])
     vms: Mapping[State, int] = field(default_factory=dict[State, int])
+    excluded: int = 0
     spool_used_bytes: int | None = None  # None: no spool
     dead_letters: int | None = None
     cpu_s: float = 0.0
@@ -263,6 +267,7 @@ def snapshot(counters: Counters, levels: Levels) -> Snapshot:
         QUEUE_SIZE: (Point(each, {SINK: sink}) for sink, each in levels.waiting.items()),
         QUEUE_AGE: (Point(each, {SINK: sink}) for sink, each in levels.oldest_age_s.items()),
         VMS: (Point(levels.vms.get(state, 0), {VM_STATE: state.value}) for state in State),
+        EXCLUDED: (Point(levels.excluded),),
         SPOOL_USED: _optional(levels.spool_used_bytes),
         DEAD_LETTERS: _optional(levels.dead_letters),
         CPU: _optional(levels.cpu_s),

@@ -37,8 +37,11 @@ def contradictions(written: Written, own: Layer) -> Iterator[Finding]:
 
 def stall_deadline(written: Written) -> Duration:
     """Return the configured deadline, or `max(3 x interval, interval + 5 s)`."""
-    interval_ns = written.polling.interval.ns
-    return written.polling.stall_deadline or Duration(max(3 * interval_ns, interval_ns + 5 * 10**9))
+    return _stall_deadline(written, written.polling.interval)
+
+
+def _stall_deadline(written: Written, interval: Duration) -> Duration:
+    return written.polling.stall_deadline or Duration(max(3 * interval.ns, interval.ns + 5 * 10**9))
 
 
 def otlp_protocol(written: Written) -> OtlpProtocol:
@@ -58,12 +61,31 @@ def _polling(written: Written) -> Iterator[Finding]:
             "would be stalled between two updates; use at least twice the interval, or remove it",
             (interval,),
         )
-    elif written.qmp.reading_deadline >= (deadline := stall_deadline(written)):
+        return
+    own_intervals = dict(_own_intervals(written))
+    for place, own_interval in own_intervals.items():
+        if polling.stall_deadline is not None and polling.stall_deadline <= own_interval:
+            yield Finding(
+                place,
+                f"{own_interval} is not shorter than polling.stall_deadline ({polling.stall_deadline}), so "
+                "these VMs would be stalled between two updates; use at most half of it",
+                (stall,),
+            )
+    shortest = min((polling.interval, *own_intervals.values()), key=lambda each: each.ns)
+    if written.qmp.reading_deadline >= (deadline := _stall_deadline(written, shortest)):
         yield Finding(
             ("qmp", "reading_deadline"),
             f"{written.qmp.reading_deadline} is not shorter than the stall deadline ({deadline}); lower it",
             (interval, stall),
         )
+
+
+def _own_intervals(written: Written) -> Iterator[tuple[SettingPath, Duration]]:
+    """Yield the intervals of single entries of `monitors` and `libvirt`."""
+    for section, entries in (("monitors", written.monitors), ("libvirt", written.libvirt)):
+        for number, entry in enumerate(entries):
+            if entry.interval is not None:
+                yield (f"{section}[{number}]", "interval"), entry.interval
 
 
 def _monitors(written: Written) -> Iterator[Finding]:

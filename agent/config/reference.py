@@ -7,6 +7,7 @@ from typing import Any, cast, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from agent.config.choice_sections import RuleConfig
 from agent.config.sections import LibvirtConfig, MonitorConfig
 from agent.config.tree import Setting, Written, all_settings, section_model, sections
 from agent.config.types import Takes
@@ -21,7 +22,7 @@ def config_schema() -> dict[str, Any]:
     Secrets are omitted, since they are not allowed in the file.
     """
     made = Written.model_json_schema()
-    for model in (*sections().values(), MonitorConfig, LibvirtConfig):
+    for model in (*sections().values(), MonitorConfig, LibvirtConfig, RuleConfig):
         schema = made if model is Written else made["$defs"][model.__name__]
         for name, field in model.model_fields.items():
             _polish(schema["properties"], name, field)
@@ -43,7 +44,11 @@ def config_schema() -> dict[str, Any]:
 def tables() -> str:
     """Return the reference part of docs/configuration.md."""
     parts = [_table("", [setting for setting in all_settings() if len(setting.path) == 1])]
-    for name, model in (("monitors[]", MonitorConfig), ("libvirt[]", LibvirtConfig)):
+    for name, model in (
+        ("monitors[]", MonitorConfig),
+        ("libvirt[]", LibvirtConfig),
+        ("vms.exclude[]", RuleConfig),
+    ):
         own = [Setting((name, each), field) for each, field in model.model_fields.items()]
         parts.append(f"### `{name}`\n\n{_doc(model)}\n\n{_table(name, own)}")
     for path, model in sections().items():

@@ -83,6 +83,14 @@ class MonitorConfig(Section):
             "group `name` is the VM's name where QEMU reports none."
         ),
     )
+    interval: Annotated[WrittenDuration, AfterValidator(_whole_seconds)] | None = Field(
+        default=None,
+        description="Polling interval to set for these VMs. Default: `polling.interval`.",
+    )
+    policy: IntervalPolicy | None = Field(
+        default=None,
+        description="Who controls the polling intervals of these VMs. Default: `polling.policy`.",
+    )
 
 
 def _uri(uri: str) -> str:
@@ -122,6 +130,10 @@ class LibvirtConfig(Section):
             "Who controls the polling intervals of these domains. Default: `polling.policy`. With `observe` "
             "the connection is read-only."
         ),
+    )
+    interval: Annotated[WrittenDuration, AfterValidator(_whole_seconds)] | None = Field(
+        default=None,
+        description="Polling interval to set for these domains. Default: `polling.interval`.",
     )
 
     @model_validator(mode="after")

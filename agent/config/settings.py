@@ -12,8 +12,10 @@ from agent.config.sink_sections import KafkaConfig
 from agent.config.sources import Flags
 from agent.config.types import OnExit, SaslMechanism, SpoolMode, Switch, split_address
 from agent.config.unencrypted import unencrypted_logins
+from agent.config.units import Duration
 from agent.config.validation import Effective, effective
 from agent.contract.encode import Mode
+from agent.core.choice import Choice
 from agent.core.poller import PollSettings
 from agent.discovery.globs import MonitorGlob
 from agent.discovery.globs import Settings as DiscoverySettings
@@ -187,7 +189,14 @@ class Config:
             reading_deadline_ns=qmp.reading_deadline.ns,
             set_again_ns=polling.set_again.ns,
             spread_ns=SPREAD_NS,
+            choice=self.choice,
         )
+
+    @property
+    def choice(self) -> Choice:
+        """Which VMs are observed."""
+        vms = self.effective.written.vms
+        return Choice(tuple(each.rule() for each in vms.include), tuple(each.rule() for each in vms.exclude))
 
     def qmp_settings(self) -> QmpSettings:
         """Links to monitors."""
@@ -202,7 +211,10 @@ class Config:
         """Where the monitors are."""
         written = self.effective.written
         return DiscoverySettings(
-            monitors=tuple(MonitorGlob(each.glob, each.access, each.pattern) for each in written.monitors),
+            monitors=tuple(
+                MonitorGlob(each.glob, each.access, each.pattern, each.policy, _whole_s(each.interval))
+                for each in written.monitors
+            ),
             rescan_s=written.discovery.rescan.s,
         )
 
@@ -211,7 +223,12 @@ class Config:
         written = self.effective.written
         return LibvirtSettings(
             places=tuple(
-                Place(each.uri, each.sockets, each.policy or written.polling.policy)
+                Place(
+                    each.uri,
+                    each.sockets,
+                    each.policy or written.polling.policy,
+                    _whole_s(each.interval),
+                )
                 for each in written.libvirt
             ),
             rescan_s=written.discovery.rescan.s,
@@ -271,6 +288,10 @@ def _kafka_tls(kafka: KafkaConfig) -> kafka_settings.Tls | None:
     return kafka_settings.Tls(
         ca_file=_path(tls.ca_file), cert_file=_path(tls.cert_file), key_file=_path(tls.key_file)
     )
+
+
+def _whole_s(interval: Duration | None) -> int | None:
+    return None if interval is None else interval.ns // 1_000_000_000
 
 
 def _path(written: str | None) -> Path | None:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from agent.config.choice_sections import VmsConfig
 from agent.config.sections import (
     BufferConfig,
     DiscoveryConfig,
@@ -50,17 +51,18 @@ class Written(BaseSettings):
     monitors: Monitors = Field(
         default=(),
         description=(
-            "Where the monitors are: globs, or sections with `glob`, `access` and `pattern`. If two match a "
-            "socket, the first applies. Required unless `libvirt` is set."
+            "Where the monitors are: globs, or sections with `glob`, `access`, `pattern`, `interval` and "
+            "`policy`. If two match a socket, the first applies. Required unless `libvirt` is set."
         ),
     )
     libvirt: Libvirts = Field(
         default=(),
         description=(
             "Libvirt daemons whose domains are watched: URIs, globs of sockets, or sections with `uri` or "
-            "`sockets`, and `policy`. Requires libvirt-python (docs/libvirt.md)."
+            "`sockets`, `interval` and `policy`. Requires libvirt-python (docs/libvirt.md)."
         ),
     )
+    vms: VmsConfig = VmsConfig()
     polling: PollingConfig = PollingConfig()
     host: HostConfig = HostConfig()
     qmp: QmpConfig = QmpConfig()

@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 
 from agent.config import host_facts
 from agent.config.cautions import cautions
+from agent.config.choice_sections import RuleConfig
 from agent.config.contradictions import Finding, contradictions
 from agent.config.host_facts import Host
 from agent.config.proxies import Proxy, proxy_for
@@ -183,7 +184,13 @@ _SWITCHES = {"bool_type", "bool_parsing"}
 _LISTS = {"tuple_type", "list_type"}
 _SECTIONS = {"model_type", "dict_type", "mapping_type", "model_attributes_type"}
 _SHOWN_CHARACTERS = 80
-_LISTED: Mapping[str, type[Section]] = {"monitors": MonitorConfig, "libvirt": LibvirtConfig}
+_LISTED: Mapping[SettingPath, type[Section]] = {
+    ("monitors",): MonitorConfig,
+    ("libvirt",): LibvirtConfig,
+    ("vms", "include"): RuleConfig,
+    ("vms", "exclude"): RuleConfig,
+}
+"""The models of the entries of lists, by the path of the list."""
 
 
 def explain(error: ValidationError, layer: Layer) -> list[Problem]:
@@ -226,9 +233,10 @@ def _message(error: ErrorDetails) -> str:
 def meant(location: Location) -> tuple[SettingPath, ...]:
     """Return the known settings or sections that the unknown one at `location` probably stands for."""
     name = str(location[-1])
-    if (listed := _LISTED.get(str(location[0]))) is not None:
-        close = get_close_matches(name, listed.model_fields, n=1)
-        return tuple((f"{location[0]}[]", near) for near in close)
+    if (listed := _listed(location)) is not None:
+        list_path, model = listed
+        close = get_close_matches(name, model.model_fields, n=1)
+        return tuple((f"{dotted(list_path)}[]", near) for near in close)
     section = tuple(str(part) for part in location[:-1])
     beside = tuple(
         (*section, near) for near in get_close_matches(name, sections()[section].model_fields, n=1)
@@ -237,12 +245,20 @@ def meant(location: Location) -> tuple[SettingPath, ...]:
     return beside or elsewhere
 
 
+def _listed(location: Location) -> tuple[SettingPath, type[Section]] | None:
+    """Return the list that `location` is in an entry of, and the model of its entries."""
+    for list_path, model in _LISTED.items():
+        if location[: len(list_path)] == list_path and len(location) > len(list_path):
+            return list_path, model
+    return None
+
+
 def _unknown(location: Location) -> str:
     found = meant(location)
     if found:
         return f"unknown setting; did you mean {' or '.join(map(dotted, found))}?"
-    listed = _LISTED.get(str(location[0]))
-    known = sections()[tuple(str(part) for part in location[:-1])] if listed is None else listed
+    listed = _listed(location)
+    known = sections()[tuple(str(part) for part in location[:-1])] if listed is None else listed[1]
     return f"unknown setting; this section has {', '.join(known.model_fields)}"
 
 

@@ -3,9 +3,10 @@
 from msgspec.structs import replace
 
 from agent.core import epochs
+from agent.core.choice import Outcome
 from agent.core.events import Asking, Disclaim, EmitState, Forget, Idle, Retire, Retired
 from agent.core.poller import SECOND_NS, Poller, PollSettings, Reported
-from agent.core.reading import State, StateEvent
+from agent.core.reading import State, StateEvent, VmIdentity
 from agent.core.states import STEPPED_ASIDE, Facts, Reason, Verdict, judge
 from agent.core.turn import Turn
 
@@ -40,8 +41,16 @@ def stall_at(p: Poller, settings: PollSettings) -> int | None:
 
 def announce(p: Poller, turn: Turn) -> Poller:
     """Return the poller after its state was judged; emits a state event for a change or a due heartbeat."""
+    if p.decision.is_excluded:
+        return _end_excluded(p, turn)
     reported = p.reported
     verdict = judge(_facts(p, turn))
+    if reported is None and p.decision.outcome is Outcome.OPEN:
+        # Nothing is emitted of a VM that may turn out to be excluded, unless its monitor is in trouble.
+        if verdict is None:
+            return p
+        if verdict.state is State.GONE and not _was_observed(p):
+            return _retire(p, turn)
     if verdict is not None and p.others.waited and verdict.state is not State.GONE:
         verdict = Verdict(verdict.state, verdict.reason, verdict.detail + STEPPED_ASIDE)
     if verdict is None:
@@ -71,9 +80,43 @@ def announce(p: Poller, turn: Turn) -> Poller:
         )
         p = _report(p, verdict, turn, heartbeat=True)
     if verdict.state is State.GONE and not p.socket.present:
-        turn.do(Retire())
-        return replace(p, phase=Retired())
+        return _retire(p, turn)
     return p
+
+
+def _retire(p: Poller, turn: Turn) -> Poller:
+    turn.do(Retire())
+    return replace(p, phase=Retired())
+
+
+def _was_observed(p: Poller) -> bool:
+    """Return whether the last event of this address, also of an earlier run, shows a VM that is observed."""
+    state = p.state_before if p.reported is None else p.reported.verdict.state
+    return state not in (None, State.GONE)
+
+
+def _end_excluded(p: Poller, turn: Turn) -> Poller:
+    """Return the poller of an excluded VM, which ends; emits one last event if the VM was observed.
+
+    A changed interval stays recorded: it is restored after this.
+    """
+    if _was_observed(p):
+        if p.process.identity is None and p.history_id is not None:  # as an earlier run knew it
+            is_path = p.history_id == p.endpoint.path_id
+            identity = VmIdentity(
+                p.history_id,
+                "path" if is_path else "uuid",
+                None if is_path else p.history_id,
+                p.endpoint.name,
+                p.endpoint.labels,
+            )
+            p = replace(p, process=replace(p.process, identity=identity))
+        if p.before is not None:
+            p = replace(p, before=replace(p.before, state=State.GONE))
+        detail = f"{p.decision.why}; the agent does not observe it any more"
+        p = _report(p, Verdict(State.GONE, Reason.EXCLUDED, detail), turn, heartbeat=False)
+    turn.do(Disclaim())
+    return _retire(p, turn)
 
 
 def _differ(one: Verdict, other: Verdict) -> bool:
@@ -87,7 +130,7 @@ def _report(p: Poller, verdict: Verdict, turn: Turn, *, heartbeat: bool) -> Poll
     elif reported is not None:
         since_ms, previous = now.unix_ms, reported.verdict.state
     else:
-        since_ms, previous = now.unix_ms, None if p.before is None else p.before.state
+        since_ms, previous = now.unix_ms, p.state_before
     heartbeat_at_ns = turn.mono_ns + turn.settings.heartbeat_ns
     p = replace(
         p,

@@ -5,8 +5,9 @@ from zlib import crc32
 from msgspec.structs import replace
 
 from agent.core import epochs, holding, ownership, pacing
+from agent.core.choice import Traits, decide
 from agent.core.epochs import History
-from agent.core.events import Forget, Idle, Introduced
+from agent.core.events import Away, CloseLink, Forget, Idle, Introduced
 from agent.core.ownership import Ownership
 from agent.core.poller import SECOND_NS, Cadence, Interval, Poller
 from agent.core.reading import Balloon, State, VmId, VmIdentity
@@ -29,6 +30,11 @@ def introduced(p: Poller, event: Introduced, turn: Turn) -> Poller:
         history_id=identity.id,
         process=replace(p.process, identity=identity, balloon=balloon),
     )
+    traits = Traits(str(p.endpoint.address), identity.labels, name, identity.id, is_introduced=True)
+    p = replace(p, decision=decide(turn.settings.choice, traits))
+    if p.decision.is_excluded:
+        turn.do(CloseLink())
+        return replace(p, phase=Away(None))
     return checked(p, event.run_state, event.balloon_path, event.interval_s, turn)
 
 

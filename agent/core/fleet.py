@@ -1,4 +1,4 @@
-"""The VMs of this host: which are watched, and which wait for room."""
+"""The VMs of this host: which are watched, which wait for room, and which are excluded."""
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
@@ -56,6 +56,9 @@ class Fleet(Struct, frozen=True):
     left_out: Mapping[Address, SocketMark] = struct_field(
         default_factory=dict[Address, SocketMark]
     )  # by the last scan; in order
+    excluded: Mapping[Address, SocketMark] = struct_field(
+        default_factory=dict[Address, SocketMark]
+    )  # and the process that the decision is about: another one at the address is decided on again
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,12 @@ def scanned(
         watched_max: how many may have a task.
     """
     watched, left_out = dict(fleet.watched), dict[Address, SocketMark]()
+    excluded = {
+        address: mark
+        for address, mark in fleet.excluded.items()
+        if seen.get(address) == mark or address in unknown
+    }
+    seen = {address: mark for address, mark in seen.items() if address not in excluded}
     effects: list[Start | Notify | Full] = []
     for change in compare(fleet.watched, seen, unknown, refused):
         address = change.address
@@ -101,18 +110,32 @@ def scanned(
                 if not left_out and not fleet.left_out:
                     effects.append(Full(address))
                 left_out[address] = seen[address]
-    return Change(Fleet(watched, left_out), tuple(effects))
+    return Change(Fleet(watched, left_out, excluded), tuple(effects))
 
 
-def ended(fleet: Fleet, address: Address, *, failed: bool) -> Change:
-    """Take in that a task has ended: its VM is gone for good, or the task `failed` and is started again."""
+def ended(fleet: Fleet, address: Address, *, failed: bool, excluded_mark: SocketMark | None = None) -> Change:
+    """Take in that a task has ended: its VM is gone for good, or the task `failed` and is started again.
+
+    Args:
+        fleet: before the end.
+        address: of the task.
+        failed: whether the task ended with an error of the agent's own.
+        excluded_mark: the process that is excluded; `None`: the VM is not excluded.
+    """
     if failed:
         return Change(fleet, (Pause(address, PAUSE_AFTER_FAILURE_NS),))
+    excluded = dict(fleet.excluded)
+    if excluded_mark is not None:
+        newest_mark = fleet.watched[address]
+        if newest_mark not in (None, excluded_mark):  # another process has taken the address meanwhile
+            return Change(fleet, (Start(address),))
+        if newest_mark is not None:
+            excluded[address] = excluded_mark
     watched = {each: mark for each, mark in fleet.watched.items() if each != address}
     if not fleet.left_out:
-        return Change(Fleet(watched))
+        return Change(Fleet(watched, excluded=excluded))
     (following, mark), *rest = fleet.left_out.items()
-    return Change(Fleet({**watched, following: mark}, dict(rest)), (Start(following),))
+    return Change(Fleet({**watched, following: mark}, dict(rest), excluded), (Start(following),))
 
 
 def resumed(fleet: Fleet, address: Address) -> Change:

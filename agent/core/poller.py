@@ -16,6 +16,7 @@ new group, so it forgets exactly what the group holds.
 | `schedule` | until each question is asked           | each question                  |
 | `history`  | one VM, over all its processes         | another VM on the same path    |
 | `reported` | until the next state event             | each state event               |
+| `decision` | until the VM is introduced again       | `Introduced`                   |
 """
 
 import dataclasses
@@ -26,7 +27,8 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from agent.core import epochs
-from agent.core.address import Address
+from agent.core.address import Address, Domain
+from agent.core.choice import EVERY_VM, OBSERVED, Choice, Decision, Traits, decide
 from agent.core.epochs import History
 from agent.core.events import Away, Phase
 from agent.core.memory import Memory
@@ -62,6 +64,7 @@ class PollSettings:
     # Setting 0 to N makes QEMU ask the guest at once. Each VM gets its own moment within this time after it
     # is found: otherwise all guests of a host would answer at the same moment from then on.
     spread_ns: int = 0
+    choice: Choice = EVERY_VM  # which VMs are observed
     visit_ns: int = 80_000_000  # in `share`: leave before other clients notice (100 ms is the promise)
 
 
@@ -230,6 +233,8 @@ class Poller(Struct, frozen=True):
     before: Memory | None = None  # how an earlier run left this path; until the first link
     reported: Reported | None = None
     sequence: int = 0  # of the last state event
+    state_before: State | None = None  # that an earlier task or run reported last at this address
+    decision: Decision = OBSERVED  # whether the VM is observed
 
 
 def begin(
@@ -242,6 +247,7 @@ def begin(
     mark: SocketMark | None = None,
     before: Memory | None = None,
     holds_unseen: bool = False,
+    choice: Choice = EVERY_VM,
 ) -> Poller:
     """Return the poller of a VM that was just discovered. Call `step` with a `Tick` next: it opens a link.
 
@@ -255,9 +261,12 @@ def begin(
         before: how the same path was left, in this run or an earlier one; `None`: not known. With it nothing
             is emitted twice, sequences continue, and the first sample of a new epoch names the one before.
         holds_unseen: hold the monitor also where the kernel does not show which clients wait for it.
+        choice: which VMs are observed. No link is opened to a VM that is excluded by what is known already.
     """
     endpoint = Endpoint(address, path_id, access, name, labels, holds_unseen)
-    poller = Poller(endpoint, Away(0), Socket(mark=mark))
+    decision = decide(choice, _traits(endpoint))
+    away = Away(None if decision.is_excluded else 0)
+    poller = Poller(endpoint, away, Socket(mark=mark), decision=decision)
     if before is None:
         return poller
     return replace(
@@ -266,14 +275,24 @@ def begin(
         history=epochs.end_epoch(before.history, guest_reset=True),
         history_id=before.vm_id,
         sequence=before.sequence,
+        state_before=before.state,
     )
+
+
+def _traits(endpoint: Endpoint) -> Traits:
+    """Return what is known before a link is opened: of a domain all, of a monitor no name and no uuid."""
+    match endpoint.address:
+        case Domain(uuid=uuid):
+            return Traits(str(endpoint.address), endpoint.labels, endpoint.name, uuid, is_introduced=True)
+        case _:
+            return Traits(str(endpoint.address), endpoint.labels)
 
 
 def remember(p: Poller) -> Memory:
     """Return what to store of a VM, for the next `begin` on the same path."""
     if p.before is not None:  # no link yet: what an earlier run stored stands
         return replace(p.before, sequence=p.sequence)
-    state = None if p.reported is None else p.reported.verdict.state
+    state = p.state_before if p.reported is None else p.reported.verdict.state
     return Memory(
         str(p.endpoint.address),
         p.process.mark,

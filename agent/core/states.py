@@ -15,6 +15,7 @@ from agent.errors import LinkFault
 class Reason(StrEnum):
     """Reasons besides the link's faults and QEMU's run states. Readers treat unknown ones as "other"."""
 
+    EXCLUDED = "excluded"  # the configuration excludes the VM; the last event of it
     FIRST_ATTEMPT = "first_attempt"  # no answer yet, or polling has just been switched on
     SETTLING = "settling"  # the VM answers; its last update is old, and the next one is not due yet
     UUID_IN_USE = "uuid_in_use"  # another monitor on this host already has this uuid

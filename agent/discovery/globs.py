@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from agent.core.address import mistake_in_path
-from agent.core.reading import Access
+from agent.core.reading import Access, IntervalPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,8 @@ class MonitorGlob:
     # A regular expression searched for in the path. Its named groups become labels; the group `name` is the
     # VM's name. None: no labels.
     pattern: str | None = None
+    policy: IntervalPolicy | None = None  # for the intervals of these VMs; None: that of all VMs
+    interval_s: int | None = None  # the interval to set; None: that of all VMs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,6 +46,7 @@ class Seen:
     name: str | None  # from the pattern; None: it has none
     labels: Mapping[str, str]  # what else the pattern found in the path
     policy: IntervalPolicy | None = None  # for its interval; None: that of all VMs
+    interval_s: int | None = None  # the interval to set; None: that of all VMs
     holds_unseen: bool = False  # `access: hold` is configured, so also where other clients cannot be seen
 
 
@@ -189,6 +190,8 @@ def _judge(
         access,
         groups.pop(_NAME_GROUP, None),
         groups or NO_LABELS,
+        monitor.policy,
+        monitor.interval_s,
         holds_unseen=monitor.access is Access.HOLD,
     )
 

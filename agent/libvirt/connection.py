@@ -119,10 +119,10 @@ class KeptConnection:
         self._why_lost = ""
         self._rescan = anyio.Event()
 
-    def domains(self) -> Mapping[Domain, tuple[SocketMark, Mapping[str, str]]]:
-        """Return the domains by address, each with the mark of its process and its labels."""
+    def domains(self) -> Mapping[Domain, tuple[SocketMark, qmp_terms.Definition]]:
+        """Return the domains by address, each with the mark of its process and its definition."""
         return {
-            Domain(self.uri, uuid): (self._mark(found), found.definition.labels)
+            Domain(self.uri, uuid): (self._mark(found), found.definition)
             for uuid, found in self._domains.items()
         }
 

@@ -38,8 +38,9 @@ class RunningDomain:
 
     address: Domain
     mark: SocketMark
+    name: str | None
     labels: Mapping[str, str]
-    policy: IntervalPolicy
+    place: Place
 
 
 class Connections:
@@ -50,7 +51,7 @@ class Connections:
         self._settings = settings
         self._counters = counters
         self._locks = locks
-        self._kept: dict[str, tuple[KeptConnection, IntervalPolicy, anyio.CancelScope]] = {}
+        self._kept: dict[str, tuple[KeptConnection, Place, anyio.CancelScope]] = {}
         self._named = frozenset(place.uri for place in settings.places if place.uri is not None)
         self._held_by_named = HeldThreads(THREADS_HELD_MAX)
         self._held_by_found = HeldThreads(THREADS_HELD_MAX, FOUND_THREADS_HELD_MAX)
@@ -63,7 +64,7 @@ class Connections:
         async with anyio.create_task_group() as self._group:
             for place in self._settings.places:
                 if place.uri is not None:
-                    self._keep(place.uri, place.policy)
+                    self._keep(place.uri, place)
             task_status.started()
             await anyio.sleep_forever()
 
@@ -76,7 +77,7 @@ class Connections:
         new = [uri for uri in seen if uri not in self._kept]
         room = max(SOCKETS_MAX - len(self._kept.keys() - self._named), 0)
         for uri in new[:room]:
-            self._keep(uri, seen[uri].policy)
+            self._keep(uri, seen[uri])
         self._over_bound = tuple(new[room:])
         self._change()
 
@@ -87,14 +88,14 @@ class Connections:
             reasons |= connection.unusable()
         return reasons
 
-    def _keep(self, uri: str, policy: IntervalPolicy) -> None:
+    def _keep(self, uri: str, place: Place) -> None:
         connection = self._connection(
             uri,
-            read_only=policy is IntervalPolicy.OBSERVE,
+            read_only=place.policy is IntervalPolicy.OBSERVE,
             locks=self._locks,
             domains_max=None if uri in self._named else DOMAINS_MAX,
         )
-        self._kept[uri] = connection, policy, self._start(connection)
+        self._kept[uri] = connection, place, self._start(connection)
 
     def _start(self, connection: KeptConnection) -> anyio.CancelScope:
         scope = anyio.CancelScope()
@@ -138,9 +139,9 @@ class Connections:
     def domains(self) -> Sequence[RunningDomain]:
         """Return the running domains of all libvirts, by address; of an unavailable one, those last known."""
         found = [
-            RunningDomain(address, mark, _with_pod(labels, address.uri), policy)
-            for connection, policy, _ in self._kept.values()
-            for address, (mark, labels) in connection.domains().items()
+            RunningDomain(address, mark, domain.name, _with_pod(domain.labels, address.uri), place)
+            for connection, place, _ in self._kept.values()
+            for address, (mark, domain) in connection.domains().items()
         ]
         return sorted(found, key=lambda each: str(each.address))
 

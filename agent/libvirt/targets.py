@@ -26,6 +26,7 @@ class Place:
     sockets: str | None = None  # a glob, as for monitors
     # For the intervals of its domains. OBSERVE: the connection is read-only.
     policy: IntervalPolicy = IntervalPolicy.FILL
+    interval_s: int | None = None  # the interval to set; None: that of all VMs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

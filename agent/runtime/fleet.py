@@ -6,7 +6,7 @@ again after a pause. Expected failures never get here; they are events for the c
 
 import dataclasses
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from types import MappingProxyType
 from uuid import NAMESPACE_URL, uuid5
 
@@ -19,7 +19,7 @@ from agent.core.address import Address, MonitorPath
 from agent.core.fleet import WATCHED_MAX, Change, Full, Notify, Pause, Start
 from agent.core.memory import RETIRED_MAX, Memory, RetiredMemories
 from agent.core.poller import begin, remember
-from agent.core.reading import VmId
+from agent.core.reading import SocketMark, VmId
 from agent.discovery.scan import RefusedReason, Scan, Seen
 from agent.runtime.vm import VmServices, VmTask
 from agent.telemetry import Count
@@ -54,10 +54,21 @@ class Fleet:
         services: VmServices,
         memories: Mapping[str, Memory] = NO_MEMORIES,
         *,
+        on_excluded: Callable[[Address, SocketMark], Coroutine[None, None, None]] | None = None,
         watched_max: int = WATCHED_MAX,
         retired_max: int = RETIRED_MAX,
     ) -> None:
-        """Create it; `memories` are those of an earlier run, by the text of the address."""
+        """Create it.
+
+        Args:
+            host_id: names VMs that have no uuid.
+            services: what the tasks of the VMs share.
+            memories: those of an earlier run, by the text of the address.
+            on_excluded: called once for each process that is excluded, after its task has ended.
+            watched_max: how many VMs may have a task.
+            retired_max: how many VMs without a task are remembered.
+        """
+        self._on_excluded = on_excluded
         self._watched_max = watched_max
         self._host_id = host_id
         self._services = services
@@ -76,6 +87,11 @@ class Fleet:
     def remembered(self) -> int:
         """How many VMs that have gone are remembered."""
         return len(self._retired)
+
+    @property
+    def excluded(self) -> int:
+        """How many VMs are excluded by the configuration."""
+        return len(self._fleet.excluded)
 
     @property
     def refused(self) -> int:
@@ -152,6 +168,7 @@ class Fleet:
             mark=seen.mark,
             before=self._retired.take(seen.address),
             holds_unseen=seen.holds_unseen,
+            choice=self._services.polling.choice,
         )
         # Known at once: what follows in the same step must reach it.
         task = self._running[seen.address] = VmTask(poller, self._services_for(seen))
@@ -170,10 +187,22 @@ class Fleet:
         finally:
             self._retired.put(remember(task.poller))
         del self._running[seen.address]
-        self._perform(fleet.ended(self._fleet, seen.address, failed=failed), group)
+        excluded_mark = None
+        if not failed and task.poller.decision.is_excluded:
+            excluded_mark = task.poller.socket.mark
+            log.info("vm excluded", path=str(seen.address), reason=task.poller.decision.why)
+        change = fleet.ended(self._fleet, seen.address, failed=failed, excluded_mark=excluded_mark)
+        self._perform(change, group)
+        if excluded_mark is not None and self._on_excluded is not None:
+            group.start_soon(self._on_excluded, seen.address, excluded_mark)
 
     def _services_for(self, seen: Seen) -> VmServices:
-        if seen.policy is None:
+        if seen.policy is None and seen.interval_s is None:
             return self._services
-        polling = dataclasses.replace(self._services.polling, policy=seen.policy)
+        of_all = self._services.polling
+        polling = dataclasses.replace(
+            of_all,
+            policy=of_all.policy if seen.policy is None else seen.policy,
+            interval_s=of_all.interval_s if seen.interval_s is None else seen.interval_s,
+        )
         return dataclasses.replace(self._services, polling=polling)

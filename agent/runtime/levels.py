@@ -17,8 +17,10 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _SELF = Path("/proc/self")
 
 
-def levels(queues: Mapping[str, RecordQueue], recorder: Recorder, spool: DiskSpool | None) -> Levels:
-    """Return the present values; `queues` by sink. Reading proc(5) on the event loop does not block."""
+def levels(
+    queues: Mapping[str, RecordQueue], recorder: Recorder, spool: DiskSpool | None, excluded: int
+) -> Levels:
+    """Return the present values; `queues` by sink, `excluded` counts VMs. Reading proc(5) does not block."""
     now_ms = clock.unix_ms()
     oldest = {sink: queue.oldest_ms for sink, queue in queues.items()}
     return Levels(
@@ -27,6 +29,7 @@ def levels(queues: Mapping[str, RecordQueue], recorder: Recorder, spool: DiskSpo
             sink: max(0, now_ms - at_ms) / 1000 for sink, at_ms in oldest.items() if at_ms is not None
         },
         vms=Counter(view.state.state for view in recorder.views()),
+        excluded=excluded,
         spool_used_bytes=None if spool is None else spool.totals.used_bytes,
         dead_letters=None if spool is None else spool.totals.rows.get(DEAD_LETTERS, 0),
         cpu_s=time.process_time(),

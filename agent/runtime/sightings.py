@@ -53,7 +53,15 @@ class Sightings:
 
     def _scan(self, monitors: Scan) -> Scan:
         domains = (
-            Seen(each.address, each.mark, Access.HOLD, None, each.labels, each.policy)
+            Seen(
+                each.address,
+                each.mark,
+                Access.HOLD,
+                each.name,
+                each.labels,
+                each.place.policy,
+                each.place.interval_s,
+            )
             for each in self._connections.domains()
         )
         refused = [each for scan in self._sockets.values() for each in scan.refused]

@@ -11,7 +11,10 @@ from tests.contract.states_shown import table
 PAGE = Path(__file__).parents[2] / "docs" / "states.md"
 
 WHEN: Mapping[State, str] = {
-    State.GONE: "no link, and the socket is missing, or has no listener although QEMU answered before",
+    State.GONE: (
+        "no link, and the socket is missing, or has no listener although QEMU answered before; or the VM is"
+        " excluded"
+    ),
     State.CONNECTING: (
         "found, no answer yet; or it answers, no recent update is known, and no later state applies yet"
     ),
@@ -42,6 +45,11 @@ REASONS: Mapping[str, tuple[State, str, str]] = {
         State.GONE,
         "no listener on the socket, and QEMU answered there before; otherwise the state is `unreachable`",
         "nothing, you may delete the socket file; if `unreachable`: start QEMU, or correct the glob",
+    ),
+    Reason.EXCLUDED: (
+        State.GONE,
+        "the configuration excludes the VM now (`vms.exclude`, `vms.include`); the VM may still be running",
+        "nothing; to observe it again, change the rule that the detail names",
     ),
     Reason.FIRST_ATTEMPT: (State.CONNECTING, "no answer yet", "wait a second"),
     Reason.SETTLING: (
@@ -123,7 +131,7 @@ REASONS: Mapping[str, tuple[State, str, str]] = {
     Reason.CONTENDED: (
         State.OFF,
         "another program keeps disabling polling",
-        "stop the program, then restart the agent; or remove this VM from the globs",
+        "stop the program, then restart the agent; or exclude this VM (`vms.exclude`)",
     ),
     Reason.CANNOT_SET: (
         State.OFF,

@@ -46,6 +46,13 @@ SHOWN: tuple[tuple[State, str, str, str, str], ...] = (
         "test_a_killed_qemu_is_gone_and_a_new_one_on_its_path_is_a_new_epoch",
     ),
     (
+        State.GONE,
+        Reason.EXCLUDED,
+        "a reload excludes the VM",
+        "tests/integration/test_choice.py",
+        "test_a_reload_changes_the_choice_while_vms_come_and_go",
+    ),
+    (
         State.CONNECTING,
         Reason.FIRST_ATTEMPT,
         "just found",

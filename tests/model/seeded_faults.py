@@ -76,7 +76,9 @@ FLEET = (
     ),
     ("case Start() if len(watched) < watched_max:", "case Start() if True:"),
     ("if not left_out and not fleet.left_out:", "if not left_out:"),
-    ("Fleet({**watched, following: mark}, dict(rest))", "Fleet({**watched, following: mark})"),
+    ("Fleet({**watched, following: mark}, dict(rest), excluded)", "Fleet({**watched, following: mark})"),
+    ("if newest_mark not in (None, excluded_mark):", "if False:"),
+    ("if seen.get(address) == mark or address in unknown", "if address in seen"),
 )
 DELIVERY = (
     (

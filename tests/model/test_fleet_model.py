@@ -40,6 +40,7 @@ class FleetModel(RuleBasedStateMachine):
         self.holders: dict[str, Holder] = {}  # by id
         self.waiting: dict[Address, str] = {}  # the id that each address tried to hold last
         self.paused: set[Address] = set()
+        self.excluded: dict[Address, SocketMark] = {}
 
     @rule(
         seen=st.dictionaries(ADDRESSES, MARKS),
@@ -53,6 +54,12 @@ class FleetModel(RuleBasedStateMachine):
         change = scanned(self.fleet, seen, unknown=unknown, refused=refused, watched_max=WATCHED_MAX)
 
         self.fleet = change.fleet
+        self.excluded = {
+            address: mark
+            for address, mark in self.excluded.items()
+            if address in unknown or seen.get(address) == mark
+        }
+        watchable = {address: mark for address, mark in seen.items() if address not in self.excluded}
         addresses = [effect.address for effect in change.effects]
         assert addresses == sorted(set(addresses), key=str)
         for effect in change.effects:
@@ -61,6 +68,7 @@ class FleetModel(RuleBasedStateMachine):
                     raise AssertionError("no task has failed")
                 case Start(address):
                     assert address not in before
+                    assert address not in self.excluded
                     self.reported[address] = seen[address]
                 case Notify(address, PathSeen(mark)):
                     assert seen[address] == mark != before[address]
@@ -80,7 +88,7 @@ class FleetModel(RuleBasedStateMachine):
         # Whatever is seen has a task that knows of it, or waits for room.
         known = {address: mark for address, mark in self.reported.items() if mark is not None}
         kept = {address: mark for address, mark in before.items() if address in unknown and mark is not None}
-        assert known | dict(self.fleet.left_out) == kept | seen
+        assert known | dict(self.fleet.left_out) == kept | watchable
         assert not known.keys() & self.fleet.left_out.keys()
         assert not self.fleet.left_out or len(self.reported) == WATCHED_MAX
         assert scanned(self.fleet, seen, unknown=unknown, watched_max=WATCHED_MAX).effects == ()
@@ -98,6 +106,25 @@ class FleetModel(RuleBasedStateMachine):
         assert change.effects == tuple(Start(each) for each in waiting[:1])
         self.reported.update({each: self.seen[each] for each in waiting[:1]})
         assert list(self.fleet.left_out) == waiting[1:]
+
+    @rule(address=ADDRESSES, mark=st.none() | MARKS)
+    def exclude(self, address: Address, mark: SocketMark | None) -> None:
+        if address not in self.reported or address in self.paused:
+            return
+        newest_mark, waiting = self.reported[address], list(self.fleet.left_out)
+        mark = mark or newest_mark or SocketMark(1, 1, 5)
+
+        change = ended(self.fleet, address, failed=False, excluded_mark=mark)
+
+        self.fleet = change.fleet
+        if newest_mark not in (None, mark):
+            assert change.effects == (Start(address),), "another process is there, which may be observed"
+            return
+        if newest_mark is not None:
+            self.excluded[address] = mark
+        del self.reported[address]
+        assert change.effects == tuple(Start(each) for each in waiting[:1])
+        self.reported.update({each: self.seen[each] for each in waiting[:1]})
 
     @rule(address=ADDRESSES)
     def fail(self, address: Address) -> None:
@@ -123,6 +150,7 @@ class FleetModel(RuleBasedStateMachine):
     @invariant()
     def what_is_watched_is_bounded_and_known(self) -> None:
         assert dict(self.fleet.watched) == self.reported
+        assert dict(self.fleet.excluded) == self.excluded
         assert len(self.reported) <= WATCHED_MAX
 
     @rule(address=ADDRESSES, id=st.sampled_from("xyz"), active=st.booleans())

@@ -147,8 +147,9 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- with .Values.sockets }}
 {{- if .directory }}
 {{- $monitor := dict "glob" (printf "/host%s/%s" .directory .glob) }}
-{{- if .access }}{{ $_ := set $monitor "access" .access }}{{ end }}
-{{- if .pattern }}{{ $_ := set $monitor "pattern" .pattern }}{{ end }}
+{{- range $name := list "access" "pattern" "interval" "policy" }}
+{{- with index $.Values.sockets $name }}{{ $_ := set $monitor $name . }}{{ end }}
+{{- end }}
 {{- $_ := set $config "monitors" (prepend (default list $config.monitors) $monitor) }}
 {{- end }}
 {{- end }}

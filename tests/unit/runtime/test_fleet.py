@@ -5,14 +5,15 @@ import json
 import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import anyio
 import pytest
 
 from agent.core import fleet as decisions
-from agent.core.address import MonitorPath
+from agent.core.address import Address, MonitorPath
+from agent.core.choice import EVERY_VM, Choice, Rule
 from agent.core.memory import Memory
 from agent.core.reading import Access, SocketMark, State, StateEvent
 from agent.discovery.globs import MonitorGlob, Settings
@@ -65,14 +66,28 @@ async def listening(path: Path) -> AsyncGenerator[Peer]:
 
 
 @asynccontextmanager
-async def following(glob: str) -> AsyncGenerator[Emitted]:
-    emitted = Emitted()
+async def following(glob: str, choice: Choice = EVERY_VM) -> AsyncGenerator["Followed"]:
+    emitted = Followed()
     first: list[Scan] = []
     settings = Settings(monitors=(MonitorGlob(glob),), rescan_s=0.2, gather_s=0.02)
+    services = around(emitted)
+    services = replace(services, polling=replace(services.polling, choice=choice))
+
+    async def note(address: Address, mark: SocketMark) -> None:
+        emitted.excluded.append((str(address), mark))
+
+    fleet = Fleet("host", services, on_excluded=note)
     async with aclosing(watch(settings)) as scans, anyio.create_task_group() as group:
-        group.start_soon(Fleet("host", around(emitted)).follow, scans, first.append)
+        group.start_soon(fleet.follow, scans, first.append)
         yield emitted
         group.cancel_scope.cancel()
+
+
+@dataclass
+class Followed(Emitted):
+    """What is emitted, and which processes are excluded."""
+
+    excluded: list[tuple[str, SocketMark]] = field(default_factory=list[tuple[str, SocketMark]])
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -222,3 +237,27 @@ async def test_a_vm_that_goes_while_its_task_pauses_after_a_failure_is_gone_and_
             group.start_soon(fleet.follow, scans(), first.append)
 
     assert states(emitted)[-1] is State.GONE
+
+
+async def test_an_excluded_monitor_gets_no_connection_if_its_path_decides_and_else_one(folder: Path) -> None:
+    by_path, by_uuid, other = (folder / f"{name}.qmp" for name in ("path", "uuid", "other"))
+    choice = Choice(exclude=(Rule(path="*/path.qmp"), Rule(path="*/uuid.qmp", uuid="5f0c*")))
+    async with (
+        listening(by_path) as of_path,
+        listening(other) as of_other,
+        following(f"{folder}/*.qmp", choice) as emitted,
+    ):
+        async with listening(by_uuid) as of_uuid:
+            await until(lambda: len(emitted.excluded) == 2 and len(emitted.samples) > 0)
+            await until(lambda: of_uuid.closed == 1)
+            (folder / "more.qmp").touch()  # a scan, and a rescan after it
+            await anyio.sleep(0.5)
+            assert (of_path.connections, of_uuid.connections, of_other.connections) == (0, 1, 1)
+        by_uuid.unlink(missing_ok=True)
+        async with listening(by_uuid) as of_uuid:  # another process
+            await until(lambda: len(emitted.excluded) == 3)
+            await until(lambda: of_uuid.closed == 1)
+
+        assert of_uuid.connections == 1
+        assert {path for path, _ in emitted.excluded} == {str(by_path), str(by_uuid)}
+        assert {str(each.address) for each in emitted.states} == {str(other)}
