@@ -92,7 +92,7 @@ async def run(config: Config, reload_config: Callable[[], Config]) -> bool:
     use_one_arena()
     host = config.host_identity()
     start = clock.now()
-    identity = Agent(host.id, host.name, uuid7(start.unix_ms, clock.chance()), __version__)
+    identity = Agent(host.id, host.name, uuid7(start.unix_ms, clock.chance()), __version__, config.labels)
     async with open_ledger(config.state_directory, start.unix_ms) as ledger:
         counters = Counters()
         opening = nullcontext() if config.spool is None else open_spool(config.spool, counters, clock.unix_ms)

@@ -70,7 +70,9 @@ async def probe(
     """
     logs.configure("critical", config.log.format)
     host, address = config.host_identity(), canonical(parse_address(path))
-    identity = Agent(host.id, host.name, uuid7(clock.now().unix_ms, clock.chance()), __version__)
+    identity = Agent(
+        host.id, host.name, uuid7(clock.now().unix_ms, clock.chance()), __version__, config.labels
+    )
     observing = replace(config.polling_settings(), policy=IntervalPolicy.OBSERVE, spread_ns=0)
     filling = replace(observing, policy=IntervalPolicy.FILL, interval_s=enable_polling_s or 1)
     finding = Finding(None, None)

@@ -21,11 +21,7 @@ _SECRET_FILES: tuple[SettingPath, ...] = (
 
 def cautions(written: Written, flags: Flags, environ: Mapping[str, str]) -> tuple[Problem, ...]:
     """Return the warnings: each with its place, what may go wrong, and what to do."""
-    return (
-        *_readable_secrets(written, flags, environ),
-        *_missing_token(written),
-        *_ignored_variables(environ),
-    )
+    return (*_readable_secrets(written, flags, environ), *_missing_token(written))
 
 
 def _readable_secrets(written: Written, flags: Flags, environ: Mapping[str, str]) -> Iterator[Problem]:
@@ -59,13 +55,4 @@ def _missing_token(written: Written) -> Iterator[Problem]:
         yield Problem(
             "kafka.sasl.oauth.token_file",
             f"{file!r} does not exist; the agent logs in to Kafka once another program has written it",
-        )
-
-
-def _ignored_variables(environ: Mapping[str, str]) -> Iterator[Problem]:
-    if environ.get("OTEL_RESOURCE_ATTRIBUTES"):
-        yield Problem(
-            "OTEL_RESOURCE_ATTRIBUTES",
-            "ignored, so its attributes are on no record and no metric; add them in the Collector (processor "
-            "`resource`) or in Prometheus (`external_labels`), and unset it",
         )

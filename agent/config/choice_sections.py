@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from agent.config.types import Names, Section, Takes, TextOr
 from agent.core.choice import Rule
+from agent.core.labels import mistakes_in_names
 
 RULES_MAX = 256
 """Rules of one list: each is compared with each VM."""
@@ -39,6 +40,12 @@ def _uuid(written: str) -> str:
     if _PART_OF_UUID.fullmatch(written) is None:
         raise ValueError(f"{written!r} is not a uuid; write hexadecimal digits, hyphens and wildcards")
     return written.lower()
+
+
+def _labels(patterns: Mapping[str, str]) -> Mapping[str, str]:
+    if wrong := "; ".join(mistakes_in_names(patterns)):
+        raise ValueError(wrong)
+    return patterns
 
 
 Pattern = Annotated[str, AfterValidator(_pattern), Takes("pattern")]
@@ -74,7 +81,9 @@ class RuleConfig(Section):
         default=None, description="The uuid, or for a QEMU without one its ID, as `vm.id` in records."
     )
     labels: Annotated[
-        Mapping[str, Annotated[str, AfterValidator(_pattern)]], Takes("labels and patterns")
+        Mapping[str, Annotated[str, AfterValidator(_pattern)]],
+        AfterValidator(_labels),
+        Takes("labels and patterns"),
     ] = Field(
         default={},
         description="Labels of the VM, as `vm.labels` in records, each with a pattern for its value.",

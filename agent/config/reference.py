@@ -8,7 +8,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from agent.config.choice_sections import RuleConfig
-from agent.config.sections import LibvirtConfig, MonitorConfig
+from agent.config.libvirt_sections import LibvirtConfig, MetadataConfig
+from agent.config.sections import MonitorConfig
 from agent.config.tree import Setting, Written, all_settings, section_model, sections
 from agent.config.types import Takes
 from agent.config.units import Duration, Size, Within
@@ -22,7 +23,7 @@ def config_schema() -> dict[str, Any]:
     Secrets are omitted, since they are not allowed in the file.
     """
     made = Written.model_json_schema()
-    for model in (*sections().values(), MonitorConfig, LibvirtConfig, RuleConfig):
+    for model in (*sections().values(), MonitorConfig, LibvirtConfig, MetadataConfig, RuleConfig):
         schema = made if model is Written else made["$defs"][model.__name__]
         for name, field in model.model_fields.items():
             _polish(schema["properties"], name, field)
@@ -47,6 +48,7 @@ def tables() -> str:
     for name, model in (
         ("monitors[]", MonitorConfig),
         ("libvirt[]", LibvirtConfig),
+        ("libvirt[].metadata[]", MetadataConfig),
         ("vms.exclude[]", RuleConfig),
     ):
         own = [Setting((name, each), field) for each, field in model.model_fields.items()]

@@ -6,7 +6,7 @@ Checks across settings are in `contradictions.py`; the settings that each part o
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 
 from agent.config.types import (
     AbsolutePath,
@@ -27,7 +27,6 @@ from agent.config.units import Duration, Size, WrittenDuration, WrittenSize, wit
 from agent.core.ownership import INTERVAL_MAX_S
 from agent.core.reading import Access, IntervalPolicy
 from agent.discovery.globs import MonitorGlob, mistakes
-from agent.libvirt.targets import mistakes as uri_mistakes
 
 
 def _whole_seconds(interval: Duration) -> Duration:
@@ -59,10 +58,14 @@ def _plain_globs(written: object) -> object:
     return {"glob": written} if isinstance(written, str) else written
 
 
+Glob = Annotated[str, AfterValidator(_glob), Takes("glob")]
+PollingInterval = Annotated[WrittenDuration, AfterValidator(_whole_seconds)]
+
+
 class MonitorConfig(Section):
     """Where the monitors of VMs are."""
 
-    glob: Annotated[str, AfterValidator(_glob), Takes("glob")] = Field(
+    glob: Glob = Field(
         description=(
             "Absolute path of monitor sockets, with `*`, `?` and `[...]` within a name and `**` for any "
             "number of directories."
@@ -83,7 +86,7 @@ class MonitorConfig(Section):
             "group `name` is the VM's name where QEMU reports none."
         ),
     )
-    interval: Annotated[WrittenDuration, AfterValidator(_whole_seconds)] | None = Field(
+    interval: PollingInterval | None = Field(
         default=None,
         description="Polling interval to set for these VMs. Default: `polling.interval`.",
     )
@@ -93,70 +96,15 @@ class MonitorConfig(Section):
     )
 
 
-def _uri(uri: str) -> str:
-    if wrong := "; ".join(uri_mistakes(uri)):
-        raise ValueError(wrong)
-    return uri
-
-
-def _plain_places(written: object) -> object:
-    """Take a plain string as a glob of sockets if it is a path, else as a URI."""
-    if not isinstance(written, str):
-        return written
-    return {"sockets": written} if written.startswith("/") else {"uri": written}
-
-
-class LibvirtConfig(Section):
-    """A libvirt daemon, or several. Exactly one of `uri` and `sockets` is required."""
-
-    uri: Annotated[str, AfterValidator(_uri), Takes("URI")] | None = Field(
-        default=None,
-        description=(
-            "URI of a libvirt daemon on this host: `qemu:///system`, `qemu:///session`, or "
-            "`qemu+unix:///system?socket=/path` for a socket in another place."
-        ),
-    )
-    sockets: Annotated[str, AfterValidator(_glob), Takes("glob")] | None = Field(
-        default=None,
-        description=(
-            "Absolute path of libvirt sockets, with wildcards as in `monitors[].glob`: one connection for "
-            "each socket, opened and closed as sockets appear and disappear. KubeVirt has one socket in "
-            "each pod. A socket owned by root is opened as `system`, any other as `session`."
-        ),
-    )
-    policy: IntervalPolicy | None = Field(
-        default=None,
-        description=(
-            "Who controls the polling intervals of these domains. Default: `polling.policy`. With `observe` "
-            "the connection is read-only."
-        ),
-    )
-    interval: Annotated[WrittenDuration, AfterValidator(_whole_seconds)] | None = Field(
-        default=None,
-        description="Polling interval to set for these domains. Default: `polling.interval`.",
-    )
-
-    @model_validator(mode="after")
-    def _one_of_both(self) -> "LibvirtConfig":
-        if (self.uri is None) == (self.sockets is None):
-            raise ValueError("needs exactly one of uri and sockets; add or remove one")
-        return self
-
-
 Monitors = Annotated[
     tuple[Annotated[MonitorConfig, TextOr(_plain_globs)], ...], Names, Takes("list of globs or sections")
-]
-Libvirts = Annotated[
-    tuple[Annotated[LibvirtConfig, TextOr(_plain_places)], ...],
-    Names,
-    Takes("list of URIs, globs or sections"),
 ]
 
 
 class PollingConfig(Section):
     """How VMs are polled."""
 
-    interval: Annotated[WrittenDuration, AfterValidator(_whole_seconds)] = Field(
+    interval: PollingInterval = Field(
         default=Duration(10 * 10**9),
         description=(
             "Polling interval that the agent sets in QEMU where `policy` allows it, in whole seconds from "

@@ -193,6 +193,11 @@ class Config:
         )
 
     @property
+    def labels(self) -> Mapping[str, str]:
+        """Constant labels of the agent and its host."""
+        return self.effective.labels
+
+    @property
     def choice(self) -> Choice:
         """Which VMs are observed."""
         vms = self.effective.written.vms
@@ -228,6 +233,7 @@ class Config:
                     each.sockets,
                     each.policy or written.polling.policy,
                     _whole_s(each.interval),
+                    each.label_sources(),
                 )
                 for each in written.libvirt
             ),

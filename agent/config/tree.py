@@ -10,11 +10,12 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from agent.config.choice_sections import VmsConfig
+from agent.config.labels import Labels
+from agent.config.libvirt_sections import Libvirts
 from agent.config.sections import (
     BufferConfig,
     DiscoveryConfig,
     HostConfig,
-    Libvirts,
     LogConfig,
     Monitors,
     PollingConfig,
@@ -59,10 +60,20 @@ class Written(BaseSettings):
         default=(),
         description=(
             "Libvirt daemons whose domains are watched: URIs, globs of sockets, or sections with `uri` or "
-            "`sockets`, `interval` and `policy`. Requires libvirt-python (docs/libvirt.md)."
+            "`sockets`, `name_pattern`, `metadata`, `interval` and `policy`. Requires libvirt-python "
+            "(docs/libvirt.md)."
         ),
     )
     vms: VmsConfig = VmsConfig()
+    labels: Labels = Field(
+        default={},
+        description=(
+            "Constant labels, such as the cluster and the region: `host.labels` in records, attributes of "
+            "the resource in OTLP, and labels of `target_info` at `/metrics`. At most 32, names of 64 "
+            "letters, digits, `_` and `.`, values of 256 characters. They override "
+            "`OTEL_RESOURCE_ATTRIBUTES`."
+        ),
+    )
     polling: PollingConfig = PollingConfig()
     host: HostConfig = HostConfig()
     qmp: QmpConfig = QmpConfig()

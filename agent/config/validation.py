@@ -14,8 +14,10 @@ from agent.config.cautions import cautions
 from agent.config.choice_sections import RuleConfig
 from agent.config.contradictions import Finding, contradictions
 from agent.config.host_facts import Host
+from agent.config.labels import effective_labels
+from agent.config.libvirt_sections import LibvirtConfig, MetadataConfig
 from agent.config.proxies import Proxy, proxy_for
-from agent.config.sections import LibvirtConfig, MonitorConfig
+from agent.config.sections import MonitorConfig
 from agent.config.sink_sections import TlsFiles
 from agent.config.sources import (
     CONFIG_VARIABLE,
@@ -47,6 +49,7 @@ class Effective:
     otlp_proxy: Proxy | None
     token_proxy: Proxy | None
     cautions: tuple[Problem, ...]  # warnings
+    labels: Mapping[str, str]  # constant
 
 
 def effective(flags: Flags, environ: Mapping[str, str], *, monitors_needed: bool = True) -> Effective:
@@ -88,6 +91,7 @@ def effective(flags: Flags, environ: Mapping[str, str], *, monitors_needed: bool
     token_proxy = _proxy(oauth.token_endpoint, environ, problems)
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
+    labels, ignored = effective_labels(written.labels, environ)
     return Effective(
         written=written,
         host=host,
@@ -98,7 +102,8 @@ def effective(flags: Flags, environ: Mapping[str, str], *, monitors_needed: bool
         endpoint_is_whole=layer.place(("otlp", "endpoint")) == WHOLE_ENDPOINT_VARIABLE,
         otlp_proxy=otlp_proxy,
         token_proxy=token_proxy,
-        cautions=cautions(written, flags, environ),
+        cautions=(*cautions(written, flags, environ), *ignored),
+        labels=labels,
     )
 
 
@@ -247,6 +252,8 @@ def meant(location: Location) -> tuple[SettingPath, ...]:
 
 def _listed(location: Location) -> tuple[SettingPath, type[Section]] | None:
     """Return the list that `location` is in an entry of, and the model of its entries."""
+    if location[0] == "libvirt" and len(location) > 4 and location[2] == "metadata":
+        return ("libvirt[]", "metadata"), MetadataConfig
     for list_path, model in _LISTED.items():
         if location[: len(list_path)] == list_path and len(location) > len(list_path):
             return list_path, model

@@ -10,7 +10,7 @@ number of statistics are bounded when they are decoded (decode.py).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
@@ -21,6 +21,7 @@ import msgspec
 from agent.contract.decode import EXACT_MAX
 from agent.contract.headers import encode_headers
 from agent.core.agent_state import AgentEvent
+from agent.core.labels import VALUE_MAX_CHARACTERS
 from agent.core.reading import Record, RecordKind, Sample, StateEvent, VmIdentity
 
 SAMPLE_SCHEMA = "barograph.vm.sample/1.0"
@@ -54,6 +55,7 @@ class Agent:
     host_name: str
     run: str  # UUIDv7, new at each start
     version: str
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])  # constant, of the host
 
 
 # --- documents ---
@@ -149,12 +151,17 @@ def _vm(vm: VmIdentity) -> Document:
     if vm.name is not None:
         document["name"] = _text(vm.name)
     if vm.labels:
-        document["labels"] = {_text(name): _text(value) for name, value in vm.labels.items()}
+        document["labels"] = {
+            _text(name): _text(value, VALUE_MAX_CHARACTERS) for name, value in vm.labels.items()
+        }
     return document
 
 
 def _host(agent: Agent) -> Document:
-    return {"id": agent.host_id, "name": _text(agent.host_name)}
+    host: Document = {"id": agent.host_id, "name": _text(agent.host_name)}
+    if agent.labels:
+        host["labels"] = dict(agent.labels)
+    return host
 
 
 def _text(text: str, characters_max: int = TEXT_MAX) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from agent.contract import metrics
 from agent.contract.encode import Agent
 from agent.contract.metrics import VM_LABEL_PREFIX, VM_PATH
-from agent.core.reading import State, VmId, VmIdentity, VmView
+from agent.core.reading import NO_LABELS, State, VmId, VmIdentity, VmView
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +37,20 @@ def targets(views: Iterable[VmView], agent: Agent) -> list[Target]:
 
 
 def identifying_attributes(target: Target, agent: Agent) -> dict[str, str]:
-    """Return the attributes that identify the VM."""
+    """Return the attributes that identify the VM. Its labels are apart: `label_attributes`."""
     attributes = {metrics.HOST_ID: agent.host_id, metrics.HOST_NAME: utf8(agent.host_name)}
     if target.vm is None:
         return {**attributes, VM_PATH: utf8(str(target.view.address))}
     attributes[metrics.VM_ID] = target.vm.id
     if target.vm.name:
         attributes[metrics.VM_NAME] = utf8(target.vm.name)
-    return attributes | {
-        VM_LABEL_PREFIX + utf8(label): utf8(value) for label, value in target.vm.labels.items()
-    }
+    return attributes
+
+
+def label_attributes(target: Target) -> dict[str, str]:
+    """Return the labels of the VM as attributes."""
+    labels = NO_LABELS if target.vm is None else target.vm.labels
+    return {VM_LABEL_PREFIX + utf8(label): utf8(value) for label, value in labels.items()}
 
 
 def utf8(text: str) -> str:

@@ -1,11 +1,11 @@
 """Where monitor sockets are: settings, and what is wrong with a glob."""
 
 import glob as globbing
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from agent.core.address import mistake_in_path
+from agent.core.labels import mistakes_in_pattern
 from agent.core.reading import Access, IntervalPolicy
 
 
@@ -52,15 +52,8 @@ def mistakes(monitor: MonitorGlob) -> Iterator[str]:
         yield f"{monitor.glob!r} contains '..'; write the path without it"
     if any("**" in part and part != "**" for part in monitor.glob.split("/")):
         yield f"{monitor.glob!r} has ** next to other characters; put it alone between two slashes"
-    if monitor.pattern is None:
-        return
-    try:
-        groups = re.compile(monitor.pattern).groupindex
-    except re.error as error:
-        yield f"{monitor.pattern!r} is not a regular expression: {error}"
-        return
-    if not groups:
-        yield f"{monitor.pattern!r} has no named group; put (?P<name>...) around the VM's name"
+    if monitor.pattern is not None:
+        yield from mistakes_in_pattern(monitor.pattern)
 
 
 def has_wildcard(part: str) -> bool:

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from agent.core.address import Address, MonitorPath
+from agent.core.labels import NAME_GROUP, matched
 from agent.core.reading import NO_LABELS, Access, IntervalPolicy, SocketMark
 from agent.discovery import owners
 from agent.discovery.globs import MonitorGlob, Settings, has_wildcard
 from agent.discovery.links import ForeignLinkError, find
 from agent.discovery.walk import TooManyError, Walk
-
-_NAME_GROUP = "name"
 
 
 class RefusedReason(StrEnum):
@@ -181,14 +180,14 @@ def _judge(
             return RefusedPath(path, RefusedReason.INCUS, detail)
         if (detail := owners.owned_by_another(name)) is not None:
             return RefusedPath(path, RefusedReason.MANAGER, detail)
-    groups = _groups(pattern, path)
+    groups = dict(matched(pattern, path))
     access = monitor.access or (Access.SHARE if any(map(owners.shared, (path, real))) else Access.HOLD)
     mark = SocketMark(status.st_dev, status.st_ino, status.st_mtime_ns)
     return Seen(
         MonitorPath(path),
         mark,
         access,
-        groups.pop(_NAME_GROUP, None),
+        groups.pop(NAME_GROUP, None),
         groups or NO_LABELS,
         monitor.policy,
         monitor.interval_s,
@@ -202,10 +201,3 @@ def _leads_to_socket(path: str) -> bool:
         return stat.S_ISSOCK(os.stat(path).st_mode)
     except OSError:
         return False
-
-
-def _groups(pattern: re.Pattern[str] | None, path: str) -> dict[str, str]:
-    match = None if pattern is None else pattern.search(path)
-    if match is None:
-        return {}
-    return {name: value for name, value in match.groupdict().items() if value}

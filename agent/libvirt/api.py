@@ -18,6 +18,7 @@ from agent.core.events import LinkEvent, MonitorEvent, MonitorEventKind
 from agent.core.wording import printable
 from agent.errors import LibvirtRefused, LibvirtUnreachable, LinkFault
 from agent.libvirt import qmp_terms
+from agent.libvirt.qmp_terms import LabelSources
 from agent.libvirt.targets import NOT_INSTALLED, owner_of, socket_of, uri_of_socket
 
 KEEPALIVE_S, KEEPALIVES = 5, 3
@@ -116,7 +117,12 @@ class Connection:
         """Return whether the connection is open, as far as this end knows."""
         return self._handle.isAlive() == 1
 
-    def look_around(self, known: Mapping[str, int], domains_max: int | None = None) -> Listing:
+    def look_around(
+        self,
+        known: Mapping[str, int],
+        domains_max: int | None = None,
+        sources: LabelSources = qmp_terms.NO_SOURCES,
+    ) -> Listing:
         """Return the running domains, up to a bound: those that are `known`, by id, and then the oldest."""
         domains: dict[str, Any] = {}
         new: list[Found] = []
@@ -129,7 +135,7 @@ class Connection:
         for uuid, number, handle in running[:domains_max]:
             if known.get(uuid) != number:
                 try:
-                    definition = qmp_terms.parse_definition(handle.XMLDesc(0))
+                    definition = qmp_terms.parse_definition(handle.XMLDesc(0), sources)
                 except self._library.libvirtError:
                     continue  # most likely gone; the next listing shows
                 except ValueError as error:

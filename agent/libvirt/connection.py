@@ -76,6 +76,7 @@ class KeptConnection:
         locks: Locks | None = None,
         held: HeldThreads | None = None,
         domains_max: int | None = None,
+        label_sources: qmp_terms.LabelSources = qmp_terms.NO_SOURCES,
     ) -> None:
         """Create it; `keep` connects.
 
@@ -89,6 +90,7 @@ class KeptConnection:
             locks: taken before connecting; `None`: other agents may use it too.
             held: bounds the threads that a libvirt holds which does not answer.
             domains_max: how many domains are used; `None`: all.
+            label_sources: where labels of the domains come from.
         """
         self.uri = uri
         self.read_only = read_only
@@ -103,6 +105,7 @@ class KeptConnection:
         self._locks = locks
         self._held = held or HeldThreads(THREADS_HELD_MAX)
         self._domains_max = domains_max
+        self._label_sources = label_sources
         self._unusable: Mapping[str, str] = {}
         self._left_out = 0
         self._caller = Caller("libvirt calls", self._late, uri=uri, held=self._held)
@@ -216,7 +219,9 @@ class KeptConnection:
 
     async def _look_around(self, connection: api.Connection) -> None:
         known = {uuid: found.id for uuid, found in self._domains.items()} if self.problem is None else {}
-        listing = await self._call(partial(connection.look_around, known, self._domains_max))
+        listing = await self._call(
+            partial(connection.look_around, known, self._domains_max, self._label_sources)
+        )
         before = {uuid: found.id for uuid, found in self._domains.items()}, self.unusable()
         self._unusable, self._left_out = listing.unusable, listing.left_out
         for uuid in self._domains.keys() - set(listing.running):

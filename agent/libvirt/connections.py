@@ -16,6 +16,7 @@ from agent.errors import LibvirtUnreachable, LinkFault
 from agent.libvirt.calls import HeldThreads
 from agent.libvirt.connection import THREADS_HELD_MAX, KeptConnection, Locks
 from agent.libvirt.link import DomainLink
+from agent.libvirt.qmp_terms import NO_SOURCES, LabelSources
 from agent.libvirt.targets import Place, Settings, mistakes, owner_of, pod_of, uri_of_socket
 from agent.telemetry import Counters
 
@@ -94,6 +95,7 @@ class Connections:
             read_only=place.policy is IntervalPolicy.OBSERVE,
             locks=self._locks,
             domains_max=None if uri in self._named else DOMAINS_MAX,
+            label_sources=place.label_sources,
         )
         self._kept[uri] = connection, place, self._start(connection)
 
@@ -108,12 +110,19 @@ class Connections:
         return scope
 
     def _connection(
-        self, uri: str, *, read_only: bool, locks: Locks | None = None, domains_max: int | None = None
+        self,
+        uri: str,
+        *,
+        read_only: bool,
+        locks: Locks | None = None,
+        domains_max: int | None = None,
+        label_sources: LabelSources = NO_SOURCES,
     ) -> KeptConnection:
         return KeptConnection(
             uri,
             held=self._held_by_named if uri in self._named else self._held_by_found,
             domains_max=domains_max,
+            label_sources=label_sources,
             boot_mark=boot_mark(),
             read_only=read_only,
             rescan_s=self._settings.rescan_s,

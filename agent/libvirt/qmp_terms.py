@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from agent.core.events import BalloonChanged, MonitorEvent, MonitorEventKind
+from agent.core.labels import bounded, matched
 from agent.core.ownership import INTERVAL_MAX_S
-from agent.core.reading import NO_LABELS
 from agent.core.wording import printable
 
 _RUNNING, _BLOCKED, _PAUSED, _SHUTTING_DOWN, SHUT_OFF, _CRASHED, _SUSPENDED = range(1, 8)
@@ -144,6 +144,43 @@ def guest_stats(stats: Mapping[str, object]) -> dict[str, object] | None:
 
 
 @dataclass(frozen=True, slots=True)
+class MetadataLabel:
+    """A label and the element or attribute of `<metadata>` that it is read from; `path` as `checked_path`."""
+
+    name: str
+    uri: str  # the namespace of the elements
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSources:
+    """Where labels of domains come from, besides what Nova and KubeVirt write."""
+
+    metadata: tuple[MetadataLabel, ...] = ()
+    name_pattern: str | None = None  # searched for in the domain's name; its named groups are labels
+
+
+NO_SOURCES = LabelSources()
+
+_METADATA_PATH = re.compile(r"[A-Za-z_][\w.-]*(/[A-Za-z_][\w.-]*)*(/@[A-Za-z_][\w.-]*)?")
+_METADATA_PATH_MAX_CHARACTERS = 256
+
+
+def checked_path(path: str) -> str:
+    """Return a path into `<metadata>`: names of elements, and at last `@` with the name of an attribute.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if len(path) > _METADATA_PATH_MAX_CHARACTERS or _METADATA_PATH.fullmatch(path) is None:
+        raise ValueError(
+            f"{printable(path, _METADATA_PATH_MAX_CHARACTERS)!r} is not a path of elements; write e.g. "
+            "instance/flavor/@name, without a prefix of the namespace"
+        )
+    return path
+
+
+@dataclass(frozen=True, slots=True)
 class Definition:
     """What a running domain's XML holds."""
 
@@ -155,8 +192,8 @@ class Definition:
     labels: Mapping[str, str]
 
 
-def parse_definition(xml: str) -> Definition:
-    """Parse the XML of a running domain.
+def parse_definition(xml: str, sources: LabelSources = NO_SOURCES) -> Definition:
+    """Parse the XML of a running domain, with the labels of `sources`.
 
     Raises:
         ValueError: not a domain's XML, or too much of it. libvirt writes it itself, so entities are not
@@ -181,7 +218,7 @@ def parse_definition(xml: str) -> Definition:
         balloon=None if device is None else _alias(device),
         period_s=None if device is None else _period_s(device),
         actual_bytes=None if device is None else _kib(root.find("currentMemory")),
-        labels=_labels(root.find("metadata"), name),
+        labels=_labels(root.find("metadata"), name, sources),
     )
 
 
@@ -210,8 +247,10 @@ def _kib(element: ElementTree.Element | None) -> int | None:
     return int(size) * _KIB if _NUMBER.fullmatch(size) and int(size) * _KIB < 2**63 else None
 
 
-def _labels(metadata: ElementTree.Element | None, name: str | None) -> Mapping[str, str]:
-    """Return the labels that the platform which created the domain gave it.
+def _labels(
+    metadata: ElementTree.Element | None, name: str | None, sources: LabelSources
+) -> Mapping[str, str]:
+    """Return the labels that the platform which created the domain gave it, and those that are configured.
 
     Sources: nova virt/libvirt/config.py, LibvirtConfigGuestMetaNovaInstance; kubevirt
     pkg/virt-launcher/virtwrap/api/schema.go, KubeVirtMetadata, and DomainFromNamespaceName: a namespace has
@@ -225,4 +264,17 @@ def _labels(metadata: ElementTree.Element | None, name: str | None) -> Mapping[s
             labels["nova_project_name"] = element.findtext(f"{space}owner/{space}project")
         elif element.tag == f"{_KUBEVIRT}kubevirt" and name is not None and "_" in name:
             labels["kubevirt_namespace"], _, labels["kubevirt_vmi_name"] = name.partition("_")
-    return {key: text for key, value in labels.items() if (text := _text(value))} or NO_LABELS
+    if sources.name_pattern is not None and name is not None:
+        labels |= matched(re.compile(sources.name_pattern), name)
+    if metadata is not None:
+        labels |= bounded({each.name: _value_in(metadata, each) for each in sources.metadata})
+    return bounded(labels)
+
+
+def _value_in(metadata: ElementTree.Element, source: MetadataLabel) -> str | None:
+    path, _, attribute = source.path.partition("/@")
+    steps = "/".join(f"{{{source.uri}}}{name}" for name in path.split("/"))
+    element = metadata.find(steps)
+    if element is None:
+        return None
+    return element.get(attribute) if attribute else element.text

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qs, urlsplit
 
 from agent.core.reading import IntervalPolicy
+from agent.libvirt.qmp_terms import NO_SOURCES, LabelSources
 
 NOT_INSTALLED = (
     "libvirt-python is not installed; install it with the wheel of the release: "
@@ -27,6 +28,7 @@ class Place:
     # For the intervals of its domains. OBSERVE: the connection is read-only.
     policy: IntervalPolicy = IntervalPolicy.FILL
     interval_s: int | None = None  # the interval to set; None: that of all VMs
+    label_sources: LabelSources = NO_SOURCES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

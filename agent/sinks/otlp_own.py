@@ -223,6 +223,7 @@ def _with(collected: MetricsData, metric: Metric) -> MetricsData:
 def _resource(agent: Agent) -> Resource:
     return Resource(
         {
+            **agent.labels,
             "service.name": "barograph",
             "service.instance.id": agent.host_id,
             "service.version": agent.version,

@@ -33,7 +33,7 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from agent.contract import metrics
 from agent.contract.encode import Agent
 from agent.contract.metrics import OTHER_PREFIX, Metric
-from agent.contract.targets import Target, identifying_attributes
+from agent.contract.targets import Target, identifying_attributes, label_attributes
 from agent.core.reading import Sample, State, VmView
 from agent.sinks.otlp_settings import Identity
 
@@ -121,8 +121,8 @@ def build(
         now_ns: Unix nanoseconds of this cycle.
         room_for_others: how many unknown statistics may become new series.
     """
-    named = identifying_attributes(target, agent)
-    of_vm = {"service.name": "barograph", "service.instance.id": target.key, **named}
+    named = identifying_attributes(target, agent) | label_attributes(target)
+    of_vm = {**agent.labels, "service.name": "barograph", "service.instance.id": target.key, **named}
     made = _Made(of_vm, agent.version, named if identity == "points" else {})
     after = _host_values(made, target.view, before, now_ns)
     after = _balloon(made, target.view, after)

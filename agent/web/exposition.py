@@ -8,6 +8,7 @@ QEMU chose their names, and two of them may become one name here.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import cast
 
 from prometheus_client.core import (
@@ -37,7 +38,7 @@ from agent.contract.metrics import (
     prometheus_name,
     prometheus_unit,
 )
-from agent.contract.targets import Target, identifying_attributes, targets, utf8
+from agent.contract.targets import Target, identifying_attributes, label_attributes, targets, utf8
 from agent.core.reading import State, VmView
 from agent.telemetry import INSTRUMENTS, Snapshot
 
@@ -71,6 +72,7 @@ def metrics_parts(
     """Yield the text in parts: the agent's own metrics first, then those of the VMs, family by family."""
     yield "".join(_text(family, form) for family in _own(snapshot, identity))
     vms = [(target, _labels(identifying_attributes(target, identity))) for target in targets(views, identity)]
+    yield from _info_parts(vms, form)
     for metric, statistic in _VM_METRICS:
         yield from _family_parts(metric, _samples(metric, statistic, vms), form)
     yield form.end
@@ -86,7 +88,8 @@ def _own(snapshot: Snapshot, identity: Agent) -> Iterator[Family]:
             "service_version": identity.version,
             "host_id": identity.host_id,
             "host_name": utf8(identity.host_name),
-        },
+        }
+        | _labels(identity.labels),
     )
     for instrument in INSTRUMENTS:
         metric = instrument.metric
@@ -103,6 +106,18 @@ def _own(snapshot: Snapshot, identity: Agent) -> Iterator[Family]:
             name = prometheus_name(metric)
             points = snapshot.points[metric.name]
             yield _family(metric, [Sample(name, _labels(each.attributes), each.value) for each in points])
+
+
+def _info_parts(vms: Sequence[tuple[Target, dict[str, str]]], form: Format) -> Iterator[str]:
+    """Yield the labels of the VMs: once each, instead of on every series, whose number they would not change
+    but whose size they would."""
+    family = InfoMetricFamily("qemu_vm", "The labels of the VM.")
+    samples = (
+        Sample("qemu_vm_info", labels | _labels(label_attributes(target)), 1)
+        for target, labels in vms
+        if target.vm is not None
+    )
+    yield from _slices(family, samples, form)
 
 
 def _samples(
@@ -142,15 +157,15 @@ _VM_METRICS: tuple[tuple[Metric, str | None], ...] = (
 
 def _family_parts(metric: Metric, samples: Iterator[Sample], form: Format) -> Iterator[str]:
     """Yield one family in slices. Its head precedes the first slice; without samples nothing is yielded."""
+    yield from _slices(_family(metric, []), samples, form)
+
+
+def _slices(family: Family, samples: Iterator[Sample], form: Format) -> Iterator[str]:
     is_first = True
-    part: list[Sample] = []
-    for sample in samples:
-        part.append(sample)
-        if len(part) == SLICE_SAMPLES:
-            yield _text(_family(metric, part), form, head=is_first)
-            is_first, part = False, []
-    if part:
-        yield _text(_family(metric, part), form, head=is_first)
+    while part := list(islice(samples, SLICE_SAMPLES)):
+        family.samples = part
+        yield _text(family, form, head=is_first)
+        is_first = False
 
 
 def _family(metric: Metric, samples: list[Sample]) -> Family:

@@ -148,6 +148,7 @@ def _page(groups: list[Group]) -> Iterator[str]:
     for attribute in cast(list[Mapping[str, object]], groups[1]["attributes"]):
         yield f"| `{attribute['id']}` | {attribute['brief']} |"
     yield "| `host.id`, `host.name` | The hypervisor, as OpenTelemetry defines them. |"
+    yield "| the names in `labels` | On every resource: constant labels. At `/metrics` on `target_info`. |"
     yield "| `service.name` | On the resource: `barograph`. |"
     yield "| `service.instance.id` | On the resource: `<host.id>/<qemu.vm.id>`; of the agent `<host.id>`. |"
     yield ""

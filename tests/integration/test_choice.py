@@ -13,13 +13,14 @@ import pytest
 from tests.integration.domains import DomainLines, path_of, with_bindings
 from tests.integration.watching import Document
 from tests.lab.agent import AgentProcess, agent
-from tests.lab.libvirt import Daemon, libvirtd
+from tests.lab.libvirt import Daemon, libvirtd, nova
 from tests.lab.libvirt import Domain as RealDomain
 from tests.lab.sim import Hypervisor, SimulatedVm, simulated
 
 pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("real_libvirt"), pytest.mark.timeout(600)]
 
 MONITORS, DOMAINS = 50, 20
+NOVA = "http://openstack.org/xmlns/libvirt/nova/1.1"
 TIERS = ("web", "db", "canary", "batch", "churn")  # ten monitors of each
 ENDED = ("gone", "excluded")
 
@@ -128,8 +129,13 @@ def write(folder: Path, daemon: Daemon, vms: str) -> Path:
         f"""
 monitors:
   - {{glob: '{folder}/batch-*.qmp', interval: 2s}}
-  - {{glob: '{folder}/*.qmp', pattern: '/(?P<tier>[a-z]+)-[0-9]+'}}
-libvirt: [{{uri: '{daemon.uri}', interval: 3s}}]
+  - {{glob: '{folder}/*.qmp', pattern: '/(?P<tier>[a-z]+)-[0-9]+[.]qmp$'}}
+libvirt:
+  - uri: '{daemon.uri}'
+    interval: 3s
+    name_pattern: '^d-(?P<number>[0-9]+)$'
+    metadata: {{flavor: {{uri: '{NOVA}', path: instance/flavor/@name}}}}
+labels: {{k8s.cluster.name: eu-1}}
 polling: {{interval: 1s, on_exit: keep}}
 spool: {{mode: disk}}
 lines: {{enabled: true}}
@@ -149,7 +155,9 @@ def host(folder: Path) -> Generator[Host]:
         for number in range(MONITORS):
             hypervisor.add(f"{TIERS[number % len(TIERS)]}-{number}")
         domains = [
-            daemon.domain(f"d-{number:02}", paused=True, booted=False, on_crash=None)
+            daemon.domain(
+                f"d-{number:02}", paused=True, booted=False, on_crash=None, metadata=nova("g", "shop")
+            )
             for number in range(DOMAINS)
         ]
         file = write(folder, daemon, "{}")
@@ -174,17 +182,23 @@ def test_a_reload_changes_the_choice_while_vms_come_and_go(folder: Path) -> None
         lines.wait(lambda: all(period_of(each) == "3" for each in domains), "the domains' own interval")
         lines.wait(lambda: here.intervals("batch") == {2}, "the glob's own interval")
         assert here.excluded() == 0
+        assert lines.states_of(path_of(domains[7]))[-1]["vm"]["labels"] == {
+            "number": "07",
+            "flavor": "m1.tiny",
+            "nova_instance_name": "g",
+            "nova_project_name": "shop",
+        }
+        assert {str(each["host"].get("labels")) for each in lines.all()} == {"{'k8s.cluster.name': 'eu-1'}"}
         epochs = {each["vm"]["name"]: each["epoch"] for vm in steady for each in lines.samples(vm.name)[-1:]}
 
         # Excluded: by path, by name, by label, and domains by name and by uuid.
         with here.coming_and_going(churn):
             since = here.reload(
                 "{exclude: [{path: '*/db-*.qmp'}, canary-*, {labels: {tier: churn}}, d-0*, "
-                + domains[15].uuid
-                + "]}"
+                "{labels: {flavor: m1.tiny, number: '16'}}, " + domains[15].uuid + "]}"
             )
             out = [*here.of("db"), *here.of("canary")]
-            domains_out = [*domains[:10], domains[15]]
+            domains_out = [*domains[:10], domains[15], domains[16]]
             here.wait_until_ended([vm.qmp for vm in out], since)
             here.wait_until_ended(map(path_of, domains_out), since)
             here.wait_until_sampled([*here.of("web"), *here.of("batch")], since)
@@ -196,7 +210,7 @@ def test_a_reload_changes_the_choice_while_vms_come_and_go(folder: Path) -> None
             domains[1].virsh("start", "--paused")
             domains[12].virsh("destroy")
             lines.wait_until(path_of(domains[12]), "gone", "missing")
-        lines.wait(lambda: here.excluded() == 10 + 11 + 10 + 11, "the count of the excluded")
+        lines.wait(lambda: here.excluded() == 10 + 11 + 10 + 12, "the count of the excluded")
         time.sleep(2)  # two intervals, in which nothing may come
 
         assert here.sampled(since) == {vm.name for vm in [*here.of("web"), *here.of("batch")]}

@@ -148,6 +148,13 @@ FILLED: Mapping[str, Sequence[str]] = {
     "VMs remembered after they have gone, in a run": [
         "unit/test_bounds.py::test_vms_watched_are_bounded_and_the_next_ones_have_their_turn"
     ],
+    "rules of `vms.include` and of `vms.exclude`": [
+        "unit/config/test_choice.py::test_there_are_no_more_rules_than_their_bound"
+    ],
+    "labels of one source": [
+        "unit/core/test_labels.py::test_labels_are_bounded_in_number_and_differ_in_prometheus",
+        "unit/core/test_labels.py::test_values_that_others_chose_are_cut_and_made_printable",
+    ],
     "VMs remembered after they have gone, on disk": [
         "unit/spool/test_store.py::test_the_remembered_vms_are_bounded_and_the_least_recently_written_are_forgotten_first",
         "unit/spool/test_disk.py::test_the_memory_of_vms_is_bounded_while_the_disk_cannot_be_written",

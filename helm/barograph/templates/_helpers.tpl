@@ -155,10 +155,15 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- if eq .Values.preset "libvirt" }}
 {{- $uri := printf "qemu+unix:///system?socket=/host%s/%s" .Values.libvirt.directory .Values.libvirt.socket }}
-{{- $_ := set $config "libvirt" (prepend (default list $config.libvirt) (dict "uri" $uri "policy" "observe")) }}
+{{- $place := dict "uri" $uri "policy" "observe" }}
+{{- with .Values.libvirt.metadata }}{{ $_ := set $place "metadata" . }}{{ end }}
+{{- with .Values.libvirt.namePattern }}{{ $_ := set $place "name_pattern" . }}{{ end }}
+{{- $_ := set $config "libvirt" (prepend (default list $config.libvirt) $place) }}
 {{- else if eq .Values.preset "kubevirt" }}
 {{- $sockets := "/pods/*/volumes/kubernetes.io~empty-dir/libvirt-runtime/virtqemud-sock" }}
-{{- $_ := set $config "libvirt" (prepend (default list $config.libvirt) (dict "sockets" $sockets "policy" "observe")) }}
+{{- $place := dict "sockets" $sockets "policy" "observe" }}
+{{- with .Values.kubevirt.namePattern }}{{ $_ := set $place "name_pattern" . }}{{ end }}
+{{- $_ := set $config "libvirt" (prepend (default list $config.libvirt) $place) }}
 {{- end }}
 {{- $_ := set $config "host" (dict "id_file" "/host/machine-id") }}
 {{- $_ := set $config "state_directory" "/var/lib/barograph" }}

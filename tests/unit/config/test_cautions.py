@@ -49,10 +49,3 @@ def test_a_client_secret_and_a_token_that_every_user_can_read_are_named(tmp_path
     for oauth, place in ((token, "token_file"), (client, "client_secret_file")):
         settings = {f"BAROGRAPH_KAFKA__SASL__OAUTH__{name}": value for name, value in oauth.items()}
         assert places(Flags(), environ | settings) == [f"kafka.sasl.oauth.{place}"]
-
-
-def test_attributes_that_are_ignored_are_named(flags: Flags) -> None:
-    (found,) = load(flags, HOST | {"OTEL_RESOURCE_ATTRIBUTES": "k8s.cluster.name=a"}).cautions
-
-    assert found.place == "OTEL_RESOURCE_ATTRIBUTES"
-    assert "ignored" in found.message

@@ -319,6 +319,20 @@ def test_the_same_reading_has_the_same_id_whenever_and_however_it_is_encoded() -
     assert len(ids) == 1
 
 
+def test_constant_labels_are_on_the_host_of_every_record() -> None:
+    agent = replace(AGENT, labels={"k8s.cluster.name": "eu-1"})
+    documents = {
+        "sample": sample_document(SAMPLE, agent),
+        "state": state_document(STATE, agent),
+        "agent": agent_state_document(AGENT_EVENT, agent),
+    }
+
+    for kind, document in documents.items():
+        assert document["host"] == {"id": HOST_ID, "name": "node-7", "labels": {"k8s.cluster.name": "eu-1"}}
+        assert problems(kind, document) == []
+    assert "labels" not in str(sample_document(SAMPLE, AGENT)["host"])
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -394,7 +408,7 @@ def test_hostile_text_is_bounded_and_utf_8() -> None:
     )
 
     assert document["vm"]["name"] == "?" + "n" * (TEXT_MAX - 1)
-    assert document["vm"]["labels"] == {"a?": "\x00" + "v" * (TEXT_MAX - 1)}
+    assert document["vm"]["labels"] == {"a?": "\x00" + "v" * 255}
     assert document["vm"]["path"] == "/?" + "p" * (PATH_MAX - 2)
     assert document["detail"] == "?"
 

@@ -5,6 +5,7 @@ import pytest
 from agent.contract.decode import decode_guest_stats
 from agent.core.reading import Reading
 from agent.libvirt import qmp_terms
+from agent.libvirt.qmp_terms import LabelSources, MetadataLabel, checked_path
 
 XML = """<domain type='kvm' id='7'><name>{name}</name><uuid>5f0c1a52-7e0b-4a35-9d3f-2f4a0f9c5b11</uuid>
 <metadata>{metadata}</metadata><memory unit='KiB'>1048576</memory>
@@ -117,6 +118,65 @@ def test_kubevirt_has_namespace_and_vmi_in_the_domains_name() -> None:
 
     assert found.labels == {"kubevirt_namespace": "shop", "kubevirt_vmi_name": "web_3"}
     assert qmp_terms.parse_definition(xml("shop_web")).labels == {}
+
+
+NOVA_URI = "http://openstack.org/xmlns/libvirt/nova/1.1"
+
+
+@pytest.mark.parametrize(
+    ("uri", "path", "value"),
+    [
+        (NOVA_URI, "instance/flavor/@name", "m1.tiny"),
+        (NOVA_URI, "instance/owner/project/@uuid", "0f3e"),
+        (NOVA_URI, "instance/owner/project", "shop"),
+        (NOVA_URI, "instance/flavor/memory", "128"),
+        (NOVA_URI, "instance/flavor", None),  # no text of its own
+        (NOVA_URI, "instance/flavor/@id", None),
+        (NOVA_URI, "flavor/@name", None),
+        ("urn:other", "instance/flavor/@name", None),
+    ],
+)
+def test_a_label_is_any_element_or_attribute_of_the_metadata(uri: str, path: str, value: str | None) -> None:
+    metadata = (
+        f"<n:instance xmlns:n='{NOVA_URI}'><n:name>web</n:name>"
+        "<n:flavor name='m1.tiny'>\n  <n:memory> 128 </n:memory></n:flavor>"
+        "<n:owner><n:project uuid='0f3e'>shop</n:project></n:owner></n:instance>"
+    )
+    sources = LabelSources((MetadataLabel("found", uri, checked_path(path)),))
+
+    found = qmp_terms.parse_definition(xml("g", metadata), sources)
+
+    assert found.labels.get("found") == value
+    assert found.labels["nova_instance_name"] == "web"
+
+
+def test_labels_come_from_a_domains_name_and_the_metadata_overrides_them() -> None:
+    sources = LabelSources(
+        (MetadataLabel("vmi", "http://kubevirt.io", "kubevirt/uid"),), "^(?P<namespace>[^_]+)_(?P<vmi>.+)$"
+    )
+
+    assert qmp_terms.parse_definition(xml("shop_web_3"), sources).labels == {
+        "namespace": "shop",
+        "vmi": "web_3",
+    }
+    with_uid = "<kubevirt xmlns='http://kubevirt.io'><uid>7</uid></kubevirt>"
+    assert qmp_terms.parse_definition(xml("shop_web_3", with_uid), sources).labels["vmi"] == "7"
+    assert qmp_terms.parse_definition(xml("web"), sources).labels == {}
+
+
+def test_metadata_of_a_stranger_is_bounded_and_expands_no_entity() -> None:
+    sources = LabelSources((MetadataLabel("found", "urn:x", "a"),))
+    deep = "<b>" * 50_000 + "</b>" * 50_000
+    long = f"<a xmlns='urn:x'>{'x' * 100_000}</a>{deep}"
+
+    assert qmp_terms.parse_definition(xml("g", long), sources).labels == {"found": "x" * 256}
+    for bomb in ("<!DOCTYPE d [<!ENTITY a 'b'>]>", "<!DOCTYPE d SYSTEM 'file:///etc/passwd'>"):
+        with pytest.raises(ValueError, match="document type"):
+            qmp_terms.parse_definition(bomb + xml("g"), sources)
+    with pytest.raises(ValueError, match="not a domain's XML"):
+        qmp_terms.parse_definition(xml("g", "<a xmlns='urn:x'>&b;</a>"), sources)
+    with pytest.raises(ValueError, match="more than"):
+        qmp_terms.parse_definition(xml("g", "x" * (1 << 20)), sources)
 
 
 @pytest.mark.parametrize("bad", ["", "<domain>", "<!DOCTYPE x [<!ENTITY a 'b'>]><domain/>"])

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric, NumberDataPoint
 
+from agent.contract.encode import Agent
 from agent.contract.metrics import GUEST_METRICS, OTHER_PREFIX, SCHEMA_URL
 from agent.contract.targets import targets
 from agent.core.reading import Balloon, EpochEnd, Sample, State, VmView
@@ -25,10 +26,15 @@ NOW_NS = (T0_S + 100) * SECOND_NS
 
 
 def built(
-    shown: VmView, before: SentVm = NOTHING_SENT, *, now_ns: int = NOW_NS, identity: Identity = "points"
+    shown: VmView,
+    before: SentVm = NOTHING_SENT,
+    *,
+    now_ns: int = NOW_NS,
+    identity: Identity = "points",
+    agent: Agent = AGENT,
 ) -> VmPoints:
-    (target,) = targets([shown], AGENT)
-    return build(target, before, AGENT, identity, now_ns)
+    (target,) = targets([shown], agent)
+    return build(target, before, agent, identity, now_ns)
 
 
 @dataclass(frozen=True)
@@ -313,6 +319,15 @@ def test_labels_from_the_path_are_attributes() -> None:
     shown = view(of=vm(labels={"vmid": "104"}))
 
     assert resource_of(built(shown))["qemu.vm.label.vmid"] == "104"
+    assert on_the_wire(built(shown))["qemu.vm.state"].attributes["qemu.vm.label.vmid"] == "104"
+
+
+def test_constant_labels_are_on_the_resource_only_and_change_no_identity() -> None:
+    points = built(view(), agent=replace(AGENT, labels={"k8s.cluster.name": "eu-1"}))
+
+    assert resource_of(points)["k8s.cluster.name"] == "eu-1"
+    assert resource_of(points)["service.name"] == "barograph"
+    assert "k8s.cluster.name" not in on_the_wire(points)["qemu.vm.state"].attributes
 
 
 def test_an_unknown_vm_is_a_path() -> None:

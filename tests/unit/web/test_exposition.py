@@ -1,4 +1,5 @@
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as read_plain
@@ -10,7 +11,7 @@ from agent.web.exposition import OPENMETRICS, PLAIN, SLICE_SAMPLES, Format, form
 from agent.web.server import open_web
 from agent.web.web_settings import Settings
 from tests.integration.audit import read
-from tests.unit.sinks.views import T0_S, sample, view, vm
+from tests.unit.sinks.views import AGENT, T0_S, sample, view, vm
 from tests.unit.web.client import Present, ask
 
 HOSTILE = '"} 1\n# EOF\nx{y="\\'
@@ -55,6 +56,22 @@ def test_a_guest_counter_ends_in_total() -> None:
     (shown,) = of("qemu_vm_guest_paging_major_faults_total", [view(sample(statistics={"major_faults": 7}))])
 
     assert shown.value == 7
+
+
+def test_labels_of_a_vm_are_on_one_series_and_constant_ones_on_the_target() -> None:
+    seen = [view(sample(of=vm(labels={"vmid": "104"})), of=vm(labels={"vmid": "104"}))]
+    agent = replace(AGENT, labels={"k8s.cluster.name": "eu-1"})
+    shown = samples(Present(views=seen, identity=agent))
+
+    with_label = [each.name for each in shown if "qemu_vm_label_vmid" in each.labels]
+    with_cluster = [each.name for each in shown if "k8s_cluster_name" in each.labels]
+    (info,) = (each for each in shown if each.name == "qemu_vm_info")
+    assert (with_label, with_cluster) == (["qemu_vm_info"], ["target_info"])
+    assert info.value == 1
+    assert info.labels == {
+        "host_id": "host-1", "host_name": "node-7", "qemu_vm_id": "vm-1", "qemu_vm_name": "web-3",
+        "qemu_vm_label_vmid": "104",
+    }  # fmt: skip
 
 
 def test_host_values_are_shown() -> None:
