@@ -33,6 +33,7 @@ from agent.redaction import Redactor
 from agent.runtime import clock, logs
 from agent.runtime.agent_reporter import AgentReporter
 from agent.runtime.alarms import Alarms
+from agent.runtime.announcer import Announcer, ignore_requests
 from agent.runtime.containment import Contained
 from agent.runtime.deliver import Deliverer
 from agent.runtime.fleet import NO_MEMORIES, Fleet
@@ -85,6 +86,7 @@ async def run(config: Config, reload_config: Callable[[], Config]) -> bool:
         SinkError: a sink that cannot be used at all ended the run.
     """
     redact = Redactor(config.secrets)
+    ignore_requests()
     logs.configure(config.log.level, config.log.format, redact)
     for caution in config.cautions:
         log.warning("configuration", setting=caution.place, problem=caution.message)
@@ -190,6 +192,7 @@ class _Run:
             await group.start(self._stopping.obey_signals, collecting)
             await group.start(self._libvirt.run)
             group.start_soon(self._manager.run, lambda: health.problem() or self._collection().why)
+            await group.start(Announcer(self._repeat_states).run)
             with collecting:
                 async with anyio.create_task_group() as collection:
                     self._reporter.enter(AgentPhase.STARTING, "looking for monitors")
@@ -208,6 +211,11 @@ class _Run:
         if self._spool is not None:  # the last acknowledgments, and the records that could not be sent
             with anyio.move_on_after(_LAST_COMMIT_S):
                 await self._spool.flush()
+
+    async def _repeat_states(self) -> int:
+        vms = await self._fleet.repeat_states()
+        self._reporter.repeat()
+        return vms
 
     def _scans(self, collection: TaskGroup) -> AsyncIterator[Scan]:
         """Return the scans: what there is to watch, whenever it changes."""

@@ -13,6 +13,7 @@ import typer
 
 from agent import __version__
 from agent.cli import demo, spool, topics
+from agent.cli.announce import announce
 from agent.cli.flags import (
     EXIT_NEGATIVE,
     ConfigFlag,
@@ -174,6 +175,7 @@ def give_back(config: ConfigFlag = None, state_directory: StateDirectoryFlag = N
 
 
 cli.command()(health)
+cli.command()(announce)
 cli.command(help=demo.HELP)(demo.demo)
 
 

@@ -4,7 +4,8 @@
         └───────────┴─────────────┴──────► stopping
 
 `enter` makes the changes that the app decides (starting, running, stopping); `check` makes those that follow
-from the health of the components (core/health.py), so that both report the same; `beat` repeats the state.
+from the health of the components (core/health.py), so that both report the same; `beat` repeats the state
+when that is due, and `repeat` on request.
 The caller records `event` of each state with another `sequence`.
 
 Heartbeats lie on a fixed grid that begins with the first record, so changes of state do not move them.
@@ -104,6 +105,13 @@ def beat(state: AgentState, now: Now) -> AgentState:
         heartbeat_at_ns=state.heartbeat_at_ns + state.heartbeat_ns,
         recorded_detail=state.detail,
     )
+
+
+def repeat(state: AgentState) -> AgentState:
+    """Return the state after a heartbeat out of turn, which moves no other one."""
+    if not state.sequence:
+        return state
+    return replace(state, sequence=state.sequence + 1, recorded_detail=state.detail)
 
 
 def event(

@@ -84,6 +84,16 @@ def announce(p: Poller, turn: Turn) -> Poller:
     return p
 
 
+def repeat(p: Poller, turn: Turn) -> Poller:
+    """Return the poller after a heartbeat out of turn: nothing is asked of the VM, and no other one moves."""
+    reported = p.reported
+    if reported is None:  # the first state is reported in this step
+        return p
+    p = _report(p, reported.verdict, turn, heartbeat=True)
+    assert p.reported is not None
+    return replace(p, reported=p.reported.due(reported.heartbeat_at_ns))
+
+
 def _retire(p: Poller, turn: Turn) -> Poller:
     turn.do(Retire())
     return replace(p, phase=Retired())

@@ -210,6 +210,11 @@ class ClaimFreed:
 
 
 @dataclass(frozen=True, slots=True)
+class StateWanted:
+    """The current state is requested, for a reader that has just started."""
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed."""
 
@@ -234,6 +239,7 @@ Event = (
     | Displaced
     | ClaimContested
     | ClaimFreed
+    | StateWanted
     | Tick
 )
 

@@ -88,6 +88,7 @@ from agent.core.events import (
     Question,
     Refused,
     Retired,
+    StateWanted,
     Tick,
 )
 from agent.core.poller import Interval, Poller, PollSettings, Socket
@@ -243,6 +244,8 @@ def _apply(p: Poller, event: Event, turn: Turn) -> Poller:
             return linking.contested(p, turn)
         case ClaimFreed():
             return linking.claim_freed(p, turn)
+        case StateWanted():
+            return announcing.repeat(p, turn)
         case Tick():
             return _tick(p, turn)
         case _:

@@ -41,6 +41,10 @@ class AgentReporter:
             self._follow(agent_state.check(self._state, problem(), clock.now()), heartbeat=False)
             self._follow(agent_state.beat(self._state, clock.now()), heartbeat=True)
 
+    def repeat(self) -> None:
+        """Record the state again, as a heartbeat."""
+        self._follow(agent_state.repeat(self._state), heartbeat=True)
+
     def present(self) -> AgentEvent:
         """Return the state now, in the form of a heartbeat."""
         return self._event(heartbeat=True)

@@ -16,6 +16,7 @@ from anyio.abc import TaskGroup
 
 from agent.core import fleet
 from agent.core.address import Address, MonitorPath
+from agent.core.events import StateWanted
 from agent.core.fleet import WATCHED_MAX, Change, Full, Notify, Pause, Start
 from agent.core.memory import RETIRED_MAX, Memory, RetiredMemories
 from agent.core.poller import begin, remember
@@ -25,6 +26,9 @@ from agent.runtime.vm import VmServices, VmTask
 from agent.telemetry import Count
 
 log = structlog.get_logger("barograph.fleet")
+
+_REPEATED_AT_ONCE = 16
+_REPEAT_PAUSE_S = 0.01
 
 NO_MEMORIES: Mapping[str, Memory] = MappingProxyType({})
 
@@ -109,6 +113,20 @@ class Fleet:
                     first = False
                     log.info("discovery", monitors=len(scan.seen), refused=len(scan.refused))
                     on_first_scan(scan)
+
+    async def repeat_states(self) -> int:
+        """Have every VM's state recorded again, a few at a time; return for how many VMs.
+
+        Collection goes on in between, also with thousands of VMs.
+        """
+        addresses = list(self._running)
+        for number, address in enumerate(addresses, 1):
+            task = self._running.get(address)
+            if task is not None:
+                task.happened(StateWanted())
+            if number % _REPEATED_AT_ONCE == 0:
+                await anyio.sleep(_REPEAT_PAUSE_S)
+        return len(addresses)
 
     def _take_in(self, scan: Scan, group: TaskGroup) -> None:
         for refused in scan.refused:

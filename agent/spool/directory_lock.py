@@ -5,9 +5,10 @@ Commands that change the spool take it too, so that no agent runs meanwhile.
 
 import fcntl
 import os
+import signal
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from agent.errors import StateFileError
@@ -25,6 +26,32 @@ def is_in_use(directory: Path) -> bool | None:
     except OSError:
         return None
     return False
+
+
+def request_states(directory: Path) -> int | None:
+    """Send SIGUSR1 to the agent that uses `directory`, and return its process id; `None`: there is none.
+
+    Other processes are not signaled: not a command that holds the lock, nor an agent that is just starting.
+    Their SIGUSR1 would end them.
+
+    Raises:
+        OSError: the lock cannot be looked at, or the process must not be signaled.
+    """
+    locked = os.stat(directory)
+    for pid in _lockers(locked.st_ino):
+        try:
+            process = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        try:  # the descriptor is of this process, even if its number is used again
+            if _handles_signal(pid, signal.SIGUSR1) and _has_open(pid, locked):
+                signal.pidfd_send_signal(process, signal.SIGUSR1)
+                return pid
+        except (ProcessLookupError, FileNotFoundError):
+            continue
+        finally:
+            os.close(process)
+    return None
 
 
 @contextmanager
@@ -70,3 +97,34 @@ def _flock(directory: Path, kind: int) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _lockers(inode: int) -> list[int]:
+    """Return the processes that hold `flock` on an inode of that number, in any file system (proc(5), locks).
+
+    The device is not compared: btrfs has another one in `stat` than in the list.
+    """
+    found: list[int] = []
+    for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
+        fields = (
+            line.split()
+        )  # 1: FLOCK ADVISORY WRITE 708 fd:00:1835 0 EOF; a waiter has "->" after the number
+        if fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == str(inode) and int(fields[4]) > 0:
+            found.append(int(fields[4]))
+    return found
+
+
+def _handles_signal(pid: int, number: signal.Signals) -> bool:
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace").splitlines():
+        name, _, value = line.partition(":")
+        if name == "SigCgt":
+            return bool(int(value, 16) >> (number - 1) & 1)
+    return False
+
+
+def _has_open(pid: int, wanted: os.stat_result) -> bool:
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            if os.path.samestat(descriptor.stat(), wanted):
+                return True
+    return False

@@ -30,6 +30,7 @@ from agent.core.events import (
     PathSeen,
     Question,
     Retired,
+    StateWanted,
     Tick,
 )
 from agent.core.memory import Memory
@@ -168,6 +169,22 @@ class PollingModel(RuleBasedStateMachine):
     @rule(refused=st.booleans())
     def the_path_goes(self, refused: bool) -> None:
         self.story.feed(PathRefused() if refused else PathMissing())
+
+    @rule()
+    def somebody_wants_the_state(self) -> None:
+        before = self.story.poller.reported
+        is_retired = isinstance(self.story.poller.phase, Retired)
+        effects = self.story.feed(StateWanted())
+        if before is None or is_retired:
+            return
+        repeated, *rest = effects
+        assert isinstance(repeated, EmitState)
+        assert repeated.event.heartbeat
+        assert not [each for each in rest if not isinstance(each, EmitState)], "it touches the VM"
+        after = self.story.poller.reported
+        assert after is not None
+        if not rest:
+            assert after.heartbeat_at_ns == before.heartbeat_at_ns
 
     @rule()
     def a_stray_answer(self) -> None:

@@ -45,6 +45,7 @@ from agent.core.events import (
     Refused,
     Retire,
     Retired,
+    StateWanted,
     Tick,
 )
 from agent.core.poller import Poller
@@ -80,6 +81,7 @@ EVENTS: Mapping[type[Event], Event] = {
         Displaced(MonitorPath("/run/vm/other.qmp")),
         ClaimContested(),
         ClaimFreed(),
+        StateWanted(),
         Tick(),
     )
 }
@@ -152,6 +154,8 @@ OUTCOMES: Mapping[tuple[Situation, type[Event]], Outcome] = {
         for each in (Opening, Idle, *Question)
         for event in (PathSeen, PathMissing)
     },
+    # the state is repeated, and nothing else happens
+    **{(each, StateWanted): Outcome(each, (EmitState,)) for each in (Away, Opening, Idle, *Question)},
     **{(each, BalloonChanged): Outcome(each) for each in (Idle, *Question)},
     **{(each, MonitorEvent): Outcome(each) for each in Question},
     (Question.CHECK, MonitorEvent): Outcome(Question.CHECK, (EmitState,)),
