@@ -51,6 +51,7 @@ from agent.sinks.kafka import KafkaSink
 from agent.sinks.kafka_tokens import Tokens
 from agent.sinks.lines import LinesSink
 from agent.sinks.otlp import OtlpSink
+from agent.sinks.otlp_logs import OtlpLogsSink
 from agent.sinks.otlp_own import OwnTelemetry
 from agent.sinks.record_sink import RecordSink
 from agent.spool.disk import DiskSpool, open_spool
@@ -85,8 +86,8 @@ async def run(config: Config, reload_config: Callable[[], Config]) -> bool:
             was started.
         SinkError: a sink that cannot be used at all ended the run.
     """
-    redact = Redactor(config.secrets)
     ignore_requests()
+    redact = Redactor(config.secrets)
     logs.configure(config.log.level, config.log.format, redact)
     for caution in config.cautions:
         log.warning("configuration", setting=caution.place, problem=caution.message)
@@ -129,8 +130,9 @@ class _Run:
         self._ledger = ledger
         self._spool = spool
         self._counters = counters
-        keepers, self._deliveries = _deliveries(config, spool, counters, redact)
-        self._recorder = Recorder(identity, config.event_mode, keepers, counters)
+        keepers, self._deliveries = _deliveries(config, identity, spool, counters, redact)
+        logs = config.otlp_logs is not None
+        self._recorder = Recorder(identity, config.event_mode, keepers, counters, logs=logs)
         self._otlp: Contained | None = None
         if config.otlp is not None:
             self._otlp = Contained("otlp", OtlpSink(config.otlp, identity, counters, redact), counters)
@@ -190,9 +192,9 @@ class _Run:
             if self._spool is not None:
                 group.start_soon(self._spool.run)
             await group.start(self._stopping.obey_signals, collecting)
+            await group.start(Announcer(self._repeat_states).run)
             await group.start(self._libvirt.run)
             group.start_soon(self._manager.run, lambda: health.problem() or self._collection().why)
-            await group.start(Announcer(self._repeat_states).run)
             with collecting:
                 async with anyio.create_task_group() as collection:
                     self._reporter.enter(AgentPhase.STARTING, "looking for monitors")
@@ -340,7 +342,7 @@ class _Run:
 
 
 def _deliveries(
-    config: Config, spool: DiskSpool | None, counters: Counters, redact: Redactor
+    config: Config, identity: Agent, spool: DiskSpool | None, counters: Counters, redact: Redactor
 ) -> tuple[list[Keeper], list[tuple[RecordSink, RecordQueue]]]:
     """Return the keepers of new records, and for each sink the queue it is fed from."""
     keepers: list[Keeper] = [] if spool is None else [spool]
@@ -351,18 +353,22 @@ def _deliveries(
         keepers.append(buffer)
         deliveries.append((sink, buffer))
 
+    def from_queue(sink: RecordSink, queue: Queue) -> None:
+        if spool is None:
+            from_memory(sink, queue.kinds)
+        else:
+            deliveries.append((sink, spool.queue(queue)))
+
     if config.kafka is not None:
         sasl = config.kafka.sasl
         tokens = None if sasl is None or sasl.oauth is None else Tokens(sasl.oauth, redact.add)
         topics = {Queue.SAMPLES: config.kafka.samples_topic, Queue.STATES: config.kafka.states_topic}
         for queue, topic in topics.items():  # a topic that fails must not hold up the other
-            sink = KafkaSink(config.kafka, topic, f"kafka.{queue}", tokens)
-            if spool is None:
-                from_memory(sink, queue.kinds)
-            else:
-                deliveries.append((sink, spool.queue(queue)))
+            from_queue(KafkaSink(config.kafka, topic, queue.sink, tokens), queue)
+    if config.otlp_logs is not None:
+        from_queue(OtlpLogsSink(config.otlp_logs, identity, redact), Queue.LOGS)
     if config.lines_enabled:
-        from_memory(LinesSink(), tuple(RecordKind))
+        from_memory(LinesSink(), Queue.SAMPLES.kinds | Queue.STATES.kinds)
     return keepers, deliveries
 
 

@@ -9,7 +9,8 @@ These hold at any instant, for a snapshot taken on the event loop:
 
 - readings = samples + repeats + coalesced;
 - queued + carried = delivered + queue.size + dropped + dead_lettered, for each sink;
-- queued to kafka.samples = samples; queued to kafka.states = state_events + agent_events.
+- queued to kafka.samples = samples; queued to kafka.states = state_events + agent_events; queued to otlp.logs
+  are those of them that are no heartbeats.
 """
 
 from bisect import bisect_left
@@ -41,7 +42,10 @@ class Instrument:
 
 
 _REFUSED_RECORDS = ("too_large", "invalid")
-_LOST_RECORDS = ("full", "expired", "damaged", "shutdown", *_REFUSED_RECORDS)
+_LOST_RECORDS = (
+    *("full", "expired", "damaged", "shutdown", *_REFUSED_RECORDS),
+    *("unsupported", "partial_success"),  # by an OTLP backend that takes no logs, or not all of a request
+)
 _REFUSED_POINTS = ("bad_value", "bad_name", "too_many_names", "time_went_back", "backend", "partial_success")
 
 

@@ -232,7 +232,7 @@ class BufferConfig(Section):
 
 
 class SpoolConfig(Section):
-    """The queues on disk for Kafka, and the memory of each VM that survives a restart."""
+    """The queues on disk for Kafka and OTLP's logs, and the memory of each VM that survives a restart."""
 
     mode: SpoolMode = Field(
         default=SpoolMode.AUTO,

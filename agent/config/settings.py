@@ -1,7 +1,7 @@
 """The configuration as the code uses it: the settings of each part, with units converted once, here."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
@@ -25,7 +25,7 @@ from agent.libvirt.targets import Settings as LibvirtSettings
 from agent.qmp.link import Settings as QmpSettings
 from agent.sinks import kafka_oauth, kafka_settings, otlp_settings
 from agent.spool import disk
-from agent.spool.store import Bounds
+from agent.spool.store import Bounds, Queue
 from agent.web import web_settings
 
 SPREAD_NS = 800_000_000
@@ -75,7 +75,11 @@ class Config:
             return None
         return disk.Settings(
             directory=Path(self.state_directory),
-            keeps_records=self.kafka is not None,
+            queues=frozenset(
+                queue
+                for queue in Queue
+                if (self.otlp_logs if queue is Queue.LOGS else self.kafka) is not None
+            ),
             bounds=Bounds(size_bytes=spool.size.bytes, age_ms=spool.age.ms),
             memory_bytes=self.buffer_bytes,
         )
@@ -148,6 +152,15 @@ class Config:
             proxy=None if self.effective.otlp_proxy is None else self.effective.otlp_proxy.url,
             proxy_variable="" if self.effective.otlp_proxy is None else self.effective.otlp_proxy.variable,
         )
+
+    @property
+    def otlp_logs(self) -> otlp_settings.Settings | None:
+        """The OTLP backend that changes of state are sent to as logs; `None`: none."""
+        otlp = self.otlp
+        is_off = self.effective.written.otlp.logs is Switch.OFF
+        if otlp is None or is_off or otlp.endpoint_is_whole:  # such an endpoint is for metrics alone
+            return None
+        return replace(otlp, signal="logs", logs_required=self.effective.written.otlp.logs is Switch.ON)
 
     @property
     def cautions(self) -> tuple[Problem, ...]:

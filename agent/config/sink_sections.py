@@ -168,12 +168,16 @@ class KafkaConfig(Section):
 
 
 class OtlpConfig(Section):
-    """The latest values of each VM as metrics. Enabled by `endpoint`, here or in `OTEL_EXPORTER_OTLP_*`."""
+    """The latest values of each VM as metrics, and changes of state as logs.
+
+    Enabled by `endpoint`, here or in `OTEL_EXPORTER_OTLP_*`.
+    """
 
     endpoint: Endpoint | None = Field(
         default=None,
         description=(
-            "URL of the backend: `http://` or `https://`, host and port. For HTTP, `/v1/metrics` is appended."
+            "URL of the backend: `http://` or `https://`, host and port. For HTTP, `/v1/metrics` is "
+            "appended, for logs `/v1/logs`."
         ),
     )
     protocol: OtlpProtocol | None = Field(
@@ -222,6 +226,16 @@ class OtlpConfig(Section):
         description=(
             "Where the ID, name and host of a VM are. `points`: on the resource and on each point, since "
             "Prometheus drops most resource attributes. `resource`: on the resource only."
+        ),
+    )
+    logs: OnOff = Field(
+        default=Switch.AUTO,
+        description=(
+            "Whether each change of a VM's or the agent's state is sent as a log record. `auto`: if the "
+            "backend accepts logs; else the records are dropped and counted, and after 5 minutes the next "
+            "one is sent again. `true`: the backend must accept logs; the records are kept until it does. "
+            "No logs are sent to an endpoint from `OTEL_EXPORTER_OTLP_METRICS_ENDPOINT`, which is for "
+            "metrics."
         ),
     )
     tls: TlsFiles = TlsFiles()

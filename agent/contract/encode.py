@@ -10,7 +10,7 @@ number of statistics are bounded when they are decoded (decode.py).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
@@ -224,6 +224,14 @@ def encode_agent_state(event: AgentEvent, agent: Agent, mode: Mode) -> Record:
         observed_at_ms=event.observed_at_ms,
         sequence=event.sequence,
     )
+
+
+def as_log(record: Record) -> Record:
+    """Return the record of a change of state, in binary mode, as the one that is kept for OTLP's logs.
+
+    Its value stays the document: sinks/otlp_events.py makes the OTLP message of it.
+    """
+    return replace(record, kind=RecordKind.LOG)
 
 
 _TYPES: Mapping[RecordKind, tuple[str, str]] = {

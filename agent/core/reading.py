@@ -200,6 +200,7 @@ class RecordKind(StrEnum):
     SAMPLE = "sample"
     VM_STATE = "vm_state"
     AGENT_STATE = "agent_state"
+    LOG = "log"  # a change of a VM's or the agent's state, for OTLP's logs
 
 
 @dataclass(frozen=True, slots=True)

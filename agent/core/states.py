@@ -64,6 +64,14 @@ STEPPED_ASIDE = "; the agent shares the monitor now, because another client wait
 """Added to the detail of a VM whose monitor the agent used to hold."""
 
 
+_EXPECTED = frozenset({State.CONNECTING, State.REPORTING, State.PAUSED, State.WAITING, State.GONE})
+
+
+def is_expected(state: State, reason: str) -> bool:
+    """Return whether a state is normal or configured. People should know of any other one."""
+    return state in _EXPECTED or reason == Reason.POLLING_DISABLED
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """The facts that the table judges. `None`: not known."""

@@ -140,7 +140,10 @@ class Deliverer:
         self._delivery = delivery.accepted(self._delivery)
         self._problem, self._is_reported, self._delivers = None, False, True
         refused = self._refused(batch, receipt)
-        self._counters.add(Count.DELIVERED, len(batch) - len(refused), reason=self._sink.name)
+        delivered = len(batch) - len(refused) - sum(receipt.lost.values())
+        self._counters.add(Count.DELIVERED, delivered, reason=self._sink.name)
+        for reason, records in receipt.lost.items():
+            self._counters.add(Count.DROPPED, records, reason=f"{self._sink.name}:{reason}")
         if receipt.restamped:
             self._counters.add(Count.RESTAMPED, receipt.restamped)
         await self._queue.settle(refused)

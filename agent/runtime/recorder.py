@@ -6,17 +6,15 @@ from typing import Protocol
 
 import structlog
 
-from agent.contract.encode import Agent, Mode, encode_agent_state, encode_sample, encode_state
+from agent.contract.encode import Agent, Mode, as_log, encode_agent_state, encode_sample, encode_state
 from agent.core.address import Address
 from agent.core.agent_state import AgentEvent
 from agent.core.memory import Memory
-from agent.core.reading import Record, Sample, State, StateEvent, VmView
-from agent.core.states import Reason
+from agent.core.reading import Record, Sample, StateEvent, VmView
+from agent.core.states import is_expected
 from agent.telemetry import Count, Counters
 
 log = structlog.get_logger("barograph.vm")
-
-_EXPECTED = frozenset({State.CONNECTING, State.REPORTING, State.PAUSED, State.WAITING, State.GONE})
 
 
 class Keeper(Protocol):
@@ -28,7 +26,11 @@ class Keeper(Protocol):
 class Recorder:
     """Owned by the event loop's thread; no method awaits."""
 
-    def __init__(self, agent: Agent, mode: Mode, keepers: Sequence[Keeper], counters: Counters) -> None:
+    def __init__(
+        self, agent: Agent, mode: Mode, keepers: Sequence[Keeper], counters: Counters, *, logs: bool = False
+    ) -> None:
+        """Create it; `logs`: changes of state are also queued for OTLP's logs."""
+        self._logs = logs
         self._agent = agent
         self._mode: Mode = mode
         self._keepers = keepers
@@ -64,6 +66,8 @@ class Recorder:
         if not event.heartbeat:
             _log_state(event)
         self._queue(encode_state(event, self._agent, self._mode), memory)
+        if self._logs and not event.heartbeat:
+            self._queue(as_log(encode_state(event, self._agent, Mode.BINARY)), None)
 
     def retire(self, address: Address) -> None:
         """Remove a VM that is gone for good from the board."""
@@ -73,6 +77,8 @@ class Recorder:
         """Record a state of the agent itself."""
         self._counters.add(Count.AGENT_EVENTS)
         self._queue(encode_agent_state(event, self._agent, self._mode), None)
+        if self._logs and not event.heartbeat:
+            self._queue(as_log(encode_agent_state(event, self._agent, Mode.BINARY)), None)
 
     def _queue(self, record: Record, memory: Memory | None) -> None:
         for keeper in self._keepers:
@@ -80,8 +86,7 @@ class Recorder:
 
 
 def _log_state(event: StateEvent) -> None:
-    fine = event.state in _EXPECTED or event.reason == Reason.POLLING_DISABLED
-    say = log.info if fine else log.warning
+    say = log.info if is_expected(event.state, event.reason) else log.warning
     say(
         "vm state",
         path=str(event.address),

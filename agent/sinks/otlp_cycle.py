@@ -27,7 +27,8 @@ class Outcome:
 
     accepted: bool
     refused: bool = False  # the request itself was refused, and would be again
-    rejected_points: int = 0  # of an accepted request: partial success
+    unsupported: bool = False  # the backend has nothing at this address
+    rejected: int = 0  # points or logs of an accepted request: partial success
     detail: str = ""
     retry_after_s: float | None = None  # the delay that the backend asked for
 
@@ -115,7 +116,7 @@ def _send(built: Sequence[VmPoints], exporter: Exporter) -> tuple[SliceReport, O
         return _report(built, [], [], 0), None
     outcome = exporter.export(_request(vms))
     if outcome.accepted:
-        return _report(built, vms, [], outcome.rejected_points), None
+        return _report(built, vms, [], outcome.rejected), None
     if not outcome.refused:
         return SliceReport(), outcome
     return _send_alone(built, vms, exporter, outcome)
@@ -137,7 +138,7 @@ def _send_alone(
         alone = outcome if len(vms) == 1 else exporter.export(_request([vm]))
         if alone.accepted:
             accepted.append(vm)
-            rejected_points += min(max(alone.rejected_points, 0), vm.points)
+            rejected_points += min(max(alone.rejected, 0), vm.points)
             failure = None
         elif alone.refused:
             refused.append(vm)

@@ -1,9 +1,11 @@
 """The official OTLP exporters, and access to details that they do not expose. Only this file imports them.
 
-They provide compression and retries. They encode metrics of the SDK; the agent passes OTLP's own messages
-after that step, through private hooks (docs/decisions/0012). What they leave open is done by the agent:
+Those for metrics also send logs: the URL, or the method of gRPC, is another one. They provide compression and
+retries. They encode metrics of the SDK; the agent passes OTLP's own messages after that step, through private
+hooks (docs/decisions/0012). What they leave open is done by the agent:
 
-- they return only success or failure; the status, the partial success and the requested delay are read here;
+- they return only success or failure; the status, the partial success and the requested delay are read by
+  sinks/otlp_answers.py;
 - they read headers, certificates and more from the environment, which configures the agent only where
   docs/configuration.md names them: headers, TLS and proxy come from the settings (sinks/otlp_credentials.py);
 - they do not bound an answer: over HTTP sinks/http_post.py does, over gRPC the options of the channel;
@@ -25,26 +27,25 @@ import structlog
 from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData
 
 from agent.sinks import otlp_failures
-from agent.sinks.http_post import Answer, AttemptFailed, HttpClient, Stage
+from agent.sinks.http_post import AttemptFailed, HttpClient, Stage
+from agent.sinks.otlp_answers import RETRY_INFO, of_grpc, of_http, of_success, retry_info
 from agent.sinks.otlp_credentials import Credentials
 from agent.sinks.otlp_cycle import Exporter, Outcome
 from agent.sinks.otlp_settings import Settings, authority, http_endpoint
 
 if TYPE_CHECKING:
     import grpc
+    from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
     from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
         ExportMetricsServiceRequest,
         ExportMetricsServiceResponse,
     )
 
+    Request: typing.TypeAlias = ExportMetricsServiceRequest | ExportLogsServiceRequest
+
 log = structlog.get_logger("barograph.otlp")
 
-# 400 and INVALID_ARGUMENT by the protocol's specification; 413 and 422 by what backends answer.
-_REFUSED_STATUSES = frozenset({400, 413, 422})
 _OF_A_REQUEST = frozenset({"content-type", "content-encoding", "user-agent"})
-_RETRY_INFO = "google.rpc.retryinfo-bin"
-_RETRY_INFO_BYTES_MAX = 1024
-_RETRY_AFTER_S = (0.1, 3600.0)  # what a delay that a backend requests is raised or lowered to
 # gRPC decompresses up to a thousandfold what this limit lets through.
 _GRPC_ANSWER_BYTES_MAX = 16 * 1024
 _GRPC_METADATA_BYTES_MAX = 16 * 1024
@@ -77,9 +78,22 @@ def open_exporter(
     Raises:
         OSError, ValueError: a file with headers or certificates cannot be read, or is not one.
     """
+    return _open(settings, watch or Watch(), add_secret, redact)
+
+
+def open_logs_exporter(
+    settings: Settings, watch: Watch, add_secret: Callable[[str], None], redact: Callable[[str], str]
+) -> "_Official":
+    """Return the exporter for logs, which settings of that signal need. Otherwise like `open_exporter`."""
+    return _open(settings, watch, add_secret, redact)
+
+
+def _open(
+    settings: Settings, watch: Watch, add_secret: Callable[[str], None], redact: Callable[[str], str]
+) -> "_Official":
     credentials = Credentials(settings, add_secret)
     credentials.headers()
-    attempts = _Attempts(watch or Watch(), redact)
+    attempts = _Attempts(watch, redact)
     opened = _open_grpc if settings.protocol == "grpc" else _open_http
     return _Official(opened(settings, credentials, attempts), attempts)
 
@@ -104,7 +118,7 @@ class _Attempts:
 
 
 class _OfficialExporter(typing.Protocol):
-    def export_request(self, request: "ExportMetricsServiceRequest") -> MetricExportResult: ...
+    def export_request(self, request: "Request") -> MetricExportResult: ...
     def shutdown(self) -> None: ...
 
 
@@ -115,7 +129,7 @@ class _Official:
         self._exporter = exporter
         self._attempts = attempts
 
-    def export(self, request: "ExportMetricsServiceRequest") -> Outcome:
+    def export(self, request: "Request") -> Outcome:
         self._attempts.begin()
         try:
             result = self._exporter.export_request(request)
@@ -127,7 +141,7 @@ class _Official:
             )
         outcome = self._attempts.outcome
         if outcome is None:
-            return Outcome(accepted=False, detail="the exporter did not send the metrics")
+            return Outcome(accepted=False, detail="the exporter did not send the request")
         if result is MetricExportResult.SUCCESS or not outcome.accepted:
             return outcome  # the exporter counts a redirect as success, the agent does not
         return Outcome(accepted=False, detail="the exporter stopped retrying")
@@ -182,7 +196,7 @@ def _open_http(settings: Settings, credentials: Credentials, attempts: _Attempts
             except AttemptFailed as error:
                 attempts.end(Outcome(accepted=False, detail=error.failure.words))
                 return Result(error=error)
-            outcome = attempts.end(_http_outcome(answer, attempts.redact))
+            outcome = attempts.end(of_http(answer, attempts.redact))
             return Result(status_code=answer.status, reason="", retry_after_s=outcome.retry_after_s)
 
         def close(self) -> None:
@@ -192,8 +206,10 @@ def _open_http(settings: Settings, credentials: Credentials, attempts: _Attempts
             return isinstance(exception, AttemptFailed) and exception.failure.may_pass
 
     class EncodedExporter(OTLPMetricExporter):
-        def export_request(self, request: "ExportMetricsServiceRequest") -> MetricExportResult:
-            return self._export_batch(request)
+        def export_request(self, request: "Request") -> MetricExportResult:
+            # Not `_export_batch`, which counts the points of metrics.
+            exported = cast("Any", self)._client.export(request.SerializeToString())
+            return MetricExportResult.SUCCESS if exported.success else MetricExportResult.FAILURE
 
     compression = {"gzip": Compression.Gzip, "none": Compression.NoCompression}
     return EncodedExporter(
@@ -202,39 +218,6 @@ def _open_http(settings: Settings, credentials: Credentials, attempts: _Attempts
         compression=compression[settings.compression],
         _transport=Transport(),
     )
-
-
-def _http_outcome(answer: Answer, redact: Callable[[str], str]) -> Outcome:
-    from google.protobuf.message import DecodeError
-    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
-
-    kind = answer.headers.get("content-type", "")
-    if 200 <= answer.status < 300:
-        message = ExportMetricsServiceResponse()
-        if kind.startswith("application/x-protobuf"):
-            try:
-                message.ParseFromString(answer.body)
-            except DecodeError:
-                return Outcome(accepted=True)  # the status counts; the details are lost
-        return _accepted(message)
-    text = answer.body.decode("utf-8", "replace") if kind.startswith("text/plain") else ""
-    return Outcome(
-        accepted=False,
-        refused=answer.status in _REFUSED_STATUSES,
-        detail=otlp_failures.of_status(answer.status, redact(answer.reason), redact(text)),
-        retry_after_s=_retry_after_s(answer.headers.get("retry-after", "")),
-    )
-
-
-def _retry_after_s(value: str) -> float | None:
-    """Return the delay in seconds; `None`: absent, or a date, which is left to the next cycle."""
-    value = value.strip()
-    return _delay_s(float(value[:20])) if value.isascii() and value.isdecimal() else None
-
-
-def _delay_s(requested_s: float) -> float:
-    shortest_s, longest_s = _RETRY_AFTER_S
-    return min(max(requested_s, shortest_s), longest_s)
 
 
 # --- gRPC ---
@@ -246,7 +229,10 @@ def _open_grpc(settings: Settings, credentials: Credentials, attempts: _Attempts
     import grpc
     from opentelemetry.exporter.otlp.proto.grpc.exporter import OTLPExporterMixin
     from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+    from opentelemetry.proto.collector.logs.v1.logs_service_pb2_grpc import LogsServiceStub
     from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2_grpc import MetricsServiceStub
+
+    stub = cast("Any", MetricsServiceStub if settings.signal == "metrics" else LogsServiceStub)
 
     class Failed(grpc.RpcError):
         """A failed call, of which the retry loop can read everything."""
@@ -262,7 +248,7 @@ def _open_grpc(settings: Settings, credentials: Credentials, attempts: _Attempts
             return ""  # for a log that is off; the outcome has them
 
         def trailing_metadata(self) -> Any:
-            return () if self._retry_after_s is None else ((_RETRY_INFO, _retry_info(self._retry_after_s)),)
+            return () if self._retry_after_s is None else ((RETRY_INFO, retry_info(self._retry_after_s)),)
 
     class EncodedExporter(OTLPMetricExporter):
         _stamp: Hashable = None
@@ -272,7 +258,7 @@ def _open_grpc(settings: Settings, credentials: Credentials, attempts: _Attempts
             initialize = cast("Any", OTLPExporterMixin).__init__
             initialize(
                 self,
-                stub=MetricsServiceStub,
+                stub=stub,
                 result=MetricExportResult,
                 endpoint=authority(settings.endpoint),
                 insecure=True,  # the channel is made below; a URL with https:// would override this
@@ -283,7 +269,7 @@ def _open_grpc(settings: Settings, credentials: Credentials, attempts: _Attempts
                 signal="metrics",
             )
 
-        def export_request(self, request: "ExportMetricsServiceRequest") -> MetricExportResult:
+        def export_request(self, request: "Request") -> MetricExportResult:
             if self._is_tls and credentials.pem()[0] != self._stamp:
                 cast("Any", self)._channel.close()
                 self._initialize_channel_and_stub()
@@ -309,7 +295,7 @@ def _open_grpc(settings: Settings, credentials: Credentials, attempts: _Attempts
                 channel = grpc.secure_channel(target, trust, options, algorithm)
             else:
                 channel = grpc.insecure_channel(target, options, algorithm)
-            export = cast("Any", MetricsServiceStub(channel)).Export
+            export = stub(channel).Export
             mine = cast("Any", self)
             mine._channel, mine._client = channel, SimpleNamespace(Export=partial(watched, export))
 
@@ -320,10 +306,10 @@ def _open_grpc(settings: Settings, credentials: Credentials, attempts: _Attempts
         try:
             response = export(**kwargs)
         except grpc.RpcError as error:
-            outcome = attempts.end(_grpc_failure(cast("grpc.Call", error), settings, attempts.redact))
+            outcome = attempts.end(of_grpc(cast("grpc.Call", error), settings, attempts.redact))
             code = cast("grpc.Call", error).code()
             raise Failed(code, outcome.retry_after_s) from None
-        attempts.end(_accepted(response))
+        attempts.end(of_success(response))
         return response
 
     compression = {"gzip": grpc.Compression.Gzip, "none": grpc.Compression.NoCompression}
@@ -353,46 +339,3 @@ def _channel_options(settings: Settings) -> list[tuple[str, str | int]]:
     if settings.proxy is None:
         return [*options, ("grpc.enable_http_proxy", 0)]
     return [*options, ("grpc.http_proxy", settings.proxy)]
-
-
-def _grpc_failure(call: "grpc.Call", settings: Settings, redact: Callable[[str], str]) -> Outcome:
-    import grpc
-
-    code = call.code()
-    details = redact(call.details() or "")
-    return Outcome(
-        accepted=False,
-        refused=code is grpc.StatusCode.INVALID_ARGUMENT,
-        detail=otlp_failures.of_grpc(code.name, details, settings),
-        retry_after_s=_requested_delay_s(call),
-    )
-
-
-def _requested_delay_s(call: "grpc.Call") -> float | None:
-    """Return the delay that a trailer requests; `None`: there is none that is valid."""
-    from google.protobuf.message import DecodeError
-    from google.rpc.error_details_pb2 import RetryInfo
-
-    for name, value in call.trailing_metadata() or ():
-        if name == _RETRY_INFO and isinstance(value, bytes) and len(value) <= _RETRY_INFO_BYTES_MAX:
-            try:
-                delay = RetryInfo.FromString(value).retry_delay
-            except DecodeError:
-                continue
-            return _delay_s(delay.seconds + delay.nanos / 1e9)
-    return None
-
-
-def _retry_info(delay_s: float) -> bytes:
-    from google.protobuf.duration_pb2 import Duration
-    from google.rpc.error_details_pb2 import RetryInfo
-
-    seconds = int(delay_s)
-    duration = Duration(seconds=seconds, nanos=int((delay_s - seconds) * 1e9))
-    return RetryInfo(retry_delay=duration).SerializeToString()
-
-
-def _accepted(answer: "ExportMetricsServiceResponse") -> Outcome:
-    partial = answer.partial_success
-    detail = otlp_failures.one_line(partial.error_message)
-    return Outcome(accepted=True, rejected_points=partial.rejected_data_points, detail=detail)

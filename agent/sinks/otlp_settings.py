@@ -11,9 +11,11 @@ from urllib.parse import urlsplit, urlunsplit
 
 Protocol: TypeAlias = Literal["http", "grpc"]
 Identity: TypeAlias = Literal["points", "resource"]
+Signal: TypeAlias = Literal["metrics", "logs"]
 
 GRPC_PORT = 4317
 METRICS_PATH = "/v1/metrics"
+LOGS_PATH = "/v1/logs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +25,8 @@ class Settings:
     endpoint: str  # http:// or https://, host and port; for Prometheus with its path
     endpoint_is_whole: bool = False  # nothing is appended to it
     protocol: Protocol
+    signal: Signal = "metrics"
+    logs_required: bool = False  # False: a backend without logs gets none
     headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)  # may hold a token
     compression: Literal["none", "gzip"] = "gzip"
     timeout_s: float = 10.0  # one export, the exporter's own retries included
@@ -52,9 +56,10 @@ def authority(url: str) -> str:
 
 
 def http_endpoint(settings: Settings) -> str:
-    """Return the URL to post to: the endpoint with the metrics path, unless it is there or is not wanted."""
+    """Return the URL to post to: the endpoint with the signal's path, unless it is there or is not wanted."""
     if settings.endpoint_is_whole:
         return settings.endpoint
     parts = urlsplit(settings.endpoint)
-    path = parts.path.rstrip("/")
-    return urlunsplit(parts._replace(path=path if path.endswith(METRICS_PATH) else path + METRICS_PATH))
+    path = parts.path.rstrip("/").removesuffix(METRICS_PATH)
+    path += METRICS_PATH if settings.signal == "metrics" else LOGS_PATH
+    return urlunsplit(parts._replace(path=path))

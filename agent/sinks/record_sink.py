@@ -1,7 +1,7 @@
 """The interface between the delivery loop and a sink of records."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from agent.core.reading import Record
@@ -18,10 +18,11 @@ class RefusedRecord:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """The result of a batch in which every record is settled: delivered, or refused for good."""
+    """The result of a batch in which every record is settled: delivered, refused for good, or lost."""
 
     refused: tuple[RefusedRecord, ...] = ()
     restamped: int = 0  # delivered with the time of sending, because the peer refused the record's own
+    lost: Mapping[str, int] = field(default_factory=dict[str, int])  # how many, by reason; not known which
 
 
 class RecordSink(Protocol):

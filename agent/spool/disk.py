@@ -1,4 +1,4 @@
-"""The spool: the queues for Kafka and the memory of each VM, on disk before anything is sent.
+"""The spool: the queues for Kafka and OTLP's logs and the memory of each VM, on disk before anything is sent.
 
 Constraints (each has a test of the same name in tests/unit/spool/test_disk.py):
 
@@ -60,8 +60,7 @@ class Settings:
     """Where the spool is and how much it keeps."""
 
     directory: Path
-    sink: str = "kafka"  # part of the names of the queues in counters
-    keeps_records: bool = True  # False: no sink delivers them; keep only the memory of VMs
+    queues: frozenset[Queue] = frozenset(Queue)  # those with a sink; of others no record is kept
     bounds: Bounds = field(default_factory=Bounds)
     vms_remembered: int = VMS_REMEMBERED  # in memory; the file has the same bound
     memory_bytes: int = 64 << 20  # of records kept in memory while the disk cannot be written
@@ -84,7 +83,7 @@ class DiskSpool:
         self._wall_ms = wall_ms
         self._store: Store | None = None
         self._file_in_use = anyio.Lock()  # by a commit, or while the file is replaced
-        self._queues = {name: DiskQueue(self, name, f"{settings.sink}.{name}") for name in Queue}
+        self._queues = {name: DiskQueue(self, name, name.sink) for name in Queue}
         self._touched: dict[str, Memory] = {}
         self._refused: deque[DeadLetter] = deque()
         self._memory_bytes = 0
@@ -121,8 +120,8 @@ class DiskSpool:
             self._touched.pop(memory.path, None)
             self._touched[memory.path] = memory
             self._forget_oldest_memories()
-        if record is not None and self._settings.keeps_records:
-            queue = self._queues[Queue.of(record)]
+        if record is not None and (name := Queue.of(record)) in self._settings.queues:
+            queue = self._queues[name]
             queue.position += 1
             queue.front.append((queue.position, record))
             self._memory_bytes += record.size_bytes

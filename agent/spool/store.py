@@ -6,7 +6,7 @@ Constraints (each has a test of the same name in tests/unit/spool/test_store.py)
 - records come out of a queue in the order they went in;
 - a record stays until it is settled, and a store opened again returns it again;
 - a refused record moves to the dead letters with the commit that settles it;
-- when the file is full the oldest samples are dropped first, then dead letters, then states;
+- when the file is full the oldest samples are dropped first, then dead letters, logs, and states;
 - what is being sent is never dropped;
 - records older than the bound are dropped, dead letters are not;
 - the totals match the rows;
@@ -59,17 +59,30 @@ class Queue(StrEnum):
 
     SAMPLES = "samples"
     STATES = "states"
+    LOGS = "logs"  # changes of state, for OTLP
 
     @property
     def kinds(self) -> frozenset[RecordKind]:
         """The kinds of records in it."""
-        samples = frozenset({RecordKind.SAMPLE})
-        return samples if self is Queue.SAMPLES else frozenset(RecordKind) - samples
+        return frozenset(kind for kind, queue in _QUEUES.items() if queue is self)
+
+    @property
+    def sink(self) -> str:
+        """The name of the sink that it feeds."""
+        return f"otlp.{self}" if self is Queue.LOGS else f"kafka.{self}"
 
     @staticmethod
     def of(record: Record) -> "Queue":
         """Return the queue a record belongs to."""
-        return Queue.SAMPLES if record.kind is RecordKind.SAMPLE else Queue.STATES
+        return _QUEUES[record.kind]
+
+
+_QUEUES = {
+    RecordKind.SAMPLE: Queue.SAMPLES,
+    RecordKind.VM_STATE: Queue.STATES,
+    RecordKind.AGENT_STATE: Queue.STATES,
+    RecordKind.LOG: Queue.LOGS,
+}
 
 
 class Loss(StrEnum):
@@ -251,7 +264,7 @@ class Store:
             )
 
     def _drop_oldest(self, change: Change, dropped: Counter[tuple[str, Loss]]) -> None:
-        for table in (Queue.SAMPLES, DEAD_LETTERS, Queue.STATES):
+        for table in (Queue.SAMPLES, DEAD_LETTERS, Queue.LOGS, Queue.STATES):
             sending = change.sending.get(table, 0) if isinstance(table, Queue) else 0
             while self._used_bytes() > self._bounds.size_bytes:
                 gone = self._delete(

@@ -43,6 +43,10 @@ def statistic_of(metric: Group) -> str | None:
     return annotations.get("statistic")
 
 
+def _group(groups: list[Group], id: str) -> Group:
+    return next(group for group in groups if group["id"] == id)
+
+
 def is_own(metric: Group) -> bool:
     """Whether it is a metric of the agent itself."""
     return str(metric["metric_name"]).startswith(("barograph.", "process."))
@@ -119,8 +123,28 @@ instant.
 
 - `readings` = `samples` + `repeats` + `coalesced`; together with `readings_refused` these are all answers;
 - `queued` + `carried` = `delivered` + `queue.size` + `dropped` + `dead_lettered`, for each sink;
-- `queued` to `kafka.samples` = `samples`, and to `kafka.states` = `state_events` + `agent_events`.
+- `queued` to `kafka.samples` = `samples`, and to `kafka.states` = `state_events` + `agent_events`;
+  `otlp.logs` gets those of them that are no heartbeats.
 """
+
+
+_EVENTS = """
+## Log records
+
+Over OTLP the agent also sends each change of a VM's or its own state as a log record, unless
+`otlp.logs: false` is set or the backend accepts no logs. Each record has an event name. Its body is the
+detail, a sentence for people. Its severity is `WARN` for states that people should know of, else `INFO`. Its
+time is that of the change. Its resource is that of the VM's metrics, or of the agent's own. The identity of a
+VM is on the record too, unless `identity: resource` is set. Heartbeats are not sent.
+
+Delivery is at least once, and in order for each VM: a repeated record has the same `barograph.event.id`.
+The records are queued in the spool until the backend accepts them, so a restart loses none.
+"""
+
+
+def events_of(groups: list[Group]) -> list[Group]:
+    """Return the groups that are events, in the registry's order."""
+    return [group for group in groups if group["type"] == "event"]
 
 
 def metrics_page(groups: list[Group]) -> str:
@@ -136,6 +160,12 @@ def _page(groups: list[Group]) -> Iterator[str]:
     yield from _table([metric for metric in metrics if not statistic_of(metric) and not is_own(metric)], None)
     yield _OWN
     yield from _own_table([metric for metric in metrics if is_own(metric)])
+    yield _EVENTS
+    yield "| event | meaning | attributes |"
+    yield "| --- | --- | --- |"
+    for event in events_of(groups):
+        attributes_listed = ", ".join(f"`{each}`" for each in attributes_of(event))
+        yield f"| `{event['name']}` | {event['brief']} | {attributes_listed} |"
     yield ""
     yield "## Attributes"
     yield ""
@@ -146,6 +176,10 @@ def _page(groups: list[Group]) -> Iterator[str]:
         suffix = ".<name>" if attribute["type"] == "template[string]" else ""
         yield f"| `{attribute['id']}{suffix}` | {attribute['brief']} |"
     for attribute in cast(list[Mapping[str, object]], groups[1]["attributes"]):
+        yield f"| `{attribute['id']}` | {attribute['brief']} |"
+    for attribute in cast(
+        list[Mapping[str, object]], _group(groups, "registry.barograph.event")["attributes"]
+    ):
         yield f"| `{attribute['id']}` | {attribute['brief']} |"
     yield "| `host.id`, `host.name` | The hypervisor, as OpenTelemetry defines them. |"
     yield "| the names in `labels` | On every resource: constant labels. At `/metrics` on `target_info`. |"

@@ -11,6 +11,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, cast
 
 import grpc
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
+    ExportLogsServiceRequest,
+    ExportLogsServiceResponse,
+)
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2_grpc import (
+    LogsServiceServicer,
+    add_LogsServiceServicer_to_server,  # pyright: ignore[reportUnknownVariableType] # generated, untyped
+)
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsPartialSuccess,
     ExportMetricsServiceRequest,
@@ -41,6 +49,7 @@ class Request:
     path: str
     headers: Mapping[str, str]
     points: Sequence[Point]
+    logs: Sequence[str] = ()  # the ids of the events
 
     def instances(self) -> set[str]:
         """Which VMs it speaks of."""
@@ -49,7 +58,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What to answer. `status` is HTTP's; over gRPC 200 is OK, 400 INVALID_ARGUMENT, all else UNAVAILABLE."""
+    """What to answer. `status` is HTTP's; over gRPC `_CODES` has the code, all else is UNAVAILABLE."""
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -79,6 +88,17 @@ def parse(path: str, headers: Mapping[str, str], message: ExportMetricsServiceRe
     return Request(path, headers, points)
 
 
+def parse_logs(path: str, headers: Mapping[str, str], message: ExportLogsServiceRequest) -> Request:
+    """Return what a request with log records says."""
+    logs = [
+        next(each.value.string_value for each in log.attributes if each.key == "barograph.event.id")
+        for of_resource in message.resource_logs
+        for scope in of_resource.scope_logs
+        for log in scope.log_records
+    ]
+    return Request(path, headers, (), logs)
+
+
 class Backend:
     """What both have in common: how to answer, and what has come."""
 
@@ -99,6 +119,10 @@ class Backend:
         if answer.silent:
             self._ending.wait(60)
         return answer
+
+    def logs(self) -> list[str]:
+        """The ids of the accepted events, in order."""
+        return [event for request in self.accepted for event in request.logs]
 
     def points(self, name: str) -> list[Point]:
         """The accepted points of one metric, in order."""
@@ -122,8 +146,11 @@ class HttpBackend(Backend):
                 if self.headers.get("Content-Encoding") == "gzip":
                     body = gzip.decompress(body)
                 headers = {name.lower(): value for name, value in self.headers.items()}
-                message = ExportMetricsServiceRequest.FromString(body)
-                backend.respond(self, backend.take(parse(self.path, headers, message)))
+                if self.path.endswith("/v1/logs"):
+                    request = parse_logs(self.path, headers, ExportLogsServiceRequest.FromString(body))
+                else:
+                    request = parse(self.path, headers, ExportMetricsServiceRequest.FromString(body))
+                backend.respond(self, backend.take(request))
 
             def log_message(self, format: str, *args: object) -> None:
                 return
@@ -174,21 +201,25 @@ class GrpcBackend(Backend):
             def Export(
                 self, request: ExportMetricsServiceRequest, context: Any
             ) -> ExportMetricsServiceResponse:
-                headers = {str(name): str(value) for name, value in context.invocation_metadata()}
-                answer = backend.take(parse("", headers, request))
-                if answer.status != 200:
-                    context.set_trailing_metadata(tuple(answer.headers.items()))
-                    code = (
-                        grpc.StatusCode.INVALID_ARGUMENT
-                        if answer.status == 400
-                        else grpc.StatusCode.UNAVAILABLE
-                    )
-                    context.abort(code, "no: told so by the test")
-                return _response(answer)
+                return _response(answered(parse("", _metadata(context), request), context))
+
+        class LogsServicer(LogsServiceServicer):
+            def Export(self, request: ExportLogsServiceRequest, context: Any) -> ExportLogsServiceResponse:
+                answer = answered(parse_logs("", _metadata(context), request), context)
+                return ExportLogsServiceResponse.FromString(_response(answer).SerializeToString())
+
+        def answered(request: Request, context: Any) -> Answer:
+            answer = backend.take(request)
+            if answer.status != 200:
+                context.set_trailing_metadata(tuple(answer.headers.items()))
+                code = _CODES.get(answer.status, grpc.StatusCode.UNAVAILABLE)
+                context.abort(code, "no: told so by the test")
+            return answer
 
         self._pool = ThreadPoolExecutor(4)
         self._server = grpc.server(self._pool)
         add_MetricsServiceServicer_to_server(Servicer(), self._server)
+        add_LogsServiceServicer_to_server(LogsServicer(), self._server)
         self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
         self.endpoint = f"http://127.0.0.1:{self.port}"
         self._server.start()
@@ -208,6 +239,13 @@ class EveryCall(grpc.GenericRpcHandler):
 
     def service(self, handler_call_details: object) -> Any:
         return cast("Any", grpc).unary_unary_rpc_method_handler(self._handle)
+
+
+_CODES = {400: grpc.StatusCode.INVALID_ARGUMENT, 404: grpc.StatusCode.UNIMPLEMENTED}
+
+
+def _metadata(context: Any) -> dict[str, str]:
+    return {str(name): str(value) for name, value in context.invocation_metadata()}
 
 
 def _response(answer: Answer) -> ExportMetricsServiceResponse:

@@ -64,6 +64,37 @@ def problems(points: Sequence[Point]) -> list[str]:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Log:
+    """One log record, as the Collector passed it on."""
+
+    resource: dict[str, str]
+    event: str
+    severity: str
+    body: str
+    attributes: dict[str, str]
+    time_ns: int
+    observed_ns: int
+
+
+def parse_logs(document: dict[str, Any]) -> list[Log]:
+    """Return the log records of one OTLP/JSON request, in order."""
+    return [
+        Log(
+            dict(_attributes(of_resource.get("resource", {}))),
+            each["eventName"],
+            each["severityText"],
+            each["body"]["stringValue"],
+            dict(_attributes(each)),
+            int(each["timeUnixNano"]),
+            int(each["observedTimeUnixNano"]),
+        )
+        for of_resource in document.get("resourceLogs", [])
+        for scope in of_resource["scopeLogs"]
+        for each in scope["logRecords"]
+    ]
+
+
 def parse(document: dict[str, Any]) -> list[Point]:
     """Return the points of one OTLP/JSON request, in order."""
     points: list[Point] = []
@@ -116,11 +147,13 @@ def _attributes(holder: dict[str, Any]) -> tuple[tuple[str, str], ...]:
 
 
 class Collector:
-    """Receives OTLP by gRPC and HTTP, and keeps every point that comes out of it."""
+    """Receives OTLP by gRPC and HTTP, and keeps every point and log record that comes out of it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, logs: bool = True) -> None:
+        """Create it; `logs`: with a pipeline for logs."""
         self._folder = folder
         self._points: list[Point] = []
+        self._logs: list[Log] = []
         self._odd: list[str] = []
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -147,7 +180,10 @@ class Collector:
             },
             "service": {
                 "telemetry": {"metrics": {"level": "none"}},
-                "pipelines": {"metrics": {"receivers": ["otlp"], "exporters": ["otlp_http"]}},
+                "pipelines": {
+                    signal: {"receivers": ["otlp"], "exporters": ["otlp_http"]}
+                    for signal in (("metrics", "logs") if logs else ("metrics",))
+                },
             },
         }
         self._config = folder / "collector.yaml"
@@ -183,6 +219,17 @@ class Collector:
                 raise ValueError(self._odd[0])
             return list(self._points)
 
+    def logs(self) -> list[Log]:
+        """Every log record so far, in order of arrival.
+
+        Raises:
+            ValueError: something came out that `parse_logs` does not understand.
+        """
+        with self._lock:
+            if self._odd:
+                raise ValueError(self._odd[0])
+            return list(self._logs)
+
     def _receive(self) -> ThreadingHTTPServer:
         collector = self
 
@@ -192,6 +239,7 @@ class Collector:
                 with collector._lock:
                     try:
                         collector._points += parse(document)
+                        collector._logs += parse_logs(document)
                     except (KeyError, ValueError) as error:
                         collector._odd.append(f"{error!r} in {json.dumps(document)[:2000]}")
                 self.send_response(200)
@@ -210,10 +258,10 @@ class Collector:
 
 
 @contextmanager
-def collector(folder: Path) -> Generator[Collector]:
+def collector(folder: Path, *, logs: bool = True) -> Generator[Collector]:
     """A Collector that runs, and ends with the block."""
     folder.mkdir(parents=True, exist_ok=True)
-    running = Collector(folder)
+    running = Collector(folder, logs=logs)
     try:
         running.start()
         yield running

@@ -87,7 +87,7 @@ class Sink:
 
     def __init__(self, queue: Queue) -> None:
         self.queue = queue
-        self.name = f"kafka.{queue}"
+        self.name = queue.sink
         self.batch: Sequence[Record] = ()
         self.offered: set[int] = set()
         self.answer: Receipt | SinkUnavailable | None = None

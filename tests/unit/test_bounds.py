@@ -178,6 +178,13 @@ FILLED: Mapping[str, Sequence[str]] = {
     "OTLP cycles in progress": [
         "integration/test_sinks_otlp.py::test_a_backend_that_never_answers_costs_cycles_and_not_the_loop"
     ],
+    "log records of one request over OTLP": [
+        "integration/test_sinks_otlp_logs.py::test_a_batch_arrives_in_order_at_the_path_of_logs",
+        "unit/spool/test_store.py::test_a_batch_is_bounded_and_never_empty",
+    ],
+    "exports of log records that hang": [
+        "integration/test_sinks_otlp_logs.py::test_an_export_that_hangs_holds_one_thread_and_no_stop"
+    ],
     "repetitions of all states at SIGUSR1": [
         "integration/test_announce.py::test_requests_that_come_too_early_become_one_which_is_delayed"
     ],

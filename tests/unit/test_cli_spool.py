@@ -161,6 +161,7 @@ def test_an_intact_spool_is_verified(spool: Path) -> None:
         "pages and indexes are intact",
         "samples: 2 records of 1 VM",
         "states: 0 records",
+        "logs: 0 records",
         "dead_letters: 2 records",
         "vms: 0 remembered",
         "no problems found",

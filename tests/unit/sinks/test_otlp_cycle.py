@@ -123,7 +123,7 @@ def test_a_backend_that_fails_while_vms_are_sent_separately_ends_the_cycle() -> 
 def test_points_rejected_by_a_partial_success_are_counted() -> None:
     (all_of_it,), _ = run(2, Backend(lambda _: ACCEPTED))
 
-    (report,), end = run(2, Backend(lambda _: Outcome(accepted=True, rejected_points=3)))
+    (report,), end = run(2, Backend(lambda _: Outcome(accepted=True, rejected=3)))
 
     assert report.points_refused == {RefusedPoint.PARTIAL_SUCCESS: 3}
     assert report.points_sent == all_of_it.points_sent - 3

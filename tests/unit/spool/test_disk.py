@@ -144,7 +144,7 @@ async def test_while_the_disk_cannot_be_written_records_are_sent_from_memory_in_
         assert queue.held == 1
 
     store = open_store(tmp_path / FILE_NAME, Bounds())
-    assert dict(store.totals().rows) == {"samples": 1, "states": 0, "dead_letters": 1}
+    assert dict(store.totals().rows) == {"samples": 1, "states": 0, "logs": 0, "dead_letters": 1}
     assert store.memories()[0]["/run/vm/a.qmp"] == memory(sequence=4)
     store.close()
 
@@ -280,7 +280,7 @@ async def test_a_spool_unusable_at_the_start_is_opened_later_and_its_records_com
 
 async def test_without_kafka_only_the_memory_of_vms_is_kept(tmp_path: Path) -> None:
     counters = Counters()
-    async with running(tmp_path, counters, keeps_records=False) as spool:
+    async with running(tmp_path, counters, queues=frozenset[Queue]()) as spool:
         spool.append(record(1), memory())
     assert not {name for name in counters.snapshot() if not name.startswith("spool_")}
 

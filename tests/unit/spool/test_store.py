@@ -185,7 +185,7 @@ def test_the_totals_match_the_rows(path: Path) -> None:
     connection.close()
     store = open_store(path, Bounds())
 
-    assert dict(store.totals().rows) == counted == {"samples": 4, "states": 0, "dead_letters": 1}
+    assert dict(store.totals().rows) == counted == {"samples": 4, "states": 0, "logs": 0, "dead_letters": 1}
     store.close()
 
 
