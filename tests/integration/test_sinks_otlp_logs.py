@@ -300,6 +300,8 @@ def test_a_collector_killed_and_started_again_has_every_change_in_order(
         for vm in vms:
             lines.wait_for_state(vm.qmp, "reporting")
         lines.wait(lambda: len(own_collector.logs()) >= 8, "the first changes in the Collector")
+        process.process.send_signal(signal.SIGUSR1)  # heartbeats are no log records
+        lines.wait(lambda: any(each.get("heartbeat") for each in lines.all()), "heartbeats")
         own_collector.stop()
         vms[0].order("pause")
         vms[1].freeze()

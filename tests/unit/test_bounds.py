@@ -167,7 +167,7 @@ FILLED: Mapping[str, Sequence[str]] = {
         "unit/spool/test_disk.py::test_dead_letters_in_memory_are_dropped_oldest_first_before_states",
     ],
     "records on disk": [
-        "unit/spool/test_store.py::test_when_the_file_is_full_the_oldest_samples_are_dropped_first_then_dead_letters_then_states",
+        "unit/spool/test_store.py::test_when_the_file_is_full_the_oldest_samples_are_dropped_first_then_dead_letters_logs_and_states",
         "unit/spool/test_store.py::test_records_older_than_the_bound_are_dropped_dead_letters_are_not",
     ],
     "a batch to Kafka, and the memory of it": [

@@ -13,6 +13,7 @@ from agent.discovery.globs import MonitorGlob
 from agent.errors import ConfigError
 from agent.qmp.link import Settings as QmpSettings
 from agent.sinks import kafka_settings, otlp_settings
+from agent.spool.store import Queue
 
 TLS = Path(__file__).parents[2] / "data/tls"
 BARE = {"BAROGRAPH_HOST__ID": "host-1", "BAROGRAPH_HOST__NAME": "one"}
@@ -111,6 +112,21 @@ def test_otel_variables_for_metrics_override_the_general_ones_and_their_endpoint
     assert metrics is not None
     assert (general.endpoint, general.endpoint_is_whole) == ("http://a:4318", False)
     assert (metrics.endpoint, metrics.endpoint_is_whole) == ("http://b/x", True)
+
+
+@pytest.mark.parametrize(("logs", "required"), [("auto", False), ("true", True), ("false", None)])
+def test_logs_go_where_metrics_go_unless_they_are_off(logs: str, required: bool | None) -> None:
+    config = bare(OTEL_EXPORTER_OTLP_ENDPOINT="http://a:4318", BAROGRAPH_OTLP__LOGS=logs)
+
+    settings = config.otlp_logs
+    assert (None if settings is None else settings.logs_required) == required
+    assert settings is None or (settings.endpoint, settings.signal) == ("http://a:4318", "logs")
+    assert config.spool is not None
+    assert config.spool.queues == (frozenset() if required is None else {Queue.LOGS})
+
+
+def test_no_logs_go_to_an_endpoint_for_metrics() -> None:
+    assert bare(OTEL_EXPORTER_OTLP_METRICS_ENDPOINT="http://b/x").otlp_logs is None
 
 
 def test_a_setting_over_an_otel_variable_is_reported_at_its_own_place(tmp_path: Path) -> None:

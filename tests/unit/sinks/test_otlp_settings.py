@@ -18,6 +18,18 @@ def test_the_metrics_path_is_appended_unless_it_is_there(endpoint: str, whole: s
     assert http_endpoint(Settings(endpoint=endpoint, protocol="http")) == whole
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "whole"),
+    [
+        ("http://collector:4318", "http://collector:4318/v1/logs"),
+        ("http://collector:4318/v1/metrics/", "http://collector:4318/v1/logs"),
+        ("https://otlp.example.net/in?tenant=7", "https://otlp.example.net/in/v1/logs?tenant=7"),
+    ],
+)
+def test_logs_have_a_path_of_their_own(endpoint: str, whole: str) -> None:
+    assert http_endpoint(Settings(endpoint=endpoint, protocol="http", signal="logs")) == whole
+
+
 def test_nothing_is_appended_to_a_whole_endpoint() -> None:
     settings = Settings(endpoint="http://a/b", endpoint_is_whole=True, protocol="http")
 

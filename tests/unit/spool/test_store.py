@@ -118,19 +118,21 @@ def test_a_refused_record_moves_to_the_dead_letters_with_the_commit_that_settles
     store.close()
 
 
-def test_when_the_file_is_full_the_oldest_samples_are_dropped_first_then_dead_letters_then_states(
+def test_when_the_file_is_full_the_oldest_samples_are_dropped_first_then_dead_letters_logs_and_states(
     path: Path,
 ) -> None:
     store = open_store(path, Bounds(size_bytes=1 << 20))
     states = [record(n, RecordKind.VM_STATE, size_bytes=1000) for n in range(100)]
     letters = [DeadLetter(record(n, size_bytes=1000), "invalid", "", NOW_MS) for n in range(100)]
-    store.commit(Change(now_ms=NOW_MS, records=at(1, states), refused=letters))
+    logs = [record(n, RecordKind.LOG, size_bytes=1000) for n in range(10)]
+    store.commit(Change(now_ms=NOW_MS, records=[*at(1, states), *at(1, logs)], refused=letters))
     samples = [record(n, size_bytes=1000) for n in range(3000)]
 
     first = store.commit(Change(now_ms=NOW_MS, records=at(1, samples)))
 
     assert first.used_bytes <= 1 << 20
     assert waiting(first)[1:] == (100, 100)
+    assert first.rows[Queue.LOGS] == 10
     assert first.dropped == {(Queue.SAMPLES, Loss.FULL): 3000 - waiting(first)[0]}
     assert store.read(Queue.SAMPLES, **ALL)[-1][1].id == "id-2999"
 
@@ -139,6 +141,7 @@ def test_when_the_file_is_full_the_oldest_samples_are_dropped_first_then_dead_le
 
     assert waiting(second)[0] == waiting(second)[2] == 0
     assert second.dropped[DEAD_LETTERS, Loss.FULL] == 100
+    assert second.dropped[Queue.LOGS, Loss.FULL] == 10
     assert second.dropped[Queue.STATES, Loss.FULL] == 2100 - waiting(second)[1] > 0
     store.close()
 
