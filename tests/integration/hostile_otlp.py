@@ -245,9 +245,42 @@ def _request(connection: socket.socket) -> bool:
     return True
 
 
-_PROGRAM = """
-import json, sys
-from pathlib import Path
+_SENDS_LOGS = """
+import sys
+from dataclasses import replace
+import anyio
+from agent.contract.encode import Mode, as_log, encode_state
+from agent.errors import SinkUnavailable
+from agent.sinks import otlp_logs
+from agent.sinks.otlp_settings import Settings
+from tests.unit.sinks.views import AGENT, view
+
+endpoint, protocol, answers = sys.argv[1], sys.argv[2], int(sys.argv[3])
+otlp_logs.RETRY_UNSUPPORTED_S = 0.0
+failed = settled = wrong = 0
+longest = ""
+
+async def main():
+    global failed, settled, wrong, longest
+    chosen = Settings(endpoint=endpoint, protocol=protocol, signal="logs", timeout_s=0.1)
+    sink = otlp_logs.OtlpLogsSink(chosen, AGENT)
+    for number in range(1, answers + 1):
+        events = [replace(view().state, sequence=2 * number + each) for each in range(2)]
+        try:
+            receipt = await sink.send([as_log(encode_state(each, AGENT, Mode.BINARY)) for each in events])
+        except SinkUnavailable as error:
+            failed += 1
+            longest = max(longest, str(error), key=len)
+            wrong += "internal error" in str(error) or not str(error)
+        else:
+            settled += 1
+            wrong += not 0 <= len(receipt.refused) + sum(receipt.lost.values()) <= 2
+    await sink.aclose()
+
+anyio.run(main)
+"""
+_SENDS_METRICS = """
+import sys
 from agent.sinks.otlp_cycle import Cycle, CycleEnd, run_cycle
 from agent.sinks.otlp_exporter import open_exporter
 from agent.sinks.otlp_settings import Settings
@@ -272,6 +305,10 @@ for number in range(answers):
     wrong += any(report.points_sent < 0 for report in reports)
     points = counted or (points if number else 0) or POINTS
 exporter.shutdown()
+"""
+_RESULT = """
+import json
+from pathlib import Path
 # Not ru_maxrss, which a process inherits from the one that started it.
 status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
 peak = int(status["VmHWM"].split()[0])
@@ -291,12 +328,12 @@ class Result:
     peak_bytes: int  # of resident memory
 
 
-def run(endpoint: str, protocol: str, answers: int, timeout_s: float) -> Result:
-    """Run that many cycles of one VM against a backend, in a process of its own."""
+def run(endpoint: str, protocol: str, answers: int, timeout_s: float, *, logs: bool = False) -> Result:
+    """Run that many cycles of one VM, or batches of two log records, in a process of its own."""
     from tests.unit.sinks.views import AGENT, sample, view
 
     points = _points_of_a_cycle(AGENT, view(sample()))
-    program = _PROGRAM.replace("POINTS", str(points))
+    program = (_SENDS_LOGS if logs else _SENDS_METRICS.replace("POINTS", str(points))) + _RESULT
     argv = [sys.executable, "-c", program, endpoint, protocol, str(answers)]
     ended = subprocess.run(
         argv, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False

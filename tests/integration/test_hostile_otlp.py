@@ -22,6 +22,13 @@ def test_whatever_a_backend_answers_is_a_failed_cycle_at_worst(
     attack(backend, protocol, answers)
 
 
+@pytest.mark.parametrize(("backend", "protocol", "answers"), BACKENDS)
+def test_whatever_a_backend_answers_to_log_records_they_are_settled_or_kept(
+    backend: Callable[[int], AbstractContextManager[str]], protocol: str, answers: int
+) -> None:
+    attack(backend, protocol, answers, logs=True)
+
+
 @pytest.mark.long
 @pytest.mark.timeout(4 * 3600)
 @pytest.mark.parametrize(("backend", "protocol", "answers"), BACKENDS)
@@ -32,11 +39,16 @@ def test_a_hundred_thousand_answers(
 
 
 def attack(
-    backend: Callable[[int], AbstractContextManager[str]], protocol: str, answers: int, processes: int = 1
+    backend: Callable[[int], AbstractContextManager[str]],
+    protocol: str,
+    answers: int,
+    processes: int = 1,
+    *,
+    logs: bool = False,
 ) -> None:
     def part(seed: int) -> Result:
         with backend(seed) as endpoint:
-            return run(endpoint, protocol, answers // processes, timeout_s=100 + answers)
+            return run(endpoint, protocol, answers // processes, timeout_s=100 + answers, logs=logs)
 
     with ThreadPoolExecutor(processes) as pool:
         results = list(pool.map(part, range(15, 15 + processes)))

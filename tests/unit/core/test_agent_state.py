@@ -91,6 +91,15 @@ def test_heartbeats_lie_on_a_grid_that_changes_of_state_do_not_move() -> None:
     assert (state.phase, state.since_ms) == (AgentPhase.DEGRADED, T0_MS + 59_000)
 
 
+def test_a_repetition_is_a_record_of_its_own_and_moves_no_heartbeat() -> None:
+    state = running()
+    after = agent_state.repeat(agent_state.repeat(state))
+
+    assert after == replace(state, sequence=4, recorded_detail=state.detail)
+    assert agent_state.beat(after, at(61)).sequence == agent_state.beat(state, at(61)).sequence + 2
+    assert agent_state.repeat(AgentState(60 * 10**9)) == AgentState(60 * 10**9)
+
+
 def test_a_record_has_the_state_the_vms_and_the_counters_of_its_instant() -> None:
     found = agent_state.event(running(), T0_MS + 7, {State.REPORTING: 3}, {"samples": 4}, heartbeat=True)
 

@@ -16,6 +16,7 @@ from agent.core.events import (
     Done,
     Duplicate,
     Effect,
+    EmitState,
     Event,
     Forget,
     FoundNoCounters,
@@ -28,6 +29,7 @@ from agent.core.events import (
     Question,
     Refused,
     Retire,
+    StateWanted,
 )
 from agent.core.falling import WRAPS
 from agent.core.poller import SECOND_NS, PollSettings, begin, remember
@@ -645,6 +647,28 @@ def test_share_leaves_between_readings_and_asks_the_run_state_at_each_visit() ->
     assert closed == opened
     assert questions(story).count(Question.CHECK) >= opened - 1
     assert dict(story.words).keys() == {"connecting", "reporting"}
+
+
+@pytest.mark.parametrize("access", Access)
+def test_a_state_is_repeated_on_request_and_the_vm_is_left_alone(access: Access) -> None:
+    story = reporting(access=access)
+    before = story.states[-1]
+    due_at_ns = story.poller.reported and story.poller.reported.heartbeat_at_ns
+
+    effects = story.feed(StateWanted())
+
+    (repeated,) = (effect.event for effect in effects if isinstance(effect, EmitState))
+    assert len(effects) == 1
+    assert (repeated.heartbeat, repeated.sequence) == (True, before.sequence + 1)
+    assert (repeated.state, repeated.reason, repeated.since_ms) == (
+        before.state,
+        before.reason,
+        before.since_ms,
+    )
+    period_ms = story.settings.heartbeat_ns // 1_000_000
+    assert repeated.next_heartbeat_by_ms == story.now.unix_ms + period_ms * 11 // 10
+    assert story.poller.reported is not None
+    assert story.poller.reported.heartbeat_at_ns == due_at_ns
 
 
 def test_a_shared_monitor_that_others_are_in_for_a_moment_changes_nothing() -> None:
