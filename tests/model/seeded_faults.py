@@ -181,7 +181,7 @@ SPOOL = (
         "            queue.rows += len(queue.front)\n",
     ),
     ("self.settled = self._taken[-1][0]", "self.settled = self._read_to + 1"),
-    ("len(batch) - len(refused), reason", "len(batch), reason"),
+    ("len(batch) - len(refused) - sum", "len(batch) - sum"),
     (
         "except SinkUnavailable as error:\n",
         "except SinkUnavailable as error:\n            await self._queue.settle(())\n",
