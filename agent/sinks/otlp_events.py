@@ -103,7 +103,8 @@ def _resource_logs(record: Record, agent: Agent, identity: Identity) -> Resource
     scope = InstrumentationScope(name="barograph", version=agent.version)
     return ResourceLogs(
         resource=Resource(attributes=_attributes(resource)),
-        scope_logs=[ScopeLogs(scope=scope, log_records=[log])],
+        scope_logs=[ScopeLogs(scope=scope, log_records=[log], schema_url=metrics.SCHEMA_URL)],
+        schema_url=metrics.SCHEMA_URL,
     )
 
 
