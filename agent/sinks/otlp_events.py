@@ -64,10 +64,11 @@ def request(
 def _resource_logs(record: Record, agent: Agent, identity: Identity) -> ResourceLogs:
     document = _decoder.decode(record.value)
     host = cast("Mapping[str, str]", document["host"])
+    constant = cast("Mapping[str, Mapping[str, str]]", host).get("labels", {})
     of_host = {metrics.HOST_ID: host["id"], metrics.HOST_NAME: host["name"]}
     state = cast("str", document["state"])
     attributes: dict[str, Value] = {}
-    resource = {"service.name": "barograph"}
+    resource = {**constant, "service.name": "barograph"}
     if document["schema"] == AGENT_SCHEMA:
         version = cast("str", document["version"])
         resource |= {"service.instance.id": host["id"], "service.version": version, **of_host}

@@ -8,7 +8,7 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 
 from agent.contract.encode import Mode, as_log, encode_agent_state, encode_state
-from agent.contract.targets import identifying_attributes, targets
+from agent.contract.targets import identifying_attributes, label_attributes, targets
 from agent.core.agent_state import AgentEvent, AgentPhase
 from agent.core.reading import Record, RecordKind, State, StateEvent, VmView
 from agent.sinks import otlp_events
@@ -51,6 +51,16 @@ def sent(record: Record, identity: Identity = "points") -> tuple[dict[str, str],
     (of_resource,) = MessageToDict(message)["resourceLogs"]
     ((log,),) = (scope["logRecords"] for scope in of_resource["scopeLogs"])
     return plain(of_resource["resource"]), log | {"attributes": plain(log)}
+
+
+def test_the_resource_has_the_labels_of_the_host() -> None:
+    labeled = replace(AGENT, labels={"deployment.environment.name": "lab"})
+
+    for record in (
+        as_log(encode_state(STATE, labeled, Mode.BINARY)),
+        as_log(encode_agent_state(AGENT_STATE, labeled, Mode.BINARY)),
+    ):
+        assert sent(record)[0]["deployment.environment.name"] == "lab"
 
 
 def plain(holder: Mapping[str, Any]) -> dict[str, str]:
@@ -99,6 +109,7 @@ def test_its_resource_is_that_of_the_vms_metrics(state: State, unknown: bool) ->
         "service.name": "barograph",
         "service.instance.id": target.key,
         **identifying_attributes(target, AGENT),
+        **label_attributes(target),
     }
     assert "host.id" not in log["attributes"]
 
@@ -149,7 +160,7 @@ def test_records_come_in_order_and_damaged_ones_are_left_out() -> None:
         if each.key == "barograph.event.sequence"
     ]
     assert sequences == [1, 3, 5]
-    assert problems == {1: "damaged record: DecodeError", 3: "damaged record: TypeError"}
+    assert problems == {1: "damaged record: DecodeError", 3: "damaged record: AttributeError"}
 
 
 def test_a_text_of_any_bytes_can_be_sent() -> None:
