@@ -362,13 +362,17 @@ def _deliveries(
     if config.kafka is not None:
         sasl = config.kafka.sasl
         tokens = None if sasl is None or sasl.oauth is None else Tokens(sasl.oauth, redact.add)
-        topics = {Queue.SAMPLES: config.kafka.samples_topic, Queue.STATES: config.kafka.states_topic}
-        for queue, topic in topics.items():  # a topic that fails must not hold up the other
+        topics = {
+            Queue.SAMPLES: config.kafka.samples_topic,
+            Queue.STATES: config.kafka.states_topic,
+            Queue.MEMORY: config.kafka.memory_topic,
+        }
+        for queue, topic in topics.items():  # a topic that fails must not hold up the others
             from_queue(KafkaSink(config.kafka, topic, queue.sink, tokens), queue)
     if config.otlp_logs is not None:
         from_queue(OtlpLogsSink(config.otlp_logs, identity, redact), Queue.LOGS)
     if config.lines_enabled:
-        from_memory(LinesSink(), Queue.SAMPLES.kinds | Queue.STATES.kinds)
+        from_memory(LinesSink(), frozenset(RecordKind) - Queue.LOGS.kinds)
     return keepers, deliveries
 
 

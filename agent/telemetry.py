@@ -9,8 +9,9 @@ These hold at any instant, for a snapshot taken on the event loop:
 
 - readings = samples + repeats + coalesced;
 - queued + carried = delivered + queue.size + dropped + dead_lettered, for each sink;
-- queued to kafka.samples = samples; queued to kafka.states = state_events + agent_events; queued to otlp.logs
-  are those of them that are no heartbeats.
+- queued to kafka.samples = samples; queued to kafka.states = state_events + agent_events; queued to
+  kafka.memory = memory_records; queued to otlp.logs are those of the state_events and agent_events that are no
+  heartbeats.
 """
 
 from bisect import bisect_left
@@ -83,6 +84,7 @@ class Count(StrEnum):
         "statistics_refused", "{value}", "Statistics left out of samples, by reason.", (REASON,), Refusal)
     STATE_EVENTS = "state_events", "{event}", "State changes and heartbeats of VMs recorded."
     AGENT_EVENTS = "agent_events", "{event}", "State changes and heartbeats of the agent recorded."
+    MEMORY_RECORDS = "memory_records", "{record}", "Records of the memory of VMs and of the host."
     LINKS_OPENED = "links_opened", "{link}", "Links to VMs opened."
     LINK_FAILURES = (
         "link_failures", "{link}", "Links that failed or could not be opened, by reason.",

@@ -29,7 +29,8 @@ def _lines(config: Config) -> Iterator[tuple[str, str]]:
         if kafka.sasl is not None:
             secured += f", {kafka.sasl.mechanism}"
         servers = ",".join(kafka.bootstrap_servers)
-        yield "kafka", f"{servers} topics {kafka.samples_topic}, {kafka.states_topic}{secured}"
+        topics = f"{kafka.samples_topic}, {kafka.states_topic}, {kafka.memory_topic}"
+        yield "kafka", f"{servers} topics {topics}{secured}"
     if config.otlp is not None:
         yield "otlp", f"{config.otlp.endpoint} by {otlp_protocol(written)} every {written.otlp.interval}"
     if config.lines_enabled:

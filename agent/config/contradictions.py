@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import combinations
 
 from agent.config.sink_sections import OauthConfig, SaslConfig, TlsFiles
 from agent.config.sources import Layer
@@ -101,18 +102,10 @@ def _monitors(written: Written) -> Iterator[Finding]:
 
 
 def _kafka(written: Written, own: Layer) -> Iterator[Finding]:
-    kafka, servers, states = written.kafka, ("kafka", "bootstrap_servers"), ("kafka", "states_topic")
+    kafka, servers = written.kafka, ("kafka", "bootstrap_servers")
     if kafka.bootstrap_servers is None and own.holds(("kafka",)):
         yield Finding(servers, "missing, so nothing is sent to Kafka; add HOST:PORT, or remove the section")
-    if kafka.samples_topic == kafka.states_topic:
-        yield Finding(
-            states,
-            "the same as kafka.samples_topic; use two topics",
-            (("kafka", "samples_topic"),),
-        )
-    elif kafka.samples_topic.replace(".", "_") == kafka.states_topic.replace(".", "_"):
-        message = "differs from kafka.samples_topic only in '.' and '_', which collide in Kafka; rename one"
-        yield Finding(states, message, (("kafka", "samples_topic"),))
+    yield from _topics(written)
     if kafka.delivery_timeout < kafka.request_timeout:
         message = f"shorter than kafka.request_timeout ({kafka.request_timeout}); raise it"
         yield Finding(("kafka", "delivery_timeout"), message, (("kafka", "request_timeout"),))
@@ -125,6 +118,23 @@ def _kafka(written: Written, own: Layer) -> Iterator[Finding]:
                     (("kafka", "tls", "enabled"),),
                 )
     yield from _pair(kafka.tls, ("kafka", "tls"))
+
+
+def _topics(written: Written) -> Iterator[Finding]:
+    kafka = written.kafka
+    topics = {
+        "samples_topic": kafka.samples_topic,
+        "states_topic": kafka.states_topic,
+        "memory_topic": kafka.memory_topic,
+    }
+    for first, second in combinations(topics, 2):
+        if topics[first] == topics[second]:
+            message = f"the same as kafka.{first}; use two topics"
+        elif topics[first].replace(".", "_") == topics[second].replace(".", "_"):
+            message = f"differs from kafka.{first} only in '.' and '_', which collide in Kafka; rename one"
+        else:
+            continue
+        yield Finding(("kafka", second), message, (("kafka", first),))
 
 
 def _sasl(written: Written) -> Iterator[Finding]:

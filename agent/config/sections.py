@@ -6,7 +6,7 @@ Checks across settings are in `contradictions.py`; the settings that each part o
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from agent.config.types import (
     AbsolutePath,
@@ -23,7 +23,15 @@ from agent.config.types import (
     Takes,
     TextOr,
 )
-from agent.config.units import Duration, Size, WrittenDuration, WrittenSize, within
+from agent.config.units import (
+    DURATION_PATTERN,
+    Duration,
+    Size,
+    WrittenDuration,
+    WrittenSize,
+    parse_duration,
+    within,
+)
 from agent.core.ownership import INTERVAL_MAX_S
 from agent.core.reading import Access, IntervalPolicy
 from agent.discovery.globs import MonitorGlob, mistakes
@@ -36,6 +44,15 @@ def _whole_seconds(interval: Duration) -> Duration:
             f"{interval} is not a polling interval; QEMU accepts whole seconds from 1s to {INTERVAL_MAX_S}s, "
             "e.g. 10s"
         )
+    return interval
+
+
+def _interval_or_off(written: object) -> Duration | None:
+    if written is False or written == "off":  # YAML reads `off` as false
+        return None
+    interval = parse_duration(written)
+    if interval.ns % 1_000_000_000 or not 10**9 <= interval.ns <= 86_400 * 10**9:
+        raise ValueError(f"{interval} is not valid; use whole seconds from 1s to 1d, or off")
     return interval
 
 
@@ -101,6 +118,15 @@ Monitors = Annotated[
 ]
 
 
+IntervalOrOff = Annotated[
+    Duration | None,
+    BeforeValidator(_interval_or_off),
+    PlainSerializer(lambda interval: "off" if interval is None else str(interval)),
+    WithJsonSchema({"anyOf": [{"type": "string", "pattern": DURATION_PATTERN}, {"enum": ["off", False]}]}),
+    Takes("duration, 1s to 1d, or `off`"),
+]
+
+
 class PollingConfig(Section):
     """How VMs are polled."""
 
@@ -155,6 +181,18 @@ class PollingConfig(Section):
         description=(
             "How often an unchanged state is repeated. With 5 minutes, the last ten minutes of the states "
             "topic contain the current state of every VM."
+        ),
+    )
+
+
+class MemoryConfig(Section):
+    """The memory of the host and of its VMs, as the host sees it."""
+
+    interval: IntervalOrOff = Field(
+        default=Duration(60 * 10**9),
+        description=(
+            "How often the memory of the host and of its VMs, as the host sees it, is read and recorded, in "
+            "whole seconds. `off` disables it."
         ),
     )
 
@@ -225,8 +263,8 @@ class BufferConfig(Section):
         default=Size(64 * 2**20),
         description=(
             "Size of the queue in memory of each sink without a spool, and of the spool while its disk "
-            "cannot be written. When it is full, the oldest samples are dropped and counted. 64 MiB hold "
-            "about 50 minutes of 100 VMs at 5 s."
+            "cannot be written. When it is full, the oldest records are dropped and counted: those of memory "
+            "first, then samples, states last. 64 MiB hold about 50 minutes of 100 VMs at 5 s."
         ),
     )
 
@@ -245,9 +283,9 @@ class SpoolConfig(Section):
     size: Annotated[WrittenSize, within("32MiB", "1TiB")] = Field(
         default=Size(2**30),
         description=(
-            "Maximum size of the file. When it is full, records are dropped and counted: the oldest samples "
-            "first, states last. Includes the memory of VMs, about 1 KiB each. 1 GiB holds about 600,000 "
-            "samples: 100 VMs at 10 s for 16 hours."
+            "Maximum size of the file. When it is full, records are dropped and counted: the oldest of "
+            "memory first, then samples, states last. Includes the memory of VMs, about 1 KiB each. 1 GiB "
+            "holds about 600,000 samples: 100 VMs at 10 s for 16 hours."
         ),
     )
     age: Annotated[WrittenDuration, within("1m", "365d")] = Field(

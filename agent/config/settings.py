@@ -121,6 +121,7 @@ class Config:
             bootstrap_servers=kafka.bootstrap_servers,
             samples_topic=kafka.samples_topic,
             states_topic=kafka.states_topic,
+            memory_topic=kafka.memory_topic,
             client_id=kafka.client_id,
             compression=kafka.compression.value,
             tls=_kafka_tls(kafka),
@@ -215,6 +216,12 @@ class Config:
         """Which VMs are observed."""
         vms = self.effective.written.vms
         return Choice(tuple(each.rule() for each in vms.include), tuple(each.rule() for each in vms.exclude))
+
+    @property
+    def memory_interval_s(self) -> int | None:
+        """How often the memory of the host and of its VMs is recorded; `None`: never."""
+        interval = self.effective.written.memory.interval
+        return None if interval is None else interval.ns // 1_000_000_000
 
     def qmp_settings(self) -> QmpSettings:
         """Links to monitors."""

@@ -135,6 +135,10 @@ class KafkaConfig(Section):
     states_topic: Topic = Field(
         default="barograph.states", description="Topic of the states of VMs and of the agent."
     )
+    memory_topic: Topic = Field(
+        default="barograph.memory",
+        description="Topic of the memory of the host and of its VMs, as the host sees it.",
+    )
     compression: KafkaCompression = Field(
         default=KafkaCompression.GZIP,
         description=(

@@ -17,6 +17,7 @@ from agent.config.sections import (
     DiscoveryConfig,
     HostConfig,
     LogConfig,
+    MemoryConfig,
     Monitors,
     PollingConfig,
     QmpConfig,
@@ -75,6 +76,7 @@ class Written(BaseSettings):
         ),
     )
     polling: PollingConfig = PollingConfig()
+    memory: MemoryConfig = MemoryConfig()
     host: HostConfig = HostConfig()
     qmp: QmpConfig = QmpConfig()
     discovery: DiscoveryConfig = DiscoveryConfig()

@@ -238,6 +238,8 @@ _TYPES: Mapping[RecordKind, tuple[str, str]] = {
     RecordKind.SAMPLE: ("barograph.vm.sample.v1", "urn:barograph:schema:sample:1.0"),
     RecordKind.VM_STATE: ("barograph.vm.state.v1", "urn:barograph:schema:state:1.0"),
     RecordKind.AGENT_STATE: ("barograph.agent.state.v1", "urn:barograph:schema:agent:1.0"),
+    RecordKind.VM_MEMORY: ("barograph.vm.memory.v1", "urn:barograph:schema:memory:1.0"),
+    RecordKind.HOST_MEMORY: ("barograph.host.memory.v1", "urn:barograph:schema:host:1.0"),
 }
 """CloudEvents `type` and `dataschema`; the latter is the schema's `$id`."""
 

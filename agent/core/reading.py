@@ -200,6 +200,8 @@ class RecordKind(StrEnum):
     SAMPLE = "sample"
     VM_STATE = "vm_state"
     AGENT_STATE = "agent_state"
+    VM_MEMORY = "vm_memory"
+    HOST_MEMORY = "host_memory"
     LOG = "log"  # a change of a VM's or the agent's state, for OTLP's logs
 
 
@@ -209,7 +211,7 @@ class Record:
 
     kind: RecordKind
     id: str  # the same for the same reading, always
-    key: str  # VM id; the host id for an unknown VM and for the agent's own record
+    key: str  # VM id; the host id for an unknown VM, for the agent's own record and for the host's memory
     timestamp_ms: int  # observed_at_ms
     headers: bytes  # names and values, as contract/headers.py encodes them
     value: bytes

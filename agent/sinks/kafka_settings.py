@@ -59,6 +59,7 @@ class Settings:
     bootstrap_servers: tuple[str, ...]  # "host:port"; looked up again after each failure
     samples_topic: str = "barograph.samples"
     states_topic: str = "barograph.states"
+    memory_topic: str = "barograph.memory"
     client_id: str = "barograph"
     # Every client library and every Kafka-like service has gzip; some have none of the others.
     compression: Compression = "gzip"

@@ -6,7 +6,7 @@ Constraints (each has a test of the same name in tests/unit/spool/test_disk.py):
 - records gather for a moment before a commit (core/gathering.py);
 - while the disk cannot be written, records are sent from memory in order, after those on disk;
 - after a kill in that time, the next run begins new epochs, since the disk does not know what was sent;
-- what fits neither disk nor memory is dropped oldest first, samples before states, and counted;
+- what fits neither disk nor memory is dropped oldest first, in the order of the store, and counted;
 - an unusable file is set aside under a dated name, what was lost with it is counted, and a new file is made
   with the memory of every VM;
 - a hung disk delays neither collection nor the end.
@@ -31,6 +31,7 @@ from agent.errors import SET_ASIDE, SpoolError
 from agent.spool.disk_queue import DiskQueue, Rows
 from agent.spool.record_queue import DeadLetter
 from agent.spool.store import (
+    DROPPED_FIRST,
     VMS_REMEMBERED,
     Bounds,
     Change,
@@ -333,12 +334,16 @@ class DiskSpool:
         self.totals = totals
 
     def _drop_oldest_records(self) -> None:
-        """Keep within `memory_bytes`: drop samples first, then dead letters, then states, as on disk."""
-        for name, queue in self._queues.items():
-            if name is Queue.STATES:
+        """Keep within `memory_bytes`: drop records in the same order as on disk."""
+        if self._memory_bytes <= self._settings.memory_bytes:
+            return
+        for table in DROPPED_FIRST:
+            if not isinstance(table, Queue):
                 while self._memory_bytes > self._settings.memory_bytes and self._refused:
                     self._memory_bytes -= self._refused.popleft().record.size_bytes
                     self._counters.add(Count.DEAD_LETTERS_DROPPED)
+                continue
+            queue = self._queues[table]
             while self._memory_bytes > self._settings.memory_bytes and queue.front:
                 _, oldest = queue.front.popleft()
                 self._memory_bytes -= oldest.size_bytes

@@ -15,7 +15,7 @@ from agent.core.reading import Record, RecordKind
 APPLICATION_ID = 0x4261726F
 """The four bytes "Baro" at offset 68: tells our files from other databases (sqlite.org/fileformat.html)."""
 
-FORMAT = 1
+FORMAT = 2
 """`PRAGMA user_version`. A greater number is of a newer agent: the file is set aside unchanged."""
 
 RecordRow: TypeAlias = tuple[str, str, str, int, bytes, bytes]

@@ -5,7 +5,7 @@ Constraints (each has a test of the same name in tests/unit/spool/test_memory.py
 - records come out in the order they went in;
 - a taken batch is returned again until it is settled;
 - the buffer never holds more than its size, unless one batch alone is larger;
-- what does not fit is dropped oldest first, samples before states;
+- what does not fit is dropped oldest first: memory records, then samples, then states;
 - every drop is counted by sink and reason.
 
 The queues of the disk spool (disk_queue.py) have the same interface.
@@ -19,6 +19,7 @@ import anyio
 from agent.core.memory import Memory
 from agent.core.reading import Record, RecordKind
 from agent.spool.record_queue import DeadLetter
+from agent.spool.store import DROPPED_FIRST, Queue
 from agent.telemetry import Count, Counters
 
 
@@ -37,8 +38,9 @@ class MemoryBuffer:
         self._kinds = kinds
         self._size_bytes = size_bytes
         self._counters = counters
-        self._samples: deque[tuple[int, Record]] = deque()
-        self._states: deque[tuple[int, Record]] = deque()
+        self._queues: dict[Queue, deque[tuple[int, Record]]] = {
+            queue: deque() for queue in DROPPED_FIRST if isinstance(queue, Queue)
+        }
         self._taken: tuple[Record, ...] = ()
         self._held_bytes = 0
         self._appended = 0
@@ -47,7 +49,7 @@ class MemoryBuffer:
     @property
     def waiting(self) -> int:
         """How many records are held, including the batch in flight."""
-        return len(self._samples) + len(self._states) + len(self._taken)
+        return sum(map(len, self._queues.values())) + len(self._taken)
 
     @property
     def held(self) -> int:
@@ -70,15 +72,15 @@ class MemoryBuffer:
         """Hold `record` until it is settled; drop the oldest if there is no room. `memory` is not kept."""
         if record is None or record.kind not in self._kinds:
             return
-        queue = self._samples if record.kind is RecordKind.SAMPLE else self._states
-        queue.append((self._appended, record))
+        self._queues[Queue.of(record)].append((self._appended, record))
         self._appended += 1
         self._held_bytes += record.size_bytes
         self._counters.add(Count.QUEUED, reason=self._sink)
-        while self._held_bytes > self._size_bytes and (self._samples or self._states):
-            _, oldest = (self._samples or self._states).popleft()
-            self._held_bytes -= oldest.size_bytes
-            self._counters.add(Count.DROPPED, reason=f"{self._sink}:full")
+        for queue in self._queues.values():
+            while self._held_bytes > self._size_bytes and queue:
+                _, oldest = queue.popleft()
+                self._held_bytes -= oldest.size_bytes
+                self._counters.add(Count.DROPPED, reason=f"{self._sink}:full")
         self._arrival.set()
 
     async def arrival(self) -> None:
@@ -113,13 +115,12 @@ class MemoryBuffer:
         dropped = self.waiting
         if dropped:
             self._counters.add(Count.DROPPED, dropped, reason=f"{self._sink}:shutdown")
-        self._samples.clear()
-        self._states.clear()
+        for queue in self._queues.values():
+            queue.clear()
         self._taken = ()
         self._held_bytes = 0
         return dropped
 
     def _oldest(self) -> deque[tuple[int, Record]] | None:
-        if self._samples and self._states:
-            return self._samples if self._samples[0][0] < self._states[0][0] else self._states
-        return self._samples or self._states or None
+        held = filter(None, self._queues.values())
+        return min(held, key=lambda queue: queue[0][0], default=None)

@@ -6,7 +6,7 @@ Constraints (each has a test of the same name in tests/unit/spool/test_store.py)
 - records come out of a queue in the order they went in;
 - a record stays until it is settled, and a store opened again returns it again;
 - a refused record moves to the dead letters with the commit that settles it;
-- when the file is full the oldest samples are dropped first, then dead letters, logs, and states;
+- when the file is full memory records are dropped first, then samples, dead letters, logs, states;
 - what is being sent is never dropped;
 - records older than the bound are dropped, dead letters are not;
 - the totals match the rows;
@@ -59,6 +59,7 @@ class Queue(StrEnum):
 
     SAMPLES = "samples"
     STATES = "states"
+    MEMORY = "memory"
     LOGS = "logs"  # changes of state, for OTLP
 
     @property
@@ -77,10 +78,12 @@ class Queue(StrEnum):
         return _QUEUES[record.kind]
 
 
-_QUEUES = {
+_QUEUES: Mapping[RecordKind, Queue] = {
     RecordKind.SAMPLE: Queue.SAMPLES,
     RecordKind.VM_STATE: Queue.STATES,
     RecordKind.AGENT_STATE: Queue.STATES,
+    RecordKind.VM_MEMORY: Queue.MEMORY,
+    RecordKind.HOST_MEMORY: Queue.MEMORY,
     RecordKind.LOG: Queue.LOGS,
 }
 
@@ -93,6 +96,12 @@ class Loss(StrEnum):
 
 
 DEAD_LETTERS = "dead_letters"
+DROPPED_FIRST: Sequence[str] = (Queue.MEMORY, Queue.SAMPLES, DEAD_LETTERS, Queue.LOGS, Queue.STATES)
+"""The tables in the order in which they lose records for lack of room.
+
+The next memory record replaces a lost one; a lost sample is a gap; a lost state misleads until its heartbeat.
+"""
+
 Dropped = Mapping[tuple[str, Loss], int]
 """How many records were dropped, by table and reason."""
 
@@ -264,7 +273,7 @@ class Store:
             )
 
     def _drop_oldest(self, change: Change, dropped: Counter[tuple[str, Loss]]) -> None:
-        for table in (Queue.SAMPLES, DEAD_LETTERS, Queue.LOGS, Queue.STATES):
+        for table in DROPPED_FIRST:
             sending = change.sending.get(table, 0) if isinstance(table, Queue) else 0
             while self._used_bytes() > self._bounds.size_bytes:
                 gone = self._delete(

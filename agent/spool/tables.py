@@ -16,16 +16,20 @@ _RECORD = """position INTEGER PRIMARY KEY, kind TEXT NOT NULL, id TEXT NOT NULL,
 _TABLES = f"""
 CREATE TABLE samples ({_RECORD}) STRICT;
 CREATE TABLE states ({_RECORD}) STRICT;
+CREATE TABLE memory ({_RECORD}) STRICT;
 CREATE TABLE logs ({_RECORD}) STRICT;
 CREATE TABLE dead_letters ({_RECORD.replace("PRIMARY KEY", "PRIMARY KEY AUTOINCREMENT")},
   reason TEXT NOT NULL, detail TEXT NOT NULL, refused_at_ms INTEGER NOT NULL) STRICT;
 CREATE TABLE vms (path TEXT PRIMARY KEY, touched_ms INTEGER NOT NULL, memory BLOB NOT NULL) STRICT;
 CREATE INDEX vms_touched ON vms (touched_ms);
 CREATE TABLE totals (name TEXT PRIMARY KEY, total INTEGER NOT NULL) STRICT;
-INSERT INTO totals VALUES ('samples', 0), ('states', 0), ('logs', 0), ('dead_letters', 0);
+INSERT INTO totals VALUES ('samples', 0), ('states', 0), ('memory', 0), ('logs', 0), ('dead_letters', 0);
 """
 
-_MIGRATIONS: dict[int, str] = {}
+_MIGRATIONS: dict[int, str] = {
+    1: f"CREATE TABLE memory ({_RECORD}) STRICT; CREATE TABLE logs ({_RECORD}) STRICT;"
+    "INSERT INTO totals VALUES ('memory', 0), ('logs', 0);",
+}
 """The statements that turn format N into N + 1. One entry for each released format but the newest."""
 
 _BUSY_TIMEOUT_S = 1.0

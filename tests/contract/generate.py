@@ -123,8 +123,8 @@ instant.
 
 - `readings` = `samples` + `repeats` + `coalesced`; together with `readings_refused` these are all answers;
 - `queued` + `carried` = `delivered` + `queue.size` + `dropped` + `dead_lettered`, for each sink;
-- `queued` to `kafka.samples` = `samples`, and to `kafka.states` = `state_events` + `agent_events`;
-  `otlp.logs` gets those of them that are no heartbeats.
+- `queued` to `kafka.samples` = `samples`, to `kafka.states` = `state_events` + `agent_events`, and to
+  `kafka.memory` = `memory_records`; `otlp.logs` gets those of the states that are no heartbeats.
 """
 
 

@@ -132,7 +132,11 @@ def test_an_operation_sends_all_messages_of_its_channel() -> None:
 def test_the_topics_are_those_of_the_contract() -> None:
     topics = {channel["address"]: set(messages_of(name)) for name, channel in DOCUMENT["channels"].items()}
 
-    assert topics == {"barograph.samples": {"sample"}, "barograph.states": {"state", "agent"}}
+    assert topics == {
+        "barograph.samples": {"sample"},
+        "barograph.states": {"state", "agent"},
+        "barograph.memory": set(),
+    }
 
 
 @pytest.mark.parametrize("document", ["sample", "state", "agent"])

@@ -99,7 +99,7 @@ def present() -> Present:
     for lag_s in (0.0005, 0.004, 60.0):
         counters.lag.record(lag_s)
     levels = Levels(
-        waiting={"kafka.samples": 2, "kafka.states": 0},
+        waiting={"kafka.samples": 2, "kafka.states": 0, "kafka.memory": 0},
         oldest_age_s={"kafka.samples": 1.5},
         vms={State.REPORTING: 2, State.STALLED: 1},
         spool_used_bytes=28672,

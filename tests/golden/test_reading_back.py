@@ -104,10 +104,12 @@ def test_records_wait_in_their_order_and_dead_letters_are_kept(directory: Path, 
     assert verify(directory / state_directory.SPOOL).problems == []
 
 
-def test_the_spool_is_the_same_after_it_was_opened(directory: Path, store: Store) -> None:
-    recorded = (RELEASED / "spool.sql").read_text(encoding="utf-8")
+def test_the_spool_holds_the_same_after_it_was_opened(directory: Path, store: Store) -> None:
+    recorded = (RELEASED / "spool.sql").read_text(encoding="utf-8").splitlines()
 
-    assert state_directory.logical(directory / state_directory.SPOOL) == recorded
+    found = state_directory.logical(directory / state_directory.SPOOL).splitlines()
+    assert [line for line in recorded if line not in found] == ["PRAGMA user_version = 1;"]
+    assert "INSERT INTO totals VALUES ('memory',0);" in found
 
 
 def test_the_running_agent_takes_it_up(directory: Path) -> None:

@@ -66,7 +66,11 @@ def topics(environ: Mapping[str, str]) -> Mapping[str, str]:
     """Return which topic each queue of records goes to."""
     config = load(Flags(kafka="a:1"), {**_ENVIRON, **environ}, monitors_needed=False)
     assert config.kafka is not None
-    return {Queue.SAMPLES: config.kafka.samples_topic, Queue.STATES: config.kafka.states_topic}
+    return {
+        Queue.SAMPLES: config.kafka.samples_topic,
+        Queue.STATES: config.kafka.states_topic,
+        Queue.MEMORY: config.kafka.memory_topic,
+    }
 
 
 def _records() -> list[Record]:
@@ -112,7 +116,11 @@ async def _lines() -> str:
 
 def made() -> dict[str, str]:
     """Return the recorded files."""
-    mine = {"BAROGRAPH_KAFKA__SAMPLES_TOPIC": "mine.samples", "BAROGRAPH_KAFKA__STATES_TOPIC": "mine.states"}
+    mine = {
+        "BAROGRAPH_KAFKA__SAMPLES_TOPIC": "mine.samples",
+        "BAROGRAPH_KAFKA__STATES_TOPIC": "mine.states",
+        "BAROGRAPH_KAFKA__MEMORY_TOPIC": "mine.memory",
+    }
     names = {"default": topics({}), "configured": topics(mine)}
     keys = ("vm-1", "", scenarios.HOST_ID, "5f0c0000-0000-0000-0000-000000000001", "\u00e4")
     placed = {key: [partition_of(key, count) for count in (1, 3, 12, 50)] for key in keys}

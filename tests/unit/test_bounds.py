@@ -160,14 +160,14 @@ FILLED: Mapping[str, Sequence[str]] = {
         "unit/spool/test_disk.py::test_the_memory_of_vms_is_bounded_while_the_disk_cannot_be_written",
     ],
     "records in memory of one sink": [
-        "unit/spool/test_memory.py::test_what_does_not_fit_is_dropped_oldest_first_samples_before_states"
+        "unit/spool/test_memory.py::test_what_does_not_fit_is_dropped_oldest_first_memory_records_then_samples_then_states"
     ],
     "records and dead letters while the disk cannot be written": [
-        "unit/spool/test_disk.py::test_what_fits_neither_disk_nor_memory_is_dropped_oldest_first_samples_before_states",
+        "unit/spool/test_disk.py::test_what_fits_neither_disk_nor_memory_is_dropped_oldest_first_in_the_order_of_the_store",
         "unit/spool/test_disk.py::test_dead_letters_in_memory_are_dropped_oldest_first_before_states",
     ],
     "records on disk": [
-        "unit/spool/test_store.py::test_when_the_file_is_full_the_oldest_samples_are_dropped_first_then_dead_letters_logs_and_states",
+        "unit/spool/test_store.py::test_when_the_file_is_full_memory_records_are_dropped_first_then_samples_dead_letters_logs_states",
         "unit/spool/test_store.py::test_records_older_than_the_bound_are_dropped_dead_letters_are_not",
     ],
     "a batch to Kafka, and the memory of it": [

@@ -53,7 +53,7 @@ def test_check_config_prints_the_effective_settings_without_secrets(tmp_path: Pa
         "host      host-1 (one)",
         "monitors  /run/a, share",
         "polling   every 10s, policy fill, stalled after 30s, at exit keep",
-        "kafka     a:1,b:2 topics barograph.samples, barograph.states, TLS, PLAIN",
+        "kafka     a:1,b:2 topics barograph.samples, barograph.states, barograph.memory, TLS, PLAIN",
         "otlp      http://c:4317 by grpc every 10s",
         "web       on 127.0.0.1:19464",
         "state     /var/lib/x",

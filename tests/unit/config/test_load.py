@@ -260,6 +260,15 @@ def test_monitors_of_a_flag_replace_those_of_the_file(tmp_path: Path) -> None:
     assert load(flags, BARE).discovery_settings().monitors == (MonitorGlob("/run/vm/*.qmp"),)
 
 
+@pytest.mark.parametrize("written_off", ["off", '"off"', "false"])
+def test_the_memory_interval_can_be_off(tmp_path: Path, written_off: str) -> None:
+    assert load(written(tmp_path, f"memory: {{interval: {written_off}}}"), BARE).memory_interval_s is None
+    assert (
+        load(written(tmp_path, ""), {**BARE, "BAROGRAPH_MEMORY__INTERVAL": "off"}).memory_interval_s is None
+    )
+    assert load(written(tmp_path, ""), BARE).memory_interval_s == 60
+
+
 def test_every_setting_reaches_its_part_in_the_right_unit(tmp_path: Path) -> None:
     flags = written(
         tmp_path,
@@ -269,12 +278,14 @@ polling: {{interval: 1m, policy: enforce, on_exit: keep, stall_deadline: 4m, set
 qmp: {{greeting_deadline: 250ms, reading_deadline: 1500ms, connections_opened_at_once: 4,
   readings_at_once: 7}}
 discovery: {{rescan: 500ms}}
+memory: {{interval: 2m}}
 state_directory: {tmp_path}
 buffer: {{size: 1MiB}}
 kafka:
   bootstrap_servers: [a:1]
   samples_topic: s
   states_topic: t
+  memory_topic: m
   compression: zstd
   mode: structured
   client_id: c
@@ -311,6 +322,7 @@ shutdown: {{deadline: 1500ms}}
         greeting_timeout_s=0.25, opening_at_once=4, readings_at_once=7
     )
     assert config.discovery_settings().rescan_s == 0.5
+    assert config.memory_interval_s == 120
     assert config.state_directory == str(tmp_path)
     assert (config.buffer_bytes, config.shutdown_deadline_s) == (2**20, 1.5)
     assert (config.give_back_at_exit, config.lines_enabled, config.event_mode) == (
@@ -327,6 +339,7 @@ shutdown: {{deadline: 1500ms}}
         bootstrap_servers=("a:1",),
         samples_topic="s",
         states_topic="t",
+        memory_topic="m",
         client_id="c",
         compression="zstd",
         tls=kafka_settings.Tls(**pem),

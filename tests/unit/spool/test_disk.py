@@ -144,7 +144,7 @@ async def test_while_the_disk_cannot_be_written_records_are_sent_from_memory_in_
         assert queue.held == 1
 
     store = open_store(tmp_path / FILE_NAME, Bounds())
-    assert dict(store.totals().rows) == {"samples": 1, "states": 0, "logs": 0, "dead_letters": 1}
+    assert dict(store.totals().rows) == {"samples": 1, "states": 0, "memory": 0, "logs": 0, "dead_letters": 1}
     assert store.memories()[0]["/run/vm/a.qmp"] == memory(sequence=4)
     store.close()
 
@@ -196,7 +196,7 @@ async def test_records_in_flight_from_memory_are_written_at_the_end(tmp_path: Pa
         assert await take(spool.queue(Queue.SAMPLES)) == ["id-1", "id-2"]
 
 
-async def test_what_fits_neither_disk_nor_memory_is_dropped_oldest_first_samples_before_states(
+async def test_what_fits_neither_disk_nor_memory_is_dropped_oldest_first_in_the_order_of_the_store(
     tmp_path: Path,
 ) -> None:
     block(tmp_path)
@@ -204,8 +204,10 @@ async def test_what_fits_neither_disk_nor_memory_is_dropped_oldest_first_samples
     weight = record(1).size_bytes
     async with running(tmp_path, counters, memory_bytes=3 * weight) as spool:
         spool.append(record(0, RecordKind.VM_STATE), None)
+        spool.append(record(0, RecordKind.HOST_MEMORY), None)
         for each in samples(1, 2, 3, 4):
             spool.append(each, None)
+        assert counters.total(Count.DROPPED, "kafka.memory:full") == 1
 
         assert spool.queue(Queue.STATES).held == 1
         assert await take(spool.queue(Queue.SAMPLES)) == ["id-3", "id-4"]

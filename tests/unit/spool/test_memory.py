@@ -66,15 +66,20 @@ async def test_the_buffer_never_holds_more_than_its_size() -> None:
     assert await drain(buffer) == [str(n) for n in range(40, 50)]
 
 
-async def test_what_does_not_fit_is_dropped_oldest_first_samples_before_states() -> None:
+async def test_what_does_not_fit_is_dropped_oldest_first_memory_records_then_samples_then_states() -> None:
     counters = Counters()
     buffer = MemoryBuffer("kafka", 500, counters)
     buffer.append(record(0, RecordKind.VM_STATE))
-    for n in range(1, 8):
+    buffer.append(record(1))
+    for n, kind in enumerate((RecordKind.VM_MEMORY, RecordKind.HOST_MEMORY) * 3, 2):
+        buffer.append(record(n, kind))
+
+    assert counters.total(Count.DROPPED, "kafka:full") == 3
+    for n in range(8, 13):
         buffer.append(record(n))
 
-    assert await drain(buffer) == ["0", "4", "5", "6", "7"]
-    assert counters.total(Count.DROPPED, "kafka:full") == 3
+    assert await drain(buffer) == ["0", "9", "10", "11", "12"]
+    assert counters.total(Count.DROPPED, "kafka:full") == 8
 
 
 async def test_a_batch_in_flight_is_not_dropped() -> None:

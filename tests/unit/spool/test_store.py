@@ -71,14 +71,15 @@ def test_after_a_kill_a_commit_is_in_the_file_completely_or_not_at_all(path: Pat
 
 def test_records_come_out_of_a_queue_in_the_order_they_went_in(path: Path) -> None:
     store = open_store(path, Bounds())
-    kinds = [RecordKind.SAMPLE, RecordKind.VM_STATE, RecordKind.AGENT_STATE]
-    records = [record(n, kinds[n % 3]) for n in range(9)]
-    for n in range(0, 9, 3):
-        store.commit(Change(now_ms=NOW_MS, records=at(n + 1, records[n : n + 3])))
+    kinds = tuple(RecordKind)
+    records = [record(n, kinds[n % 5]) for n in range(10)]
+    for n in range(0, 10, 5):
+        store.commit(Change(now_ms=NOW_MS, records=at(n + 1, records[n : n + 5])))
 
-    assert ids(store.read(Queue.SAMPLES, **ALL)) == ["id-0", "id-3", "id-6"]
-    assert ids(store.read(Queue.STATES, **ALL)) == ["id-1", "id-2", "id-4", "id-5", "id-7", "id-8"]
-    assert [each for _, each in store.read(Queue.SAMPLES, **ALL)] == records[::3]
+    assert ids(store.read(Queue.SAMPLES, **ALL)) == ["id-0", "id-5"]
+    assert ids(store.read(Queue.STATES, **ALL)) == ["id-1", "id-2", "id-6", "id-7"]
+    assert ids(store.read(Queue.MEMORY, **ALL)) == ["id-3", "id-4", "id-8", "id-9"]
+    assert [each for _, each in store.read(Queue.SAMPLES, **ALL)] == records[::5]
     store.close()
 
 
@@ -118,10 +119,15 @@ def test_a_refused_record_moves_to_the_dead_letters_with_the_commit_that_settles
     store.close()
 
 
-def test_when_the_file_is_full_the_oldest_samples_are_dropped_first_then_dead_letters_logs_and_states(
+def test_when_the_file_is_full_memory_records_are_dropped_first_then_samples_dead_letters_logs_states(
     path: Path,
 ) -> None:
     store = open_store(path, Bounds(size_bytes=1 << 20))
+    memory_records = [record(n, RecordKind.HOST_MEMORY, size_bytes=1000) for n in range(2000)]
+    filled = store.commit(Change(now_ms=NOW_MS, records=at(1, [*memory_records, record(1)])))
+    assert filled.rows[Queue.SAMPLES] == 1
+    assert filled.dropped == {(Queue.MEMORY, Loss.FULL): 2000 - filled.rows[Queue.MEMORY]}
+    store.commit(Change(now_ms=NOW_MS, settled={Queue.MEMORY: 2000, Queue.SAMPLES: 2001}))
     states = [record(n, RecordKind.VM_STATE, size_bytes=1000) for n in range(100)]
     letters = [DeadLetter(record(n, size_bytes=1000), "invalid", "", NOW_MS) for n in range(100)]
     logs = [record(n, RecordKind.LOG, size_bytes=1000) for n in range(10)]
@@ -188,7 +194,8 @@ def test_the_totals_match_the_rows(path: Path) -> None:
     connection.close()
     store = open_store(path, Bounds())
 
-    assert dict(store.totals().rows) == counted == {"samples": 4, "states": 0, "logs": 0, "dead_letters": 1}
+    expected = {"samples": 4, "states": 0, "memory": 0, "logs": 0, "dead_letters": 1}
+    assert dict(store.totals().rows) == counted == expected
     store.close()
 
 

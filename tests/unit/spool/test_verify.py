@@ -69,6 +69,7 @@ def test_an_intact_spool_has_no_problems(path: Path, records: Sequence[Record]) 
         "pages and indexes are intact",
         f"samples: {counted(len(samples), 'record')} of {counted(len({each.key for each in samples}), 'VM')}",
         f"states: {counted(len(records) - len(samples), 'record')}",
+        "memory: 0 records",
         "logs: 0 records",
         "dead_letters: 2 records",
         "vms: 0 remembered",
