@@ -40,6 +40,7 @@ from agent.runtime.fleet import NO_MEMORIES, Fleet
 from agent.runtime.garbage import keep_pauses_short, use_one_arena
 from agent.runtime.give_back import Outcome, Settlement, give_back
 from agent.runtime.health_watch import HealthWatch
+from agent.runtime.host_memory import HostMemoryReporter
 from agent.runtime.levels import levels
 from agent.runtime.links import opener
 from agent.runtime.recorder import Keeper, Recorder
@@ -173,6 +174,7 @@ class _Run:
                     components=health.check,
                     not_ready=health.not_ready,
                     telemetry=self._look,
+                    host_memory=self._recorder.newest_host_memory,
                     views=self._recorder.views,
                 )
                 await last.enter_async_context(open_web(self._config.web, pages))
@@ -286,6 +288,9 @@ class _Run:
         self._reporter.enter(AgentPhase.RUNNING, f"found {counted(len(scan.seen), 'monitor')}")
         self._manager.ready()
         collection.start_soon(self._let_go, scan)
+        if self._config.memory_interval_s is not None:
+            reporter = HostMemoryReporter(self._recorder, self._counters, self._config.memory_interval_s)
+            collection.start_soon(reporter.run)
 
     async def _let_go(self, scan: Scan) -> None:
         """Restore the intervals of VMs that an earlier run watched and this one does not."""

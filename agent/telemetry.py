@@ -23,7 +23,9 @@ from types import MappingProxyType
 from typing import Final
 
 from agent.contract.decode import BadAnswerReason
+from agent.contract.host_metrics import HOST_MEMORY
 from agent.contract.metrics import VM_STATE, Metric
+from agent.core.host_memory import FileFault, HostMemoryEvent
 from agent.core.reading import Refusal, State
 from agent.errors import LinkFault
 
@@ -85,6 +87,9 @@ class Count(StrEnum):
     STATE_EVENTS = "state_events", "{event}", "State changes and heartbeats of VMs recorded."
     AGENT_EVENTS = "agent_events", "{event}", "State changes and heartbeats of the agent recorded."
     MEMORY_RECORDS = "memory_records", "{record}", "Records of the memory of VMs and of the host."
+    HOST_FILES_REFUSED = (
+        "host_files_refused", "{file}", "Files about the host's memory that could not be used, by reason.",
+        (REASON,), FileFault)
     LINKS_OPENED = "links_opened", "{link}", "Links to VMs opened."
     LINK_FAILURES = (
         "link_failures", "{link}", "Links that failed or could not be opened, by reason.",
@@ -178,6 +183,7 @@ DESCRIPTORS = Instrument(
 INSTRUMENTS: tuple[Instrument, ...] = (
     *(count.instrument for count in Count),
     *(QUEUE_SIZE, QUEUE_AGE, VMS, EXCLUDED, SPOOL_USED, DEAD_LETTERS, LAG, CPU, MEMORY, DESCRIPTORS),
+    *(Instrument(each.metric, each.attributes) for each in HOST_MEMORY),
 )
 """All of them, in the order of the documentation."""
 
@@ -244,6 +250,7 @@ class Levels:
     cpu_s: float = 0.0
     memory_bytes: int = 0
     descriptors: int = 0
+    host_memory: HostMemoryEvent | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +288,10 @@ def snapshot(counters: Counters, levels: Levels) -> Snapshot:
         DESCRIPTORS: _optional(levels.descriptors),
     }
     points |= {instrument.metric.name: tuple(each) for instrument, each in current.items()}
+    host = levels.host_memory
+    for each in HOST_MEMORY:
+        values = () if host is None else each.values(host)
+        points[each.metric.name] = tuple(Point(value, attributes) for value, attributes in values)
     return Snapshot(points, counters.lag.distribution())
 
 

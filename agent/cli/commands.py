@@ -36,6 +36,7 @@ SCHEMAS = {
     "sample": "sample/v1",
     "state": "state/v1",
     "agent": "agent/v1",
+    "host": "host/v1",
     "asyncapi": "asyncapi.yaml",
 }
 """The path of each schema below schemas/: a file, or a directory with a file for each version."""
@@ -195,7 +196,8 @@ def schema(
 ) -> None:
     """Print the schema of the configuration or of a record.
 
-    JSON Schema for the configuration, samples, states and the agent's own records; AsyncAPI for the topics.
+    JSON Schema for the configuration, samples, states, the agent's own records and the host's memory;
+    AsyncAPI for the topics.
     """
     if list_names:
         typer.echo("\n".join(SCHEMAS))

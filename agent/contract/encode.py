@@ -21,12 +21,14 @@ import msgspec
 from agent.contract.decode import EXACT_MAX
 from agent.contract.headers import encode_headers
 from agent.core.agent_state import AgentEvent
+from agent.core.host_memory import HostMemoryEvent, HugePages, Stall
 from agent.core.labels import VALUE_MAX_CHARACTERS
 from agent.core.reading import Record, RecordKind, Sample, StateEvent, VmIdentity
 
 SAMPLE_SCHEMA = "barograph.vm.sample/1.0"
 STATE_SCHEMA = "barograph.vm.state/1.0"
 AGENT_SCHEMA = "barograph.agent.state/1.0"
+HOST_SCHEMA = "barograph.host.memory/1.0"
 
 TEXT_MAX = 1024
 """Characters of a name or a sentence. QEMU's own limits for names are far below."""
@@ -144,6 +146,60 @@ def agent_state_document(event: AgentEvent, agent: Agent) -> Document:
     return document
 
 
+def host_memory_document(event: HostMemoryEvent, agent: Agent) -> Document:
+    """Return the value of the host's memory record: schemas/host. What is not known is left out."""
+    ram, pressure, ksm, vms = event.memory.ram, event.memory.pressure, event.memory.ksm, event.vms
+    document: Document = {
+        "schema": HOST_SCHEMA,
+        "host": _host(agent),
+        "run": agent.run,
+        "sequence": event.sequence,
+        "observed_at_ms": event.observed_at_ms,
+        "interval_s": event.interval_s,
+    }
+    sums: Document = {"count": vms.count, "reporting": vms.reporting}
+    for name, total in (("actual", vms.actual), ("configured", vms.configured), ("resident", vms.resident)):
+        if total is not None:
+            sums |= {f"{name}_bytes": total.size_bytes, f"{name}_vms": total.vms}
+    parts = {
+        "memory": _known(total=ram.total_bytes, free=ram.free_bytes, available=ram.available_bytes),
+        "swap": _known(total=ram.swap_total_bytes, free=ram.swap_free_bytes),
+        "huge_pages": [_huge_pages(each) for each in event.memory.huge_pages],
+        "pressure": {} if pressure is None else {"some": _stall(pressure.some)},
+        "ksm": {},
+        "vms": sums,
+    }
+    if pressure is not None and pressure.full is not None:
+        parts["pressure"] = {"some": _stall(pressure.some), "full": _stall(pressure.full)}
+    if ksm is not None:
+        parts["ksm"] = ({} if ksm.run is None else {"run": ksm.run}) | _known(
+            shared=ksm.shared_bytes,
+            sharing=ksm.sharing_bytes,
+            unshared=ksm.unshared_bytes,
+            profit=ksm.profit_bytes,
+        )
+    return document | {name: part for name, part in parts.items() if part}
+
+
+def _known(**sizes_bytes: int | None) -> Document:
+    return {f"{name}_bytes": size for name, size in sizes_bytes.items() if size is not None}
+
+
+def _huge_pages(pages: HugePages) -> Document:
+    rest = {"free": pages.free, "reserved": pages.reserved, "surplus": pages.surplus}
+    known = {name: count for name, count in rest.items() if count is not None}
+    return {"size_bytes": pages.size_bytes, "total": pages.total, **known}
+
+
+def _stall(stall: Stall) -> Document:
+    return {
+        "avg10": stall.avg10,
+        "avg60": stall.avg60,
+        "avg300": stall.avg300,
+        "total_us": stall.total_us,
+    }
+
+
 def _vm(vm: VmIdentity) -> Document:
     document: Document = {"id": vm.id, "id_source": vm.id_source}
     if vm.uuid is not None:
@@ -221,6 +277,22 @@ def encode_agent_state(event: AgentEvent, agent: Agent, mode: Mode) -> Record:
         key=agent.host_id,
         subject=None,
         time_ms=event.since_ms,
+        observed_at_ms=event.observed_at_ms,
+        sequence=event.sequence,
+    )
+
+
+def encode_host_memory(event: HostMemoryEvent, agent: Agent, mode: Mode) -> Record:
+    """Return the record of the host's memory."""
+    return _record(
+        RecordKind.HOST_MEMORY,
+        host_memory_document(event, agent),
+        mode,
+        agent,
+        id=f"{agent.run}/memory/{event.sequence}",
+        key=agent.host_id,
+        subject=None,
+        time_ms=event.observed_at_ms,
         observed_at_ms=event.observed_at_ms,
         sequence=event.sequence,
     )

@@ -35,4 +35,5 @@ def levels(
         cpu_s=time.process_time(),
         memory_bytes=int((_SELF / "statm").read_bytes().split()[1]) * _PAGE_BYTES,
         descriptors=len(os.listdir(_SELF / "fd")),
+        host_memory=recorder.newest_host_memory(),
     )

@@ -6,9 +6,18 @@ from typing import Protocol
 
 import structlog
 
-from agent.contract.encode import Agent, Mode, as_log, encode_agent_state, encode_sample, encode_state
+from agent.contract.encode import (
+    Agent,
+    Mode,
+    as_log,
+    encode_agent_state,
+    encode_host_memory,
+    encode_sample,
+    encode_state,
+)
 from agent.core.address import Address
 from agent.core.agent_state import AgentEvent
+from agent.core.host_memory import HostMemoryEvent
 from agent.core.memory import Memory
 from agent.core.reading import Record, Sample, StateEvent, VmView
 from agent.core.states import is_expected
@@ -36,6 +45,7 @@ class Recorder:
         self._keepers = keepers
         self._counters = counters
         self._board: dict[Address, VmView] = {}
+        self._newest_host_memory: HostMemoryEvent | None = None
 
     @property
     def board(self) -> Mapping[Address, VmView]:
@@ -79,6 +89,16 @@ class Recorder:
         self._queue(encode_agent_state(event, self._agent, self._mode), None)
         if self._logs and not event.heartbeat:
             self._queue(as_log(encode_agent_state(event, self._agent, Mode.BINARY)), None)
+
+    def host_memory(self, event: HostMemoryEvent) -> None:
+        """Record a reading of the host's memory."""
+        self._counters.add(Count.MEMORY_RECORDS)
+        self._newest_host_memory = event
+        self._queue(encode_host_memory(event, self._agent, self._mode), None)
+
+    def newest_host_memory(self) -> HostMemoryEvent | None:
+        """Return the newest reading; `None`: there is none."""
+        return self._newest_host_memory
 
     def _queue(self, record: Record, memory: Memory | None) -> None:
         for keeper in self._keepers:

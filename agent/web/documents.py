@@ -4,10 +4,17 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
-from agent.contract.encode import Agent, agent_state_document, sample_document, state_document
+from agent.contract.encode import (
+    Agent,
+    agent_state_document,
+    host_memory_document,
+    sample_document,
+    state_document,
+)
 from agent.core import health
 from agent.core.agent_state import AgentEvent
 from agent.core.health import Component
+from agent.core.host_memory import HostMemoryEvent
 from agent.core.reading import VmView
 
 _SLICE_VMS = 25
@@ -34,17 +41,20 @@ def status_parts(
     event: AgentEvent,
     identity: Agent,
     components: Mapping[str, Component],
+    host_memory: HostMemoryEvent | None,
     views: Sequence[VmView],
     now_ms: int,
 ) -> Iterator[str]:
-    """Yield `/status` in parts: the agent, its components, and every VM with its state and newest sample.
+    """Yield `/status` in parts: the agent, its components, the host's memory, and every VM.
 
-    `state` and `sample` are the documents that readers of the topics get: schemas/state, schemas/sample.
+    `host`, `state` and `sample` are the documents that readers of the topics get: schemas/host, schemas/state
+    and schemas/sample. `host` is null before the first reading.
     """
     head = {
         "agent": agent_state_document(event, identity),
         "health": health_document(components),
         "now_ms": now_ms,
+        "host": None if host_memory is None else host_memory_document(host_memory, identity),
     }
     yield _encoder.encode(head).decode()[:-1] + ',"vms":['
     for start in range(0, len(views), _SLICE_VMS):

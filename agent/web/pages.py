@@ -12,6 +12,7 @@ from starlette.routing import Route
 from agent.contract.encode import Agent
 from agent.core.agent_state import AgentEvent
 from agent.core.health import Component
+from agent.core.host_memory import HostMemoryEvent
 from agent.core.reading import VmView
 from agent.telemetry import Snapshot
 from agent.web.documents import health_document, status_parts
@@ -35,6 +36,7 @@ def application(
     components: Callable[[], Mapping[str, Component]],
     not_ready: Callable[[], Sequence[str]],
     telemetry: Callable[[], Snapshot],
+    host_memory: Callable[[], HostMemoryEvent | None],
     views: Callable[[], Sequence[VmView]],
 ) -> Starlette:
     """Return the application that answers all requests. The callables are called on the event loop.
@@ -45,11 +47,12 @@ def application(
         components: returns the health of each component.
         not_ready: returns the reasons why the agent is not ready; empty: it is.
         telemetry: returns the agent's own metrics, all of one instant.
+        host_memory: returns the newest reading of the host's memory.
         views: returns the newest state and sample of every VM.
     """
 
     def status_now() -> Iterator[str]:
-        return status_parts(agent(), identity, components(), views(), _now_ms())
+        return status_parts(agent(), identity, components(), host_memory(), views(), _now_ms())
 
     def page_now() -> Iterator[str]:
         return page_parts(agent(), identity, components(), views(), _now_ms())

@@ -59,7 +59,7 @@ class Records:
             self.samples.setdefault(document["vm"]["name"], []).append(document)
         elif kind == "barograph.vm.state":
             self._add_state(document)
-        else:
+        elif kind == "barograph.agent.state":
             self.agent.append(document)
 
     def _add_state(self, document: Document) -> None:

@@ -24,6 +24,8 @@ from tests.contract.schema_files import (
 REGISTRY = SCHEMAS / "metrics" / "registry.yaml"
 METRICS_PAGE = SCHEMAS.parent / "docs" / "metrics.md"
 
+HOST_MEMORY_PREFIX = "qemu.host."
+
 Group = Mapping[str, object]
 
 
@@ -48,8 +50,13 @@ def _group(groups: list[Group], id: str) -> Group:
 
 
 def is_own(metric: Group) -> bool:
-    """Whether it is a metric of the agent itself."""
-    return str(metric["metric_name"]).startswith(("barograph.", "process."))
+    """Whether it is a metric of the agent itself, or of its host's memory."""
+    return str(metric["metric_name"]).startswith(("barograph.", "process.", HOST_MEMORY_PREFIX))
+
+
+def is_of_the_host(metric: Group) -> bool:
+    """Whether it is a metric of the host's memory."""
+    return str(metric["metric_name"]).startswith(HOST_MEMORY_PREFIX)
 
 
 def reasons_of(metric: Group) -> list[str]:
@@ -128,6 +135,15 @@ instant.
 """
 
 
+_HOST_MEMORY = """
+## Memory of the host
+
+These metrics come from the agent's own resource, and are those of the newest reading (`memory.interval`). A
+metric that the host's kernel does not give has no point. A sum over VMs covers those where the value is
+known; the record in `barograph.memory` has their number.
+"""
+
+
 _EVENTS = """
 ## Log records
 
@@ -159,7 +175,9 @@ def _page(groups: list[Group]) -> Iterator[str]:
     yield _HOST
     yield from _table([metric for metric in metrics if not statistic_of(metric) and not is_own(metric)], None)
     yield _OWN
-    yield from _own_table([metric for metric in metrics if is_own(metric)])
+    yield from _own_table([metric for metric in metrics if is_own(metric) and not is_of_the_host(metric)])
+    yield _HOST_MEMORY
+    yield from _own_table([metric for metric in metrics if is_of_the_host(metric)])
     yield _EVENTS
     yield "| event | meaning | attributes |"
     yield "| --- | --- | --- |"

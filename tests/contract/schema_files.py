@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import cast
 
 SCHEMAS = Path(__file__).parents[2] / "schemas"
-DOCUMENTS = ("sample", "state", "agent")
+DOCUMENTS = ("sample", "state", "agent", "host")
 
 Schema = dict[str, object]
 

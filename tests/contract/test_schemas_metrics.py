@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from agent.contract import metrics, targets
+from agent.contract.host_metrics import HUGE_PAGE_SIZE
 from agent.contract.metrics import GUEST_METRICS, HOST_METRICS, prometheus_family, prometheus_name
 from agent.contract.statistics import KNOWN_STATISTICS
 from agent.core.reading import State
@@ -73,6 +74,7 @@ def test_the_registry_names_the_attributes_and_states_of_the_code() -> None:
         metrics.VM_PATH,
         metrics.VM_STATE,
         label_prefix,
+        HUGE_PAGE_SIZE,
     }
     members = cast(Mapping[str, list[Mapping[str, str]]], found[metrics.VM_STATE]["type"])["members"]
     assert [member["value"] for member in members] == [state.value for state in State]

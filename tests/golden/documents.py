@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-from agent.contract.encode import Mode, encode_agent_state, encode_sample, encode_state
+from agent.contract.encode import Mode, encode_agent_state, encode_host_memory, encode_sample, encode_state
 from agent.contract.headers import decode_headers
 from agent.core.address import MonitorPath, parse_address
 from agent.core.agent_state import AgentEvent, AgentPhase
@@ -19,6 +19,17 @@ from agent.core.events import (
     Forget,
     OpenLink,
     Retire,
+)
+from agent.core.host_memory import (
+    HostMemory,
+    HostMemoryEvent,
+    HugePages,
+    Ksm,
+    Pressure,
+    Ram,
+    Stall,
+    VmMemory,
+    sums_of,
 )
 from agent.core.memory import Memory
 from agent.core.ownership import IntervalChange
@@ -38,6 +49,27 @@ from tests.golden.scenarios import (
     Told,
 )
 from tests.golden.texts import Texts
+
+HOST_MEMORY_EVENT = HostMemoryEvent(
+    sequence=3,
+    observed_at_ms=1_795_400_100_000,
+    interval_s=60,
+    memory=HostMemory(
+        Ram(
+            total_bytes=67_430_000_000,
+            free_bytes=2_000_000_000,
+            available_bytes=30_000_000_000,
+            swap_total_bytes=0,
+            swap_free_bytes=0,
+        ),
+        (HugePages(2 << 20, 512, 100, 12, 0), HugePages(1 << 30, 8, 2, 0, 0)),
+        Pressure(Stall(1.5, 0.25, 0.0, 1_234_567), Stall(0.5, 0.1, 0.0, 234_567)),
+        Ksm(1, 4096, 8192, 40960, -512),
+    ),
+    vms=sums_of(
+        [VmMemory(True, 1 << 30), VmMemory(True, 2 << 30), VmMemory(False), None],
+    ),
+)
 
 FAR_MS = 4_000_000_000_000
 """In 2096: no record is too old, whenever the tests run."""
@@ -207,6 +239,8 @@ def made() -> dict[str, str]:
     documents = [_texts_out(record_document(agent_record(mode)), texts) for mode in Mode]
     files["scenarios/agent.jsonl"] = "".join(json.dumps(each) + "\n" for each in documents)
     files["texts/scenarios/agent.txt"] = texts.file()
+    documents = [record_document(encode_host_memory(HOST_MEMORY_EVENT, AGENT, mode)) for mode in Mode]
+    files["scenarios/host_memory.jsonl"] = "".join(json.dumps(each) + "\n" for each in documents)
     ids = {path: path_id(HOST_ID, parse_address(path)) for path in (MONITOR, DOMAIN)}
     files["scenarios/path_ids.json"] = json.dumps(ids, indent=1) + "\n"
     return files

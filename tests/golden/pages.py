@@ -107,20 +107,28 @@ def present() -> Present:
         cpu_s=1.25,
         memory_bytes=50 << 20,
         descriptors=17,
+        host_memory=documents.HOST_MEMORY_EVENT,
     )
     parts = {
         "discovery": Component(Health.OK, "7 monitors watched, 0 refused", 1_795_400_000_000),
         "kafka.samples": Component(Health.DEGRADED, "no broker", 1_795_400_060_000),
         "otlp": Component(Health.STARTING, "nothing sent yet", 1_795_400_000_000),
     }
-    return Present(views=views(), identity=AGENT, counters=counters, levels=levels, components=parts)
+    return Present(
+        views=views(),
+        host_memory=documents.HOST_MEMORY_EVENT,
+        identity=AGENT,
+        counters=counters,
+        levels=levels,
+        components=parts,
+    )
 
 
 def made() -> dict[str, str]:
     """Return the recorded files."""
     now = present()
     texts = Texts()
-    status = "".join(status_parts(now.agent(), AGENT, now.components, now.views, NOW_MS))
+    status = "".join(status_parts(now.agent(), AGENT, now.components, now.host_memory, now.views, NOW_MS))
     health = json.dumps(health_document(now.components))
     files = {
         "pages/status.json": _indented(texts.out_of(status)),

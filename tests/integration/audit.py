@@ -65,6 +65,7 @@ def unbalanced(text: str) -> list[str]:
         states = total("state_events") + total("agent_events")
         equations.append(("samples recorded", total("queued", "kafka.samples"), total("samples")))
         equations.append(("states recorded", total("queued", "kafka.states"), states))
+        equations.append(("memory recorded", total("queued", "kafka.memory"), total("memory_records")))
     return [
         f"{what}: {left} is not {right}: {dict(totals)}" for what, left, right in equations if left != right
     ]

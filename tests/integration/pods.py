@@ -180,7 +180,13 @@ def release(node: Node, namespace: str) -> Generator[Release]:
 def to(kafka: RealKafka, topics: Sequence[str]) -> dict[str, object]:
     """Return the agent's settings for a Kafka and its topics."""
     samples, states = topics
-    return {"bootstrap_servers": kafka.bootstrap, "samples_topic": samples, "states_topic": states}
+    memory = f"{samples.removesuffix('.samples')}.memory"
+    return {
+        "bootstrap_servers": kafka.bootstrap,
+        "samples_topic": samples,
+        "states_topic": states,
+        "memory_topic": memory,
+    }
 
 
 def documents(kafka: RealKafka, topic: str) -> list[dict[str, Any]]:

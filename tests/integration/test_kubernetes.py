@@ -40,7 +40,7 @@ WITHIN_S = 60.0
 
 def topics_of(pods_kafka: RealKafka, folder: Path) -> tuple[str, str]:
     topics = (f"{folder.name}.samples", f"{folder.name}.states")
-    for topic in topics:
+    for topic in (*topics, f"{folder.name}.memory"):
         pods_kafka.create_topic(topic)
     return topics
 
@@ -49,7 +49,7 @@ def test_three_values_bring_samples_to_kafka_and_metrics_to_prometheus_within_a_
     node: Node, released: Release, folder: Path, pods_kafka: RealKafka
 ) -> None:
     sockets = make_directory(folder / "run" / "vm", AGENTS_USER)
-    for topic in ("barograph.samples", "barograph.states"):
+    for topic in ("barograph.samples", "barograph.states", "barograph.memory"):
         pods_kafka.create_topic(topic)
     with ExitStack() as stack:
         metrics = stack.enter_context(prometheus(folder / "prometheus", host=ADDRESS))

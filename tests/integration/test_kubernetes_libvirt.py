@@ -34,7 +34,7 @@ def install(
 ) -> tuple[str, str]:
     """Install the chart with a preset, and return its topics."""
     topics = (f"{folder.name}.samples", f"{folder.name}.states")
-    for topic in topics:
+    for topic in (*topics, f"{folder.name}.memory"):
         kafka.create_topic(topic)
     config = {"kafka": to(kafka, topics), "polling": {"interval": "1s"}}
     released.install({"image": {"tag": TAG}, "config": config, **values, **on_this_machine(folder)})

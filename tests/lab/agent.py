@@ -10,7 +10,8 @@ from pathlib import Path
 from simulator.demo import process
 
 # Several agents run side by side here; a test that asks one over HTTP gives it a port.
-_FOR_TESTS = {"BAROGRAPH_WEB__ENABLED": "false"}
+# Most tests count records: a test of the memory records switches them on.
+_FOR_TESTS = {"BAROGRAPH_WEB__ENABLED": "false", "BAROGRAPH_MEMORY__INTERVAL": "off"}
 MACHINE_ID = Path("/etc/machine-id")
 
 

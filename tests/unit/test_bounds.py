@@ -239,6 +239,15 @@ FILLED: Mapping[str, Sequence[str]] = {
     "unknown statistics that become series, in all": [
         "unit/sinks/test_otlp_cycle.py::test_unknown_statistics_make_a_bounded_number_of_series_for_all_vms"
     ],
+    "a file about the host's memory": [
+        "unit/runtime/test_host_memory.py::test_a_broken_file_is_absent_and_the_others_are_there"
+    ],
+    "sizes of huge pages": [
+        "unit/runtime/test_host_memory.py::test_the_sizes_of_huge_pages_and_of_files_are_bounded"
+    ],
+    "a read of these files that hangs": [
+        "unit/runtime/test_host_memory.py::test_a_file_that_hangs_costs_what_was_not_read_and_is_logged_once"
+    ],
     "HTTP connections": [
         "unit/web/test_server.py::test_a_flood_of_silent_connections_is_bounded_and_keeps_no_client_out",
         "unit/web/test_server.py::test_a_slow_client_is_disconnected_at_the_deadline",

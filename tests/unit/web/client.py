@@ -11,6 +11,7 @@ from starlette.applications import Starlette
 from agent.contract.encode import Agent
 from agent.core.agent_state import AgentEvent, AgentPhase
 from agent.core.health import Component, Health
+from agent.core.host_memory import HostMemoryEvent
 from agent.core.reading import VmView
 from agent.telemetry import Counters, Levels, Snapshot, snapshot
 from agent.web.pages import application
@@ -59,6 +60,7 @@ class Present:
 
     reasons: Sequence[str] = ()
     views: Sequence[VmView] = ()
+    host_memory: HostMemoryEvent | None = None
     identity: Agent = AGENT
     counters: Counters = field(default_factory=Counters)
     levels: Levels = field(default_factory=lambda: Levels(waiting={}))
@@ -85,5 +87,6 @@ class Present:
             components=lambda: self.components,
             not_ready=self.not_ready,
             telemetry=self.telemetry,
+            host_memory=lambda: self.host_memory,
             views=lambda: self.views,
         )
