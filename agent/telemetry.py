@@ -10,8 +10,7 @@ These hold at any instant, for a snapshot taken on the event loop:
 - readings = samples + repeats + coalesced;
 - queued + carried = delivered + queue.size + dropped + dead_lettered, for each sink;
 - queued to kafka.samples = samples; queued to kafka.states = state_events + agent_events; queued to
-  kafka.memory = memory_records; queued to otlp.logs are those of the state_events and agent_events that are no
-  heartbeats.
+  kafka.memory = memory_records; queued to otlp.logs are the state_events and agent_events without heartbeats.
 """
 
 from bisect import bisect_left

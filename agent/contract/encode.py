@@ -18,12 +18,11 @@ from hashlib import blake2b
 
 import msgspec
 
-from agent.contract.decode import EXACT_MAX
 from agent.contract.headers import encode_headers
 from agent.core.agent_state import AgentEvent
 from agent.core.host_memory import HostMemoryEvent, HugePages, Stall
 from agent.core.labels import VALUE_MAX_CHARACTERS
-from agent.core.reading import Record, RecordKind, Sample, StateEvent, VmIdentity
+from agent.core.reading import EXACT_MAX, Record, RecordKind, Sample, StateEvent, VmIdentity
 
 SAMPLE_SCHEMA = "barograph.vm.sample/1.0"
 STATE_SCHEMA = "barograph.vm.state/1.0"

@@ -7,10 +7,10 @@ from msgspec.structs import replace
 from agent.core import epochs, holding, ownership, pacing
 from agent.core.choice import Traits, decide
 from agent.core.epochs import History
-from agent.core.events import Away, CloseLink, Forget, Idle, Introduced
+from agent.core.events import Away, Checked, CloseLink, Forget, Given, Idle, Introduced
 from agent.core.ownership import Ownership
-from agent.core.poller import SECOND_NS, Cadence, Interval, Poller
-from agent.core.reading import Balloon, State, VmId, VmIdentity
+from agent.core.poller import SECOND_NS, Cadence, Interval, Poller, Process
+from agent.core.reading import Balloon, Configured, Resident, State, VmId, VmIdentity
 from agent.core.turn import Turn
 
 
@@ -35,16 +35,36 @@ def introduced(p: Poller, event: Introduced, turn: Turn) -> Poller:
     if p.decision.is_excluded:
         turn.do(CloseLink())
         return replace(p, phase=Away(None))
-    return checked(p, event.run_state, event.balloon_path, event.interval_s, turn)
+    return checked(p, event, turn)
 
 
-def checked(
-    p: Poller, run_state: str, balloon_path: str | None, interval_s: int | None, turn: Turn
-) -> Poller:
+def checked(p: Poller, event: Introduced | Checked, turn: Turn) -> Poller:
     """Return the poller with what a check read; the next check is due after `recheck_ns`."""
     schedule = replace(p.schedule, check_at_ns=turn.mono_ns + turn.settings.recheck_ns)
-    p = replace(p, phase=Idle(), schedule=schedule)
-    return _with_run_state(_with_balloon(p, balloon_path, interval_s, turn), run_state, turn)
+    same_device = event.balloon_path == p.process.balloon_path
+    p = replace(
+        p, phase=Idle(), schedule=schedule, process=_with_given(p.process, event.given, turn, same_device)
+    )
+    p = _with_balloon(p, event.balloon_path, event.interval_s, turn)
+    return _with_run_state(p, event.run_state, turn)
+
+
+def _with_given(process: Process, given: Given, turn: Turn, same_device: bool) -> Process:
+    now_ms = turn.now.unix_ms
+    configured = resident = None
+    if given.base_bytes is not None and given.plugged_bytes is not None:
+        configured = Configured(given.base_bytes, given.plugged_bytes, now_ms)
+    if given.resident_bytes is not None:
+        resident = Resident(given.resident_bytes, now_ms)
+    deflate_on_oom = given.deflate_on_oom
+    if deflate_on_oom is None and same_device:
+        deflate_on_oom = process.deflate_on_oom
+    return replace(
+        process,
+        configured=configured,
+        deflate_on_oom=deflate_on_oom,
+        resident=process.resident if resident is None else resident,
+    )
 
 
 def interval_set(p: Poller, turn: Turn) -> Poller:

@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from agent.core.address import Address
 from agent.core.ownership import IntervalChange
-from agent.core.reading import Reading, Sample, SocketMark, StateEvent, VmId
+from agent.core.reading import Peer, Reading, Sample, SocketMark, StateEvent, VmId
 from agent.errors import LinkFault
 
 # --- phases: what the poller is doing ---
@@ -70,6 +70,7 @@ class Opened:
 
     mark: SocketMark
     change: IntervalChange | None = None
+    peer: Peer | None = None  # None: not a process that the agent can see
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,19 @@ class LinkFailed:
 
     fault: LinkFault
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a VM was given, as far as INTRODUCE or CHECK could find out. `None`: not known."""
+
+    base_bytes: int | None = None
+    plugged_bytes: int | None = None
+    deflate_on_oom: bool | None = None  # also None where the balloon is the one of the check before
+    resident_bytes: int | None = None  # of QEMU, from libvirt
+
+
+NOTHING_GIVEN = Given()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +104,7 @@ class Introduced:
     balloon_path: str | None
     interval_s: int | None  # None: no balloon
     actual_bytes: int | None
+    given: Given = NOTHING_GIVEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +121,7 @@ class Checked:
     run_state: str
     balloon_path: str | None
     interval_s: int | None
+    given: Given = NOTHING_GIVEN
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from agent.core import announcing, asking, device, epochs, holding, ownership
 from agent.core.address import Address
-from agent.core.events import Asking, Away, Forget, Idle, Opening
+from agent.core.events import Asking, Away, Forget, Idle, Opened, Opening
 from agent.core.ownership import IntervalChange, Ownership
 from agent.core.poller import SECOND_NS, Attempts, Link, Poller, Process
 from agent.core.reading import Access, SocketMark, State
@@ -48,8 +48,9 @@ FIRST_SILENCE_SHARED_S = 3.0
 """In `share`, the pause after the first silence: the next attempt looks whether this one is still queued."""
 
 
-def opened(p: Poller, mark: SocketMark, change: IntervalChange | None, turn: Turn) -> Poller:
-    """Return the poller with a link to the process `mark`. `change` is the ledger's entry for it."""
+def opened(p: Poller, event: Opened, turn: Turn) -> Poller:
+    """Return the poller with a link to the process `event.mark`."""
+    mark = event.mark
     run_state = p.process.run_state if p.link.fault is None else None
     open_since_ns = p.attempts.open_since_ns
     p = replace(
@@ -65,11 +66,12 @@ def opened(p: Poller, mark: SocketMark, change: IntervalChange | None, turn: Tur
         return asking.leave_removed_socket(p, turn)
     id_released = p.reported is not None and p.reported.verdict.state is State.GONE
     if mark == p.process.mark and p.process.identity is not None and not id_released:
+        p = replace(p, process=replace(p.process, peer=event.peer))
         return holding.settle(_same_process(p, run_state, turn), turn)
     if mark != p.process.mark:
-        p = _new_process(p, mark, change, turn)
+        p = _new_process(p, mark, event.change, turn)
         p = replace(p, others=replace(p.others, unseen=False))
-    p = replace(p, link=replace(p.link, claimed=False, active=True), process=Process(mark))
+    p = replace(p, link=replace(p.link, claimed=False, active=True), process=Process(mark, peer=event.peer))
     return holding.settle(p, turn)
 
 

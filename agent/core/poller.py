@@ -38,7 +38,10 @@ from agent.core.reading import (
     NO_LABELS,
     Access,
     Balloon,
+    Configured,
     IntervalPolicy,
+    Peer,
+    Resident,
     SocketMark,
     State,
     VmId,
@@ -149,6 +152,10 @@ class Process(Struct, frozen=True):
     balloon_path: str | None = None
     interval_s: int = 0
     balloon: Balloon | None = None
+    peer: Peer | None = None
+    configured: Configured | None = None
+    deflate_on_oom: bool | None = None  # of the device at `balloon_path`
+    resident: Resident | None = None
     rebooted: bool = False  # RESET came, and no update of the new boot yet
     reset_unread: bool = False  # RESET came, and the next reading may still show the boot before
 

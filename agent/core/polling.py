@@ -207,16 +207,16 @@ def _phase_wakeup_at(p: Poller) -> int | None:
 
 def _apply(p: Poller, event: Event, turn: Turn) -> Poller:
     match event:
-        case Opened(mark, change):
-            return linking.opened(p, mark, change, turn)
+        case Opened():
+            return linking.opened(p, event, turn)
         case LinkFailed(fault, detail):
             return linking.failed(p, fault, detail, turn)
         case Introduced():
             return device.introduced(p, event, turn)
         case Answered(reading):
             return sampling.read(p, reading, turn)
-        case Checked(run_state, balloon_path, interval_s):
-            return device.checked(p, run_state, balloon_path, interval_s, turn)
+        case Checked():
+            return device.checked(p, event, turn)
         case ActualRead(actual_bytes):
             p = _without_actual_due(p)
             return p if actual_bytes is None else _with_actual(p, actual_bytes, turn)

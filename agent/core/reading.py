@@ -15,6 +15,9 @@ from agent.core.address import Address
 
 VmId = NewType("VmId", str)
 
+EXACT_MAX = 2**53 - 1
+"""The largest integer that every JSON reader keeps exact (RFC 8259, section 6)."""
+
 NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -110,6 +113,62 @@ class Balloon:
 
 
 @dataclass(frozen=True, slots=True)
+class Configured:
+    """The memory that the VM was given, whether or not its guest uses it."""
+
+    base_bytes: int  # from the start
+    plugged_bytes: int  # DIMMs, and what virtio-mem has plugged
+    observed_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The process at the other end of a monitor's socket. A pid is used again; with its start it is not."""
+
+    pid: int
+    started_ticks: int  # since the host's boot: field 22 of /proc/PID/stat
+
+
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """QEMU's resident memory, as libvirt gives it."""
+
+    resident_bytes: int
+    observed_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessMemory:
+    """What the QEMU process takes of the host. `None`: not known."""
+
+    resident_bytes: int  # without huge pages
+    swap_bytes: int | None
+    hugetlb_bytes: int | None
+    observed_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pressure:
+    """A PSI line: how long tasks waited for memory in total, and the share of the last 10 s."""
+
+    total_us: int
+    avg10_percent: float
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupMemory:
+    """The memory of a cgroup of version 2. `None`: not known, or no such limit."""
+
+    path: str  # below the root of the hierarchy; VMs with the same path share the figures
+    current_bytes: int
+    limit_bytes: int | None  # the lowest one of this cgroup and those above it
+    swap_bytes: int | None
+    some: Pressure | None
+    full: Pressure | None
+    observed_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """One answer to `qom-get guest-stats`, decoded.
 
@@ -122,6 +181,7 @@ class Reading:
     statistics: Mapping[str, int]  # snake_case without "stat-"; only set and valid ones
     unset: frozenset[str] = frozenset()  # names that QEMU lists and this guest did not set
     refused: Mapping[str, Refusal] = field(default_factory=dict[str, Refusal])
+    resident_bytes: int | None = None  # of QEMU: libvirt gives it with the statistics
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,12 +236,30 @@ class StateEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class VmMemory:
+    """What a VM was given and what it takes of the host, whatever its guest reports. `None`: not known."""
+
+    vm: VmIdentity
+    address: Address
+    sequence: int  # of the round in this run: the same for all VMs of a round
+    observed_at_ms: int
+    interval_s: int  # between two rounds
+    state: State
+    configured: Configured | None
+    balloon: Balloon | None
+    deflate_on_oom: bool | None
+    process: ProcessMemory | None
+    cgroup: CgroupMemory | None
+
+
+@dataclass(frozen=True, slots=True)
 class VmView:
-    """The newest state, sample and balloon of one VM, for the board. Replaced, never changed."""
+    """The newest state, sample, balloon and memory of one VM, for the board. Replaced, never changed."""
 
     state: StateEvent
     sample: Sample | None
     balloon: Balloon | None
+    memory: VmMemory | None = None
 
     @property
     def address(self) -> Address:

@@ -58,6 +58,7 @@ class Look:
 
     definition: qmp_terms.Definition
     run_state: str
+    resident_bytes: int | None = None  # of a domain without a balloon: no reading brings it
 
 
 class Subscriber(Protocol):
@@ -147,7 +148,10 @@ class Connection:
         return Listing(domains.keys(), new, unusable, len(running) - len(running[:domains_max]))
 
     def look(self, path: str, uuid: str) -> Look:
-        """Return a domain's definition and run state. Neither call waits for QEMU."""
+        """Return a domain's definition and run state, and the memory of one without a balloon.
+
+        No call waits for QEMU: libvirt asks it for the statistics of a balloon only.
+        """
         with self._translating(path):
             handle = self._domain(path, uuid)
             state, reason = handle.state()
@@ -157,7 +161,14 @@ class Connection:
                 definition = qmp_terms.parse_definition(handle.XMLDesc(0))
             except ValueError as error:
                 raise LibvirtRefused(f"{path}: {error}") from error
-        return Look(definition, qmp_terms.run_state(state, reason))
+        resident_bytes = self._resident_bytes(uuid) if definition.balloon is None else None
+        return Look(definition, qmp_terms.run_state(state, reason), resident_bytes)
+
+    def _resident_bytes(self, uuid: str) -> int | None:
+        try:
+            return qmp_terms.resident_bytes(self.stats([uuid]).get(uuid, {}))
+        except LibvirtRefused:
+            return None
 
     def stats(self, uuids: Sequence[str]) -> Mapping[str, Mapping[str, object]]:
         """Return balloon and state statistics by uuid, in one call.

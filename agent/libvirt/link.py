@@ -7,8 +7,8 @@ import anyio
 
 from agent.contract.decode import BadAnswer
 from agent.core.event_queue import OVERFLOW, EventQueue
-from agent.core.events import Checked, Introduced, LinkEvent
-from agent.core.reading import Reading, SocketMark
+from agent.core.events import Checked, Given, Introduced, LinkEvent
+from agent.core.reading import Peer, Reading, SocketMark
 from agent.errors import Declined, LibvirtUnreachable, LinkFault
 from agent.libvirt.api import Found, Look
 from agent.libvirt.readings import Request
@@ -28,6 +28,7 @@ class DomainLink:
     def __init__(self, path: str, mark: SocketMark, found: Found, connection: DomainCalls) -> None:
         self.path = path
         self.mark = mark
+        self.peer: Peer | None = None  # libvirt owns the process
         self.found = found
         self._connection = connection
         self._queue = EventQueue()
@@ -46,13 +47,19 @@ class DomainLink:
         look = await self._look() if look is None else look
         domain = look.definition
         return Introduced(
-            domain.uuid, domain.name, look.run_state, domain.balloon, domain.period_s, domain.actual_bytes
+            domain.uuid,
+            domain.name,
+            look.run_state,
+            domain.balloon,
+            domain.period_s,
+            domain.actual_bytes,
+            _given(look),
         )
 
     async def check(self, balloon_path: str | None) -> Checked:
         """Ask for run state, balloon and interval; libvirt knows where the balloon is."""
         look = await self._look()
-        return Checked(look.run_state, look.definition.balloon, look.definition.period_s)
+        return Checked(look.run_state, look.definition.balloon, look.definition.period_s, _given(look))
 
     async def read_actual(self) -> int | None:
         """Return the balloon's size in bytes, as libvirt knows it from QEMU's events."""
@@ -100,3 +107,8 @@ class DomainLink:
         if self._run_state not in (None, run_state):
             self._run_state = run_state
             self.put(OVERFLOW)
+
+
+def _given(look: Look) -> Given:
+    domain = look.definition
+    return Given(domain.base_bytes, domain.plugged_bytes, domain.deflate_on_oom, look.resident_bytes)

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 from agent.core.events import BalloonChanged, MonitorEvent, MonitorEventKind
 from agent.core.labels import bounded, matched
 from agent.core.ownership import INTERVAL_MAX_S
+from agent.core.reading import EXACT_MAX
 from agent.core.wording import printable
 
 _RUNNING, _BLOCKED, _PAUSED, _SHUTTING_DOWN, SHUT_OFF, _CRASHED, _SUSPENDED = range(1, 8)
@@ -143,6 +144,12 @@ def guest_stats(stats: Mapping[str, object]) -> dict[str, object] | None:
     return {"last-update": last_update, "stats": found}
 
 
+def resident_bytes(stats: Mapping[str, object]) -> int | None:
+    """Return QEMU's resident memory in bulk statistics; `None`: they have none."""
+    kib = stats.get("balloon.rss")
+    return kib * _KIB if type(kib) is int and 0 <= kib * _KIB <= EXACT_MAX else None
+
+
 @dataclass(frozen=True, slots=True)
 class MetadataLabel:
     """A label and the element or attribute of `<metadata>` that it is read from; `path` as `checked_path`."""
@@ -190,6 +197,9 @@ class Definition:
     period_s: int | None  # 0: polling is off; None: no balloon
     actual_bytes: int | None
     labels: Mapping[str, str]
+    base_bytes: int | None = None
+    plugged_bytes: int | None = None
+    deflate_on_oom: bool | None = None
 
 
 def parse_definition(xml: str, sources: LabelSources = NO_SOURCES) -> Definition:
@@ -212,6 +222,7 @@ def parse_definition(xml: str, sources: LabelSources = NO_SOURCES) -> Definition
     device = root.find("devices/memballoon")
     if device is not None and not (device.get("model") or "").startswith("virtio"):
         device = None
+    base_bytes, plugged_bytes = _sizes(root)
     return Definition(
         uuid=None if uuid is None or _UUID.fullmatch(uuid) is None else uuid.lower(),
         name=name,
@@ -219,6 +230,9 @@ def parse_definition(xml: str, sources: LabelSources = NO_SOURCES) -> Definition
         period_s=None if device is None else _period_s(device),
         actual_bytes=None if device is None else _kib(root.find("currentMemory")),
         labels=_labels(root.find("metadata"), name, sources),
+        base_bytes=base_bytes,
+        plugged_bytes=plugged_bytes,
+        deflate_on_oom=None if device is None else device.get("autodeflate") == "on",
     )
 
 
@@ -245,6 +259,27 @@ def _kib(element: ElementTree.Element | None) -> int | None:
         return None
     size = (element.text or "").strip()
     return int(size) * _KIB if _NUMBER.fullmatch(size) and int(size) * _KIB < 2**63 else None
+
+
+def _sizes(root: ElementTree.Element) -> tuple[int | None, int | None]:
+    """Return base and plugged memory as QEMU counts them, in bytes.
+
+    `memory` is the sum of the base and of all memory devices, of virtio-mem its full size.
+    Source: libvirt docs/formatdomain.rst, "Memory devices"; src/conf/domain_conf.c,
+    virDomainDefGetMemoryTotal.
+    """
+    base = _kib(root.find("memory"))
+    plugged = 0
+    for device in root.iterfind("devices/memory"):
+        size = _kib(device.find("target/size"))
+        if base is None or size is None:
+            return None, None
+        base -= size
+        if device.get("model") == "virtio-mem":
+            plugged += _kib(device.find("target/current")) or 0
+        elif device.get("model") == "dimm":
+            plugged += size
+    return (None, None) if base is None or base <= 0 else (base, plugged)
 
 
 def _labels(

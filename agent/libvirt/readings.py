@@ -1,7 +1,7 @@
 """Readings of the domains of one connection, gathered into bulk calls. core/bulk_reading decides."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import anyio
 from anyio.abc import TaskGroup
@@ -144,6 +144,14 @@ class Readings:
                 request.take_run_state(state)
             answer = qmp_terms.guest_stats(found)
             if answer is not None:
-                request.take(decode_guest_stats(answer))
+                request.take(_decoded(answer, found))
                 answered.add(request.uuid)
         return answered
+
+
+def _decoded(answer: Mapping[str, object], stats: Mapping[str, object]) -> Reading | BadAnswer:
+    decoded = decode_guest_stats(answer)
+    resident_bytes = qmp_terms.resident_bytes(stats)
+    if resident_bytes is None or not isinstance(decoded, Reading):
+        return decoded
+    return replace(decoded, resident_bytes=resident_bytes)

@@ -4,10 +4,12 @@ import errno
 import os
 import socket
 import stat
+import struct
 from dataclasses import dataclass
 
-from agent.core.reading import SocketMark
+from agent.core.reading import Peer, SocketMark
 from agent.errors import LinkFault, QmpUnreachable, SocketReplaced
+from agent.host.processes import identify
 from agent.qmp import backlog
 
 _ATTEMPTS = 3
@@ -27,10 +29,14 @@ _FAULTS = {
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A connected, non-blocking socket, and the mark of the socket file it was connected through."""
+    """A connected, non-blocking socket, the mark of the socket file it was connected through, and its peer.
+
+    `peer` None: the process is in another PID namespace, has ended, or is hidden from this user.
+    """
 
     connection: socket.socket
     mark: SocketMark
+    peer: Peer | None
 
 
 def connect(path: str, *, look_first: bool = False, expected: SocketMark | None = None) -> Endpoint:
@@ -64,7 +70,8 @@ def connect(path: str, *, look_first: bool = False, expected: SocketMark | None 
                         path, LinkFault.BUSY, "connections are already queued for the monitor"
                     )
                 try:
-                    return Endpoint(_connect_through(file), mark_of(status))
+                    connection = _connect_through(file)
+                    return Endpoint(connection, mark_of(status), _peer_of(connection))
                 except ConnectionRefusedError:
                     # The opened file refused: a new one may have replaced it.
                     if mark_of(os.stat(path)) == mark_of(status):
@@ -87,6 +94,19 @@ def _connect_through(file: int) -> socket.socket:
         connection.close()
         raise
     return connection
+
+
+_CREDENTIALS = struct.Struct("iII")  # pid, uid, gid
+
+
+def _peer_of(connection: socket.socket) -> Peer | None:
+    """Return the process that listens on the socket: of a Unix socket, the one that called listen(2)."""
+    try:
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        pid, _, _ = _CREDENTIALS.unpack(credentials)
+    except (OSError, struct.error):
+        return None
+    return identify(pid) if pid > 0 else None
 
 
 def mark_of(status: os.stat_result) -> SocketMark:

@@ -12,13 +12,14 @@ import anyio
 
 from agent.contract.decode import BadAnswer, decode_guest_stats
 from agent.core.address import MonitorPath
-from agent.core.events import Checked, Introduced, LinkEvent
+from agent.core.events import Checked, Given, Introduced, LinkEvent
 from agent.core.reading import Reading, SocketMark
 from agent.errors import LinkFault, QmpCommandError, QmpUnreachable
 from agent.qmp import endpoint, parsing
 from agent.qmp.allowlist import INTERVAL
 from agent.qmp.balloon import PLACES, choose_balloon
 from agent.qmp.client import MonitorClient
+from agent.qmp.endpoint import Endpoint
 from agent.qmp.lookout import Lookout
 from agent.threads import in_thread
 
@@ -58,13 +59,14 @@ class Link:
             has ended.
     """
 
-    def __init__(self, path: str, mark: SocketMark, client: MonitorClient) -> None:
+    def __init__(self, found: Endpoint, path: str, client: MonitorClient) -> None:
         self.path = path
-        self.mark = mark  # of the socket file that this link was connected through
+        self.mark = found.mark  # of the socket file that this link was connected through
+        self.peer = found.peer
         self._client = client
 
     async def introduce(self) -> Introduced:
-        """Ask who this VM is and for its state: 6 to 8 round trips. Events are queued from before them."""
+        """Ask who this VM is and for its state: 6 to 9 round trips. Events are queued from before them."""
         try:
             answer = await self._client.call("query-uuid")
         except QmpCommandError as error:
@@ -75,7 +77,9 @@ class Link:
         name = self._parse(parsing.parse_name, await self._client.call("query-name"))
         found = await self.check(None)
         actual_bytes = None if found.balloon_path is None else await self.read_actual()
-        return Introduced(uuid, name, found.run_state, found.balloon_path, found.interval_s, actual_bytes)
+        return Introduced(
+            uuid, name, found.run_state, found.balloon_path, found.interval_s, actual_bytes, found.given
+        )
 
     def read_stats(
         self, balloon_path: str, take: Callable[[Reading | BadAnswer | QmpCommandError], None]
@@ -94,15 +98,23 @@ class Link:
         self._client.send(answered, take, "qom-get", path=balloon_path, property="guest-stats")
 
     async def check(self, balloon_path: str | None) -> Checked:
-        """Ask for run state and interval; look for the balloon if there is none at `balloon_path`."""
+        """Ask for run state, sizes and interval; look for the balloon if there is none at `balloon_path`.
+
+        Only of a balloon found anew it asks whether the guest may take memory back: that cannot change.
+        """
         run_state = await self.read_run_state()
+        sizes = await self._read_sizes()
+        deflate_on_oom = None
         interval_s = None if balloon_path is None else await self._read_interval(balloon_path)
         if interval_s is None:
             balloon_path = await self._find_balloon()
             interval_s = None if balloon_path is None else await self._read_interval(balloon_path)
+            if balloon_path is not None and interval_s is not None:
+                deflate_on_oom = await self._read_deflate_on_oom(balloon_path)
         if interval_s is None:  # unplugged between the two questions
             balloon_path = None
-        return Checked(run_state, balloon_path, interval_s)
+        base_bytes, plugged_bytes = sizes or (None, None)
+        return Checked(run_state, balloon_path, interval_s, Given(base_bytes, plugged_bytes, deflate_on_oom))
 
     async def read_run_state(self) -> str:
         """Return QEMU's term for the run state."""
@@ -120,14 +132,6 @@ class Link:
                 return None
             raise
         return self._parse(parsing.parse_actual_bytes, answer)
-
-    async def read_deflate_on_oom(self, balloon_path: str) -> bool | None:
-        """Return whether the guest may take memory back when it runs out; `None`: no such property."""
-        try:
-            answer = await self._client.call("qom-get", path=balloon_path, property="deflate-on-oom")
-        except QmpCommandError:
-            return None
-        return self._parse(parsing.parse_flag, answer)
 
     async def write_interval(self, balloon_path: str, interval_s: int) -> None:
         """Set the polling interval; 0 disables polling. Setting the same value again changes nothing in QEMU.
@@ -158,6 +162,21 @@ class Link:
             if found is not None:
                 return found
         return None
+
+    async def _read_sizes(self) -> tuple[int, int] | None:
+        """Return base and plugged memory in bytes; `None`: QEMU refused, or the answer made no sense."""
+        try:
+            return parsing.parse_memory_sizes(await self._client.call("query-memory-size-summary"))
+        except QmpCommandError:
+            return None
+
+    async def _read_deflate_on_oom(self, balloon_path: str) -> bool | None:
+        """Return whether the guest may take memory back when it runs out; `None`: no such property."""
+        try:
+            answer = await self._client.call("qom-get", path=balloon_path, property="deflate-on-oom")
+        except QmpCommandError:
+            return None
+        return answer if isinstance(answer, bool) else None
 
     async def _read_interval(self, balloon_path: str) -> int | None:
         try:
@@ -215,7 +234,7 @@ async def open_link(
                     await client.begin(connection)
             except TimeoutError as error:
                 raise _silence(path, settings, greeted=client.greeted) from error
-        yield Link(path, found.mark, client)
+        yield Link(found, path, client)
     finally:
         await client.close()
         if connection is not None:

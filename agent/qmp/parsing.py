@@ -11,6 +11,7 @@ from uuid import UUID
 
 from agent.core.events import BalloonChanged, LinkEvent, MonitorEvent, MonitorEventKind
 from agent.core.ownership import INTERVAL_MAX_S
+from agent.core.reading import EXACT_MAX
 from agent.core.wording import printable
 
 _RUN_STATE = re.compile(r"[a-z][a-z0-9-]{0,63}")
@@ -54,19 +55,26 @@ def parse_interval_s(answer: object) -> int:
     return answer
 
 
-def parse_flag(answer: object) -> bool:
-    """Return a boolean property."""
-    if not isinstance(answer, bool):
-        raise ValueError("deflate-on-oom is neither true nor false")
-    return answer
-
-
 def parse_actual_bytes(answer: object) -> int:
     """Return the balloon's `actual` in bytes, from `query-balloon`."""
     actual = _object(answer, "query-balloon").get("actual")
     if type(actual) is not int or not 0 <= actual < 2**63:
         raise ValueError("query-balloon did not answer with a size")
     return actual
+
+
+def parse_memory_sizes(answer: object) -> tuple[int, int] | None:
+    """Return the VM's base and plugged memory in bytes, from `query-memory-size-summary`; `None`: not known.
+
+    Nothing else depends on it, so an answer that is not as documented is as good as none.
+    """
+    if not isinstance(answer, Mapping):
+        return None
+    sizes = cast(Mapping[str, object], answer)
+    base, plugged = sizes.get("base-memory"), sizes.get("plugged-memory", 0)
+    if type(base) is not int or type(plugged) is not int:
+        return None
+    return (base, plugged) if 0 < base <= EXACT_MAX and 0 <= plugged <= EXACT_MAX - base else None
 
 
 _MONITOR_EVENTS = {

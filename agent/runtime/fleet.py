@@ -6,7 +6,7 @@ again after a pause. Expected failures never get here; they are events for the c
 
 import dataclasses
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from types import MappingProxyType
 from uuid import NAMESPACE_URL, uuid5
 
@@ -19,7 +19,7 @@ from agent.core.address import Address, MonitorPath
 from agent.core.events import StateWanted
 from agent.core.fleet import WATCHED_MAX, Change, Full, Notify, Pause, Start
 from agent.core.memory import RETIRED_MAX, Memory, RetiredMemories
-from agent.core.poller import begin, remember
+from agent.core.poller import Poller, begin, remember
 from agent.core.reading import SocketMark, VmId
 from agent.discovery.scan import RefusedReason, Scan, Seen
 from agent.runtime.vm import VmServices, VmTask
@@ -86,6 +86,10 @@ class Fleet:
     def watching(self) -> int:
         """How many VMs have a task."""
         return len(self._fleet.watched)
+
+    def pollers(self) -> Sequence[Poller]:
+        """Return what is known of each VM that has a task."""
+        return [task.poller for task in self._running.values()]
 
     @property
     def remembered(self) -> int:

@@ -7,7 +7,7 @@ from typing import Protocol
 from agent.contract.decode import BadAnswer
 from agent.core.address import Address, Domain, MonitorPath
 from agent.core.events import Checked, Introduced, LinkEvent
-from agent.core.reading import Reading, SocketMark
+from agent.core.reading import Peer, Reading, SocketMark
 from agent.errors import Declined
 
 
@@ -19,6 +19,8 @@ class Link(Protocol):
 
     @property
     def mark(self) -> SocketMark: ...
+    @property
+    def peer(self) -> Peer | None: ...
     async def introduce(self) -> Introduced: ...
     async def check(self, balloon_path: str | None) -> Checked: ...
     async def read_actual(self) -> int | None: ...

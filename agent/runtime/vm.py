@@ -278,7 +278,8 @@ class VmTask:
                 ):
                     self._link, self._asks = link, asks
                     services.counters.add(Count.LINKS_OPENED)
-                    self.happened(Opened(link.mark, services.ledger.find(address, link.mark)), number)
+                    change = services.ledger.find(address, link.mark)
+                    self.happened(Opened(link.mark, change, link.peer), number)
                     try:
                         while True:
                             self.happened(await link.next_event(), number)

@@ -17,7 +17,7 @@ from typing import Any
 import anyio
 import pytest
 
-from agent.core.events import MonitorEvent, MonitorEventKind
+from agent.core.events import Given, MonitorEvent, MonitorEventKind
 from agent.core.reading import Reading
 from agent.errors import LinkFault, QmpUnreachable
 from agent.qmp.link import Link as OpenLink
@@ -170,11 +170,11 @@ async def test_each_balloon_is_found_read_and_set(
         await link.write_interval(balloon_path, 7)
         check = await link.check(balloon_path)
         reading = await read_stats(link, balloon_path)
-        deflate_on_oom = await link.read_deflate_on_oom(balloon_path)
 
     assert introduction.balloon_path == balloon_path
     assert introduction.interval_s == 0
-    assert deflate_on_oom is False
+    assert introduction.given.deflate_on_oom is False
+    assert introduction.given.base_bytes
     assert introduction.actual_bytes
     assert check.balloon_path == balloon_path
     assert check.interval_s == 7
@@ -190,12 +190,10 @@ async def test_uuid_name_and_the_balloons_flag_are_told(folder: Path) -> None:
         introduction = await link.introduce()
     async with qemu(folder / "q.sock", *ballast), linked(folder / "q.sock") as link:
         with_balloon = await link.introduce()
-        assert with_balloon.balloon_path is not None
-        deflate_on_oom = await link.read_deflate_on_oom(with_balloon.balloon_path)
 
     assert introduction.uuid == UUID
     assert introduction.name == "web-3"
-    assert deflate_on_oom is True
+    assert with_balloon.given == Given(64 << 20, 0, deflate_on_oom=True)
     assert with_balloon.actual_bytes == 64 * 1024 * 1024
 
 

@@ -158,6 +158,8 @@ class Tongue:
                 return {"status": chance.choice(STATES), "running": self._string()}
             case "query-balloon":
                 return {"actual": abs(self._edge()) % 2**63}
+            case "query-memory-size-summary":
+                return {"base-memory": self._edge(), "plugged-memory": chance.choice((0, self._edge()))}
             case "qom-list":
                 many = [{"name": f"d{n}", "type": "x"} for n in range(chance.choice((0, 1, 300)))]
                 name = chance.choice(("balloon0", "balloon0", "balloon1"))

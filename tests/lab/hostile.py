@@ -84,11 +84,14 @@ def _plausible(request: dict[str, object]) -> str | None:
         "query-uuid": {"UUID": "00000000-0000-0000-0000-000000000000"},
         "query-name": {"name": "garbage"},
         "query-balloon": {"actual": 1},
+        "query-memory-size-summary": {"base-memory": 1, "plugged-memory": 0},
         "qom-list": [{"name": "balloon0", "type": "child<virtio-balloon-pci>"}],
     }
     answer = known.get(request["execute"])
     if "guest-stats-polling-interval" in json.dumps(request):
         answer = 1
+    if "deflate-on-oom" in json.dumps(request):
+        answer = False
     if answer is None:
         return None
     return json.dumps({"return": answer, "id": request.get("id")}) + "\r\n"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from agent.core.address import MonitorPath
 from agent.core.events import (
+    NOTHING_GIVEN,
     ActualRead,
     Answered,
     Ask,
@@ -16,6 +17,7 @@ from agent.core.events import (
     EmitSample,
     EmitState,
     Event,
+    Given,
     Introduced,
     MonitorEvent,
     MonitorEventKind,
@@ -26,7 +28,7 @@ from agent.core.events import (
 )
 from agent.core.poller import SECOND_NS, PollSettings, begin
 from agent.core.polling import Poller, step, wakeup_at
-from agent.core.reading import Access, Now, Reading, Sample, SocketMark, StateEvent, VmId
+from agent.core.reading import Access, Now, Peer, Reading, Sample, SocketMark, StateEvent, VmId
 
 LATE_NS = 1_000
 """A loop's timer fires a little late: a wake-up that still lies in the past then would spin."""
@@ -57,6 +59,9 @@ class Story:
     mute: bool = False  # QEMU answers nothing
     effects: list[Effect] = field(default_factory=list[Effect])
     asked: list[Ask] = field(default_factory=list[Ask])
+
+    given: Given = NOTHING_GIVEN
+    peer: Peer | None = None
 
     def __post_init__(self) -> None:
         self.random = random.Random(7)
@@ -91,17 +96,17 @@ class Story:
             return None
         match effect:
             case OpenLink():
-                return Opened(self.mark)
+                return Opened(self.mark, peer=self.peer)
             case Ask(question=Question.INTRODUCE):
                 interval_s = None if self.balloon_path is None else self.interval_s
                 return Introduced(
-                    self.uuid, "web-3", self.run_state, self.balloon_path, interval_s, 128 * MIB
+                    self.uuid, "web-3", self.run_state, self.balloon_path, interval_s, 128 * MIB, self.given
                 )
             case Ask(question=Question.READ):
                 return Answered(self.reading)
             case Ask(question=Question.CHECK):
                 interval_s = None if self.balloon_path is None else self.interval_s
-                return Checked(self.run_state, self.balloon_path, interval_s)
+                return Checked(self.run_state, self.balloon_path, interval_s, self.given)
             case Ask(question=Question.ACTUAL):
                 return ActualRead(128 * MIB)
             case Ask(question=Question.SET_INTERVAL, interval_s=int(interval_s)):

@@ -22,6 +22,11 @@ def xml(name: str = "g", metadata: str = "", balloon: str = BALLOON) -> str:
     return XML.format(name=name, metadata=metadata, balloon=balloon)
 
 
+def device(model: str, kib: int, *, current_kib: int | None = None) -> str:
+    current = "" if current_kib is None else f"<current unit='KiB'>{current_kib}</current>"
+    return f"<memory model='{model}'><target><size unit='KiB'>{kib}</size>{current}</target></memory>"
+
+
 def test_sizes_are_bytes_and_counts_are_counts_under_qemus_names() -> None:
     stats: dict[str, object] = {
         "state.state": 1,
@@ -183,3 +188,41 @@ def test_metadata_of_a_stranger_is_bounded_and_expands_no_entity() -> None:
 def test_what_is_no_definition_is_refused(bad: str) -> None:
     with pytest.raises(ValueError, match="XML"):
         qmp_terms.parse_definition(bad)
+
+
+@pytest.mark.parametrize(
+    ("memory_kib", "devices", "base_mib", "plugged_mib"),
+    [
+        (1048576, "", 1024, 0),
+        (1572864, device("dimm", 524288), 1024, 512),
+        (3145728, device("virtio-mem", 2097152, current_kib=262144), 1024, 256),
+        (1572864, device("nvdimm", 524288), 1024, 0),
+        (524288, device("dimm", 524288), None, None),
+        (1048576, "<memory model='dimm'><target/></memory>", None, None),
+    ],
+    ids=["plain", "dimm", "virtio-mem", "nvdimm", "nothing left", "no size"],
+)
+def test_the_memory_of_a_domain_is_its_base_and_what_is_plugged(
+    memory_kib: int, devices: str, base_mib: int | None, plugged_mib: int | None
+) -> None:
+    definition = qmp_terms.parse_definition(
+        xml(balloon=devices + BALLOON).replace(">1048576<", f">{memory_kib}<", 1)
+    )
+
+    sizes = [each and each << 20 for each in (base_mib, plugged_mib)]
+    assert [definition.base_bytes, definition.plugged_bytes] == sizes
+
+
+def test_deflate_on_oom_is_an_attribute_of_the_balloon() -> None:
+    deflating = BALLOON.replace("'virtio'", "'virtio' autodeflate='on'")
+
+    assert qmp_terms.parse_definition(xml(balloon=deflating)).deflate_on_oom is True
+    assert qmp_terms.parse_definition(xml()).deflate_on_oom is False
+    assert qmp_terms.parse_definition(xml(balloon="")).deflate_on_oom is None
+
+
+@pytest.mark.parametrize(
+    ("rss", "resident_bytes"), [(12345, 12345 << 10), (-1, None), (True, None), (2**50, None), (None, None)]
+)
+def test_the_resident_memory_is_in_bytes_or_not_known(rss: object, resident_bytes: int | None) -> None:
+    assert qmp_terms.resident_bytes({"balloon.rss": rss}) == resident_bytes

@@ -149,7 +149,7 @@ PARSERS: Sequence[Callable[[object], object]] = (
     parsing.parse_name,
     parsing.parse_run_state,
     parsing.parse_interval_s,
-    parsing.parse_flag,
+    parsing.parse_memory_sizes,
     parsing.parse_actual_bytes,
     lambda answer: choose_balloon(PLACES[0], answer),
 )

@@ -1,5 +1,6 @@
 """The link against a scripted peer: everything that a real QEMU does not do on cue."""
 
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -7,9 +8,10 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from agent.core.events import MonitorEvent, MonitorEventKind
+from agent.core.events import Given, MonitorEvent, MonitorEventKind
 from agent.core.reading import Reading
 from agent.errors import LinkFault, QmpCommandError, QmpNotAllowed, QmpUnreachable
+from agent.host.processes import identify
 from agent.qmp.link import Link, Settings, open_link
 from tests.unit.qmp.peer import BALLOON, GREETING, SETTINGS, Client, Script, read_stats, serving
 
@@ -62,6 +64,7 @@ VM: dict[str, object] = {
     "/machine/peripheral-anon": [],
     "guest-stats-polling-interval": 10,
     "deflate-on-oom": False,
+    "query-memory-size-summary": {"base-memory": 512 << 20, "plugged-memory": 64 << 20},
     "query-balloon": {"actual": 134217728},
     "guest-stats": {"stats": {}, "last-update": 0},
 }
@@ -70,9 +73,8 @@ VM: dict[str, object] = {
 async def test_an_introduction_tells_who_it_is_and_how_it_stands() -> None:
     async with serving(answering(VM)) as path, open_link(path, SETTINGS, openings()) as link:
         introduction = await link.introduce()
-        deflate_on_oom = await link.read_deflate_on_oom(BALLOON)
 
-    assert deflate_on_oom is False
+    assert introduction.given == Given(512 << 20, 64 << 20, deflate_on_oom=False)
     assert introduction.uuid == "5f0c1e4e-28a6-4f0e-9a5f-0123456789ab"
     assert introduction.name == "web-3"
     assert introduction.run_state == "running"
@@ -91,6 +93,36 @@ async def test_a_reading_is_one_round_trip() -> None:
 
     assert answer == Reading(1795404146, {"free_memory": 4096})
     assert [command["arguments"] for command in asked] == [{"path": BALLOON, "property": "guest-stats"}]
+
+
+async def test_a_check_of_a_known_balloon_asks_for_what_may_change_only() -> None:
+    asked: list[dict[str, Any]] = []
+    async with serving(answering(VM, asked)) as path, open_link(path, SETTINGS, openings()) as link:
+        check = await link.check(BALLOON)
+
+    assert check.given == Given(512 << 20, 64 << 20)
+    assert [command["execute"] for command in asked] == [
+        "query-status",
+        "query-memory-size-summary",
+        "qom-get",
+    ]
+
+
+async def test_sizes_that_qemu_refuses_or_that_make_no_sense_are_not_known() -> None:
+    silent = {name: value for name, value in VM.items() if name != "query-memory-size-summary"}
+    odd = {**VM, "query-memory-size-summary": {"base-memory": "much"}, "deflate-on-oom": 1}
+    for values in (silent, odd):
+        async with serving(answering(values)) as path, open_link(path, SETTINGS, openings()) as link:
+            introduction = await link.introduce()
+            assert introduction.given.base_bytes is None
+            assert introduction.balloon_path == BALLOON
+    assert introduction.given == Given()
+
+
+async def test_a_link_shows_the_process_that_listens() -> None:
+    async with serving(answering(VM)) as path, open_link(path, SETTINGS, openings()) as link:
+        assert link.peer == identify(os.getpid())
+        assert link.peer is not None
 
 
 async def test_a_balloon_gone_or_elsewhere_is_looked_for_anew() -> None:
