@@ -26,6 +26,7 @@ from agent.discovery.globs import MonitorGlob
 from agent.discovery.locks import Locks, default_path
 from agent.discovery.scan import Scan
 from agent.discovery.watch import watch
+from agent.host.processes import identify
 from agent.libvirt.connections import Connections
 from agent.libvirt.targets import Place
 from agent.qmp.link import QmpOpener
@@ -48,6 +49,7 @@ from agent.runtime.service_manager import ServiceManager
 from agent.runtime.sightings import Sightings
 from agent.runtime.stopping import Stopping
 from agent.runtime.vm import ClaimsRegistry, VmServices
+from agent.runtime.vm_memory import VmMemoryRounds
 from agent.sinks.kafka import KafkaSink
 from agent.sinks.kafka_tokens import Tokens
 from agent.sinks.lines import LinesSink
@@ -139,7 +141,7 @@ class _Run:
             self._otlp = Contained("otlp", OtlpSink(config.otlp, identity, counters, redact), counters)
         polling = config.polling_settings()
         self._qmp = config.qmp_settings()
-        open_monitor = self._open_monitor = QmpOpener(self._qmp)
+        open_monitor = self._open_monitor = QmpOpener(self._qmp, identify)
         self._locks = _locks()
         self._libvirt = Connections(config.libvirt_settings(), counters, self._locks)
         services = VmServices(
@@ -206,6 +208,11 @@ class _Run:
                     if self._own is not None:
                         self._own.start()
                     collection.start_soon(keep_pauses_short)
+                    if self._config.memory_interval_s is not None:
+                        rounds = VmMemoryRounds(
+                            self._fleet.pollers, self._recorder, self._config.memory_interval_s
+                        )
+                        collection.start_soon(rounds.run)
                     collection.start_soon(self._open_monitor.run)
                     scans = self._scans(collection)
                     await self._fleet.follow(scans, partial(self._on_first_scan, collection))

@@ -22,12 +22,23 @@ from agent.contract.headers import encode_headers
 from agent.core.agent_state import AgentEvent
 from agent.core.host_memory import HostMemoryEvent, HugePages, Stall
 from agent.core.labels import VALUE_MAX_CHARACTERS
-from agent.core.reading import EXACT_MAX, Record, RecordKind, Sample, StateEvent, VmIdentity
+from agent.core.reading import (
+    EXACT_MAX,
+    CgroupMemory,
+    Pressure,
+    Record,
+    RecordKind,
+    Sample,
+    StateEvent,
+    VmIdentity,
+    VmMemory,
+)
 
 SAMPLE_SCHEMA = "barograph.vm.sample/1.0"
 STATE_SCHEMA = "barograph.vm.state/1.0"
 AGENT_SCHEMA = "barograph.agent.state/1.0"
 HOST_SCHEMA = "barograph.host.memory/1.0"
+VM_MEMORY_SCHEMA = "barograph.vm.memory/1.0"
 
 TEXT_MAX = 1024
 """Characters of a name or a sentence. QEMU's own limits for names are far below."""
@@ -121,6 +132,67 @@ def state_document(event: StateEvent, agent: Agent) -> Document:
         "run_state": None if event.run_state is None else _text(event.run_state),
     }
     return document | {name: value for name, value in optional.items() if value is not None}
+
+
+def vm_memory_document(memory: VmMemory, agent: Agent) -> Document:
+    """Return the value of the record of a VM's memory: schemas/memory. What is not known is absent."""
+    document: Document = {
+        "schema": VM_MEMORY_SCHEMA,
+        "vm": _vm(memory.vm),
+        "host": _host(agent),
+        "via": memory.address.via.value,
+        "run": agent.run,
+        "sequence": memory.sequence,
+        "observed_at_ms": memory.observed_at_ms,
+        "interval_s": memory.interval_s,
+        "state": memory.state.value,
+    }
+    if memory.configured is not None:
+        document["configured"] = {
+            "base_bytes": memory.configured.base_bytes,
+            "plugged_bytes": memory.configured.plugged_bytes,
+            "observed_at_ms": memory.configured.observed_at_ms,
+        }
+    balloon: Document = {}
+    if memory.balloon is not None:
+        balloon["actual_bytes"] = memory.balloon.actual_bytes
+        balloon["observed_at_ms"] = memory.balloon.observed_at_ms
+    if memory.deflate_on_oom is not None:
+        balloon["deflate_on_oom"] = memory.deflate_on_oom
+    if balloon:
+        document["balloon"] = balloon
+    if memory.process is not None:
+        document["process"] = _present(
+            resident_bytes=memory.process.resident_bytes,
+            swap_bytes=memory.process.swap_bytes,
+            hugetlb_bytes=memory.process.hugetlb_bytes,
+            observed_at_ms=memory.process.observed_at_ms,
+        )
+    if memory.cgroup is not None:
+        document["cgroup"] = _cgroup(memory.cgroup)
+    return document
+
+
+def _cgroup(cgroup: CgroupMemory) -> Document:
+    pressure = _present(some=_pressure(cgroup.some), full=_pressure(cgroup.full))
+    return _present(
+        path=_text(cgroup.path),
+        current_bytes=cgroup.current_bytes,
+        limit_bytes=cgroup.limit_bytes,
+        swap_bytes=cgroup.swap_bytes,
+        pressure=pressure or None,
+        observed_at_ms=cgroup.observed_at_ms,
+    )
+
+
+def _pressure(pressure: Pressure | None) -> Document | None:
+    if pressure is None:
+        return None
+    return {"avg10": pressure.avg10, "total_us": pressure.total_us}
+
+
+def _present(**fields: object) -> Document:
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def agent_state_document(event: AgentEvent, agent: Agent) -> Document:
@@ -303,6 +375,22 @@ def as_log(record: Record) -> Record:
     Its value stays the document: sinks/otlp_events.py makes the OTLP message of it.
     """
     return replace(record, kind=RecordKind.LOG)
+
+
+def encode_vm_memory(memory: VmMemory, agent: Agent, mode: Mode) -> Record:
+    """Return the record of a VM's memory. Its id is the run, the VM and the sequence."""
+    return _record(
+        RecordKind.VM_MEMORY,
+        vm_memory_document(memory, agent),
+        mode,
+        agent,
+        id=f"{agent.run}/{memory.vm.id}/{memory.sequence}",
+        key=memory.vm.id,
+        subject=memory.vm.id,
+        time_ms=memory.observed_at_ms,
+        observed_at_ms=memory.observed_at_ms,
+        sequence=memory.sequence,
+    )
 
 
 _TYPES: Mapping[RecordKind, tuple[str, str]] = {

@@ -201,5 +201,66 @@ BALLOON_ACTUAL: Final = Metric(
     "Memory of the guest as the host counts it: the VM's less the balloon.",
 )
 
-HOST_METRICS: tuple[Metric, ...] = (STATE, LAST_UPDATE, POLLING_INTERVAL, BALLOON_ACTUAL)
+MEMORY_METRICS: Mapping[str, Metric] = MappingProxyType(
+    {
+        "configured": Metric(
+            "qemu.vm.memory.configured",
+            "By",
+            "updowncounter",
+            "Memory that the VM was given: its base memory, DIMMs, and what virtio-mem has plugged.",
+        ),
+        "rss": Metric(
+            "qemu.vm.memory.rss",
+            "By",
+            "updowncounter",
+            "Resident memory of the QEMU process, without huge pages.",
+        ),
+        "swap": Metric(
+            "qemu.vm.memory.swap", "By", "updowncounter", "Memory of the QEMU process in the host's swap."
+        ),
+        "hugetlb": Metric("qemu.vm.memory.hugetlb", "By", "updowncounter", "Huge pages of the QEMU process."),
+        "deflate_on_oom": Metric(
+            "qemu.vm.balloon.deflate_on_oom",
+            "1",
+            "gauge",
+            "1: the guest may take memory back from the balloon when it runs out; 0: it may not.",
+        ),
+        "cgroup_usage": Metric(
+            "qemu.vm.cgroup.memory.usage",
+            "By",
+            "updowncounter",
+            "Memory charged to the cgroup of the QEMU process, or of its pod.",
+        ),
+        "cgroup_limit": Metric(
+            "qemu.vm.cgroup.memory.limit",
+            "By",
+            "updowncounter",
+            "The lowest memory limit of that cgroup and those above it; absent: there is none.",
+        ),
+        "cgroup_swap": Metric(
+            "qemu.vm.cgroup.memory.swap", "By", "updowncounter", "Swap charged to that cgroup."
+        ),
+        "pressure_some": Metric(
+            "qemu.vm.cgroup.memory.pressure.some",
+            "s",
+            "counter",
+            "Time in which at least one task of that cgroup waited for memory (PSI).",
+        ),
+        "pressure_full": Metric(
+            "qemu.vm.cgroup.memory.pressure.full",
+            "s",
+            "counter",
+            "Time in which all tasks of that cgroup waited for memory at the same time (PSI).",
+        ),
+    }
+)
+"""The metrics of the VM's memory as its host sees it, by name in contract/memory_values.py."""
+
+HOST_METRICS: tuple[Metric, ...] = (
+    STATE,
+    LAST_UPDATE,
+    POLLING_INTERVAL,
+    BALLOON_ACTUAL,
+    *MEMORY_METRICS.values(),
+)
 """The metrics of the host. The time of a point is when it was observed."""

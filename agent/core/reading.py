@@ -149,10 +149,10 @@ class ProcessMemory:
 
 @dataclass(frozen=True, slots=True)
 class Pressure:
-    """A PSI line: how long tasks waited for memory in total, and the share of the last 10 s."""
+    """A PSI line: how long tasks waited for memory in all, and the share of the last 10 s in percent."""
 
     total_us: int
-    avg10_percent: float
+    avg10: float
 
 
 @dataclass(frozen=True, slots=True)

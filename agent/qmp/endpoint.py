@@ -5,11 +5,11 @@ import os
 import socket
 import stat
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from agent.core.reading import Peer, SocketMark
 from agent.errors import LinkFault, QmpUnreachable, SocketReplaced
-from agent.host.processes import identify
 from agent.qmp import backlog
 
 _ATTEMPTS = 3
@@ -39,7 +39,21 @@ class Endpoint:
     peer: Peer | None
 
 
-def connect(path: str, *, look_first: bool = False, expected: SocketMark | None = None) -> Endpoint:
+Identify = Callable[[int], Peer | None]
+"""Returns the process that has a pid now; `None`: it is not known."""
+
+
+def nobody(pid: int) -> None:
+    """Return `None`: no process is known."""
+
+
+def connect(
+    path: str,
+    *,
+    look_first: bool = False,
+    expected: SocketMark | None = None,
+    identify: Identify = nobody,
+) -> Endpoint:
     """Connect to the socket file at `path`, without waiting for the peer. Call it in a worker thread.
 
     The file is opened first (O_PATH) and connected to through /proc/self/fd. So the mark is that of the file
@@ -71,7 +85,7 @@ def connect(path: str, *, look_first: bool = False, expected: SocketMark | None 
                     )
                 try:
                     connection = _connect_through(file)
-                    return Endpoint(connection, mark_of(status), _peer_of(connection))
+                    return Endpoint(connection, mark_of(status), _peer_of(connection, identify))
                 except ConnectionRefusedError:
                     # The opened file refused: a new one may have replaced it.
                     if mark_of(os.stat(path)) == mark_of(status):
@@ -99,7 +113,7 @@ def _connect_through(file: int) -> socket.socket:
 _CREDENTIALS = struct.Struct("iII")  # pid, uid, gid
 
 
-def _peer_of(connection: socket.socket) -> Peer | None:
+def _peer_of(connection: socket.socket, identify: Identify) -> Peer | None:
     """Return the process that listens on the socket: of a Unix socket, the one that called listen(2)."""
     try:
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)

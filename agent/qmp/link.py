@@ -19,7 +19,7 @@ from agent.qmp import endpoint, parsing
 from agent.qmp.allowlist import INTERVAL
 from agent.qmp.balloon import PLACES, choose_balloon
 from agent.qmp.client import MonitorClient
-from agent.qmp.endpoint import Endpoint
+from agent.qmp.endpoint import Endpoint, Identify, nobody
 from agent.qmp.lookout import Lookout
 from agent.threads import in_thread
 
@@ -200,6 +200,7 @@ async def open_link(
     *,
     look_first: bool = False,
     mark: SocketMark | None = None,
+    identify: Identify = nobody,
 ) -> AsyncGenerator[Link, None]:
     """Connect, read the greeting and negotiate; the link is closed at the end of the block in any case.
 
@@ -213,6 +214,7 @@ async def open_link(
             latest, so that silent peers do not delay others.
         look_first: do not connect if other connections already wait to be accepted; it is BUSY then.
         mark: the socket to connect to; any other is `SocketReplaced`. `None`: any.
+        identify: finds the process that listens, by its pid; called in a thread.
 
     Raises:
         QmpUnreachable: MISSING, REFUSED, DENIED, BUSY, SILENT, NOT_QMP, HUNG_UP, NO_ANSWER (silent after
@@ -223,7 +225,7 @@ async def open_link(
     try:
         async with _Turn(openings):
             found = await in_thread(
-                partial(endpoint.connect, path, look_first=look_first, expected=mark),
+                partial(endpoint.connect, path, look_first=look_first, expected=mark, identify=identify),
                 discard=lambda found: found.connection.close(),
             )
             connection = found.connection
@@ -265,8 +267,9 @@ class _Turn:
 class QmpOpener:
     """Opens links to monitors, at most as many at the same time as the settings allow."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, identify: Identify = nobody) -> None:
         self._settings = settings
+        self._identify = identify
         self._openings = anyio.CapacityLimiter(settings.opening_at_once)
         self._lookout = Lookout()
 
@@ -280,7 +283,12 @@ class QmpOpener:
     ) -> AsyncGenerator[Link, None]:
         """See `open_link`. While `run` runs, the link's events show its monitor's other clients."""
         async with open_link(
-            str(monitor), self._settings, self._openings, look_first=look_first, mark=mark
+            str(monitor),
+            self._settings,
+            self._openings,
+            look_first=look_first,
+            mark=mark,
+            identify=self._identify,
         ) as link:
             with self._lookout.watching(link.mark, link.tell):
                 yield link

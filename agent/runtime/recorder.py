@@ -14,12 +14,13 @@ from agent.contract.encode import (
     encode_host_memory,
     encode_sample,
     encode_state,
+    encode_vm_memory,
 )
 from agent.core.address import Address
 from agent.core.agent_state import AgentEvent
 from agent.core.host_memory import HostMemoryEvent
 from agent.core.memory import Memory
-from agent.core.reading import Record, Sample, StateEvent, VmView
+from agent.core.reading import Record, Sample, State, StateEvent, VmMemory, VmView
 from agent.core.states import is_expected
 from agent.telemetry import Count, Counters
 
@@ -72,12 +73,20 @@ class Recorder:
         if before is not None and before.sample is not None and before.sample.vm == event.vm:
             sample = before.sample  # also one from before the VM was identified
         balloon = None if before is None else before.balloon
-        self._board[event.address] = VmView(event, sample, balloon)
+        self._board[event.address] = VmView(event, sample, balloon, _still_valid(before, event))
         if not event.heartbeat:
             _log_state(event)
         self._queue(encode_state(event, self._agent, self._mode), memory)
         if self._logs and not event.heartbeat:
             self._queue(as_log(encode_state(event, self._agent, Mode.BINARY)), None)
+
+    def vm_memory(self, memory: VmMemory) -> None:
+        """Record a VM's memory as its host sees it."""
+        self._counters.add(Count.MEMORY_RECORDS)
+        view = self._board.get(memory.address)
+        if view is not None and view.state.vm == memory.vm and view.state.state is not State.GONE:
+            self._board[memory.address] = replace(view, memory=memory)
+        self._queue(encode_vm_memory(memory, self._agent, self._mode), None)
 
     def retire(self, address: Address) -> None:
         """Remove a VM that is gone for good from the board."""
@@ -103,6 +112,13 @@ class Recorder:
     def _queue(self, record: Record, memory: Memory | None) -> None:
         for keeper in self._keepers:
             keeper.append(record, memory)
+
+
+def _still_valid(before: VmView | None, event: StateEvent) -> VmMemory | None:
+    """Return the memory of the same VM, as long as its process runs."""
+    if before is None or before.memory is None or event.state is State.GONE:
+        return None
+    return before.memory if before.memory.vm == event.vm else None
 
 
 def _log_state(event: StateEvent) -> None:

@@ -32,6 +32,7 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from agent.contract import metrics
 from agent.contract.encode import Agent
+from agent.contract.memory_values import MEMORY_VALUES
 from agent.contract.metrics import OTHER_PREFIX, Metric
 from agent.contract.targets import Target, identifying_attributes, label_attributes
 from agent.core.reading import Sample, State, VmView
@@ -81,6 +82,10 @@ class SentVm:
     host_start_ns: int = 0
     balloon_time_ns: int = 0
     balloon_start_ns: int = 0
+    memory_time_ns: int = 0  # of the last memory record
+    memory_start_ns: int = 0
+    cgroup: str | None = None  # the one of that record: another one starts its counters anew
+    cgroup_start_ns: int = 0
     state: State | None = None  # the one last sent as 1
     states_time_ns: int = 0  # when all states were last sent
     others: frozenset[str] = frozenset()  # unknown statistics that are series already
@@ -126,6 +131,7 @@ def build(
     made = _Made(of_vm, agent.version, named if identity == "points" else {})
     after = _host_values(made, target.view, before, now_ns)
     after = _balloon(made, target.view, after)
+    after = _memory(made, target, after)
     sample = target.view.sample
     passed_over = 0
     if (
@@ -184,7 +190,7 @@ class _Made:
         # Encoded once for all points of the VM, which makes each point cheaper.
         self._identity = NumberDataPoint(attributes=_attributes(identity)).SerializeToString()
 
-    def add(self, metric: Metric, value: int, *, time_ns: int, start_ns: int) -> None:
+    def add(self, metric: Metric, value: float, *, time_ns: int, start_ns: int) -> None:
         self._add(self._points(metric), value, time_ns, start_ns)
 
     def add_states(
@@ -207,11 +213,15 @@ class _Made:
     def _add(
         self,
         points: "RepeatedCompositeFieldContainer[NumberDataPoint]",
-        value: int,
+        value: float,
         time_ns: int,
         start_ns: int,
     ) -> NumberDataPoint:
-        point = points.add(start_time_unix_nano=start_ns, time_unix_nano=time_ns, as_int=value)
+        point = points.add(start_time_unix_nano=start_ns, time_unix_nano=time_ns)
+        if isinstance(value, int):
+            point.as_int = value
+        else:
+            point.as_double = value
         point.MergeFromString(self._identity)
         self.points += 1
         return point
@@ -258,6 +268,36 @@ def _balloon(made: _Made, view: VmView, before: SentVm) -> SentVm:
     start_ns = before.balloon_start_ns or time_ns
     made.add(metrics.BALLOON_ACTUAL, view.balloon.actual_bytes, time_ns=time_ns, start_ns=start_ns)
     return replace(before, balloon_time_ns=time_ns, balloon_start_ns=start_ns)
+
+
+def _memory(made: _Made, target: Target, before: SentVm) -> SentVm:
+    """Add what was observed of the VM's memory since the last record of it that was exported."""
+    memory = target.view.memory
+    if memory is None or target.vm is None or memory.vm.id != target.vm.id:
+        return before
+    record_ns = memory.observed_at_ms * 1_000_000
+    if record_ns <= before.memory_time_ns:
+        return before
+    start_ns = before.memory_start_ns or record_ns
+    cgroup = None if memory.cgroup is None else memory.cgroup.path
+    cgroup_start_ns = before.cgroup_start_ns if cgroup == before.cgroup else record_ns
+    for name, value in MEMORY_VALUES.items():
+        point = value(memory)
+        if point is None:
+            continue
+        time_ns = point.observed_at_ms * 1_000_000
+        if not before.memory_time_ns < time_ns <= record_ns:
+            continue
+        metric = metrics.MEMORY_METRICS[name]
+        began_ns = cgroup_start_ns if metric.kind == "counter" else start_ns
+        made.add(metric, point.value, time_ns=time_ns, start_ns=min(began_ns, time_ns))
+    return replace(
+        before,
+        memory_time_ns=record_ns,
+        memory_start_ns=start_ns,
+        cgroup=cgroup,
+        cgroup_start_ns=cgroup_start_ns,
+    )
 
 
 def _guest_values(made: _Made, sample: Sample, before: SentVm, room_for_others: int) -> SentVm:

@@ -10,6 +10,7 @@ from agent.contract.encode import (
     host_memory_document,
     sample_document,
     state_document,
+    vm_memory_document,
 )
 from agent.core import health
 from agent.core.agent_state import AgentEvent
@@ -47,8 +48,8 @@ def status_parts(
 ) -> Iterator[str]:
     """Yield `/status` in parts: the agent, its components, the host's memory, and every VM.
 
-    `host`, `state` and `sample` are the documents that readers of the topics get: schemas/host, schemas/state
-    and schemas/sample. `host` is null before the first reading.
+    `host`, `state`, `sample` and `memory` are the documents that readers of the topics get: schemas/host,
+    schemas/state, schemas/sample and schemas/memory. `host` is null before the first reading.
     """
     head = {
         "agent": agent_state_document(event, identity),
@@ -69,4 +70,5 @@ def _vm(view: VmView, identity: Agent, now_ms: int) -> dict[str, object]:
         "age_s": age_s(view, now_ms),
         "state": state_document(view.state, identity),
         "sample": None if view.sample is None else sample_document(view.sample, identity),
+        "memory": None if view.memory is None else vm_memory_document(view.memory, identity),
     }

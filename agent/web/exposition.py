@@ -30,6 +30,7 @@ from prometheus_client.registry import Collector
 from agent import telemetry
 from agent.contract import metrics
 from agent.contract.encode import Agent
+from agent.contract.memory_values import MEMORY_VALUES
 from agent.contract.metrics import (
     GUEST_METRICS,
     Metric,
@@ -135,6 +136,11 @@ def _samples(
         elif metric is metrics.STATE:
             for state in State:
                 yield Sample(name, labels | {_STATE_LABEL: state.value}, int(view.state.state is state))
+        elif metric.name in _MEMORY_VALUES:
+            memory = view.memory
+            point = None if memory is None or target.vm is None else _MEMORY_VALUES[metric.name](memory)
+            if point is not None:
+                yield Sample(name, labels, point.value, point.observed_at_ms / 1000)
         else:
             value = _HOST_VALUES[metric.name](target)
             if value is not None:
@@ -149,6 +155,7 @@ _HOST_VALUES: Mapping[str, Callable[[Target], int | None]] = {
         None if target.view.balloon is None else target.view.balloon.actual_bytes
     ),
 }
+_MEMORY_VALUES = {metrics.MEMORY_METRICS[name].name: value for name, value in MEMORY_VALUES.items()}
 _VM_METRICS: tuple[tuple[Metric, str | None], ...] = (
     *((metric, None) for metric in metrics.HOST_METRICS),
     *((metric, statistic) for statistic, metric in GUEST_METRICS.items()),

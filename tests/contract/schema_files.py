@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import cast
 
 SCHEMAS = Path(__file__).parents[2] / "schemas"
-DOCUMENTS = ("sample", "state", "agent", "host")
+DOCUMENTS = ("sample", "state", "agent", "host", "memory")
 
 Schema = dict[str, object]
 

@@ -123,6 +123,7 @@ def test_the_statistics_of_the_schema_are_those_the_agent_knows() -> None:
         ("sample", "origin", Origin),
         ("state", "state", State),
         ("state", "previous_state", State),
+        ("memory", "state", State),
         ("state", "reason", [*Reason, *LinkFault]),
         ("agent", "state", AgentPhase),
     ],

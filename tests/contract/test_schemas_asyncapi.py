@@ -9,13 +9,20 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from agent.contract.encode import Mode, encode_agent_state, encode_host_memory, encode_sample, encode_state
+from agent.contract.encode import (
+    Mode,
+    encode_agent_state,
+    encode_host_memory,
+    encode_sample,
+    encode_state,
+    encode_vm_memory,
+)
 from agent.contract.headers import decode_headers
 from agent.contract.redelivered import redelivered
 from agent.core.reading import Record
 from tests.contract.schema_files import SCHEMAS, load, open_path, versions
 from tests.golden.documents import HOST_MEMORY_EVENT
-from tests.unit.contract.test_encode import AGENT, AGENT_EVENT, SAMPLE, STATE
+from tests.unit.contract.test_encode import AGENT, AGENT_EVENT, MEMORY, SAMPLE, STATE
 
 DOCUMENT: dict[str, Any] = yaml.safe_load((SCHEMAS / "asyncapi.yaml").read_text())
 
@@ -136,11 +143,11 @@ def test_the_topics_are_those_of_the_contract() -> None:
     assert topics == {
         "barograph.samples": {"sample"},
         "barograph.states": {"state", "agent"},
-        "barograph.memory": {"host"},
+        "barograph.memory": {"host", "memory"},
     }
 
 
-@pytest.mark.parametrize("document", ["sample", "state", "agent", "host"])
+@pytest.mark.parametrize("document", ["sample", "state", "agent", "host", "memory"])
 def test_a_payload_is_the_newest_open_schema(document: str) -> None:
     payload = DOCUMENT["components"]["messages"][document]["payload"]["schema"]["$ref"]
 
@@ -151,6 +158,7 @@ RECORDS: dict[str, tuple[str, Record]] = {
     "sample": ("sample", encode_sample(SAMPLE, AGENT, Mode.BINARY)),
     "state": ("state", encode_state(STATE, AGENT, Mode.BINARY)),
     "state of an unknown VM": ("state", encode_state(replace(STATE, vm=None), AGENT, Mode.BINARY)),
+    "memory": ("memory", encode_vm_memory(MEMORY, AGENT, Mode.BINARY)),
     "agent": ("agent", encode_agent_state(AGENT_EVENT, AGENT, Mode.BINARY)),
     "host": ("host", encode_host_memory(HOST_MEMORY_EVENT, AGENT, Mode.BINARY)),
     "redelivered": ("sample", redelivered(encode_sample(SAMPLE, AGENT, Mode.BINARY))),

@@ -11,13 +11,18 @@ from agent.core.address import Domain, MonitorPath
 from agent.core.agent_state import AgentEvent, AgentPhase
 from agent.core.reading import (
     Balloon,
+    CgroupMemory,
+    Configured,
     EpochEnd,
     Origin,
+    Pressure,
+    ProcessMemory,
     Sample,
     State,
     StateEvent,
     VmId,
     VmIdentity,
+    VmMemory,
 )
 from agent.core.states import Reason
 from agent.errors import LinkFault
@@ -154,4 +159,30 @@ AGENT_EVENTS = st.builds(
     next_heartbeat_by_ms=MS,
     vms=st.dictionaries(st.sampled_from(State), COUNTS),
     counters=st.dictionaries(st.sampled_from(["samples", "dropped/kafka:full"]), COUNTS),
+)
+
+PRESSURES = st.none() | st.builds(Pressure, COUNTS, st.floats(0, 100))
+VM_MEMORIES = st.builds(
+    VmMemory,
+    vm=VMS,
+    address=ADDRESSES,
+    sequence=SEQUENCES,
+    observed_at_ms=MS,
+    interval_s=st.integers(1, 86_400),
+    state=st.sampled_from(State),
+    configured=st.none() | st.builds(Configured, SEQUENCES, COUNTS, MS),
+    balloon=st.none() | st.builds(Balloon, COUNTS, MS),
+    deflate_on_oom=st.none() | st.booleans(),
+    process=st.none() | st.builds(ProcessMemory, COUNTS, st.none() | COUNTS, st.none() | COUNTS, MS),
+    cgroup=st.none()
+    | st.builds(
+        CgroupMemory,
+        TEXT.filter(bool),
+        COUNTS,
+        st.none() | COUNTS,
+        st.none() | COUNTS,
+        PRESSURES,
+        PRESSURES,
+        MS,
+    ),
 )

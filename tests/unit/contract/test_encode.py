@@ -24,16 +24,22 @@ from agent.contract.encode import (
     encode_agent_state,
     encode_sample,
     encode_state,
+    encode_vm_memory,
     sample_document,
     state_document,
+    vm_memory_document,
 )
 from agent.contract.headers import decode_headers
 from agent.core.address import Domain, MonitorPath
 from agent.core.agent_state import AgentEvent, AgentPhase
 from agent.core.reading import (
     Balloon,
+    CgroupMemory,
+    Configured,
     EpochEnd,
     Origin,
+    Pressure,
+    ProcessMemory,
     Record,
     RecordKind,
     Sample,
@@ -41,9 +47,10 @@ from agent.core.reading import (
     StateEvent,
     VmId,
     VmIdentity,
+    VmMemory,
 )
 from tests.contract.schema_files import DOCUMENTS, newest
-from tests.unit.contract.strategies import AGENT_EVENTS, AGENTS, SAMPLES, STATE_EVENTS
+from tests.unit.contract.strategies import AGENT_EVENTS, AGENTS, SAMPLES, STATE_EVENTS, VM_MEMORIES
 
 HOST_ID = "9b1d4c1f0e6a4f0fa1f6f1c6c9a4b7d2"
 UUID = "5f0c8a5e-3a52-4d4f-9d5a-2a1f0f3c7b11"
@@ -97,6 +104,21 @@ AGENT_EVENT = AgentEvent(
     next_heartbeat_by_ms=1795404630000,
     vms={State.REPORTING: 41},
     counters={"samples": 1230, "readings_refused/no_last_update": 1},
+)
+MEMORY = VmMemory(
+    vm=VM,
+    address=ADDRESS,
+    sequence=12,
+    observed_at_ms=1795404177004,
+    interval_s=60,
+    state=State.REPORTING,
+    configured=Configured(4 << 30, 1 << 30, 1795404170123),
+    balloon=Balloon(3 << 30, 1795404001002),
+    deflate_on_oom=False,
+    process=ProcessMemory(3355443200, 0, None, 1795404177001),
+    cgroup=CgroupMemory(
+        "/a.scope", 3462397952, 6442450944, 0, Pressure(123456, 0.25), Pressure(65432, 0.0), 1795404177001
+    ),
 )
 VALIDATORS = {document: Draft202012Validator(newest(document)) for document in DOCUMENTS}
 
@@ -264,6 +286,14 @@ ENCODERS: dict[str, tuple[Callable[[Mode], Record], Any, str, str, str | None, i
         UUID,
         UUID,
         1795404146000,
+    ),
+    "memory": (
+        lambda mode: encode_vm_memory(MEMORY, AGENT, mode),
+        vm_memory_document(MEMORY, AGENT),
+        "barograph.vm.memory.v1",
+        UUID,
+        UUID,
+        1795404177004,
     ),
     "state": (
         lambda mode: encode_state(STATE, AGENT, mode),
@@ -460,6 +490,59 @@ def test_any_state_conforms_to_its_schema(event: StateEvent, agent: Agent, mode:
         event.since_ms,
         event.sequence,
     )
+
+
+def test_a_vms_memory_is_the_document_of_the_contract() -> None:
+    assert vm_memory_document(MEMORY, AGENT) == {
+        "schema": "barograph.vm.memory/1.0",
+        "vm": sample_document(SAMPLE, AGENT)["vm"],
+        "host": sample_document(SAMPLE, AGENT)["host"],
+        "via": "qmp",
+        "run": AGENT.run,
+        "sequence": 12,
+        "observed_at_ms": 1795404177004,
+        "interval_s": 60,
+        "state": "reporting",
+        "configured": {
+            "base_bytes": 4 << 30,
+            "plugged_bytes": 1 << 30,
+            "observed_at_ms": 1795404170123,
+        },
+        "balloon": {
+            "actual_bytes": 3 << 30,
+            "observed_at_ms": 1795404001002,
+            "deflate_on_oom": False,
+        },
+        "process": {"resident_bytes": 3355443200, "swap_bytes": 0, "observed_at_ms": 1795404177001},
+        "cgroup": {
+            "path": "/a.scope",
+            "current_bytes": 3462397952,
+            "limit_bytes": 6442450944,
+            "swap_bytes": 0,
+            "pressure": {
+                "some": {"avg10": 0.25, "total_us": 123456},
+                "full": {"avg10": 0.0, "total_us": 65432},
+            },
+            "observed_at_ms": 1795404177001,
+        },
+    }
+
+
+def test_what_is_not_known_of_a_vms_memory_is_absent() -> None:
+    unknown = replace(MEMORY, configured=None, balloon=None, deflate_on_oom=None, process=None, cgroup=None)
+    assert vm_memory_document(unknown, AGENT).keys() == {
+        *("schema", "vm", "host", "via", "run", "sequence", "observed_at_ms", "interval_s", "state")
+    }
+    only_the_flag = vm_memory_document(replace(unknown, deflate_on_oom=True), AGENT)
+    assert only_the_flag["balloon"] == {"deflate_on_oom": True}
+
+
+@given(VM_MEMORIES, AGENTS, MODES)
+def test_any_memory_of_a_vm_conforms_to_its_schema(memory: VmMemory, agent: Agent, mode: Mode) -> None:
+    data: Any = read(encode_vm_memory(memory, agent, mode)).get_data()
+
+    assert problems("memory", data) == []
+    assert ("process" in data) == (memory.process is not None)
 
 
 @given(AGENT_EVENTS, AGENTS, MODES)

@@ -9,9 +9,8 @@ import anyio.lowlevel
 import pytest
 
 from agent.core.events import Given, MonitorEvent, MonitorEventKind
-from agent.core.reading import Reading
+from agent.core.reading import Peer, Reading
 from agent.errors import LinkFault, QmpCommandError, QmpNotAllowed, QmpUnreachable
-from agent.host.processes import identify
 from agent.qmp.link import Link, Settings, open_link
 from tests.unit.qmp.peer import BALLOON, GREETING, SETTINGS, Client, Script, read_stats, serving
 
@@ -120,9 +119,11 @@ async def test_sizes_that_qemu_refuses_or_that_make_no_sense_are_not_known() -> 
 
 
 async def test_a_link_shows_the_process_that_listens() -> None:
-    async with serving(answering(VM)) as path, open_link(path, SETTINGS, openings()) as link:
-        assert link.peer == identify(os.getpid())
-        assert link.peer is not None
+    async with (
+        serving(answering(VM)) as path,
+        open_link(path, SETTINGS, openings(), identify=lambda pid: Peer(pid, 7)) as link,
+    ):
+        assert link.peer == Peer(os.getpid(), 7)
 
 
 async def test_a_balloon_gone_or_elsewhere_is_looked_for_anew() -> None:
