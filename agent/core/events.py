@@ -112,6 +112,7 @@ class Answered:
     """The answer to READ, decoded."""
 
     reading: Reading
+    resident_bytes: int | None = None  # of QEMU: libvirt gives it with the statistics
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,7 +92,7 @@ from agent.core.events import (
     Tick,
 )
 from agent.core.poller import Interval, Poller, PollSettings, Socket
-from agent.core.reading import Balloon, Now, SocketMark
+from agent.core.reading import Balloon, Now, Resident, SocketMark
 from agent.core.turn import Turn
 from agent.errors import LinkFault
 
@@ -213,7 +213,10 @@ def _apply(p: Poller, event: Event, turn: Turn) -> Poller:
             return linking.failed(p, fault, detail, turn)
         case Introduced():
             return device.introduced(p, event, turn)
-        case Answered(reading):
+        case Answered(reading, resident_bytes):
+            if resident_bytes is not None:
+                resident = Resident(resident_bytes, turn.now.unix_ms)
+                p = replace(p, process=replace(p.process, resident=resident))
             return sampling.read(p, reading, turn)
         case Checked():
             return device.checked(p, event, turn)

@@ -181,7 +181,6 @@ class Reading:
     statistics: Mapping[str, int]  # snake_case without "stat-"; only set and valid ones
     unset: frozenset[str] = frozenset()  # names that QEMU lists and this guest did not set
     refused: Mapping[str, Refusal] = field(default_factory=dict[str, Refusal])
-    resident_bytes: int | None = None  # of QEMU: libvirt gives it with the statistics
 
 
 @dataclass(frozen=True, slots=True)

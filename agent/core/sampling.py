@@ -7,7 +7,7 @@ from agent.core.epochs import News, Seen
 from agent.core.events import Asking, Counted, CountReading, EmitSample, FoundNoCounters, Idle
 from agent.core.pacing import Pace
 from agent.core.poller import SECOND_NS, Poller
-from agent.core.reading import Reading, Resident, Sample
+from agent.core.reading import Reading, Sample
 from agent.core.turn import Turn
 
 
@@ -31,9 +31,6 @@ def read(p: Poller, reading: Reading, turn: Turn) -> Poller:
     # An update from before the reset says nothing about this boot.
     still_rebooted = p.process.rebooted and p.process.reset_unread
     before = p
-    if reading.resident_bytes is not None:
-        resident = Resident(reading.resident_bytes, turn.now.unix_ms)
-        p = replace(p, process=replace(p.process, resident=resident))
     p = replace(
         p,
         phase=Idle(),

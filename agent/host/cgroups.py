@@ -45,7 +45,7 @@ class _Figures:
 
 
 class Cgroups:
-    """One look at the cgroups below `root`; made anew for each. Call it in a thread."""
+    """One look at the cgroups below `root`; made again for each. Call it in a thread."""
 
     def __init__(self, root: str = ROOT) -> None:
         self._root = root

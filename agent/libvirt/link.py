@@ -29,6 +29,7 @@ class DomainLink:
         self.path = path
         self.mark = mark
         self.peer: Peer | None = None  # libvirt owns the process
+        self.resident_bytes: int | None = None  # of the process, as it came with the last reading
         self.found = found
         self._connection = connection
         self._queue = EventQueue()
@@ -71,7 +72,7 @@ class DomainLink:
 
     def read_stats(self, balloon_path: str, take: Callable[[Reading | BadAnswer | Declined], None]) -> None:
         """Ask for the statistics. `take` is not called if the link ends before; `next_event` raises then."""
-        self._connection.read(Request(self.found.uuid, take, self._take_run_state))
+        self._connection.read(Request(self.found.uuid, take, self._take_run_state, self._take_resident))
 
     async def next_event(self) -> LinkEvent:
         """Return the next event, waiting for one; by one task at a time.
@@ -101,6 +102,9 @@ class DomainLink:
         look = await self._connection.look(self.path, self.found)
         self._run_state = look.run_state
         return look
+
+    def _take_resident(self, resident_bytes: int | None) -> None:
+        self.resident_bytes = resident_bytes
 
     def _take_run_state(self, run_state: str) -> None:
         """Have the domain checked if its run state, which came with statistics, is not the one last seen."""

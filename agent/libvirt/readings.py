@@ -1,7 +1,7 @@
 """Readings of the domains of one connection, gathered into bulk calls. core/bulk_reading decides."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import anyio
 from anyio.abc import TaskGroup
@@ -27,6 +27,7 @@ class Request:
     uuid: str
     take: Callable[[Reading | BadAnswer | Declined], None]
     take_run_state: Callable[[str], None]  # it comes with the statistics
+    take_resident: Callable[[int | None], None]  # QEMU's resident memory, before `take`
 
 
 class Readings:
@@ -144,14 +145,7 @@ class Readings:
                 request.take_run_state(state)
             answer = qmp_terms.guest_stats(found)
             if answer is not None:
-                request.take(_decoded(answer, found))
+                request.take_resident(qmp_terms.resident_bytes(found))
+                request.take(decode_guest_stats(answer))
                 answered.add(request.uuid)
         return answered
-
-
-def _decoded(answer: Mapping[str, object], stats: Mapping[str, object]) -> Reading | BadAnswer:
-    decoded = decode_guest_stats(answer)
-    resident_bytes = qmp_terms.resident_bytes(stats)
-    if resident_bytes is None or not isinstance(decoded, Reading):
-        return decoded
-    return replace(decoded, resident_bytes=resident_bytes)

@@ -63,6 +63,7 @@ class Link:
         self.path = path
         self.mark = found.mark  # of the socket file that this link was connected through
         self.peer = found.peer
+        self.resident_bytes: int | None = None  # QEMU does not tell
         self._client = client
 
     async def introduce(self) -> Introduced:
@@ -100,7 +101,7 @@ class Link:
     async def check(self, balloon_path: str | None) -> Checked:
         """Ask for run state, sizes and interval; look for the balloon if there is none at `balloon_path`.
 
-        Only of a balloon found anew it asks whether the guest may take memory back: that cannot change.
+        Only of a new balloon it asks whether the guest may take memory back: that cannot change.
         """
         run_state = await self.read_run_state()
         sizes = await self._read_sizes()

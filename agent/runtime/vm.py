@@ -329,7 +329,7 @@ class VmTask:
                 case Reading():
                     if answer.refused:
                         self._count_refused(answer.refused)
-                    self.happened(Answered(answer), number)
+                    self.happened(Answered(answer, link.resident_bytes), number)
                 case BadAnswer(reason, detail):
                     counters.add(Count.READINGS_REFUSED, reason=reason)
                     self.happened(Refused(detail), number)

@@ -84,7 +84,7 @@ class SentVm:
     balloon_start_ns: int = 0
     memory_time_ns: int = 0  # of the last memory record
     memory_start_ns: int = 0
-    cgroup: str | None = None  # the one of that record: another one starts its counters anew
+    cgroup: str | None = None  # the one of that record: another one starts its counters again
     cgroup_start_ns: int = 0
     state: State | None = None  # the one last sent as 1
     states_time_ns: int = 0  # when all states were last sent

@@ -235,6 +235,9 @@ seLinuxOptions: {{ toJson . }}
 {{- else if eq .Values.preset "kubevirt" }}
 # A short path, because a socket's path may have at most 107 bytes and libvirt's client cannot use a longer one.
 - {name: pods, mountPath: /pods, readOnly: true, mountPropagation: HostToContainer}
+{{- if .Values.kubevirt.cgroups }}
+- {name: cgroups, mountPath: /sys/fs/cgroup, readOnly: true, mountPropagation: HostToContainer}
+{{- end }}
 {{- end }}
 {{- with .Values.extraVolumeMounts }}
 {{ toYaml . }}

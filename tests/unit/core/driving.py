@@ -62,6 +62,7 @@ class Story:
 
     given: Given = NOTHING_GIVEN
     peer: Peer | None = None
+    resident_bytes: int | None = None
 
     def __post_init__(self) -> None:
         self.random = random.Random(7)
@@ -103,7 +104,7 @@ class Story:
                     self.uuid, "web-3", self.run_state, self.balloon_path, interval_s, 128 * MIB, self.given
                 )
             case Ask(question=Question.READ):
-                return Answered(self.reading)
+                return Answered(self.reading, self.resident_bytes)
             case Ask(question=Question.CHECK):
                 interval_s = None if self.balloon_path is None else self.interval_s
                 return Checked(self.run_state, self.balloon_path, interval_s, self.given)

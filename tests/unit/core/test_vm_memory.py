@@ -12,7 +12,6 @@ from agent.core.reading import (
     Configured,
     Peer,
     ProcessMemory,
-    Reading,
     SocketMark,
     State,
     VmMemory,
@@ -120,7 +119,7 @@ def test_an_actual_that_json_cannot_carry_is_absent(actual_bytes: int) -> None:
 
 def test_the_resident_memory_from_libvirt_has_its_own_time() -> None:
     story = Story().start()
-    story.reading = Reading(story.unix_s + 10, {"free_memory": 1}, resident_bytes=200 * MIB)
+    story.resident_bytes = 200 * MIB
 
     story.pass_s(15)
 

@@ -57,7 +57,7 @@ class Hypervisor:
         if held is not None:
             held.wait(20)
         self.jobs.discard(uuid)
-        return {**state, "balloon.last-update": 1795404146}
+        return {**state, "balloon.last-update": 1795404146, "balloon.rss": 12}
 
 
 @dataclass
@@ -68,6 +68,7 @@ class Asker:
     answers: dict[str, int] = field(default_factory=dict[str, int])
     refusals: list[str] = field(default_factory=list[str])
     states: dict[str, str] = field(default_factory=dict[str, str])
+    resident: dict[str, int | None] = field(default_factory=dict[str, int | None])
     told: anyio.Event = field(default_factory=anyio.Event)
 
     def ask(self, *uuids: str) -> None:
@@ -77,6 +78,7 @@ class Asker:
                     uuid,
                     lambda answer, uuid=uuid: self._take(uuid, answer),
                     lambda state, uuid=uuid: self.states.update({uuid: state}),
+                    lambda resident, uuid=uuid: self.resident.update({uuid: resident}),
                 )
             )
 
@@ -125,6 +127,14 @@ async def test_what_is_due_together_is_asked_in_one_call() -> None:
 
     assert hypervisor.calls == [("a", "b", "c")]
     assert asker.states == {"a": "running", "b": "running", "c": "running"}
+
+
+async def test_the_resident_memory_comes_with_a_reading() -> None:
+    async with reading(Hypervisor(), Counters()) as asker:
+        asker.ask("a")
+        await asker.answered("a")
+
+    assert asker.resident == {"a": 12 * 1024}
 
 
 async def test_a_stopped_qemu_holds_up_the_others_once_and_shortly_and_is_asked_alone_from_then_on() -> None:

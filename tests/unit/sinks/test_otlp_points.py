@@ -20,7 +20,7 @@ from agent.sinks.otlp_points import (
     forget_old,
 )
 from agent.sinks.otlp_settings import Identity
-from tests.unit.sinks.views import AGENT, SECOND_NS, T0_S, sample, view, vm
+from tests.unit.sinks.views import AGENT, SECOND_NS, T0_S, memory, sample, view, vm
 
 NOW_NS = (T0_S + 100) * SECOND_NS
 
@@ -287,6 +287,28 @@ def test_the_balloon_is_sent_when_it_was_observed_again() -> None:
     assert "qemu.vm.balloon.actual" not in on_the_wire(same)
     assert on_the_wire(anew)["qemu.vm.balloon.actual"].value == 1 << 29
     assert on_the_wire(anew)["qemu.vm.balloon.actual"].start_ns == T0_S * SECOND_NS
+
+
+def test_a_vms_memory_is_sent_once_each_value_with_the_time_of_its_observation() -> None:
+    shown = replace(view(), memory=memory(T0_S * 1000, cgroup="/a.scope", total_us=1_500_000))
+    first = built(shown)
+    same = built(shown, first.accepted, now_ns=NOW_NS + 1)
+    later = replace(view(), memory=memory(T0_S * 1000 + 60_000, cgroup="/b.scope", total_us=500_000))
+    anew = built(later, same.accepted, now_ns=NOW_NS + 2)
+
+    sent = on_the_wire(first)
+    assert sent["qemu.vm.memory.configured"].value == 5 << 30
+    assert sent["qemu.vm.memory.configured"].time_ns == (T0_S - 7) * SECOND_NS
+    assert sent["qemu.vm.memory.rss"].time_ns == T0_S * SECOND_NS
+    assert "qemu.vm.memory.hugetlb" not in sent
+    assert sent["qemu.vm.cgroup.memory.pressure.some"].monotonic
+    assert not [name for name in on_the_wire(same) if "memory" in name]
+    again = on_the_wire(anew)
+    assert again["qemu.vm.memory.rss"].start_ns == T0_S * SECOND_NS
+    # The counters of another cgroup start anew.
+    assert again["qemu.vm.cgroup.memory.pressure.some"].start_ns == (T0_S + 60) * SECOND_NS
+    pressure = next(each for each in metrics_of(anew) if each.name.endswith("pressure.some"))
+    assert [each.as_double for each in data_points(pressure)] == [0.5]
 
 
 # --- who it is ---

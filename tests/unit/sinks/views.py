@@ -4,7 +4,22 @@ from collections.abc import Mapping
 
 from agent.contract.encode import Agent
 from agent.core.address import Address, MonitorPath
-from agent.core.reading import Balloon, EpochEnd, Origin, Sample, State, StateEvent, VmId, VmIdentity, VmView
+from agent.core.reading import (
+    Balloon,
+    CgroupMemory,
+    Configured,
+    EpochEnd,
+    Origin,
+    Pressure,
+    ProcessMemory,
+    Sample,
+    State,
+    StateEvent,
+    VmId,
+    VmIdentity,
+    VmMemory,
+    VmView,
+)
 
 AGENT = Agent(host_id="host-1", host_name="node-7", run="run-1", version="1.2.3")
 SECOND_NS = 1_000_000_000
@@ -81,3 +96,20 @@ def view(
         run_state=None,
     )
     return VmView(event, newest, balloon)
+
+
+def memory(observed_at_ms: int, *, cgroup: str = "/a.scope", total_us: int = 0) -> VmMemory:
+    """The memory of `vm()`: 5 GiB configured 7 s before, 3 GiB resident, a cgroup with pressure."""
+    return VmMemory(
+        vm=vm(),
+        address=MonitorPath("/run/vm/web-3.qmp"),
+        sequence=1,
+        observed_at_ms=observed_at_ms,
+        interval_s=60,
+        state=State.REPORTING,
+        configured=Configured(4 << 30, 1 << 30, observed_at_ms - 7_000),
+        balloon=None,
+        deflate_on_oom=True,
+        process=ProcessMemory(3 << 30, 0, None, observed_at_ms),
+        cgroup=CgroupMemory(cgroup, 3 << 30, None, 0, Pressure(total_us, 0.0), None, observed_at_ms),
+    )

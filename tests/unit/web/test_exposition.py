@@ -11,7 +11,7 @@ from agent.web.exposition import OPENMETRICS, PLAIN, SLICE_SAMPLES, Format, form
 from agent.web.server import open_web
 from agent.web.web_settings import Settings
 from tests.integration.audit import read
-from tests.unit.sinks.views import AGENT, T0_S, sample, view, vm
+from tests.unit.sinks.views import AGENT, T0_S, memory, sample, view, vm
 from tests.unit.web.client import Present, ask
 
 HOSTILE = '"} 1\n# EOF\nx{y="\\'
@@ -79,6 +79,18 @@ def test_host_values_are_shown() -> None:
 
     assert [each.value for each in of("qemu_vm_balloon_actual_bytes", seen)] == [1 << 30]
     assert [each.value for each in of("qemu_vm_polling_interval_seconds", seen)] == [10]
+
+
+def test_a_vms_memory_has_the_time_of_its_observation() -> None:
+    seen = [replace(view(state=State.STALLED), memory=memory(T0_S * 1000, total_us=1_500_000))]
+
+    (rss,) = of("qemu_vm_memory_rss_bytes", seen)
+    assert (rss.value, float(rss.timestamp or 0)) == (3 << 30, T0_S)
+    (configured,) = of("qemu_vm_memory_configured_bytes", seen)
+    assert float(configured.timestamp or 0) == T0_S - 7
+    assert [each.value for each in of("qemu_vm_balloon_deflate_on_oom", seen)] == [1]
+    assert [each.value for each in of("qemu_vm_cgroup_memory_pressure_some_seconds_total", seen)] == [1.5]
+    assert of("qemu_vm_cgroup_memory_limit_bytes", seen) == []
 
 
 def test_a_vm_with_several_monitors_is_shown_once() -> None:

@@ -1,0 +1,146 @@
+"""What each VM was given and what it takes of the host, of real guests, beside /proc read by the test."""
+
+import re
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.domains import DomainLines, path_of, with_bindings
+from tests.integration.domains import watch as watch_domains
+from tests.integration.watching import Lines, watch
+from tests.lab import qemu
+from tests.lab.agent import agent
+from tests.lab.libvirt import libvirtd
+
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(600)]
+
+EACH_SECOND = {"BAROGRAPH_MEMORY__INTERVAL": "1s"}
+MIB = 1 << 20
+DEFLATING = ("-device", "virtio-balloon-pci,id=balloon0,deflate-on-oom=on")
+MORE = ("-m", "128,slots=2,maxmem=1G", "-object", "memory-backend-ram,id=more,size=256M")
+VIRTIO_MEM = (*MORE, "-device", "virtio-mem-pci,id=vmem0,memdev=more,requested-size=128M")
+
+
+def memory_of(lines: Lines, name: str) -> list[dict[str, Any]]:
+    return [
+        dict(each)
+        for each in lines.all()
+        if each["schema"].startswith("barograph.vm.memory/") and each["vm"].get("name") == name
+    ]
+
+
+def next_memory(lines: Lines, name: str) -> dict[str, Any]:
+    """Return the second record from now on: all of it was read after the call."""
+    before = len(memory_of(lines, name))
+    lines.wait(lambda: len(memory_of(lines, name)) >= before + 2, f"memory of {name}")
+    return memory_of(lines, name)[-1]
+
+
+def resident_bytes(pid: int) -> int:
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+@pytest.mark.usefixtures("real_qemu")
+def test_given_and_taken_stand_beside_each_other_for_each_kind_of_vm(folder: Path) -> None:
+    with ExitStack() as started:
+        vms = {
+            "plain": started.enter_context(qemu.guest(folder, "plain")),
+            "small": started.enter_context(qemu.guest(folder, "small")),
+            "deflating": started.enter_context(qemu.guest(folder, "deflating", *DEFLATING, balloon=False)),
+            "vmem": started.enter_context(qemu.guest(folder, "vmem", *VIRTIO_MEM)),
+            "nodriver": started.enter_context(qemu.guest(folder, "nodriver", driver=False)),
+            "nodevice": started.enter_context(qemu.guest(folder, "nodevice", balloon=False)),
+        }
+        process = started.enter_context(agent(folder, *watch(folder), env=EACH_SECOND))
+        lines = Lines(process)
+        for name, state in {
+            "plain": "reporting",
+            "small": "reporting",
+            "deflating": "reporting",
+            "vmem": "reporting",
+            "nodriver": "waiting",
+            "nodevice": "no-balloon",
+        }.items():
+            lines.wait_for_state(vms[name].qmp, state)
+        for name in ("small", "deflating"):
+            with qemu.Monitor(vms[name].hands) as monitor:
+                monitor.command("balloon", value=96 * MIB)
+        for name in ("small", "deflating"):
+            lines.wait(
+                lambda name=name: lines.samples(name)[-1]["balloon"]["actual_bytes"] == 96 * MIB,
+                f"{name} follows the balloon",
+            )
+            lines.wait_for_samples(name, len(lines.samples(name)) + 2)
+        found = {name: next_memory(lines, name) for name in vms}
+        taken = {name: resident_bytes(vm.pid) for name, vm in vms.items()}
+        totals = {
+            name: lines.samples(name)[-1]["statistics"]["total_memory"]
+            for name in ("plain", "small", "deflating", "vmem")
+        }
+        print({name: (found[name], taken[name], totals.get(name)) for name in vms})
+
+    for name, memory in found.items():
+        assert memory["configured"]["base_bytes"] == 128 * MIB, name
+        assert abs(memory["process"]["resident_bytes"] - taken[name]) < 32 * MIB, name
+        assert memory["process"]["swap_bytes"] >= 0
+        assert memory["interval_s"] == 1
+    assert {name: memory["state"] for name, memory in found.items()} == {
+        **dict.fromkeys(("plain", "small", "deflating", "vmem"), "reporting"),
+        "nodriver": "waiting",
+        "nodevice": "no-balloon",
+    }
+    actual = {name: memory.get("balloon", {}).get("actual_bytes") for name, memory in found.items()}
+    assert (actual["plain"], actual["small"], actual["deflating"]) == (128 * MIB, 96 * MIB, 96 * MIB)
+    assert (actual["nodriver"], actual["nodevice"]) == (128 * MIB, None)
+    flags = {name: memory.get("balloon", {}).get("deflate_on_oom") for name, memory in found.items()}
+    assert flags == {**dict.fromkeys(vms, False), "deflating": True, "nodevice": None}
+    assert found["vmem"]["configured"]["plugged_bytes"] in range(128 * MIB + 1)
+    # Without deflate-on-oom the guest's total shrinks with the balloon; with it, it does not.
+    assert totals["small"] < totals["deflating"]
+    assert totals["plain"] - totals["small"] >= 24 * MIB
+
+
+@pytest.mark.usefixtures("real_qemu")
+def test_memory_plugged_in_and_a_process_that_ends_show_in_the_records(folder: Path) -> None:
+    env = EACH_SECOND | {"BAROGRAPH_POLLING__RECHECK": "2s"}
+    with (
+        qemu.guest(folder, "g", *MORE) as vm,
+        qemu.Monitor(vm.hands) as monitor,
+        agent(folder, *watch(folder), env=env) as process,
+    ):
+        lines = Lines(process)
+        lines.wait_for_state(vm.qmp, "reporting")
+        assert next_memory(lines, "g")["configured"]["plugged_bytes"] == 0
+
+        monitor.command("device_add", driver="pc-dimm", id="dimm0", memdev="more")
+        lines.wait(lambda: memory_of(lines, "g")[-1]["configured"]["plugged_bytes"] == 256 * MIB, "the DIMM")
+
+        vm.kill()
+        lines.wait_for_state(vm.qmp, "gone")
+        records = memory_of(lines, "g")
+        assert [each["sequence"] for each in records] == sorted({each["sequence"] for each in records})
+        assert {each["state"] for each in records} <= {"connecting", "reporting", "unreachable"}
+
+
+@pytest.mark.usefixtures("real_libvirt")
+def test_a_domain_has_its_memory_from_libvirt(folder: Path) -> None:
+    with libvirtd(folder, "one") as daemon:
+        domain = daemon.domain("g")
+        env = with_bindings(**EACH_SECOND)
+        with agent(folder / "a", *watch_domains(daemon), env=env) as process:
+            lines = DomainLines(process)
+            lines.wait_until(path_of(domain), "reporting")
+            lines.wait_for_samples("g", 2)
+            memory = next_memory(lines, "g")
+            taken = resident_bytes(domain.pid)
+
+    assert memory["via"] == "libvirt"
+    assert memory["configured"]["base_bytes"] == 128 * MIB
+    assert memory["configured"]["plugged_bytes"] == 0
+    assert memory["balloon"]["deflate_on_oom"] is False
+    assert abs(memory["process"]["resident_bytes"] - taken) < 32 * MIB
+    assert "cgroup" not in memory

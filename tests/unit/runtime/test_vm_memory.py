@@ -1,0 +1,108 @@
+"""The rounds of the VMs' memory: files that answer, that hang, and that raise."""
+
+import threading
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import anyio
+import pytest
+
+from agent.core.address import Address
+from agent.core.reading import ProcessMemory, VmMemory
+from agent.core.vm_memory import HostView, Subject
+from agent.runtime import vm_memory
+from agent.runtime.vm_memory import VmMemoryRounds
+from tests.unit.core.driving import Story
+
+pytestmark = pytest.mark.anyio
+
+SEEN = HostView(ProcessMemory(7, 0, None, 5), None)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@dataclass
+class Records:
+    """Notes the records."""
+
+    all: list[VmMemory] = field(default_factory=list[VmMemory])
+    came: anyio.Event = field(default_factory=anyio.Event)
+
+    def vm_memory(self, memory: VmMemory) -> None:
+        self.all.append(memory)
+        self.came.set()
+        self.came = anyio.Event()
+
+    async def until(self, count: int) -> None:
+        with anyio.fail_after(30):
+            while len(self.all) < count:
+                await self.came.wait()
+
+
+@dataclass
+class Files:
+    """The host's files; `held` holds up a look."""
+
+    held: threading.Event | None = None
+    raises: bool = False
+    looks: int = 0
+
+    def look(self, subjects: Sequence[Subject], now_ms: int) -> Mapping[Address, HostView]:
+        self.looks += 1
+        if self.held is not None:
+            self.held.wait(30)
+        if self.raises:
+            raise OSError("odd")
+        return {subject.address: SEEN for subject in subjects}
+
+
+@asynccontextmanager
+async def rounds(files: Files) -> AsyncGenerator[Records]:
+    records = Records()
+    poller = Story().start().poller
+    async with anyio.create_task_group() as group:
+        group.start_soon(VmMemoryRounds(lambda: [poller], records, 0.05, files.look).run)
+        try:
+            yield records
+        finally:
+            if files.held is not None:
+                files.held.set()
+            group.cancel_scope.cancel()
+
+
+async def test_each_round_has_one_look_and_a_record_of_each_vm_with_the_next_number() -> None:
+    files = Files()
+    async with rounds(files) as records:
+        await records.until(3)
+        assert files.looks >= 3
+
+    assert [each.sequence for each in records.all[:3]] == [1, 2, 3]
+    assert {each.process for each in records.all} == {SEEN.process}
+
+
+async def test_files_that_hang_are_asked_once_and_the_records_come_without_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(vm_memory, "READ_WITHIN_S", 0.05)
+    files = Files(held=threading.Event())
+    async with rounds(files) as records:
+        await records.until(4)
+        assert files.looks == 1
+        assert {each.process for each in records.all} == {None}
+        assert files.held is not None
+        files.held.set()
+        with anyio.fail_after(30):
+            while records.all[-1].process is None:
+                await records.came.wait()
+
+
+async def test_a_bug_in_the_look_costs_what_it_would_have_shown_and_no_record() -> None:
+    files = Files(raises=True)
+    async with rounds(files) as records:
+        await records.until(2)
+
+    assert {each.process for each in records.all} == {None}
