@@ -155,6 +155,18 @@ FILLED: Mapping[str, Sequence[str]] = {
         "unit/core/test_labels.py::test_labels_are_bounded_in_number_and_differ_in_prometheus",
         "unit/core/test_labels.py::test_values_that_others_chose_are_cut_and_made_printable",
     ],
+    "a file of a process or a cgroup": [
+        "unit/host/test_processes.py::test_no_more_of_a_file_is_read_than_its_bound"
+    ],
+    "cgroups between one and the root; the path of one": [
+        "unit/host/test_cgroups.py::test_the_root_and_what_is_not_below_it_have_no_figures"
+    ],
+    "directory entries in a search for pods": [
+        "unit/host/test_cgroups.py::test_the_search_for_pods_is_bounded"
+    ],
+    "one look at the files of all VMs": [
+        "unit/runtime/test_vm_memory.py::test_files_that_hang_are_asked_once_and_the_records_come_without_them"
+    ],
     "VMs remembered after they have gone, on disk": [
         "unit/spool/test_store.py::test_the_remembered_vms_are_bounded_and_the_least_recently_written_are_forgotten_first",
         "unit/spool/test_disk.py::test_the_memory_of_vms_is_bounded_while_the_disk_cannot_be_written",

@@ -79,6 +79,12 @@ def test_neither_links_nor_pipes_are_read(tmp_path: Path) -> None:
     assert identify(9, str(tmp_path)) is None
 
 
+def test_no_more_of_a_file_is_read_than_its_bound(tmp_path: Path) -> None:
+    process(tmp_path, 7, status="x" * 20_000 + "\n" + STATUS)
+
+    assert read_process(Peer(7, 4711), str(tmp_path)) is None
+
+
 @pytest.mark.parametrize(
     ("stat", "ticks"),
     [
