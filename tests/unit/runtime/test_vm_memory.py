@@ -98,6 +98,7 @@ async def test_files_that_hang_are_asked_once_and_the_records_come_without_them(
         with anyio.fail_after(30):
             while records.all[-1].process is None:
                 await records.came.wait()
+        assert files.looks <= 3  # no look was queued meanwhile
 
 
 async def test_a_bug_in_the_look_costs_what_it_would_have_shown_and_no_record() -> None:

@@ -9,7 +9,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric, NumberDataPoint
 from agent.contract.encode import Agent
 from agent.contract.metrics import GUEST_METRICS, OTHER_PREFIX, SCHEMA_URL
 from agent.contract.targets import targets
-from agent.core.reading import Balloon, EpochEnd, Sample, State, VmView
+from agent.core.reading import Balloon, Configured, EpochEnd, Sample, State, VmView
 from agent.sinks.otlp_points import (
     NOTHING_SENT,
     OTHERS_OF_A_VM_MAX,
@@ -309,6 +309,17 @@ def test_a_vms_memory_is_sent_once_each_value_with_the_time_of_its_observation()
     assert again["qemu.vm.cgroup.memory.pressure.some"].start_ns == (T0_S + 60) * SECOND_NS
     pressure = next(each for each in metrics_of(anew) if each.name.endswith("pressure.some"))
     assert [each.as_double for each in data_points(pressure)] == [0.5]
+
+
+def test_a_value_of_the_memory_that_was_not_observed_again_is_not_sent_again() -> None:
+    first = built(replace(view(), memory=memory(T0_S * 1000)))
+    later = replace(
+        memory(T0_S * 1000 + 60_000), configured=Configured(4 << 30, 1 << 30, T0_S * 1000 - 7_000)
+    )
+    anew = built(replace(view(), memory=later), first.accepted, now_ns=NOW_NS + 1)
+
+    assert "qemu.vm.memory.rss" in on_the_wire(anew)
+    assert "qemu.vm.memory.configured" not in on_the_wire(anew)
 
 
 # --- who it is ---
