@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from agent.core.reading import State, VmView
+from agent.core.vm_memory import amounts
 
 NUMBER_MAX = 2**53 - 1
 """Larger numbers are not exact in every JSON reader."""
@@ -86,8 +87,8 @@ class Sum:
 
 
 @dataclass(frozen=True, slots=True)
-class VmMemory:
-    """What is known of one VM's memory."""
+class VmShare:
+    """One VM in the sums of its host. `None`: not known."""
 
     is_reporting: bool
     actual_bytes: int | None = None
@@ -203,15 +204,21 @@ def ksm_of(numbers: Mapping[str, int], page_bytes: int) -> Ksm | None:
 # --- the VMs ---
 
 
-def vm_memory(view: VmView) -> VmMemory | None:
-    """Return what is known of a VM; `None`: it is gone, or counted under another path."""
+def share_of(view: VmView) -> VmShare | None:
+    """Return what a VM adds to the sums; `None`: it is gone, or counted under another path."""
     if view.state.state in (State.GONE, State.DUPLICATE):
         return None
     actual_bytes = None if view.balloon is None else view.balloon.actual_bytes
-    return VmMemory(view.state.state is State.REPORTING, actual_bytes)
+    known = None if view.memory is None else amounts(view.memory)
+    return VmShare(
+        view.state.state is State.REPORTING,
+        actual_bytes,
+        None if known is None else known.configured_bytes,
+        None if known is None else known.resident_bytes,
+    )
 
 
-def sums_of(vms: Iterable[VmMemory | None]) -> VmSums:
+def sums_of(vms: Iterable[VmShare | None]) -> VmSums:
     """Return the sums over the VMs that are not `None`."""
     present = [each for each in vms if each is not None]
     return VmSums(

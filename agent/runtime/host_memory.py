@@ -12,7 +12,7 @@ from pathlib import Path
 import anyio
 import structlog
 
-from agent.core.host_memory import FileFault, HostMemoryEvent, sums_of, vm_memory
+from agent.core.host_memory import FileFault, HostMemoryEvent, share_of, sums_of
 from agent.host.memory_files import Contents, parsed, read_files
 from agent.runtime import clock
 from agent.runtime.recorder import Recorder
@@ -90,7 +90,7 @@ class HostMemoryReporter:
                 observed_at_ms=clock.unix_ms(),
                 interval_s=self._interval_s,
                 memory=memory,
-                vms=sums_of(map(vm_memory, self._recorder.views())),
+                vms=sums_of(map(share_of, self._recorder.views())),
             )
         )
 

@@ -16,15 +16,15 @@ from agent.core.host_memory import (
     Ram,
     Stall,
     Sum,
-    VmMemory,
+    VmShare,
     default_huge_pages,
     ksm_of,
     parse_meminfo,
     parse_number,
     parse_pressure,
     ram_of,
+    share_of,
     sums_of,
-    vm_memory,
 )
 from agent.core.reading import Balloon, State
 from tests.golden.documents import HOST_MEMORY_EVENT
@@ -157,9 +157,9 @@ def test_any_bytes_are_parsed(text: bytes) -> None:
 
 def test_sums_say_how_many_vms_they_cover() -> None:
     vms = [
-        VmMemory(True, 100, 1000, None),
-        VmMemory(True, 200, None, None),
-        VmMemory(False, 2**64 - 4096, None, None),  # a guest that reports too many pages
+        VmShare(True, 100, 1000, None),
+        VmShare(True, 200, None, None),
+        VmShare(False, 2**64 - 4096, None, None),  # a guest that reports too many pages
         None,
     ]
 
@@ -167,17 +167,17 @@ def test_sums_say_how_many_vms_they_cover() -> None:
 
     assert (sums.count, sums.reporting) == (3, 2)
     assert (sums.actual, sums.configured, sums.resident) == (Sum(300, 2), Sum(1000, 1), None)
-    assert sums_of([VmMemory(True, NUMBER_MAX), VmMemory(True, 1)]).actual is None
+    assert sums_of([VmShare(True, NUMBER_MAX), VmShare(True, 1)]).actual is None
     assert sums_of([]).count == 0
 
 
 def test_a_vm_that_is_gone_or_a_duplicate_is_not_counted() -> None:
     reporting = replace(view(sample()), balloon=Balloon(128 << 20, 1))
 
-    assert vm_memory(reporting) == VmMemory(True, 128 << 20)
-    assert vm_memory(view(unknown=True, state=State.CONNECTING)) == VmMemory(False)
+    assert share_of(reporting) == VmShare(True, 128 << 20)
+    assert share_of(view(unknown=True, state=State.CONNECTING)) == VmShare(False)
     for state in (State.GONE, State.DUPLICATE):
-        assert vm_memory(view(state=state)) is None
+        assert share_of(view(state=state)) is None
 
 
 def test_a_value_that_is_not_known_has_no_point() -> None:
