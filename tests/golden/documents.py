@@ -28,7 +28,7 @@ from agent.core.host_memory import (
     Pressure,
     Ram,
     Stall,
-    VmMemory,
+    VmShare,
     sums_of,
 )
 from agent.core.memory import Memory
@@ -67,7 +67,7 @@ HOST_MEMORY_EVENT = HostMemoryEvent(
         Ksm(1, 4096, 8192, 40960, -512),
     ),
     vms=sums_of(
-        [VmMemory(True, 1 << 30), VmMemory(True, 2 << 30), VmMemory(False), None],
+        [VmShare(True, 1 << 30), VmShare(True, 2 << 30), VmShare(False), None],
     ),
 )
 
