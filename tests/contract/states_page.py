@@ -16,12 +16,13 @@ WHEN: Mapping[State, str] = {
         " excluded"
     ),
     State.CONNECTING: (
-        "found, no answer yet; or it answers, no recent update is known, and no later state applies yet"
+        "found, no answer yet; also, where no other row applies: it answers, but its last update is old"
     ),
     State.DUPLICATE: "another monitor on this host already has this uuid",
     State.NO_GREETING: "the socket accepts the connection, but no QMP greeting comes",
     State.UNREACHABLE: (
-        "permission denied, no listener, no timely answer, or the peer closed the link or flooded it"
+        "permission denied, no listener, no timely answer, libvirt unreachable, or a peer that is not a VM,"
+        " violated the protocol, flooded the link or closed it"
     ),
     State.NO_BALLOON: "QEMU has no virtio balloon",
     State.PAUSED: "the VM is not running; QEMU's polling timer is stopped too",
@@ -36,22 +37,26 @@ REASONS: Mapping[str, tuple[State, str, str]] = {
     LinkFault.MISSING: (
         State.GONE,
         (
-            "the socket does not exist: QEMU quit, or its directory was removed; or the agent refuses"
-            " its path now; with libvirt, the domain is not running"
+            "the socket does not exist, because QEMU quit or the directory was removed; or the agent now"
+            " refuses the path of the socket; with libvirt: the domain is not running"
         ),
-        "nothing",
+        "nothing; if QEMU still runs, see the log line `monitor refused` for this path",
     ),
     LinkFault.REFUSED: (
         State.GONE,
-        "no listener on the socket, and QEMU answered there before; otherwise the state is `unreachable`",
-        "nothing, you may delete the socket file; if `unreachable`: start QEMU, or correct the glob",
+        "no listener on the socket, and QEMU answered there before",
+        "nothing; you may delete the socket file",
     ),
     Reason.EXCLUDED: (
         State.GONE,
         "the configuration excludes the VM now (`vms.exclude`, `vms.include`); the VM may still be running",
         "nothing; to observe it again, change the rule that the detail names",
     ),
-    Reason.FIRST_ATTEMPT: (State.CONNECTING, "no answer yet", "wait a second"),
+    Reason.FIRST_ATTEMPT: (
+        State.CONNECTING,
+        "no answer yet; after `duplicate`: the agent observes this VM here now, and waits for its first update",
+        "wait for a second, or for one polling interval",
+    ),
     Reason.SETTLING: (
         State.CONNECTING,
         "it answers; its last update is old, and the next one is not due yet",
@@ -63,7 +68,7 @@ REASONS: Mapping[str, tuple[State, str, str]] = {
             "two monitors of one VM match the globs, the VM migrates within the host, or the uuid was cloned;"
             " the detail names the other path"
         ),
-        "narrow the globs, or give the clone its own uuid",
+        "narrow the globs, or give the clone its own uuid; a migration needs nothing",
     ),
     LinkFault.SILENT: (
         State.NO_GREETING,
@@ -82,7 +87,10 @@ REASONS: Mapping[str, tuple[State, str, str]] = {
     ),
     LinkFault.NOT_A_VM: (
         State.UNREACHABLE,
-        "the peer uses QMP but is no VM, as `qemu-storage-daemon`; tried again when the socket is replaced",
+        (
+            "the peer uses QMP but is not a VM, such as `qemu-storage-daemon`; the agent tries again when the"
+            " socket is replaced"
+        ),
         "match only the monitors of VMs in the globs",
     ),
     LinkFault.DENIED: (
@@ -126,7 +134,7 @@ REASONS: Mapping[str, tuple[State, str, str]] = {
     Reason.SET_BACK: (
         State.OFF,
         "another program disabled polling; the agent will enable it once more",
-        "find the program",
+        "find the program that disables polling, and stop it",
     ),
     Reason.CONTENDED: (
         State.OFF,
@@ -164,6 +172,13 @@ REASONS: Mapping[str, tuple[State, str, str]] = {
     Reason.ADVANCING: (State.REPORTING, "the agent receives updates", "nothing"),
 }
 
+REFUSED_BEFORE_AN_ANSWER = (
+    State.UNREACHABLE,
+    "no listener on the socket, and QEMU has not answered there yet",
+    "start QEMU, or correct the glob",
+)
+"""`REFUSED` is the one reason of two states."""
+
 
 def page() -> str:
     """Return the page, generated from the code."""
@@ -199,7 +214,8 @@ def page() -> str:
         "| state | reason | what it means | what to do |",
         "| --- | --- | --- | --- |",
     ]
-    ordered = sorted(REASONS.items(), key=lambda each: states.index(each[1][0]))
+    rows = [*REASONS.items(), (LinkFault.REFUSED, REFUSED_BEFORE_AN_ANSWER)]
+    ordered = sorted(rows, key=lambda each: states.index(each[1][0]))
     lines += [f"| `{state.value}` | `{reason}` | {what} | {do} |" for reason, (state, what, do) in ordered]
     return "\n".join([*lines, *table()]) + "\n"
 
