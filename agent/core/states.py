@@ -48,15 +48,16 @@ _FAULT_DETAILS = {
     " does; narrow the globs; the agent tries again when the socket is replaced",
     LinkFault.DENIED: "permission denied; run the agent as the socket's owner, or in a group that may write"
     " to it",
-    LinkFault.REFUSED: "no listener on the socket",
-    LinkFault.MISSING: "the socket was removed, or its path must not be used any more",
-    LinkFault.NO_ANSWER: "QEMU stopped answering on an open link: it is stopped or hangs",
+    LinkFault.REFUSED: "no listener on the socket; start QEMU, or correct the glob",
+    LinkFault.MISSING: "the socket was removed, or the agent now refuses its path (see the log line monitor"
+    " refused)",
+    LinkFault.NO_ANSWER: "no answer on an open link: QEMU is stopped or hangs; check the QEMU process",
 }
 
 _OVERDUE_CAUSES = {
-    Via.QMP: "QEMU is stopped or hangs",
+    Via.QMP: "QEMU is stopped or hangs; check the QEMU process",
     Via.LIBVIRT: "QEMU or libvirt's daemon is stopped or hangs, or another libvirt job blocks the domain;"
-    " from outside these look alike",
+    " check their processes, and run virsh domjobinfo",
 }
 
 
@@ -163,7 +164,10 @@ def _judge_off(f: Facts) -> Verdict:
         return Verdict(State.OFF, Reason.SET_BACK, detail)
     if f.blocked is not None:
         return Verdict(State.OFF, Reason.CANNOT_SET, f.blocked)
-    detail = "polling is disabled, and polling.policy does not allow the agent to enable it"
+    detail = (
+        "polling is disabled, and polling.policy does not allow the agent to enable it; set the interval in"
+        " QEMU, or use the policy fill"
+    )
     return Verdict(State.OFF, Reason.POLLING_DISABLED, detail)
 
 
@@ -172,16 +176,20 @@ def _judge_updates(f: Facts) -> Verdict | None:
         return Verdict(State.WAITING, Reason.REBOOTED, "the VM was reset; no update from the new boot yet")
     if f.last_update_s == 0:
         detail = (
-            "no update yet: the guest has no balloon driver, does not support statistics, or is still booting"
+            "no update yet: the guest has no balloon driver, does not support statistics, or is still"
+            " booting; wait for the boot, or load virtio_balloon in the guest"
         )
         return Verdict(State.WAITING, Reason.NO_UPDATE_YET, detail)
     if f.all_unset:
-        detail = "updates come without any statistic: the guest's balloon service is not running"
+        detail = "updates come without any statistic; start the balloon service in the guest"
         return Verdict(State.EMPTY, Reason.ALL_UNSET, detail)
     if f.silent_s > f.deadline_s and f.checking:
         return None
     if f.silent_s > f.deadline_s:
-        detail = f"no update within {f.deadline_s:g} s at an interval of {f.interval_s} s"
+        detail = (
+            f"no update within {f.deadline_s:g} s at an interval of {f.interval_s} s; check whether the"
+            " guest hangs, or its balloon driver is unloaded"
+        )
         return Verdict(State.STALLED, Reason.NO_ADVANCE, detail)
     if not f.advancing:
         if f.kicked:

@@ -338,11 +338,12 @@ def _require_answer(message: Message) -> None:
 def _detail(fault: LinkFault, error: Exception) -> str:
     match fault:
         case LinkFault.HUNG_UP:
-            return "the peer has closed the connection"
+            return "the peer has closed the connection; if it does so again, check QEMU's log"
         case LinkFault.NOT_QMP:
             return "the peer does not speak QMP"
         case LinkFault.PROTOCOL:
             problem = error.error_message if isinstance(error, ProtocolError) else str(error)
-            return f"the peer violated the QMP protocol: {problem:.200}"
+            remedy = "find out which program created the socket"
+            return f"the peer violated the QMP protocol: {problem:.200}; {remedy}"
         case _:
             return str(error)

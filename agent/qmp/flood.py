@@ -16,7 +16,8 @@ _NAMES_MAX = 16
 
 _EVENT_SHOWN_MAX = 64
 
-_CAUSES = {"BLOCK_IO_ERROR": ": a disk of the VM fails"}
+_CAUSES = {"BLOCK_IO_ERROR": "a disk of the VM fails; check its storage"}
+_UNKNOWN_CAUSE = "find out which program created the socket"
 
 
 class FloodingError(Exception):
@@ -73,7 +74,8 @@ class FloodWindow:
         flood = f"more than {limit} messages in one second (each KiB counts as one)"
         if self._names:
             [(event, _)] = self._names.most_common(1)
-            flood += f", most of the events {printable(event, _EVENT_SHOWN_MAX)}{_CAUSES.get(event, '')}"
+            name = printable(event, _EVENT_SHOWN_MAX)
+            flood += f", most of the events {name}; {_CAUSES.get(event, _UNKNOWN_CAUSE)}"
         raise FloodingError(flood)
 
 

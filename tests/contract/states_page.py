@@ -54,7 +54,10 @@ REASONS: Mapping[str, tuple[State, str, str]] = {
     ),
     Reason.FIRST_ATTEMPT: (
         State.CONNECTING,
-        "no answer yet; after `duplicate`: the agent observes this VM here now, and waits for its first update",
+        (
+            "no answer yet; after `duplicate`: the agent observes this VM here now, and waits for its first"
+            " update"
+        ),
         "wait for a second, or for one polling interval",
     ),
     Reason.SETTLING: (

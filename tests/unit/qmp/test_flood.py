@@ -38,5 +38,5 @@ def test_events_that_are_not_used_have_a_bound_of_their_own_and_the_most_frequen
     window.add_unused("JOB_STATUS_CHANGE", 100, 1.0)
     window.add(None, 100, 1.0)
 
-    with pytest.raises(FloodingError, match=r"more than 30 .* events BLOCK_IO_ERROR: a disk of the VM fails"):
+    with pytest.raises(FloodingError, match=r"more than 30 .* events BLOCK_IO_ERROR; a disk of the VM fails"):
         window.add_unused("BLOCK_IO_ERROR", 100, 1.0)

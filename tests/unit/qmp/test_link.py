@@ -425,7 +425,7 @@ async def test_the_words_of_a_flood_name_the_event() -> None:
             await link.read_run_state()
 
     assert caught.value.fault is LinkFault.FLOODING
-    assert caught.value.detail.endswith("BLOCK_IO_ERROR: a disk of the VM fails")
+    assert caught.value.detail.endswith("BLOCK_IO_ERROR; a disk of the VM fails; check its storage")
 
 
 async def test_a_storm_of_events_that_are_not_used_leaves_the_link_open() -> None:
