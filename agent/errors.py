@@ -125,13 +125,13 @@ class StateFileError(AgentError):
 
 
 class SpoolFault(StrEnum):
-    """Why the file of the spool cannot be used."""
+    """Why the file of the spool cannot be used; the value is for people."""
 
-    FULL = "full"  # no space on the file system
-    UNUSABLE = "unusable"  # cannot be opened, read or written now: permissions, read-only, an I/O error
-    DAMAGED = "damaged"  # not a database, or one with broken pages or rows
-    FOREIGN = "foreign"  # a database of another program
-    NEWER = "newer"  # written by a newer agent
+    FULL = "disk full"  # no space on the file system
+    UNUSABLE = "disk error, or no permission"  # now: it cannot be opened, read or written
+    DAMAGED = "file damaged"  # not a database, or one with broken pages or rows
+    FOREIGN = "file of another program"  # a database of another program
+    NEWER = "file of a newer agent"  # written by a newer agent
 
 
 SET_ASIDE = frozenset({SpoolFault.DAMAGED, SpoolFault.FOREIGN, SpoolFault.NEWER})

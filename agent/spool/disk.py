@@ -106,7 +106,8 @@ class DiskSpool:
     def problem(self) -> str | None:
         """Why records are lost or may be; `None`: they are safe."""
         if self.trouble is not None:
-            return f"the spool cannot be written ({self.trouble.fault}); records are kept in memory"
+            kept = "records are kept in memory until it can be; fix the disk"
+            return f"the spool cannot be written ({self.trouble.fault}); {kept}"
         if anyio.current_time() < self._dropped_at_s + _LOG_LOSSES_S:
             return "the spool drops its oldest records because it is full or they are too old"
         return None
@@ -167,8 +168,8 @@ class DiskSpool:
                 try:
                     await self._thread.run(partial(mark_stale, self._path))
                 except SpoolError as error:
-                    detail = "if the agent is killed now, sequence numbers may be used twice"
-                    log.error("spool not marked as stale", problem=str(error), detail=detail)
+                    detail = "if the agent is killed now, sequence numbers may be used twice; fix the disk"
+                    log.error("spool mark not removed", problem=str(error), detail=detail)
         self._sent_from_memory = True
 
     def sent_from_memory(self, batch: Rows) -> None:
@@ -231,8 +232,8 @@ class DiskSpool:
         try:
             await self._thread.run(partial(mark_current, self._path))
         except SpoolError as error:
-            detail = "the next start begins new epochs"
-            log.warning("spool not marked as current", problem=str(error), detail=detail)
+            detail = "if the agent ends now, its next run begins new epochs; fix the disk"
+            log.warning("spool mark not written", problem=str(error), detail=detail)
         else:
             self._is_current = True
 
@@ -244,7 +245,8 @@ class DiskSpool:
                 try:
                     await self._thread.run(store.close)
                 except SpoolError as error:
-                    log.warning("spool not closed", problem=str(error))
+                    detail = "committed records are kept; check the disk"
+                    log.warning("spool not closed", problem=str(error), detail=detail)
 
     @property
     def _pending(self) -> int:
@@ -328,7 +330,10 @@ class DiskSpool:
             self._dropped_at_s = now_s
         if totals.dropped and now_s >= self._losses_logged_at_s + _LOG_LOSSES_S:
             for (table, loss), count in self._losses.items():
-                log.error("oldest records dropped", table=table, reason=loss.value, records=count)
+                detail = "restore Kafka, or raise spool.size or spool.age"
+                log.error(
+                    "oldest records dropped", table=table, reason=loss.value, records=count, detail=detail
+                )
             self._losses.clear()
             self._losses_logged_at_s = now_s
         self.totals = totals
@@ -368,7 +373,8 @@ class DiskSpool:
 
     def _troubled(self, error: SpoolError) -> None:
         if self.trouble is None:
-            log.error("spool cannot be written", problem=str(error), detail="records are kept in memory")
+            detail = "records are kept in memory until it can be written; fix the disk"
+            log.error("spool cannot be written", problem=str(error), detail=detail)
         self.trouble = error
         self._pend()
         for queue in self._queues.values():
@@ -386,7 +392,10 @@ class DiskSpool:
         self._touched = dict(self.memories) | self._touched
         try:
             aside = await self._thread.run(partial(set_aside, self._path, self._wall_ms()))
-            log.error("spool set aside", path=str(aside), problem=error.detail, records_lost=lost)
+            detail = "inspect the file with barograph spool verify --file, then delete it"
+            log.error(
+                "spool set aside", path=str(aside), problem=error.detail, records_lost=lost, detail=detail
+            )
             await self._open()
         except SpoolError as another:
             self._troubled(another)
@@ -416,7 +425,7 @@ class DiskSpool:
                 self._counters.add(Count.CARRIED, queue.rows, reason=queue.sink)
         memories, problems = await self._thread.run(store.memories)
         for problem in problems:
-            log.error("remembered VM unreadable", problem=problem)
+            log.error("remembered VM unreadable", problem=problem, detail="it begins a new epoch")
         if memories and not await self._thread.run(partial(is_current, self._path)):
             detail = (
                 "the agent was killed while it sent records from memory, or the spool is a copy;"

@@ -258,4 +258,6 @@ def _write(place: _Place, entries: Sequence[IntervalChange]) -> None:
     try:
         replace_file(place.descriptor, FILE_NAME, encode_owed(entries))
     except OSError as error:
-        raise StateFileError(f"{place.path / FILE_NAME}: cannot be written: {error.strerror}") from error
+        raise StateFileError(
+            f"{place.path / FILE_NAME}: cannot be written: {error.strerror}; fix the disk or the permissions"
+        ) from error

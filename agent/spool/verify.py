@@ -146,7 +146,7 @@ class _Order:
             yield f"id {record.id!r} does not match its sample"
         if sequence > self._remembered.get(epoch, sequence):
             known = self._remembered[epoch]
-            yield f"VM {vm}: sequence {sequence} is above {known}, the last one remembered of this epoch"
+            yield f"VM {vm}: sequence {sequence} is above {known}, the highest one remembered of this epoch"
         if before is None:
             return
         last = f"follows sequence {before[1]} of epoch {before[0]}"

@@ -114,7 +114,7 @@ def test_a_sample_newer_than_the_memory_of_its_vm_is_found(path: Path) -> None:
         Change(now_ms=NOW_MS, records=list(enumerate([sample(4), sample(5)], 1)), memories=[remembered(4)])
     )
     assert verify(path).problems == [
-        "samples 2: VM vm-1: sequence 5 is above 4, the last one remembered of this epoch"
+        "samples 2: VM vm-1: sequence 5 is above 4, the highest one remembered of this epoch"
     ]
 
     store.commit(Change(now_ms=NOW_MS, memories=[remembered(5)]))
