@@ -91,7 +91,7 @@ class KafkaSink:
             if known is not None:
                 raise _unavailable(f"{known.detail} ({detail})", known.fault) from error
             warning = self._warnings.take()
-            raise _unavailable(f"{detail} ({warning})" if warning else detail) from error
+            raise _unavailable(f"{detail}{f' ({warning})' if warning else ''}; check the brokers") from error
         except KafkaTrouble as error:
             raise _unavailable(error.detail, error.fault) from error
         finally:

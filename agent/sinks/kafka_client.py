@@ -186,7 +186,11 @@ class KafkaClient:
                 detail = "larger than max.message.bytes of the topic; raise it"
                 return KafkaTrouble(Fault.RECORD, "too_large", detail)
             case _InvalidRecord():
-                return KafkaTrouble(Fault.RECORD, "invalid", "refused by the broker as invalid (code 87)")
+                return KafkaTrouble(
+                    Fault.RECORD,
+                    "invalid",
+                    "refused by the broker as invalid (code 87); see the log of the broker",
+                )
             case kafka_errors.InvalidTimestampError():
                 return KafkaTrouble(Fault.TIME, "", "timestamp refused by the broker")
             case _UnsupportedCompression():
@@ -204,7 +208,8 @@ class KafkaClient:
                 )
                 return KafkaTrouble(Fault.CONNECTION, "", detail)
             case kafka_errors.OutOfOrderSequenceNumber() | kafka_errors.ProducerFenced():
-                detail = f"the brokers lost track of this producer: {type(error).__name__}"
+                name = type(error).__name__
+                detail = f"the brokers lost track of this producer ({name}); the agent reconnects"
             case kafka_errors.IncompatibleBrokerVersion() | kafka_errors.UnsupportedVersionError():
                 return incompatible(error)
             case (
@@ -215,7 +220,7 @@ class KafkaClient:
                 known = self._journal.trouble(anyio.current_time())
                 if known is not None:
                     return known
-                detail = "no broker reachable"
+                detail = "no broker reachable; check the brokers and the network"
             case _:
                 detail = described(error.__cause__ or error)
         return KafkaTrouble(Fault.CONNECTION, "", self._with_warning(detail))

@@ -210,7 +210,7 @@ class BrokerConnection(AIOKafkaConnection):
     def _answer_max_bytes(self) -> int:
         """Return how large the next answer may be. To decode it takes up to 0.5 s for 1 MiB."""
         if not self._requests:
-            raise UnusableAnswer("sends an answer that nothing was asked for; use the port of a broker")
+            raise UnusableAnswer("sends an answer without a request; use the port of a broker")
         _, request, _ = self._requests[0]
         is_large = request is not None and request.API_KEY in (_PRODUCE, _METADATA)
         return _LARGE_ANSWER_MAX_BYTES if is_large else _ANSWER_MAX_BYTES
@@ -234,8 +234,8 @@ class BrokerConnection(AIOKafkaConnection):
         if handshake.error_code == _UNSUPPORTED_MECHANISM or (
             not handshake.error_code and sasl.mechanism not in offered
         ):
-            detail = (
-                f"{self.address} does not offer {sasl.mechanism}; use one of {', '.join(offered) or 'none'}"
+            detail = f"{self.address} does not offer {sasl.mechanism}; " + (
+                f"use one of {', '.join(offered)}" if offered else "enable SASL on the listener"
             )
             raise _refused("kafka.sasl.mechanism", detail)
         if handshake.error_code:

@@ -246,7 +246,9 @@ def _tls(address: BrokerAddress, error: ssl.SSLError) -> str:
             f"{address.source}: {address} does not answer with TLS ({reason}); use the port of a TLS "
             "listener, or set kafka.tls.enabled: false"
         )
-    return f"kafka.tls: no TLS with {address} ({reason}); compare the settings of the agent and the broker"
+    return (
+        f"kafka.tls: TLS with {address} failed ({reason}); compare the settings of the agent and the broker"
+    )
 
 
 def _resolvable(address: BrokerAddress) -> str:

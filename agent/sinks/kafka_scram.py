@@ -69,7 +69,7 @@ class Scram:
         """
         signature = _decoded(_fields(server_final).get("v", ""), "signature")
         if not hmac.compare_digest(signature, self._server_signature):
-            raise ScramError("does not know the password itself (wrong SCRAM signature)")
+            raise ScramError("does not prove that it knows the password (wrong SCRAM signature)")
 
     def _hmac(self, key: bytes, message: bytes) -> bytes:
         return hmac.digest(key, message, self._digest)

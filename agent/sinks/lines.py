@@ -65,7 +65,8 @@ class LinesSink:
         except (BrokenPipeError, ConnectionResetError) as error:
             raise OutputClosed("standard output: closed by the reader") from error
         except TimeoutError as error:
-            message = f"standard output: nothing read for {self._settings.write_timeout_s:g} s"
+            limit = f"{self._settings.write_timeout_s:g} s"
+            message = f"standard output: nothing read for {limit}; check the program that reads it"
             raise SinkUnavailable(message) from error
         except OSError as error:
             raise SinkUnavailable(f"standard output: {error.strerror}") from error
@@ -79,7 +80,9 @@ class LinesSink:
         await anyio.lowlevel.checkpoint()  # where a cancellation, or the deadline, takes effect
         with anyio.move_on_after(_PIECE_TIMEOUT_S, shield=True):
             return await in_thread(partial(_write_some, self._settings.descriptor, data))
-        raise SinkUnavailable("standard output: a write does not end")
+        raise SinkUnavailable(
+            "standard output: a write does not end; check the program that reads it, or the disk"
+        )
 
     async def aclose(self) -> None:
         """Do nothing: standard output stays open."""

@@ -115,7 +115,8 @@ class OtlpSink:
             if ended is not None:
                 await ended.done.wait()
         if scope.cancelled_caught:
-            log.warning("otlp export abandoned", after_s=deadline_s)
+            detail = "the backend did not answer in time; check it, or raise shutdown.deadline"
+            log.warning("otlp export abandoned", after_s=deadline_s, detail=detail)
 
     def _look(self) -> None:
         """Report an attempt that takes long."""

@@ -97,7 +97,9 @@ class _Fresh(Generic[T]):
             if self._kept is None:
                 raise
             log.warning(
-                "changed file not used", problem=str(error), files=[str(each) for each in self._files()]
+                "changed file rejected, the previous content stays in effect",
+                problem=str(error),
+                files=[str(each) for each in self._files()],
             )
         self._seen = stamp
         return self._kept

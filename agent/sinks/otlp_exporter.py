@@ -135,16 +135,17 @@ class _Official:
             result = self._exporter.export_request(request)
         except Exception as error:  # noqa: BLE001 - the boundary: whatever a backend answers is an outcome
             # Not its text or its traceback: a library may quote a header.
-            log.error("otlp export crashed", error=type(error).__name__)
+            detail = "a bug of the agent; report it with this line"
+            log.error("otlp export crashed", error=type(error).__name__, detail=detail)
             return self._attempts.end(
-                Outcome(accepted=False, detail=f"internal error: {type(error).__name__}")
+                Outcome(accepted=False, detail=f"internal error: {type(error).__name__}; report it")
             )
         outcome = self._attempts.outcome
         if outcome is None:
             return Outcome(accepted=False, detail="the exporter did not send the request")
         if result is MetricExportResult.SUCCESS or not outcome.accepted:
             return outcome  # the exporter counts a redirect as success, the agent does not
-        return Outcome(accepted=False, detail="the exporter stopped retrying")
+        return Outcome(accepted=False, detail="the exporter stopped retrying; check the log of the backend")
 
     def shutdown(self) -> None:
         self._exporter.shutdown()

@@ -12,7 +12,7 @@ from agent.sinks.http_post import Failure, Stage, Target
 from agent.sinks.otlp_settings import Settings, authority, http_endpoint
 
 _DETAIL_CHARACTERS = 200
-_CREDENTIALS = "check it, otlp.headers_file and otlp.bearer_token_file"
+_CREDENTIALS = "check otlp.headers, otlp.headers_file and otlp.bearer_token_file"
 _REACH = "check the address and port in otlp.endpoint, the route and firewalls"
 
 

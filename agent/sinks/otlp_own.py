@@ -102,7 +102,8 @@ class OwnTelemetry:
         with anyio.move_on_after(deadline_s) as scope:
             await ended.done.wait()
         if scope.cancelled_caught:
-            log.warning("export of agent metrics abandoned", after_s=deadline_s)
+            detail = "the backend did not answer in time; check it, or raise shutdown.deadline"
+            log.warning("export of agent metrics abandoned", after_s=deadline_s, detail=detail)
 
     def _open(self) -> Exporter:
         return open_exporter(self._settings, None, self._redact.add, self._redact)
@@ -138,7 +139,8 @@ class OwnTelemetry:
                 try:
                     self._snapshot = taken.result(_SNAPSHOT_TIMEOUT_S)
                 except TimeoutError:
-                    log.warning("agent metrics are stale", detail="the event loop did not answer")
+                    detail = "the event loop did not answer in time; the last values are sent again"
+                    log.warning("agent metrics are stale", detail=detail)
         if self._snapshot is None:
             raise LookupError("not started")
         return self._snapshot
