@@ -392,7 +392,7 @@ def _locks() -> Locks:
     environ = os.environ
     locks = Locks(default_path(os.getuid(), environ.get("XDG_RUNTIME_DIR"), environ.get("RUNTIME_DIRECTORY")))
     if locks.problem is not None:
-        detail = "a second agent on this host may watch the same VMs"
+        detail = "a second agent on this host may watch the same VMs; run only one, or fix the path"
         log.info("monitors not locked", problem=locks.problem, detail=detail)
     return locks
 

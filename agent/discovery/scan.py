@@ -165,7 +165,9 @@ def _judge(
         detail = f"{error.link} is a link that others can change: use the path that it leads to"
         return RefusedPath(path, RefusedReason.FOREIGN_LINK, detail)
     except OSError as error:
-        return RefusedPath(path, RefusedReason.UNREADABLE, f"cannot be reached: {error.strerror}")
+        return RefusedPath(
+            path, RefusedReason.UNREADABLE, f"cannot be reached: {error.strerror}; check the path"
+        )
     if not path.isprintable():
         return RefusedPath(
             ascii(path), RefusedReason.UNPRINTABLE, "has characters that cannot be printed: rename it"

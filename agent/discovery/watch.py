@@ -91,7 +91,8 @@ async def _try(look: Callable[[], Survey], last: Survey) -> Survey:
     try:
         return await in_thread(look)
     except _NO_RESOURCES as error:
-        detail = f"cannot be scanned: {error or type(error).__name__}; what was found before is kept"
+        why = f"cannot be scanned: {error or type(error).__name__}"
+        detail = f"{why}; what was found before is kept; free memory or threads"
         kept = RefusedPath("/", RefusedReason.UNREADABLE, detail)
         others = tuple(each for each in last.scan.refused if each.path != kept.path)
         return replace(last, scan=_with_refused(replace(last.scan, refused=others), (kept,)))

@@ -20,6 +20,7 @@ from agent.core.address import Domain
 from agent.core.events import LinkEvent
 from agent.core.reading import SocketMark
 from agent.core.reconnecting import Opening, Reconnecting
+from agent.core.wording import counted
 from agent.errors import Declined, LibvirtUnreachable, LinkFault
 from agent.libvirt import api, qmp_terms
 from agent.libvirt.api import Found, Look
@@ -134,8 +135,8 @@ class KeptConnection:
         reasons = {str(Domain(self.uri, uuid)): why for uuid, why in self._unusable.items()}
         if self._left_out:
             reasons[self.uri] = (
-                f"it has {self._left_out} more domains than the {self._domains_max} that are used"
-                " of a libvirt found by its socket; name it with `uri`"
+                f"{counted(self._left_out, 'domain')} left out: at most {self._domains_max} are used of a"
+                " libvirt that is found by its socket; configure it by `uri`"
             )
         return reasons
 

@@ -250,7 +250,7 @@ def _period_s(device: ElementTree.Element) -> int:
     stats = device.find("stats")
     period = "0" if stats is None else stats.get("period") or "0"
     if _NUMBER.fullmatch(period) is None or int(period) > INTERVAL_MAX_S:
-        raise ValueError("a domain's XML has a period of statistics that is none")
+        raise ValueError("a domain's XML has a period of statistics that is not a number of seconds")
     return int(period)
 
 

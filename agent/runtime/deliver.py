@@ -81,7 +81,8 @@ class Deliverer:
         finally:
             dropped = self._queue.abandon()
             if dropped:
-                log.error("records dropped at shutdown", sink=self._sink.name, records=dropped)
+                detail = "raise shutdown.deadline; with Kafka, spool.mode: disk keeps them"
+                log.error("records dropped at shutdown", sink=self._sink.name, records=dropped, detail=detail)
             self.done.set()
             try:
                 await self._sink.aclose()

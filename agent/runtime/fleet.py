@@ -170,8 +170,8 @@ class Fleet:
                         task.happened(event)
                 case Full(address):
                     detail = (
-                        f"the agent already observes {self._watched_max} VMs, its limit; more VMs, such"
-                        " as this one, are observed only when others end"
+                        f"the agent observes at most {self._watched_max} VMs; it observes this one when"
+                        " another ends; narrow the globs"
                     )
                     reason = RefusedReason.TOO_MANY.value
                     log.warning("monitor refused", path=str(address), reason=reason, detail=detail)
@@ -204,7 +204,8 @@ class Fleet:
             # The boundary: a bug met on one VM must not stop the others.
             self._services.counters.add(Count.VM_FAILURES)
             failed = True
-            log.exception("vm task failed", path=str(seen.address))
+            detail = "a bug of the agent; the VM is observed again after a pause; report it"
+            log.exception("vm task failed", path=str(seen.address), detail=detail)
             self._services.claims.disclaim(seen.address)
         finally:
             self._retired.put(remember(task.poller))

@@ -252,6 +252,7 @@ class VmTask:
                     "statistics are no counters",
                     path=str(self.poller.endpoint.address),
                     statistics=sorted(statistics),
+                    detail="they fell although the guest runs on; use no differences or rates of them",
                 )
             case Retire():
                 services.emissions.retire(self.poller.endpoint.address)

@@ -144,7 +144,7 @@ async def test_a_found_libvirt_has_a_bounded_number_of_domains_and_the_others_ar
         assert len(found) == DOMAINS_MAX
         ((uri, why),) = libvirts.unusable().items()
         assert uri == "qemu+unix:///system?socket=/a"
-        assert "19936 more domains than the 64" in why
+        assert "19936 domains left out: at most 64" in why
 
 
 async def test_a_bounded_number_of_sockets_is_connected_to(peers: dict[str, Callable[[], Peer]]) -> None:
