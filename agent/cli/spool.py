@@ -35,7 +35,7 @@ from agent.spool.verify import verify as verdict
 
 commands = typer.Typer(help="Inspect the spool and manage dead letters.", no_args_is_help=True)
 letters = typer.Typer(
-    help="List, requeue or drop the records that Kafka refused permanently.",
+    help="List, requeue or drop records that Kafka refused.",
     no_args_is_help=True,
 )
 commands.add_typer(letters, name="dead-letters")
@@ -73,9 +73,10 @@ def status(
     file: FileFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show the queued records, their age and size, and whether an agent is running.
+    """Show what is queued, and whether an agent is running.
 
-    This does not disturb a running agent.
+    Shows the number, age and size of the records in each queue, the dead letters, and how many VMs the spool
+    remembers. This does not disturb a running agent.
     """
     place = _place(config, state_directory, file)
     with _errors_reported():
@@ -114,9 +115,10 @@ def list_letters(
     file: FileFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """List dead letters, newest first: number, time, reason, size, key, id and detail.
+    """List dead letters, newest first.
 
-    With --json, print one document per line, with headers and value. This does not disturb a running agent.
+    Shows the number, time, reason, size, key, id and detail of each. With --json, print one document per
+    line, with headers and value. This does not disturb a running agent.
     """
     place = _place(config, state_directory, file)
     with _errors_reported():

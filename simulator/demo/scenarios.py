@@ -137,7 +137,7 @@ SCENARIOS: Mapping[Scenario, Script] = {
     Scenario.DAY: Script(
         "shows every VM state. A guest unloads and reloads its balloon driver, one panics, one reboots; a VM "
         "is paused and its statistics are turned off; one QEMU is killed and started again, one freezes. "
-        "Others cannot report from the start: no driver, no balloon, Windows without the balloon service, a "
+        "Others never report: no driver, no balloon, Windows without the balloon service, a "
         "monitor used by another tool, a clone with the UUID of another VM. The agent checks the polling "
         "intervals every second instead of every 30 s.",
         vms=len(_DAY),
