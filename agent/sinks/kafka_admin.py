@@ -30,10 +30,12 @@ from agent.core.topic_facts import (
     TopicFacts,
 )
 from agent.errors import SinkUnavailable
-from agent.sinks.kafka_connection import Blocking, BrokerConnection, dial
+from agent.sinks.kafka_blocking import Blocking
+from agent.sinks.kafka_connection import BrokerConnection, dial
 from agent.sinks.kafka_faults import BrokerAddress, Fault, KafkaTrouble, Stage, described, failure, plain
 from agent.sinks.kafka_journal import Journal
 from agent.sinks.kafka_settings import Settings
+from agent.sinks.kafka_tokens import Tokens
 
 # kafka.apache.org/protocol: resource types, operations of ACLs, error codes
 _TOPIC_RESOURCE = 2
@@ -146,7 +148,16 @@ async def connected(settings: Settings) -> AsyncGenerator[Admin]:
         SinkUnavailable: the cluster cannot be reached, or does not answer in time.
     """
     journal, blocking = Journal(), Blocking("kafka-topics")
-    reach = partial(dial, settings=settings, journal=journal, blocking=blocking, max_idle_ms=_IDLE_MAX_MS)
+    sasl = settings.sasl
+    tokens = None if sasl is None or sasl.oauth is None else Tokens(sasl.oauth)
+    reach = partial(
+        dial,
+        settings=settings,
+        journal=journal,
+        blocking=blocking,
+        tokens=tokens,
+        max_idle_ms=_IDLE_MAX_MS,
+    )
     try:
         with anyio.fail_after(settings.delivery_timeout_s):
             first = await _first(settings, reach)
@@ -169,6 +180,8 @@ async def connected(settings: Settings) -> AsyncGenerator[Admin]:
         raise SinkUnavailable(f"kafka: {detail}") from error
     finally:
         blocking.end()
+        if tokens is not None:
+            tokens.end()
 
 
 async def _first(settings: Settings, reach: _Reach) -> BrokerConnection:

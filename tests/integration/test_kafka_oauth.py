@@ -12,7 +12,9 @@ import anyio
 import pytest
 
 from agent.core.reading import Record
+from agent.core.topic_commands import Wanted
 from agent.errors import SinkUnavailable
+from agent.sinks import kafka_admin
 from agent.sinks.kafka import KafkaSink
 from agent.sinks.kafka_settings import Oauth, Sasl, Settings, TokenEndpoint
 from agent.sinks.kafka_tokens import Tokens
@@ -163,3 +165,22 @@ async def test_a_signed_token_in_a_file_is_checked_by_the_broker_and_renewed(
     await sink.aclose()
 
     assert_nothing_lost(await received(brokers.kafka.bootstrap, TOPIC), sent)
+
+
+async def test_the_commands_for_topics_log_in_with_one_token(brokers: Brokers, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("hunter2")
+    with token_server(lambda: issued(unsecured("barograph", 300), 300)) as server:
+        endpoint = TokenEndpoint(url=server.url, client_id="barograph", client_secret_file=secret)
+        settings = Settings(
+            bootstrap_servers=(brokers.unsecured,),
+            sasl=Sasl(mechanism="OAUTHBEARER", oauth=Oauth(source=endpoint)),
+            delivery_timeout_s=30.0,
+        )
+        async with kafka_admin.connected(settings) as admin:
+            assert await admin.create({"made": Wanted(partitions=3, replicas=1, config={})}) == {}
+            await admin.wait_for(["made"])
+            facts = await admin.facts(["made"])
+
+    assert len(facts.topics["made"].replicas) == 3
+    assert len(server.clients) == 1
