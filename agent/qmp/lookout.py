@@ -37,9 +37,12 @@ class _Watched:
 class Lookout:
     """The links whose monitors are looked at."""
 
-    def __init__(self, look: Callable[[], dict[backlog.File, int]] = backlog.queues) -> None:
+    def __init__(
+        self, look: Callable[[], dict[backlog.File, int]] = backlog.queues, every_s: float = LOOK_S
+    ) -> None:
         """Create it; `look` returns the length of each listener's queue, and runs in a worker thread."""
         self._look = look
+        self._every_s = every_s
         self._watched: dict[_Watched, None] = {}
         self._any = anyio.Event()
 
@@ -65,7 +68,7 @@ class Lookout:
                 if not self._watched:
                     self._any = anyio.Event()
                     await self._any.wait()
-                await anyio.sleep(LOOK_S)
+                await anyio.sleep(self._every_s)
                 watched = list(self._watched)
                 if not watched:
                     continue

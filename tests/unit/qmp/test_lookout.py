@@ -42,7 +42,7 @@ async def until(holds: Callable[[], bool]) -> None:
 
 async def told(kernel: Kernel, mark: SocketMark, looks: int) -> list[LinkEvent]:
     events: list[LinkEvent] = []
-    lookout = Lookout(kernel)
+    lookout = Lookout(kernel, every_s=0.02)
     async with anyio.create_task_group() as group:
         group.start_soon(lookout.run)
         with lookout.watching(mark, events.append):
@@ -78,13 +78,13 @@ async def test_a_kernel_without_the_list_shows_nobody() -> None:
 async def test_without_links_it_does_not_look() -> None:
     kernel = Kernel({FILE: 1})
     events: list[LinkEvent] = []
-    lookout, looks = Lookout(kernel), 0
+    lookout, looks = Lookout(kernel, every_s=0.02), 0
     async with anyio.create_task_group() as group:
         group.start_soon(lookout.run)
         with lookout.watching(HERE, events.append):
             await until(lambda: kernel.looks > 0)
         looks = kernel.looks
-        await anyio.sleep(1.3)
+        await anyio.sleep(0.1)  # time for five looks
         group.cancel_scope.cancel()
 
     assert kernel.looks <= looks + 1
