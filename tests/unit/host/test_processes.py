@@ -114,7 +114,12 @@ def test_the_cgroup_is_the_one_of_version_2(cgroup: bytes, path: str | None) -> 
 
 
 def test_a_real_process_is_found_and_after_its_end_it_is_not() -> None:
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+    program = "print(flush=True); import sys; sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()  # before, its memory is still that of the fork
         peer = identify(child.pid)
         assert peer is not None
         files = read_process(peer)
