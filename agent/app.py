@@ -13,7 +13,7 @@ from anyio.abc import TaskGroup
 
 from agent import __version__
 from agent.config import Config
-from agent.contract.encode import Agent
+from agent.contract.payloads import Agent
 from agent.core.address import Address
 from agent.core.agent_state import AgentPhase
 from agent.core.delivery import DeliverySettings

@@ -7,7 +7,7 @@ import anyio
 
 from agent import __version__
 from agent.config import Config
-from agent.contract.encode import Agent, sample_document, state_document
+from agent.contract.payloads import Agent, sample_document, state_document
 from agent.core.address import parse_address
 from agent.core.epochs import uuid7
 from agent.core.reading import IntervalPolicy

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from agent.contract import metrics
-from agent.contract.encode import Agent
 from agent.contract.metrics import VM_LABEL_PREFIX, VM_PATH
+from agent.contract.payloads import Agent
 from agent.core.reading import NO_LABELS, State, VmId, VmIdentity, VmView
 
 

@@ -6,7 +6,7 @@ from agent.core.topic_commands import Cluster, change_topic
 from agent.core.topic_facts import Code, Finding, Level, Topic, TopicFacts, duration, retention_for
 
 _MARGIN_MIN_S = 86_400
-_RECORD_MAX_BYTES = 65_536  # no record has more: agent/contract/encode.py bounds the texts
+_RECORD_MAX_BYTES = 65_536  # no record has more: agent/contract/payloads.py bounds the texts
 _MESSAGE_BYTES = 1_048_588  # Kafka's default
 
 

@@ -7,7 +7,6 @@ from typing import Protocol
 import structlog
 
 from agent.contract.encode import (
-    Agent,
     Mode,
     as_log,
     encode_agent_state,
@@ -16,6 +15,7 @@ from agent.contract.encode import (
     encode_state,
     encode_vm_memory,
 )
+from agent.contract.payloads import Agent
 from agent.core.address import Address
 from agent.core.agent_state import AgentEvent
 from agent.core.host_memory import HostMemoryEvent

@@ -21,7 +21,7 @@ from typing import TypeAlias
 import anyio
 import structlog
 
-from agent.contract.encode import Agent
+from agent.contract.payloads import Agent
 from agent.contract.targets import targets
 from agent.core.health import Health, Status
 from agent.core.reading import VmView

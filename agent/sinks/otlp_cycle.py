@@ -11,7 +11,7 @@ from typing import Protocol
 
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
-from agent.contract.encode import Agent
+from agent.contract.payloads import Agent
 from agent.contract.targets import targets
 from agent.core.reading import VmView
 from agent.sinks import otlp_points

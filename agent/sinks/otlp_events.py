@@ -27,7 +27,7 @@ from opentelemetry.proto.logs.v1.logs_pb2 import (
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from agent.contract import metrics
-from agent.contract.encode import AGENT_SCHEMA, Agent
+from agent.contract.payloads import AGENT_SCHEMA, Agent
 from agent.core.agent_state import AgentPhase
 from agent.core.reading import Record, State
 from agent.core.states import is_expected

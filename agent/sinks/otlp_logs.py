@@ -20,7 +20,7 @@ import anyio
 import structlog
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
-from agent.contract.encode import Agent
+from agent.contract.payloads import Agent
 from agent.core.reading import Record
 from agent.errors import SinkUnavailable
 from agent.redaction import Redactor

@@ -35,7 +35,7 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.resources import Resource
 
 from agent.contract import metrics
-from agent.contract.encode import Agent
+from agent.contract.payloads import Agent
 from agent.contract.targets import utf8
 from agent.core.health import Health, Status
 from agent.redaction import Redactor

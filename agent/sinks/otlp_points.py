@@ -31,9 +31,9 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from agent.contract import metrics
-from agent.contract.encode import Agent
 from agent.contract.memory_values import MEMORY_VALUES
 from agent.contract.metrics import OTHER_PREFIX, Metric
+from agent.contract.payloads import Agent
 from agent.contract.targets import Target, identifying_attributes, label_attributes
 from agent.core.reading import Sample, State, VmView
 from agent.sinks.otlp_settings import Identity

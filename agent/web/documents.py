@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
-from agent.contract.encode import (
+from agent.contract.payloads import (
     Agent,
     agent_state_document,
     host_memory_document,

@@ -29,7 +29,6 @@ from prometheus_client.registry import Collector
 
 from agent import telemetry
 from agent.contract import metrics
-from agent.contract.encode import Agent
 from agent.contract.memory_values import MEMORY_VALUES
 from agent.contract.metrics import (
     GUEST_METRICS,
@@ -39,6 +38,7 @@ from agent.contract.metrics import (
     prometheus_name,
     prometheus_unit,
 )
+from agent.contract.payloads import Agent
 from agent.contract.targets import Target, identifying_attributes, label_attributes, targets, utf8
 from agent.core.reading import State, VmView
 from agent.telemetry import INSTRUMENTS, Snapshot

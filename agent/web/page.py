@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
 
-from agent.contract.encode import Agent
+from agent.contract.payloads import Agent
 from agent.core.agent_state import AgentEvent
 from agent.core.health import Component
 from agent.core.reading import State, VmView

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from agent.contract.encode import Agent
+from agent.contract.payloads import Agent
 from agent.core.agent_state import AgentEvent
 from agent.core.health import Component
 from agent.core.host_memory import HostMemoryEvent

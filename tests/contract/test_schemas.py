@@ -10,7 +10,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from agent.contract.decode import EXACT_MAX, LAST_UPDATE_MAX_S, STATISTICS_MAX
-from agent.contract.encode import MISSING_MAX, PATH_MAX, TEXT_MAX
+from agent.contract.payloads import MISSING_MAX, PATH_MAX, TEXT_MAX
 from agent.contract.statistics import KNOWN_STATISTICS
 from agent.core.agent_state import AgentPhase
 from agent.core.reading import Origin, State

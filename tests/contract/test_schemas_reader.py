@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.contract.encode import Agent, Mode, encode_sample
+from agent.contract.encode import Mode, encode_sample
+from agent.contract.payloads import Agent
 from agent.contract.redelivered import redelivered
 from agent.core.address import MonitorPath
 from agent.core.reading import EpochEnd, Origin, Sample, VmId, VmIdentity

@@ -10,7 +10,7 @@ from random import Random
 
 from msgspec import structs
 
-from agent.contract.encode import Agent
+from agent.contract.payloads import Agent
 from agent.core.address import MonitorPath, parse_address
 from agent.core.events import (
     Ask,

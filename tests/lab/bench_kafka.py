@@ -23,8 +23,9 @@ from typing import cast
 import anyio
 from aiokafka import AIOKafkaProducer
 
-from agent.contract.encode import Agent, Mode, encode_sample
+from agent.contract.encode import Mode, encode_sample
 from agent.contract.headers import decode_headers
+from agent.contract.payloads import Agent
 from agent.core.address import MonitorPath
 from agent.core.reading import Balloon, Origin, Record, Sample, VmId, VmIdentity
 from agent.sinks.kafka import KafkaSink

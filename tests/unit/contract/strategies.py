@@ -5,7 +5,7 @@ from uuid import UUID
 from hypothesis import strategies as st
 
 from agent.contract.decode import EXACT_MAX, LAST_UPDATE_MAX_S
-from agent.contract.encode import Agent
+from agent.contract.payloads import Agent
 from agent.contract.statistics import KNOWN_STATISTICS
 from agent.core.address import Domain, MonitorPath
 from agent.core.agent_state import AgentEvent, AgentPhase

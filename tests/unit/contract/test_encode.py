@@ -14,22 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from agent.contract.encode import (
+from agent.contract.encode import Mode, encode_agent_state, encode_sample, encode_state, encode_vm_memory
+from agent.contract.headers import decode_headers
+from agent.contract.payloads import (
     MISSING_MAX,
     PATH_MAX,
     TEXT_MAX,
     Agent,
-    Mode,
     agent_state_document,
-    encode_agent_state,
-    encode_sample,
-    encode_state,
-    encode_vm_memory,
     sample_document,
     state_document,
     vm_memory_document,
 )
-from agent.contract.headers import decode_headers
 from agent.core.address import Domain, MonitorPath
 from agent.core.agent_state import AgentEvent, AgentPhase
 from agent.core.reading import (

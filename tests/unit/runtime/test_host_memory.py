@@ -10,7 +10,8 @@ import anyio
 import pytest
 from structlog.testing import capture_logs
 
-from agent.contract.encode import Agent, Mode
+from agent.contract.encode import Mode
+from agent.contract.payloads import Agent
 from agent.core.host_memory import FileFault, HugePages, Ksm, Stall
 from agent.core.memory import Memory
 from agent.core.reading import Record, RecordKind

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric, NumberDataPoint
 
-from agent.contract.encode import Agent
 from agent.contract.metrics import GUEST_METRICS, OTHER_PREFIX, SCHEMA_URL
+from agent.contract.payloads import Agent
 from agent.contract.targets import targets
 from agent.core.reading import Balloon, Configured, EpochEnd, Sample, State, VmView
 from agent.sinks.otlp_points import (

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from agent.contract.encode import Agent
+from agent.contract.payloads import Agent
 from agent.core.address import Address, MonitorPath
 from agent.core.reading import (
     Balloon,

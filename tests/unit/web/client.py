@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 from starlette.applications import Starlette
 
-from agent.contract.encode import Agent
+from agent.contract.payloads import Agent
 from agent.core.agent_state import AgentEvent, AgentPhase
 from agent.core.health import Component, Health
 from agent.core.host_memory import HostMemoryEvent

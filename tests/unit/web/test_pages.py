@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from agent.contract.encode import Agent, sample_document, state_document
+from agent.contract.payloads import Agent, sample_document, state_document
 from agent.core.address import Domain
 from agent.core.reading import State
 from agent.web.server import open_web
