@@ -18,9 +18,9 @@ from agent.core.address import Address
 from agent.core.agent_state import AgentPhase
 from agent.core.delivery import DeliverySettings
 from agent.core.epochs import uuid7
-from agent.core.health import Health, Status
+from agent.core.health import Found, Status, of_collection, of_discovery, of_spool
 from agent.core.ownership import IntervalChange, left_behind
-from agent.core.reading import Access, RecordKind, SocketMark, State
+from agent.core.reading import Access, RecordKind, SocketMark
 from agent.core.wording import counted
 from agent.discovery.globs import MonitorGlob
 from agent.discovery.locks import Locks, default_path
@@ -260,28 +260,17 @@ class _Run:
         return parts if otlp is None or own is None else parts | {"otlp": lambda: own.joined(otlp.status)}
 
     def _discovery(self) -> Status:
-        if self._discovered is None:
-            return Status(Health.STARTING, "looking for monitors")
-        watched = f"{counted(self._fleet.watching, 'monitor')} watched, {self._fleet.refused} refused"
-        if self._fleet.excluded:
-            watched += f", {self._fleet.excluded} excluded"
-        if not len(self._libvirt):
-            return Status(Health.OK, watched)
-        for uri, problem in self._libvirt.problems.items():
-            return Status(Health.DEGRADED, f"{uri}: {problem}")
-        return Status(Health.OK, f"{watched}, {counted(len(self._libvirt), 'libvirt daemon')} connected")
+        fleet, libvirt = self._fleet, self._libvirt
+        found = Found(fleet.watching, fleet.refused, fleet.excluded, len(libvirt), libvirt.problems)
+        return of_discovery(None if self._discovered is None else found)
 
     def _collection(self) -> Status:
-        if self._discovered is None:
-            return Status(Health.STARTING, "looking for monitors")
         states = [view.state.state for view in self._recorder.views()]
-        return Status(Health.OK, f"{states.count(State.REPORTING)} of {counted(len(states), 'VM')} reporting")
+        return of_collection(None if self._discovered is None else states)
 
     def _spooling(self) -> Status:
-        if self._spool is None:
-            return Status(Health.OK, "no spool, records are queued in memory")
-        problem = self._spool.problem
-        return Status(Health.OK, "on disk") if problem is None else Status(Health.DEGRADED, problem)
+        spool = self._spool
+        return of_spool(is_used=spool is not None, problem=None if spool is None else spool.problem)
 
     def _undiscovered(self) -> str | None:
         return "the first discovery is not complete" if self._discovered is None else None

@@ -4,6 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from agent.core.reading import State
+from agent.core.wording import counted
+
 
 class Health(StrEnum):
     """The health of one component. A degraded one recovers without a restart, once its cause is gone."""
@@ -45,6 +48,51 @@ WHY_CHARACTERS_MAX = 400
 """The rest of a longer reason is cut off: a peer may have written it."""
 
 _BEST_FIRST = (Health.OK, Health.STARTING, Health.DEGRADED, Health.STOPPING)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What discovery has found: monitors and domains together, and the libvirts that they come from."""
+
+    watched: int
+    refused: int
+    excluded: int
+    libvirts: int
+    libvirt_problems: Mapping[str, str]  # by URI
+
+
+_LOOKING = Status(Health.STARTING, "looking for monitors")
+
+
+def of_discovery(found: Found | None) -> Status:
+    """Return the status of discovery; `None`: the first scan is not complete."""
+    if found is None:
+        return _LOOKING
+    for uri, problem in found.libvirt_problems.items():
+        return Status(Health.DEGRADED, f"{uri}: {problem}")
+    parts = [f"{counted(found.watched, 'monitor')} watched", f"{found.refused} refused"]
+    if found.excluded:
+        parts.append(f"{found.excluded} excluded")
+    if found.libvirts:
+        parts.append(f"{counted(found.libvirts, 'libvirt daemon')} connected")
+    return Status(Health.OK, ", ".join(parts))
+
+
+def of_collection(states: Sequence[State] | None) -> Status:
+    """Return the status of collection; `None`: the first scan is not complete.
+
+    A VM that does not report is no fault of the agent, so this is never degraded.
+    """
+    if states is None:
+        return _LOOKING
+    return Status(Health.OK, f"{states.count(State.REPORTING)} of {counted(len(states), 'VM')} reporting")
+
+
+def of_spool(*, is_used: bool, problem: str | None) -> Status:
+    """Return the status of the spool; `problem`: why it does not keep all records on disk."""
+    if not is_used:
+        return Status(Health.OK, "no spool, records are queued in memory")
+    return Status(Health.OK, "on disk") if problem is None else Status(Health.DEGRADED, problem)
 
 
 def update(

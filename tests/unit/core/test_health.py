@@ -1,5 +1,8 @@
+from dataclasses import replace
+
 from agent.core import health
-from agent.core.health import Component, Health, Status
+from agent.core.health import Component, Found, Health, Status
+from agent.core.reading import State
 
 
 def test_since_moves_with_the_health_and_not_with_the_reason() -> None:
@@ -61,3 +64,26 @@ def test_an_agent_is_ready_while_nothing_is_missing_and_it_is_not_stopping() -> 
         "the spool cannot be written"
     ]
     assert health.not_ready(["the spool cannot be written"], stopping=True) == ["stopping"]
+
+
+def test_discovery_counts_what_it_found_and_is_degraded_by_a_libvirt_alone() -> None:
+    found = Found(watched=3, refused=1, excluded=0, libvirts=0, libvirt_problems={})
+
+    assert health.of_discovery(None).health is Health.STARTING
+    assert health.of_discovery(found) == Status(Health.OK, "3 monitors watched, 1 refused")
+    assert health.of_discovery(replace(found, watched=1, excluded=2, libvirts=1)) == Status(
+        Health.OK, "1 monitor watched, 1 refused, 2 excluded, 1 libvirt daemon connected"
+    )
+    away = replace(found, libvirts=2, libvirt_problems={"qemu:///system": "connection refused"})
+    assert health.of_discovery(away) == Status(Health.DEGRADED, "qemu:///system: connection refused")
+
+
+def test_vms_that_do_not_report_do_not_degrade_collection() -> None:
+    assert health.of_collection(None).health is Health.STARTING
+    assert health.of_collection([State.REPORTING, State.STALLED]) == Status(Health.OK, "1 of 2 VMs reporting")
+
+
+def test_a_spool_is_degraded_by_its_problem_and_none_is_none() -> None:
+    assert health.of_spool(is_used=False, problem=None).why == "no spool, records are queued in memory"
+    assert health.of_spool(is_used=True, problem=None) == Status(Health.OK, "on disk")
+    assert health.of_spool(is_used=True, problem="full") == Status(Health.DEGRADED, "full")
