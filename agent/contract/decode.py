@@ -17,7 +17,8 @@ from enum import StrEnum
 from typing import cast
 
 from agent.contract.statistics import KNOWN_STATISTICS
-from agent.core.reading import EXACT_MAX, Reading, Refusal
+from agent.core.numbers import EXACT_MAX
+from agent.core.reading import Reading, Refusal
 
 UNSET_FROM = 1 << 63
 """Values from here up, and below 0, mean "unset": QEMU uses 2^64-1 (-1 before about 2.10), and the Windows

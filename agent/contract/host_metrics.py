@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from agent.contract.metrics import Kind, Metric
-from agent.core.host_memory import HostMemoryEvent, HugePages, Ksm, Stall, Sum
+from agent.core.host_memory import HostMemoryEvent, HugePages, Ksm, Sum
+from agent.core.psi import Stall
 
 HUGE_PAGE_SIZE: Final = "qemu.host.hugepage.size"
 

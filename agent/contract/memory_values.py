@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from agent.core.reading import CgroupMemory, Pressure, ProcessMemory, VmMemory
+from agent.core.psi import Psi, Stall
+from agent.core.reading import CgroupMemory, ProcessMemory, VmMemory
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +46,12 @@ def _cgroup(value: Callable[[CgroupMemory], float | None]) -> Callable[[VmMemory
     return point
 
 
-def _total_s(pressure: Pressure | None) -> float | None:
-    return None if pressure is None else pressure.total_us / 1_000_000
+def _stalled(stall: Callable[[Psi], Stall | None]) -> Callable[[VmMemory], Point | None]:
+    def seconds(cgroup: CgroupMemory) -> float | None:
+        found = None if cgroup.pressure is None else stall(cgroup.pressure)
+        return None if found is None else found.total_us / 1_000_000
+
+    return _cgroup(seconds)
 
 
 MEMORY_VALUES: Mapping[str, Callable[[VmMemory], Point | None]] = {
@@ -58,7 +63,7 @@ MEMORY_VALUES: Mapping[str, Callable[[VmMemory], Point | None]] = {
     "cgroup_usage": _cgroup(lambda cgroup: cgroup.current_bytes),
     "cgroup_limit": _cgroup(lambda cgroup: cgroup.limit_bytes),
     "cgroup_swap": _cgroup(lambda cgroup: cgroup.swap_bytes),
-    "pressure_some": _cgroup(lambda cgroup: _total_s(cgroup.some)),
-    "pressure_full": _cgroup(lambda cgroup: _total_s(cgroup.full)),
+    "pressure_some": _stalled(lambda psi: psi.some),
+    "pressure_full": _stalled(lambda psi: psi.full),
 }
 """By the names of `metrics.MEMORY_METRICS`. `None`: not known."""

@@ -8,17 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from agent.core.agent_state import AgentEvent
-from agent.core.host_memory import HostMemoryEvent, HugePages, Stall
+from agent.core.host_memory import HostMemoryEvent, HugePages
 from agent.core.labels import VALUE_MAX_CHARACTERS
-from agent.core.reading import (
-    EXACT_MAX,
-    CgroupMemory,
-    Pressure,
-    Sample,
-    StateEvent,
-    VmIdentity,
-    VmMemory,
-)
+from agent.core.numbers import EXACT_MAX
+from agent.core.psi import Psi, Stall
+from agent.core.reading import CgroupMemory, Sample, StateEvent, VmIdentity, VmMemory
 
 SAMPLE_SCHEMA = "barograph.vm.sample/1.0"
 STATE_SCHEMA = "barograph.vm.state/1.0"
@@ -150,21 +144,14 @@ def vm_memory_document(memory: VmMemory, agent: Agent) -> Document:
 
 
 def _cgroup(cgroup: CgroupMemory) -> Document:
-    pressure = _present(some=_pressure(cgroup.some), full=_pressure(cgroup.full))
     return _present(
         path=_text(cgroup.path),
         current_bytes=cgroup.current_bytes,
         limit_bytes=cgroup.limit_bytes,
         swap_bytes=cgroup.swap_bytes,
-        pressure=pressure or None,
+        pressure=None if cgroup.pressure is None else _psi(cgroup.pressure),
         observed_at_ms=cgroup.observed_at_ms,
     )
-
-
-def _pressure(pressure: Pressure | None) -> Document | None:
-    if pressure is None:
-        return None
-    return {"avg10": pressure.avg10, "total_us": pressure.total_us}
 
 
 def _present(**fields: object) -> Document:
@@ -212,12 +199,10 @@ def host_memory_document(event: HostMemoryEvent, agent: Agent) -> Document:
         "memory": _known(total=ram.total_bytes, free=ram.free_bytes, available=ram.available_bytes),
         "swap": _known(total=ram.swap_total_bytes, free=ram.swap_free_bytes),
         "huge_pages": [_huge_pages(each) for each in event.memory.huge_pages],
-        "pressure": {} if pressure is None else {"some": _stall(pressure.some)},
+        "pressure": None if pressure is None else _psi(pressure),
         "ksm": {},
         "vms": sums,
     }
-    if pressure is not None and pressure.full is not None:
-        parts["pressure"] = {"some": _stall(pressure.some), "full": _stall(pressure.full)}
     if ksm is not None:
         parts["ksm"] = ({} if ksm.run is None else {"run": ksm.run}) | _known(
             shared=ksm.shared_bytes,
@@ -236,6 +221,10 @@ def _huge_pages(pages: HugePages) -> Document:
     rest = {"free": pages.free, "reserved": pages.reserved, "surplus": pages.surplus}
     known = {name: count for name, count in rest.items() if count is not None}
     return {"size_bytes": pages.size_bytes, "total": pages.total, **known}
+
+
+def _psi(psi: Psi) -> Document:
+    return _present(some=_stall(psi.some), full=None if psi.full is None else _stall(psi.full))
 
 
 def _stall(stall: Stall) -> Document:

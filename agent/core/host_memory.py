@@ -11,11 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from agent.core.numbers import EXACT_MAX
+from agent.core.psi import Psi
 from agent.core.reading import State, VmView
 from agent.core.vm_memory import amounts
-
-NUMBER_MAX = 2**53 - 1
-"""Larger numbers are not exact in every JSON reader."""
 
 
 class FileFault(StrEnum):
@@ -47,24 +46,6 @@ class HugePages:
     free: int | None
     reserved: int | None
     surplus: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Stall:
-    """How long tasks waited for memory: shares of the last 10, 60 and 300 s in percent, and in all."""
-
-    avg10: float
-    avg60: float
-    avg300: float
-    total_us: int
-
-
-@dataclass(frozen=True, slots=True)
-class Pressure:
-    """Pressure stall information: at least one task waited, and all tasks waited at once."""
-
-    some: Stall
-    full: Stall | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +94,7 @@ class HostMemory:
 
     ram: Ram = Ram()
     huge_pages: Sequence[HugePages] = ()  # by size
-    pressure: Pressure | None = None
+    pressure: Psi | None = None
     ksm: Ksm | None = None
 
 
@@ -131,11 +112,6 @@ class HostMemoryEvent:
 # --- the kernel's texts ---
 
 _MEMINFO = re.compile(rb"^([A-Za-z_]{1,64}): +([0-9]{1,15})( kB)?$", re.MULTILINE)
-_STALL = re.compile(
-    rb"^(some|full) avg10=([0-9]{1,3}\.[0-9]{2}) avg60=([0-9]{1,3}\.[0-9]{2}) "
-    rb"avg300=([0-9]{1,3}\.[0-9]{2}) total=([0-9]{1,16})$",
-    re.MULTILINE,
-)
 _NUMBER = re.compile(rb"-?[0-9]{1,16}")
 
 
@@ -144,7 +120,7 @@ def parse_meminfo(text: bytes) -> Mapping[str, int]:
     found: dict[str, int] = {}
     for name, number, unit in _MEMINFO.findall(text):
         value = int(number) * (1024 if unit else 1)
-        if value <= NUMBER_MAX:
+        if value <= EXACT_MAX:
             found.setdefault(name.decode(), value)
     return found
 
@@ -159,27 +135,16 @@ def ram_of(meminfo: Mapping[str, int]) -> Ram:
 def default_huge_pages(meminfo: Mapping[str, int]) -> HugePages | None:
     """Return the pool of the default size; `None`: the kernel has no huge pages."""
     size_bytes, total = meminfo.get("Hugepagesize"), meminfo.get("HugePages_Total")
-    if not size_bytes or total is None or size_bytes * total > NUMBER_MAX:
+    if not size_bytes or total is None or size_bytes * total > EXACT_MAX:
         return None
     rest = (meminfo.get(f"HugePages_{name}") for name in ("Free", "Rsvd", "Surp"))
     return HugePages(size_bytes, total, *(None if each is None or each > total else each for each in rest))
 
 
-def parse_pressure(text: bytes) -> Pressure | None:
-    """Return the content of /proc/pressure/memory; `None`: it is not of this form."""
-    found: dict[bytes, Stall] = {}
-    for kind, *averages, total in _STALL.findall(text):
-        avg10, avg60, avg300 = map(float, averages)
-        if max(avg10, avg60, avg300) <= 100 and int(total) <= NUMBER_MAX:
-            found.setdefault(kind, Stall(avg10, avg60, avg300, int(total)))
-    some = found.get(b"some")
-    return None if some is None else Pressure(some, found.get(b"full"))
-
-
 def parse_number(text: bytes) -> int | None:
     """Return the one number of a file of sysfs; `None`: it is something else, or too large."""
     match = _NUMBER.fullmatch(text.strip())
-    return None if match is None or abs(int(match[0])) > NUMBER_MAX else int(match[0])
+    return None if match is None or abs(int(match[0])) > EXACT_MAX else int(match[0])
 
 
 def ksm_of(numbers: Mapping[str, int], page_bytes: int) -> Ksm | None:
@@ -189,7 +154,7 @@ def ksm_of(numbers: Mapping[str, int], page_bytes: int) -> Ksm | None:
 
     def size(name: str) -> int | None:
         pages = numbers.get(name)
-        return None if pages is None or not 0 <= pages * page_bytes <= NUMBER_MAX else pages * page_bytes
+        return None if pages is None or not 0 <= pages * page_bytes <= EXACT_MAX else pages * page_bytes
 
     run = numbers.get("run")
     return Ksm(
@@ -232,6 +197,6 @@ def sums_of(vms: Iterable[VmShare | None]) -> VmSums:
 
 def _sum(sizes_bytes: Iterable[int | None]) -> Sum | None:
     # QEMU computes `actual` from a field that the guest writes: it may be near 2^64.
-    known = [each for each in sizes_bytes if each is not None and 0 <= each <= NUMBER_MAX]
+    known = [each for each in sizes_bytes if each is not None and 0 <= each <= EXACT_MAX]
     total = sum(known)
-    return Sum(total, len(known)) if known and total <= NUMBER_MAX else None
+    return Sum(total, len(known)) if known and total <= EXACT_MAX else None

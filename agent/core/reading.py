@@ -12,11 +12,10 @@ from types import MappingProxyType
 from typing import Literal, NewType
 
 from agent.core.address import Address
+from agent.core.psi import Psi
 
 VmId = NewType("VmId", str)
 
-EXACT_MAX = 2**53 - 1
-"""The largest integer that every JSON reader keeps exact (RFC 8259, section 6)."""
 
 NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
@@ -148,14 +147,6 @@ class ProcessMemory:
 
 
 @dataclass(frozen=True, slots=True)
-class Pressure:
-    """A PSI line: how long tasks waited for memory in all, and the share of the last 10 s in percent."""
-
-    total_us: int
-    avg10: float
-
-
-@dataclass(frozen=True, slots=True)
 class CgroupMemory:
     """The memory of a cgroup of version 2. `None`: not known, or no such limit."""
 
@@ -163,8 +154,7 @@ class CgroupMemory:
     current_bytes: int
     limit_bytes: int | None  # the lowest one of this cgroup and those above it
     swap_bytes: int | None
-    some: Pressure | None
-    full: Pressure | None
+    pressure: Psi | None
     observed_at_ms: int
 
 

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from agent.core.address import Address
+from agent.core.numbers import EXACT_MAX
 from agent.core.poller import Poller
-from agent.core.reading import EXACT_MAX, CgroupMemory, Now, Peer, ProcessMemory, State, VmId, VmMemory
+from agent.core.reading import CgroupMemory, Now, Peer, ProcessMemory, State, VmId, VmMemory
 
 _POD_UID = re.compile(r"/pods/(?P<uid>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/")
 """In the path of a volume, as the kubelet makes it: /var/lib/kubelet/pods/UID/volumes/..."""

@@ -9,7 +9,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from agent.core.reading import EXACT_MAX, CgroupMemory, Pressure
+from agent.core.numbers import EXACT_MAX
+from agent.core.psi import Psi, parse_psi
+from agent.core.reading import CgroupMemory
 from agent.host.files import read_at
 
 ROOT = "/sys/fs/cgroup"
@@ -28,7 +30,6 @@ _PODS_DEPTH = (
 _FILE_MAX_BYTES = 4096
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SIZE = re.compile(rb"\d{1,20}")
-_PSI = re.compile(rb"^(some|full) avg10=(\d{1,3}(?:\.\d{1,2})?) .*\btotal=(\d{1,20})$", re.MULTILINE)
 _POD = re.compile(r"(.*-)?pod(?P<uid>[0-9a-f]{8}([-_][0-9a-f]{4}){3}[-_][0-9a-f]{12})(\.slice)?")
 """podUID, or kubepods-burstable-podUID.slice with underscores in the uid."""
 
@@ -41,7 +42,7 @@ class _Figures:
 
     current_bytes: int
     swap_bytes: int | None
-    pressure: Mapping[str, Pressure]
+    pressure: Psi | None
 
 
 class Cgroups:
@@ -72,8 +73,7 @@ class Cgroups:
                 current_bytes=figures.current_bytes,
                 limit_bytes=min(limits, default=None),
                 swap_bytes=figures.swap_bytes,
-                some=figures.pressure.get("some"),
-                full=figures.pressure.get("full"),
+                pressure=figures.pressure,
                 observed_at_ms=now_ms,
             )
         return None
@@ -118,7 +118,7 @@ class Cgroups:
         return _Figures(
             current,
             _size(self._read(path, "memory.swap.current")),
-            pressure_lines(self._read(path, "memory.pressure")),
+            parse_psi(self._read(path, "memory.pressure")),
         )
 
     def _limit_of(self, path: str) -> int | None:
@@ -137,15 +137,6 @@ class Cgroups:
             return b""
         finally:
             os.close(directory)
-
-
-def pressure_lines(pressure: bytes) -> Mapping[str, Pressure]:
-    """Return the lines `some` and `full` of a `memory.pressure`, without any that is not as documented."""
-    return {
-        line[1].decode(): Pressure(int(line[3]), float(line[2]))
-        for line in _PSI.finditer(pressure)
-        if int(line[3]) <= EXACT_MAX
-    }
 
 
 def _size(text: bytes) -> int | None:

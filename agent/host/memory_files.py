@@ -16,9 +16,9 @@ from agent.core.host_memory import (
     ksm_of,
     parse_meminfo,
     parse_number,
-    parse_pressure,
     ram_of,
 )
+from agent.core.psi import parse_psi
 
 FILE_BYTES_MAX = 16 * 1024
 """Ten times /proc/meminfo, the largest of them."""
@@ -68,7 +68,7 @@ def parsed(contents: Contents, page_bytes: int) -> tuple[HostMemory, dict[str, F
     meminfo = parse_meminfo(texts.get(_MEMINFO, b""))
     if _MEMINFO in texts and "MemTotal" not in meminfo:
         faults[_MEMINFO] = FileFault.MALFORMED
-    pressure = parse_pressure(texts.get(_PRESSURE, b""))
+    pressure = parse_psi(texts.get(_PRESSURE, b""))
     if _PRESSURE in texts and pressure is None:
         faults[_PRESSURE] = FileFault.MALFORMED
     numbers: dict[str, int] = {}

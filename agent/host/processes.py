@@ -11,7 +11,8 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from agent.core.reading import EXACT_MAX, Peer
+from agent.core.numbers import EXACT_MAX
+from agent.core.reading import Peer
 from agent.host.files import read_at
 
 _STAT_MAX_BYTES = 4096

@@ -12,8 +12,8 @@ from xml.etree import ElementTree
 
 from agent.core.events import BalloonChanged, MonitorEvent, MonitorEventKind
 from agent.core.labels import bounded, matched
+from agent.core.numbers import EXACT_MAX
 from agent.core.ownership import INTERVAL_MAX_S
-from agent.core.reading import EXACT_MAX
 from agent.core.wording import printable
 
 _RUNNING, _BLOCKED, _PAUSED, _SHUTTING_DOWN, SHUT_OFF, _CRASHED, _SUSPENDED = range(1, 8)

@@ -10,8 +10,8 @@ from typing import cast
 from uuid import UUID
 
 from agent.core.events import BalloonChanged, LinkEvent, MonitorEvent, MonitorEventKind
+from agent.core.numbers import EXACT_MAX
 from agent.core.ownership import INTERVAL_MAX_S
-from agent.core.reading import EXACT_MAX
 from agent.core.wording import printable
 
 _RUN_STATE = re.compile(r"[a-z][a-z0-9-]{0,63}")

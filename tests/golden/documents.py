@@ -25,14 +25,13 @@ from agent.core.host_memory import (
     HostMemoryEvent,
     HugePages,
     Ksm,
-    Pressure,
     Ram,
-    Stall,
     VmShare,
     sums_of,
 )
 from agent.core.memory import Memory
 from agent.core.ownership import IntervalChange
+from agent.core.psi import Psi, Stall
 from agent.core.reading import Record, SocketMark, State
 from agent.runtime.fleet import path_id
 from agent.runtime.vm import Emissions
@@ -63,7 +62,7 @@ HOST_MEMORY_EVENT = HostMemoryEvent(
             swap_free_bytes=0,
         ),
         (HugePages(2 << 20, 512, 100, 12, 0), HugePages(1 << 30, 8, 2, 0, 0)),
-        Pressure(Stall(1.5, 0.25, 0.0, 1_234_567), Stall(0.5, 0.1, 0.0, 234_567)),
+        Psi(Stall(1.5, 0.25, 0.0, 1_234_567), Stall(0.5, 0.1, 0.0, 234_567)),
         Ksm(1, 4096, 8192, 40960, -512),
     ),
     vms=sums_of(

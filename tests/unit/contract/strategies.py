@@ -9,13 +9,13 @@ from agent.contract.payloads import Agent
 from agent.contract.statistics import KNOWN_STATISTICS
 from agent.core.address import Domain, MonitorPath
 from agent.core.agent_state import AgentEvent, AgentPhase
+from agent.core.psi import Psi, Stall
 from agent.core.reading import (
     Balloon,
     CgroupMemory,
     Configured,
     EpochEnd,
     Origin,
-    Pressure,
     ProcessMemory,
     Sample,
     State,
@@ -161,7 +161,9 @@ AGENT_EVENTS = st.builds(
     counters=st.dictionaries(st.sampled_from(["samples", "dropped/kafka:full"]), COUNTS),
 )
 
-PRESSURES = st.none() | st.builds(Pressure, COUNTS, st.floats(0, 100))
+SHARES = st.floats(0, 100)
+STALLS = st.builds(Stall, SHARES, SHARES, SHARES, COUNTS)
+PRESSURES = st.none() | st.builds(Psi, STALLS, st.none() | STALLS)
 VM_MEMORIES = st.builds(
     VmMemory,
     vm=VMS,
@@ -181,7 +183,6 @@ VM_MEMORIES = st.builds(
         COUNTS,
         st.none() | COUNTS,
         st.none() | COUNTS,
-        PRESSURES,
         PRESSURES,
         MS,
     ),

@@ -28,13 +28,13 @@ from agent.contract.payloads import (
 )
 from agent.core.address import Domain, MonitorPath
 from agent.core.agent_state import AgentEvent, AgentPhase
+from agent.core.psi import Psi, Stall
 from agent.core.reading import (
     Balloon,
     CgroupMemory,
     Configured,
     EpochEnd,
     Origin,
-    Pressure,
     ProcessMemory,
     Record,
     RecordKind,
@@ -101,6 +101,7 @@ AGENT_EVENT = AgentEvent(
     vms={State.REPORTING: 41},
     counters={"samples": 1230, "readings_refused/no_last_update": 1},
 )
+PSI = Psi(Stall(0.25, 0.1, 0.03, 123456), Stall(0.0, 0.1, 0.03, 65432))
 MEMORY = VmMemory(
     vm=VM,
     address=ADDRESS,
@@ -112,9 +113,7 @@ MEMORY = VmMemory(
     balloon=Balloon(3 << 30, 1795404001002),
     deflate_on_oom=False,
     process=ProcessMemory(3355443200, 0, None, 1795404177001),
-    cgroup=CgroupMemory(
-        "/a.scope", 3462397952, 6442450944, 0, Pressure(123456, 0.25), Pressure(65432, 0.0), 1795404177001
-    ),
+    cgroup=CgroupMemory("/a.scope", 3462397952, 6442450944, 0, PSI, 1795404177001),
 )
 VALIDATORS = {document: Draft202012Validator(newest(document)) for document in DOCUMENTS}
 
@@ -516,8 +515,8 @@ def test_a_vms_memory_is_the_document_of_the_contract() -> None:
             "limit_bytes": 6442450944,
             "swap_bytes": 0,
             "pressure": {
-                "some": {"avg10": 0.25, "total_us": 123456},
-                "full": {"avg10": 0.0, "total_us": 65432},
+                "some": {"avg10": 0.25, "avg60": 0.1, "avg300": 0.03, "total_us": 123456},
+                "full": {"avg10": 0.0, "avg60": 0.1, "avg300": 0.03, "total_us": 65432},
             },
             "observed_at_ms": 1795404177001,
         },

@@ -8,24 +8,22 @@ from hypothesis import strategies as st
 
 from agent.contract.host_metrics import HOST_MEMORY
 from agent.core.host_memory import (
-    NUMBER_MAX,
     HostMemory,
     HugePages,
     Ksm,
-    Pressure,
     Ram,
-    Stall,
     Sum,
     VmShare,
     default_huge_pages,
     ksm_of,
     parse_meminfo,
     parse_number,
-    parse_pressure,
     ram_of,
     share_of,
     sums_of,
 )
+from agent.core.numbers import EXACT_MAX
+from agent.core.psi import parse_psi
 from agent.core.reading import Balloon, State
 from tests.golden.documents import HOST_MEMORY_EVENT
 from tests.unit.sinks.views import sample, view
@@ -54,10 +52,6 @@ SwapTotal:             0 kB
 SwapFree:              0 kB
 """
 
-PSI = b"""some avg10=1.50 avg60=0.25 avg300=0.03 total=123456789
-full avg10=0.00 avg60=0.10 avg300=100.00 total=23456789
-"""
-
 
 def test_a_host_with_huge_pages_and_swap() -> None:
     meminfo = parse_meminfo(HUGE)
@@ -73,33 +67,6 @@ def test_an_old_kernel_without_swap_and_huge_pages() -> None:
 
     assert ram_of(meminfo) == Ram(1922356 * 1024, 156128 * 1024, None, 0, 0)
     assert default_huge_pages(meminfo) is None
-
-
-def test_pressure() -> None:
-    assert parse_pressure(PSI) == Pressure(
-        Stall(1.5, 0.25, 0.03, 123456789), Stall(0.0, 0.1, 100.0, 23456789)
-    )
-    assert parse_pressure(PSI.splitlines(keepends=True)[0]) == Pressure(
-        Stall(1.5, 0.25, 0.03, 123456789), None
-    )
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        b"",
-        b"\0" * 100,
-        b"garbage\n" * 131072,  # 1 MiB
-        b"some avg10=101.00 avg60=0.00 avg300=0.00 total=0\n",
-        b"some avg10=-1.00 avg60=0.00 avg300=0.00 total=0\n",
-        b"some avg10=nan avg60=0.00 avg300=0.00 total=0\n",
-        b"some avg10=0.00 avg60=0.00 avg300=0.00 total=-1\n",
-        b"some avg10=0.00 avg60=0.00 avg300=0.00 total=9999999999999999\n",
-        b"full avg10=0.00 avg60=0.00 avg300=0.00 total=0\n",
-    ],
-)
-def test_what_is_not_pressure_is_absent(text: bytes) -> None:
-    assert parse_pressure(text) is None
 
 
 @pytest.mark.parametrize(
@@ -133,7 +100,7 @@ def test_the_first_of_two_lines_counts() -> None:
         (b"0x10", None),
         (b"9" * 16, None),
         (b"9" * 20, None),
-        (str(NUMBER_MAX).encode(), NUMBER_MAX),
+        (str(EXACT_MAX).encode(), EXACT_MAX),
     ],
 )
 def test_a_number_of_sysfs(text: bytes, number: int | None) -> None:
@@ -144,14 +111,14 @@ def test_ksm_counts_pages_and_its_profit_may_be_negative() -> None:
     numbers = {"run": 1, "pages_shared": 10, "pages_sharing": 40, "pages_unshared": 3, "general_profit": -64}
 
     assert ksm_of(numbers, 4096) == Ksm(1, 40960, 163840, 12288, -64)
-    assert ksm_of({"run": 9, "pages_shared": -1, "pages_sharing": NUMBER_MAX}, 4096) == Ksm()
+    assert ksm_of({"run": 9, "pages_shared": -1, "pages_sharing": EXACT_MAX}, 4096) == Ksm()
     assert ksm_of({}, 4096) is None
 
 
 @given(st.binary(max_size=400))
 def test_any_bytes_are_parsed(text: bytes) -> None:
     parse_meminfo(text)
-    parse_pressure(text)
+    parse_psi(text)
     parse_number(text)
 
 
@@ -167,7 +134,7 @@ def test_sums_say_how_many_vms_they_cover() -> None:
 
     assert (sums.count, sums.reporting) == (3, 2)
     assert (sums.actual, sums.configured, sums.resident) == (Sum(300, 2), Sum(1000, 1), None)
-    assert sums_of([VmShare(True, NUMBER_MAX), VmShare(True, 1)]).actual is None
+    assert sums_of([VmShare(True, EXACT_MAX), VmShare(True, 1)]).actual is None
     assert sums_of([]).count == 0
 
 

@@ -21,7 +21,7 @@ from agent.errors import LinkFault
 from tests.unit.core.driving import MIB, Story
 
 SEEN = HostView(
-    ProcessMemory(300 * MIB, 0, None, 7), CgroupMemory("/a.scope", 310 * MIB, None, 0, None, None, 7)
+    ProcessMemory(300 * MIB, 0, None, 7), CgroupMemory("/a.scope", 310 * MIB, None, 0, None, 7)
 )
 
 

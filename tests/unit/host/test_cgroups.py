@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.core.reading import CgroupMemory, Pressure
-from agent.host.cgroups import ENTRIES_MAX, Cgroups, pressure_lines
+from agent.core.psi import Psi, Stall
+from agent.core.reading import CgroupMemory
+from agent.host.cgroups import ENTRIES_MAX, Cgroups
 
 PRESSURE = """some avg10=1.50 avg60=0.30 avg300=0.00 total=123456
 full avg10=0.25 avg60=0.10 avg300=0.00 total=65432
@@ -34,8 +35,7 @@ def test_the_figures_of_a_scope_and_the_lowest_limit_above_it(tmp_path: Path) ->
         current_bytes=700,
         limit_bytes=8000,
         swap_bytes=50,
-        some=Pressure(123456, 1.5),
-        full=Pressure(65432, 0.25),
+        pressure=Psi(Stall(1.5, 0.3, 0.0, 123456), Stall(0.25, 0.1, 0.0, 65432)),
         observed_at_ms=5,
     )
 
@@ -45,7 +45,7 @@ def test_max_is_no_limit_and_files_that_are_absent_are_not_known(tmp_path: Path)
     (tmp_path / "a" / "memory.current").write_text("700\n")
     (tmp_path / "a" / "memory.max").write_text("max\n")
 
-    assert Cgroups(str(tmp_path)).memory("/a", 5) == CgroupMemory("/a", 700, None, None, None, None, 5)
+    assert Cgroups(str(tmp_path)).memory("/a", 5) == CgroupMemory("/a", 700, None, None, None, 5)
 
 
 def test_a_cgroup_without_an_account_of_memory_is_that_of_the_one_above(tmp_path: Path) -> None:
@@ -131,11 +131,3 @@ def test_the_search_for_pods_is_bounded(tmp_path: Path, monkeypatch: pytest.Monk
     cgroup(tmp_path, f"kubepods0/pod{UID}", "700")
 
     assert Cgroups(str(tmp_path)).pod(UID) is None
-
-
-def test_lines_of_pressure_that_are_not_as_documented_are_left_out() -> None:
-    assert pressure_lines(b"") == {}
-    assert pressure_lines(b"some avg10=x total=1\nfull avg10=0.00 avg60=0 avg300=0 total=7\n") == {
-        "full": Pressure(7, 0.0)
-    }
-    assert pressure_lines(b"some avg10=0.00 avg60=0 total=99999999999999999999\n") == {}

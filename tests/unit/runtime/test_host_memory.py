@@ -12,15 +12,17 @@ from structlog.testing import capture_logs
 
 from agent.contract.encode import Mode
 from agent.contract.payloads import Agent
-from agent.core.host_memory import FileFault, HugePages, Ksm, Stall
+from agent.core.host_memory import FileFault, HugePages, Ksm
 from agent.core.memory import Memory
+from agent.core.psi import Stall
 from agent.core.reading import Record, RecordKind
 from agent.host.memory_files import FILE_BYTES_MAX, HUGE_PAGE_SIZES_MAX, Contents, parsed, read_files
 from agent.runtime import host_memory
 from agent.runtime.host_memory import HostMemoryReporter
 from agent.runtime.recorder import Recorder
 from agent.telemetry import Count, Counters
-from tests.unit.core.test_host_memory import HUGE, PSI
+from tests.unit.core.test_host_memory import HUGE
+from tests.unit.core.test_psi import PSI
 
 AGENT = Agent("host-1", "one", "0199f2ff-1234-7abc-8def-0123456789ab", "1")
 

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 
 from agent.contract.payloads import Agent
 from agent.core.address import Address, MonitorPath
+from agent.core.psi import Psi, Stall
 from agent.core.reading import (
     Balloon,
     CgroupMemory,
     Configured,
     EpochEnd,
     Origin,
-    Pressure,
     ProcessMemory,
     Sample,
     State,
@@ -111,5 +111,7 @@ def memory(observed_at_ms: int, *, cgroup: str = "/a.scope", total_us: int = 0) 
         balloon=None,
         deflate_on_oom=True,
         process=ProcessMemory(3 << 30, 0, None, observed_at_ms),
-        cgroup=CgroupMemory(cgroup, 3 << 30, None, 0, Pressure(total_us, 0.0), None, observed_at_ms),
+        cgroup=CgroupMemory(
+            cgroup, 3 << 30, None, 0, Psi(Stall(0.0, 0.0, 0.0, total_us), None), observed_at_ms
+        ),
     )
