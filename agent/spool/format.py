@@ -73,10 +73,12 @@ def encode_memory(memory: Memory) -> bytes:
 def decode_memory(content: bytes) -> Memory:
     """Return a VM's memory. Unknown fields are ignored, missing ones have their defaults.
 
+    A damaged page may give NULL where the table has bytes.
+
     Raises:
         Undecodable: the content is damaged, or is something else.
     """
     try:
         return _memory_decoder.decode(content)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, TypeError) as error:
         raise Undecodable(str(error)) from error

@@ -152,7 +152,7 @@ def test_a_held_monitor_keeps_room_for_others_and_the_next_one_gets_it(folder: P
     with qemu.idle(folder, "g") as vm, qemu.Monitor(vm.qmp) as holder:
         with agent(folder, "--monitor", f"{folder}/*.qmp") as process:
             lines = Lines(process)
-            lines.wait_for_state(vm.qmp, "no-greeting", 5)
+            lines.wait_for_state(vm.qmp, "no-greeting", 30)
             assert waiting_at(vm.qmp) == 1
             assert process.stop() == 0
         waiter = socket.socket(socket.AF_UNIX)  # there is still room for others

@@ -4,15 +4,18 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
 from structlog.testing import capture_logs
 
 from agent.contract.metrics import SCHEMA_URL
+from agent.core.host_memory import VmShare, sums_of
 from agent.sinks.otlp_own import OwnTelemetry
 from agent.sinks.otlp_settings import Settings
 from agent.telemetry import INSTRUMENTS, LAG, Count, Counters, Levels, Snapshot, snapshot
+from tests.golden.documents import HOST_MEMORY_EVENT
 from tests.integration.audit import documented
 from tests.integration.otlp_backends import Answer, HttpBackend
 from tests.lab.collector import Collector, problems
@@ -20,7 +23,11 @@ from tests.lab.prometheus import Prometheus
 from tests.unit.sinks.views import AGENT
 
 LEVELS = Levels(
-    waiting={"kafka.samples": 4}, oldest_age_s={"kafka.samples": 2.5}, spool_used_bytes=7, dead_letters=0
+    waiting={"kafka.samples": 4},
+    oldest_age_s={"kafka.samples": 2.5},
+    spool_used_bytes=7,
+    dead_letters=0,
+    host_memory=replace(HOST_MEMORY_EVENT, vms=sums_of([VmShare(True, 1, 2, 3)])),
 )
 PAGE = Path(__file__).parents[2] / "docs/metrics.md"
 
@@ -73,7 +80,7 @@ async def test_in_a_real_prometheus_they_have_the_documented_names(own_prometheu
         re.sub("(?<=barograph_lag_seconds)_(bucket|count|sum)$", "", each["metric"]["__name__"])
         for each in found
     }
-    assert names - {"target_info"} == {name for name in documented(PAGE) if not name.startswith("qemu_")}
+    assert names - {"target_info"} == {name for name in documented(PAGE) if not name.startswith("qemu_vm_")}
     assert {each["metric"]["instance"] for each in found} == {AGENT.host_id}
 
 

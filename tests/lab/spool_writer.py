@@ -8,7 +8,7 @@ import os
 import random
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -16,7 +16,7 @@ import pytest
 
 from agent.core.epochs import History
 from agent.core.memory import Memory
-from agent.core.reading import Record, VmId
+from agent.core.reading import Record, RecordKind, VmId
 from agent.spool import store as spool_store
 from agent.spool.store import DEAD_LETTERS, Bounds, Change, Queue, Store, open_store
 from agent.spool.tables import connect_read_only
@@ -26,9 +26,9 @@ from tests.unit.spool.making import NOW_MS
 VMS = ("vm-1", "vm-2", "vm-3")
 
 Content: TypeAlias = tuple[
-    tuple[tuple[int, str], ...], tuple[tuple[int, str], ...], tuple[str, ...], tuple[tuple[str, int], ...]
+    tuple[tuple[tuple[int, str], ...], ...], tuple[str, ...], tuple[tuple[str, int], ...]
 ]
-"""Samples and states with their positions, dead letters, and the watermark of each VM."""
+"""The records of each queue with their positions, dead letters, and the watermark of each VM."""
 
 
 @dataclass
@@ -65,12 +65,12 @@ class Course:
 
     def content(self) -> Content:
         """Return what the file must hold now."""
-        samples, states = (tuple((at, each.id) for at, each in self.rows[queue]) for queue in Queue)
-        return samples, states, tuple(self.letters), tuple(sorted(self.sequences.items()))
+        queues = tuple(tuple((at, each.id) for at, each in self.rows[queue]) for queue in Queue)
+        return queues, tuple(self.letters), tuple(sorted(self.sequences.items()))
 
     def _record(self) -> Sequence[Record]:
         if self.chance.random() < 0.2:
-            return [state()]
+            return [state(), replace(state(), kind=RecordKind.LOG)]
         vm = self.chance.choice(VMS)
         self.sequences[vm] = self.sequences.get(vm, 0) + 1
         return [sample(self.sequences[vm], vm=vm, epoch=f"epoch-{vm}")]
@@ -89,7 +89,7 @@ def _memory(vm: str, sequence: int) -> Memory:
 def content(path: Path) -> Content:
     """Return what the spool at `path` holds."""
     connection = connect_read_only(path)
-    samples, states = (
+    queues = tuple(
         tuple(connection.execute(f"SELECT position, id FROM {queue} ORDER BY position")) for queue in Queue
     )
     letters = tuple(id for (id,) in connection.execute(f"SELECT id FROM {DEAD_LETTERS} ORDER BY position"))
@@ -99,7 +99,7 @@ def content(path: Path) -> Content:
     store.close()
     assert problems == []
     watermarks = tuple(sorted((str(each.vm_id), each.history.sequence) for each in memories.values()))
-    return samples, states, letters, watermarks
+    return queues, letters, watermarks
 
 
 def opened(path: Path, level: str = "FULL") -> Store:

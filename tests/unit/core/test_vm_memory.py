@@ -20,9 +20,7 @@ from agent.core.vm_memory import Amounts, HostView, Subject
 from agent.errors import LinkFault
 from tests.unit.core.driving import MIB, Story
 
-SEEN = HostView(
-    ProcessMemory(300 * MIB, 0, None, 7), CgroupMemory("/a.scope", 310 * MIB, None, 0, None, 7)
-)
+SEEN = HostView(ProcessMemory(300 * MIB, 0, None, 7), CgroupMemory("/a.scope", 310 * MIB, None, 0, None, 7))
 
 
 def described(poller: Poller, view: HostView = vm_memory.NOTHING_SEEN) -> VmMemory:

@@ -15,6 +15,7 @@ from agent.spool.format import (
     RecordRow,
     Undecodable,
     decode_checked_record,
+    decode_memory,
     decode_record,
     encode_record,
 )
@@ -61,6 +62,11 @@ def test_a_row_with_nothing_in_a_column_is_told_as_undecodable(column: int) -> N
 
     with pytest.raises(Undecodable, match="a column is missing or has a wrong type"):
         decode_record(cast(RecordRow, tuple(row)))
+
+
+def test_a_memory_that_a_damaged_page_gives_as_nothing_is_undecodable() -> None:
+    with pytest.raises(Undecodable):
+        decode_memory(cast(bytes, None))
 
 
 def test_headers_are_only_looked_into_where_people_look() -> None:
