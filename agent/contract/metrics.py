@@ -176,6 +176,24 @@ GUEST_METRICS: Mapping[str, Metric] = MappingProxyType(
 )
 """The metrics of the guest, by name of the statistic in a sample. The time of a point is `last_update`."""
 
+PRESSURE_LEVEL: Final = Metric(
+    "qemu.vm.pressure.level",
+    "1",
+    "gauge",
+    "Memory pressure in the guest: 0 none, 1 low, 2 pressure, 3 oom.",
+)
+PRESSURE_SCORE: Final = Metric(
+    "qemu.vm.pressure.score",
+    "1",
+    "gauge",
+    "Memory pressure in the guest at its last update, from 0 to 1.",
+)
+PRESSURE_METRICS: tuple[Metric, ...] = (PRESSURE_LEVEL, PRESSURE_SCORE)
+"""What the agent derives from a guest's samples (core/pressure.py). The time of a point is `last_update`.
+
+The level is one number, unlike `qemu.vm.state`: levels have an order, and states have none.
+"""
+
 STATE: Final = Metric(
     "qemu.vm.state",
     "1",

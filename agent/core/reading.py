@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Literal, NewType
 
 from agent.core.address import Address
+from agent.core.pressure import VmPressure
 from agent.core.psi import Psi
 
 VmId = NewType("VmId", str)
@@ -243,12 +244,13 @@ class VmMemory:
 
 @dataclass(frozen=True, slots=True)
 class VmView:
-    """The newest state, sample, balloon and memory of one VM, for the board. Replaced, never changed."""
+    """The newest values of one VM, for the board. Replaced, never changed."""
 
     state: StateEvent
     sample: Sample | None
     balloon: Balloon | None
     memory: VmMemory | None = None
+    pressure: VmPressure | None = None  # None: no sample with origin `poll` yet
 
     @property
     def address(self) -> Address:

@@ -20,7 +20,8 @@ from agent.core.address import Address
 from agent.core.agent_state import AgentEvent
 from agent.core.host_memory import HostMemoryEvent
 from agent.core.memory import Memory
-from agent.core.reading import Record, Sample, State, StateEvent, VmMemory, VmView
+from agent.core.pressure import VmPressure, advance
+from agent.core.reading import Origin, Record, Sample, State, StateEvent, VmMemory, VmView
 from agent.core.states import is_expected
 from agent.telemetry import Count, Counters
 
@@ -62,18 +63,22 @@ class Recorder:
         self._counters.add(Count.SAMPLES)
         view = self._board.get(sample.address)
         if view is not None:
-            self._board[sample.address] = replace(view, sample=sample, balloon=sample.balloon)
+            pressure = _pressure(view, sample)
+            self._board[sample.address] = replace(
+                view, sample=sample, balloon=sample.balloon, pressure=pressure
+            )
         self._queue(encode_sample(sample, self._agent, self._mode), memory)
 
     def state(self, event: StateEvent, memory: Memory) -> None:
         """Record a change of state, or a heartbeat."""
         self._counters.add(Count.STATE_EVENTS)
         before = self._board.get(event.address)
-        sample = None
+        sample = pressure = None
         if before is not None and before.sample is not None and before.sample.vm == event.vm:
             sample = before.sample  # also one from before the VM was identified
+            pressure = None if event.state is State.GONE else before.pressure
         balloon = None if before is None else before.balloon
-        self._board[event.address] = VmView(event, sample, balloon, _still_valid(before, event))
+        self._board[event.address] = VmView(event, sample, balloon, _still_valid(before, event), pressure)
         if not event.heartbeat:
             _log_state(event)
         self._queue(encode_state(event, self._agent, self._mode), memory)
@@ -119,6 +124,17 @@ def _still_valid(before: VmView | None, event: StateEvent) -> VmMemory | None:
     if before is None or before.memory is None or event.state is State.GONE:
         return None
     return before.memory if before.memory.vm == event.vm else None
+
+
+def _pressure(view: VmView, sample: Sample) -> VmPressure | None:
+    of_the_same = view.sample is not None and view.sample.vm.id == sample.vm.id
+    return advance(
+        view.pressure if of_the_same else None,
+        epoch=sample.epoch,
+        last_update_s=sample.last_update_s,
+        polled=sample.origin is Origin.POLL,
+        statistics=sample.statistics,
+    )
 
 
 def _log_state(event: StateEvent) -> None:

@@ -142,6 +142,7 @@ def build(
     ):
         passed_over = _passed_over(sample, before)
         after = _guest_values(made, sample, after, room_for_others)
+        _pressure(made, target.view, sample, after)
     return VmPoints(
         key=target.key,
         metrics=made.metrics,
@@ -330,6 +331,17 @@ def _guest_values(made: _Made, sample: Sample, before: SentVm, room_for_others: 
         guest_start_ns=start_ns,
         others=before.others if len(others) == len(before.others) else frozenset(others),
     )
+
+
+def _pressure(made: _Made, view: VmView, sample: Sample, after: SentVm) -> None:
+    """Add the pressure if the sample has changed it: an unsolicited one does not."""
+    pressure = view.pressure
+    if view.state.state is not State.REPORTING or pressure is None or pressure.score is None:
+        return
+    if (pressure.epoch, pressure.last_update_s) == (sample.epoch, sample.last_update_s):
+        time_ns = after.guest_time_ns
+        made.add(metrics.PRESSURE_LEVEL, pressure.level.rank, time_ns=time_ns, start_ns=after.guest_start_ns)
+        made.add(metrics.PRESSURE_SCORE, pressure.score, time_ns=time_ns, start_ns=after.guest_start_ns)
 
 
 def _is_newer(sample: Sample, before: SentVm) -> bool:

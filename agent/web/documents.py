@@ -16,6 +16,7 @@ from agent.core import health
 from agent.core.agent_state import AgentEvent
 from agent.core.health import Component
 from agent.core.host_memory import HostMemoryEvent
+from agent.core.pressure import PressureComponent, VmPressure
 from agent.core.reading import VmView
 
 _SLICE_VMS = 25
@@ -49,7 +50,8 @@ def status_parts(
     """Yield `/status` in parts: the agent, its components, the host's memory, and every VM.
 
     `host`, `state`, `sample` and `memory` are the documents that readers of the topics get: schemas/host,
-    schemas/state, schemas/sample and schemas/memory. `host` is null before the first reading.
+    schemas/state, schemas/sample and schemas/memory. `host` is null before the first reading. `pressure` is
+    null before the first sample with origin `poll`; in it, a score that is null is not available.
     """
     head = {
         "agent": agent_state_document(event, identity),
@@ -71,4 +73,15 @@ def _vm(view: VmView, identity: Agent, now_ms: int) -> dict[str, object]:
         "state": state_document(view.state, identity),
         "sample": None if view.sample is None else sample_document(view.sample, identity),
         "memory": None if view.memory is None else vm_memory_document(view.memory, identity),
+        "pressure": None if view.pressure is None else _pressure(view.pressure),
+    }
+
+
+def _pressure(pressure: VmPressure) -> dict[str, object]:
+    return {
+        "level": pressure.level.value,
+        "since": pressure.since_s,
+        "score": pressure.score,
+        "last_update": pressure.last_update_s,
+        "components": {each.value: pressure.components.get(each) for each in PressureComponent},
     }

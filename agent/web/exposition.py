@@ -40,6 +40,7 @@ from agent.contract.metrics import (
 )
 from agent.contract.payloads import Agent
 from agent.contract.targets import Target, identifying_attributes, label_attributes, targets, utf8
+from agent.core.pressure import VmPressure
 from agent.core.reading import State, VmView
 from agent.telemetry import INSTRUMENTS, Snapshot
 
@@ -129,10 +130,14 @@ def _samples(
         view = target.view
         if statistic is not None:
             sample = view.sample
-            if sample is not None and target.vm is not None and view.state.state is State.REPORTING:
+            if sample is not None and _is_shown(target):
                 value = sample.statistics.get(statistic)
-                if value is not None and sample.vm.id == target.vm.id:
+                if value is not None:
                     yield Sample(name, labels, value, sample.last_update_s)
+        elif metric.name in _PRESSURE_VALUES:
+            pressure = view.pressure
+            if pressure is not None and pressure.score is not None and _is_shown(target):
+                yield Sample(name, labels, _PRESSURE_VALUES[metric.name](pressure), pressure.last_update_s)
         elif metric is metrics.STATE:
             for state in State:
                 yield Sample(name, labels | {_STATE_LABEL: state.value}, int(view.state.state is state))
@@ -147,6 +152,14 @@ def _samples(
                 yield Sample(name, labels, value)
 
 
+def _is_shown(target: Target) -> bool:
+    """Whether a guest's values are shown: the VM is reporting, and its sample is its own."""
+    view = target.view
+    if view.sample is None or target.vm is None or view.state.state is not State.REPORTING:
+        return False
+    return view.sample.vm.id == target.vm.id
+
+
 _STATE_LABEL = prometheus_label(metrics.VM_STATE)
 _HOST_VALUES: Mapping[str, Callable[[Target], int | None]] = {
     metrics.LAST_UPDATE.name: lambda target: target.view.last_update_s,
@@ -155,10 +168,15 @@ _HOST_VALUES: Mapping[str, Callable[[Target], int | None]] = {
         None if target.view.balloon is None else target.view.balloon.actual_bytes
     ),
 }
+_PRESSURE_VALUES: Mapping[str, Callable[[VmPressure], float]] = {
+    metrics.PRESSURE_LEVEL.name: lambda pressure: pressure.level.rank,
+    metrics.PRESSURE_SCORE.name: lambda pressure: pressure.score or 0.0,
+}
 _MEMORY_VALUES = {metrics.MEMORY_METRICS[name].name: value for name, value in MEMORY_VALUES.items()}
 _VM_METRICS: tuple[tuple[Metric, str | None], ...] = (
     *((metric, None) for metric in metrics.HOST_METRICS),
     *((metric, statistic) for statistic, metric in GUEST_METRICS.items()),
+    *((metric, None) for metric in metrics.PRESSURE_METRICS),
 )
 
 

@@ -25,6 +25,7 @@ REGISTRY = SCHEMAS / "metrics" / "registry.yaml"
 METRICS_PAGE = SCHEMAS.parent / "docs" / "metrics.md"
 
 HOST_MEMORY_PREFIX = "qemu.host."
+PRESSURE_PREFIX = "qemu.vm.pressure."
 
 Group = Mapping[str, object]
 
@@ -57,6 +58,11 @@ def is_own(metric: Group) -> bool:
 def is_of_the_host(metric: Group) -> bool:
     """Whether it is a metric of the host's memory."""
     return str(metric["metric_name"]).startswith(HOST_MEMORY_PREFIX)
+
+
+def is_of_pressure(metric: Group) -> bool:
+    """Whether the agent derives it from a guest's statistics."""
+    return str(metric["metric_name"]).startswith(PRESSURE_PREFIX)
 
 
 def reasons_of(metric: Group) -> list[str]:
@@ -99,10 +105,18 @@ The time of a point is the guest's `last_update`, never the time of sending: a s
 points. A statistic that the guest does not give has no metric. Counters restart with each epoch.
 """
 
-_HOST = f"""
+_PRESSURE = f"""
 A statistic that a later QEMU adds is sent over OTLP as `{OTHER_PREFIX}<name>`, a gauge without a unit, until
 this table has it. Do not build on these names. They are not shown at `/metrics`.
 
+## Pressure
+
+The agent derives these metrics from a guest's samples: [pressure.md](pressure.md). The time of a point is
+`last_update`. A sample with origin `unsolicited` has no point, and neither has a guest whose statistics give
+no component of the score.
+"""
+
+_HOST = """
 ## Host
 
 The time of a point is the time of the cycle; for the balloon it is the time of the observation. These
@@ -172,8 +186,11 @@ def _page(groups: list[Group]) -> Iterator[str]:
     metrics = metrics_of(groups)
     yield _INTRODUCTION
     yield from _table([metric for metric in metrics if statistic_of(metric)], "statistic")
+    yield _PRESSURE
+    yield from _table([metric for metric in metrics if is_of_pressure(metric)], None)
     yield _HOST
-    yield from _table([metric for metric in metrics if not statistic_of(metric) and not is_own(metric)], None)
+    of_vms = [metric for metric in metrics if not statistic_of(metric) and not is_own(metric)]
+    yield from _table([metric for metric in of_vms if not is_of_pressure(metric)], None)
     yield _OWN
     yield from _own_table([metric for metric in metrics if is_own(metric) and not is_of_the_host(metric)])
     yield _HOST_MEMORY

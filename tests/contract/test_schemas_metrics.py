@@ -9,7 +9,13 @@ import yaml
 
 from agent.contract import metrics, targets
 from agent.contract.host_metrics import HUGE_PAGE_SIZE
-from agent.contract.metrics import GUEST_METRICS, HOST_METRICS, prometheus_family, prometheus_name
+from agent.contract.metrics import (
+    GUEST_METRICS,
+    HOST_METRICS,
+    PRESSURE_METRICS,
+    prometheus_family,
+    prometheus_name,
+)
 from agent.contract.statistics import KNOWN_STATISTICS
 from agent.core.reading import State
 from agent.sinks import otlp_points
@@ -40,7 +46,7 @@ def test_the_registry_holds_the_metrics_of_the_code() -> None:
 
     assert guest == dict(GUEST_METRICS)
     of_vms = [group for group in found if not statistic_of(group) and not is_own(group)]
-    assert tuple(as_metric(group) for group in of_vms) == HOST_METRICS
+    assert tuple(as_metric(group) for group in of_vms) == (*PRESSURE_METRICS, *HOST_METRICS)
     assert all(group["id"] == f"metric.{group['metric_name']}" for group in found)
 
 

@@ -20,7 +20,7 @@ from agent.sinks.otlp_points import (
     forget_old,
 )
 from agent.sinks.otlp_settings import Identity
-from tests.unit.sinks.views import AGENT, SECOND_NS, T0_S, memory, sample, view, vm
+from tests.unit.sinks.views import AGENT, SECOND_NS, T0_S, memory, pressure, sample, view, vm
 
 NOW_NS = (T0_S + 100) * SECOND_NS
 
@@ -117,6 +117,42 @@ def test_a_sample_is_sent_once() -> None:
     again = on_the_wire(built(shown, first.accepted, now_ns=NOW_NS + SECOND_NS))
 
     assert not any(name.startswith("qemu.vm.guest") for name in again)
+
+
+def of_pressure(points: VmPoints) -> dict[str, tuple[float, int]]:
+    return {
+        metric.name: (point.as_double or point.as_int, point.time_unix_nano)
+        for metric in metrics_of(points)
+        if metric.name.startswith("qemu.vm.pressure.")
+        for point in metric.gauge.data_points
+    }
+
+
+def test_the_pressure_is_sent_once_with_the_time_of_its_sample() -> None:
+    newest = sample(T0_S + 20)
+    shown = replace(view(newest), pressure=pressure(newest))
+    first = built(shown)
+
+    again = built(shown, first.accepted, now_ns=NOW_NS + SECOND_NS)
+
+    at_ns = (T0_S + 20) * SECOND_NS
+    assert of_pressure(first) == {
+        "qemu.vm.pressure.level": (2, at_ns),
+        "qemu.vm.pressure.score": (0.75, at_ns),
+    }
+    assert of_pressure(again) == {}
+
+
+def test_no_pressure_is_sent_that_is_not_of_the_sample_or_not_known_to_be_true_now() -> None:
+    earlier, newest = sample(T0_S), sample(T0_S + 10, sequence=2)
+
+    for shown in (
+        replace(view(newest), pressure=pressure(earlier)),  # an unsolicited sample came after it
+        replace(view(newest), pressure=pressure(newest, score=None)),
+        replace(view(newest, state=State.STALLED), pressure=pressure(newest)),
+        view(newest),
+    ):
+        assert of_pressure(built(shown)) == {}
 
 
 def test_an_earlier_time_is_never_sent() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from agent.contract.payloads import Agent
 from agent.core.address import Address, MonitorPath
+from agent.core.pressure import PressureComponent, PressureLevel, Run, VmPressure
 from agent.core.psi import Psi, Stall
 from agent.core.reading import (
     Balloon,
@@ -96,6 +97,27 @@ def view(
         run_state=None,
     )
     return VmView(event, newest, balloon)
+
+
+def pressure(
+    newest: Sample,
+    level: PressureLevel = PressureLevel.PRESSURE,
+    score: float | None = 0.75,
+    components: Mapping[PressureComponent, float] | None = None,
+) -> VmPressure:
+    """The pressure of a VM after its newest sample."""
+    return VmPressure(
+        level=level,
+        since_s=newest.last_update_s - 60,
+        score=score,
+        components=components or {},
+        last_update_s=newest.last_update_s,
+        epoch=newest.epoch,
+        statistics=newest.statistics,
+        low=Run(),
+        pressure=Run(),
+        oom_at_s=None,
+    )
 
 
 def memory(observed_at_ms: int, *, cgroup: str = "/a.scope", total_us: int = 0) -> VmMemory:

@@ -11,7 +11,7 @@ from agent.web.exposition import OPENMETRICS, PLAIN, SLICE_SAMPLES, Format, form
 from agent.web.server import open_web
 from agent.web.web_settings import Settings
 from tests.integration.audit import read
-from tests.unit.sinks.views import AGENT, T0_S, memory, sample, view, vm
+from tests.unit.sinks.views import AGENT, T0_S, memory, pressure, sample, view, vm
 from tests.unit.web.client import Present, ask
 
 HOSTILE = '"} 1\n# EOF\nx{y="\\'
@@ -50,6 +50,28 @@ def test_guest_values_are_shown_only_while_the_vm_is_reporting(state: State) -> 
     assert [each.value for each in of("qemu_vm_last_update_seconds", seen)] == [T0_S]
     states = {each.labels["qemu_vm_state"]: each.value for each in of("qemu_vm_state", seen)}
     assert states == {each.value: int(each is state) for each in State}
+
+
+def test_the_pressure_has_the_time_of_its_last_update() -> None:
+    newest = sample()
+    seen = [replace(view(newest), pressure=pressure(newest))]
+
+    shown = [*of("qemu_vm_pressure_level", seen), *of("qemu_vm_pressure_score", seen)]
+
+    assert [each.value for each in shown] == [2, 0.75]
+    assert {float(each.timestamp or 0) for each in shown} == {T0_S}
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        replace(view(sample(), state=State.STALLED), pressure=pressure(sample())),
+        replace(view(sample()), pressure=pressure(sample(), score=None)),
+        view(sample()),
+    ],
+)
+def test_the_pressure_is_shown_only_while_the_vm_is_reporting_and_it_is_known(seen: VmView) -> None:
+    assert [*of("qemu_vm_pressure_level", [seen]), *of("qemu_vm_pressure_score", [seen])] == []
 
 
 def test_a_guest_counter_ends_in_total() -> None:

@@ -1,16 +1,18 @@
 import gzip
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
 from agent.contract.payloads import Agent, sample_document, state_document
 from agent.core.address import Domain
+from agent.core.pressure import PressureComponent, PressureLevel
 from agent.core.reading import State
 from agent.web.server import open_web
 from agent.web.web_settings import Settings
-from tests.unit.sinks.views import AGENT, T0_S, sample, view, vm
+from tests.unit.sinks.views import AGENT, T0_S, pressure, sample, view, vm
 from tests.unit.web.client import Answer, Present, ask
 
 ANY_PORT = Settings(host="127.0.0.1", port=0)
@@ -137,6 +139,39 @@ async def test_the_page_shows_vms_that_do_not_report_first() -> None:
 
     assert body.index("silent") < body.index("fine")
     assert 'http-equiv="refresh"' in body
+
+
+async def test_the_page_shows_vms_under_pressure_first_and_low_ones_before_the_rest() -> None:
+    levels = {"p": PressureLevel.PRESSURE, "o": PressureLevel.OOM, "l": PressureLevel.LOW}
+    seen = [view(of=vm("x", "name-silent"), state=State.STALLED, path="/x"), view(sample(), path="/y")]
+    for name, level in levels.items():
+        newest = sample(of=vm(name, f"name-{name}"))
+        seen.append(replace(view(newest, path=f"/{name}"), pressure=pressure(newest, level)))
+    gone = sample(of=vm("a", "name-a"))
+    paused = replace(view(gone, state=State.PAUSED, path="/a"), pressure=pressure(gone))
+
+    body = (await answer(Present(views=[*seen, paused]), "/")).body.decode()
+
+    names = ("name-o", "name-p", "name-a", "name-silent", "name-l", "web-3")
+    assert sorted(names, key=body.index) == list(names)
+    assert body.count('<td class="pressure">pressure') == 1
+
+
+async def test_the_status_has_the_pressure_with_every_component() -> None:
+    newest = sample()
+    known = {PressureComponent.HEADROOM: 0.75, PressureComponent.SWAP: 0.0}
+    seen = [replace(view(newest), pressure=pressure(newest, components=known)), view(path="/other")]
+
+    shown, absent = (await answer(Present(views=seen), "/status")).json["vms"]
+
+    assert absent["pressure"] is None
+    assert shown["pressure"] == {
+        "level": "pressure",
+        "since": T0_S - 60,
+        "score": 0.75,
+        "last_update": T0_S,
+        "components": dict.fromkeys(PressureComponent) | {"headroom": 0.75, "swap": 0.0},
+    }
 
 
 @pytest.mark.parametrize("path", ["/", "/livez", "/readyz", "/healthz", "/status"])

@@ -1,0 +1,79 @@
+"""The board: what is kept of a VM's pressure from event to event."""
+
+from dataclasses import replace
+
+from agent.contract.encode import Mode
+from agent.core.epochs import History
+from agent.core.memory import Memory
+from agent.core.pressure import PressureLevel, VmPressure
+from agent.core.reading import Origin, Sample, State, StateEvent, VmIdentity
+from agent.runtime.recorder import Recorder
+from agent.telemetry import Counters
+from tests.unit.sinks.views import ADDRESS, AGENT, T0_S, sample, view, vm
+
+MEMORY = Memory(str(ADDRESS), None, None, History(), None)
+
+
+class Board:
+    """A recorder without sinks, and what it keeps of one VM."""
+
+    def __init__(self) -> None:
+        self.recorder = Recorder(AGENT, Mode.BINARY, (), Counters())
+        self.state(State.REPORTING)
+
+    def state(self, state: State, of: VmIdentity | None = None) -> None:
+        event: StateEvent = view(state=state, of=of).state
+        self.recorder.state(event, MEMORY)
+
+    def sample(self, after_s: int, kills: int, of: VmIdentity | None = None) -> Sample:
+        sequence = after_s + 1
+        newest = sample(T0_S + after_s, sequence=sequence, of=of, statistics={"oom_kills": kills})
+        self.recorder.sample(newest, MEMORY)
+        return newest
+
+    @property
+    def pressure(self) -> VmPressure | None:
+        """Of the VM, now."""
+        return self.recorder.board[ADDRESS].pressure
+
+
+def level(board: Board) -> PressureLevel | None:
+    return None if board.pressure is None else board.pressure.level
+
+
+def test_the_pressure_follows_the_samples_and_outlives_changes_of_state() -> None:
+    board = Board()
+    assert board.pressure is None
+
+    board.sample(0, kills=0)
+    board.sample(10, kills=1)
+    assert level(board) is PressureLevel.OOM
+    board.state(State.STALLED)
+    board.state(State.REPORTING)
+    assert level(board) is PressureLevel.OOM
+
+
+def test_an_unsolicited_sample_leaves_the_pressure_as_it_was() -> None:
+    board = Board()
+    board.sample(0, kills=0)
+    newest = replace(board.sample(10, kills=0), last_update_s=T0_S + 20, origin=Origin.UNSOLICITED)
+
+    board.recorder.sample(replace(newest, statistics={"oom_kills": 5}), MEMORY)
+
+    assert board.pressure is not None
+    assert (board.pressure.level, board.pressure.last_update_s) == (PressureLevel.NONE, T0_S + 10)
+
+
+def test_the_pressure_ends_with_the_process_and_with_the_vm() -> None:
+    for end in (State.GONE, State.REPORTING):
+        board = Board()
+        board.sample(0, kills=0)
+        board.sample(10, kills=1)
+
+        board.state(end, of=vm("vm-2") if end is State.REPORTING else None)
+        assert board.pressure is None
+
+    board = Board()
+    board.sample(0, kills=0)
+    board.sample(10, kills=1, of=vm("vm-2"))
+    assert level(board) is PressureLevel.NONE
