@@ -95,7 +95,9 @@ NAMES: tuple[str, ...] = (
     "available_memory", "total_memory", "major_faults", "swap_in", "swap_out", "alloc_stalls",
     "async_scans", "direct_scans", "async_reclaims", "direct_reclaims", "oom_kills",
 )  # fmt: skip
-statistics = st.dictionaries(st.sampled_from(NAMES), counts)
+statistics = st.dictionaries(st.sampled_from(NAMES), counts) | st.fixed_dictionaries(
+    dict.fromkeys(NAMES, st.integers(0, 1 << 32))
+)
 samples = st.tuples(st.sampled_from("ab"), st.integers(-700, 2_000), st.booleans(), statistics)
 
 

@@ -142,8 +142,9 @@ async def test_the_page_shows_vms_that_do_not_report_first() -> None:
 
 
 async def test_the_page_shows_vms_under_pressure_first_and_low_ones_before_the_rest() -> None:
-    levels = {"p": PressureLevel.PRESSURE, "o": PressureLevel.OOM, "l": PressureLevel.LOW}
-    seen = [view(of=vm("x", "name-silent"), state=State.STALLED, path="/x"), view(sample(), path="/y")]
+    levels = {"p": PressureLevel.PRESSURE, "o": PressureLevel.OOM, "z": PressureLevel.LOW}
+    seen = [view(of=vm("x", "name-silent"), state=State.STALLED, path="/x")]
+    seen.append(view(sample(of=vm("f", "name-fine")), path="/y"))
     for name, level in levels.items():
         newest = sample(of=vm(name, f"name-{name}"))
         seen.append(replace(view(newest, path=f"/{name}"), pressure=pressure(newest, level)))
@@ -152,7 +153,7 @@ async def test_the_page_shows_vms_under_pressure_first_and_low_ones_before_the_r
 
     body = (await answer(Present(views=[*seen, paused]), "/")).body.decode()
 
-    names = ("name-o", "name-p", "name-a", "name-silent", "name-l", "web-3")
+    names = ("name-o", "name-p", "name-a", "name-silent", "name-z", "name-fine")
     assert sorted(names, key=body.index) == list(names)
     assert body.count('<td class="pressure">pressure') == 1
 
