@@ -37,7 +37,7 @@ def guest_points_are_updates(collected: Collector, shown: dict[str, list[Shown]]
         for update in updates
     }
     for point in collected.points():
-        if point.name.startswith("qemu.vm.guest."):
+        if point.name.startswith(("qemu.vm.guest.", "qemu.vm.pressure.")):
             name = point.about("qemu.vm.name")
             assert name is not None
             assert point.time_ns // 10**9 in times[name], point
