@@ -277,8 +277,10 @@ def _syntax(error: yaml.MarkedYAMLError) -> str:
         hint = "check quotes and indentation"
     elif "duplicate key" in problem:
         hint = "remove one"
+    elif "undefined alias" in problem:  # its name, and that of a tag, may be a secret without quotes
+        problem, hint = "found an alias without an anchor", "quote a text that begins with *"
     elif "could not determine a constructor" in problem:
-        hint = "remove the tag"
+        problem, hint = "unknown tag", "remove it, or quote a text that begins with !"
     return f"not YAML: {problem}{context}; {hint}"
 
 

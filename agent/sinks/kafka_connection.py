@@ -20,7 +20,7 @@ import socket
 import ssl
 import struct
 import weakref
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -243,7 +243,9 @@ class BrokerConnection(AIOKafkaConnection):
             raise _refused(
                 "kafka.sasl", f"{self.address} refuses the login ({described(error)}); check the broker"
             )
-        ask = self._ask if handshake.API_VERSION else self._ask_without_header
+        # The password may be newer than those that the log is redacted of.
+        redact = Redactor((password,)) if password else str
+        ask = partial(self._ask, redact) if handshake.API_VERSION else self._ask_without_header
         if sasl.oauth is not None and self._tokens is not None:
             await self._log_in_by_token(sasl.oauth, self._tokens, password)
             return
@@ -256,9 +258,9 @@ class BrokerConnection(AIOKafkaConnection):
             final = await self._blocking.run(partial(scram.final, server_first))
             scram.verify(await ask(final))
         except ScramRefused as error:
-            raise _login_refused(self.address, plain(str(error))) from error
+            raise _login_refused(self.address, plain(redact(str(error)))) from error
         except ScramError as error:
-            detail = f"{self.address} {plain(str(error))}; check that it is your broker"
+            detail = f"{self.address} {plain(redact(str(error)))}; check that it is your broker"
             raise _refused("kafka.sasl", detail) from error
 
     async def _log_in_by_token(self, oauth: Oauth, tokens: Tokens, token: str) -> None:
@@ -275,11 +277,11 @@ class BrokerConnection(AIOKafkaConnection):
         detail = f"{self.address} refuses the token ({plain(redact(why))}); compare its issuer, audience and "
         raise _refused("kafka.sasl.oauth", f"{detail}expiry with what the broker expects, and the clocks")
 
-    async def _ask(self, token: bytes) -> bytes:
+    async def _ask(self, redact: Callable[[str], str], token: bytes) -> bytes:
         answer = await self.send(SaslAuthenticateRequest(token))
         if answer.error_code:
-            why = plain(answer.error_message or f"error {answer.error_code}")
-            raise _login_refused(self.address, why)
+            why = redact(answer.error_message or f"error {answer.error_code}")  # before it is cut
+            raise _login_refused(self.address, plain(why))
         return answer.sasl_auth_bytes or b""
 
     async def _ask_without_header(self, token: bytes) -> bytes:

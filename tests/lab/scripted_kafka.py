@@ -192,7 +192,9 @@ class _Login:
             return self._scram(token)
         password = token.split(b"\0")[2].decode()
         self._peer.logins.append(password)
-        return (0, "", b"") if password == self._peer.password else (58, "Authentication failed", b"")
+        if password == self._peer.password:
+            return 0, "", b""
+        return 58, f"Authentication failed with {password}", b""  # as no broker should
 
     def _bearer(self, token: bytes) -> tuple[int, str, bytes]:
         """Answer as Kafka's OAuthBearerSaslServer: a refusal comes after the client has taken the reason."""

@@ -287,14 +287,15 @@ async def test_a_password_file_is_read_at_each_login(tmp_path: Path) -> None:
             SinkUnavailable, match=r"kafka.sasl.password_file: .* cannot be read: No such file"
         ):
             await sink.send([record(1)])
-        file.write_text("first\n")
+        file.write_text("the first one\n")
         with pytest.raises(SinkUnavailable, match="refuses the user name or the password") as refused:
             await sink.send([record(1)])
         file.write_text("second\n")
         assert await sink.send([record(1)]) == Receipt()
         await sink.aclose()
 
-    assert set(peer.logins) == {"first", "second"}
+    assert set(peer.logins) == {"the first one", "second"}
+    assert "(Authentication failed with [secret])" in str(refused.value)
     assert 10 <= (refused.value.retry_after_s or 0) <= 30
 
 
