@@ -47,6 +47,8 @@ KNOWN = (
 EXACT_MAX = 2**53 - 1
 NO_VALUES = (*(bits << shift for bits in (2**31 - 1, 2**32 - 1) for shift in (0, 10, 12)), 2**52 - 1)
 """What a guest without a value sends."""
+SIZE_MAX = 2**52
+"""A larger size of memory is refused: no guest has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +200,7 @@ class Tongue:
         for name in chance.sample(KNOWN, chance.randrange(6)):
             value, right_value = self._value()
             pairs.append(("stat-" + name.replace("_", "-"), value))
-            if right_value is not None:
+            if right_value is not None and (name != "disk_caches" or right_value <= SIZE_MAX):
                 right[name] = right_value
         if chance.random() < 0.3:
             self._add_sizes(pairs, right)
@@ -221,10 +223,10 @@ class Tongue:
     def _add_sizes(self, pairs: list[tuple[str, str]], right: dict[str, int]) -> None:
         total, free = abs(self._edge()) % EXACT_MAX, abs(self._edge()) % EXACT_MAX
         pairs += [("stat-total-memory", str(total)), ("stat-free-memory", str(free))]
-        known = total not in (0, *NO_VALUES)
+        known = 0 < total <= SIZE_MAX and total not in NO_VALUES
         if known:
             right["total_memory"] = total
-        if free not in NO_VALUES and (not known or free <= total):
+        if free <= SIZE_MAX and free not in NO_VALUES and (not known or free <= total):
             right["free_memory"] = free
         if known and right.get("disk_caches", 0) > total:
             del right["disk_caches"]
