@@ -24,6 +24,7 @@ from agent.cli.flags import (
     with_all_flags,
 )
 from agent.cli.health_check import health
+from agent.cli.status import status
 from agent.cli.summary import summary
 from agent.config import Flags, load
 from agent.config.units import parse_duration
@@ -176,6 +177,7 @@ def give_back(config: ConfigFlag = None, state_directory: StateDirectoryFlag = N
 
 
 cli.command()(health)
+cli.command()(status)
 cli.command()(announce)
 cli.command(help=demo.HELP)(demo.demo)
 
