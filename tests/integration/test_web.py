@@ -114,41 +114,6 @@ def test_a_vm_is_shown_with_its_newest_sample_and_leaves_with_its_qemu(folder: P
 
 @pytest.mark.guest
 @pytest.mark.usefixtures("real_qemu")
-def test_a_guest_that_fills_its_memory_has_a_score(folder: Path) -> None:
-    words = ("--monitor", f"{folder}/*.qmp", "--interval", "1s")
-    with qemu.guest(folder, "g") as vm, agent(folder, *words, env=WEB) as process:
-        url = url_when_told(process)
-        Lines(process).wait_for_state(vm.qmp, "reporting")
-
-        vms: list[Any] = []
-
-        def is_judged(more_than: float) -> bool:
-            (vm,) = json.loads(ask(url, "status")[1])["vms"]
-            vms.append(vm)
-            pressure, newest = vm["pressure"], vm["sample"]
-            of_newest = bool(pressure) and pressure["last_update"] == newest["last_update"]
-            return of_newest and pressure["score"] > more_than
-
-        wait_until(lambda: is_judged(-1), "a pressure")
-        before = vms[-1]
-        known = before["sample"]["statistics"]
-        spare_bytes = known["available_memory"] - known["total_memory"] // 50
-        vm.order(f"dirty {spare_bytes >> 20}")
-        wait_until(lambda: is_judged(0) and vms[-1]["pressure"]["components"]["headroom"] > 0, "a headroom")
-        after = vms[-1]
-        _, text = ask(url, "metrics")
-
-    short = after["sample"]["statistics"]
-    share = short["available_memory"] / short["total_memory"]
-    assert before["pressure"]["components"]["headroom"] == 0
-    assert before["pressure"]["level"] == after["pressure"]["level"] == "none"  # low needs half an hour
-    assert after["pressure"]["components"]["headroom"] == pytest.approx(max(0, 1 - share / 0.05), abs=1e-6)
-    (score,) = (family for family in read(text) if family.name == "qemu_vm_pressure_score")
-    assert score.samples[0].value > 0
-
-
-@pytest.mark.guest
-@pytest.mark.usefixtures("real_qemu")
 def test_slow_and_flooding_clients_cost_collection_nothing_and_keep_no_probe_out(folder: Path) -> None:
     words = ("--monitor", f"{folder}/*.qmp", "--interval", "1s")
     with qemu.guest(folder, "g") as vm, agent(folder, *words, env=WEB) as process:
