@@ -260,6 +260,9 @@ FILLED: Mapping[str, Sequence[str]] = {
     "a read of these files that hangs": [
         "unit/runtime/test_host_memory.py::test_a_file_that_hangs_costs_what_was_not_read_and_is_logged_once"
     ],
+    "an answer to `barograph status`": [
+        "unit/test_cli_status.py::test_an_answer_above_the_bound_is_no_status"
+    ],
     "HTTP connections": [
         "unit/web/test_server.py::test_a_flood_of_silent_connections_is_bounded_and_keeps_no_client_out",
         "unit/web/test_server.py::test_a_slow_client_is_disconnected_at_the_deadline",

@@ -1,3 +1,5 @@
+"""`barograph status` shows the VMs worst first, whatever they are named."""
+
 import json
 
 import pytest
@@ -74,6 +76,17 @@ def test_json_is_the_document() -> None:
 @pytest.mark.parametrize("answer", [(200, "[]"), (200, "{"), (503, document())])
 def test_an_agent_without_a_status_is_reported(answer: tuple[int, str]) -> None:
     with answering({"/status": answer}) as place:
+        done = status("--web", place)
+
+    assert done.exit_code == 3
+    assert done.stderr.startswith(f"no status from {place}: ")
+
+
+def test_an_answer_above_the_bound_is_no_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.cli.status._ANSWER_MAX_BYTES", 1000)
+    with answering(
+        {"/status": (200, document(*(vm(f"vm-{number}", "reporting") for number in range(99))))}
+    ) as place:
         done = status("--web", place)
 
     assert done.exit_code == 3
