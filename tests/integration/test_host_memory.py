@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 from collections import Counter
 from pathlib import Path
@@ -75,9 +74,8 @@ def test_the_record_the_status_and_the_metrics_agree_with_proc(folder: Path) -> 
         assert 0 <= total_us <= int(re.findall(r"total=(\d+)", text)[0])
 
 
+@pytest.mark.usefixtures("tracing")
 def test_no_file_is_opened_more_than_once_an_interval(folder: Path) -> None:
-    if shutil.which("strace") is None:
-        pytest.skip("strace is missing: apt-get install strace")
     trace = folder / "trace"
     within = ("strace", "-f", "-qq", "-e", "trace=openat", "-o", str(trace))
     with agent(folder, "--monitor", f"{folder}/*.qmp", env=EVERY_SECOND, within=within) as process:
