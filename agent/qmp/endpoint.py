@@ -43,7 +43,7 @@ Identify = Callable[[int], Peer | None]
 """Returns the process that has a pid now; `None`: it is not known."""
 
 
-def nobody(pid: int) -> None:
+def unknown_peer(pid: int) -> None:
     """Return `None`: no process is known."""
 
 
@@ -52,7 +52,7 @@ def connect(
     *,
     look_first: bool = False,
     expected: SocketMark | None = None,
-    identify: Identify = nobody,
+    identify: Identify = unknown_peer,
 ) -> Endpoint:
     """Connect to the socket file at `path`, without waiting for the peer. Call it in a worker thread.
 

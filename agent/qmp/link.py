@@ -19,7 +19,7 @@ from agent.qmp import endpoint, parsing
 from agent.qmp.allowlist import INTERVAL
 from agent.qmp.balloon import PLACES, choose_balloon
 from agent.qmp.client import MonitorClient
-from agent.qmp.endpoint import Endpoint, Identify, nobody
+from agent.qmp.endpoint import Endpoint, Identify, unknown_peer
 from agent.qmp.lookout import Lookout
 from agent.threads import in_thread
 
@@ -201,7 +201,7 @@ async def open_link(
     *,
     look_first: bool = False,
     mark: SocketMark | None = None,
-    identify: Identify = nobody,
+    identify: Identify = unknown_peer,
 ) -> AsyncGenerator[Link, None]:
     """Connect, read the greeting and negotiate; the link is closed at the end of the block in any case.
 
@@ -268,7 +268,7 @@ class _Turn:
 class QmpOpener:
     """Opens links to monitors, at most as many at the same time as the settings allow."""
 
-    def __init__(self, settings: Settings, identify: Identify = nobody) -> None:
+    def __init__(self, settings: Settings, identify: Identify = unknown_peer) -> None:
         self._settings = settings
         self._identify = identify
         self._openings = anyio.CapacityLimiter(settings.opening_at_once)
