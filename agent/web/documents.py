@@ -14,6 +14,7 @@ from agent.contract.payloads import (
 )
 from agent.core import health
 from agent.core.agent_state import AgentEvent
+from agent.core.explanations import explain
 from agent.core.health import Component
 from agent.core.host_memory import HostMemoryEvent
 from agent.core.pressure import PressureComponent, VmPressure
@@ -71,10 +72,16 @@ def _vm(view: VmView, identity: Agent, now_ms: int) -> dict[str, object]:
         "last_update": view.last_update_s,
         "age_s": age_s(view, now_ms),
         "state": state_document(view.state, identity),
+        "explanation": _explanation(view),
         "sample": None if view.sample is None else sample_document(view.sample, identity),
         "memory": None if view.memory is None else vm_memory_document(view.memory, identity),
         "pressure": None if view.pressure is None else _pressure(view.pressure),
     }
+
+
+def _explanation(view: VmView) -> dict[str, str] | None:
+    known = explain(view.state.state, view.state.reason)
+    return None if known is None else {"meaning": known.meaning, "next_step": known.next_step}
 
 
 def _pressure(pressure: VmPressure) -> dict[str, object]:
