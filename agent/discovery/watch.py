@@ -6,25 +6,19 @@ restart) is another one under the same name, and a watch on the old one reports 
 """
 
 import os
-import threading
-import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Protocol, cast
 
 import anyio
-
-# The one documented way to open the watch, look, and only then wait: watchfiles.watch() does all in one.
-from watchfiles._rust_notify import (  # pyright: ignore[reportPrivateUsage]
-    RustNotify,
-    WatchfilesRustInternalError,
-)
+from inotify_simple import INotify, flags, parse_events  # pyright: ignore[reportUnknownVariableType]
 
 from agent.discovery.globs import Settings
 from agent.discovery.locks import Locks
 from agent.discovery.scan import RefusedPath, RefusedReason, Scan, Survey, survey
 from agent.discovery.walk import matches
-from agent.threads import WorkerThread, in_thread
+from agent.threads import in_thread
 
 _HURRIES_MAX = 5
 """How often in a row to scan again at once because new directories appeared before they were watched."""
@@ -32,23 +26,32 @@ _HURRIES_MAX = 5
 _WATCHED_MAX = 2_000
 """Directories watched. 8,192 was long the kernel's default for all watches of a user."""
 
-_OPENINGS_MAX = 3
-"""How often directories may vanish while watches are created, before a round does without watches."""
+_GATHER_S = 0.05
+"""Changes within this time of each other are taken together: QEMU creates its socket, then listens on it."""
 
-_STEP_MS = 50
-"""Changes within this time of each other are taken together."""
+_READ_MAX_BYTES = 64 << 10
+"""Of changes, read at a time: some thousand."""
+
+_CHANGES = (
+    flags.CREATE
+    | flags.DELETE
+    | flags.MOVED_FROM
+    | flags.MOVED_TO
+    | flags.ATTRIB
+    | flags.DELETE_SELF
+    | flags.MOVE_SELF
+    | flags.ONLYDIR
+)
+
+_CLOSE_WITHIN_S = 1.0
+
+_ALWAYS_MATTER = flags.DELETE_SELF | flags.MOVE_SELF | flags.UNMOUNT | flags.Q_OVERFLOW
+"""The directory itself changed, or the kernel dropped changes."""
 
 _NO_RESOURCES = (OSError, MemoryError, RuntimeError)
 """What a scan raises if the host is out of memory or threads ("can't start new thread")."""
 
 _NOTHING = Survey(Scan((), ()), {})
-
-_POLL_MS = 300
-"""Has no effect, since nothing is polled."""
-
-
-_STOPS_WITHIN_S = 1.0
-"""Far more than a thread takes to notice that it must stop."""
 
 
 async def watch(settings: Settings, locks: Locks | None = None) -> AsyncGenerator[Scan, None]:
@@ -79,11 +82,13 @@ async def watch(settings: Settings, locks: Locks | None = None) -> AsyncGenerato
                 hurries += 1
                 continue
             hurries = 0
-            await _wait(watcher, settings)
+            await watcher.wait(settings.rescan_s)
             # One change leads to a scan at once; a stream of them to no more scans than this.
             await anyio.sleep_until(looked_at_s + settings.gather_s)
         finally:
-            watcher.close()
+            # The kernel takes milliseconds to remove the watches.
+            with anyio.move_on_after(_CLOSE_WITHIN_S, shield=True):
+                await in_thread(watcher.close)
 
 
 async def _try(look: Callable[[], Survey], last: Survey) -> Survey:
@@ -103,71 +108,69 @@ def _look(settings: Settings, locks: Locks) -> Survey:
     return replace(found, scan=locks.claim(found.scan))
 
 
-async def _wait(watcher: "_Watcher", settings: Settings) -> None:
-    stop = threading.Event()
-    thread = WorkerThread("watching")
-    call = thread.submit(partial(watcher.wait, settings.rescan_s, settings.gather_s, stop))
-    thread.end()
-    try:
-        await call.wait()
-    finally:  # a thread cannot be canceled, only asked to stop; the watcher is closed after that
-        stop.set()
-        with anyio.move_on_after(_STOPS_WITHIN_S, shield=True):
-            await call.done.wait()
+class _Event(Protocol):
+    """inotify(7): `name` is empty if the directory itself changed."""
+
+    wd: int
+    mask: int
+    name: str
 
 
 class _Watcher:
-    """The kernel's watches on some directories. Create it and call `wait` in worker threads."""
+    """The kernel's watches on some directories. Create it and call `close` in worker threads."""
 
     def __init__(self, places: Mapping[str, frozenset[str]]) -> None:
         self._places = places
-        self._notify: RustNotify | None = None
+        self._notify: INotify | None = None
+        self._directories: dict[int, list[str]] = {}  # of each watch: symbolic links lead to one from several
         self.refused: tuple[RefusedPath, ...] = ()
-        for _ in range(_OPENINGS_MAX):
-            existing = [directory for directory in places if os.path.isdir(directory)]
-            try:
-                self._notify = _open(existing[:_WATCHED_MAX])
-            except FileNotFoundError as error:  # one was removed meanwhile
-                self.refused = (_unwatched(existing[0], str(error)),)
-            except (OSError, MemoryError, WatchfilesRustInternalError) as error:
-                self.refused = (_unwatched(existing[0], str(error)),)
-                return
-            else:
-                left = existing[_WATCHED_MAX:]
+        if not places:
+            return
+        try:
+            self._notify = INotify(nonblocking=True)
+        except OSError as error:
+            self.refused = (_unwatched(min(places), str(error), "raise fs.inotify.max_user_instances"),)
+            return
+        for directory in places:
+            if len(self._directories) == _WATCHED_MAX:
                 why = f"the globs cover more than {_WATCHED_MAX} directories"
-                self.refused = (_unwatched(left[0], why, "narrow the globs"),) if left else ()
+                self.refused = (_unwatched(directory, why, "narrow the globs"),)
                 return
+            try:
+                number = self._notify.add_watch(directory, _CHANGES)  # pyright: ignore[reportUnknownMemberType]
+            except (FileNotFoundError, NotADirectoryError, PermissionError):
+                continue  # the directory above reports that it comes, or changes its mode
+            except OSError as error:
+                self.refused = (_unwatched(directory, str(error)),)
+                return
+            self._directories.setdefault(number, []).append(directory)
 
-    def wait(self, rescan_s: float, gather_s: float, stop: threading.Event) -> None:
-        """Return at a change that matters, after `rescan_s`, or soon after `stop` is set."""
-        deadline_s = time.monotonic() + rescan_s
-        while not stop.is_set() and (left_s := deadline_s - time.monotonic()) > 0:
+    async def wait(self, rescan_s: float) -> None:
+        """Return at a change that matters, or after `rescan_s`."""
+        with anyio.move_on_after(rescan_s):
             if self._notify is None:
-                stop.wait(left_s)
-                return
-            changes = self._notify.watch(int(gather_s * 1000), _STEP_MS, max(1, int(left_s * 1000)), stop)
-            if isinstance(changes, set) and any(self._matters(path) for _, path in changes):
-                return
+                await anyio.sleep_forever()
+            else:
+                await self._change(self._notify)
 
-    def _matters(self, path: str) -> bool:
-        directory, name = os.path.split(path)
-        return any(matches(part, name) for part in self._places.get(directory, ()))
+    async def _change(self, notify: INotify) -> None:
+        changed = False
+        while not changed:
+            await anyio.wait_readable(notify.fd)
+            events = cast("list[_Event]", parse_events(os.read(notify.fd, _READ_MAX_BYTES)))
+            changed = any(map(self._matters, events))
+            await anyio.sleep(_GATHER_S)
+
+    def _matters(self, event: _Event) -> bool:
+        if event.mask & _ALWAYS_MATTER:
+            return True
+        directories = self._directories.get(event.wd, ())
+        return any(matches(part, event.name) for place in directories for part in self._places[place])
 
     def close(self) -> None:
         """Remove the watches."""
         if self._notify is not None:
             self._notify.close()
-
-
-def _open(directories: list[str]) -> RustNotify:
-    return RustNotify(
-        directories,
-        debug=False,
-        force_polling=False,
-        poll_delay_ms=_POLL_MS,
-        recursive=False,
-        ignore_permission_denied=True,
-    )
 
 
 def _unwatched(directory: str, why: str, remedy: str = "raise fs.inotify.max_user_watches") -> RefusedPath:

@@ -7,7 +7,7 @@ from typing import Literal
 
 import structlog
 
-LIBRARIES = ("aiokafka", "qemu", "opentelemetry", "watchfiles", "asyncio", "urllib3", "grpc", "uvicorn")
+LIBRARIES = ("aiokafka", "qemu", "opentelemetry", "asyncio", "urllib3", "grpc", "uvicorn")
 """Their warnings repeat at every attempt; the agent logs the resulting change itself."""
 
 
