@@ -13,6 +13,7 @@ import asyncio
 import socket
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
+from email.utils import formatdate
 from functools import partial
 from typing import Any, TypeAlias, cast
 
@@ -68,7 +69,7 @@ async def open_web(settings: Settings, app: Starlette) -> AsyncGenerator[str, No
             try:
                 yield url
             finally:
-                server.should_exit = True
+                server.end()
                 group.cancel_scope.deadline = anyio.current_time() + _CLOSE_TIMEOUT_S
     finally:
         listening.close()
@@ -106,10 +107,23 @@ async def _bind(settings: Settings) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._ending = anyio.Event()
+
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         """Leave signals to app.py."""
         yield
+
+    async def main_loop(self) -> None:
+        """Wait for the end without uvicorn's tick, which wakes the process ten times a second."""
+        await self._ending.wait()
+
+    def end(self) -> None:
+        """Stop accepting connections, and let responses under way finish."""
+        self.should_exit = True
+        self._ending.set()
 
 
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
@@ -127,6 +141,9 @@ def _bounded(settings: Settings, connections: _Connections) -> type[asyncio.Prot
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            # Without uvicorn's tick; a connection serves one request.
+            date = (b"date", formatdate(usegmt=True).encode())
+            self.server_state.default_headers = [date, *self.config.encoded_headers]
             self._deadline = self.loop.call_later(settings.connection_max_s, transport.abort)
             connections[self] = transport
             if len(connections) > settings.connections_max:
