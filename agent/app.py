@@ -190,7 +190,6 @@ class _Run:
         self, collecting: anyio.CancelScope, deliverers: Sequence[Deliverer], health: HealthWatch
     ) -> None:
         async with anyio.create_task_group() as group:
-            group.start_soon(health.run)
             for deliverer in deliverers:
                 group.start_soon(deliverer.run)
             if self._spool is not None:

@@ -50,6 +50,7 @@ class Deliverer:
         self._problem: str | None = None  # why the last attempt failed, or why the present one lasts
         self._is_reported = False  # the trouble is in the log
         self._sending_since_s: float | None = None
+        self._sending = anyio.Event()  # set when a batch is being sent
         self._delivers = False  # at least one batch was accepted
         self.done = anyio.Event()
 
@@ -103,6 +104,7 @@ class Deliverer:
     async def _attempt(self) -> None:
         """Send a batch, and contain whatever the sink raises. The queue keeps a batch that is not settled."""
         self._sending_since_s = anyio.current_time()
+        self._sending.set()
         try:
             await self._send()
         except SinkUnavailable as error:
@@ -122,6 +124,9 @@ class Deliverer:
     async def _look(self) -> None:
         """Report why the present batch lasts, while the sink itself still tries."""
         while True:
+            if self._sending_since_s is None:
+                self._sending = anyio.Event()
+                await self._sending.wait()
             await anyio.sleep(_LOOK_EVERY_S)
             since_s = self._sending_since_s
             if since_s is not None and anyio.current_time() - since_s >= _PATIENCE_S:

@@ -1,15 +1,11 @@
-"""Asks each part of the agent for its health every second, and whenever a probe comes."""
+"""Asks each part of the agent for its health: every second for the reporter, and whenever a probe comes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-import anyio
-
 from agent.core import health
 from agent.core.health import Component, Status
 from agent.runtime import clock
-
-_CHECK_EVERY_S = 1.0
 
 
 class HealthWatch:
@@ -55,9 +51,3 @@ class HealthWatch:
 
     def _shown(self, status: Status) -> Status:
         return replace(status, why=self._redact(status.why))
-
-    async def run(self) -> None:
-        """Check every second, so that `since` is right to the second, until cancelled."""
-        while True:
-            self.check()
-            await anyio.sleep(_CHECK_EVERY_S)
