@@ -38,6 +38,7 @@ class AgentReporter:
         while True:
             check_at_s = anyio.current_time() + _CHECK_EVERY_S
             await anyio.sleep_until(min(check_at_s, self._state.heartbeat_at_ns / 1e9))
+            self._recorder.end_second()
             self._follow(agent_state.check(self._state, problem(), clock.now()), heartbeat=False)
             self._follow(agent_state.beat(self._state, clock.now()), heartbeat=True)
 

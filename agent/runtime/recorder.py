@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-import structlog
-
 from agent.contract.encode import (
     Mode,
     as_log,
@@ -22,10 +20,8 @@ from agent.core.host_memory import HostMemoryEvent
 from agent.core.memory import Memory
 from agent.core.pressure import VmPressure, advance
 from agent.core.reading import Origin, Record, Sample, State, StateEvent, VmMemory, VmView
-from agent.core.states import is_expected
+from agent.runtime.state_lines import StateLines
 from agent.telemetry import Count, Counters
-
-log = structlog.get_logger("barograph.vm")
 
 
 class Keeper(Protocol):
@@ -42,6 +38,7 @@ class Recorder:
     ) -> None:
         """Create it; `logs`: changes of state are also queued for OTLP's logs."""
         self._logs = logs
+        self._lines = StateLines()
         self._agent = agent
         self._mode: Mode = mode
         self._keepers = keepers
@@ -80,7 +77,7 @@ class Recorder:
         balloon = None if before is None else before.balloon
         self._board[event.address] = VmView(event, sample, balloon, _still_valid(before, event), pressure)
         if not event.heartbeat:
-            _log_state(event)
+            self._lines.write(event)
         self._queue(encode_state(event, self._agent, self._mode), memory)
         if self._logs and not event.heartbeat:
             self._queue(as_log(encode_state(event, self._agent, Mode.BINARY)), None)
@@ -110,6 +107,10 @@ class Recorder:
         self._newest_host_memory = event
         self._queue(encode_host_memory(event, self._agent, self._mode), None)
 
+    def end_second(self) -> None:
+        """Write the summary of changes that had no log line of their own. Call it every second."""
+        self._lines.end_second()
+
     def newest_host_memory(self) -> HostMemoryEvent | None:
         """Return the newest reading; `None`: there is none."""
         return self._newest_host_memory
@@ -134,17 +135,4 @@ def _pressure(view: VmView, sample: Sample) -> VmPressure | None:
         last_update_s=sample.last_update_s,
         polled=sample.origin is Origin.POLL,
         statistics=sample.statistics,
-    )
-
-
-def _log_state(event: StateEvent) -> None:
-    say = log.info if is_expected(event.state, event.reason) else log.warning
-    say(
-        "vm state",
-        path=str(event.address),
-        vm=None if event.vm is None else event.vm.name or event.vm.id,
-        state=event.state.value,
-        reason=str(event.reason),
-        before=None if event.previous_state is None else event.previous_state.value,
-        detail=event.detail,
     )
