@@ -280,6 +280,9 @@ class _Run:
 
     def _on_first_scan(self, collection: TaskGroup, scan: Scan) -> None:
         self._discovered = len(scan.seen)
+        if not scan.seen:
+            detail = "no socket matches the globs, and libvirt has no domain; start a VM, or check both"
+            log.warning("no VM found", refused=len(scan.refused), detail=detail)
         self._reporter.enter(AgentPhase.RUNNING, f"found {counted(len(scan.seen), 'monitor')}")
         self._manager.ready()
         collection.start_soon(self._let_go, scan)

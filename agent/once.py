@@ -10,7 +10,7 @@ from agent.config import Config
 from agent.contract.payloads import Agent, sample_document, state_document
 from agent.core.address import parse_address
 from agent.core.epochs import uuid7
-from agent.core.reading import IntervalPolicy
+from agent.core.reading import IntervalPolicy, State
 from agent.core.topic_audit import audit
 from agent.core.topic_commands import Cluster, NewTopics, Wanted
 from agent.core.topic_facts import UNKNOWN_TOPIC, Sending, Topic
@@ -53,9 +53,17 @@ async def restore_intervals(config: Config) -> list[Settlement]:
     return settlements
 
 
-async def probe(
-    config: Config, path: str, enable_polling_s: int | None, deadline_s: float
-) -> tuple[dict[str, object], bool]:
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What `probe` found."""
+
+    document: dict[str, object]  # "state" and "sample"; None: none before the deadline
+    has_sample: bool
+    state: State | None
+    reason: str  # "": no state
+
+
+async def probe(config: Config, path: str, enable_polling_s: int | None, deadline_s: float) -> Probed:
     """Read one VM once: `barograph probe`.
 
     Args:
@@ -64,9 +72,6 @@ async def probe(
         enable_polling_s: the interval to set if polling is off; `None`: change nothing.
         deadline_s: how long to wait for a sample.
 
-    Returns:
-        The state and the sample as documents (`None`: none before the deadline), and whether there is a
-        sample.
     """
     logs.configure("critical", config.log.format)
     host, address = config.host_identity(), canonical(parse_address(path))
@@ -91,7 +96,12 @@ async def probe(
         group.cancel_scope.cancel()
     sample = None if finding.sample is None else sample_document(finding.sample, identity)
     state = None if finding.state is None else state_document(finding.state, identity)
-    return {"state": state, "sample": sample}, sample is not None
+    return Probed(
+        document={"state": state, "sample": sample},
+        has_sample=sample is not None,
+        state=None if finding.state is None else finding.state.state,
+        reason="" if finding.state is None else str(finding.state.reason),
+    )
 
 
 @dataclass(frozen=True, slots=True)

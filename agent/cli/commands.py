@@ -1,6 +1,5 @@
 """The commands. Results go to stdout, messages to stderr; exit codes are in flags.py."""
 
-import json
 import os
 import sys
 from contextlib import suppress
@@ -24,13 +23,14 @@ from agent.cli.flags import (
     with_all_flags,
 )
 from agent.cli.health_check import health
+from agent.cli.probe import probe
 from agent.cli.status import status
 from agent.cli.summary import summary
 from agent.config import Flags, load
-from agent.config.units import parse_duration
-from agent.core.address import mistake_in_path
-from agent.core.ownership import INTERVAL_MAX_S
 from agent.errors import ConfigError, Problem
+
+INSTALLED = "/etc/barograph/barograph.yaml"
+"""Where the packages put the configuration."""
 
 SCHEMAS = {
     "config": "config.schema.json",
@@ -108,53 +108,16 @@ def run(flags: Flags) -> None:
 def check_config(flags: Flags) -> None:
     """Validate the configuration and print the effective settings.
 
-    Performs the same checks as run and stops before the first side effect.
+    Performs the same checks as run and stops before the first side effect. Without any flag and without
+    BAROGRAPH_CONFIG, reads the installed file, /etc/barograph/barograph.yaml, if it exists.
     """
+    if flags == Flags() and "BAROGRAPH_CONFIG" not in os.environ and os.path.exists(INSTALLED):
+        flags = Flags(config=INSTALLED)
+        typer.echo(f"file      {INSTALLED}")
     config = load_config(flags)
     typer.echo(summary(config))
     for caution in config.cautions:
         typer.echo(f"warning: {caution}", err=True)
-
-
-@cli.command()
-def probe(
-    socket: Annotated[
-        str,
-        typer.Argument(metavar="SOCKET", help="Monitor socket of the VM, or URI#UUID of a libvirt domain."),
-    ],
-    enable_polling: Annotated[
-        int | None,
-        typer.Option(
-            "--enable-polling",
-            metavar="SECONDS",
-            min=1,
-            max=INTERVAL_MAX_S,
-            help="If polling is off, enable it, leave it enabled, and wait for an update.",
-        ),
-    ] = None,
-    timeout: Annotated[
-        str, typer.Option("--timeout", metavar="DURATION", help="How long to wait for a sample.")
-    ] = "10s",
-) -> None:
-    """Query one VM once and print its state and sample as JSON.
-
-    Changes nothing in the VM unless --enable-polling is given. Exit code 1: there is no sample; the printed
-    state has the reason.
-    """
-    try:
-        timeout_s = parse_duration(timeout).s
-    except ValueError as error:
-        refuse(ConfigError([Problem("--timeout", str(error))]))
-    mistake = mistake_in_path(socket)
-    if mistake is not None:
-        refuse(ConfigError([Problem("SOCKET", mistake)]))
-    configured = load_config(Flags(), monitors_needed=False)
-    from agent import once
-
-    document, has_sample = in_loop(once.probe, configured, socket, enable_polling, timeout_s)
-    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
-    if not has_sample:
-        raise typer.Exit(EXIT_NEGATIVE)
 
 
 @cli.command("give-back")
@@ -176,6 +139,7 @@ def give_back(config: ConfigFlag = None, state_directory: StateDirectoryFlag = N
         raise typer.Exit(EXIT_NEGATIVE)
 
 
+cli.command()(probe)
 cli.command()(health)
 cli.command()(status)
 cli.command()(announce)

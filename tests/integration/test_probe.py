@@ -16,10 +16,13 @@ from tests.lab.qemu import Vm
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(180)]
 
 
-def probed(*words: str, status: int = 0, env: Mapping[str, str] | None = None) -> Any:
+def probed(*words: str, status: int = 0, hint: str = "", env: Mapping[str, str] | None = None) -> Any:
     done = barograph("probe", *words, env=env)
-    assert (done.returncode, done.stderr) == (status, "")
+    assert (done.returncode, done.stderr.strip()) == (status, hint)
     return json.loads(done.stdout)
+
+
+OFF = "the sample may be old: polling is off; to enable it, use --enable-polling SECONDS"
 
 
 def interval_s(vm: Vm) -> int:
@@ -30,7 +33,7 @@ def interval_s(vm: Vm) -> int:
 @pytest.mark.usefixtures("real_qemu")
 def test_a_monitor_is_asked_once_and_left_as_it_was(folder: Path) -> None:
     with qemu.guest(folder, "g") as vm:
-        off = probed(str(vm.qmp))
+        off = probed(str(vm.qmp), hint=OFF)
         assert (off["state"]["state"], off["state"]["reason"]) == ("off", "polling_disabled")
         assert off["sample"]["origin"] == "unsolicited"  # what the driver said when it was loaded
         assert interval_s(vm) == 0
@@ -43,15 +46,23 @@ def test_a_monitor_is_asked_once_and_left_as_it_was(folder: Path) -> None:
         again = probed(str(vm.qmp))
         assert again["sample"]["last_update"] >= on["sample"]["last_update"]
 
-    gone = probed(str(vm.qmp), "--timeout", "1s", status=1)
+    hint = f"no sample: no listener on {vm.qmp}; start QEMU, or delete the file"
+    gone = probed(str(vm.qmp), "--timeout", "1s", status=1, hint=hint)
     assert (gone["sample"], gone["state"]["reason"]) == (None, "refused")
+
+
+def test_a_path_that_does_not_exist_is_named(folder: Path) -> None:
+    socket = folder / "none.qmp"
+    hint = f"no sample: {socket} does not exist; check the path, and that QEMU runs"
+
+    assert probed(str(socket), status=1, hint=hint)["state"]["reason"] == "missing"
 
 
 @pytest.mark.usefixtures("real_libvirt")
 def test_a_domain_is_asked_once_and_left_as_it_was_also_beside_an_agent(folder: Path) -> None:
     with libvirtd(folder, "one") as daemon:
         domain = daemon.domain("g")
-        off = probed(path_of(domain), env=with_bindings())
+        off = probed(path_of(domain), hint=OFF, env=with_bindings())
         assert (off["state"]["reason"], off["state"]["via"]) == ("polling_disabled", "libvirt")
 
         on = probed(path_of(domain), "--enable-polling", "1", env=with_bindings())
@@ -63,5 +74,6 @@ def test_a_domain_is_asked_once_and_left_as_it_was_also_beside_an_agent(folder: 
             assert beside["sample"]["polling_interval_s"] == 1
 
         unknown = f"{daemon.uri}#{domain.uuid[:-4]}beef"
-        missing = probed(unknown, "--timeout", "2s", status=1, env=with_bindings())
+        hint = f"no sample: {unknown} does not exist; check the path, and that QEMU runs"
+        missing = probed(unknown, "--timeout", "2s", status=1, hint=hint, env=with_bindings())
         assert (missing["sample"], missing["state"]["state"]) == (None, "gone")

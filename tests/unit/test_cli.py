@@ -75,6 +75,22 @@ def test_flags_alone_are_enough() -> None:
     ]
 
 
+def test_check_config_without_flags_reads_the_installed_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "barograph.yaml"
+    monkeypatch.setattr("agent.cli.commands.INSTALLED", str(file))
+    assert "monitors: missing" in barograph("check-config").stderr
+
+    file.write_text("monitors: [{glob: /run/a}]")
+    done = barograph("check-config")
+    assert (done.exit_code, done.stdout.splitlines()[0]) == (0, f"file      {file}")
+
+    other = barograph("check-config", "--monitor", "/run/b")
+    assert "monitors  /run/b" in other.stdout
+    assert "/run/a" not in other.stdout
+
+
 BAD_VALUES = {
     "--monitor": "relative",
     "--libvirt": "xen:///system",
