@@ -207,6 +207,26 @@ def grpc_backend(seed: int) -> Generator[str]:
 
 
 @contextmanager
+def http2_errors(seed: int) -> Generator[str]:
+    """A peer that ends each connection (GOAWAY) or request (RST_STREAM) with any error code."""
+    numbers = iter(range(10**9))
+
+    def serve(connection: socket.socket) -> None:
+        chance = random.Random(f"{seed}-{next(numbers)}")
+        with connection:
+            connection.recv(4096)
+            connection.sendall(b"\0\0\0\4\0\0\0\0\0")  # SETTINGS
+            code = chance.choice((chance.randrange(14), chance.randrange(14, 2**32))).to_bytes(4, "big")
+            reset = b"\0\0\4\3\0\0\0\0\1" + code
+            goaway = b"\0\0\x08\7\0\0\0\0\0" + b"\0\0\0\1" + code
+            connection.sendall(chance.choice((reset, goaway, reset + goaway)))
+            connection.recv(4096)
+
+    with listening(serve, backlog=64) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
 def http2_garbage(seed: int) -> Generator[str]:
     """A peer that answers with frames of HTTP/2 cut short, oversized or senseless; it may reset at last."""
     numbers = iter(range(10**9))
