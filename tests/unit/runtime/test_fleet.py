@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -35,6 +35,12 @@ class Peer:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self.writers.append(writer)
+        with suppress(ConnectionError):  # the agent may close the link before it has read everything
+            await self._answer(reader, writer)
+        self.closed += 1
+        writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(GREETING)
         decoder, text = json.JSONDecoder(), ""
         while data := await reader.read(65536):
@@ -46,8 +52,6 @@ class Peer:
                 if "id" in command:
                     answer["id"] = command["id"]
                 writer.write(json.dumps(answer).encode() + b"\r\n")
-        self.closed += 1
-        writer.close()
 
     def hang_up(self) -> None:
         for writer in self.writers:
