@@ -88,7 +88,10 @@ async def watch(settings: Settings, locks: Locks | None = None) -> AsyncGenerato
         finally:
             # The kernel takes milliseconds to remove the watches.
             with anyio.move_on_after(_CLOSE_WITHIN_S, shield=True):
-                await in_thread(watcher.close)
+                try:
+                    await in_thread(watcher.close)
+                except _NO_RESOURCES:
+                    watcher.close()
 
 
 async def _try(look: Callable[[], Survey], last: Survey) -> Survey:

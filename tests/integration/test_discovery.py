@@ -211,3 +211,27 @@ async def test_a_cancelled_watch_ends_promptly_and_leaves_nothing(folder: Path) 
             await anyio.wait_all_tasks_blocked()
 
     await anyio.to_thread.run_sync(wait_until_given_back, files, threads + 1)
+
+
+async def test_a_name_that_is_not_utf8_ends_nothing(folder: Path) -> None:
+    async with watching(f"{folder}/*/*.sock") as watched:
+        (folder / os.fsdecode(b"\xff")).mkdir()
+        (folder / os.fsdecode(b"\xff") / "hidden.sock").touch()
+        (folder / "vm").mkdir()
+        await anyio.sleep(0.1)
+        (folder / "vm" / os.fsdecode(b"\xfe")).touch()
+        make_socket(folder / "vm" / "q.sock")
+        await watched.wait_paths(folder / "vm" / "q.sock")
+
+
+async def test_a_host_without_threads_ends_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with watching(f"{folder}/*.sock", rescan_s=0.2) as watched:
+        with monkeypatch.context() as patch:
+            patch.setattr("threading.Thread.start", refuse_to_start)
+            await anyio.sleep(0.5)
+        make_socket(folder / "q.sock")
+        await watched.wait_paths(folder / "q.sock")
+
+
+def refuse_to_start(_: object) -> None:
+    raise RuntimeError("can't start new thread")
