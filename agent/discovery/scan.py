@@ -124,9 +124,9 @@ def survey(settings: Settings) -> Survey:
             elif (file := (found.mark.device, found.mark.inode)) not in taken:
                 taken.add(file)
                 seen[str(found.address)] = found
-    for directory, error in walk.unreadable.items():
-        detail = f"cannot be read: {error.strerror}; let the agent's user read and enter it"
-        refused.setdefault(directory, RefusedPath(directory, RefusedReason.UNREADABLE, detail))
+    for directory, detail in walk.unreadable.items():
+        path = _shown(directory)
+        refused.setdefault(path, RefusedPath(path, RefusedReason.UNREADABLE, detail))
     return Survey(
         Scan(
             tuple(sorted(seen.values(), key=lambda found: str(found.address))),
@@ -162,16 +162,14 @@ def _judge(
     except ForeignLinkError as error:
         if not literal and not _leads_to_socket(path):
             return None
-        detail = f"{error.link} is a link that others can change: use the path that it leads to"
-        return RefusedPath(path, RefusedReason.FOREIGN_LINK, detail)
+        detail = f"{_shown(error.link)} is a link that others can change: use the path that it leads to"
+        return RefusedPath(_shown(path), RefusedReason.FOREIGN_LINK, detail)
     except OSError as error:
-        return RefusedPath(
-            path, RefusedReason.UNREADABLE, f"cannot be reached: {error.strerror}; check the path"
-        )
+        detail = f"cannot be reached: {error.strerror}; check the path"
+        return RefusedPath(_shown(path), RefusedReason.UNREADABLE, detail)
     if not path.isprintable():
-        return RefusedPath(
-            ascii(path), RefusedReason.UNPRINTABLE, "has characters that cannot be printed: rename it"
-        )
+        detail = "has characters that cannot be printed: rename it"
+        return RefusedPath(_shown(path), RefusedReason.UNPRINTABLE, detail)
     if not is_socket:
         return RefusedPath(path, RefusedReason.NOT_A_SOCKET, "not a socket: use the path of -qmp unix:...")
     # Both paths: a link may hide the owner's path, and a mount may change where it leads.
@@ -195,6 +193,11 @@ def _judge(
         monitor.interval_s,
         holds_unseen=monitor.access is Access.HOLD,
     )
+
+
+def _shown(path: str) -> str:
+    """Return a path for logs and terminals. A path that is not printable is that of no VM."""
+    return path if path.isprintable() else ascii(path)
 
 
 def _leads_to_socket(path: str) -> bool:

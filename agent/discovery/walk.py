@@ -9,11 +9,22 @@ import fnmatch
 import os
 import re
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 from agent.discovery.globs import has_wildcard
 
 _IS_NONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 """Errors that say that there is no directory: removed meanwhile, or a broken link. Others say nothing."""
+
+
+DEPTH_MAX = 32
+"""Directories that `**` stands for, one below the other."""
+
+ENTRIES_MAX = 20_000
+"""Entries of one directory that are looked at. Any user may fill a directory of their own."""
+
+ENTRIES_OF_ALL_MAX = 500_000
+"""Entries that one pass looks at."""
 
 
 class TooManyError(Exception):
@@ -27,8 +38,9 @@ class Walk:
         """Read at most `bound` directories, and return at most `bound` paths."""
         self._left = bound
         self._directories_left = bound
+        self._entries_left = ENTRIES_OF_ALL_MAX
         self.places: dict[str, set[str]] = {}  # directory, maybe missing -> parts to match in it
-        self.unreadable: dict[str, OSError] = {}
+        self.unreadable: dict[str, str] = {}  # directory -> why not all of it was looked at, and what to do
 
     def expand(self, glob: str) -> Iterator[str]:
         """Yield the paths that match an absolute glob, files of any kind, sorted within each directory.
@@ -62,29 +74,38 @@ class Walk:
                 elif self._is_directory(entry, follow_symlinks=True):
                     yield from self._expand(entry.path, rest)
 
-    def _expand_any_depth(self, directory: str, rest: list[str]) -> Iterator[str]:
+    def _expand_any_depth(self, directory: str, rest: list[str], depth: int = 0) -> Iterator[str]:
         yield from self._expand(directory, rest or ["*"])
+        if depth == DEPTH_MAX:
+            self.unreadable[directory] = f"is {DEPTH_MAX} directories deep and is not searched"
+            return
         for entry in self._entries(directory, "*"):
             if not entry.name.startswith(".") and self._is_directory(entry, follow_symlinks=False):
-                yield from self._expand_any_depth(entry.path, rest)
+                yield from self._expand_any_depth(entry.path, rest, depth + 1)
 
     def _entries(self, directory: str, part: str) -> list["os.DirEntry[str]"]:
         self._note(directory, part)
         try:
             with os.scandir(directory) as entries:
-                return sorted(entries, key=lambda entry: entry.name)
+                found = list(islice(entries, ENTRIES_MAX))
+                if next(entries, None) is not None:
+                    self.unreadable[directory] = f"has more than {ENTRIES_MAX} entries; the rest is left out"
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
-            self.unreadable[directory] = error
+            self.unreadable[directory] = _cannot_be_read(error)
             return []
+        self._entries_left -= len(found)
+        if self._entries_left < 0:
+            raise TooManyError
+        return sorted(found, key=lambda entry: entry.name)
 
     def _is_directory(self, entry: "os.DirEntry[str]", *, follow_symlinks: bool) -> bool:
         try:
             return entry.is_dir(follow_symlinks=follow_symlinks)
         except OSError as error:
             if error.errno not in _IS_NONE:
-                self.unreadable[entry.path] = error
+                self.unreadable[entry.path] = _cannot_be_read(error)
             return False
 
     def _note(self, directory: str, part: str) -> None:
@@ -94,6 +115,10 @@ class Walk:
             self._directories_left -= 1
             self.places[directory] = set()
         self.places[directory].add(part)
+
+
+def _cannot_be_read(error: OSError) -> str:
+    return f"cannot be read: {error.strerror}; let the agent's user read and enter it"
 
 
 def matches(part: str, name: str) -> bool:

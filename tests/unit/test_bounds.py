@@ -142,6 +142,13 @@ FILLED: Mapping[str, Sequence[str]] = {
         "unit/discovery/test_scan.py::test_one_scan_is_bounded_and_says_what_it_left_out",
         "unit/discovery/test_walk.py::test_it_stops_at_its_bound",
     ],
+    "entries of a directory, and of all of a scan": [
+        "unit/discovery/test_scan.py::test_a_directory_with_many_entries_is_read_in_part",
+        "unit/discovery/test_scan.py::test_the_entries_of_all_directories_are_bounded",
+    ],
+    "directories that `**` stands for": [
+        "unit/discovery/test_scan.py::test_directories_without_end_hide_no_socket_elsewhere"
+    ],
     "VMs observed: links, the board, claims": [
         "unit/test_bounds.py::test_vms_watched_are_bounded_and_the_next_ones_have_their_turn"
     ],

@@ -1,6 +1,7 @@
 import os
 import resource
 import socket
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -10,6 +11,7 @@ import pytest
 
 from agent.core.address import Domain, MonitorPath
 from agent.core.reading import Access
+from agent.discovery import walk
 from agent.discovery.globs import MonitorGlob, Settings
 from agent.discovery.scan import RefusedReason, Scan, scan
 
@@ -203,6 +205,64 @@ def test_a_path_that_cannot_be_shown_is_refused(folder: Path, name: bytes) -> No
     (refused,) = found.refused
     assert refused.reason is RefusedReason.UNPRINTABLE
     assert refused.path.isprintable()
+
+
+def test_a_refused_link_or_directory_that_cannot_be_shown_is_escaped(folder: Path) -> None:
+    make_socket(folder / "real.sock")
+    (folder / "open").mkdir()
+    (folder / "open").chmod(0o777)
+    (folder / "open" / "\x1b[2J.sock").symlink_to(folder / "real.sock")
+    (folder / "deep\n" / "/".join("d" * 40)).mkdir(parents=True)
+
+    found = look(f"{folder}/open/*.sock", f"{folder}/*/**/*.sock")
+
+    assert set(refusals(found).values()) == {RefusedReason.FOREIGN_LINK, RefusedReason.UNREADABLE}
+    assert all(refused.path.isprintable() and refused.detail.isprintable() for refused in found.refused)
+
+
+def test_directories_without_end_hide_no_socket_elsewhere(folder: Path) -> None:
+    make_deep(folder / "a", 1200)
+    make_socket(folder / "b" / "q.sock")
+
+    found = look(f"{folder}/**/*.sock")
+
+    subprocess.run(["rm", "-r", folder / "a"], check=True)  # too deep for the standard library
+    assert paths(found) == [f"{folder}/b/q.sock"]
+    assert set(refusals(found).values()) == {RefusedReason.UNREADABLE}
+    assert not found.could_not_look(MonitorPath(f"{folder}/b/gone.sock"))
+
+
+def make_deep(directory: Path, depth: int) -> None:
+    at = os.open(directory.parent, os.O_PATH)
+    for name in (directory.name, *"d" * depth):
+        os.mkdir(name, dir_fd=at)
+        below = os.open(name, os.O_PATH, dir_fd=at)
+        os.close(at)
+        at = below
+    os.close(at)
+
+
+def test_a_directory_with_many_entries_is_read_in_part(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walk, "ENTRIES_MAX", 10)
+    (folder / "a").mkdir()
+    for number in range(20):
+        (folder / "a" / f"{number}.txt").touch()
+    make_socket(folder / "b" / "q.sock")
+
+    found = look(f"{folder}/*/*.sock")
+
+    assert paths(found) == [f"{folder}/b/q.sock"]
+    assert refusals(found) == {f"{folder}/a": RefusedReason.UNREADABLE}
+
+
+def test_the_entries_of_all_directories_are_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walk, "ENTRIES_OF_ALL_MAX", 10)
+    for number in range(20):
+        make_socket(folder / f"{number}" / "q.sock")
+
+    found = look(f"{folder}/*/*.sock")
+
+    assert refusals(found) == {f"{folder}/*/*.sock": RefusedReason.TOO_MANY}
 
 
 def test_one_scan_is_bounded_and_says_what_it_left_out(folder: Path) -> None:
