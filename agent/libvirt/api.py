@@ -130,7 +130,7 @@ class Connection:
         unusable: dict[str, str] = {}
         with self._translating():
             handles = self._handle.listAllDomains(self._library.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
-        listed = [(str(handle.UUIDString()), int(handle.ID()), handle) for handle in handles]
+            listed = [(str(handle.UUIDString()), int(handle.ID()), handle) for handle in handles]
         running = [each for each in listed if each[1] >= 0]  # the others have just stopped
         running.sort(key=lambda each: (each[0] not in known, each[1]))
         for uuid, number, handle in running[:domains_max]:
@@ -184,7 +184,7 @@ class Connection:
             return {}
         with self._translating():
             records = self._handle.domainListGetStats(handles, groups, flags)
-        return {record[0].UUIDString(): record[1] for record in records}
+            return {record[0].UUIDString(): record[1] for record in records}
 
     def set_period(self, path: str, uuid: str, period_s: int) -> None:
         """Set a running domain's polling period."""
@@ -224,6 +224,8 @@ class Connection:
             if not self.is_alive():
                 raise LibvirtUnreachable(path, LinkFault.DISCONNECTED, said) from error
             raise LibvirtRefused(f"{path}: {said}" if path else said) from error
+        except UnicodeDecodeError as error:  # also instead of an error whose message is not UTF-8
+            raise LibvirtRefused(f"{path}: {_NOT_UTF8}" if path else _NOT_UTF8) from error
 
 
 def open_connection(place: str, *, read_only: bool) -> Connection:
@@ -248,6 +250,8 @@ def open_connection(place: str, *, read_only: bool) -> Connection:
                 " user that exists there, as uid 65534, or as root"
             )
         raise LibvirtUnreachable(place, LinkFault.DISCONNECTED, said) from error
+    except UnicodeDecodeError as error:
+        raise LibvirtUnreachable(place, LinkFault.DISCONNECTED, _NOT_UTF8) from error
     return Connection(library, handle)
 
 
@@ -255,6 +259,8 @@ def _said(error: Exception) -> str:
     """Return an error of libvirt as text. The daemon, which any user may run, chooses most of it."""
     return printable(f"libvirt: {error}", _MESSAGE_MAX_CHARACTERS)
 
+
+_NOT_UTF8 = "libvirt: the daemon sent text that is not UTF-8; find out which program created the socket"
 
 _DESCRIPTOR_PATH = re.compile(r"/proc/self/fd/[0-9]+/")
 

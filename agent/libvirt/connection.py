@@ -4,11 +4,13 @@ While it is unavailable its domains are still known, and their links have ended 
 may well go on. What is decided is in core/reconnecting and core/bulk_reading.
 """
 
+import os
 import random
+import traceback
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import NoReturn, Protocol, TypeVar
+from typing import NoReturn, Protocol, TypeVar, cast
 
 import anyio
 import anyio.from_thread
@@ -157,6 +159,8 @@ class KeptConnection:
                     why = error.detail
                 except Declined as error:
                     why = str(error)
+                except Exception as error:  # noqa: BLE001 - the boundary of a libvirt, which any user may run
+                    why = _unexpected(self.uri, error)
                 self._leave(why, lasted_ns=int((anyio.current_time() - begun_s) * 1e9))
                 pause_ns = reconnecting.retry_after_ns(self._reconnecting, random.getrandbits(128))
                 await anyio.sleep(pause_ns / 1e9)
@@ -378,6 +382,17 @@ class KeptConnection:
         link = self._links.get(uuid)
         if link is not None:
             link.end(LinkFault.MISSING, why)
+
+
+def _unexpected(uri: str, error: BaseException) -> str:
+    """Log an error that no libvirt should cause, without its text, which the daemon may choose."""
+    while isinstance(error, BaseExceptionGroup):
+        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+    *_, frame = traceback.extract_tb(error.__traceback__)
+    name, place = type(error).__name__, f"{os.path.basename(frame.filename)}:{frame.lineno} {frame.name}"
+    detail = "a bug of the agent, or the host has no threads or memory left; the connection is made again"
+    log.error("libvirt failed", uri=uri, error=name, place=place, detail=detail)
+    return f"unexpected {name}; see the log"
 
 
 class _EventForwarder:

@@ -1,14 +1,15 @@
 """Libvirts found by their sockets may be anybody's: what each of them can cost, and which texts pass."""
 
 import threading
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 import pytest
 
 from agent.core.reading import IntervalPolicy
-from agent.errors import LibvirtUnreachable
+from agent.errors import LibvirtRefused, LibvirtUnreachable
 from agent.libvirt import api, connections, qmp_terms
 from agent.libvirt.connections import DOMAINS_MAX, SOCKETS_MAX, Connections
 from agent.libvirt.targets import Place, Settings
@@ -207,6 +208,63 @@ def test_texts_of_a_definition_are_bounded_and_printable() -> None:
     assert found.balloon == "a\N{REPLACEMENT CHARACTER}b"
     assert found.uuid is None
     assert found.actual_bytes is None
+
+
+class NotUtf8(Peer):
+    """As the library raises it for a message, a name or a statistic that is not UTF-8."""
+
+    def __init__(self, call: str) -> None:
+        super().__init__()
+        self._call = call
+
+    def listAllDomains(self, _flags: int = 0) -> list[standin.virDomain]:
+        return self._fail() if self._call == "listing" else super().listAllDomains()
+
+    def domainListGetStats(
+        self, domains: Sequence[standin.virDomain], _stats: int = 0, _flags: int = 0
+    ) -> list[tuple[standin.virDomain, Mapping[str, int]]]:
+        return self._fail() if self._call == "statistics" else super().domainListGetStats(domains)
+
+    def _fail(self) -> Any:
+        raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+
+
+def raise_not_utf8() -> Peer:
+    raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+
+
+async def test_text_that_is_not_utf8_ends_at_most_the_connection(
+    peers: dict[str, Callable[[], Peer]],
+) -> None:
+    peers |= {"/a": raise_not_utf8, "/b": lambda: NotUtf8("listing"), "/c": Peer}
+
+    async with connected() as libvirts:
+        libvirts.see_sockets(dict.fromkeys(peers, GLOB))
+        await until(lambda: len(libvirts.domains()) == 1 and len(libvirts.problems) == 2)
+        assert all("not UTF-8" in problem for problem in libvirts.problems.values())
+
+
+def test_statistics_that_are_not_utf8_are_a_refusal() -> None:
+    connection = api.Connection(standin, NotUtf8("statistics"))
+    (found,) = connection.look_around({}).new
+
+    with pytest.raises(LibvirtRefused, match="not UTF-8"):
+        connection.stats([found.uuid])
+
+
+async def test_what_no_daemon_should_cause_ends_only_its_connection(
+    peers: dict[str, Callable[[], Peer]],
+) -> None:
+    def fail() -> Peer:
+        raise RuntimeError("can't start new thread")
+
+    peers |= {"/a": fail, "/b": Peer}
+
+    async with connected() as libvirts:
+        libvirts.see_sockets(dict.fromkeys(peers, GLOB))
+        await until(lambda: len(libvirts.domains()) == 1 and len(libvirts.problems) == 1)
+        (problem,) = libvirts.problems.values()
+        assert "RuntimeError" in problem
 
 
 def test_an_error_of_a_daemon_is_bounded_and_printable(
