@@ -1,14 +1,21 @@
 """Which address holds a VM's id, where several monitors or QEMUs of one host have the same uuid.
 
 The first that claims an id holds it. The two QEMUs of a migration within a host have one uuid: an active VM
-takes the id from one that has handed over or has yet to be started (core/holding.py: `is_active`).
+takes the id from one that has handed over or has yet to be started (core/holding.py: `is_active`), if root or
+the same user runs it: any user may answer with any uuid.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from agent.core.address import Address
 from agent.core.reading import VmId
+
+Owner: TypeAlias = int | str | None
+"""What runs a VM: the user's id, or the URI of a libvirt. `None`: not known."""
+
+_ROOT = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +24,11 @@ class Holder:
 
     address: Address
     active: bool
+    owner: Owner = None
+
+    def yields(self, active: bool, owner: Owner) -> bool:
+        """Return whether a VM of `owner` at another address takes the id."""
+        return active and not self.active and owner in (_ROOT, self.owner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +48,17 @@ class Claims:
     holders: Mapping[VmId, Holder] = field(default_factory=dict[VmId, Holder])
     waiting: Mapping[Address, VmId] = field(default_factory=dict[Address, VmId])
 
-    def claim(self, id: VmId, address: Address, *, active: bool = True) -> Claimed:
+    def claim(self, id: VmId, address: Address, *, active: bool = True, owner: Owner = None) -> Claimed:
         """Claim `id` for `address`, which holds no other id afterwards.
 
         Args:
             id: a VM's.
             address: of the VM.
             active: whether the VM is the one to observe, of two with this id.
+            owner: what runs the VM.
         """
         holder = self.holders.get(id)
-        if holder is not None and holder.address != address and (holder.active or not active):
+        if holder is not None and holder.address != address and not holder.yields(active, owner):
             return Claimed(Claims(self.holders, {**self.waiting, address: id}), holder.address)
         left = self.disclaim(address)
         freed = left.freed
@@ -53,7 +66,7 @@ class Claims:
             freed = freed if holder.active and not active else ()
         displaced = None if holder is None or holder.address == address else holder.address
         waiting = left.claims.waiting if displaced is None else {**left.claims.waiting, displaced: id}
-        claims = Claims({**left.claims.holders, id: Holder(address, active)}, waiting)
+        claims = Claims({**left.claims.holders, id: Holder(address, active, owner)}, waiting)
         return Claimed(claims, None, displaced, freed)
 
     def disclaim(self, address: Address) -> Claimed:

@@ -29,6 +29,7 @@ class DomainLink:
         self.path = path
         self.mark = mark
         self.peer: Peer | None = None  # libvirt owns the process
+        self.owner = path.partition("#")[0]  # the libvirt's URI
         self.resident_bytes: int | None = None  # of the process, as it came with the last reading
         self.found = found
         self._connection = connection

@@ -32,11 +32,13 @@ class Endpoint:
     """A connected, non-blocking socket, the mark of the socket file it was connected through, and its peer.
 
     `peer` None: the process is in another PID namespace, has ended, or is hidden from this user.
+    `owner_id` None: the user who runs it is not known.
     """
 
     connection: socket.socket
     mark: SocketMark
     peer: Peer | None
+    owner_id: int | None
 
 
 Identify = Callable[[int], Peer | None]
@@ -85,7 +87,7 @@ def connect(
                     )
                 try:
                     connection = _connect_through(file)
-                    return Endpoint(connection, mark_of(status), _peer_of(connection, identify))
+                    return Endpoint(connection, mark_of(status), *_peer_of(connection, identify))
                 except ConnectionRefusedError:
                     # The opened file refused: a new one may have replaced it.
                     if mark_of(os.stat(path)) == mark_of(status):
@@ -113,14 +115,14 @@ def _connect_through(file: int) -> socket.socket:
 _CREDENTIALS = struct.Struct("iII")  # pid, uid, gid
 
 
-def _peer_of(connection: socket.socket, identify: Identify) -> Peer | None:
-    """Return the process that listens on the socket: of a Unix socket, the one that called listen(2)."""
+def _peer_of(connection: socket.socket, identify: Identify) -> tuple[Peer | None, int | None]:
+    """Return the process that listens on the socket, and its user: those that called listen(2)."""
     try:
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        pid, _, _ = _CREDENTIALS.unpack(credentials)
+        pid, user_id, _ = _CREDENTIALS.unpack(credentials)
     except (OSError, struct.error):
-        return None
-    return identify(pid) if pid > 0 else None
+        return None, None
+    return identify(pid) if pid > 0 else None, user_id
 
 
 def mark_of(status: os.stat_result) -> SocketMark:

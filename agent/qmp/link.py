@@ -63,6 +63,7 @@ class Link:
         self.path = path
         self.mark = found.mark  # of the socket file that this link was connected through
         self.peer = found.peer
+        self.owner = found.owner_id
         self.resident_bytes: int | None = None  # QEMU does not tell
         self._client = client
 

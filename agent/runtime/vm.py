@@ -17,7 +17,7 @@ from anyio.abc import TaskGroup
 from agent.contract.decode import BadAnswer
 from agent.core import polling
 from agent.core.address import Address
-from agent.core.claims import Claimed, Claims
+from agent.core.claims import Claimed, Claims, Owner
 from agent.core.events import (
     ActualRead,
     Answered,
@@ -94,10 +94,10 @@ class ClaimsRegistry:
         """Forget the task of `address`, not what it holds."""
         self._tasks.pop(address, None)
 
-    def claim(self, ask: Ask, address: Address) -> Event:
+    def claim(self, ask: Ask, address: Address, owner: Owner = None) -> Event:
         """Return `Done`, or `Duplicate` with the address that holds the id already."""
         assert ask.id is not None
-        claimed = self._claims.claim(ask.id, address, active=ask.active)
+        claimed = self._claims.claim(ask.id, address, active=ask.active, owner=owner)
         self._take_in(claimed, address)
         if claimed.other is None:
             return Done()
@@ -227,7 +227,9 @@ class VmTask:
                 if self._link_scope is not None:
                     self._link_scope.cancel()
             case Ask(question=Question.CLAIM):
-                self.happened(services.claims.claim(effect, self.poller.endpoint.address), self._link_number)
+                owner = None if self._link is None else self._link.owner
+                claimed = services.claims.claim(effect, self.poller.endpoint.address, owner)
+                self.happened(claimed, self._link_number)
             case Ask(question=Question.READ):
                 if self._link is not None:
                     self._read(self._link, effect, self._link_number)

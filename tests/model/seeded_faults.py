@@ -63,11 +63,12 @@ FLEET = (
         "sorted(running.keys() & seen.keys(), key=str)",
     ),
     (
-        "and holder.address != address and (holder.active or not active):",
-        "and (holder.active or not active):",
+        "and holder.address != address and not holder.yields(active, owner):",
+        "and not holder.yields(active, owner):",
     ),
-    ("and (holder.active or not active):", "and holder.active:"),
-    ("and (holder.active or not active):", "and True:"),
+    ("return active and not self.active and", "return not self.active and"),
+    ("and not holder.yields(active, owner):", "and True:"),
+    ("and owner in (_ROOT, self.owner)", "and True"),
     ("Claims({**left.claims.holders, id:", "Claims({**self.holders, id:"),
     ("freed = freed if holder.active and not active else ()", "freed = ()"),
     (

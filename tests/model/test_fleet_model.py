@@ -153,15 +153,24 @@ class FleetModel(RuleBasedStateMachine):
         assert dict(self.fleet.excluded) == self.excluded
         assert len(self.reported) <= WATCHED_MAX
 
-    @rule(address=ADDRESSES, id=st.sampled_from("xyz"), active=st.booleans())
-    def claim(self, address: Address, id: str, active: bool) -> None:
+    @rule(
+        address=ADDRESSES,
+        id=st.sampled_from("xyz"),
+        active=st.booleans(),
+        owner=st.sampled_from([0, 1000, 1001, None]),
+    )
+    def claim(self, address: Address, id: str, active: bool, owner: int | None) -> None:
         holder = self.holders.get(id)
         ours = holder is not None and holder.address == address
 
-        claimed = self.claims.claim(VmId(id), address, active=active)
+        claimed = self.claims.claim(VmId(id), address, active=active, owner=owner)
 
         self.claims = claimed.claims
-        if holder is not None and not ours and (holder.active or not active):
+        if (
+            holder is not None
+            and not ours
+            and (holder.active or not active or owner not in (0, holder.owner))
+        ):
             assert (claimed.other, claimed.displaced, claimed.freed) == (holder.address, None, ())
             self.waiting[address] = id
             return
@@ -175,7 +184,7 @@ class FleetModel(RuleBasedStateMachine):
         if claimed.displaced is not None:
             self.waiting[claimed.displaced] = id
         self.holders = {each: held for each, held in self.holders.items() if held.address != address}
-        self.holders[id] = Holder(address, active)
+        self.holders[id] = Holder(address, active, owner)
 
     @rule(address=ADDRESSES)
     def disclaim(self, address: Address) -> None:

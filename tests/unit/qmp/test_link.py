@@ -124,6 +124,7 @@ async def test_a_link_shows_the_process_that_listens() -> None:
         open_link(path, SETTINGS, openings(), identify=lambda pid: Peer(pid, 7)) as link,
     ):
         assert link.peer == Peer(os.getpid(), 7)
+        assert link.owner == os.geteuid()
 
 
 async def test_a_balloon_gone_or_elsewhere_is_looked_for_anew() -> None:

@@ -1,7 +1,9 @@
 """One VM's task against peers that do what no QEMU does."""
 
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import anyio
@@ -11,7 +13,7 @@ from agent.core.address import Address, Domain, MonitorPath
 from agent.core.events import PathMissing
 from agent.core.memory import Memory
 from agent.core.poller import PollSettings, begin
-from agent.core.reading import Access, Sample, State, StateEvent, VmId
+from agent.core.reading import Access, Sample, SocketMark, State, StateEvent, VmId
 from agent.qmp.link import QmpOpener, Settings
 from agent.runtime.alarms import Alarms
 from agent.runtime.links import Link, opener
@@ -136,3 +138,46 @@ async def test_a_fault_of_ours_ends_the_task_and_is_raised_where_it_is_contained
 
     with anyio.fail_after(10), pytest.raises(ZeroDivisionError):
         await task.run()
+
+
+@pytest.mark.parametrize("other_user", [False, True])
+async def test_the_id_of_a_vm_that_has_yet_to_be_started_is_not_taken_by_another_users_monitor(
+    other_user: bool,
+) -> None:
+    def answering(status: str) -> Callable[[Client], Awaitable[None]]:
+        async def script(peer: Client) -> None:
+            await peer.greet()
+            while True:
+                command = await peer.hear()
+                answer = {"status": status} if command["execute"] == "query-status" else value_of(command)
+                await peer.say({"return": answer, "id": command["id"]})
+
+        return script
+
+    emitted = Emitted()
+    async with (
+        serving(answering("prelaunch")) as first,
+        serving(answering("running")) as second,
+        anyio.create_task_group() as group,
+    ):
+        shared = around(emitted)
+
+        @asynccontextmanager
+        async def open_link(
+            address: Address, *, look_first: bool, mark: SocketMark | None
+        ) -> AsyncGenerator[Link, None]:
+            async with shared.open_link(address, look_first=look_first, mark=mark) as link:
+                if other_user and str(address) == str(second):
+                    link.owner = os.geteuid() + 1  # pyright: ignore[reportAttributeAccessIssue]
+                yield link
+
+        group.start_soon(shared.alarms.run)
+        services = replace(shared, open_link=open_link)
+        for path, states in ((first, 2), (second, 4)):
+            group.start_soon(VmTask(begin(MonitorPath(path), VmId("x"), Access.HOLD), services).run)
+            with anyio.fail_after(10):
+                while len(emitted.states) < states:  # noqa: ASYNC110 - what is awaited has no event
+                    await anyio.sleep(0.01)
+        group.cancel_scope.cancel()
+    duplicates = {str(event.address) for event in emitted.states if event.state is State.DUPLICATE}
+    assert duplicates == {str(second if other_user else first)}
