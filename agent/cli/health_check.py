@@ -1,14 +1,15 @@
 """`barograph health`: checks the agent on this host over HTTP, as the health check of a container does."""
 
-from http.client import HTTPConnection, HTTPException
 from typing import Annotated
 
 import typer
 
 from agent.cli.flags import EXIT_NEGATIVE, ConfigFlag, WebFlag, load_config
+from agent.cli.local_agent import NoAnswerError, ask, shown
 from agent.config import Flags
 
 _TIMEOUT_S = 3.0
+_ANSWER_MAX_BYTES = 1 << 16
 
 
 def health(
@@ -30,16 +31,12 @@ def health(
             "web.listen: web is disabled, or its port is 0; set web.enabled: true and a fixed port", err=True
         )
         raise typer.Exit(EXIT_NEGATIVE)
-    connection = HTTPConnection(place.host, place.port, timeout=_TIMEOUT_S)
+    path = "/readyz" if ready else "/livez"
     try:
-        connection.request("GET", "/readyz" if ready else "/livez")
-        answer = connection.getresponse()
-        text = answer.read().decode(errors="replace").rstrip()
-    except (OSError, HTTPException) as error:
+        code, text = ask(place.host, place.port, path, within_s=_TIMEOUT_S, bytes_max=_ANSWER_MAX_BYTES)
+    except NoAnswerError as error:
         typer.echo(f"no answer from {place.host}:{place.port}: {error}", err=True)
         raise typer.Exit(EXIT_NEGATIVE) from error
-    finally:
-        connection.close()
-    typer.echo(text)
-    if answer.status != 200:
+    typer.echo(shown(text))
+    if code != 200:
         raise typer.Exit(EXIT_NEGATIVE)

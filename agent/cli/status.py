@@ -1,13 +1,13 @@
 """`barograph status`: shows the VMs of an agent, worst first."""
 
 from enum import StrEnum
-from http.client import HTTPConnection, HTTPException
 from typing import Annotated
 
 import msgspec
 import typer
 
 from agent.cli.flags import EXIT_CANNOT_START, EXIT_NEGATIVE, ConfigFlag, WebFlag, load_config
+from agent.cli.local_agent import NoAnswerError, ask, shown
 from agent.cli.status_table import all_well, parse, table
 from agent.config import Flags
 
@@ -38,19 +38,15 @@ def status(
             "web.listen: web is disabled, or its port is 0; set web.enabled: true and a fixed port", err=True
         )
         raise typer.Exit(EXIT_CANNOT_START)
-    connection = HTTPConnection(place.host, place.port, timeout=_TIMEOUT_S)
     try:
-        connection.request("GET", "/status")
-        with connection.getresponse() as answer:
-            if answer.status != 200:
-                raise HTTPException(f"status {answer.status}")
-            text = answer.read(_ANSWER_MAX_BYTES)
-        shown = parse(text)
-    except (OSError, HTTPException, msgspec.DecodeError) as error:
+        code, text = ask(place.host, place.port, "/status", within_s=_TIMEOUT_S, bytes_max=_ANSWER_MAX_BYTES)
+        if code != 200:
+            raise NoAnswerError(f"status {code}")
+        found = parse(text)
+        printed = shown(text) if output is Output.JSON else table(found)
+    except (NoAnswerError, msgspec.DecodeError, OverflowError) as error:
         typer.echo(f"no status from {place.host}:{place.port}: {error}; check that the agent runs", err=True)
         raise typer.Exit(EXIT_CANNOT_START) from error
-    finally:
-        connection.close()
-    typer.echo(text.decode(errors="replace").rstrip() if output is Output.JSON else table(shown))
-    if not all_well(shown):
+    typer.echo(printed)
+    if not all_well(found):
         raise typer.Exit(EXIT_NEGATIVE)

@@ -268,7 +268,12 @@ FILLED: Mapping[str, Sequence[str]] = {
         "unit/runtime/test_host_memory.py::test_a_file_that_hangs_costs_what_was_not_read_and_is_logged_once"
     ],
     "an answer to `barograph status`": [
-        "unit/test_cli_status.py::test_an_answer_above_the_bound_is_no_status"
+        "unit/test_cli_status.py::test_an_answer_above_the_bound_is_no_status",
+        "unit/test_cli_local_agent.py::test_an_answer_that_trickles_ends_at_the_timeout",
+    ],
+    "an answer to `barograph health`": [
+        "unit/test_cli_local_agent.py::test_an_answer_without_end_is_not_kept",
+        "unit/test_cli_local_agent.py::test_an_answer_that_trickles_ends_at_the_timeout",
     ],
     "HTTP connections": [
         "unit/web/test_server.py::test_a_flood_of_silent_connections_is_bounded_and_keeps_no_client_out",
