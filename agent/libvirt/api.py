@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from agent.core.events import LinkEvent, MonitorEvent, MonitorEventKind
+from agent.core.reading import SocketMark
 from agent.core.wording import printable
 from agent.errors import LibvirtRefused, LibvirtUnreachable, LinkFault
 from agent.libvirt import qmp_terms
@@ -25,6 +26,14 @@ KEEPALIVE_S, KEEPALIVES = 5, 3
 """After about 20 s without an answer from the daemon the connection ends, and with it every call on it."""
 
 _MESSAGE_MAX_CHARACTERS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class FoundSocket:
+    """The socket of a libvirt, as discovery found it."""
+
+    path: str
+    mark: SocketMark
 
 
 class _Handle(Protocol):
@@ -228,8 +237,11 @@ class Connection:
             raise LibvirtRefused(f"{path}: {_NOT_UTF8}" if path else _NOT_UTF8) from error
 
 
-def open_connection(place: str, *, read_only: bool) -> Connection:
+def open_connection(place: str, *, read_only: bool, expected: FoundSocket | None = None) -> Connection:
     """Connect to a libvirt, given its URI or the path of its socket.
+
+    With `expected` nothing is connected if the path leads to any other socket: discovery has not judged that
+    one, and the user who owns the directory may have made the path lead there.
 
     Raises:
         LibvirtUnreachable: DISCONNECTED.
@@ -240,10 +252,11 @@ def open_connection(place: str, *, read_only: bool) -> Connection:
         raise LibvirtUnreachable(place, LinkFault.DISCONNECTED, NOT_INSTALLED) from error
     uri = place if "://" in place else uri_of_socket(place, owner_of(place))
     try:
-        with _ShortPath(uri) as short:
+        with _ShortPath(uri, expected) as short:
             handle = library.openReadOnly(short.uri) if read_only else library.open(short.uri)
     except (library.libvirtError, OSError) as error:
         said = _DESCRIPTOR_PATH.sub("", f"no connection to {_said(error)}")
+        said = _DESCRIPTOR.sub("the socket", said)
         if "user record" in said or "group record" in said:
             said += (
                 ": the daemon accepts only clients whose user and group it can look up; run the agent as a"
@@ -263,18 +276,31 @@ def _said(error: Exception) -> str:
 _NOT_UTF8 = "libvirt: the daemon sent text that is not UTF-8; find out which program created the socket"
 
 _DESCRIPTOR_PATH = re.compile(r"/proc/self/fd/[0-9]+/")
+_DESCRIPTOR = re.compile(r"/proc/self/fd/[0-9]+")
 
 
 class _ShortPath:
-    """A URI with a short socket path: libvirt refuses paths over 107 bytes, and KubeVirt's are longer."""
+    """A URI with a short socket path: libvirt refuses paths over 107 bytes, and KubeVirt's are longer.
 
-    def __init__(self, uri: str) -> None:
+    With an expected socket it is the path of a descriptor, which leads nowhere else and has no characters
+    that mean something in a URI.
+    """
+
+    def __init__(self, uri: str, expected: FoundSocket | None = None) -> None:
         self.uri = uri
+        self._expected = expected
         self._descriptor: int | None = None
 
     def __enter__(self) -> "_ShortPath":
-        socket = socket_of(self.uri)
-        if socket is not None and len(socket.encode()) > 107:
+        socket, expected = socket_of(self.uri), self._expected
+        if expected is not None:
+            self._descriptor = os.open(expected.path, os.O_PATH | os.O_CLOEXEC)
+            status = os.fstat(self._descriptor)
+            if (status.st_dev, status.st_ino) != (expected.mark.device, expected.mark.inode):
+                os.close(self._descriptor)
+                raise OSError(f"{expected.path} is another socket than the one that was found")
+            self.uri = f"{self.uri.partition('?')[0]}?socket=/proc/self/fd/{self._descriptor}"
+        elif socket is not None and len(socket.encode()) > 107:
             folder, name = os.path.split(socket)
             self._descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             self.uri = f"{self.uri.partition('?')[0]}?socket=/proc/self/fd/{self._descriptor}/{name}"

@@ -96,6 +96,8 @@ class KeptConnection:
             label_sources: where labels of the domains come from.
         """
         self.uri = uri
+        self.expected: api.FoundSocket | None = None
+        """The socket to connect to, as discovery found it; `None`: any."""
         self.read_only = read_only
         self.problem: str | None = "not connected yet"
         """Why there is no connection; `None`: there is one."""
@@ -178,7 +180,9 @@ class KeptConnection:
         # Without a deadline: an attempt at a stopped daemon ends when the daemon continues, and there must
         # not be many of them.
         self._refuse_if_held()
-        opened = await self._caller.call(partial(api.open_connection, self.uri, read_only=self.read_only))
+        opened = await self._caller.call(
+            partial(api.open_connection, self.uri, read_only=self.read_only, expected=self.expected)
+        )
         try:
             self._lost, self._rescan = anyio.Event(), anyio.Event()
             self._connection = opened

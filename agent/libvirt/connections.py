@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path
+from types import MappingProxyType
 
 import anyio
 from anyio.abc import TaskGroup
@@ -13,6 +14,7 @@ from anyio.abc import TaskGroup
 from agent.core.address import Domain
 from agent.core.reading import IntervalPolicy, SocketMark
 from agent.errors import LibvirtUnreachable, LinkFault
+from agent.libvirt.api import FoundSocket
 from agent.libvirt.calls import HeldThreads
 from agent.libvirt.connection import THREADS_HELD_MAX, KeptConnection, Locks
 from agent.libvirt.link import DomainLink
@@ -29,6 +31,8 @@ the glob matches can run such a libvirt; a URI is the operator's choice and has 
 
 FOUND_THREADS_HELD_MAX = 64
 """Threads that all libvirts found by their sockets may hold with calls that do not end."""
+
+NO_MARKS: Mapping[str, SocketMark] = MappingProxyType({})
 
 _OVER_BOUND = f"more than {SOCKETS_MAX} libvirt sockets; use a narrower glob"
 
@@ -69,9 +73,15 @@ class Connections:
             task_status.started()
             await anyio.sleep_forever()
 
-    def see_sockets(self, sockets: Mapping[str, Place]) -> None:
-        """Connect to each of these sockets, and disconnect from those seen before and missing now."""
+    def see_sockets(self, sockets: Mapping[str, Place], marks: Mapping[str, SocketMark] = NO_MARKS) -> None:
+        """Connect to each of these sockets, and disconnect from those seen before and missing now.
+
+        Args:
+            sockets: the place whose glob each matches, by path.
+            marks: the sockets that were found at these paths; nothing else is connected to there.
+        """
         seen = {uri_of_socket(path, owner_of(path)): place for path, place in sorted(sockets.items())}
+        found = {uri_of_socket(path, owner_of(path)): FoundSocket(path, mark) for path, mark in marks.items()}
         for uri in self._kept.keys() - seen.keys() - self._named:
             _, _, scope = self._kept.pop(uri)
             scope.cancel()
@@ -79,6 +89,8 @@ class Connections:
         room = max(SOCKETS_MAX - len(self._kept.keys() - self._named), 0)
         for uri in new[:room]:
             self._keep(uri, seen[uri])
+        for uri, (connection, _, _) in self._kept.items():  # before any of them connects
+            connection.expected = found.get(uri)
         self._over_bound = tuple(new[room:])
         self._change()
 

@@ -90,7 +90,8 @@ class Sightings:
                 scan = replace(scan, seen=(*scan.seen, *kept))
             self._sockets[place] = scan
             self._connections.see_sockets(
-                {str(seen.address): place for place, scan in self._sockets.items() for seen in scan.seen}
+                {str(seen.address): place for place, scan in self._sockets.items() for seen in scan.seen},
+                {str(seen.address): seen.mark for scan in self._sockets.values() for seen in scan.seen},
             )
             self._changed.set()
 

@@ -1,14 +1,17 @@
 """Libvirts found by their sockets may be anybody's: what each of them can cost, and which texts pass."""
 
+import os
+import socket
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
-from agent.core.reading import IntervalPolicy
+from agent.core.reading import IntervalPolicy, SocketMark
 from agent.errors import LibvirtRefused, LibvirtUnreachable
 from agent.libvirt import api, connections, qmp_terms
 from agent.libvirt.connections import DOMAINS_MAX, SOCKETS_MAX, Connections
@@ -242,6 +245,40 @@ async def test_text_that_is_not_utf8_ends_at_most_the_connection(
         libvirts.see_sockets(dict.fromkeys(peers, GLOB))
         await until(lambda: len(libvirts.domains()) == 1 and len(libvirts.problems) == 2)
         assert all("not UTF-8" in problem for problem in libvirts.problems.values())
+
+
+async def test_only_the_socket_that_was_found_is_connected_to(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    opened: list[str] = []
+
+    def connect(uri: str) -> Peer:
+        opened.append(os.path.realpath(uri.partition("?socket=")[2]))
+        return Peer()
+
+    monkeypatch.setattr(standin, "openReadOnly", connect)
+    monkeypatch.setattr(api, "_library", lambda: standin)
+    others = tmp_path / "others"
+    found = tmp_path / "a&socket=others" / "sock"
+    swapped = tmp_path / "b" / "sock"
+    for path in (others, found, swapped):
+        path.parent.mkdir(exist_ok=True)
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))
+    marks = {str(path): mark_of(path) for path in (found, swapped)}
+    swapped.unlink()
+    swapped.symlink_to(others)
+
+    async with connected() as libvirts:
+        libvirts.see_sockets(dict.fromkeys(marks, GLOB), marks)
+        await until(lambda: len(libvirts.domains()) == 1 and len(libvirts.problems) == 1)
+        assert "another socket" in "".join(libvirts.problems.values())
+    assert opened == [str(found)]
+
+
+def mark_of(path: Path) -> SocketMark:
+    status = path.stat()
+    return SocketMark(status.st_dev, status.st_ino, status.st_mtime_ns)
 
 
 def test_statistics_that_are_not_utf8_are_a_refusal() -> None:
