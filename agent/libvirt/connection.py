@@ -6,6 +6,7 @@ may well go on. What is decided is in core/reconnecting and core/bulk_reading.
 
 import os
 import random
+import time
 import traceback
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -44,6 +45,9 @@ THREADS_HELD_MAX = 8
 
 REASON_WITHIN_S = 0.1
 """An answer may show that a domain has ended before the event arrives that has the reason."""
+
+EVENTS_PER_S_MAX = 5_000
+"""Events of one libvirt. A host that starts its VMs makes some hundred in a second."""
 
 WAIT_FOR_CONNECTION_S = 240.0
 """How long a link waits for the connection; the core gives up opening one after 300 s."""
@@ -400,17 +404,32 @@ def _unexpected(uri: str, error: BaseException) -> str:
 
 
 class _EventForwarder:
-    """Passes events from libvirt's thread to the event loop's."""
+    """Passes events from libvirt's thread to the event loop's, which all libvirts share; up to a bound."""
 
     def __init__(self, connection: KeptConnection) -> None:
         self._connection = connection
         self._token = current_token()
+        self._second_begun_s = 0.0
+        self._events = 0  # of this second
+        self._flooded = False
 
     def lifecycle(self, uuid: str, event: int, detail: int) -> None:
-        self._hand_on(self._connection.lifecycle, uuid, event, detail)
+        if self._has_room():
+            self._hand_on(self._connection.lifecycle, uuid, event, detail)
 
     def event(self, uuid: str, event: LinkEvent) -> None:
-        self._hand_on(self._connection.event, uuid, event)
+        if self._has_room():
+            self._hand_on(self._connection.event, uuid, event)
+
+    def _has_room(self) -> bool:
+        now_s = time.monotonic()
+        if now_s - self._second_begun_s >= 1.0:
+            self._second_begun_s, self._events = now_s, 0
+        self._events += 1
+        if self._events > EVENTS_PER_S_MAX and not self._flooded:
+            self._flooded = True
+            self.closed(f"the daemon sent more than {EVENTS_PER_S_MAX} events in one second")
+        return not self._flooded
 
     def closed(self, why: str) -> None:
         self._hand_on(self._connection.lose, why)

@@ -14,7 +14,9 @@ import pytest
 from agent.core.reading import IntervalPolicy, SocketMark
 from agent.errors import LibvirtRefused, LibvirtUnreachable
 from agent.libvirt import api, connections, qmp_terms
+from agent.libvirt.connection import EVENTS_PER_S_MAX
 from agent.libvirt.connections import DOMAINS_MAX, SOCKETS_MAX, Connections
+from agent.libvirt.qmp_terms import STARTED
 from agent.libvirt.targets import Place, Settings
 from agent.telemetry import Counters
 from tests.lab.standin import libvirt as standin
@@ -279,6 +281,23 @@ async def test_only_the_socket_that_was_found_is_connected_to(
 def mark_of(path: Path) -> SocketMark:
     status = path.stat()
     return SocketMark(status.st_dev, status.st_ino, status.st_mtime_ns)
+
+
+async def test_a_flood_of_events_ends_the_connection(peers: dict[str, Callable[[], Peer]]) -> None:
+    class Flooding(Peer):
+        def domainEventRegisterAny(
+            self, _domain: object, number: int, callback: Callable[..., object], _opaque: object
+        ) -> int:
+            for _ in range(EVENTS_PER_S_MAX + 1 if number == 0 else 0):
+                callback(self, self._domains[0], STARTED, 0, None)
+            return number
+
+    peers |= {"/a": Flooding, "/b": Peer}
+
+    async with connected() as libvirts:
+        libvirts.see_sockets(dict.fromkeys(peers, GLOB))
+        await until(lambda: "events in one second" in "".join(libvirts.problems.values()))
+        await until(lambda: any(each.address.uri.endswith("/b") for each in libvirts.domains()))
 
 
 def test_statistics_that_are_not_utf8_are_a_refusal() -> None:
