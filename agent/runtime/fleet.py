@@ -27,6 +27,9 @@ from agent.telemetry import Count
 
 log = structlog.get_logger("barograph.fleet")
 
+REFUSALS_LOGGED_MAX = 32
+"""Log lines for one scan. Any user who can create files where the globs look makes paths that are refused."""
+
 _REPEATED_AT_ONCE = 16
 _REPEAT_PAUSE_S = 0.01
 
@@ -133,15 +136,18 @@ class Fleet:
         return len(addresses)
 
     def _take_in(self, scan: Scan, group: TaskGroup) -> None:
-        for refused in scan.refused:
-            if refused.path not in self._refused:
-                watched_late = refused.reason is RefusedReason.UNWATCHED
-                log.warning(
-                    "directory not watched" if watched_late else "monitor refused",
-                    path=refused.path,
-                    reason=str(refused.reason),
-                    detail=refused.detail,
-                )
+        refusals = [each for each in scan.refused if each.path not in self._refused]
+        for refused in refusals[:REFUSALS_LOGGED_MAX]:
+            watched_late = refused.reason is RefusedReason.UNWATCHED
+            log.warning(
+                "directory not watched" if watched_late else "monitor refused",
+                path=refused.path,
+                reason=str(refused.reason),
+                detail=refused.detail,
+            )
+        if (others := len(refusals) - REFUSALS_LOGGED_MAX) > 0:
+            detail = "too many for a line each; narrow the globs, or remove what is not needed there"
+            log.warning("monitors refused", others=others, detail=detail)
         self._refused = frozenset(refused.path for refused in scan.refused)
         watched = {address: seen for address, seen in self._seen.items() if address in self._fleet.watched}
         self._seen = watched | {each.address: each for each in scan.seen}

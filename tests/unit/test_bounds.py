@@ -143,6 +143,9 @@ FILLED: Mapping[str, Sequence[str]] = {
         "unit/discovery/test_walk.py::test_it_stops_at_its_bound",
     ],
     "events of one libvirt": ["unit/libvirt/test_strangers.py::test_a_flood_of_events_ends_the_connection"],
+    "log lines for paths that one scan refuses": [
+        "unit/runtime/test_fleet.py::test_refused_paths_have_a_bounded_number_of_log_lines"
+    ],
     "entries of a directory, and of all of a scan": [
         "unit/discovery/test_scan.py::test_a_directory_with_many_entries_is_read_in_part",
         "unit/discovery/test_scan.py::test_the_entries_of_all_directories_are_bounded",

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import socket
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from structlog.testing import capture_logs
 
 from agent.core import fleet as decisions
 from agent.core.address import Address, MonitorPath
@@ -19,7 +21,7 @@ from agent.core.reading import Access, SocketMark, State, StateEvent
 from agent.discovery.globs import MonitorGlob, Settings
 from agent.discovery.scan import RefusedPath, RefusedReason, Scan, Seen
 from agent.discovery.watch import watch
-from agent.runtime.fleet import Fleet
+from agent.runtime.fleet import REFUSALS_LOGGED_MAX, Fleet
 from tests.unit.qmp.peer import GREETING
 from tests.unit.runtime.test_vm import Emitted, around, value_of
 
@@ -265,3 +267,19 @@ async def test_an_excluded_monitor_gets_no_connection_if_its_path_decides_and_el
         assert of_uuid.connections == 1
         assert {path for path, _ in emitted.excluded} == {str(by_path), str(by_uuid)}
         assert {str(each.address) for each in emitted.states} == {str(other)}
+
+
+async def test_refused_paths_have_a_bounded_number_of_log_lines(folder: Path) -> None:
+    for number in range(REFUSALS_LOGGED_MAX + 3):
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(folder / f"{number}\n.sock"))
+
+    with capture_logs() as logs:
+        async with following(f"{folder}/*.sock"):
+            await until(lambda: any(line["event"] == "discovery" for line in logs))
+
+    lines = [line for line in logs if "refused" in line["event"]]
+    assert [line["event"] for line in lines] == ["monitor refused"] * REFUSALS_LOGGED_MAX + [
+        "monitors refused"
+    ]
+    assert lines[-1]["others"] == 3
