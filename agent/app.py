@@ -19,6 +19,7 @@ from agent.core.agent_state import AgentPhase
 from agent.core.delivery import DeliverySettings
 from agent.core.epochs import uuid7
 from agent.core.health import Found, Status, of_collection, of_discovery, of_spool
+from agent.core.history import VmHistories
 from agent.core.ownership import IntervalChange, left_behind
 from agent.core.reading import Access, RecordKind, SocketMark
 from agent.core.wording import counted
@@ -44,6 +45,7 @@ from agent.runtime.health_watch import HealthWatch
 from agent.runtime.host_memory import HostMemoryReporter
 from agent.runtime.levels import levels
 from agent.runtime.links import opener
+from agent.runtime.queue_watch import QueueWatch
 from agent.runtime.recorder import Keeper, Recorder
 from agent.runtime.service_manager import ServiceManager
 from agent.runtime.sightings import Sightings
@@ -135,7 +137,13 @@ class _Run:
         self._counters = counters
         keepers, self._deliveries = _deliveries(config, identity, spool, counters, redact)
         logs = config.otlp_logs is not None
-        self._recorder = Recorder(identity, config.event_mode, keepers, counters, logs=logs)
+        self._histories = None if config.web is None else VmHistories()
+        self._recorder = Recorder(
+            identity, config.event_mode, keepers, counters, logs=logs, histories=self._histories
+        )
+        queues = {sink.name: queue for sink, queue in self._deliveries}
+        limit_bytes = None if config.spool is None else config.spool.bounds.size_bytes
+        self._queue_watch = QueueWatch(queues, counters, spool, limit_bytes)
         self._otlp: Contained | None = None
         if config.otlp is not None:
             self._otlp = Contained("otlp", OtlpSink(config.otlp, identity, counters, redact), counters)
@@ -169,7 +177,7 @@ class _Run:
         ]
         health = HealthWatch(self._parts(deliverers), (self._undiscovered, self._unwritable), self._redact)
         async with AsyncExitStack() as last:  # the web ends last, so that it can report "stopping"
-            if self._config.web is not None:
+            if self._config.web is not None and self._histories is not None:
                 pages = application(
                     self._identity,
                     agent=self._reporter.present,
@@ -178,6 +186,8 @@ class _Run:
                     telemetry=self._look,
                     host_memory=self._recorder.newest_host_memory,
                     views=self._recorder.views,
+                    history=self._histories.get,
+                    outlook=self._queue_watch.outlook,
                 )
                 await last.enter_async_context(open_web(self._config.web, pages))
             await self._run(collecting, deliverers, health)
@@ -190,6 +200,8 @@ class _Run:
         self, collecting: anyio.CancelScope, deliverers: Sequence[Deliverer], health: HealthWatch
     ) -> None:
         async with anyio.create_task_group() as group:
+            if self._histories is not None:
+                group.start_soon(self._queue_watch.run)
             for deliverer in deliverers:
                 group.start_soon(deliverer.run)
             if self._spool is not None:

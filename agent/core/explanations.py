@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from agent.core.pressure import PressureLevel
 from agent.core.reading import State
 from agent.core.states import Reason
 from agent.errors import LinkFault
@@ -190,6 +191,38 @@ RUN_STATES: Mapping[str, tuple[str, str]] = {
     "shutdown": ("the guest has shut down", "nothing; start it, if it should run"),
 }
 """QEMU's run states, which are the reasons of `paused`: meaning and next step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What a level of pressure means, and what to do. Texts as in `Explanation`."""
+
+    meaning: str
+    next_step: str
+
+
+PRESSURE: Mapping[PressureLevel, Advice] = {
+    PressureLevel.OOM: Advice(
+        "the guest's kernel killed a process because memory ran out, at most 15 minutes ago",
+        (
+            "find the killed process in the guest's kernel log; if the balloon's `actual` is below the"
+            " configured memory, deflate the balloon; otherwise give the VM more memory, or reduce what runs"
+            " in it"
+        ),
+    ),
+    PressureLevel.PRESSURE: Advice(
+        "less than 5 % is available, and the guest swaps or reads its programs from disk again",
+        (
+            "if the balloon's `actual` is below the configured memory, deflate the balloon; otherwise find"
+            " the process that grows, and give the VM more memory"
+        ),
+    ),
+    PressureLevel.LOW: Advice(
+        "less than 3 % has been available for half an hour, without swapping",
+        "plan more memory for the VM; a load that grows leads to `pressure` or `oom`",
+    ),
+}
+"""By the level, but for `none`. docs/pressure.md shows the same texts."""
 
 
 def explain(state: State, reason: str) -> Explanation | None:

@@ -12,6 +12,7 @@ Sources: the conditions of `low` and `pressure` are those of KubeVirt's alerts o
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 
 from msgspec import Struct
@@ -170,6 +171,32 @@ def _judge(
         low=low,
         pressure=pressure,
         oom_at_s=oom_at_s,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """The rates that people look at first, not limited as the components are. `None`: not available."""
+
+    swap_bytes_per_s: float | None
+    major_faults_per_s: float | None
+
+
+NO_RATES = Rates(None, None)
+
+
+def rates(before: VmPressure | None, after: VmPressure) -> Rates:
+    """Return the rates between two samples in a row, by the rules of the components."""
+    if before is None or before.epoch != after.epoch:
+        return NO_RATES
+    elapsed_s = after.last_update_s - before.last_update_s
+    if not 0 < elapsed_s <= GAP_MAX_S:
+        return NO_RATES
+    swap = _sum_of_rises(before.statistics, after.statistics, "swap_in", "swap_out")
+    faults = _rise(before.statistics, after.statistics, "major_faults")
+    return Rates(
+        None if swap is None else swap / elapsed_s,
+        None if faults is None else faults / elapsed_s,
     )
 
 

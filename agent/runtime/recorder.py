@@ -16,6 +16,7 @@ from agent.contract.encode import (
 from agent.contract.payloads import Agent
 from agent.core.address import Address
 from agent.core.agent_state import AgentEvent
+from agent.core.history import VmHistories
 from agent.core.host_memory import HostMemoryEvent
 from agent.core.memory import Memory
 from agent.core.pressure import VmPressure, advance
@@ -34,11 +35,28 @@ class Recorder:
     """Owned by the event loop's thread; no method awaits."""
 
     def __init__(
-        self, agent: Agent, mode: Mode, keepers: Sequence[Keeper], counters: Counters, *, logs: bool = False
+        self,
+        agent: Agent,
+        mode: Mode,
+        keepers: Sequence[Keeper],
+        counters: Counters,
+        *,
+        logs: bool = False,
+        histories: VmHistories | None = None,
     ) -> None:
-        """Create it; `logs`: changes of state are also queued for OTLP's logs."""
+        """Create it.
+
+        Args:
+            agent: the host and this run of the agent.
+            mode: the form of the records.
+            keepers: queue the records.
+            counters: count them.
+            logs: whether changes of state are also queued for OTLP's logs.
+            histories: keeps the last half hour of each VM; `None`: nothing shows it.
+        """
         self._logs = logs
         self._lines = StateLines()
+        self._histories = histories
         self._agent = agent
         self._mode: Mode = mode
         self._keepers = keepers
@@ -64,6 +82,8 @@ class Recorder:
             self._board[sample.address] = replace(
                 view, sample=sample, balloon=sample.balloon, pressure=pressure
             )
+            if self._histories is not None:
+                self._histories.sample(sample, view.pressure, pressure)
         self._queue(encode_sample(sample, self._agent, self._mode), memory)
 
     def state(self, event: StateEvent, memory: Memory) -> None:
@@ -78,6 +98,8 @@ class Recorder:
         self._board[event.address] = VmView(event, sample, balloon, _still_valid(before, event), pressure)
         if not event.heartbeat:
             self._lines.write(event)
+            if self._histories is not None:
+                self._histories.state(event)
         self._queue(encode_state(event, self._agent, self._mode), memory)
         if self._logs and not event.heartbeat:
             self._queue(as_log(encode_state(event, self._agent, Mode.BINARY)), None)
@@ -88,11 +110,15 @@ class Recorder:
         view = self._board.get(memory.address)
         if view is not None and view.state.vm == memory.vm and view.state.state is not State.GONE:
             self._board[memory.address] = replace(view, memory=memory)
+            if self._histories is not None:
+                self._histories.memory(memory)
         self._queue(encode_vm_memory(memory, self._agent, self._mode), None)
 
     def retire(self, address: Address) -> None:
         """Remove a VM that is gone for good from the board."""
         self._board.pop(address, None)
+        if self._histories is not None:
+            self._histories.forget(address)
 
     def agent_state(self, event: AgentEvent) -> None:
         """Record a state of the agent itself."""

@@ -62,12 +62,13 @@ def status_parts(
     }
     yield _encoder.encode(head).decode()[:-1] + ',"vms":['
     for start in range(0, len(views), _SLICE_VMS):
-        documents = [_vm(view, identity, now_ms) for view in views[start : start + _SLICE_VMS]]
+        documents = [vm_document(view, identity, now_ms) for view in views[start : start + _SLICE_VMS]]
         yield ("," if start else "") + _encoder.encode(documents).decode()[1:-1]
     yield "]}\n"
 
 
-def _vm(view: VmView, identity: Agent, now_ms: int) -> dict[str, object]:
+def vm_document(view: VmView, identity: Agent, now_ms: int) -> dict[str, object]:
+    """Return one VM of `/status`."""
     return {
         "last_update": view.last_update_s,
         "age_s": age_s(view, now_ms),

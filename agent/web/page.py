@@ -1,4 +1,4 @@
-"""`/`: the status page for people. Pure.
+"""`/plain`: the status page without a script. Pure.
 
 Names come from the owners of VMs, who may be hostile: all text is escaped.
 """
@@ -10,10 +10,11 @@ from html import escape
 from agent.contract.payloads import Agent
 from agent.core.agent_state import AgentEvent
 from agent.core.health import Component
-from agent.core.pressure import PressureLevel
-from agent.core.reading import State, VmView
+from agent.core.ranking import attention, level_now
+from agent.core.reading import VmView
 from agent.core.wording import printable
 from agent.web.documents import age_s
+from agent.web.overview import name_of
 
 _TEXT_CHARACTERS_MAX = 1024
 
@@ -21,16 +22,10 @@ REFRESH_S = 10
 _SLICE_VMS = 25
 
 _HEAD = f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="{REFRESH_S}">
-<title>Barograph</title><style>
-body {{ font: 14px/1.4 system-ui, sans-serif; margin: 1.5em; color: #222; background: #fff }}
-table {{ border-collapse: collapse; margin: 0 0 1.5em }}
-th, td {{ text-align: left; padding: .2em .9em .2em 0; border-bottom: 1px solid #ddd; vertical-align: top }}
-td.n {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }}
-.ok, .reporting {{ color: #176d2d }}
-.degraded, .stalled, .unreachable, .no-greeting, .empty, .duplicate, .no-balloon,
-.pressure, .oom {{ color: #b3261e }}
-</style></head><body>
+<html lang="en"><head><meta charset="utf-8">
+<noscript><meta http-equiv="refresh" content="{REFRESH_S}"></noscript>
+<meta name="viewport" content="width=device-width, initial-scale=1"><title>Barograph</title>
+<link rel="icon" href="assets/icon.svg"><link rel="stylesheet" href="assets/plain.css"></head><body><main>
 """
 
 
@@ -43,9 +38,9 @@ def page_parts(
 ) -> Iterator[str]:
     """Yield the page in parts: the agent's components, then the VMs.
 
-    VMs under pressure come first, then those that are not reporting, then the rest.
+    VMs under pressure come first, then those that do not report but should, then the rest.
     """
-    rows = sorted(views, key=lambda view: (_place(view), _name(view), str(view.address)))
+    rows = sorted(views, key=lambda view: (attention(view), name_of(view), str(view.address)))
     counts = ", ".join(f"{count} {state}" for state, count in event.vms.items()) or "none yet"
     yield _HEAD
     yield (
@@ -66,7 +61,7 @@ def page_parts(
     )
     for start in range(0, len(rows), _SLICE_VMS):
         yield "".join(_row(view, now_ms) for view in rows[start : start + _SLICE_VMS])
-    yield "</table></body></html>\n"
+    yield "</table></main></body></html>\n"
 
 
 def _row(view: VmView, now_ms: int) -> str:
@@ -76,41 +71,15 @@ def _row(view: VmView, now_ms: int) -> str:
         for name in ("free_memory", "available_memory", "total_memory")
     ]
     cells = "".join(f'<td class="n">{"" if size is None else f"{size / 2**20:,.0f} MiB"}' for size in sizes)
-    level = _level(view)
+    level = level_now(view)
     shown = "" if level is None else level.value
     age = "" if old_s is None else f"{old_s:,.0f} s ago"
     return (
-        f'<tr><td title="{_text(str(view.address))}">{_text(_name(view))}<td class="{shown}">{shown}'
+        f'<tr><td title="{_text(str(view.address))}">{escape(name_of(view))}<td class="{shown}">{shown}'
         f'<td class="{state.state.value}">'
         f"{state.state.value}<td>{_text(state.reason)}<td>{_utc(state.since_ms)}"
         f'<td class="n">{age}{cells}<td>{_text(state.detail)}</tr>\n'
     )
-
-
-def _level(view: VmView) -> PressureLevel | None:
-    """Return the level to show; `None`: it is not known, or not known to be true now."""
-    pressure = view.pressure
-    if pressure is None or pressure.score is None or view.state.state is not State.REPORTING:
-        return None
-    return pressure.level
-
-
-def _place(view: VmView) -> int:
-    """Return where the VM belongs on the page, from 0."""
-    match _level(view):
-        case PressureLevel.OOM:
-            return 0
-        case PressureLevel.PRESSURE:
-            return 1
-        case PressureLevel.LOW:
-            return 3
-        case _:
-            return 2 if view.state.state is not State.REPORTING else 4
-
-
-def _name(view: VmView) -> str:
-    vm = view.state.vm
-    return str(view.address) if vm is None else vm.name or vm.id
 
 
 def _utc(unix_ms: int) -> str:

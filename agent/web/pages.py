@@ -13,20 +13,35 @@ from agent.contract.payloads import Agent
 from agent.core.agent_state import AgentEvent
 from agent.core.health import Component
 from agent.core.host_memory import HostMemoryEvent
+from agent.core.outlook import Outlook
 from agent.core.reading import VmView
 from agent.telemetry import Snapshot
+from agent.web import assets
+from agent.web.assets import Asset
+from agent.web.detail import vm_parts
 from agent.web.documents import health_document, status_parts
 from agent.web.exposition import OPENMETRICS, PLAIN, Format, format_for, metrics_parts
+from agent.web.overview import HistoryOf, OverviewPage
 from agent.web.page import page_parts
-from agent.web.rendering import Rendering, unpacked, unpacked_size
+from agent.web.rendering import Rendering, Renderings, unpacked, unpacked_size
 
 log = structlog.get_logger("barograph.web")
 
 _HEADERS = {
     "cache-control": "no-store",
     "x-content-type-options": "nosniff",
-    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; "
+        "trusted-types 'none'"
+    ),
+    "referrer-policy": "no-referrer",
 }
+
+_FRESH_S = 1.0
+"""How long all open pages get the same values."""
+
+_KEY_CHARACTERS_MAX = 1_024
 
 
 def application(
@@ -38,6 +53,8 @@ def application(
     telemetry: Callable[[], Snapshot],
     host_memory: Callable[[], HostMemoryEvent | None],
     views: Callable[[], Sequence[VmView]],
+    history: HistoryOf,
+    outlook: Callable[[], Outlook],
 ) -> Starlette:
     """Return the application that answers all requests. The callables are called on the event loop.
 
@@ -49,7 +66,10 @@ def application(
         telemetry: returns the agent's own metrics, all of one instant.
         host_memory: returns the newest reading of the host's memory.
         views: returns the newest state and sample of every VM.
+        history: returns the last half hour of a VM.
+        outlook: returns how fast the queues drain.
     """
+    overview_page = OverviewPage(identity, history)
 
     def status_now() -> Iterator[str]:
         return status_parts(agent(), identity, components(), host_memory(), views(), _now_ms())
@@ -57,10 +77,18 @@ def application(
     def page_now() -> Iterator[str]:
         return page_parts(agent(), identity, components(), views(), _now_ms())
 
+    def overview_now() -> Iterator[str]:
+        return overview_page.parts(agent(), components(), host_memory(), outlook(), views(), _now_ms())
+
+    def vm_now(key: str) -> Iterator[str]:
+        return vm_parts(key, views(), history, identity, _now_ms())
+
     def metrics_now(form: Format) -> Rendering:
         return Rendering(lambda: metrics_parts(telemetry(), views(), identity, form))
 
     status, page = Rendering(status_now), Rendering(page_now)
+    overview, vm = Rendering(overview_now, _FRESH_S), Renderings(vm_now, _FRESH_S)
+    files = assets.load()
     metrics = {form: metrics_now(form) for form in (OPENMETRICS, PLAIN)}
 
     async def livez(_: Request) -> Response:
@@ -81,8 +109,22 @@ def application(
         form = format_for(request.headers.get("accept", ""))
         return _long(request, await metrics[form].get(), form.content_type)
 
-    async def front(request: Request) -> Response:
+    async def plain(request: Request) -> Response:
         return _long(request, await page.get(), "text/html; charset=utf-8")
+
+    async def overview_api(request: Request) -> Response:
+        return _long(request, await overview.get(), "application/json")
+
+    async def vm_api(request: Request) -> Response:
+        key = request.query_params.get("id", "")
+        return _long(request, await vm.get(key[:_KEY_CHARACTERS_MAX]), "application/json")
+
+    async def front(request: Request) -> Response:
+        return _file(request, files[assets.FRONT])
+
+    async def asset(request: Request) -> Response:
+        found = files.get(request.path_params["name"])
+        return PlainTextResponse("not found\n", 404, _HEADERS) if found is None else _file(request, found)
 
     return Starlette(
         routes=[
@@ -92,13 +134,26 @@ def application(
             Route("/status", status_page, methods=["GET"]),
             Route("/metrics", metrics_page, methods=["GET"]),
             Route("/", front, methods=["GET"]),
+            Route("/plain", plain, methods=["GET"]),
+            Route("/api/overview", overview_api, methods=["GET"]),
+            Route("/api/vm", vm_api, methods=["GET"]),
+            Route("/assets/{name}", asset, methods=["GET"]),
         ],
         exception_handlers={Exception: _internal_error},
     )
 
 
-def _long(request: Request, packed: bytes, content_type: str) -> Response:
-    headers = {**_HEADERS, "content-type": content_type, "vary": "accept-encoding"}
+def _file(request: Request, file: Asset) -> Response:
+    headers = {**_HEADERS, "cache-control": "no-cache", "etag": file.etag}
+    if file.etag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    return _long(request, file.packed, file.content_type, headers)
+
+
+def _long(
+    request: Request, packed: bytes, content_type: str, headers: Mapping[str, str] = _HEADERS
+) -> Response:
+    headers = {**headers, "content-type": content_type, "vary": "accept-encoding"}
     if "gzip" in request.headers.get("accept-encoding", ""):
         return Response(packed, headers={**headers, "content-encoding": "gzip"})
     return StreamingResponse(

@@ -9,6 +9,7 @@ Responses are compressed while they are rendered and kept in that form, which ne
 
 import time
 import zlib
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import anyio
@@ -16,6 +17,9 @@ import anyio
 _REST = 3  # times what a slice took
 _FRESH = 9  # times what the response took
 _FREE_S = 0.002  # a response that takes no longer needs no rest
+
+KEPT_MAX = 32
+"""Responses of one kind that are kept, for different keys."""
 
 _LEVEL = 1  # higher levels cost much more CPU and save little
 _GZIP = zlib.MAX_WBITS | 16  # zlib: with gzip's header and checksum
@@ -25,9 +29,15 @@ _PART_BYTES = 65_536
 class Rendering:
     """One response, rendered on demand."""
 
-    def __init__(self, make: Callable[[], Iterator[str]]) -> None:
-        """Render nothing yet. `make` returns the parts of the response, and reads its values when called."""
+    def __init__(self, make: Callable[[], Iterator[str]], fresh_s: float = 0.0) -> None:
+        """Render nothing yet.
+
+        Args:
+            make: returns the parts of the response, and reads its values when called.
+            fresh_s: how long a response is reused at least.
+        """
         self._make = make
+        self._fresh_s = fresh_s
         self._lock = anyio.Lock()
         self._body = b""
         self._fresh_until_s = 0.0
@@ -53,8 +63,37 @@ class Rendering:
                 break
             if busy_s > _FREE_S:
                 await anyio.sleep(took_s * _REST)
-        self._fresh_until_s = time.monotonic() + busy_s * _FRESH
+        self._fresh_until_s = time.monotonic() + max(self._fresh_s, busy_s * _FRESH)
         return bytes(packed)
+
+
+class Renderings:
+    """Responses of one kind by key. One is built at a time; the least recently used are forgotten."""
+
+    def __init__(
+        self, make: Callable[[str], Iterator[str]], fresh_s: float, kept_max: int = KEPT_MAX
+    ) -> None:
+        """Render nothing yet. `make` returns the parts of the response for a key."""
+        self._make = make
+        self._fresh_s = fresh_s
+        self._kept_max = kept_max
+        self._kept: OrderedDict[str, Rendering] = OrderedDict()
+        self._turn = anyio.Lock()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    async def get(self, key: str) -> bytes:
+        """Return the response for a key as gzip data; the one at hand while it is fresh."""
+        async with self._turn:
+            rendering = self._kept.pop(key, None) or Rendering(lambda: self._make(key), self._fresh_s)
+            self._kept[key] = rendering
+            while len(self._kept) > self._kept_max:
+                self._kept.popitem(last=False)
+            began_s = time.monotonic()
+            packed = await rendering.get()
+            await anyio.sleep((time.monotonic() - began_s) * _REST)
+            return packed
 
 
 async def unpacked(packed: bytes) -> AsyncIterator[bytes]:

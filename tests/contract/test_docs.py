@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent import errors
+from agent.core.explanations import PRESSURE
 from agent.telemetry import Count
 
 ROOT = Path(__file__).parents[2]
@@ -138,8 +139,16 @@ def test_every_path_of_the_web_is_explained() -> None:
 
     page = (ROOT / "docs/operations.md").read_text()
 
-    assert {"/livez", "/readyz", "/healthz", "/status", "/metrics", "/"} == set(paths)
+    probes = {"/livez", "/readyz", "/healthz", "/status", "/metrics"}
+    assert probes | {"/", "/plain", "/api/overview", "/api/vm", "/assets/{name}"} == set(paths)
     assert [path for path in paths if f"| `{path}` |" not in page] == []
+
+
+def test_the_advice_on_pressure_is_that_of_the_page() -> None:
+    page = (ROOT / "docs/pressure.md").read_text()
+
+    for level, advice in PRESSURE.items():
+        assert f"| **`{level}`** | {advice.meaning} | {advice.next_step} |\n" in page
 
 
 def test_ci_calls_the_two_commands_and_nothing_else() -> None:

@@ -54,10 +54,12 @@ def test_it_is_ready_without_its_sinks_and_says_stopping_to_the_end(folder: Path
         parts = health()["components"]
 
         def first_line() -> str:
-            return ask(url, "")[1].partition("<p>")[2].partition("</p>")[0]
+            return ask(url, "plain")[1].partition("<p>")[2].partition("</p>")[0]
 
         # One truth: the record for the topic, the page's first line and the log.
-        wait_until(lambda: "<p>" in ask(url, "")[1] and first_line().startswith("degraded: "), "the page")
+        wait_until(
+            lambda: "<p>" in ask(url, "plain")[1] and first_line().startswith("degraded: "), "the page"
+        )
         record = json.loads(ask(url, "status")[1])["agent"]
         reason = parts["kafka.states"]["why"].partition("; ")[0]
         assert (record["state"], reason in record["detail"]) == ("degraded", True)
@@ -100,7 +102,7 @@ def test_a_vm_is_shown_with_its_newest_sample_and_leaves_with_its_qemu(folder: P
         url = url_when_told(process)
         Lines(process).wait_for_state(vm.qmp, "reporting")
         status = json.loads(ask(url, "status")[1])
-        page = ask(url, "")[1]
+        page = ask(url, "plain")[1]
         vm.kill()
         wait_until(lambda: json.loads(ask(url, "status")[1])["vms"][0]["state"]["state"] == "gone", "gone")
 

@@ -285,6 +285,18 @@ FILLED: Mapping[str, Sequence[str]] = {
     ],
     "an HTTP request": ["unit/web/test_server.py::test_a_request_larger_than_the_bound_is_refused"],
     "HTTP responses being built": ["unit/web/test_rendering.py::test_concurrent_requests_share_one_response"],
+    "responses about one VM that are kept": [
+        "unit/web/test_rendering.py::test_responses_by_key_are_bounded_and_built_one_at_a_time"
+    ],
+    "the history of a VM": [
+        "unit/core/test_history.py::test_no_more_slots_are_kept_than_half_an_hour_has",
+        "unit/core/test_history.py::test_changes_and_vms_are_bounded",
+    ],
+    "VMs with a history": ["unit/core/test_history.py::test_changes_and_vms_are_bounded"],
+    "readings of the queues": ["unit/core/test_outlook.py::test_readings_are_bounded"],
+    "texts of a VM in the page's rows": [
+        "unit/web/test_overview.py::test_hostile_text_is_bounded_and_sizes_are_exact_or_not_known"
+    ],
 }
 """By the row's name: the tests that fill it."""
 

@@ -4,12 +4,13 @@ from dataclasses import replace
 
 from agent.contract.encode import Mode
 from agent.core.epochs import History
+from agent.core.history import VmHistories
 from agent.core.memory import Memory
 from agent.core.pressure import PressureLevel, VmPressure
 from agent.core.reading import Origin, Sample, State, StateEvent, VmIdentity
 from agent.runtime.recorder import Recorder
 from agent.telemetry import Counters
-from tests.unit.sinks.views import ADDRESS, AGENT, T0_S, sample, view, vm
+from tests.unit.sinks.views import ADDRESS, AGENT, T0_S, memory, sample, view, vm
 
 MEMORY = Memory(str(ADDRESS), None, None, History(), None)
 
@@ -77,3 +78,21 @@ def test_the_pressure_ends_with_the_process_and_with_the_vm() -> None:
     board.sample(0, kills=0)
     board.sample(10, kills=1, of=vm("vm-2"))
     assert level(board) is PressureLevel.NONE
+
+
+def test_the_history_of_a_vm_is_fed_with_the_board_and_forgotten_with_the_vm() -> None:
+    histories = VmHistories()
+    recorder = Recorder(AGENT, Mode.BINARY, (), Counters(), histories=histories)
+    recorder.state(view().state, MEMORY)
+    recorder.state(replace(view().state, heartbeat=True), MEMORY)
+    recorder.sample(sample(T0_S), MEMORY)
+    recorder.sample(sample(T0_S + 60, sequence=2), MEMORY)
+    recorder.vm_memory(replace(memory(T0_S * 1000 + 120_000), address=ADDRESS))
+
+    history = histories.get(ADDRESS)
+    assert history is not None
+    assert len(history.changes) == 1
+    assert len(history.columns(0)[0]) == 3
+    assert history.newest.resident_bytes == 3 << 30
+    recorder.retire(ADDRESS)
+    assert histories.get(ADDRESS) is None

@@ -11,7 +11,9 @@ from starlette.applications import Starlette
 from agent.contract.payloads import Agent
 from agent.core.agent_state import AgentEvent, AgentPhase
 from agent.core.health import Component, Health
+from agent.core.history import VmHistories
 from agent.core.host_memory import HostMemoryEvent
+from agent.core.outlook import Outlook
 from agent.core.reading import VmView
 from agent.telemetry import Counters, Levels, Snapshot, snapshot
 from agent.web.pages import application
@@ -38,12 +40,18 @@ def port_of(url: str) -> int:
 
 
 async def ask(
-    url: str, path: str, method: str = "GET", accept_encoding: str = "identity", host: str = "x"
+    url: str,
+    path: str,
+    method: str = "GET",
+    accept_encoding: str = "identity",
+    host: str = "x",
+    more: Mapping[str, str] | None = None,
 ) -> Answer:
     """Send one request, and read until the server closes."""
     with anyio.fail_after(20):
         async with await anyio.connect_tcp("127.0.0.1", port_of(url)) as stream:
             headers = f"host: {host}\r\naccept-encoding: {accept_encoding}\r\n"
+            headers += "".join(f"{name}: {value}\r\n" for name, value in (more or {}).items())
             await stream.send(f"{method} {path} HTTP/1.1\r\n{headers}\r\n".encode())
             received = b""
             async for part in stream:
@@ -61,6 +69,8 @@ class Present:
     reasons: Sequence[str] = ()
     views: Sequence[VmView] = ()
     host_memory: HostMemoryEvent | None = None
+    histories: VmHistories = field(default_factory=VmHistories)
+    outlook: Outlook = field(default_factory=lambda: Outlook({}, None))
     identity: Agent = AGENT
     counters: Counters = field(default_factory=Counters)
     levels: Levels = field(default_factory=lambda: Levels(waiting={}))
@@ -89,4 +99,6 @@ class Present:
             telemetry=self.telemetry,
             host_memory=lambda: self.host_memory,
             views=lambda: self.views,
+            history=self.histories.get,
+            outlook=lambda: self.outlook,
         )

@@ -1,19 +1,31 @@
 import gzip
+import hashlib
+import re
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
 from agent.contract.payloads import Agent, sample_document, state_document
 from agent.core.address import Domain
+from agent.core.explanations import PRESSURE
 from agent.core.pressure import PressureComponent, PressureLevel
 from agent.core.reading import State
+from agent.web import assets
 from agent.web.server import open_web
 from agent.web.web_settings import Settings
 from tests.unit.sinks.views import AGENT, T0_S, pressure, sample, view, vm
 from tests.unit.web.client import Answer, Present, ask
+
+UPLOT = {
+    "uplot-1.6.32.min.js": "19c8d4c6ad88929a79f4ae49d6f7161566dfd0ba3d15cc495e974f787eb78f1f",
+    "uplot-1.6.32.min.css": "df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04",
+}
+"""Version 1.6.32 in the registry of npm: dist/uPlot.iife.min.js and dist/uPlot.min.css."""
 
 ANY_PORT = Settings(host="127.0.0.1", port=0)
 
@@ -76,7 +88,7 @@ async def test_the_status_names_libvirt_for_its_domains() -> None:
     assert said["vms"][0]["state"]["vm"]["path"] == str(domain)
 
 
-@pytest.mark.parametrize("path", ["/", "/status", "/metrics"])
+@pytest.mark.parametrize("path", ["/plain", "/status", "/metrics", "/api/overview"])
 async def test_long_responses_are_compressed_for_clients_that_accept_gzip(path: str) -> None:
     seen = [view(sample(), path=f"/run/{number}.qmp") for number in range(60)]
     async with open_web(ANY_PORT, Present(views=seen).application()) as url:
@@ -116,14 +128,17 @@ async def test_hostile_names_are_escaped_text() -> None:
     seen = [view(sample(of=named), of=named, path=f"/run/{HOSTILE}")]
     present = Present(views=seen, identity=Agent("host-1", HOSTILE, "run-1", "1"))
 
-    got = await answer(present, "/")
+    got = await answer(present, "/plain")
 
     markup = Markup()
     markup.feed(got.body.decode())
     assert markup.tags <= {
-        "html", "head", "meta", "title", "style", "body", "h1", "p", "table", "tr", "th", "td"
+        "html", "head", "meta", "noscript", "title", "link", "body", "main", "h1", "p",
+        "table", "tr", "th", "td",
     }  # fmt: skip
-    assert markup.attributes <= {"lang", "charset", "http-equiv", "content", "class", "title"}
+    assert markup.attributes <= {
+        "lang", "charset", "http-equiv", "content", "class", "title", "name", "rel", "href"
+    }  # fmt: skip
     assert "<script>alert(1)</script>" in markup.text
     assert "\N{RIGHT-TO-LEFT OVERRIDE}" not in markup.text
     assert got.headers["content-security-policy"].startswith("default-src 'none'")
@@ -135,13 +150,13 @@ async def test_the_page_shows_vms_that_do_not_report_first() -> None:
         view(of=vm("b", "silent"), state=State.STALLED, path="/b"),
     ]
 
-    body = (await answer(Present(views=seen), "/")).body.decode()
+    body = (await answer(Present(views=seen), "/plain")).body.decode()
 
     assert body.index("silent") < body.index("fine")
     assert 'http-equiv="refresh"' in body
 
 
-async def test_the_page_shows_vms_under_pressure_first_and_low_ones_before_the_rest() -> None:
+async def test_the_page_shows_vms_under_pressure_first_then_silent_ones_then_the_rest() -> None:
     levels = {"p": PressureLevel.PRESSURE, "o": PressureLevel.OOM, "z": PressureLevel.LOW}
     seen = [view(of=vm("x", "name-silent"), state=State.STALLED, path="/x")]
     seen.append(view(sample(of=vm("f", "name-fine")), path="/y"))
@@ -151,9 +166,9 @@ async def test_the_page_shows_vms_under_pressure_first_and_low_ones_before_the_r
     gone = sample(of=vm("a", "name-a"))
     paused = replace(view(gone, state=State.PAUSED, path="/a"), pressure=pressure(gone))
 
-    body = (await answer(Present(views=[*seen, paused]), "/")).body.decode()
+    body = (await answer(Present(views=[*seen, paused]), "/plain")).body.decode()
 
-    names = ("name-o", "name-p", "name-a", "name-silent", "name-z", "name-fine")
+    names = ("name-o", "name-p", "name-z", "name-silent", "name-a", "name-fine")
     assert sorted(names, key=body.index) == list(names)
     assert body.count('<td class="pressure">pressure') == 1
 
@@ -175,7 +190,20 @@ async def test_the_status_has_the_pressure_with_every_component() -> None:
     }
 
 
-@pytest.mark.parametrize("path", ["/", "/livez", "/readyz", "/healthz", "/status"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/plain",
+        "/livez",
+        "/readyz",
+        "/healthz",
+        "/status",
+        "/api/overview",
+        "/api/vm",
+        "/assets/page.js",
+    ],
+)
 async def test_only_get_and_head_are_allowed(path: str) -> None:
     async with open_web(ANY_PORT, Present().application()) as url:
         got, head = await ask(url, path), await ask(url, path, "HEAD")
@@ -185,7 +213,76 @@ async def test_only_get_and_head_are_allowed(path: str) -> None:
     assert others == [405] * 4
 
 
+async def test_one_vm_is_shown_with_its_advice_history_and_changes() -> None:
+    present = Present()
+    newest = sample(int(time.time()), statistics={"available_memory": 1, "total_memory": 100})
+    level = pressure(newest, PressureLevel.OOM)
+    one = replace(view(newest, state=State.REPORTING), pressure=level)
+    present.views = [one]
+    present.histories.sample(newest, None, level)
+    present.histories.state(one.state)
+
+    got = (await answer(present, "/api/vm?id=vm-1")).json
+    nothing = (await answer(present, "/api/vm?id=other")).json
+
+    assert got["vm"]["sample"] == sample_document(newest, AGENT)
+    assert got["level"] == "oom"
+    assert got["advice"]["next_step"] == PRESSURE[PressureLevel.OOM].next_step
+    assert got["changes"][0]["state"] == "reporting"
+    assert got["history"]["available_share"] == [pytest.approx(0.01)]
+    assert got["history"]["resident_bytes"] == [None]
+    assert nothing["vm"] is None
+
+
+async def test_the_pages_files_are_sent_again_only_if_they_changed() -> None:
+    async with open_web(ANY_PORT, Present().application()) as url:
+        first = await ask(url, "/assets/page.js")
+        again = await ask(url, "/assets/page.js", more={"if-none-match": first.headers["etag"]})
+        changed = await ask(url, "/assets/page.js", more={"if-none-match": '"other"'})
+
+    assert (first.status, first.headers["cache-control"]) == (200, "no-cache")
+    assert first.headers["content-type"] == "text/javascript; charset=utf-8"
+    assert (again.status, again.body) == (304, b"")
+    assert (changed.status, changed.body) == (200, first.body)
+
+
+@pytest.mark.parametrize("path", ["/", "/plain", "/status", "/assets/page.css", "/api/overview", "/livez"])
+async def test_no_answer_allows_a_script_or_a_style_of_others(path: str) -> None:
+    headers = (await answer(Present(), path)).headers
+    policy = dict(each.strip().split(" ", 1) for each in headers["content-security-policy"].split(";"))
+
+    assert policy["default-src"] == "'none'"
+    assert {policy[f"{kind}-src"] for kind in ("script", "style", "connect", "img")} == {"'self'"}
+    assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_page_loads_its_own_files_only_and_has_no_script_or_style_inside() -> None:
+    files = sorted((Path(assets.__file__).parent / "assets").iterdir())
+    own = [each for each in files if "uplot" not in each.name]
+    front = (Path(assets.__file__).parent / "assets/index.html").read_text()
+
+    named = set(re.findall(r'(?:src|href)="assets/([^"]+)"', front))
+    assert named <= {each.name for each in files}
+    assert {each.name for each in own if each.suffix == ".js"} <= named
+    assert not re.search(r"<script>|<style|\sstyle=|\son[a-z]+=", front)
+    for each in own:
+        text = each.read_text().replace("http://www.w3.org/2000/svg", "")
+        assert not re.search(
+            r"https?://|innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", text
+        ), each
+
+
+@pytest.mark.parametrize(("name", "digest"), UPLOT.items())
+def test_the_charting_library_is_the_one_that_was_published(name: str, digest: str) -> None:
+    content = (Path(assets.__file__).parent / "assets" / name).read_bytes()
+
+    assert hashlib.sha256(content).hexdigest() == digest
+
+
 async def test_unknown_paths_are_404() -> None:
+    assert (await answer(Present(), "/assets/nothing.js")).status == 404
+    assert (await answer(Present(), "/assets/../pages.py")).status == 404
+    assert (await answer(Present(), "/assets/%2e%2e/pages.py")).status == 404
     assert (await answer(Present(), "/../etc/passwd")).status == 404
     assert (await answer(Present(), "/status/x")).status == 404
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import anyio
 import anyio.lowlevel
 
-from agent.web.rendering import Rendering, unpacked, unpacked_size
+from agent.web.rendering import Rendering, Renderings, unpacked, unpacked_size
 
 
 async def test_concurrent_requests_share_one_response() -> None:
@@ -81,3 +81,46 @@ def _busy(seconds: float) -> None:
     until_s = time.monotonic() + seconds
     while time.monotonic() < until_s:
         pass
+
+
+async def test_a_response_is_reused_for_a_time_of_its_own() -> None:
+    made = 0
+
+    def make() -> Iterator[str]:
+        nonlocal made
+        made += 1
+        yield "x"
+
+    rendering = Rendering(make, fresh_s=60)
+    await rendering.get()
+    await anyio.sleep(0.01)
+    await rendering.get()
+
+    assert made == 1
+
+
+async def test_responses_by_key_are_bounded_and_built_one_at_a_time() -> None:
+    running = 0
+    at_once: set[int] = set()
+
+    def make(key: str) -> Iterator[str]:
+        nonlocal running
+        running += 1
+        at_once.add(running)
+        _busy(0.003)
+        yield key
+        running -= 1
+
+    renderings = Renderings(make, fresh_s=60, kept_max=3)
+    answers: dict[str, bytes] = {}
+
+    async def ask(key: str) -> None:
+        answers[key] = gzip.decompress(await renderings.get(key))
+
+    async with anyio.create_task_group() as group:
+        for number in range(10):
+            group.start_soon(ask, f"vm-{number}")
+
+    assert answers == {f"vm-{number}": f"vm-{number}".encode() for number in range(10)}
+    assert len(renderings) == 3
+    assert at_once == {1}
