@@ -20,6 +20,7 @@ from tests.lab import debian, image
 from tests.lab.cache import CannotHave, made, place, run, say
 
 QEMU = "qemu-system-x86_64"
+CHROMIUM = "chromium-headless-shell"
 LIBVIRT_PACKAGES = ("libvirt-daemon", "libvirt-daemon-driver-qemu", "libvirt-clients")
 LIBVIRT_BINDINGS = "python3-libvirt"
 NEWER_QEMU_PACKAGES = ("qemu-system-x86", "qemu-system-data", "seabios")
@@ -408,6 +409,14 @@ def libvirt() -> Path:
     return place("libvirt-python", LIBVIRT_BINDINGS)
 
 
+def chromium() -> Path:
+    """Return the browser that the page is tested in: without a display, and with a font."""
+    debian.install(
+        ["chromium-headless-shell", "fonts-dejavu-core"], "shows the page", there=_on_path(CHROMIUM)
+    )
+    return Path(shutil.which(CHROMIUM) or CHROMIUM)
+
+
 def collectd() -> Path:
     """Return collectd, whose virt plugin others read libvirt with."""
     debian.install(["collectd-core"], "what others read libvirt with", there=_on_path("collectd"))
@@ -438,6 +447,7 @@ PIECES: Mapping[str, Piece] = {
     "helm": Piece(helm, _built("helm", HELM)),
     "kubernetes": Piece(kubernetes, _built("kubernetes", KUBERNETES_INPUTS)),
     "coredns": Piece(coredns, _built("coredns", COREDNS_MODULE + COREDNS_MAIN)),
+    "chromium": Piece(chromium, _on_path(CHROMIUM)),
     "collectd": Piece(collectd, _on_path("collectd")),
     "prometheus": Piece(prometheus, _built("prometheus", PROMETHEUS_MODULE)),
     "nfpm": Piece(nfpm, _built("nfpm", NFPM)),

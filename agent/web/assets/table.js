@@ -117,7 +117,7 @@ export class Table {
   // One row is in the order of the Tab key: that of the keyboard, or the first one.
   #markActive() {
     const active = this.#rows.has(this.#active) ? this.#active : this.#rows.keys().next().value;
-    for (const [key, row] of this.#rows) row.link.tabIndex = key === active ? 0 : -1;
+    for (const [key, row] of this.#rows) setAttribute(row.link, "tabindex", key === active ? "0" : "-1");
   }
 }
 

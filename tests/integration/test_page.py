@@ -1,0 +1,340 @@
+"""The page in a real Chromium: what it shows, how it is used, and that it can be used by everybody."""
+
+import json
+import re
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import axe_playwright_python
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, expect
+
+from agent.core.reading import State
+from tests.integration.conftest import need
+from tests.integration.page_views import HOSTILE, fill, id_of, one, serving, troubled
+from tests.lab.browser import chromium
+from tests.unit.sinks.views import view, vm
+from tests.unit.web.client import Present
+
+AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
+DESKTOP: ViewportSize = {"width": 1280, "height": 800}
+PHONE: ViewportSize = {"width": 390, "height": 844}
+Scheme = Literal["light", "dark"]
+WORST_FIRST = (
+    *("batch-7", "db-3", "cache-1"),
+    *("dark-no-balloon", "dark-stalled", "dark-unreachable"),
+    *("idle-9", "web-1", "web-2"),
+)
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Generator[Browser]:
+    need("chromium")
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def host() -> Generator[tuple[Present, str]]:
+    """A host with nine VMs, six of which need attention. Tests leave it as it is."""
+    present = Present()
+    fill(present, troubled(present))
+    with serving(present) as url:
+        yield present, url
+
+
+@contextmanager
+def opened(
+    browser: Browser,
+    url: str,
+    size: ViewportSize = DESKTOP,
+    scheme: Scheme = "light",
+    *,
+    scripts: bool = True,
+) -> Generator[Page]:
+    """A page with its first values. What the browser refused or the script could not do fails the test."""
+    context = browser.new_context(viewport=size, color_scheme=scheme, java_script_enabled=scripts)
+    context.set_default_timeout(30_000)
+    wrong: list[str] = []
+    page = context.new_page()
+    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("dialog", lambda dialog: wrong.append(dialog.message))
+    try:
+        page.goto(url)
+        page.wait_for_function("document.querySelector('#summary, h1').textContent !== ''")
+        yield page
+    finally:
+        context.close()
+    assert [each for each in wrong if "ERR_CONNECTION_REFUSED" not in each] == []
+
+
+def names(page: Page) -> list[str]:
+    return page.locator("#vms tbody bdi").all_inner_texts()
+
+
+def violations(page: Page) -> list[str]:
+    """Return what axe-core finds."""
+    page.evaluate(AXE)
+    found = page.evaluate("axe.run({resultTypes: ['violations']}).then((found) => found.violations)")
+    return [f"{each['id']}: {[node['target'] for node in each['nodes']]}" for each in found]
+
+
+def starts(text: str) -> re.Pattern[str]:
+    return re.compile(f"^{re.escape(text)}")
+
+
+def focused(page: Page) -> str:
+    return page.evaluate("document.activeElement.textContent")
+
+
+def test_the_vms_are_shown_worst_first_with_the_host_and_the_agent_above(
+    browser: Browser, host: tuple[Present, str]
+) -> None:
+    with opened(browser, host[1]) as page:
+        assert tuple(names(page)) == WORST_FIRST
+        expect(page.locator("#summary")).to_have_text("9 VMs: 3 under pressure, 3 silent")
+        assert page.title() == "(6) node-7 \N{EN DASH} Barograph"
+        row = page.locator("#vms tbody tr", has_text="batch-7")
+        expect(row).to_contain_text("oom")
+        expect(row).to_contain_text("% of 8.0 GiB")
+        expect(row).to_contain_text("8.0 GiB / 5.0 GiB")
+        expect(row.locator("path")).to_have_attribute("d", starts("M"))
+        stalled = page.locator("#vms tbody tr", has_text="dark-stalled")
+        expect(stalled).to_contain_text("silent")
+        expect(stalled).to_contain_text("was ")
+        expect(page.locator("#host")).to_contain_text("21.0 GiB of 256 GiB")
+        expect(page.locator("#host")).to_contain_text("some 1.5 %, all 0.4 %")
+        queue = page.locator("#components tbody tr", has_text="kafka.samples")
+        expect(queue).to_contain_text("12,345")
+        expect(queue).to_contain_text("does not drain")
+
+
+@pytest.mark.parametrize(
+    ("size", "scheme"), [(DESKTOP, "light"), (PHONE, "dark")], ids=["light", "phone-dark"]
+)
+@pytest.mark.parametrize("place", ["", f"#vm={id_of('batch-7')}", "plain"], ids=["all", "one", "plain"])
+def test_axe_finds_no_violation(
+    browser: Browser, host: tuple[Present, str], place: str, size: ViewportSize, scheme: Scheme
+) -> None:
+    with opened(browser, host[1] + place, size, scheme) as page:
+        if place.startswith("#"):
+            page.wait_for_selector("#detail canvas")
+        elif not place:
+            page.wait_for_selector("#vms tbody a")
+
+        assert violations(page) == []
+        background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert background == {"light": "rgb(255, 255, 255)", "dark": "rgb(13, 17, 23)"}[scheme]
+        wider = page.evaluate("document.scrollingElement.scrollWidth - innerWidth")
+        assert place == "plain" or wider <= 0
+
+
+def test_it_can_be_walked_with_the_keyboard(browser: Browser, host: tuple[Present, str]) -> None:
+    with opened(browser, host[1]) as page:
+        page.wait_for_selector("#vms tbody a")
+        for _ in range(30):
+            page.keyboard.press("Tab")
+            if page.evaluate("document.activeElement.closest('#vms tbody') !== null"):
+                break
+        assert focused(page) == WORST_FIRST[0]
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("ArrowDown")
+        assert focused(page) == WORST_FIRST[2]
+        page.keyboard.press("End")
+        assert focused(page) == WORST_FIRST[-1]
+        page.keyboard.press("/")
+        page.keyboard.type("dark stalled")
+        assert names(page) == ["dark-stalled"]
+        page.keyboard.press("ArrowDown")
+        assert focused(page) == "dark-stalled"
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#detail canvas")
+        assert focused(page) == "dark-stalled"
+        assert page.evaluate("document.activeElement.id") == "detail-name"
+        page.keyboard.press("Escape")
+        page.wait_for_selector("#vms tbody a")
+        assert (names(page), focused(page)) == (["dark-stalled"], "dark-stalled")
+
+
+def test_a_link_leads_to_the_same_view(browser: Browser, host: tuple[Present, str]) -> None:
+    with opened(browser, host[1]) as page:
+        page.wait_for_selector("#vms tbody a")
+        page.select_option("#show", "attention")
+        page.click("th[data-sort=name] button")
+        page.click("th[data-sort=name] button")
+        expect(page.locator("th[data-sort=name]")).to_have_attribute("aria-sort", "descending")
+        shown, url = names(page), page.url
+        page.go_back()
+        expect(page.locator("th[data-sort=name]")).to_have_attribute("aria-sort", "ascending")
+
+    assert shown == sorted(WORST_FIRST[:6], reverse=True)
+    with opened(browser, url) as page:
+        page.wait_for_selector("#vms tbody a")
+        assert names(page) == shown
+    with opened(browser, f"{host[1]}#vm={id_of('db-3')}") as page:
+        expect(page.locator("#detail h2")).to_have_text("db-3")
+        page.click("text=All VMs")
+        page.wait_for_selector("#vms tbody a")
+
+
+def test_one_vm_has_charts_what_to_do_and_its_history(browser: Browser, host: tuple[Present, str]) -> None:
+    with opened(browser, f"{host[1]}#vm={id_of('batch-7')}") as page:
+        page.wait_for_selector("#detail canvas")
+        detail = page.locator("#detail")
+        expect(detail.locator("canvas")).to_have_count(5)
+        expect(detail).to_contain_text("find the killed process in the guest's kernel log")
+        expect(detail.locator("section[aria-label=Identity]")).to_contain_text("label vmid107")
+        expect(detail.locator("section[aria-label=States]")).to_contain_text("connectingfirst_attempt")
+        expect(detail.locator("[role=img]").first).to_have_attribute(
+            "aria-label", starts("Available share: ")
+        )
+    with opened(browser, f"{host[1]}#vm=nothing") as page:
+        expect(page.locator("#detail")).to_contain_text("no such VM")
+
+
+def test_without_scripts_the_same_values_are_a_table(browser: Browser, host: tuple[Present, str]) -> None:
+    with opened(browser, host[1], scripts=False) as page:
+        page.wait_for_url("**/plain")
+        text = page.locator("body").inner_text()
+
+    assert sorted(WORST_FIRST, key=text.index) == list(WORST_FIRST)
+
+
+def test_hostile_names_are_text_and_break_nothing(browser: Browser) -> None:
+    present = Present()
+    fill(present, [one(present, name) for name in HOSTILE])
+    with serving(present) as url:
+        with opened(browser, url) as page:
+            page.wait_for_selector("#vms tbody a")
+            shown = names(page)
+            images = page.locator("#vms img, #vms script").count()
+            wider = page.evaluate("document.scrollingElement.scrollWidth - innerWidth")
+            page.locator("#vms tbody a", has_text="<img").click()
+            expect(page.locator("#detail h2")).to_have_text(HOSTILE[0])
+        with opened(browser, url, PHONE) as page:
+            page.wait_for_selector("#vms tbody a")
+            wider_on_a_phone = page.evaluate("document.scrollingElement.scrollWidth - innerWidth")
+
+    expected = [
+        name.replace("\N{RIGHT-TO-LEFT OVERRIDE}", "\N{REPLACEMENT CHARACTER}")[:256] for name in HOSTILE
+    ]
+    assert sorted(shown) == sorted(expected)
+    assert images == 0
+    assert max(wider, wider_on_a_phone) <= 0
+
+
+def test_an_update_touches_what_changed_and_a_hidden_tab_asks_for_nothing(browser: Browser) -> None:
+    present = Present()
+    views = fill(present, [one(present, f"vm-{number}") for number in range(6)]).views
+    with serving(present) as url, opened_with_a_clock(browser, url) as page:
+        page.wait_for_selector("#vms tbody a")
+        page.evaluate(
+            """window.touched = new Set();
+            new MutationObserver((all) => all.forEach((each) => {
+              const node = each.target.nodeType === 1 ? each.target : each.target.parentElement;
+              const cell = node?.closest('#vms tbody td:not(.age, .spark)');
+              if (cell) touched.add(cell.parentElement.dataset.key);
+            })).observe(document.body, {
+              subtree: true, childList: true, characterData: true, attributes: true,
+            })"""
+        )
+        changed = replace(views[2], state=replace(views[2].state, state=State.STALLED, reason="no_advance"))
+        present.views = [*views[:2], changed, *views[3:]]
+        for _ in range(100):  # a response is reused for a second of the agent's time
+            page.clock.fast_forward(6_000)
+            if "stalled" in page.locator("#vms tbody tr").first.inner_text():
+                break
+            time.sleep(0.1)
+        touched = page.evaluate("[...touched]")
+
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.evaluate(
+            """Object.defineProperty(document, 'hidden', {value: true, configurable: true});
+            document.dispatchEvent(new Event('visibilitychange'))"""
+        )
+        page.clock.fast_forward(60_000)
+        asked_while_hidden = len(asked)
+        page.evaluate(
+            """Object.defineProperty(document, 'hidden', {value: false, configurable: true});
+            document.dispatchEvent(new Event('visibilitychange'))"""
+        )
+        with page.expect_response("**/api/overview"):
+            page.clock.fast_forward(10)
+
+    assert touched == [id_of("vm-2")]
+    assert asked_while_hidden == 0
+
+
+@contextmanager
+def opened_with_a_clock(browser: Browser, url: str) -> Generator[Page]:
+    context: BrowserContext = browser.new_context(viewport=DESKTOP)
+    try:
+        page = context.new_page()
+        page.clock.install()
+        page.goto(url)
+        yield page
+    finally:
+        context.close()
+
+
+def test_of_a_thousand_vms_those_in_sight_are_in_the_document(browser: Browser) -> None:
+    present = Present()
+    template = one(present, "vm")
+    views = [
+        replace(template, state=replace(view(of=vm(f"id-{n}", f"vm-{n:04}"), path=f"/{n}").state))
+        for n in range(1_000)
+    ]
+    fill(present, views)
+    with serving(present) as url, opened(browser, url) as page:
+        page.wait_for_selector("#vms tbody a")
+        rows = page.locator("#vms tbody tr").count()
+        expect(page.locator("#vms")).to_have_attribute("aria-rowcount", "1001")
+        page.locator("#vms tbody a").first.focus()
+        page.keyboard.press("End")
+        last = focused(page)
+        rows_at_the_end = page.locator("#vms tbody tr").count()
+        place = page.evaluate("document.activeElement.closest('tr').getAttribute('aria-rowindex')")
+        page.keyboard.press("Home")
+        first = focused(page)
+
+    assert (first, last, place) == ("vm-0000", "vm-0999", "1001")
+    assert max(rows, rows_at_the_end) < 60
+
+
+@pytest.mark.long
+def test_a_thousand_vms_are_painted_and_updated_in_time(browser: Browser) -> None:
+    """Print the figures of docs/page.md."""
+    present = Present()
+    views = fill(present, [one(present, f"vm-{number:04}") for number in range(1_000)]).views
+    with serving(present) as url:
+        figures: list[dict[str, float]] = []
+        for _ in range(6):
+            with opened(browser, url) as page:
+                page.wait_for_selector("#vms tbody a")
+                busy = [
+                    replace(each, state=replace(each.state, interval_s=number))
+                    for number, each in enumerate(views)
+                ]
+                present.views = busy
+                page.wait_for_function("performance.getEntriesByName('update').length >= 3", timeout=30_000)
+                figures.append(
+                    page.evaluate(
+                        """(() => { const updates = performance.getEntriesByName('update');
+                        return {
+                          paint: performance.getEntriesByName('first-contentful-paint')[0].startTime,
+                          rows: updates[0].startTime + updates[0].duration,
+                          update: Math.max(...updates.slice(1).map((each) => each.duration)),
+                        }; })()"""
+                    )
+                )
+    print(json.dumps(figures))
+    for name, bound_ms in (("paint", 300), ("update", 50)):
+        assert sorted(each[name] for each in figures)[len(figures) // 2] < bound_ms
