@@ -13,11 +13,12 @@ import anyio.lowlevel
 from msgspec.structs import replace as with_fields
 
 from agent.core.address import MonitorPath
+from agent.core.health import Component, Health
 from agent.core.host_memory import HostMemory, HostMemoryEvent, Ram, share_of, sums_of
 from agent.core.outlook import Outlook, QueueOutlook, SpoolOutlook
 from agent.core.pressure import PressureLevel, VmPressure, advance
 from agent.core.psi import Psi, Stall
-from agent.core.reading import Balloon, Sample, State, VmView
+from agent.core.reading import Balloon, Configured, Sample, State, VmView
 from agent.core.states import Reason
 from agent.web.server import open_web
 from agent.web.web_settings import Settings
@@ -31,6 +32,13 @@ HOSTILE = (
     "x" * 1_024,
     "`code` 'quote' \" &amp; ${1} #vm=other",
 )
+
+DETAILS = {
+    State.STALLED: "no update within 30 s at an interval of 10 s; check whether the guest hangs, or its"
+    " balloon driver is unloaded",
+    State.UNREACHABLE: "no answer within 5 s: QEMU is stopped or hangs; check the QEMU process",
+    State.NO_BALLOON: "QEMU has no virtio balloon; add the device virtio-balloon-pci",
+}
 
 
 def id_of(name: str) -> str:
@@ -48,6 +56,7 @@ def one(
     level: PressureLevel | None = None,
     every_s: int = 60,
     falls: bool = False,
+    actual_bytes: int = 8 * GIB,
 ) -> VmView:
     """Return a VM with half an hour of history, which `present` keeps."""
     now_s = int(time.time())
@@ -55,7 +64,8 @@ def one(
     address = MonitorPath(f"/run/vm/{name.replace('/', '_')}.qmp")
     kept: VmPressure | None = None
     newest: Sample | None = None
-    for at_s in range(now_s - 1_790, now_s, every_s):
+    until_s = now_s if state is State.REPORTING else now_s - 700
+    for at_s in range(now_s - 1_790, until_s, every_s):
         past = (now_s - at_s) / 1_800
         value = (
             min(1.0, share + past * (1 - share)) if falls else share + 0.1 * share * ((at_s // 60) % 3 - 1)
@@ -71,7 +81,7 @@ def one(
             "swap_out": (at_s - now_s + 2_000) * (900_000 if busy else 0),
         }
         newest = sample(at_s, of=of, address=address, statistics=statistics)
-        newest = replace(newest, balloon=Balloon(8 * GIB, at_s * 1_000))
+        newest = replace(newest, balloon=Balloon(actual_bytes, at_s * 1_000))
         after = advance(kept, epoch="epoch-1", last_update_s=at_s, polled=True, statistics=statistics)
         present.histories.sample(newest, kept, after)
         kept = after
@@ -82,12 +92,14 @@ def one(
         kept = with_fields(kept, level=level, score=1.0)
     changed_ms = (now_s - 2_400) * 1_000 if state is State.REPORTING else (now_s - 700) * 1_000
     event = view(of=of, address=address, state=state, since_ms=changed_ms, interval_s=10).state
-    event = replace(event, reason=reason, detail=f"the detail of {reason}")
-    present.histories.state(replace(event, state=State.CONNECTING, reason=Reason.FIRST_ATTEMPT, since_ms=1))
+    event = replace(event, reason=reason, detail=DETAILS.get(state, ""))
+    present.histories.state(
+        replace(event, state=State.CONNECTING, reason=Reason.FIRST_ATTEMPT, since_ms=(now_s - 2_401) * 1_000)
+    )
     present.histories.state(event)
     made = VmView(event, newest, None if newest is None else newest.balloon, None, kept)
     seen = replace(memory(now_s * 1_000), vm=of, address=address, balloon=made.balloon)
-    return replace(made, memory=seen)
+    return replace(made, memory=replace(seen, configured=Configured(8 * GIB, 0, now_s * 1_000)))
 
 
 def troubled(present: Present) -> list[VmView]:
@@ -97,10 +109,19 @@ def troubled(present: Present) -> list[VmView]:
         State.UNREACHABLE: Reason.NO_ANSWER,
         State.NO_BALLOON: Reason.NO_DEVICE,
     }
+    killed = one(
+        present,
+        "batch-7",
+        share=0.012,
+        level=PressureLevel.OOM,
+        falls=True,
+        every_s=10,
+        actual_bytes=6 * GIB,
+    )
     return [
         one(present, "web-1", share=0.6),
         one(present, "web-2", share=0.4),
-        one(present, "batch-7", share=0.012, level=PressureLevel.OOM, falls=True, every_s=10),
+        killed,
         one(present, "db-3", share=0.03, level=PressureLevel.PRESSURE, falls=True),
         one(present, "cache-1", share=0.025, level=PressureLevel.LOW),
         *(
@@ -115,6 +136,13 @@ def fill(present: Present, views: Sequence[VmView]) -> Present:
     """Give `present` these VMs, a host, and a broker that is behind."""
     now_ms = time.time_ns() // 1_000_000
     present.views = views
+    reporting = sum(each.state.state is State.REPORTING for each in views)
+    present.components = {
+        "discovery": Component(Health.OK, f"{len(views)} monitors watched, 0 refused", now_ms - 7_200_000),
+        "collection": Component(Health.OK, f"{reporting} of {len(views)} VMs reporting", now_ms - 7_200_000),
+        "spool": Component(Health.OK, "on disk", now_ms - 7_200_000),
+        "kafka.samples": Component(Health.DEGRADED, "no broker reachable: 10.0.0.7:9092", now_ms - 95_000),
+    }
     ram = Ram(256 * GIB, 3 * GIB, 21 * GIB, 8 * GIB, 7 * GIB)
     stalls = Psi(Stall(1.52, 0.8, 0.2, 5_000), Stall(0.4, 0.1, 0.0, 900))
     sums = sums_of(map(share_of, views))

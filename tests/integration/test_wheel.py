@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import venv
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,10 @@ def test_the_command_runs_from_the_built_wheel_with_its_schemas(folder: Path) ->
     built = run(uv, "build", "--quiet", "--wheel", "--out-dir", folder / "dist", cwd=ROOT)
     assert built.returncode == 0, built.stderr
     wheel = next((folder / "dist").glob("*.whl"))
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    assets = {f"agent/web/assets/{each.name}" for each in (ROOT / "agent/web/assets").iterdir()}
+    assert assets <= inside
+    assert any(name.endswith("licenses/agent/web/assets/uplot-1.6.32.LICENSE.txt") for name in inside)
     venv.create(folder / "env")
     python = folder / "env/bin/python"
     install = (uv, "pip", "install", "--quiet", "--python", python)

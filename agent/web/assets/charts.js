@@ -4,16 +4,18 @@ import { element } from "./dom.js";
 import { bytes, NOT_KNOWN, number, percent } from "./format.js";
 
 const { uPlot } = globalThis;
-const HEIGHT = 160;
+const HEIGHT = 140;
 const SPAN_S = 1_800;
 const GAP_S = 90; // a line does not lead over a longer time without values
+
+const POWERS_OF_2 = Array.from({ length: 60 }, (_, power) => 2 ** power);
 
 const CHARTS = [
   { title: "Available share", text: percent, range: [0, 1], series: [["available", "available_share", "--bar"]] },
   { title: "Pressure score", text: (value) => value.toFixed(2), range: [0, 1], series: [["score", "score", "--oom"]] },
-  { title: "Swap per second", text: bytes, series: [["swap", "swap_bytes_per_s", "--bar"]] },
+  { title: "Swap per second", text: bytes, least: 65_536, incrs: POWERS_OF_2, series: [["swap", "swap_bytes_per_s", "--bar"]] },
   { title: "Major faults per second", text: number, series: [["faults", "major_faults_per_s", "--bar"]] },
-  { title: "Balloon and resident memory", text: bytes, series: [["actual", "actual_bytes", "--bar"], ["resident", "resident_bytes", "--pressure"]] },
+  { title: "Balloon and resident memory", text: bytes, least: 1 << 20, incrs: POWERS_OF_2, series: [["actual", "actual_bytes", "--bar"], ["resident", "resident_bytes", "--pressure"]] },
 ];
 
 export class Charts {
@@ -83,9 +85,9 @@ function options(chart, colors, width, nowS) {
     legend: { show: chart.series.length > 1 },
     scales: {
       x: { time: true, range: () => [nowS() - SPAN_S, nowS()] },
-      y: { range: chart.range ?? ((_, low, high) => [0, Math.max(1, (high ?? 0) * 1.1)]) },
+      y: { range: chart.range ?? ((_, low, high) => [0, Math.max(chart.least ?? 1, (high ?? 0) * 1.1)]) },
     },
-    axes: [{ ...axis, values: (_, ticks) => ticks.map(clock) }, { ...axis, size: 72, values: (_, ticks) => ticks.map(chart.text) }],
+    axes: [{ ...axis, size: 30, values: (_, ticks) => ticks.map(clock) }, { ...axis, size: 72, ...(chart.incrs && { incrs: chart.incrs }), values: (_, ticks) => ticks.map(chart.text) }],
     series: [{}, ...chart.series.map(([label, , stroke]) => ({
       label, stroke: color(stroke), width: 1.5, points: { show: false },
       value: (_, value) => (value === null || value === undefined ? NOT_KNOWN : chart.text(value)),
