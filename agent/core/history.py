@@ -30,6 +30,7 @@ CHANGES_MAX = 16
 """Changes of state of one VM. The oldest is forgotten first."""
 
 DETAIL_CHARACTERS_MAX = 200
+REASON_CHARACTERS_MAX = 64
 
 _BACK_SLOTS = 6
 """The host's view of a VM and its samples come at different times: this much disorder is normal."""
@@ -199,7 +200,8 @@ class VmHistories:
         history = self._of(event.address, None if event.vm is None else event.vm.id)
         if history is not None:
             detail = printable(event.detail, DETAIL_CHARACTERS_MAX)
-            history.changes.append(Change(event.since_ms, event.state.value, str(event.reason), detail))
+            reason = printable(str(event.reason), REASON_CHARACTERS_MAX)  # a run state comes from QEMU
+            history.changes.append(Change(event.since_ms, event.state.value, reason, detail))
 
     def memory(self, memory: VmMemory) -> None:
         """Add what the host sees of a VM."""

@@ -12,21 +12,19 @@ from dataclasses import dataclass
 import msgspec
 
 from agent.contract.payloads import Agent
-from agent.contract.targets import utf8
 from agent.core.address import Address
 from agent.core.agent_state import AgentEvent
 from agent.core.headroom import headroom
-from agent.core.health import Component
-from agent.core.history import Values, VmHistory
+from agent.core.health import WHY_CHARACTERS_MAX, Component
+from agent.core.history import REASON_CHARACTERS_MAX, Values, VmHistory
 from agent.core.host_memory import HostMemoryEvent
 from agent.core.numbers import EXACT_MAX
 from agent.core.outlook import Outlook
 from agent.core.ranking import attention, level_now
-from agent.core.reading import State, VmId, VmView
+from agent.core.reading import State, VmView
 from agent.core.states import is_expected
 from agent.core.vm_memory import amounts
 from agent.core.wording import printable
-from agent.web.documents import health_document
 
 _SLICE_VMS = 100
 
@@ -100,9 +98,9 @@ class OverviewPage:
             "run": identity.run,
             "version": identity.version,
             "host_id": identity.host_id,
-            "host_name": utf8(printable(identity.host_name, NAME_CHARACTERS_MAX)),
-            "agent": {"state": event.state.value, "detail": event.detail, "since_ms": event.since_ms},
-            "components": health_document(components)["components"],
+            "host_name": printable(identity.host_name, NAME_CHARACTERS_MAX),
+            "agent": {"state": event.state.value, "since_ms": event.since_ms},
+            "components": {name: _component(each) for name, each in components.items()},
             "outlook": outlook,
             "host": None if host_memory is None else _host(host_memory, views),
         }
@@ -149,16 +147,16 @@ def find(views: Sequence[VmView], key: str) -> VmView | None:
 def name_of(view: VmView) -> str:
     """Return what the page calls a VM."""
     vm = view.state.vm
-    return utf8(printable(str(view.address) if vm is None else vm.name or vm.id, NAME_CHARACTERS_MAX))
+    return printable(str(view.address) if vm is None else vm.name or vm.id, NAME_CHARACTERS_MAX)
 
 
 def path_of(view: VmView) -> str:
     """Return the text of a VM's address."""
-    return utf8(printable(str(view.address), PATH_CHARACTERS_MAX))
+    return printable(str(view.address), PATH_CHARACTERS_MAX)
 
 
-def _id(view: VmView) -> VmId | None:
-    return None if view.state.vm is None else view.state.vm.id
+def _id(view: VmView) -> str | None:
+    return None if view.state.vm is None else printable(view.state.vm.id, NAME_CHARACTERS_MAX)
 
 
 def _liveness(view: VmView) -> tuple[bool, int]:
@@ -180,11 +178,11 @@ def _row(view: VmView, key: str, history: VmHistory | None) -> Row:
         key=key,
         name=name_of(view),
         path=path_of(view),
-        labels=utf8(printable(labels, LABELS_CHARACTERS_MAX)),
+        labels=printable(labels, LABELS_CHARACTERS_MAX),
         attention=attention(view),
         level=None if level is None else level.value,
         state=state.state.value,
-        reason=utf8(str(state.reason)),
+        reason=printable(str(state.reason), REASON_CHARACTERS_MAX),
         is_expected=is_expected(state.state, state.reason),
         since_ms=state.since_ms,
         last_update_s=view.last_update_s,
@@ -198,6 +196,11 @@ def _row(view: VmView, key: str, history: VmHistory | None) -> Row:
         spark="" if history is None else history.spark,
         spark_minute=0 if history is None else history.spark_minute,
     )
+
+
+def _component(component: Component) -> dict[str, object]:
+    why = printable(component.text, WHY_CHARACTERS_MAX)
+    return {"state": component.health.value, "since_ms": component.since_ms, "why": why}
 
 
 def _short(rate: float | None) -> float | None:

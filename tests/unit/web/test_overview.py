@@ -96,10 +96,20 @@ def test_hostile_text_is_bounded_and_sizes_are_exact_or_not_known() -> None:
     hostile = "<b>\u202e\ud800\0" + "x" * 5_000
     newest = sample(of=vm("id", hostile, {"l": hostile}))
     one = replace(view(newest, path="/" + hostile), balloon=Balloon(2**64 - 1, 0))
+    one = replace(one, state=replace(one.state, reason=hostile))
+    parts = page().parts(
+        replace(EVENT, detail=hostile),
+        {"otlp": Component(Health.DEGRADED, hostile, 1)},
+        None,
+        OUTLOOK,
+        [one],
+        0,
+    )
 
-    (row,) = shown(page(), [one])["rows"]
+    document = json.loads("".join(parts))
 
-    got = fields(row)
+    got = fields(document["rows"][0])
+    assert (len(document["components"]["otlp"]["why"]), len(got["reason"])) == (400, 64)
     assert [len(got[name]) for name in ("name", "path", "labels")] == [256, 1_024, 512]
     assert not {"\u202e", "\ud800", "\0"} & {*got["name"], *got["path"], *got["labels"]}
     assert got["actual_bytes"] is None
