@@ -5,6 +5,7 @@ rescan. Each round creates its watches again: a directory that was removed and c
 restart) is another one under the same name, and a watch on the old one reports nothing.
 """
 
+import errno
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import replace
@@ -145,7 +146,9 @@ class _Watcher:
                 continue  # the directory above reports that it comes, or changes its mode
             except OSError as error:
                 self.refused = (_unwatched(directory, str(error)),)
-                return
+                if error.errno in (errno.ENOSPC, errno.ENOMEM):
+                    return
+                continue
             self._directories.setdefault(number, []).append(directory)
 
     async def wait(self, rescan_s: float) -> None:

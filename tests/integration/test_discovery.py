@@ -139,6 +139,16 @@ async def test_a_directory_removed_and_made_again_is_still_watched(folder: Path)
         await watched.wait_paths()
 
 
+async def test_a_directory_that_cannot_be_watched_leaves_the_others_watched(folder: Path) -> None:
+    (folder / "a").symlink_to("a")  # a link that leads to itself
+    (folder / "b").mkdir()
+
+    async with watching(f"{folder}/a/*.sock", f"{folder}/b/*.sock") as watched:
+        await watched.wait(lambda scan: RefusedReason.UNWATCHED in {each.reason for each in scan.refused})
+        make_socket(folder / "b" / "q.sock")
+        await watched.wait_paths(folder / "b" / "q.sock")
+
+
 async def test_one_socket_named_without_wildcard_is_watched(folder: Path) -> None:
     async with watching(f"{folder}/q.sock") as watched:
         make_socket(folder / "q.sock")
