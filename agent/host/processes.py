@@ -21,6 +21,9 @@ _CGROUP_MAX_BYTES = 16 * 1024
 
 _START_FIELD = 22 - 3  # counted from the one after the name
 _LINE = re.compile(rb"(VmSize|VmRSS|VmSwap|HugetlbPages):\s*(\d{1,16}) kB")
+_USERS = re.compile(
+    rb"^Uid:((?:\s+\d{1,10}){4})$", re.MULTILINE
+)  # real, effective, saved, of the file system
 _KIB = 1024
 
 
@@ -35,14 +38,21 @@ class ProcessFiles:
     cgroup: str | None  # of version 2: the path that /proc/PID/cgroup has
 
 
-def identify(pid: int, proc: str = "/proc") -> Peer | None:
-    """Return the process that has this pid now; `None`: there is none, or it is hidden from this user."""
+def identify(pid: int, user_id: int, proc: str = "/proc") -> Peer | None:
+    """Return the process that has this pid now; `None`: there is none, or it is hidden from this user.
+
+    `user_id` is the user that called listen(2). `None` also if the process cannot be the one that called it,
+    because it runs as other users: the pid may have been reused. A process of root may have changed its user.
+    """
     try:
         with _directory(pid, proc) as directory:
             started_ticks = start_ticks(read_at(directory, "stat", _STAT_MAX_BYTES))
+            users = _USERS.search(read_at(directory, "status", _STATUS_MAX_BYTES))
     except OSError:
         return None
-    return None if started_ticks is None else Peer(pid, started_ticks)
+    if started_ticks is None or users is None or (user_id and user_id not in map(int, users[1].split())):
+        return None
+    return Peer(pid, started_ticks)
 
 
 def read_process(peer: Peer, proc: str = "/proc") -> ProcessFiles | None:

@@ -41,11 +41,11 @@ class Endpoint:
     owner_id: int | None
 
 
-Identify = Callable[[int], Peer | None]
-"""Returns the process that has a pid now; `None`: it is not known."""
+Identify = Callable[[int, int], Peer | None]
+"""Returns the process that has a pid now and belongs to a user; `None`: it is not known."""
 
 
-def unknown_peer(pid: int) -> None:
+def unknown_peer(pid: int, user_id: int) -> None:
     """Return `None`: no process is known."""
 
 
@@ -122,7 +122,7 @@ def _peer_of(connection: socket.socket, identify: Identify) -> tuple[Peer | None
         pid, user_id, _ = _CREDENTIALS.unpack(credentials)
     except (OSError, struct.error):
         return None, None
-    return identify(pid) if pid > 0 else None, user_id
+    return identify(pid, user_id) if pid > 0 else None, user_id
 
 
 def mark_of(status: os.stat_result) -> SocketMark:

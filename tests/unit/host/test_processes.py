@@ -12,6 +12,7 @@ from agent.host.processes import ProcessFiles, cgroup_path, identify, read_proce
 
 STAT = "{pid} ((qemu) 1 2) S " + " ".join(str(field) for field in range(4, 22)) + " {start} 99\n"
 STATUS = """Name:	qemu-kvm
+Uid:	1000	107	107	107
 VmPeak:	 9000000 kB
 VmSize:	 8000000 kB
 VmRSS:	  123456 kB
@@ -34,7 +35,7 @@ def process(
 def test_the_files_of_the_process_that_was_connected_to_are_read(tmp_path: Path) -> None:
     process(tmp_path, 7, cgroup="9:memory:/x\n0::/machine.slice/a.scope\n")
 
-    peer = identify(7, str(tmp_path))
+    peer = identify(7, 107, str(tmp_path))
 
     assert peer == Peer(7, 4711)
     assert peer is not None
@@ -54,6 +55,23 @@ def test_another_process_with_the_same_pid_is_not_read(tmp_path: Path) -> None:
     assert read_process(Peer(7, 4712), str(tmp_path)) is not None
 
 
+@pytest.mark.parametrize(
+    ("user_id", "is_known"), [(0, True), (107, True), (1000, True), (108, False), (10, False)]
+)
+def test_a_process_of_another_user_is_not_the_one_that_listens(
+    tmp_path: Path, user_id: int, is_known: bool
+) -> None:
+    process(tmp_path, 7)
+
+    assert identify(7, user_id, str(tmp_path)) == (Peer(7, 4711) if is_known else None)
+
+
+def test_a_process_without_users_is_not_known(tmp_path: Path) -> None:
+    process(tmp_path, 7, status="Name:\tUid:\nVmRSS:\t 5 kB\n")
+
+    assert identify(7, 107, str(tmp_path)) is None
+
+
 def test_what_the_kernel_does_not_show_is_not_known(tmp_path: Path) -> None:
     process(tmp_path, 7, status="VmSize:\t 10 kB\nVmRSS:\t 5 kB\n", cgroup="1:name=systemd:/\n")
     process(tmp_path, 8, status="Name:\tqemu\nState:\tZ (zombie)\n")
@@ -61,7 +79,7 @@ def test_what_the_kernel_does_not_show_is_not_known(tmp_path: Path) -> None:
     assert read_process(Peer(7, 4711), str(tmp_path)) == ProcessFiles(5120, None, None, 10240, None)
     assert read_process(Peer(8, 4711), str(tmp_path)) is None
     assert read_process(Peer(9, 4711), str(tmp_path)) is None
-    assert identify(9, str(tmp_path)) is None
+    assert identify(9, 107, str(tmp_path)) is None
 
 
 def test_neither_links_nor_pipes_are_read(tmp_path: Path) -> None:
@@ -76,7 +94,7 @@ def test_neither_links_nor_pipes_are_read(tmp_path: Path) -> None:
 
     assert read_process(Peer(7, 4711), str(tmp_path)) is None
     assert read_process(Peer(8, 4711), str(tmp_path)) is None
-    assert identify(9, str(tmp_path)) is None
+    assert identify(9, 107, str(tmp_path)) is None
 
 
 def test_no_more_of_a_file_is_read_than_its_bound(tmp_path: Path) -> None:
@@ -120,7 +138,7 @@ def test_a_real_process_is_found_and_after_its_end_it_is_not() -> None:
     ) as child:
         assert child.stdout is not None
         child.stdout.readline()  # before, its memory is still that of the fork
-        peer = identify(child.pid)
+        peer = identify(child.pid, os.getuid())
         assert peer is not None
         files = read_process(peer)
         assert files is not None

@@ -121,7 +121,7 @@ async def test_sizes_that_qemu_refuses_or_that_make_no_sense_are_not_known() -> 
 async def test_a_link_shows_the_process_that_listens() -> None:
     async with (
         serving(answering(VM)) as path,
-        open_link(path, SETTINGS, openings(), identify=lambda pid: Peer(pid, 7)) as link,
+        open_link(path, SETTINGS, openings(), identify=lambda pid, _: Peer(pid, 7)) as link,
     ):
         assert link.peer == Peer(os.getpid(), 7)
         assert link.owner == os.geteuid()
