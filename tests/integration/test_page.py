@@ -68,7 +68,7 @@ def opened(
     page.on("dialog", lambda dialog: wrong.append(dialog.message))
     try:
         page.goto(url)
-        page.wait_for_function("document.querySelector('#summary, h1').textContent !== ''")
+        expect(page.locator("#host-name, h1").last).not_to_be_empty()
         yield page
     finally:
         context.close()
@@ -325,7 +325,8 @@ def test_a_thousand_vms_are_painted_and_updated_in_time(browser: Browser) -> Non
                     for number, each in enumerate(views)
                 ]
                 present.views = busy
-                page.wait_for_function("performance.getEntriesByName('update').length >= 3", timeout=30_000)
+                while page.evaluate("performance.getEntriesByName('update').length") < 3:
+                    page.wait_for_timeout(200)
                 figures.append(
                     page.evaluate(
                         """(() => { const updates = performance.getEntriesByName('update');
