@@ -10,11 +10,11 @@ from agent.config import Config
 from agent.contract.payloads import Agent, sample_document, state_document
 from agent.core.address import parse_address
 from agent.core.epochs import uuid7
+from agent.core.findings import Finding as TopicFinding
 from agent.core.reading import IntervalPolicy, State
 from agent.core.topic_audit import audit
 from agent.core.topic_commands import Cluster, NewTopics, Wanted
 from agent.core.topic_facts import UNKNOWN_TOPIC, Sending, Topic
-from agent.core.topic_facts import Finding as TopicFinding
 from agent.errors import ConfigError, Problem
 from agent.libvirt.connections import Connections
 from agent.libvirt.targets import Settings as LibvirtSettings
@@ -144,7 +144,7 @@ async def create_topics(config: Config, new: NewTopics, vms: int | None, princip
         if created:
             await admin.wait_for(created)
             facts = await admin.facts(names)
-    findings = [each for each in audit(sending, facts, cluster) if each.topic not in failed]
+    findings = [each for each in audit(sending, facts, cluster) if each.subject not in failed]
     return Creation(wanted, created, failed, findings)
 
 

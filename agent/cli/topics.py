@@ -10,9 +10,9 @@ import typer
 from agent.cli.flags import EXIT_NEGATIVE, ConfigFlag, KafkaFlag, in_loop, load_config, refuse
 from agent.config import Config, Flags
 from agent.config.units import parse_duration
-from agent.core.topic_audit import worst
+from agent.core.findings import Finding, Level, worst
 from agent.core.topic_commands import COMMAND_CONFIG, Command, NewTopics, create_topic, setup, shown
-from agent.core.topic_facts import Finding, Level, partitions_for, retention_for
+from agent.core.topic_facts import partitions_for, retention_for
 from agent.core.wording import counted
 from agent.errors import ConfigError, Problem
 from agent.redaction import Redactor
@@ -216,7 +216,7 @@ def _document(finding: Finding) -> dict[str, str | None]:
     return {
         "code": finding.code,
         "level": finding.level,
-        "topic": finding.topic or None,
+        "topic": finding.subject or None,
         "detail": finding.detail,
         "hint": finding.hint or None,
         "command": None if finding.command is None else shown(finding.command),
@@ -226,7 +226,9 @@ def _document(finding: Finding) -> dict[str, str | None]:
 def _print_findings(
     findings: Sequence[Finding], echo: Callable[[str], None], more: Sequence[Command] = ()
 ) -> None:
-    rows = [(each.level.value, each.topic or "(cluster)", each.code.value, each.detail) for each in findings]
+    rows = [
+        (each.level.value, each.subject or "(cluster)", each.code.value, each.detail) for each in findings
+    ]
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
     for row, finding in zip(rows, findings, strict=True):
         cells = [text.ljust(width) for text, width in zip(row[:3], widths, strict=True)]

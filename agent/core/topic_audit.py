@@ -1,7 +1,8 @@
 """Checks a Kafka cluster and the agent's topics: facts in, findings out."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
+from agent.core.findings import Finding, Level
 from agent.core.topic_commands import Cluster, alter_topic, grant
 from agent.core.topic_config_audit import ConfigAudit
 from agent.core.topic_facts import (
@@ -9,8 +10,6 @@ from agent.core.topic_facts import (
     UNKNOWN_TOPIC,
     ClusterFacts,
     Code,
-    Finding,
-    Level,
     Sending,
     Topic,
     TopicFacts,
@@ -25,12 +24,6 @@ def audit(sending: Sending, facts: ClusterFacts, cluster: Cluster) -> list[Findi
         known = facts.topics.get(topic.name, TopicFacts(error_code=UNKNOWN_TOPIC))
         found += _topic(topic, known, sending, facts, cluster)
     return found
-
-
-def worst(findings: Iterable[Finding]) -> Level:
-    """Return the worst level; `ok` if there is no finding."""
-    order = list(Level)
-    return max((each.level for each in findings), key=order.index, default=Level.OK)
 
 
 def _topic(

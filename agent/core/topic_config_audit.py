@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 
+from agent.core.findings import Finding, Level
 from agent.core.topic_commands import Cluster, change_topic
-from agent.core.topic_facts import Code, Finding, Level, Topic, TopicFacts, duration, retention_for
+from agent.core.topic_facts import Code, Topic, TopicFacts, duration, retention_for
 
 _MARGIN_MIN_S = 86_400
 _RECORD_MAX_BYTES = 65_536  # no record has more: agent/contract/payloads.py bounds the texts

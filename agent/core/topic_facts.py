@@ -1,4 +1,4 @@
-"""What a Kafka cluster shows of the agent's topics, and the findings about it.
+"""What a Kafka cluster shows of the agent's topics, and what is checked of it.
 
 The names and meanings of the settings are Apache Kafka's (kafka.apache.org, Topic Configs). A fact that the
 cluster does not show is `None`; it is reported once for each topic, and is never taken for a default.
@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import ceil
-
-from agent.core.topic_commands import Command
 
 CONFIG_NAMES = (
     "cleanup.policy",
@@ -31,14 +29,6 @@ _PARTITIONS_MIN, _PARTITIONS_MAX = 6, 96
 _VMS_OF_A_PARTITION = 500
 
 
-class Level(StrEnum):
-    """How bad a finding is. An error loses records, or keeps the agent from delivering them."""
-
-    OK = "ok"
-    WARNING = "warning"
-    ERROR = "error"
-
-
 class Code(StrEnum):
     """What was checked. The values are part of the output, so they stay."""
 
@@ -56,18 +46,6 @@ class Code(StrEnum):
     CONFIG = "config"
     WRITE = "write"
     IDEMPOTENCE = "idempotence"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """The result of one check."""
-
-    code: Code
-    level: Level
-    topic: str  # "": the cluster
-    detail: str
-    hint: str = ""
-    command: Command | None = None  # what an administrator can run
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 
-from agent.core.topic_audit import audit, worst
+from agent.core.findings import Finding, Level, worst
+from agent.core.topic_audit import audit
 from agent.core.topic_commands import Cluster, shown
 from agent.core.topic_facts import (
     ClusterFacts,
     Code,
-    Finding,
-    Level,
     Sending,
     Topic,
     TopicFacts,
@@ -47,7 +46,7 @@ def findings(facts: TopicFacts, sending: Sending = SENDING, *, refused: bool | N
 
 
 def wrong(found: list[Finding]) -> list[tuple[Code, Level]]:
-    return [(each.code, each.level) for each in found if each.level is not Level.OK]
+    return [(Code(each.code), each.level) for each in found if each.level is not Level.OK]
 
 
 def test_a_topic_that_suits_the_agent_has_no_problem() -> None:
