@@ -13,6 +13,7 @@ import typer
 from agent import __version__
 from agent.cli import demo, spool, topics
 from agent.cli.announce import announce
+from agent.cli.doctor import doctor
 from agent.cli.flags import (
     EXIT_NEGATIVE,
     ConfigFlag,
@@ -142,6 +143,7 @@ def give_back(config: ConfigFlag = None, state_directory: StateDirectoryFlag = N
 cli.command()(probe)
 cli.command()(health)
 cli.command()(status)
+cli.command()(doctor)
 cli.command()(announce)
 cli.command(help=demo.HELP)(demo.demo)
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Mapping
 from stat import S_IROTH
 
-from agent.config.sources import CONFIG_VARIABLE, CONTAINER_VARIABLE, Flags
+from agent.config.sources import CONTAINER_VARIABLE, Flags
 from agent.config.tree import SettingPath, Written
 from agent.errors import Problem
 
@@ -35,7 +35,7 @@ def _readable_secrets(written: Written, flags: Flags, environ: Mapping[str, str]
             value = getattr(value, name)
         if isinstance(value, str):
             files.setdefault(value, ".".join(path))
-    file = flags.config or environ.get(CONFIG_VARIABLE)
+    file = flags.config_file(environ)
     if file and written.otlp.headers:
         files.setdefault(file, "otlp.headers")
     for file, place in files.items():

@@ -97,6 +97,10 @@ class Flags:
     web: str | None = None
     log_level: str | None = None
 
+    def config_file(self, environ: Mapping[str, str]) -> str | None:
+        """Return the path of the configuration file; `None`: none is used."""
+        return self.config or environ.get(CONFIG_VARIABLE) or None
+
     def layer(self) -> Layer:
         """Return the settings given by flags."""
         layer = Layer()

@@ -20,7 +20,6 @@ from agent.config.proxies import Proxy, proxy_for
 from agent.config.sections import MonitorConfig
 from agent.config.sink_sections import TlsFiles
 from agent.config.sources import (
-    CONFIG_VARIABLE,
     WHOLE_ENDPOINT_VARIABLE,
     Flags,
     Layer,
@@ -118,7 +117,7 @@ def _proxy(url: str | None, environ: Mapping[str, str], problems: list[Problem])
 
 def _file(flags: Flags, environ: Mapping[str, str]) -> tuple[Layer, list[Problem], bool]:
     """Return the settings of the file, its problems, and whether it could be read."""
-    path = flags.config or environ.get(CONFIG_VARIABLE)
+    path = flags.config_file(environ)
     if not path:
         return Layer(), [], True
     try:

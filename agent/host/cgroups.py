@@ -78,6 +78,17 @@ class Cgroups:
             )
         return None
 
+    def limit_bytes(self, path: str) -> int | None:
+        """Return the smallest limit of the cgroup at `path` and those above; `None`: there is none.
+
+        The root has a limit where it is that of a container.
+        """
+        parts = [part for part in path.split("/") if part not in ("", ".")]
+        if ".." in parts or len(parts) > DEPTH_MAX or len(path) > PATH_MAX:
+            return None
+        places = ["/".join(parts[:depth]) for depth in range(len(parts), -1, -1)]
+        return min((limit for limit in map(self._limit_of, places) if limit is not None), default=None)
+
     def pod(self, uid: str) -> str | None:
         """Return the path of the cgroup of the pod with this uid; `None`: not found."""
         if self._pods is None:

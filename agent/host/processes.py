@@ -77,6 +77,15 @@ def read_process(peer: Peer, proc: str = "/proc") -> ProcessFiles | None:
     )
 
 
+def own_cgroup(proc: str = "/proc") -> str | None:
+    """Return the cgroup of this process; `None`: not of version 2, or not shown."""
+    try:
+        with _directory(os.getpid(), proc) as directory:
+            return cgroup_path(read_at(directory, "cgroup", _CGROUP_MAX_BYTES))
+    except OSError:
+        return None
+
+
 def start_ticks(stat: bytes) -> int | None:
     """Return when a process started, from its `stat`; `None`: not such a file.
 

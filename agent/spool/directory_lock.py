@@ -54,6 +54,15 @@ def request_states(directory: Path) -> int | None:
     return None
 
 
+def holders(directory: Path) -> list[int]:
+    """Return the processes that hold the lock, as far as the kernel shows them to this user."""
+    try:
+        locked = os.stat(directory)
+        return [pid for pid in _lockers(locked.st_ino) if _has_open(pid, locked)]
+    except (OSError, ValueError, IndexError):
+        return []
+
+
 @contextmanager
 def kept_out(directory: Path) -> Generator[None]:
     """Lock `directory` until the end, so that no agent can start in it.

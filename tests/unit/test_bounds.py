@@ -279,6 +279,21 @@ FILLED: Mapping[str, Sequence[str]] = {
         "unit/test_cli_local_agent.py::test_an_answer_without_end_is_not_kept",
         "unit/test_cli_local_agent.py::test_an_answer_that_trickles_ends_at_the_timeout",
     ],
+    "an answer to `barograph doctor`": [
+        "unit/test_cli_doctor.py::test_an_answer_of_the_agent_above_the_bound_is_none"
+    ],
+    "the checks of one category of `barograph doctor`": [
+        "unit/test_cli_doctor.py::test_the_checks_of_a_category_that_do_not_end_in_time_are_reported"
+    ],
+    "monitors that `barograph doctor` connects to": [
+        "unit/test_cli_doctor.py::test_monitors_above_the_bound_are_counted"
+    ],
+    "findings of one check of `barograph doctor`": [
+        "unit/test_cli_doctor.py::test_many_findings_of_one_check_are_counted"
+    ],
+    "a spool that `barograph doctor` verifies": [
+        "unit/test_cli_doctor.py::test_a_large_spool_is_not_verified_as_a_whole"
+    ],
     "HTTP connections": [
         "unit/web/test_server.py::test_a_flood_of_silent_connections_is_bounded_and_keeps_no_client_out",
         "unit/web/test_server.py::test_a_slow_client_is_disconnected_at_the_deadline",

@@ -131,3 +131,16 @@ def test_the_search_for_pods_is_bounded(tmp_path: Path, monkeypatch: pytest.Monk
     cgroup(tmp_path, f"kubepods0/pod{UID}", "700")
 
     assert Cgroups(str(tmp_path)).pod(UID) is None
+
+
+def test_the_limit_of_a_container_is_that_of_its_root(tmp_path: Path) -> None:
+    cgroup(tmp_path, "", "900", maximum="7000")
+    cgroup(tmp_path, "a.slice", "900", maximum="8000")
+
+    found = Cgroups(str(tmp_path))
+
+    assert (found.limit_bytes("/"), found.limit_bytes("/a.slice"), found.limit_bytes("/../x")) == (
+        7000,
+        7000,
+        None,
+    )

@@ -1,11 +1,12 @@
 """A running agent and a command that changes its spool exclude each other."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from agent.errors import StateFileError
-from agent.spool.directory_lock import is_in_use, kept_out
+from agent.spool.directory_lock import holders, is_in_use, kept_out, lock
 from agent.spool.ledger import open_ledger
 from tests.lab.leftovers import open_descriptors
 from tests.unit.spool.making import NOW_MS
@@ -47,3 +48,13 @@ def test_the_check_leaves_no_descriptor_open(tmp_path: Path) -> None:
         is_in_use(tmp_path)
 
     assert open_descriptors() <= before
+
+
+def test_the_holder_of_the_lock_is_found_and_only_while_it_holds_it(tmp_path: Path) -> None:
+    descriptor = lock(tmp_path)
+    try:
+        assert holders(tmp_path) == [os.getpid()]
+    finally:
+        os.close(descriptor)
+    assert holders(tmp_path) == []
+    assert holders(tmp_path / "missing") == []

@@ -1,0 +1,107 @@
+"""`barograph doctor`: checks this host, the agent and its destinations, and prints what to do."""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from agent import __version__
+from agent.cli.doctor_text import document, lines
+from agent.cli.flags import (
+    EXIT_NEGATIVE,
+    ConfigFlag,
+    KafkaFlag,
+    LibvirtFlag,
+    MonitorFlag,
+    OtlpFlag,
+    StateDirectoryFlag,
+    WebFlag,
+    in_loop,
+)
+from agent.config import Flags
+from agent.core.findings import Finding, Level, worst
+from agent.redaction import Redactor
+
+_INSTALLED_FILE = "/etc/barograph/barograph.yaml"
+
+
+class Output(StrEnum):
+    """The forms of the output."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class FailOn(StrEnum):
+    """What makes the exit code 1."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+def doctor(
+    config: ConfigFlag = None,
+    monitor: MonitorFlag = None,
+    libvirt: LibvirtFlag = None,
+    kafka: KafkaFlag = None,
+    otlp: OtlpFlag = None,
+    state_directory: StateDirectoryFlag = None,
+    web: WebFlag = None,
+    pre: Annotated[
+        bool,
+        typer.Option(
+            "--pre", help="Check before an installation: connect to no VM, and expect no running agent."
+        ),
+    ] = False,
+    output: Annotated[Output, typer.Option("--output", "-o", help="Print text or JSON.")] = Output.TEXT,
+    fail_on: Annotated[
+        FailOn, typer.Option("--fail-on", help="The least level for which the exit code is 1.")
+    ] = FailOn.ERROR,
+) -> None:
+    """Check this host and the agent, and print what to do.
+
+    Changes nothing. Run it as the agent's user. Without --config and BAROGRAPH_CONFIG it reads
+    /etc/barograph/barograph.yaml, if there is one. docs/doctor.md describes every check. Exit code 1: a check
+    failed.
+    """
+    environ = os.environ
+    if config is None and not Flags().config_file(environ) and os.path.exists(_INSTALLED_FILE):
+        config = _INSTALLED_FILE
+    flags = Flags(
+        config=config,
+        monitor=tuple(monitor or ()),
+        libvirt=tuple(libvirt or ()),
+        kafka=kafka,
+        otlp=otlp,
+        state_directory=state_directory,
+        web=web,
+    )
+    # Imports the libraries of all sinks, which --help must not wait for.
+    from agent.doctor import examine
+
+    redact = Redactor()
+    report = in_loop(examine, flags, environ, pre, redact)
+    _print(report.findings, redact, output, pre=pre, is_complete=report.config is not None)
+    limit = {FailOn.ERROR: (Level.ERROR,), FailOn.WARNING: (Level.ERROR, Level.WARNING)}[fail_on]
+    if worst(report.findings) in limit:
+        raise typer.Exit(EXIT_NEGATIVE)
+
+
+def _print(
+    findings: Sequence[Finding], redact: Redactor, output: Output, *, pre: bool, is_complete: bool
+) -> None:
+    if output is Output.JSON:
+        typer.echo(redact(json.dumps(document(findings, __version__, pre=pre), indent=2, ensure_ascii=False)))
+        return
+    for line in lines(findings, is_plain=_is_plain(), is_complete=is_complete):
+        typer.echo(redact(line))
+
+
+def _is_plain() -> bool:
+    """Return whether the output must be ASCII: the terminal or the locale cannot show more, or NO_COLOR."""
+    encoding = (sys.stdout.encoding or "").lower().replace("-", "")
+    return encoding != "utf8" or bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"

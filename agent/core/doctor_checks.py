@@ -1,0 +1,9 @@
+"""All checks of `barograph doctor`, in the order of the output. docs/doctor.md is made from this."""
+
+from collections.abc import Mapping
+
+from agent.core.doctor_checks_agent import AGENT_CHECKS
+from agent.core.doctor_checks_vms import VM_CHECKS
+from agent.core.doctor_codes import Check, Code
+
+CHECKS: Mapping[Code, Check] = {**VM_CHECKS, **AGENT_CHECKS}

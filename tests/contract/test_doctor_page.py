@@ -1,0 +1,21 @@
+"""docs/doctor.md and the tests of `barograph doctor` have every check."""
+
+from agent.core.doctor_checks import CHECKS
+from agent.core.doctor_codes import Code
+from tests.contract.doctor_page import PAGE, page
+from tests.unit import doctor_causes, doctor_peers  # register their causes
+from tests.unit.doctor_case import RED
+
+assert doctor_causes, doctor_peers
+
+
+def test_the_page_is_what_the_code_says() -> None:
+    assert PAGE.read_text() == page()
+
+
+def test_every_code_has_a_check() -> None:
+    assert set(CHECKS) == set(Code)
+
+
+def test_every_check_is_seen_to_fail_by_a_test() -> None:
+    assert set(Code) - set(RED) == set()

@@ -1,0 +1,157 @@
+"""`barograph doctor`: each check fails on a real cause, and passes once its hint was followed."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Generator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from agent.cli import cli
+from agent.core.doctor_codes import Code
+from tests.unit import doctor_causes, doctor_peers  # register their causes
+from tests.unit.doctor_case import AS_ROOT, RED, Case
+
+assert doctor_causes, doctor_peers
+
+
+@pytest.fixture
+def case() -> Generator[Case]:
+    folder = Path(tempfile.mkdtemp(prefix="bd-", dir="/tmp"))  # a socket's path is short
+    folder.chmod(0o755)
+    with ExitStack() as stack:
+        yield Case(folder, stack)
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("code", RED, ids=str)
+def test_a_check_fails_on_its_cause_and_passes_once_the_hint_was_followed(code: Code, case: Case) -> None:
+    if code in AS_ROOT and os.geteuid() != 0:
+        pytest.skip("only root can act for another user")
+    cause = RED[code](case)
+
+    next(cause)
+    failed = case.run()[code]
+    next(cause, None)
+    passed = case.run()[code]
+
+    assert failed["level"] in ("warning", "error")
+    assert failed["hint"]
+    assert failed["docs"] == f"docs/doctor.md#{code}"
+    assert passed["level"] == "ok"
+
+
+def text(case: Case, *words: str, **environ: str) -> tuple[int, str]:
+    done = CliRunner().invoke(
+        cli, ["doctor", "--pre", *words], env=case.environ | environ, prog_name="barograph"
+    )
+    return done.exit_code, done.stdout
+
+
+def test_the_text_has_80_columns_no_color_and_a_link(case: Case) -> None:
+    code, out = text(case)
+
+    assert code == 0
+    assert "‼ [sockets-found] " in out
+    assert "    see docs/doctor.md#sockets-found\n" in out
+    assert all(len(line) <= 80 for line in out.splitlines())
+    assert "\x1b" not in out
+
+
+@pytest.mark.parametrize("environ", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_the_text_is_ascii_where_the_terminal_requires_it(case: Case, environ: dict[str, str]) -> None:
+    case.listen("ä.qmp", mode=0o755)
+
+    _, out = text(case, **environ)
+
+    assert out.isascii()
+    assert "ok   each glob matches a socket: 1 socket\n" in out
+
+
+def test_the_exit_code_depends_on_the_worst_finding(case: Case) -> None:
+    assert text(case)[0] == 0  # a warning
+    assert text(case, "--fail-on", "warning")[0] == 1
+    case.environ["BAROGRAPH_HOST__ID"] = "0" * 32
+    assert text(case)[0] == 1
+
+
+def test_nothing_is_changed(case: Case) -> None:
+    case.environ["BAROGRAPH_STATE_DIRECTORY"] = str(case.folder / "missing")
+    case.listen("a.qmp")
+    before = sorted(case.folder.rglob("*"))
+
+    text(case)
+
+    assert sorted(case.folder.rglob("*")) == before
+
+
+def test_secrets_are_replaced_and_hostile_names_are_printable(case: Case) -> None:
+    case.environ |= {
+        "BAROGRAPH_OTLP__ENDPOINT": "https://127.0.0.1:1",
+        "BAROGRAPH_OTLP__HEADERS": "authorization=swordfish-42",
+        "BAROGRAPH_MONITORS": f"{case.folder}/swordfish-42*.qmp",
+    }
+    case.listen("swordfish-42\x1b[2J.qmp")
+
+    _, out = text(case)
+
+    assert "swordfish" not in out
+    assert out.replace("\n", "").isprintable()
+
+
+def test_many_findings_of_one_check_are_counted(case: Case) -> None:
+    for number in range(9):
+        case.listen(f"{number}\x07.qmp")
+
+    code, out = text(case, "-o", "json")
+    found = [each for each in json.loads(out)["findings"] if each["code"] == Code.SOCKETS_BOUND]
+
+    assert code == 0
+    assert len(found) == 6
+    assert found[-1]["detail"] == "4 more findings of this check"
+
+
+def test_an_invalid_configuration_ends_the_checks(case: Case) -> None:
+    case.environ["BAROGRAPH_POLLING__INTERVAL"] = "0s"
+
+    code, out = text(case)
+
+    assert code == 1
+    assert "Nothing else was checked, because the configuration is invalid." in out
+    assert "state directory" not in out
+
+
+def test_the_checks_of_a_category_that_do_not_end_in_time_are_reported(case: Case) -> None:
+    next(RED[Code.TIME_LIMIT](case))
+
+    assert case.run()[Code.TIME_LIMIT]["level"] == "error"
+
+
+def test_an_answer_of_the_agent_above_the_bound_is_none(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    cause = RED[Code.AGENT_RUNNING](case)
+    next(cause)
+    next(cause, None)
+    monkeypatch.setattr("agent.runtime.doctor_agent.ANSWER_MAX_BYTES", 20)
+
+    assert case.run()[Code.AGENT_RUNNING]["level"] == "error"
+
+
+def test_monitors_above_the_bound_are_counted(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        case.listen(f"{number}.qmp", accept=doctor_peers.storage_daemon)
+    monkeypatch.setattr("agent.runtime.doctor_sockets.PROBED_MAX", 1)
+
+    found = case.run()
+
+    assert found[Code.SOCKETS_BOUND]["detail"].startswith("2 more VMs not looked at")
+
+
+def test_a_large_spool_is_not_verified_as_a_whole(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    next(RED[Code.SPOOL_DEAD_LETTERS](case))
+    monkeypatch.setattr("agent.runtime.doctor_state.VERIFIED_MAX_BYTES", 1000)
+
+    assert case.run()[Code.SPOOL_INTACT]["detail"].endswith("large, so only its first pages were read")
