@@ -16,28 +16,36 @@ from agent.config import Config, Flags
 from agent.config.overriding import overridden
 from agent.config.settings import load
 from agent.core.doctor import Findings, merged
+from agent.core.doctor_backends import judge_brokers, judge_libvirt, judge_otlp, judge_topics
 from agent.core.doctor_codes import Category, Code
 from agent.core.doctor_config import ConfigFacts, HostFacts, judge_config, judge_host
 from agent.core.doctor_limits import LimitFacts, judge_agent, judge_limits, judge_port
 from agent.core.doctor_sockets import VmFact, judge_sockets, judge_vms
 from agent.core.doctor_state import StateFacts, judge_state
 from agent.core.findings import Finding
+from agent.core.topic_audit import audit
 from agent.discovery.scan import scan
-from agent.errors import ConfigError
+from agent.errors import ConfigError, SinkUnavailable
 from agent.host import limits
 from agent.host.cgroups import Cgroups
 from agent.host.mounts import mount_of
 from agent.host.processes import own_cgroup
+from agent.once import cluster_of, sending_of
 from agent.redaction import Redactor
 from agent.runtime import logs
 from agent.runtime.doctor_agent import Answered, ask_agent, port_fault
+from agent.runtime.doctor_backends import reach_libvirts, reach_otlp
 from agent.runtime.doctor_sockets import look_at_sockets, probe_monitors
 from agent.runtime.doctor_state import look_at_directory, look_at_spool, user_name, user_of
+from agent.sinks import kafka_admin, kafka_reach
 from agent.spool.directory_lock import holders
 from agent.threads import in_thread
 
 TIME_LIMIT_S = 20.0
 """Of each category."""
+
+KAFKA_REQUEST_S, KAFKA_ALL_S = 4.0, 8.0
+"""One request to a broker, and all those about the topics."""
 
 Environment = Mapping[str, str]
 
@@ -86,7 +94,7 @@ async def examine(
     for secret in config.secrets:
         redact.add(secret)
     logs.configure("critical", config.log.format)
-    examination = Examination(config, environ, pre=pre, time_limit_s=time_limit_s)
+    examination = Examination(config, environ, redact, pre=pre, time_limit_s=time_limit_s)
     parts = await examination.run()
     return Report(merged([found, *parts]).in_order(), config)
 
@@ -94,9 +102,12 @@ async def examine(
 class Examination:
     """The checks that need a valid configuration."""
 
-    def __init__(self, config: Config, environ: Environment, *, pre: bool, time_limit_s: float) -> None:
+    def __init__(
+        self, config: Config, environ: Environment, redact: Redactor, *, pre: bool, time_limit_s: float
+    ) -> None:
         self._config = config
         self._environ = environ
+        self._redact = redact
         self._pre = pre
         self._time_limit_s = time_limit_s
         self._answered: Answered | None = None
@@ -125,6 +136,9 @@ class Examination:
         return {
             Category.HOST: self._host,
             Category.SOCKETS: self._monitors,
+            Category.LIBVIRT: self._libvirts,
+            Category.KAFKA: self._brokers,
+            Category.OTLP: self._otlp,
             Category.STATE: self._state,
             Category.LIMITS: self._limits,
         }
@@ -189,6 +203,41 @@ class Examination:
             is_pod="KUBERNETES_SERVICE_HOST" in self._environ,
         )
         return judge_state(facts)
+
+    async def _libvirts(self) -> Findings:
+        places = self._config.libvirt_settings().places
+        if not places:
+            return Findings()
+        found = judge_libvirt(await reach_libvirts(places))
+        found.passed(Code.LIBVIRT_BINDINGS)
+        return found
+
+    async def _brokers(self) -> Findings:
+        kafka = self._config.kafka
+        if kafka is None:
+            return Findings()
+        quick = replace(
+            kafka,
+            request_timeout_s=min(kafka.request_timeout_s, KAFKA_REQUEST_S),
+            delivery_timeout_s=min(kafka.delivery_timeout_s, KAFKA_ALL_S),
+        )
+        facts = await kafka_reach.reach(quick)
+        found = judge_brokers(facts, has_tls=kafka.tls is not None, has_login=kafka.sasl is not None)
+        if any(each.stage == "" for each in facts):
+            sending, cluster = sending_of(self._config, None), cluster_of(self._config, None)
+            try:
+                async with kafka_admin.connected(quick) as admin:
+                    seen = await admin.facts([each.name for each in sending.topics])
+            except SinkUnavailable as error:
+                found.error(Code.BROKER_PROTOCOL, "", str(error))
+            else:
+                found = merged([found, judge_topics(audit(sending, seen, cluster))])
+        return found
+
+    async def _otlp(self) -> Findings:
+        signals = [each for each in (self._config.otlp, self._config.otlp_logs) if each is not None]
+        required = any(each.logs_required for each in signals)
+        return judge_otlp(await reach_otlp(signals, self._redact), logs_required=required)
 
     async def _limits(self) -> Findings:
         vms, settings = len(self._of_agent()), self._config.discovery_settings()

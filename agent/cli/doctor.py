@@ -10,8 +10,10 @@ from typing import Annotated
 import typer
 
 from agent import __version__
+from agent.cli.doctor_bundle import Part, parts, write_bundle
 from agent.cli.doctor_text import document, lines
 from agent.cli.flags import (
+    EXIT_CANNOT_START,
     EXIT_NEGATIVE,
     ConfigFlag,
     KafkaFlag,
@@ -21,9 +23,11 @@ from agent.cli.flags import (
     StateDirectoryFlag,
     WebFlag,
     in_loop,
+    refuse,
 )
 from agent.config import Flags
 from agent.core.findings import Finding, Level, worst
+from agent.errors import ConfigError, Problem
 from agent.redaction import Redactor
 
 _INSTALLED_FILE = "/etc/barograph/barograph.yaml"
@@ -61,8 +65,17 @@ def doctor(
     fail_on: Annotated[
         FailOn, typer.Option("--fail-on", help="The least level for which the exit code is 1.")
     ] = FailOn.ERROR,
+    bundle: Annotated[
+        str | None,
+        typer.Option(
+            "--bundle", metavar="FILE", help="Also write a new .tar.gz with what a report of a problem needs."
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --bundle: list what would be written, and check nothing.")
+    ] = False,
 ) -> None:
-    """Check this host and the agent, and print what to do.
+    """Check this host, the agent and its destinations, and print what to do.
 
     Changes nothing. Run it as the agent's user. Without --config and BAROGRAPH_CONFIG it reads
     /etc/barograph/barograph.yaml, if there is one. docs/doctor.md describes every check. Exit code 1: a check
@@ -81,14 +94,39 @@ def doctor(
         web=web,
     )
     # Imports the libraries of all sinks, which --help must not wait for.
-    from agent.doctor import examine
+    from agent.doctor import configure, examine
 
     redact = Redactor()
+    if dry_run or bundle is not None:
+        _refuse_bundle(bundle)
+    if dry_run:
+        for part in parts(configure(flags, environ)[1], {}):
+            typer.echo(f"{part.name:<14} {part.description}")
+        return
     report = in_loop(examine, flags, environ, pre, redact)
     _print(report.findings, redact, output, pre=pre, is_complete=report.config is not None)
+    if bundle is not None:
+        _write(bundle, parts(report.config, document(report.findings, __version__, pre=pre)), redact)
     limit = {FailOn.ERROR: (Level.ERROR,), FailOn.WARNING: (Level.ERROR, Level.WARNING)}[fail_on]
     if worst(report.findings) in limit:
         raise typer.Exit(EXIT_NEGATIVE)
+
+
+def _refuse_bundle(bundle: str | None) -> None:
+    """Refuse a bundle that cannot be written, before the checks take their time."""
+    if bundle is None:
+        refuse(ConfigError([Problem("--dry-run", "needs --bundle; add it")]))
+    if os.path.lexists(bundle):
+        refuse(ConfigError([Problem("--bundle", f"{bundle!r} exists; use the name of a new file")]))
+
+
+def _write(bundle: str, found: list[Part], redact: Redactor) -> None:
+    try:
+        names = write_bundle(bundle, found, redact)
+    except OSError as error:
+        typer.echo(f"--bundle: {bundle!r} cannot be written: {error.strerror}; use another path", err=True)
+        raise typer.Exit(EXIT_CANNOT_START) from error
+    typer.echo(f"wrote {bundle}: {', '.join(names)}", err=True)
 
 
 def _print(

@@ -7,6 +7,7 @@ from itertools import groupby
 from agent.core.doctor_checks import CHECKS
 from agent.core.doctor_codes import Code
 from agent.core.findings import Finding, Level, worst
+from agent.core.topic_commands import shown
 from agent.core.wording import counted
 
 COLUMNS = 80
@@ -57,6 +58,7 @@ def document(findings: Sequence[Finding], version: str, *, pre: bool) -> dict[st
                 "subject": each.subject or None,
                 "detail": each.detail,
                 "hint": each.hint or None,
+                "command": None if each.command is None else shown(each.command),
                 "docs": None if each.level is Level.OK else link(each.code),
             }
             for each in findings
@@ -73,14 +75,21 @@ def _finding(finding: Finding, mark: str) -> Iterator[str]:
     if finding.level is Level.OK:
         yield from _wrapped(finding.detail, f"{mark} ", "    ")
         return
-    subject = f"{finding.subject}: " if finding.subject else ""
+    is_named = not finding.subject or finding.subject in finding.detail
+    subject = "" if is_named else f"{finding.subject}: "
     yield from _wrapped(f"[{finding.code}] {subject}{finding.detail}", f"{mark} ", "    ")
     if finding.hint:
         yield from _wrapped(finding.hint, "    ", "    ")
+    if finding.command is not None:
+        yield from _wrapped(shown(finding.command), "    ", "      ")
     yield from _wrapped(f"see {link(finding.code)}", "    ", "    ")
 
 
 def _wrapped(text: str, first: str, others: str) -> list[str]:
     return textwrap.wrap(
-        text, COLUMNS, initial_indent=first, subsequent_indent=others, break_on_hyphens=False
+        text,
+        COLUMNS,
+        initial_indent=first,
+        subsequent_indent=others,
+        break_on_hyphens=False,
     )

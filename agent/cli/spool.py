@@ -233,6 +233,16 @@ def _status_lines(place: _Place, found: Contents, now_ms: int) -> Iterator[tuple
     yield "on disk", f"{_size(found.file_bytes)}, write-ahead log {_size(found.log_bytes)}"
 
 
+def spool_document(directory: Path) -> dict[str, object]:
+    """Return what the spool in a state directory contains.
+
+    Raises:
+        SpoolError: there is none, or it cannot be read.
+    """
+    path = directory / FILE_NAME
+    return _status_document(_Place(path, None), contents(path), clock.unix_ms())
+
+
 def _status_document(place: _Place, found: Contents, now_ms: int) -> dict[str, object]:
     return {
         "file": str(place.path),

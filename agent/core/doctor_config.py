@@ -66,6 +66,8 @@ def code_of(problem: Problem, file: str | None) -> Code:
         return Code.CONFIG_FILE
     if problem.message.startswith(("unknown setting", "unknown variable")):
         return Code.CONFIG_UNKNOWN
+    if problem.message.startswith("libvirt-python is not installed"):
+        return Code.LIBVIRT_BINDINGS
     if problem.place in _PLACES_OF_STATE:
         return Code.STATE_DIRECTORY
     if problem.place in _PLACES_OF_ID:

@@ -184,6 +184,11 @@ async def connected(settings: Settings) -> AsyncGenerator[Admin]:
             tokens.end()
 
 
+def brokers_request() -> Request[Any]:
+    """Return a request for the brokers of the cluster."""
+    return _MetadataRequest(())
+
+
 async def _first(settings: Settings, reach: _Reach) -> BrokerConnection:
     """Return a connection to the first bootstrap server that can be used."""
     collect = cast("Callable[[list[str]], Sequence[tuple[str, int, object]]]", kafka_conn.collect_hosts)

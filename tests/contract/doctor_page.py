@@ -45,6 +45,21 @@ The exit code is 0 if nothing failed, 1 if a check failed (with `--fail-on warni
 warning), and 2 if the command line is invalid. The output has 80 columns and no colors; `-o json` prints
 the same as one document. Of one check {SHOWN_MAX} findings are listed, and the rest is counted. Names and
 answers of other programs are cut, and secrets are replaced.
+
+## A report
+
+`barograph doctor --bundle FILE` also writes an archive (`.tar.gz`) with what a report of a problem needs.
+Only its owner can read it, and an existing file is not overwritten. `--dry-run` lists its files and writes
+nothing.
+
+- `doctor.json`, `versions.json`: the findings, and the versions of barograph, its packages and the kernel
+- `config.json`: the effective settings
+- `spool.json`: how much is queued, without the records
+- `healthz.json`, `status.json`, `metrics.txt`: the answers of the running agent
+- `journal.txt`: the last lines of the agent's log, if this user may read the journal
+
+Passwords, tokens and headers are replaced in all of them. The names, uuids, labels and statistics of VMs are
+not: look at the archive before you pass it on.
 """
 
 

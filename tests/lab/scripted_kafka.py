@@ -272,13 +272,13 @@ async def scripted_kafka(peer: Peer, tls: ssl.SSLContext | None = None) -> Async
 
 
 @contextmanager
-def scripted_kafka_thread(peer: Peer) -> Generator[str]:
+def scripted_kafka_thread(peer: Peer, tls: ssl.SSLContext | None = None) -> Generator[str]:
     """The broker in a thread of its own, for an agent that is a process; yields its address."""
     address: list[str] = []
     running, ending = threading.Event(), threading.Event()
 
     async def run() -> None:
-        async with scripted_kafka(peer) as where:
+        async with scripted_kafka(peer, tls) as where:
             address.append(where)
             running.set()
             await asyncio.get_running_loop().run_in_executor(None, ending.wait)

@@ -288,11 +288,20 @@ FILLED: Mapping[str, Sequence[str]] = {
     "monitors that `barograph doctor` connects to": [
         "unit/test_cli_doctor.py::test_monitors_above_the_bound_are_counted"
     ],
+    "brokers that `barograph doctor` connects to": [
+        "unit/test_cli_doctor.py::test_brokers_above_the_bound_are_not_connected_to"
+    ],
+    "sockets of libvirt that `barograph doctor` connects to": [
+        "unit/test_cli_doctor.py::test_sockets_of_libvirt_above_the_bound_are_left_out"
+    ],
     "findings of one check of `barograph doctor`": [
         "unit/test_cli_doctor.py::test_many_findings_of_one_check_are_counted"
     ],
     "a spool that `barograph doctor` verifies": [
         "unit/test_cli_doctor.py::test_a_large_spool_is_not_verified_as_a_whole"
+    ],
+    "a file in the archive of `barograph doctor`": [
+        "unit/test_cli_doctor_bundle.py::test_a_part_is_cut_at_the_bound"
     ],
     "HTTP connections": [
         "unit/web/test_server.py::test_a_flood_of_silent_connections_is_bounded_and_keeps_no_client_out",

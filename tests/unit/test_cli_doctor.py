@@ -13,10 +13,13 @@ from typer.testing import CliRunner
 
 from agent.cli import cli
 from agent.core.doctor_codes import Code
-from tests.unit import doctor_causes, doctor_peers  # register their causes
+from agent.libvirt import reach
+from agent.libvirt.targets import Place
+from tests.lab.process import free_port
+from tests.unit import doctor_backend_causes, doctor_causes, doctor_peers  # register their causes
 from tests.unit.doctor_case import AS_ROOT, RED, Case
 
-assert doctor_causes, doctor_peers
+assert all((doctor_backend_causes, doctor_causes, doctor_peers))
 
 
 @pytest.fixture
@@ -155,3 +158,24 @@ def test_a_large_spool_is_not_verified_as_a_whole(case: Case, monkeypatch: pytes
     monkeypatch.setattr("agent.runtime.doctor_state.VERIFIED_MAX_BYTES", 1000)
 
     assert case.run()[Code.SPOOL_INTACT]["detail"].endswith("large, so only its first pages were read")
+
+
+def test_brokers_above_the_bound_are_not_connected_to(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.sinks.kafka_reach.BROKERS_MAX", 1)
+    case.words = ["--pre"]
+    case.environ["BAROGRAPH_KAFKA__BOOTSTRAP_SERVERS"] = f"127.0.0.1:{free_port()},nowhere.invalid:9092"
+
+    found = case.run()
+
+    assert found[Code.BROKER_CONNECT]["level"] == "error"
+    assert found.get(Code.BROKER_RESOLVE, {"level": "ok"})["level"] == "ok"
+
+
+def test_sockets_of_libvirt_above_the_bound_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(5):
+        (tmp_path / f"{number}.sock").touch()
+    monkeypatch.setattr(reach, "SOCKETS_MAX", 3)
+
+    assert len(reach.targets(Place(sockets=f"{tmp_path}/*.sock"))) == 3

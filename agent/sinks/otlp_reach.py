@@ -1,0 +1,95 @@
+"""Sends one request without content to an OTLP backend, as the sink does, for `barograph doctor`. Blocks."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from email.utils import parsedate_to_datetime
+
+from agent.core.doctor_backends import OtlpFact
+from agent.sinks import otlp_failures
+from agent.sinks.http_post import Answer, AttemptFailed, HttpClient, Stage
+from agent.sinks.otlp_answers import of_http
+from agent.sinks.otlp_credentials import Credentials
+from agent.sinks.otlp_cycle import Outcome
+from agent.sinks.otlp_exporter import Watch, open_exporter, open_logs_exporter
+from agent.sinks.otlp_settings import Settings, authority
+
+TIMEOUT_MAX_S = 5.0
+
+_WORDS = (
+    ("the backend refuses the credentials", "login"),
+    ("cannot be resolved", "resolve"),
+    ("no answer from the resolver", "resolve"),
+    ("certificate of", "tls"),
+    ("TLS", "tls"),
+    ("is unreachable", "connect"),
+    ("does not answer;", "connect"),
+    ("through the proxy", "connect"),
+)
+"""gRPC reports no stage: the words of otlp_failures tell it."""
+
+
+def reach(settings: Settings, add_secret: Callable[[str], None], redact: Callable[[str], str]) -> OtlpFact:
+    """Return how the backend answers a request of the signal of `settings`."""
+    settings = replace(settings, timeout_s=min(settings.timeout_s, TIMEOUT_MAX_S))
+    fact = OtlpFact(settings.signal, authority(settings.endpoint), settings.endpoint.startswith("https:"))
+    try:
+        if settings.protocol == "http":
+            return _over_http(settings, fact, add_secret, redact)
+        outcome = _over_grpc(settings, add_secret, redact)
+    except (OSError, ValueError) as error:  # a file with headers or certificates
+        return replace(fact, stage="login", detail=redact(str(error)))
+    return _judged(fact, outcome, "")
+
+
+def _over_http(
+    settings: Settings, fact: OtlpFact, add_secret: Callable[[str], None], redact: Callable[[str], str]
+) -> OtlpFact:
+    stages: list[Stage] = []
+    credentials = Credentials(settings, add_secret)
+    client = HttpClient(otlp_failures.target(settings), credentials.context, stages.append, redact)
+    try:
+        headers = {"content-type": "application/x-protobuf", "user-agent": "barograph"}
+        answer = client.post(b"", {**headers, **credentials.headers()}, settings.timeout_s)
+    except AttemptFailed as error:
+        stage = stages[-1] if stages else Stage.RESOLVE
+        return replace(fact, stage=stage.value, detail=redact(error.failure.words))
+    finally:
+        client.close()
+    fact = replace(fact, clock_ahead_s=_ahead_s(answer))
+    return _judged(fact, of_http(answer, redact), "answer")
+
+
+def _over_grpc(
+    settings: Settings, add_secret: Callable[[str], None], redact: Callable[[str], str]
+) -> Outcome:
+    from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+
+    if settings.signal == "logs":
+        logs = open_logs_exporter(settings, Watch(), add_secret, redact)
+        try:
+            return logs.export(ExportLogsServiceRequest())
+        finally:
+            logs.shutdown()
+    metrics = open_exporter(settings, Watch(), add_secret, redact)
+    try:
+        return metrics.export(ExportMetricsServiceRequest())
+    finally:
+        metrics.shutdown()
+
+
+def _judged(fact: OtlpFact, outcome: Outcome, stage: str) -> OtlpFact:
+    if outcome.accepted:
+        return fact
+    known = next((each for words, each in _WORDS if words in outcome.detail), stage or "answer")
+    return replace(fact, stage=known, detail=outcome.detail, is_unsupported=outcome.unsupported)
+
+
+def _ahead_s(answer: Answer) -> float | None:
+    """Return how far the backend's clock is ahead of this host's; `None`: it sends no time."""
+    try:
+        sent = parsedate_to_datetime(answer.headers.get("date", "")[:40])
+        return sent.timestamp() - time.time()
+    except (ValueError, TypeError, OverflowError):
+        return None
