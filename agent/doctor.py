@@ -19,6 +19,7 @@ from agent.core.doctor import Findings, merged
 from agent.core.doctor_backends import judge_brokers, judge_libvirt, judge_otlp, judge_topics
 from agent.core.doctor_codes import Category, Code
 from agent.core.doctor_config import ConfigFacts, HostFacts, judge_config, judge_host
+from agent.core.doctor_kubernetes import judge_pod
 from agent.core.doctor_limits import LimitFacts, judge_agent, judge_limits, judge_port
 from agent.core.doctor_sockets import VmFact, judge_sockets, judge_vms
 from agent.core.doctor_state import StateFacts, judge_state
@@ -35,6 +36,7 @@ from agent.redaction import Redactor
 from agent.runtime import logs
 from agent.runtime.doctor_agent import Answered, ask_agent, port_fault
 from agent.runtime.doctor_backends import reach_libvirts, reach_otlp
+from agent.runtime.doctor_pod import look_at_pod
 from agent.runtime.doctor_sockets import look_at_sockets, probe_monitors
 from agent.runtime.doctor_state import look_at_directory, look_at_spool, user_name, user_of
 from agent.sinks import kafka_admin, kafka_reach
@@ -140,6 +142,7 @@ class Examination:
             Category.KAFKA: self._brokers,
             Category.OTLP: self._otlp,
             Category.STATE: self._state,
+            Category.KUBERNETES: self._pod,
             Category.LIMITS: self._limits,
         }
 
@@ -238,6 +241,20 @@ class Examination:
         signals = [each for each in (self._config.otlp, self._config.otlp_logs) if each is not None]
         required = any(each.logs_required for each in signals)
         return judge_otlp(await reach_otlp(signals, self._redact), logs_required=required)
+
+    async def _pod(self) -> Findings:
+        if "KUBERNETES_SERVICE_HOST" not in self._environ:
+            return Findings()
+        host = self._config.effective.written.host
+        globs = [each.glob for each in self._config.discovery_settings().monitors]
+        look = partial(
+            look_at_pod,
+            self._config.host_identity().name,
+            host.id_file if host.id is None else None,
+            globs,
+            self._config.state_directory,
+        )
+        return judge_pod(await in_thread(look))
 
     async def _limits(self) -> Findings:
         vms, settings = len(self._of_agent()), self._config.discovery_settings()

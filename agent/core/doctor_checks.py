@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 from agent.core.doctor_checks_agent import AGENT_CHECKS
 from agent.core.doctor_checks_backends import BACKEND_CHECKS
+from agent.core.doctor_checks_pod import POD_CHECKS
 from agent.core.doctor_checks_vms import VM_CHECKS
 from agent.core.doctor_codes import Check, Code
 
-CHECKS: Mapping[Code, Check] = {**VM_CHECKS, **BACKEND_CHECKS, **AGENT_CHECKS}
+CHECKS: Mapping[Code, Check] = {**VM_CHECKS, **BACKEND_CHECKS, **POD_CHECKS, **AGENT_CHECKS}

@@ -3,10 +3,15 @@
 from agent.core.doctor_checks import CHECKS
 from agent.core.doctor_codes import Code
 from tests.contract.doctor_page import PAGE, page
-from tests.unit import doctor_backend_causes, doctor_causes, doctor_peers  # register their causes
+from tests.unit import (  # register their causes
+    doctor_backend_causes,
+    doctor_causes,
+    doctor_peers,
+    doctor_pod_causes,
+)
 from tests.unit.doctor_case import RED
 
-assert all((doctor_backend_causes, doctor_causes, doctor_peers))
+assert all((doctor_backend_causes, doctor_causes, doctor_peers, doctor_pod_causes))
 
 
 def test_the_page_is_what_the_code_says() -> None:

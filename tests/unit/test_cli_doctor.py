@@ -16,10 +16,15 @@ from agent.core.doctor_codes import Code
 from agent.libvirt import reach
 from agent.libvirt.targets import Place
 from tests.lab.process import free_port
-from tests.unit import doctor_backend_causes, doctor_causes, doctor_peers  # register their causes
+from tests.unit import (  # register their causes
+    doctor_backend_causes,
+    doctor_causes,
+    doctor_peers,
+    doctor_pod_causes,
+)
 from tests.unit.doctor_case import AS_ROOT, RED, Case
 
-assert all((doctor_backend_causes, doctor_causes, doctor_peers))
+assert all((doctor_backend_causes, doctor_causes, doctor_peers, doctor_pod_causes))
 
 
 @pytest.fixture
