@@ -203,7 +203,6 @@ class Examination:
             spool=contents,
             spool_fault=fault,
             agent_answers=None if self._answered is None else not self._answered.facts.fault,
-            is_pod="KUBERNETES_SERVICE_HOST" in self._environ,
         )
         return judge_state(facts)
 

@@ -16,6 +16,7 @@ from agent.cli.announce import announce
 from agent.cli.doctor import doctor
 from agent.cli.flags import (
     EXIT_NEGATIVE,
+    INSTALLED,
     ConfigFlag,
     StateDirectoryFlag,
     in_loop,
@@ -29,9 +30,6 @@ from agent.cli.status import status
 from agent.cli.summary import summary
 from agent.config import Flags, load
 from agent.errors import ConfigError, Problem
-
-INSTALLED = "/etc/barograph/barograph.yaml"
-"""Where the packages put the configuration."""
 
 SCHEMAS = {
     "config": "config.schema.json",

@@ -15,6 +15,7 @@ from agent.cli.doctor_text import document, lines
 from agent.cli.flags import (
     EXIT_CANNOT_START,
     EXIT_NEGATIVE,
+    INSTALLED,
     ConfigFlag,
     KafkaFlag,
     LibvirtFlag,
@@ -29,8 +30,6 @@ from agent.config import Flags
 from agent.core.findings import Finding, Level, worst
 from agent.errors import ConfigError, Problem
 from agent.redaction import Redactor
-
-_INSTALLED_FILE = "/etc/barograph/barograph.yaml"
 
 
 class Output(StrEnum):
@@ -82,8 +81,8 @@ def doctor(
     failed.
     """
     environ = os.environ
-    if config is None and not Flags().config_file(environ) and os.path.exists(_INSTALLED_FILE):
-        config = _INSTALLED_FILE
+    if config is None and not Flags().config_file(environ) and os.path.exists(INSTALLED):
+        config = INSTALLED
     flags = Flags(
         config=config,
         monitor=tuple(monitor or ()),

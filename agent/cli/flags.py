@@ -24,6 +24,9 @@ EXIT_NEGATIVE = 1
 EXIT_CONFIGURATION = 2
 EXIT_CANNOT_START = 3
 
+INSTALLED = "/etc/barograph/barograph.yaml"
+"""Where the packages put the configuration."""
+
 ConfigFlag = Annotated[
     str | None,
     typer.Option("--config", metavar="FILE", help="Configuration file, in YAML. [env: BAROGRAPH_CONFIG]"),

@@ -8,7 +8,6 @@ from agent.core.doctor_codes import Code
 from agent.core.wording import counted
 
 _IN_MEMORY = frozenset({"tmpfs", "ramfs"})
-_LAYERED = frozenset({"overlay", "aufs"})
 _OF_A_NETWORK = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "fuse.glusterfs", "fuse.sshfs", "afs"}
 )
@@ -55,7 +54,6 @@ class StateFacts:
     spool: SpoolFacts | None = None  # None: there is no file yet, or it cannot be read
     spool_fault: str = ""  # why it cannot be read
     agent_answers: bool | None = None  # None: not asked
-    is_pod: bool = False
 
 
 def judge_state(facts: StateFacts) -> Findings:
@@ -70,13 +68,10 @@ def judge_state(facts: StateFacts) -> Findings:
     if at.file_system in _IN_MEMORY:
         detail = f"{at.looked_at} is on {at.file_system}, in memory; a reboot loses what is queued"
         found.warning(Code.STATE_FILE_SYSTEM, at.path, detail)
-    elif at.file_system in _LAYERED and facts.is_pod:
-        detail = f"{at.looked_at} is a layer of the container; its end loses what is queued"
-        found.warning(Code.STATE_FILE_SYSTEM, at.path, detail)
     elif at.file_system in _OF_A_NETWORK:
         detail = (
-            f"{at.looked_at} is on {at.file_system}; SQLite needs locks that such file systems do "
-            f"not always give"
+            f"{at.looked_at} is on {at.file_system}; SQLite needs locks, which such a file system does "
+            "not always give"
         )
         found.warning(Code.STATE_FILE_SYSTEM, at.path, detail)
     _space(found, facts)

@@ -184,3 +184,11 @@ def test_sockets_of_libvirt_above_the_bound_are_left_out(
     monkeypatch.setattr(reach, "SOCKETS_MAX", 3)
 
     assert len(reach.targets(Place(sockets=f"{tmp_path}/*.sock"))) == 3
+
+
+def test_without_a_file_the_installed_one_is_read(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = case.folder / "installed.yaml"
+    file.write_text("log: {loudness: info}")
+    monkeypatch.setattr("agent.cli.doctor.INSTALLED", str(file))
+
+    assert case.run()[Code.CONFIG_UNKNOWN]["level"] == "error"
