@@ -7,7 +7,7 @@ UV_VERSION := 0.13.9
 UV := $(CACHE)/uv-$(UV_VERSION)/bin/uv
 # One environment per checkout, because the checkout is installed into it in editable mode.
 VENV := $(CACHE)/venv-$(shell printf '%s' '$(CURDIR)' | cksum | cut -d' ' -f1)
-READY := $(VENV)/.ready-$(shell cat requirements-dev.lock pyproject.toml | cksum | cut -d' ' -f1)
+READY := $(VENV)/.ready-$(shell cat requirements-dev.lock pyproject.toml streams/pyproject.toml | cksum | cut -d' ' -f1)
 BIN := $(VENV)/bin
 BUILD := $(CACHE)/build-$(shell cat requirements-build.lock | cksum | cut -d' ' -f1)
 BUILD_READY := $(BUILD)/.ready
@@ -33,7 +33,7 @@ $(READY): | $(UV)
 	@echo "setting up the Python environment in $(VENV)"
 	@test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) $(VENV)
 	@$(UV) pip sync --quiet --require-hashes requirements-dev.lock
-	@$(UV) pip install --quiet --no-deps --editable .
+	@$(UV) pip install --quiet --no-deps --editable . --editable ./streams # without Flink, which only the lab has
 	@rm -f $(VENV)/.ready-* && touch $@
 
 # The tools that build the wheel and its SBOM, separate from all others, so that the same tree gives the same bytes.

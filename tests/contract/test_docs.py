@@ -12,7 +12,7 @@ from agent.core.explanations import PRESSURE
 from agent.telemetry import Count
 
 ROOT = Path(__file__).parents[2]
-_PAGES = ("*.md", "docs/**/*.md", "schemas/**/*.md", "helm/**/*.md", "tests/*.md")
+_PAGES = ("*.md", "docs/**/*.md", "schemas/**/*.md", "helm/**/*.md", "streams/*.md", "tests/*.md")
 DOCS = sorted(page for pattern in _PAGES for page in ROOT.glob(pattern))
 
 
@@ -70,7 +70,16 @@ _TEXTS = sorted(
         *DOCS,
         *(
             file
-            for place in ("agent", "simulator", "helm", "packaging", "release", "changelog.d", "schemas")
+            for place in (
+                "agent",
+                "simulator",
+                "streams",
+                "helm",
+                "packaging",
+                "release",
+                "changelog.d",
+                "schemas",
+            )
             for file in (ROOT / place).rglob("*")
             if file.suffix in (".md", ".py", ".yaml", ".json", ".txt", ".tpl", "") and file.is_file()
         ),

@@ -7,7 +7,7 @@ import pytest
 from tests.contract.prose import ROOT, RULES, files, find
 
 READ = {
-    "docs": ("*.md", "docs/**/*.md", "changelog.d/*", "schemas/**/*.md", "tests/*.md"),
+    "docs": ("*.md", "streams/*.md", "docs/**/*.md", "changelog.d/*", "schemas/**/*.md", "tests/*.md"),
     "chart": (
         "helm/values.source.yaml",
         "helm/barograph/*",
@@ -27,6 +27,7 @@ READ = {
         "helm/barograph/files/*.py",
         "agent/**/*.py",
         "simulator/**/*.py",
+        "streams/**/*.py",
         "tests/unit/simulator/**/*.py",
     ),
 }

@@ -188,6 +188,24 @@ SPOOL = (
         "except SinkUnavailable as error:\n            await self._queue.settle(())\n",
     ),
 )
+STREAMS = (
+    (
+        "sequence <= epoch.highest:\n        return Outcome.REPEAT",
+        "sequence < epoch.highest:\n        return Outcome.REPEAT",
+    ),
+    ("epoch.first, epoch.highest = sequence, sequence - 1", "pass"),
+    ("state.lost += _advance(ended, sample.previous.sequence)", "_advance(ended, sample.previous.sequence)"),
+    ("elif is_new and epoch.first <= sequence <= epoch.highest:", "elif is_new:"),
+    ("if epoch is None and sample.redelivered:", "if False:"),
+    ("state.unopened.pop(sample.epoch, None) or _new_epoch()", "_new_epoch()"),
+    ("epoch.highest = epoch.highest, max(epoch.highest, to)", "epoch.highest = epoch.highest, to"),
+    ("if next(reversed(epochs)) == sample.epoch else Outcome.SUPERSEDED", "if True else Outcome.SUPERSEDED"),
+    ("if reading.outcome is Outcome.KEPT and sample.is_polled:", "if reading.outcome is Outcome.KEPT:"),
+    ("_forget_oldest(epochs, EPOCHS_KEPT)", "pass"),
+    ("is_gap = elapsed_s > GAP_MAX_S", "is_gap = False"),
+    ("        if epoch == before.epoch:\n            rises", "        if True:\n            rises"),
+    ("return sample if key == sample.vm.id else Outcome.KEY", "return sample"),
+)
 
 
 @dataclass(frozen=True)
@@ -219,6 +237,17 @@ MODELS: Mapping[str, Model] = {
     ),
     "gathering": Model(CORE, ("tests/unit/core/test_gathering.py",), GATHERING),
     "spool": Model(("agent/spool", "agent/runtime"), ("tests/model/test_spool_model.py",), SPOOL),
+    "streams": Model(
+        ("streams",),
+        (
+            "tests/unit/streams/test_documents.py",
+            "tests/unit/streams/test_reader.py",
+            "tests/unit/streams/test_pressure.py",
+            "tests/unit/streams/test_pressure_job.py",
+            "tests/model/test_streams_model.py",
+        ),
+        STREAMS,
+    ),
     "simulated": Model(
         ("simulator",),
         (
@@ -259,7 +288,7 @@ def caught_by(model: Model, old: str, new: str) -> str | None:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
         packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
-        for name in sorted(packages | {"schemas", "tests"}):
+        for name in sorted(packages | {"docs", "schemas", "streams", "tests"}):
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=ignored)
         shutil.copy(ROOT / "pyproject.toml", copy)

@@ -1,0 +1,1 @@
+"""Every decision of the jobs. No I/O, no clock, no chance, and nothing of Flink."""

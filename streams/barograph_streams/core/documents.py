@@ -1,0 +1,154 @@
+"""Parses the values of barograph.samples. What is accepted follows docs/contract.md and schemas/sample.
+
+A value is untrusted: any program that may write to the topic may have written it. Every field that a job
+uses is checked against the schema's type and bounds; other fields are ignored (rule 1 of the contract).
+"""
+
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+VALUE_BYTES_MAX = 1 << 18
+"""The longest value that is parsed. The longest that an agent writes is much shorter."""
+
+SEQUENCE_MAX = (1 << 53) - 1
+
+Uuid = Annotated[str, Meta(pattern="^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")]
+Sequence = Annotated[int, Meta(ge=1, le=SEQUENCE_MAX)]
+Count = Annotated[int, Meta(ge=0, le=SEQUENCE_MAX)]
+Name = Annotated[str, Meta(max_length=1024)]
+Labels = Annotated[dict[str, Annotated[str, Meta(max_length=256)]], Meta(max_length=256)]
+
+_MAJOR = "1"
+_SAMPLE = "barograph.vm.sample"
+
+
+class Outcome(StrEnum):
+    """What became of a record."""
+
+    KEPT = "kept"
+    SUPERSEDED = "superseded"  # kept, but a newer epoch of the VM has begun: not used for current values
+    REDELIVERED = "redelivered"  # kept, but late: not used for current values
+    REPEAT = "repeat"
+    OTHER_KIND = "other_kind"  # of a kind that this reader does not know, which is no error
+    TOO_LARGE = "too_large"
+    NOT_JSON = "not_json"
+    VERSION = "version"  # of another major version
+    DOCUMENT = "document"  # not valid by the schema
+    KEY = "key"  # not the id of the document's VM
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the record is written to the topic of dead letters."""
+        return self in _DEAD
+
+
+_DEAD = frozenset({Outcome.TOO_LARGE, Outcome.NOT_JSON, Outcome.VERSION, Outcome.DOCUMENT, Outcome.KEY})
+
+
+class Vm(Struct, frozen=True, omit_defaults=True):
+    """The VM of a document."""
+
+    id: Uuid
+    id_source: str
+    uuid: Uuid | UnsetType = UNSET
+    name: Name | UnsetType = UNSET
+    labels: Labels | UnsetType = UNSET
+
+
+class Host(Struct, frozen=True, omit_defaults=True):
+    """The host of a document."""
+
+    id: Annotated[str, Meta(min_length=1, max_length=64)]
+    name: Annotated[str, Meta(min_length=1, max_length=1024)]
+    labels: Labels | UnsetType = UNSET
+
+
+class Previous(Struct, frozen=True):
+    """The end of the epoch before."""
+
+    epoch: Uuid
+    sequence: Sequence
+
+
+class Sample(Struct, frozen=True):
+    """What the jobs use of a sample."""
+
+    schema: str
+    vm: Vm
+    host: Host
+    epoch: Uuid
+    sequence: Sequence
+    last_update: Annotated[int, Meta(ge=1, le=253_402_300_799)]
+    observed_at_ms: Annotated[int, Meta(ge=0, le=253_402_300_799_999)]
+    origin: Annotated[str, Meta(max_length=64)]
+    missed_at_most: Count
+    polling_interval_s: Annotated[int, Meta(ge=0, le=4_294_967_295)]
+    statistics: Annotated[dict[str, Count], Meta(max_length=256)]
+    previous: Previous | UnsetType = UNSET
+    redelivered: bool = False
+
+    @property
+    def is_polled(self) -> bool:
+        """Whether the age of the values is known (rule 5)."""
+        return self.origin == "poll"
+
+
+class _Event(Struct):
+    """A CloudEvent in structured mode, or the head of any document."""
+
+    data: msgspec.Raw | UnsetType = UNSET
+    schema: str | UnsetType = UNSET
+
+
+_sample = msgspec.json.Decoder(Sample)
+_event = msgspec.json.Decoder(_Event)
+
+
+def parse_sample(key: str, value: bytes) -> Sample | Outcome:
+    """Return the sample of a record, or why it is not used.
+
+    Args:
+        key: of the record.
+        value: a document, or a CloudEvent in structured mode that contains one.
+    """
+    if len(value) > VALUE_BYTES_MAX:
+        return Outcome.TOO_LARGE
+    try:
+        sample = _sample.decode(value)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        found = _structured_or_refused(value)
+        if isinstance(found, Outcome):
+            return found
+        sample = found
+    kind, _, version = sample.schema.partition("/")
+    if kind != _SAMPLE or not version.startswith(f"{_MAJOR}."):
+        return _refused(sample.schema)
+    return sample if key == sample.vm.id else Outcome.KEY
+
+
+def _structured_or_refused(value: bytes) -> Sample | Outcome:
+    try:
+        event = _event.decode(value)
+        document = event.data
+        if isinstance(document, UnsetType):
+            return Outcome.DOCUMENT if isinstance(event.schema, UnsetType) else _refused(event.schema)
+        event = _event.decode(document)
+    except msgspec.ValidationError:
+        return Outcome.DOCUMENT
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return Outcome.NOT_JSON
+    try:
+        return _sample.decode(document)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return Outcome.DOCUMENT if isinstance(event.schema, UnsetType) else _refused(event.schema)
+
+
+def _refused(schema: str) -> Outcome:
+    """Return why a document that is no valid sample of this version is not used."""
+    kind, _, version = schema.partition("/")
+    if kind != _SAMPLE:
+        return Outcome.OTHER_KIND if kind.startswith("barograph.") and version else Outcome.DOCUMENT
+    return Outcome.DOCUMENT if version.startswith(f"{_MAJOR}.") else Outcome.VERSION
