@@ -17,7 +17,7 @@ export VIRTUAL_ENV := $(VENV)
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long check check-types check-tests fuzz bench format lock lab release audit
+.PHONY: help setup demo streams test test-long check check-types check-tests fuzz bench format lock lab release audit
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,10 @@ $(BUILD_READY): | $(UV)
 demo: setup ## show real guests in real QEMUs with an embedded Kafka for a minute, or simulated ones
 	@python -m tests.lab.demo
 
+streams: setup ## set up Flink for the stream jobs (800 MB), and print how to run them
+	@python -m tests.lab.setup flink
+	@python -m tests.lab.flink
+
 check: setup ## under a minute: format, lint, spelling, layers, types, unit, model, contract and golden tests
 	@ruff format --check --quiet .
 	@ruff check --quiet .
@@ -60,7 +64,7 @@ check-tests: setup
 	@python -m pytest -q --hypothesis-profile quick -m "not long" --numprocesses 2 --dist worksteal \
 	  tests/unit tests/model tests/contract tests/golden
 
-lab: setup ## build what the tests need: guest, libvirt, Kafka, Collector, Prometheus
+lab: setup ## build what the tests need: guest, libvirt, Kafka, Flink, Collector, Prometheus
 	@python -m tests.lab.setup
 
 test: lab ## run all tests: most in parallel, then those that measure time, alone
@@ -96,5 +100,7 @@ lock: $(UV) ## resolve the dependencies again
 	  --generate-hashes --no-header --no-emit-index-url --output-file requirements-dev.lock
 	@$(UV) pip compile pyproject.toml --quiet --extra uvloop --universal --python-version 3.11 \
 	  --generate-hashes --no-header --no-emit-index-url --constraint requirements-dev.lock --output-file requirements.lock
+	@$(UV) pip compile streams/pyproject.toml --quiet --universal --python-version 3.11 \
+	  --generate-hashes --no-header --no-emit-index-url --output-file streams/requirements.lock
 	@$(UV) pip compile --quiet --group build --universal --python-version 3.11 \
 	  --generate-hashes --no-header --no-emit-index-url --constraint requirements-dev.lock --output-file requirements-build.lock

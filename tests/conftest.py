@@ -17,6 +17,7 @@ SLOWEST_FIRST: Sequence[str] = (
     "test_states_on_real_guests",
     "test_hypervisor_contract",
     "test_ownership",
+    "test_streams",
     "test_package",
     "test_image",
     "test_outages",

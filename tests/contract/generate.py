@@ -11,7 +11,7 @@ import yaml
 
 from agent.contract.metrics import OTHER_PREFIX, SCHEMA_URL, Kind, Metric, prometheus_name
 from tests.contract.schema_files import (
-    DOCUMENTS,
+    ALL_DOCUMENTS,
     SCHEMAS,
     as_text,
     closed_path,
@@ -265,7 +265,7 @@ def generated() -> dict[Path, str]:
     """Return every generated file and its content."""
     variants = {
         open_path(document, version): as_text(opened(load(closed_path(document, version))))
-        for document in DOCUMENTS
+        for document in ALL_DOCUMENTS
         for version in versions(document)
     }
     return variants | {METRICS_PAGE: metrics_page(registry())}

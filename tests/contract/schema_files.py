@@ -7,6 +7,12 @@ from typing import cast
 
 SCHEMAS = Path(__file__).parents[2] / "schemas"
 DOCUMENTS = ("sample", "state", "agent", "host", "memory")
+"""What the agent writes."""
+
+DERIVED = ("pressure",)
+"""What the stream jobs write."""
+
+ALL_DOCUMENTS = (*DOCUMENTS, *DERIVED)
 
 Schema = dict[str, object]
 

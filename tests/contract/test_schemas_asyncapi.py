@@ -1,4 +1,4 @@
-"""The AsyncAPI document is complete, and describes the records as they are."""
+"""The AsyncAPI documents are complete, and describe the records as they are."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,11 +20,15 @@ from agent.contract.encode import (
 from agent.contract.headers import decode_headers
 from agent.contract.redelivered import redelivered
 from agent.core.reading import Record
-from tests.contract.schema_files import SCHEMAS, load, open_path, versions
+from barograph_streams.core.records import DEAD_LETTER_TOPIC, PRESSURE_TOPIC
+from tests.contract.schema_files import ALL_DOCUMENTS, DOCUMENTS, SCHEMAS, load, open_path, versions
 from tests.golden.documents import HOST_MEMORY_EVENT
 from tests.unit.contract.test_encode import AGENT, AGENT_EVENT, MEMORY, SAMPLE, STATE
 
-DOCUMENT: dict[str, Any] = yaml.safe_load((SCHEMAS / "asyncapi.yaml").read_text())
+Document = dict[str, Any]
+DOCUMENT: Document = yaml.safe_load((SCHEMAS / "asyncapi.yaml").read_text())
+STREAMS: Document = yaml.safe_load((SCHEMAS / "asyncapi.streams.yaml").read_text())
+BOTH = pytest.mark.parametrize("document", [DOCUMENT, STREAMS], ids=["agent", "streams"])
 
 # What AsyncAPI 3.1 lets stand in each object used here, and what it requires.
 # Source: asyncapi/spec, spec/asyncapi.md; asyncapi/bindings, kafka, 0.5.0.
@@ -69,15 +73,15 @@ OBJECTS: dict[str, tuple[set[str], set[str]]] = {
 }
 
 
-def objects() -> Iterator[tuple[str, dict[str, Any]]]:
-    yield "document", DOCUMENT
-    yield "info", DOCUMENT["info"]
-    for channel in DOCUMENT["channels"].values():
+def objects(document: Document) -> Iterator[tuple[str, dict[str, Any]]]:
+    yield "document", document
+    yield "info", document["info"]
+    for channel in document["channels"].values():
         yield "channel", channel
         yield "kafka channel binding", channel["bindings"]["kafka"]
-    for operation in DOCUMENT["operations"].values():
+    for operation in document["operations"].values():
         yield "operation", operation
-    for message in DOCUMENT["components"]["messages"].values():
+    for message in document["components"]["messages"].values():
         yield "message", message
         yield "payload", message["payload"]
         yield "kafka message binding", message["bindings"]["kafka"]
@@ -95,61 +99,69 @@ def references(node: object) -> Iterator[str]:
             yield from references(each)
 
 
-def resolve(reference: str) -> Any:
+def resolve(reference: str, document: Document) -> Any:
     """Follow a reference: within the document, or to a file beside it."""
     if not reference.startswith("#/"):
         return load(SCHEMAS / reference)
-    node: Any = DOCUMENT
+    node: Any = document
     for part in reference[2:].split("/"):
         node = node[part]
     while "$ref" in node:
-        node = resolve(node["$ref"])
+        node = resolve(node["$ref"], document)
     return node
 
 
-def messages_of(channel: str) -> dict[str, Any]:
-    return {
-        name: resolve(message["$ref"]) for name, message in DOCUMENT["channels"][channel]["messages"].items()
-    }
+def messages_of(channel: Document, document: Document) -> dict[str, Any]:
+    return {name: resolve(message["$ref"], document) for name, message in channel["messages"].items()}
 
 
-def test_every_object_has_the_required_fields_of_asyncapi_and_no_unknown_ones() -> None:
-    assert DOCUMENT["asyncapi"] == "3.1.0"
-    for kind, found in objects():
+@BOTH
+def test_every_object_has_the_required_fields_of_asyncapi_and_no_unknown_ones(document: Document) -> None:
+    assert document["asyncapi"] == "3.1.0"
+    for kind, found in objects(document):
         required, optional = OBJECTS[kind]
         assert required <= found.keys() <= required | optional, kind
 
 
-def test_every_reference_resolves() -> None:
-    found = set(references(DOCUMENT))
+@BOTH
+def test_every_reference_resolves(document: Document) -> None:
+    found = set(references(document))
 
-    assert len(found) > 10
+    assert len(found) > 5
     for reference in found:
-        assert resolve(reference)
+        assert resolve(reference, document)
 
 
-def test_an_operation_sends_all_messages_of_its_channel() -> None:
-    assert DOCUMENT["operations"]
-    for operation in DOCUMENT["operations"].values():
+@BOTH
+def test_an_operation_sends_all_messages_of_its_channel(document: Document) -> None:
+    assert document["operations"]
+    for operation in document["operations"].values():
         channel = operation["channel"]["$ref"]
         messages = [message["$ref"] for message in operation["messages"]]
         assert operation["action"] == "send"
-        assert messages == [f"{channel}/messages/{name}" for name in resolve(channel)["messages"]]
+        assert messages == [f"{channel}/messages/{name}" for name in resolve(channel, document)["messages"]]
 
 
 def test_the_topics_are_those_of_the_contract() -> None:
-    topics = {channel["address"]: set(messages_of(name)) for name, channel in DOCUMENT["channels"].items()}
+    topics = {
+        channel["address"]: set(messages_of(channel, document))
+        for document in (DOCUMENT, STREAMS)
+        for channel in document["channels"].values()
+    }
 
     assert topics == {
         "barograph.samples": {"sample"},
         "barograph.states": {"state", "agent"},
         "barograph.memory": {"host", "memory"},
+        PRESSURE_TOPIC: {"pressure"},
+        DEAD_LETTER_TOPIC: {"dead"},
     }
 
 
-@pytest.mark.parametrize("document", ["sample", "state", "agent", "host", "memory"])
+@pytest.mark.parametrize("document", ALL_DOCUMENTS)
 def test_a_payload_is_the_newest_open_schema(document: str) -> None:
-    payload = DOCUMENT["components"]["messages"][document]["payload"]["schema"]["$ref"]
+    described = DOCUMENT if document in DOCUMENTS else STREAMS
+    payload = described["components"]["messages"][document]["payload"]["schema"]["$ref"]
 
     assert (SCHEMAS / Path(payload)).resolve() == open_path(document, versions(document)[-1]).resolve()
 
@@ -172,8 +184,8 @@ def test_the_headers_are_those_a_record_has(name: str, record: Record) -> None:
     schema = {**message["headers"], "components": DOCUMENT["components"]}
     described = {
         header
-        for part in resolve(message["headers"]["$ref"])["allOf"]
-        for header in (resolve(part["$ref"]) if "$ref" in part else part)["properties"]
+        for part in resolve(message["headers"]["$ref"], DOCUMENT)["allOf"]
+        for header in (resolve(part["$ref"], DOCUMENT) if "$ref" in part else part)["properties"]
     }
 
     Draft202012Validator(schema).validate(headers)  # pyright: ignore[reportUnknownMemberType]: its stub is untyped

@@ -196,8 +196,16 @@ def real_kafka(folder: Path, *, host: str = "127.0.0.1", **overrides: str) -> Ge
         broker.kill()
 
 
-def consume(bootstrap: str, topics: Sequence[str], timeout_s: float = 90.0) -> list[Received]:
+def consume(
+    bootstrap: str, topics: Sequence[str], timeout_s: float = 90.0, *, committed: bool = True
+) -> list[Received]:
     """Read everything the topics hold now, in order per partition.
+
+    Args:
+        bootstrap: where the brokers listen.
+        topics: their names.
+        timeout_s: for all of it.
+        committed: leave out the records of transactions that are open or were aborted.
 
     Raises:
         TimeoutError: not everything came in time.
@@ -209,6 +217,7 @@ def consume(bootstrap: str, topics: Sequence[str], timeout_s: float = 90.0) -> l
             "enable.auto.commit": False,
             "enable.partition.eof": True,  # the last offsets may hold no record: a transaction's marks
             "auto.offset.reset": "earliest",
+            "isolation.level": "read_committed" if committed else "read_uncommitted",
             "log_level": 0,
         }
     )

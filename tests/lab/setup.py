@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from tests.lab import debian, image
+from tests.lab import debian, flink, image
 from tests.lab.cache import CannotHave, made, place, run, say
 
 QEMU = "qemu-system-x86_64"
@@ -452,6 +452,7 @@ PIECES: Mapping[str, Piece] = {
     "prometheus": Piece(prometheus, _built("prometheus", PROMETHEUS_MODULE)),
     "nfpm": Piece(nfpm, _built("nfpm", NFPM)),
     "image": Piece(image.base, image.there),
+    "flink": Piece(flink.set_up, flink.there),
 }
 
 

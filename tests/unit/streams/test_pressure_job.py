@@ -4,11 +4,17 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from jsonschema import Draft202012Validator
+
 from agent.core.reading import Origin
 from barograph_streams.core.documents import Outcome
+from barograph_streams.core.jobs import JOBS, process
 from barograph_streams.core.pressure import COUNTERS
 from barograph_streams.core.pressure_job import HEARTBEAT_S, Step, decode_state, step
+from tests.contract.schema_files import newest
+from tests.contract.test_schemas_asyncapi import STREAMS
 from tests.unit.streams.making import AGENTS, T0_S, Made, epoch_name, make, redeliver, starved
+from tests.unit.streams.mixing import mixed
 
 
 def run(arrived: Iterable[Made]) -> tuple[list[Step], list[dict[str, Any]]]:
@@ -122,3 +128,47 @@ def test_the_state_of_a_vm_is_small() -> None:
     assert last is not None
     assert len(decode_state(last).reader.epochs) == 16
     assert len(last) < 2048
+
+
+def test_every_record_conforms_to_its_schema_and_to_the_asyncapi_document() -> None:
+    validator = Draft202012Validator(newest("pressure"))
+    headers = Draft202012Validator(
+        STREAMS["components"]["schemas"]["vmHeaders"] | {"additionalProperties": False}
+    )
+    states: dict[str, bytes] = {}
+    count = 0
+
+    for key, value in mixed(seed=3, vms=10, samples=200):
+        stepped = step(states.get(key), key, value)
+        states |= {key: stepped.state} if stepped.state else {}
+        for record in stepped.records:
+            validator.validate(json.loads(record.value))  # pyright: ignore[reportUnknownMemberType]: its stub is untyped
+            headers.validate(dict(record.headers))  # pyright: ignore[reportUnknownMemberType]: its stub is untyped
+            count += 1
+
+    assert count > 100
+
+
+def test_a_dead_letter_names_its_place_and_its_reason() -> None:
+    frame = b"\0\0\0\2" + b"\0" * 7 + b"\5" + b"\0\3" + b"abc" + b"{"
+
+    stepped, (record,) = process(JOBS["pressure"], None, "x", frame)
+
+    assert stepped.state is None
+    assert (record.topic, record.key, record.value) == ("barograph.streams.dead", b"x", b"{")
+    assert record.headers == {
+        "reason": "not_json",
+        "job": "pressure",
+        "topic": "abc",
+        "partition": "2",
+        "offset": "5",
+    }
+    Draft202012Validator(STREAMS["components"]["schemas"]["deadHeaders"]).validate(dict(record.headers))  # pyright: ignore[reportUnknownMemberType]: its stub is untyped
+
+
+def test_another_kind_of_record_is_skipped_without_a_dead_letter() -> None:
+    frame = b"\0" * 14 + b'{"schema":"barograph.vm.other/1.0"}'
+
+    stepped, records = process(JOBS["pressure"], None, "x", frame)
+
+    assert (stepped.outcome, list(records)) == (Outcome.OTHER_KIND, [])

@@ -1,0 +1,7 @@
+"""`python -m barograph_streams`."""
+
+import sys
+
+from barograph_streams.cli import main
+
+sys.exit(main())

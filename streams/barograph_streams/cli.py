@@ -1,0 +1,104 @@
+"""The command line: `barograph-streams run JOB --kafka HOST:PORT`."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from barograph_streams import __version__
+from barograph_streams.core.jobs import JOBS
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    top = argparse.ArgumentParser(prog="barograph-streams", description="Stream jobs on Barograph's topics.")
+    top.add_argument("--version", action="version", version=__version__)
+    run = top.add_subparsers(dest="command", required=True).add_parser("run", help="Run a job.")
+    run.add_argument("job", choices=sorted(JOBS))
+    run.add_argument("--kafka", required=True, metavar="HOST:PORT", help="Bootstrap servers.")
+    run.add_argument(
+        "--kafka-properties",
+        type=Path,
+        metavar="FILE",
+        help="Settings of Kafka's Java clients, one NAME=VALUE in a line: TLS, SASL.",
+    )
+    run.add_argument(
+        "--flink",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="A setting of Flink, such as those of a metrics reporter. May be repeated.",
+    )
+    run.add_argument(
+        "--checkpoints",
+        type=Path,
+        metavar="FOLDER",
+        help="Where the embedded cluster keeps its checkpoints. Without it a restart reads everything again.",
+    )
+    run.add_argument("--checkpoint-interval-ms", type=int, default=10_000, metavar="N")
+    run.add_argument("--parallelism", type=int, default=1, metavar="N")
+    run.add_argument(
+        "--jars",
+        type=Path,
+        default=os.environ.get("BAROGRAPH_STREAMS_JARS"),
+        metavar="FOLDER",
+        help="The folder of the connector's jars (BAROGRAPH_STREAMS_JARS), unless Flink's lib/ has them.",
+    )
+    run.add_argument(
+        "--cluster",
+        action="store_true",
+        help="Take checkpoints, restarts and addresses from the cluster's configuration: for flink run.",
+    )
+    return top
+
+
+def newest_checkpoint(folder: Path) -> str | None:
+    """Return the newest complete checkpoint below a folder; `None`: there is none."""
+    found = list(folder.glob("*/chk-*/_metadata"))
+    return str(max(found, key=lambda path: path.stat().st_mtime_ns).parent) if found else None
+
+
+def named_values(lines: Sequence[str]) -> dict[str, str]:
+    """Return the settings of lines, without empty ones and comments.
+
+    Raises:
+        ValueError: a line has no value. The message does not quote it, since it may be a secret.
+    """
+    values: dict[str, str] = {}
+    for number, line in enumerate(map(str.strip, lines), 1):
+        name, is_setting, text = line.partition("=")
+        if line and not line.startswith("#"):
+            if not is_setting:
+                raise ValueError(f"setting {number}: no value; use NAME=VALUE")
+            values[name.strip()] = text.strip()
+    return values
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    words = parser().parse_args(argv)
+    try:
+        file: Path | None = words.kafka_properties
+        client = named_values(file.read_text().splitlines() if file else [])
+        chosen = named_values(words.flink)
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    # Flink starts a Java process when it is imported and used, so the arguments are checked first.
+    from barograph_streams.shell.pipeline import LOCAL, run, settings
+
+    restore = words.checkpoints and newest_checkpoint(words.checkpoints)
+    config = dict(chosen)
+    if not words.cluster:
+        config = {**LOCAL, **settings(words.checkpoints, words.checkpoint_interval_ms, restore), **chosen}
+        sys.stderr.write(f"restoring from {restore}\n" if restore else "starting without a checkpoint\n")
+    run(
+        JOBS[words.job],
+        kafka=words.kafka,
+        client=client,
+        jars=sorted(words.jars.glob("*.jar")) if words.jars else [],
+        config=config,
+        parallelism=words.parallelism,
+    )
+    return 0

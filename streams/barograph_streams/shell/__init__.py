@@ -1,0 +1,1 @@
+"""The shell on Apache Flink: sources, state and sinks. It decides nothing."""

@@ -1,0 +1,119 @@
+"""Builds the pipeline of a job: Kafka, a keyed function, Kafka."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pyflink.common import Configuration, Types
+from pyflink.datastream import DataStream, KeyedStream, StreamExecutionEnvironment
+from pyflink.java_gateway import get_gateway
+
+from barograph_streams.core.jobs import Job
+from barograph_streams.shell.function import RECORD_TYPE, JobFunction
+
+TRANSACTION_TIMEOUT_MS = 900_000
+"""The most that brokers accept by default (`transaction.max.timeout.ms`); Flink's default is above it."""
+
+LOCAL: Mapping[str, str] = {
+    "rest.bind-address": "127.0.0.1",
+    "rest.address": "127.0.0.1",
+    "rest.bind-port": "0-65535",
+}
+"""Settings of the embedded cluster alone."""
+
+
+def settings(checkpoints: Path | None, interval_ms: int, restore: str | None) -> dict[str, str]:
+    """Return Flink's settings that a job depends on; those of a cluster come from its own configuration."""
+    chosen = {
+        "python.execution-mode": "thread",
+        "python.executable": sys.executable,
+        "python.client.executable": sys.executable,
+        "execution.checkpointing.interval": f"{interval_ms} ms",
+        "execution.checkpointing.mode": "EXACTLY_ONCE",
+        "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
+        # Explicit, since the default restarts a job that can never run for good, every second.
+        "restart-strategy.type": "exponential-delay",
+        "restart-strategy.exponential-delay.initial-backoff": "1 s",
+        "restart-strategy.exponential-delay.max-backoff": "1 min",
+        "restart-strategy.exponential-delay.attempts-before-reset-backoff": "20",
+    }
+    if checkpoints is not None:
+        chosen["execution.checkpointing.dir"] = checkpoints.absolute().as_uri()
+    if restore is not None:
+        chosen["execution.state-recovery.path"] = restore
+    return chosen
+
+
+def run(
+    job: Job,
+    *,
+    kafka: str,
+    client: Mapping[str, str],
+    jars: Sequence[Path],
+    config: Mapping[str, str],
+    parallelism: int,
+) -> None:
+    """Run a job until it is canceled or fails for good.
+
+    Args:
+        job: what to run.
+        kafka: the bootstrap servers.
+        client: more settings of Kafka's clients, such as those of TLS and SASL.
+        jars: the connector, the codec of zstd, and the schemas of streams/java.
+        config: Flink's settings.
+        parallelism: of all operators.
+    """
+    configuration = Configuration()
+    for name, text in config.items():
+        configuration.set_string(name, text)
+    env = StreamExecutionEnvironment.get_execution_environment(configuration)
+    env.set_parallelism(parallelism)
+    env.add_jars(*(jar.absolute().as_uri() for jar in jars))
+    jvm = get_gateway().jvm
+    keyed = KeyedStream(
+        _source(env, job, kafka, client).keyBy(
+            jvm.KeyByKeySelector(), Types.ROW([Types.STRING()]).get_java_type_info()
+        ),
+        Types.PRIMITIVE_ARRAY(Types.BYTE()),
+        None,
+    )
+    records: DataStream = keyed.process(JobFunction(job.name), output_type=RECORD_TYPE)
+    records.name(job.name).uid(f"{job.name}-function")
+    records._j_data_stream.sinkTo(_sink(job, kafka, client)).name("kafka").uid(f"{job.name}-sink")
+    env.execute(f"barograph-{job.name}")
+
+
+def _source(env: StreamExecutionEnvironment, job: Job, kafka: str, client: Mapping[str, str]) -> object:
+    """Return the stream of key and frame. Python's own source has neither the key nor the headers."""
+    jvm = get_gateway().jvm
+    offsets = jvm.org.apache.flink.connector.kafka.source.enumerator.initializer.OffsetsInitializer
+    builder = (
+        jvm.org.apache.flink.connector.kafka.source.KafkaSource.builder()
+        .setBootstrapServers(kafka)
+        .setTopics(list(job.topics))
+        .setGroupId(f"barograph-streams-{job.name}")
+        .setStartingOffsets(offsets.earliest())
+        .setDeserializer(jvm.barograph.streams.FrameSchema())
+    )
+    for name, text in client.items():
+        builder.setProperty(name, text)
+    no_watermarks = jvm.org.apache.flink.api.common.eventtime.WatermarkStrategy.noWatermarks()
+    stream = env._j_stream_execution_environment.fromSource(builder.build(), no_watermarks, "kafka")
+    return stream.uid(f"{job.name}-source")
+
+
+def _sink(job: Job, kafka: str, client: Mapping[str, str]) -> object:
+    jvm = get_gateway().jvm
+    exactly_once = jvm.org.apache.flink.connector.base.DeliveryGuarantee.EXACTLY_ONCE
+    builder = (
+        jvm.org.apache.flink.connector.kafka.sink.KafkaSink.builder()
+        .setBootstrapServers(kafka)
+        .setRecordSerializer(jvm.barograph.streams.RecordSchema())
+        .setDeliveryGuarantee(exactly_once)
+        .setTransactionalIdPrefix(f"barograph-streams-{job.name}")
+        .setProperty("transaction.timeout.ms", str(TRANSACTION_TIMEOUT_MS))
+        .setProperty("compression.type", "gzip")
+    )
+    for name, text in client.items():
+        builder.setProperty(name, text)
+    return builder.build()

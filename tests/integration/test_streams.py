@@ -1,0 +1,90 @@
+"""The pressure job on a real Flink and a real Kafka: complete and without repeats, also after SIGKILL."""
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Producer
+
+from barograph_streams.core.records import DEAD_LETTER_TOPIC, PRESSURE_TOPIC
+from tests.integration.conftest import need
+from tests.lab.flink import Job, job
+from tests.lab.kafka import RealKafka, consume
+from tests.unit.streams.mixing import Sent, count, mixed, written
+
+SAMPLES_TOPIC = "barograph.samples"
+
+
+@pytest.fixture
+def flink() -> None:
+    """Flink's Python environment and the jars."""
+    need("flink")
+
+
+def produce(kafka: RealKafka, stream: Sequence[Sent]) -> None:
+    """Produce records in order, compressed with zstd, the codec that needs a jar of its own."""
+    producer = Producer({"bootstrap.servers": kafka.bootstrap, "compression.type": "zstd", "log_level": 0})
+    for key, value in stream:
+        producer.produce(SAMPLES_TOPIC, value, key=key)
+    assert producer.flush(60) == 0
+
+
+def written_to(kafka: RealKafka, *, committed: bool = True) -> tuple[dict[str, list[bytes]], list[bytes]]:
+    """Return the values of each VM in order, and the dead letters."""
+    received = consume(kafka.bootstrap, [PRESSURE_TOPIC, DEAD_LETTER_TOPIC], committed=committed)
+    records: defaultdict[str, list[bytes]] = defaultdict(list)
+    for each in received:
+        if each.topic == PRESSURE_TOPIC:
+            records[each.key].append(each.value)
+    return dict(records), sorted(each.value for each in received if each.topic == DEAD_LETTER_TOPIC)
+
+
+def wait_for(kafka: RealKafka, running: Job, records: int, dead: int, *, committed: bool = True) -> None:
+    """Wait until so many records have been written.
+
+    Raises:
+        AssertionError: the job has ended, or it took too long.
+    """
+    deadline_s = time.monotonic() + 300
+    while True:
+        found, letters = written_to(kafka, committed=committed)
+        if count(found) >= records and len(letters) >= dead:
+            return
+        assert running.is_running(), running.log.read_text()[-4000:]
+        assert time.monotonic() < deadline_s, f"{count(found)} of {records}, {len(letters)} of {dead}"
+        time.sleep(0.2)
+
+
+@pytest.mark.timeout(900)
+def test_a_killed_job_goes_on_from_its_checkpoint_complete_and_without_repeats(
+    flink: None, own_kafka: RealKafka, folder: Path
+) -> None:
+    """It is killed while a transaction is open, and goes on with another parallelism."""
+    stream = mixed(seed=7, vms=60, samples=120)
+    third = len(stream) // 3
+    for topic in (SAMPLES_TOPIC, PRESSURE_TOPIC, DEAD_LETTER_TOPIC):
+        own_kafka.create_topic(topic, 4)
+    first, first_dead = written(stream[:third])
+    second, _ = written(stream[: 2 * third])
+    records, dead = written(stream)
+
+    with job(folder / "job", "pressure", own_kafka.bootstrap) as running:
+        produce(own_kafka, stream[:third])
+        running.start()
+        wait_for(own_kafka, running, count(first), len(first_dead))
+        produce(own_kafka, stream[third : 2 * third])
+        wait_for(own_kafka, running, (count(first) + count(second)) // 2, 0, committed=False)
+        running.kill()
+        produce(own_kafka, stream[2 * third :])
+        running.start("--parallelism", "2")
+        wait_for(own_kafka, running, count(records), len(dead))
+        found, found_dead = written_to(own_kafka)
+        log = running.log.read_text()
+
+    assert found == records
+    assert found_dead == dead
+    assert log.count("restoring from") == 1
+    assert count(first) < count(second) < count(records)
+    assert min(Counter(len(values) for values in records.values())) > 1

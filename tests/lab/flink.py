@@ -1,0 +1,161 @@
+"""Apache Flink: its Python environment, the jars of a job, and a job in its embedded cluster."""
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.lab import debian
+from tests.lab.cache import CannotHave, made, place, run, say
+from tests.lab.process import start
+
+ROOT = Path(__file__).parents[2]
+STREAMS = ROOT / "streams"
+LOCK = STREAMS / "requirements.lock"
+
+JARS = {
+    "org.apache.flink:flink-sql-connector-kafka:5.0.0-2.2": (
+        "5605c691d11a501382c383fecba37a7a552467da5ab7ba904ef5d6f3d62c5616"
+    ),
+    # The connector has no codec of zstd.
+    "com.github.luben:zstd-jni:1.5.6-10": "b6c3237e24b8252a5a9c3a0e1ae30ef8f323412e74bd358548b7a9e527d676df",
+}
+"""Artifacts of Maven Central, each with the SHA-256 of its jar."""
+
+_JAVA = sorted((STREAMS / "java").rglob("*.java"))
+_SITE = f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages/pyflink"
+
+
+def _environment_inputs() -> str:
+    return f"1 {sys.version_info[:2]} {LOCK.read_text()}"
+
+
+def _jars_inputs() -> str:
+    sources = "".join(file.read_text() for file in _JAVA)
+    return f"1 {JARS} {sources} {_environment_inputs()}"
+
+
+def there() -> bool:
+    """Whether jobs can be run."""
+    pieces = (place("flink", _environment_inputs()), place("flink-jars", _jars_inputs()))
+    return shutil.which("java") is not None and all(piece.is_dir() for piece in pieces)
+
+
+def environment() -> Path:
+    """Return the Python of the environment that streams/requirements.lock describes."""
+    with made("flink", _environment_inputs()) as work:
+        if work is not None:
+            say("installing Apache Flink's Python packages: 800 MB, about two minutes")
+            run([sys.executable, "-m", "venv", work])
+            pip = [work / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+            run([*pip, "--require-hashes", "--no-deps", "-r", LOCK])
+    return place("flink", _environment_inputs()) / "bin" / "python"
+
+
+def jars() -> Path:
+    """Return the folder of the jars that a job needs beside Flink."""
+    with made("flink-jars", _jars_inputs()) as work:
+        if work is not None:
+            flink = environment().parents[1] / _SITE / "lib"
+            debian.install(["maven"], "fetches Flink's connector", there=lambda: bool(shutil.which("mvn")))
+            debian.install(
+                ["default-jdk-headless"],
+                "compiles the stream jobs' schemas",
+                there=lambda: bool(shutil.which("javac")),
+            )
+            say("fetching Flink's Kafka connector with Maven")
+            for artifact, digest in JARS.items():
+                _, name, version = artifact.split(":")
+                run(
+                    [
+                        "mvn",
+                        "-q",
+                        "-B",
+                        "dependency:copy",
+                        f"-Dartifact={artifact}",
+                        f"-DoutputDirectory={work}",
+                    ]
+                )
+                found = hashlib.sha256((work / f"{name}-{version}.jar").read_bytes()).hexdigest()
+                if found != digest:
+                    raise CannotHave(f"{artifact} has the SHA-256 {found}, and {digest} was expected")
+            classes = work / "classes"
+            path = ":".join(str(jar) for jar in (*work.glob("*.jar"), *flink.glob("flink-dist-*.jar")))
+            run(["javac", "--release", "11", "-nowarn", "-cp", path, "-d", classes, *_JAVA])
+            run(["jar", "--create", "--file", work / "barograph-streams.jar", "-C", classes, "."])
+            shutil.rmtree(classes)
+    return place("flink-jars", _jars_inputs())
+
+
+def set_up() -> None:
+    """Set up all of it."""
+    debian.install(["default-jre-headless"], "runs Flink", there=lambda: bool(shutil.which("java")))
+    environment()
+    jars()
+
+
+class Job:
+    """A job as `barograph-streams run` starts it. Its checkpoints stay over any end."""
+
+    def __init__(self, folder: Path, name: str, bootstrap: str, *, checkpoint_interval_ms: int) -> None:
+        self._folder = folder
+        self.log = folder / "job.log"
+        self.checkpoints = folder / "checkpoints"
+        self._words = ["run", name, "--kafka", bootstrap, "--jars", str(jars())]
+        self._words += ["--checkpoints", str(self.checkpoints)]
+        self._words += ["--checkpoint-interval-ms", str(checkpoint_interval_ms)]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *more: str) -> None:
+        """Start it. It restores the newest checkpoint, if there is one."""
+        python = environment()
+        java = Path(shutil.which("java") or "java").resolve().parents[1]
+        env = {
+            **{name: text for name, text in os.environ.items() if not name.startswith("PYTHON")},
+            "PATH": f"{python.parent}:{os.environ['PATH']}",
+            "PYTHONPATH": str(STREAMS),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "VIRTUAL_ENV": str(python.parents[1]),
+            "JAVA_HOME": str(java),
+            "JAVA_TOOL_OPTIONS": "-Xmx768m",
+            "FLINK_LOG_DIR": str(self._folder),
+        }
+        argv: Sequence[str | Path] = [python, "-m", "barograph_streams", *self._words, *more]
+        self._process = start(argv, self.log, env=env, cwd=self._folder)
+
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    def kill(self) -> None:
+        """SIGKILL it: Python and the Java process that it has started."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+
+@contextmanager
+def job(folder: Path, name: str, bootstrap: str, *, checkpoint_interval_ms: int = 2_000) -> Generator[Job]:
+    """A job that ends with the block; `start` starts it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made_job = Job(folder, name, bootstrap, checkpoint_interval_ms=checkpoint_interval_ms)
+    try:
+        yield made_job
+    finally:
+        made_job.kill()
+
+
+def main() -> None:
+    """Print what the shell must know to run a job from the tree."""
+    print(f"export PATH={environment().parent}:$PATH PYTHONPATH={STREAMS} BAROGRAPH_STREAMS_JARS={jars()}")
+    print("alias barograph-streams='python -m barograph_streams'")
+
+
+if __name__ == "__main__":
+    main()

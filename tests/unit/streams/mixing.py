@@ -1,0 +1,98 @@
+"""Streams of records with everything that the contract allows, and what the jobs make of them."""
+
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import chain
+
+from agent.contract.encode import Mode
+from agent.core.reading import Origin
+from barograph_streams.core.pressure_job import step
+from tests.unit.streams.making import T0_S, Made, make, redeliver
+
+Sent = tuple[str, bytes]
+"""Key and value of a record."""
+
+GARBAGE = (b"", b"{", b"[]", b'{"schema":"barograph.vm.sample/2.0"}', b'{"schema":"barograph.vm.sample/1.0"}')
+
+
+def mixed(seed: int, vms: int, samples: int) -> list[Sent]:
+    """Return the records of some VMs as they arrive.
+
+    There are repeats, gaps, new epochs, redelivered samples, migrations, both modes and garbage. Each VM is
+    short of memory for a part of the time.
+    """
+    chance = random.Random(seed)
+    queues = [list(_of_vm(chance, vm, samples)) for vm in range(vms)]
+    order = [queue for queue in queues for _ in queue]
+    chance.shuffle(order)
+    stream: list[Sent] = []
+    for queue in order:
+        made = queue.pop(0)
+        stream.append((made.key, made.value))
+        if chance.random() < 0.01:
+            stream.append((chance.choice([made.key, "", "x"]), chance.choice(GARBAGE)))
+    return stream
+
+
+def _of_vm(chance: random.Random, vm: int, samples: int) -> Iterator[Made]:
+    mode = chance.choice(list(Mode))
+    start, end = sorted(chance.sample(range(samples), 2))
+    epoch, sequence, host, faults, kills, kept = 1000 * vm, 0, vm % 2, 0, 0, list[Made]()
+    previous: tuple[int, int] | None = None
+    for place in range(samples):
+        if chance.random() < 0.02:  # a reboot, or a migration
+            moved = chance.random() < 0.5
+            previous, host = (None, 1 - host) if moved else ((epoch, sequence), host)
+            epoch, sequence, faults, kills = epoch + 1, 0, 0, 0
+        sequence += 1
+        short = start <= place < end
+        faults += 2_000 if short else 0
+        kills += chance.random() < 0.005
+        made = make(
+            sequence,
+            vm=vm,
+            epoch=epoch,
+            host=host,
+            previous=previous,
+            last_update_s=T0_S + 20 * place,
+            origin=Origin.UNSOLICITED if sequence == 1 else Origin.POLL,
+            statistics={
+                "available_memory": 10_000_000 if short else 600_000_000,
+                "total_memory": 1_000_000_000,
+                "major_faults": faults,
+                "oom_kills": kills,
+            },
+            mode=mode,
+        )
+        previous = None
+        kept.append(made)
+    lost = {place for place in range(1, samples - 1) if chance.random() < 0.03}
+    again = {place: redeliver(kept[place]) for place in lost if chance.random() < 0.5}
+    for place, made in enumerate(kept):
+        if place not in lost:
+            yield made
+            if chance.random() < 0.03:
+                yield from kept[max(0, place - 2) : place + 1]
+        if place - 5 in again:
+            yield again.pop(place - 5)
+
+
+def written(stream: Sequence[Sent]) -> tuple[dict[str, list[bytes]], list[bytes]]:
+    """Return what the pressure job writes: the values of each VM in order, and the dead letters."""
+    states: dict[str, bytes] = {}
+    records: defaultdict[str, list[bytes]] = defaultdict(list)
+    dead: list[bytes] = []
+    for key, value in stream:
+        stepped = step(states.get(key), key, value)
+        if stepped.state is not None:
+            states[key] = stepped.state
+        records[key] += [record.value for record in stepped.records]
+        if stepped.outcome.is_dead:
+            dead.append(value)
+    return {key: values for key, values in records.items() if values}, sorted(dead)
+
+
+def count(records: dict[str, list[bytes]]) -> int:
+    """Return how many records there are."""
+    return len(list(chain.from_iterable(records.values())))
