@@ -20,7 +20,8 @@ from agent.contract.encode import (
 from agent.contract.headers import decode_headers
 from agent.contract.redelivered import redelivered
 from agent.core.reading import Record
-from barograph_streams.core.records import DEAD_LETTER_TOPIC, PRESSURE_TOPIC
+from barograph_streams.core.jobs import JOBS
+from barograph_streams.core.records import DEAD_LETTER_TOPIC
 from tests.contract.schema_files import ALL_DOCUMENTS, DOCUMENTS, SCHEMAS, load, open_path, versions
 from tests.golden.documents import HOST_MEMORY_EVENT
 from tests.unit.contract.test_encode import AGENT, AGENT_EVENT, MEMORY, SAMPLE, STATE
@@ -153,9 +154,19 @@ def test_the_topics_are_those_of_the_contract() -> None:
         "barograph.samples": {"sample"},
         "barograph.states": {"state", "agent"},
         "barograph.memory": {"host", "memory"},
-        PRESSURE_TOPIC: {"pressure"},
+        "barograph.vm.pressure": {"pressure"},
+        "barograph.vm.leak": {"leak"},
+        "barograph.vm.right-size": {"right-size"},
+        "barograph.vm.quality": {"quality"},
+        "barograph.host.quality": {"host-quality"},
         DEAD_LETTER_TOPIC: {"dead"},
     }
+
+
+def test_the_topics_of_the_jobs_are_in_the_document() -> None:
+    described = {channel["address"] for channel in STREAMS["channels"].values()}
+
+    assert described == {DEAD_LETTER_TOPIC, *(topic for job in JOBS.values() for topic in job.writes)}
 
 
 @pytest.mark.parametrize("document", ALL_DOCUMENTS)

@@ -1,20 +1,25 @@
-"""The pressure job on a real Flink and a real Kafka: complete and without repeats, also after SIGKILL."""
+"""The stream jobs on a real Flink and a real Kafka: complete and without repeats, and with real timers."""
 
+import json
 import time
+import uuid
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 from confluent_kafka import Producer
 
-from barograph_streams.core.records import DEAD_LETTER_TOPIC, PRESSURE_TOPIC
+from barograph_streams.core.jobs import SAMPLES_TOPIC, STATES_TOPIC
+from barograph_streams.core.pressure_job import TOPIC as PRESSURE_TOPIC
+from barograph_streams.core.quality_job import HOST_TOPIC, VM_TOPIC
+from barograph_streams.core.records import DEAD_LETTER_TOPIC
+from tests.contract.schema_files import examples, load
 from tests.integration.conftest import need
 from tests.lab.flink import Job, job
 from tests.lab.kafka import RealKafka, consume
 from tests.unit.streams.mixing import Sent, count, mixed, written
-
-SAMPLES_TOPIC = "barograph.samples"
 
 
 @pytest.fixture
@@ -88,3 +93,42 @@ def test_a_killed_job_goes_on_from_its_checkpoint_complete_and_without_repeats(
     assert log.count("restoring from") == 1
     assert count(first) < count(second) < count(records)
     assert min(Counter(len(values) for values in records.values())) > 1
+
+
+@pytest.mark.timeout(600)
+def test_a_host_that_is_silent_is_dark_after_its_heartbeat(
+    flink: None, own_kafka: RealKafka, folder: Path
+) -> None:
+    for topic in (SAMPLES_TOPIC, STATES_TOPIC, VM_TOPIC, HOST_TOPIC, DEAD_LETTER_TOPIC):
+        own_kafka.create_topic(topic, 2)
+    document = load(examples("agent", "valid")[0])
+    host = cast(dict[str, str], document["host"])["id"] = uuid.uuid4().hex
+    producer = Producer({"bootstrap.servers": own_kafka.bootstrap, "log_level": 0})
+
+    def found() -> list[str]:
+        received = consume(own_kafka.bootstrap, [HOST_TOPIC])
+        return [json.loads(each.value)["condition"] for each in received if each.key == host]
+
+    with job(folder / "job", "quality", own_kafka.bootstrap, checkpoint_interval_ms=1_000) as running:
+        running.start()
+        deadline_s = time.monotonic() + 400
+        sequence = 0
+        while not found():  # a state that is read too late is void as it arrives, so they are repeated
+            sequence += 1
+            now_ms = time.time_ns() // 1_000_000
+            document |= {
+                "sequence": sequence,
+                "observed_at_ms": now_ms,
+                "next_heartbeat_by_ms": now_ms + 5_000,
+            }
+            producer.produce(STATES_TOPIC, json.dumps(document).encode(), key=host)
+            assert producer.flush(60) == 0
+            assert running.is_running(), running.log.read_text()[-4000:]
+            assert time.monotonic() < deadline_s
+            time.sleep(1)
+        while len(conditions := found()) < 2:
+            assert running.is_running(), running.log.read_text()[-4000:]
+            assert time.monotonic() < deadline_s
+            time.sleep(0.5)
+
+    assert conditions == ["reporting", "dark"]

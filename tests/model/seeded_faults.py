@@ -203,8 +203,8 @@ STREAMS = (
     ("if reading.outcome is Outcome.KEPT and sample.is_polled:", "if reading.outcome is Outcome.KEPT:"),
     ("_forget_oldest(epochs, EPOCHS_KEPT)", "pass"),
     ("is_gap = elapsed_s > GAP_MAX_S", "is_gap = False"),
-    ("        if epoch == before.epoch:\n            rises", "        if True:\n            rises"),
-    ("return sample if key == sample.vm.id else Outcome.KEY", "return sample"),
+    ("        if epoch == before.epoch:\n            *rises", "        if True:\n            *rises"),
+    ("return document if key == document.vm.id else Outcome.KEY", "return document"),
 )
 
 

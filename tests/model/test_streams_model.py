@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agent.contract.encode import Mode
 from barograph_streams.core.documents import Outcome
-from barograph_streams.core.pressure_job import VmState, decode_state, step
+from barograph_streams.core.pressure_job import JOB
 from tests.contract.test_schemas_reader import new_reader
 from tests.unit.streams.making import Made, make, redeliver
 
@@ -100,7 +100,7 @@ def test_the_same_samples_are_kept_and_the_same_are_lost_as_by_the_contracts_rea
     reader, states, lost = new_reader(), dict[str, bytes](), 0
 
     for place, (key, value) in enumerate(stream):
-        stepped = step(states.get(key), key, value)
+        stepped = JOB.step(states.get(key), key, value)
         if place in bad:
             assert stepped.state is None
             assert stepped.outcome not in ACCEPTED | {Outcome.REPEAT}
@@ -112,11 +112,9 @@ def test_the_same_samples_are_kept_and_the_same_are_lost_as_by_the_contracts_rea
         assert (stepped.outcome in ACCEPTED) is (taken is not None), place
         assert lost == reader.lost, place
 
-    kept: list[VmState] = [decode_state(state) for state in states.values()]
-    assert sum(each.reader.lost for each in kept) == reader.lost
-    assert [list(each.reader.epochs) for each in kept] == [
-        list(reader.vms[vm]) for vm in states if vm in reader.vms
-    ]
+    kept = [JOB.decode(state)[0] for state in states.values()]
+    assert sum(each.lost for each in kept) == reader.lost
+    assert [list(each.epochs) for each in kept] == [list(reader.vms[vm]) for vm in states if vm in reader.vms]
 
 
 @given(samples(0))
@@ -127,7 +125,7 @@ def test_the_records_do_not_depend_on_repeats(arrived: list[Made]) -> None:
         state: bytes | None = None
         values: list[bytes] = []
         for made in stream:
-            stepped = step(state, made.key, made.value)
+            stepped = JOB.step(state, made.key, made.value)
             state = stepped.state or state
             values += [record.value for record in stepped.records]
         return values

@@ -1,11 +1,12 @@
-"""Parses the values of barograph.samples. What is accepted follows docs/contract.md and schemas/sample.
+"""Parses the values of records. What is accepted follows docs/contract.md and schemas/sample.
 
 A value is untrusted: any program that may write to the topic may have written it. Every field that a job
 uses is checked against the schema's type and bounds; other fields are ignored (rule 1 of the contract).
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -21,8 +22,7 @@ Count = Annotated[int, Meta(ge=0, le=SEQUENCE_MAX)]
 Name = Annotated[str, Meta(max_length=1024)]
 Labels = Annotated[dict[str, Annotated[str, Meta(max_length=256)]], Meta(max_length=256)]
 
-_MAJOR = "1"
-_SAMPLE = "barograph.vm.sample"
+_MAJOR = "1."
 
 
 class Outcome(StrEnum):
@@ -32,6 +32,7 @@ class Outcome(StrEnum):
     SUPERSEDED = "superseded"  # kept, but a newer epoch of the VM has begun: not used for current values
     REDELIVERED = "redelivered"  # kept, but late: not used for current values
     REPEAT = "repeat"
+    UNIDENTIFIED = "unidentified"  # the state of a VM whose id is not known yet
     OTHER_KIND = "other_kind"  # of a kind that this reader does not know, which is no error
     TOO_LARGE = "too_large"
     NOT_JSON = "not_json"
@@ -96,15 +97,20 @@ class Sample(Struct, frozen=True):
         return self.origin == "poll"
 
 
-class _Event(Struct):
-    """A CloudEvent in structured mode, or the head of any document."""
+class _Head(Struct):
+    """What tells a document from a CloudEvent in structured mode, and its kind."""
 
     data: msgspec.Raw | UnsetType = UNSET
     schema: str | UnsetType = UNSET
 
 
-_sample = msgspec.json.Decoder(Sample)
-_event = msgspec.json.Decoder(_Event)
+_head = msgspec.json.Decoder(_Head)
+
+SAMPLE = "barograph.vm.sample"
+DECODERS: Mapping[str, "msgspec.json.Decoder[Sample]"] = {SAMPLE: msgspec.json.Decoder(Sample)}
+"""How to decode a sample."""
+
+Document = TypeVar("Document")
 
 
 def parse_sample(key: str, value: bytes) -> Sample | Outcome:
@@ -114,41 +120,33 @@ def parse_sample(key: str, value: bytes) -> Sample | Outcome:
         key: of the record.
         value: a document, or a CloudEvent in structured mode that contains one.
     """
+    document = parse(value, DECODERS)
+    if isinstance(document, Outcome):
+        return document
+    return document if key == document.vm.id else Outcome.KEY
+
+
+def parse(value: bytes, decoders: "Mapping[str, msgspec.json.Decoder[Document]]") -> Document | Outcome:
+    """Return the document of a record, or why it is not used; `decoders`: of the kinds that are wanted."""
     if len(value) > VALUE_BYTES_MAX:
         return Outcome.TOO_LARGE
+    document: bytes | msgspec.Raw = value
     try:
-        sample = _sample.decode(value)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        found = _structured_or_refused(value)
-        if isinstance(found, Outcome):
-            return found
-        sample = found
-    kind, _, version = sample.schema.partition("/")
-    if kind != _SAMPLE or not version.startswith(f"{_MAJOR}."):
-        return _refused(sample.schema)
-    return sample if key == sample.vm.id else Outcome.KEY
-
-
-def _structured_or_refused(value: bytes) -> Sample | Outcome:
-    try:
-        event = _event.decode(value)
-        document = event.data
-        if isinstance(document, UnsetType):
-            return Outcome.DOCUMENT if isinstance(event.schema, UnsetType) else _refused(event.schema)
-        event = _event.decode(document)
+        head = _head.decode(document)
+        if not isinstance(head.data, UnsetType):
+            document = head.data
+            head = _head.decode(document)
     except msgspec.ValidationError:
         return Outcome.DOCUMENT
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return Outcome.NOT_JSON
-    try:
-        return _sample.decode(document)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return Outcome.DOCUMENT if isinstance(event.schema, UnsetType) else _refused(event.schema)
-
-
-def _refused(schema: str) -> Outcome:
-    """Return why a document that is no valid sample of this version is not used."""
-    kind, _, version = schema.partition("/")
-    if kind != _SAMPLE:
+    kind, _, version = ("", "", "") if isinstance(head.schema, UnsetType) else head.schema.partition("/")
+    decoder = decoders.get(kind)
+    if decoder is None:
         return Outcome.OTHER_KIND if kind.startswith("barograph.") and version else Outcome.DOCUMENT
-    return Outcome.DOCUMENT if version.startswith(f"{_MAJOR}.") else Outcome.VERSION
+    if not version.startswith(_MAJOR):
+        return Outcome.VERSION
+    try:
+        return decoder.decode(document)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return Outcome.DOCUMENT

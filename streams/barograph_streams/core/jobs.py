@@ -1,36 +1,68 @@
 """The jobs by name: what each reads, and what it does with a record."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from msgspec import Struct
 
-from barograph_streams.core import pressure_job
+from barograph_streams.core import leak_job, pressure_job, quality_job, right_size_job
 from barograph_streams.core.documents import Outcome
 from barograph_streams.core.frames import split_frame
-from barograph_streams.core.pressure_job import Step
 from barograph_streams.core.records import Record, dead_letter
+from barograph_streams.core.steps import Step
+
+SAMPLES_TOPIC = "barograph.samples"
+STATES_TOPIC = "barograph.states"
 
 COUNTED = tuple(str(outcome) for outcome in Outcome)
 """The names of the counters of a job, beside `lost` and `found`."""
 
 
+class Steps(Protocol):
+    """What a job does. It keeps one array of bytes for each key."""
+
+    def step(self, kept: bytes | None, key: str, value: bytes, now_ms: int) -> Step:
+        """Return what one record changes."""
+        ...
+
+    def on_timer(self, kept: bytes | None, key: str, now_ms: int) -> Step:
+        """Return what the passing of time changes."""
+        ...
+
+
 class Job(Struct, frozen=True):
-    """A job: it keeps one array of bytes for each key."""
+    """A job."""
 
     name: str
-    topics: Sequence[str]
-    step: Callable[[bytes | None, str, bytes], Step]
+    reads: Sequence[str]
+    writes: Sequence[str]
+    steps: Steps
+    has_timers: bool = False
 
 
 JOBS: Mapping[str, Job] = {
-    job.name: job for job in (Job("pressure", ("barograph.samples",), pressure_job.step),)
+    job.name: job
+    for job in (
+        Job("pressure", (SAMPLES_TOPIC,), (pressure_job.TOPIC,), pressure_job.JOB),
+        Job("leak", (SAMPLES_TOPIC,), (leak_job.TOPIC,), leak_job.JOB),
+        Job("right-size", (SAMPLES_TOPIC,), (right_size_job.TOPIC,), right_size_job.JOB),
+        Job(
+            "quality",
+            (SAMPLES_TOPIC, STATES_TOPIC),
+            (quality_job.VM_TOPIC, quality_job.HOST_TOPIC),
+            quality_job.QualityJob(),
+            has_timers=True,
+        ),
+    )
 }
 
 
-def process(job: Job, kept: bytes | None, key: str, frame: bytes) -> tuple[Step, Sequence[Record]]:
+def process(
+    job: Job, kept: bytes | None, key: str, frame: bytes, now_ms: int
+) -> tuple[Step, Sequence[Record]]:
     """Return what one record of Kafka changes, and the records to write: also the dead letter."""
     place, value = split_frame(frame)
-    step = job.step(kept, key, value)
+    step = job.steps.step(kept, key, value, now_ms)
     if not step.outcome.is_dead:
         return step, step.records
     return step, (dead_letter(job.name, step.outcome, place, key.encode(), value),)

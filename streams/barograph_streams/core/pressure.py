@@ -3,7 +3,7 @@
 Time is the `last_update` of the samples, so that a backlog gives the same levels as live samples.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 from msgspec import Struct
@@ -112,10 +112,10 @@ def advance(
         elapsed_s = last_update_s - before.last_update_s
         is_gap = elapsed_s > GAP_MAX_S
         if epoch == before.epoch:
-            rises = _rises(before.counters, counters)
+            *rises, kills = map(_rise, before.counters, counters)
             if not is_gap:
                 _add_rates(components, rises, elapsed_s)
-            if (kills := rises["oom_kills"]) is not None:
+            if kills is not None:
                 components["oom_kill"] = 0.0
                 oom_at_s = last_update_s if kills else oom_at_s
         if is_gap:
@@ -147,30 +147,30 @@ def _headroom(statistics: Mapping[str, int]) -> dict[str, float]:
     return {"headroom": _limited(1 - available / total / HEADROOM_SHORT)}
 
 
-def _rises(before: tuple[int | None, ...], after: tuple[int | None, ...]) -> dict[str, int | None]:
-    """Return how far each counter rose; `None`: it is missing on one side, or fell."""
-    pairs = zip(before, after, strict=True)
-    rises = [None if start is None or end is None or end < start else end - start for start, end in pairs]
-    return dict(zip(COUNTERS, rises, strict=True))
+def _rise(start: int | None, end: int | None) -> int | None:
+    """Return how far a counter rose; `None`: it is missing on one side, or fell."""
+    return None if start is None or end is None or end < start else end - start
 
 
-def _add_rates(components: dict[str, float], rises: Mapping[str, int | None], elapsed_s: int) -> None:
-    def total(one: str, other: str) -> int | None:
-        first, second = rises[one], rises[other]
-        return None if first is None or second is None else first + second
+def _sum(first: int | None, second: int | None) -> int | None:
+    return None if first is None or second is None else first + second
 
-    if (faults := rises["major_faults"]) is not None:
+
+def _add_rates(components: dict[str, float], rises: Sequence[int | None], elapsed_s: int) -> None:
+    """Add the components that are rates; `rises`: of `COUNTERS` without the last."""
+    faults, swap_in, swap_out, stalls, async_scans, direct_scans, async_reclaims, direct_reclaims = rises
+    if faults is not None:
         components["major_faults"] = _limited(faults / elapsed_s / MAJOR_FAULTS_PER_S)
-    if (swap := total("swap_in", "swap_out")) is not None:
+    if (swap := _sum(swap_in, swap_out)) is not None:
         components["swap"] = _limited(swap / elapsed_s / SWAP_BYTES_PER_S)
-    if (stalls := rises["alloc_stalls"]) is not None:
+    if stalls is not None:
         components["allocation_stalls"] = _limited(stalls / elapsed_s / STALLS_PER_S)
-    scanned = total("async_scans", "direct_scans")
-    if scanned is None:
+    scanned = _sum(async_scans, direct_scans)
+    if scanned is None or direct_scans is None:
         return
     is_scanning = scanned >= SCANNED_BYTES_PER_S_MIN * elapsed_s
-    components["direct_scans"] = (rises["direct_scans"] or 0) / scanned if is_scanning else 0.0
-    if (reclaimed := total("async_reclaims", "direct_reclaims")) is not None:
+    components["direct_scans"] = direct_scans / scanned if is_scanning else 0.0
+    if (reclaimed := _sum(async_reclaims, direct_reclaims)) is not None:
         components["reclaim"] = _limited(1 - reclaimed / scanned) if is_scanning else 0.0
 
 

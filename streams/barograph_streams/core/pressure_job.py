@@ -4,87 +4,106 @@ Its results depend on the samples of a VM and their order alone, never on the ti
 gives the same records.
 """
 
-import msgspec
-from msgspec import Struct
+from collections.abc import Mapping
 
-from barograph_streams.core.documents import Outcome, Sample, parse_sample
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from barograph_streams.core.documents import Host, Sample, Vm
 from barograph_streams.core.pressure import Level, Pressure, PressureState, advance
-from barograph_streams.core.reader import ReaderState, new_state, take
-from barograph_streams.core.records import Record, pressure_record
+from barograph_streams.core.records import Record
+from barograph_streams.core.sample_job import SampleJob, event_of_sample
+
+TOPIC = "barograph.vm.pressure"
 
 HEARTBEAT_S = 300
 """A level that has not changed is written again after so much `last_update`."""
 
+COMPONENTS = (
+    "headroom",
+    "major_faults",
+    "swap",
+    "allocation_stalls",
+    "direct_scans",
+    "reclaim",
+    "oom_kill",
+)
 
-class Reported(Struct, array_like=True, frozen=True):
-    """The last record that was written for a VM."""
 
-    level: Level
-    last_update_s: int
-
-
-class VmState(Struct, array_like=True):
+class Memory(Struct, array_like=True, frozen=True):
     """What the job keeps of one VM."""
 
-    reader: ReaderState
-    pressure: PressureState | None = None
-    reported: Reported | None = None
+    pressure: PressureState
+    level: Level  # of the newest record
+    written_s: int  # the `last_update` of the newest record
 
 
-class Step(Struct, frozen=True):
-    """What one record changed."""
+class PressureDocument(Struct, frozen=True, omit_defaults=True):
+    """The value of a record of `barograph.vm.pressure`: schemas/pressure describes it."""
 
-    outcome: Outcome
-    state: bytes | None  # to be kept for the VM; None: as before
-    records: tuple[Record, ...] = ()
-    lost: int = 0  # change of the number of lost samples
-
-
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(VmState)
-
-
-def decode_state(content: bytes) -> VmState:
-    """Return the state of a VM."""
-    return _decoder.decode(content)
-
-
-def step(kept: bytes | None, key: str, value: bytes) -> Step:
-    """Return what one record of barograph.samples changes.
-
-    Args:
-        kept: the state of the VM; `None`: no sample has arrived.
-        key: of the record: the VM's id.
-        value: of the record.
-    """
-    sample = parse_sample(key, value)
-    if isinstance(sample, Outcome):
-        return Step(sample, None)
-    vm = VmState(new_state()) if kept is None else _decoder.decode(kept)
-    reading = take(vm.reader, sample)
-    records: tuple[Record, ...] = ()
-    if reading.outcome is Outcome.KEPT and sample.is_polled:
-        pressure = advance(
-            vm.pressure,
-            epoch=sample.epoch,
-            last_update_s=sample.last_update,
-            statistics=sample.statistics,
-        )
-        if pressure is not None:
-            vm.pressure = pressure.state
-            records = _due(vm, sample, pressure)
-    return Step(reading.outcome, _encoder.encode(vm), records, reading.lost)
+    schema: str
+    vm: Vm
+    host: Host
+    epoch: str
+    sequence: int
+    last_update: int
+    level: Level
+    since: int
+    heartbeat: bool
+    components: Mapping[str, float]
+    score: float | UnsetType = UNSET
+    previous_level: Level | UnsetType = UNSET
 
 
-def _due(vm: VmState, sample: Sample, pressure: Pressure) -> tuple[Record, ...]:
-    """Return the record that is due after a sample, and note it in the state."""
-    last, level = vm.reported, pressure.state.level
-    if last is not None and last.level is level:
+_encoder = msgspec.json.Encoder()
+
+
+def fold(memory: Memory | None, sample: Sample) -> tuple[Memory | None, tuple[Record, ...]]:
+    """Return what is kept after a sample, and the record that is due."""
+    pressure = advance(
+        None if memory is None else memory.pressure,
+        epoch=sample.epoch,
+        last_update_s=sample.last_update,
+        statistics=sample.statistics,
+    )
+    if pressure is None:
+        return memory, ()
+    level = pressure.state.level
+    if memory is not None and memory.level is level:
         # Below 0 after the host's clock was set back, when `since` has changed as well.
-        if 0 <= sample.last_update - last.last_update_s < HEARTBEAT_S:
-            return ()
+        if 0 <= sample.last_update - memory.written_s < HEARTBEAT_S:
+            return Memory(pressure.state, level, memory.written_s), ()
         record = pressure_record(sample, pressure, None, heartbeat=True)
     else:
-        record = pressure_record(sample, pressure, last and last.level, heartbeat=False)
-    vm.reported = Reported(level, sample.last_update)
-    return (record,)
+        record = pressure_record(sample, pressure, memory and memory.level, heartbeat=False)
+    return Memory(pressure.state, level, sample.last_update), (record,)
+
+
+def pressure_record(
+    sample: Sample, pressure: Pressure, previous_level: Level | None, *, heartbeat: bool
+) -> Record:
+    """Return the record of the pressure after a sample. Its id is that of the sample."""
+    state = pressure.state
+    document = PressureDocument(
+        schema="barograph.vm.pressure/1.0",
+        vm=sample.vm,
+        host=sample.host,
+        epoch=sample.epoch,
+        sequence=sample.sequence,
+        last_update=sample.last_update,
+        level=state.level,
+        since=state.since_s,
+        heartbeat=heartbeat,
+        components={name: pressure.components[name] for name in COMPONENTS if name in pressure.components},
+        score=UNSET if pressure.score is None else pressure.score,
+        previous_level=UNSET if previous_level is None else previous_level,
+    )
+    return Record(
+        TOPIC,
+        sample.vm.id.encode(),
+        _encoder.encode(document),
+        event_of_sample("pressure", sample),
+    )
+
+
+JOB = SampleJob(fold, Memory)

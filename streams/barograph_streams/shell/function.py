@@ -1,12 +1,14 @@
 """Runs a job of the core for each record, with its state in Flink."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pyflink.common import Row, Time, Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext
 from pyflink.datastream.state import StateTtlConfig, ValueStateDescriptor
 
 from barograph_streams.core.jobs import COUNTED, JOBS, process
+from barograph_streams.core.records import Record
+from barograph_streams.core.steps import Step
 
 STATE_KEPT_DAYS = 8
 """How long the state of a key without records is kept: a day more than `spool.age` by default."""
@@ -40,12 +42,25 @@ class JobFunction(KeyedProcessFunction):
 
     def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[Row]:
         """Process one frame, and yield the records to write."""
-        key: str = ctx.get_current_key()
-        step, records = process(self._job, self._state.value(), key, value)
-        if step.state is not None:
-            self._state.update(step.state)
+        now_ms = ctx.timer_service().current_processing_time() if self._job.has_timers else 0
+        step, records = process(self._job, self._state.value(), ctx.get_current_key(), value, now_ms)
         self._counters[step.outcome].inc()
         if step.lost:
             self._counters["lost" if step.lost > 0 else "found"].inc(abs(step.lost))
+        yield from self._perform(step, records, ctx)
+
+    def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> Iterator[Row]:
+        """Process a timer, and yield the records to write."""
+        now_ms = ctx.timer_service().current_processing_time()
+        step = self._job.steps.on_timer(self._state.value(), ctx.get_current_key(), now_ms)
+        yield from self._perform(step, step.records, ctx)
+
+    def _perform(
+        self, step: Step, records: Sequence[Record], ctx: KeyedProcessFunction.Context
+    ) -> Iterator[Row]:
+        if step.state is not None:
+            self._state.update(step.state)
+        if step.timer_ms is not None:
+            ctx.timer_service().register_processing_time_timer(step.timer_ms)
         for record in records:
             yield Row(record.topic, record.key, record.value, dict(record.headers))

@@ -90,7 +90,7 @@ def _source(env: StreamExecutionEnvironment, job: Job, kafka: str, client: Mappi
     builder = (
         jvm.org.apache.flink.connector.kafka.source.KafkaSource.builder()
         .setBootstrapServers(kafka)
-        .setTopics(list(job.topics))
+        .setTopics(list(job.reads))
         .setGroupId(f"barograph-streams-{job.name}")
         .setStartingOffsets(offsets.earliest())
         .setDeserializer(jvm.barograph.streams.FrameSchema())

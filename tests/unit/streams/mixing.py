@@ -7,7 +7,7 @@ from itertools import chain
 
 from agent.contract.encode import Mode
 from agent.core.reading import Origin
-from barograph_streams.core.pressure_job import step
+from barograph_streams.core.pressure_job import JOB
 from tests.unit.streams.making import T0_S, Made, make, redeliver
 
 Sent = tuple[str, bytes]
@@ -16,14 +16,14 @@ Sent = tuple[str, bytes]
 GARBAGE = (b"", b"{", b"[]", b'{"schema":"barograph.vm.sample/2.0"}', b'{"schema":"barograph.vm.sample/1.0"}')
 
 
-def mixed(seed: int, vms: int, samples: int) -> list[Sent]:
+def mixed(seed: int, vms: int, samples: int, step_s: int = 20) -> list[Sent]:
     """Return the records of some VMs as they arrive.
 
     There are repeats, gaps, new epochs, redelivered samples, migrations, both modes and garbage. Each VM is
     short of memory for a part of the time.
     """
     chance = random.Random(seed)
-    queues = [list(_of_vm(chance, vm, samples)) for vm in range(vms)]
+    queues = [list(_of_vm(chance, vm, samples, step_s)) for vm in range(vms)]
     order = [queue for queue in queues for _ in queue]
     chance.shuffle(order)
     stream: list[Sent] = []
@@ -35,7 +35,7 @@ def mixed(seed: int, vms: int, samples: int) -> list[Sent]:
     return stream
 
 
-def _of_vm(chance: random.Random, vm: int, samples: int) -> Iterator[Made]:
+def _of_vm(chance: random.Random, vm: int, samples: int, step_s: int) -> Iterator[Made]:
     mode = chance.choice(list(Mode))
     start, end = sorted(chance.sample(range(samples), 2))
     epoch, sequence, host, faults, kills, kept = 1000 * vm, 0, vm % 2, 0, 0, list[Made]()
@@ -55,7 +55,7 @@ def _of_vm(chance: random.Random, vm: int, samples: int) -> Iterator[Made]:
             epoch=epoch,
             host=host,
             previous=previous,
-            last_update_s=T0_S + 20 * place,
+            last_update_s=T0_S + step_s * place,
             origin=Origin.UNSOLICITED if sequence == 1 else Origin.POLL,
             statistics={
                 "available_memory": 10_000_000 if short else 600_000_000,
@@ -84,7 +84,7 @@ def written(stream: Sequence[Sent]) -> tuple[dict[str, list[bytes]], list[bytes]
     records: defaultdict[str, list[bytes]] = defaultdict(list)
     dead: list[bytes] = []
     for key, value in stream:
-        stepped = step(states.get(key), key, value)
+        stepped = JOB.step(states.get(key), key, value)
         if stepped.state is not None:
             states[key] = stepped.state
         records[key] += [record.value for record in stepped.records]

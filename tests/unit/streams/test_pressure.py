@@ -9,7 +9,7 @@ import pytest
 from agent.core.pressure import advance as agent_advance
 from barograph_streams.core import pressure as of_jobs
 from barograph_streams.core.pressure import Pressure, advance
-from barograph_streams.core.records import COMPONENTS
+from barograph_streams.core.pressure_job import COMPONENTS
 
 VECTORS = Path(__file__).parents[3] / "schemas" / "pressure" / "vectors.json"
 CASES: list[Any] = json.loads(VECTORS.read_text())["cases"]
