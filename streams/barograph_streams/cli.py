@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
         help="Where the embedded cluster keeps its checkpoints. Without it a restart reads everything again.",
     )
     run.add_argument("--checkpoint-interval-ms", type=int, default=10_000, metavar="N")
-    run.add_argument("--parallelism", type=int, default=1, metavar="N")
+    run.add_argument("--parallelism", type=int, metavar="N", help="By default 1, or that of the cluster.")
     run.add_argument(
         "--jars",
         type=Path,
@@ -99,6 +99,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         client=client,
         jars=sorted(words.jars.glob("*.jar")) if words.jars else [],
         config=config,
-        parallelism=words.parallelism,
+        parallelism=words.parallelism or (None if words.cluster else 1),
     )
     return 0

@@ -79,6 +79,7 @@ def test_a_killed_job_goes_on_from_its_checkpoint_complete_and_without_repeats(
         produce(own_kafka, stream[:third])
         running.start()
         wait_for(own_kafka, running, count(first), len(first_dead))
+        open_ports = running.open_ports()
         produce(own_kafka, stream[third : 2 * third])
         wait_for(own_kafka, running, (count(first) + count(second)) // 2, 0, committed=False)
         running.kill()
@@ -90,6 +91,7 @@ def test_a_killed_job_goes_on_from_its_checkpoint_complete_and_without_repeats(
 
     assert found == records
     assert found_dead == dead
+    assert open_ports == []
     assert log.count("restoring from") == 1
     assert count(first) < count(second) < count(records)
     assert min(Counter(len(values) for values in records.values())) > 1

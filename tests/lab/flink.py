@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.lab import debian
@@ -26,6 +26,10 @@ JARS = {
     "com.github.luben:zstd-jni:1.5.6-10": "b6c3237e24b8252a5a9c3a0e1ae30ef8f323412e74bd358548b7a9e527d676df",
 }
 """Artifacts of Maven Central, each with the SHA-256 of its jar."""
+
+LISTENING = "0A"
+LOOPBACK = ("0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000")
+"""Addresses of IPv4, of IPv4 in IPv6, and of IPv6, as /proc/net/tcp and tcp6 have them."""
 
 _JAVA = sorted((STREAMS / "java").rglob("*.java"))
 _SITE = f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages/pyflink"
@@ -131,6 +135,22 @@ class Job:
     def is_running(self) -> bool:
         """Whether it has not ended."""
         return self._process is not None and self._process.poll() is None
+
+    def open_ports(self) -> list[str]:
+        """Return the addresses that its processes listen on beside loopback, as /proc/net has them."""
+        assert self._process is not None
+        sockets: set[str] = set()
+        for status in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):
+                if int(status.read_text().rsplit(")", 1)[1].split()[2]) == self._process.pid:
+                    sockets |= {os.readlink(each) for each in (status.parent / "fd").iterdir()}
+        found: list[str] = []
+        for table in ("tcp", "tcp6"):
+            for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+                words = line.split()
+                if words[3] == LISTENING and f"socket:[{words[9]}]" in sockets:
+                    found.append(words[1])
+        return [each for each in found if not each.startswith(LOOPBACK)]
 
     def kill(self) -> None:
         """SIGKILL it: Python and the Java process that it has started."""

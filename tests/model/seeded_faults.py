@@ -205,6 +205,21 @@ STREAMS = (
     ("is_gap = elapsed_s > GAP_MAX_S", "is_gap = False"),
     ("        if epoch == before.epoch:\n            *rises", "        if True:\n            *rises"),
     ("return document if key == document.vm.id else Outcome.KEY", "return document"),
+    ("if known is not None and known.run == view.run and", "if known is not None and"),
+    ("return self.state == GONE or now_ms", "return now_ms"),
+    ("if now_ms - state.timer_ms > GRACE_MS:", "if False:"),
+    ("state.judged_from_ms = 0 if view.is_valid(now_ms) else now_ms + GRACE_MS", "state.judged_from_ms = 0"),
+    (
+        "    for view in reversed(valid):\n        if view.state == REPORTING:",
+        "    for view in valid[-1:]:\n        if view.state == REPORTING:",
+    ),
+    ("    if document.redelivered:\n", "    if False:\n"),
+    ("if memory is None or memory.epoch != sample.epoch:", "if memory is None:"),
+    ("leaking = rise >= RISE_MIN * total and", "leaking = rise > 0 and"),
+    ("slope = median(slopes)", "slope = slopes[-1]"),
+    ("0.5 ** max(0, newest - day.day)", "1.0"),
+    ("used = after_oom(used)", "pass"),
+    ("if memory.last_update_s - sample.last_update > DAY_S:", "if True:"),
 )
 
 
@@ -244,6 +259,10 @@ MODELS: Mapping[str, Model] = {
             "tests/unit/streams/test_reader.py",
             "tests/unit/streams/test_pressure.py",
             "tests/unit/streams/test_pressure_job.py",
+            "tests/unit/streams/test_quality.py",
+            "tests/unit/streams/test_leak.py",
+            "tests/unit/streams/test_right_size.py",
+            "tests/unit/streams/test_every_job.py",
             "tests/model/test_streams_model.py",
         ),
         STREAMS,

@@ -1,5 +1,6 @@
 """Builds the pipeline of a job: Kafka, a keyed function, Kafka."""
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,11 +16,13 @@ TRANSACTION_TIMEOUT_MS = 900_000
 """The most that brokers accept by default (`transaction.max.timeout.ms`); Flink's default is above it."""
 
 LOCAL: Mapping[str, str] = {
-    "rest.bind-address": "127.0.0.1",
     "rest.address": "127.0.0.1",
-    "rest.bind-port": "0-65535",
+    "rest.bind-address": "127.0.0.1",
+    "rest.bind-port": "0",
+    "jobmanager.bind-host": "127.0.0.1",
+    "taskmanager.bind-host": "127.0.0.1",
 }
-"""Settings of the embedded cluster alone."""
+"""Settings of the embedded cluster alone. By default some of its ports are open to other hosts."""
 
 
 def settings(checkpoints: Path | None, interval_ms: int, restore: str | None) -> dict[str, str]:
@@ -51,7 +54,7 @@ def run(
     client: Mapping[str, str],
     jars: Sequence[Path],
     config: Mapping[str, str],
-    parallelism: int,
+    parallelism: int | None,
 ) -> None:
     """Run a job until it is canceled or fails for good.
 
@@ -61,14 +64,18 @@ def run(
         client: more settings of Kafka's clients, such as those of TLS and SASL.
         jars: the connector, the codec of zstd, and the schemas of streams/java.
         config: Flink's settings.
-        parallelism: of all operators.
+        parallelism: of all operators; `None`: that of the cluster.
     """
+    # Otherwise PyFlink opens a port to all hosts, which accepts code for Python processes that are not used.
+    os.environ["_python_worker_execution_mode"] = "process"  # noqa: SIM112
     configuration = Configuration()
     for name, text in config.items():
         configuration.set_string(name, text)
     env = StreamExecutionEnvironment.get_execution_environment(configuration)
-    env.set_parallelism(parallelism)
-    env.add_jars(*(jar.absolute().as_uri() for jar in jars))
+    if parallelism is not None:
+        env.set_parallelism(parallelism)
+    if jars:
+        env.add_jars(*(jar.absolute().as_uri() for jar in jars))
     jvm = get_gateway().jvm
     keyed = KeyedStream(
         _source(env, job, kafka, client).keyBy(

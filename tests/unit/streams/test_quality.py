@@ -123,6 +123,13 @@ def test_a_vm_that_is_gone_is_never_void() -> None:
     assert world.conditions == ["reporting", "gone"]
 
 
+def test_gone_holds_also_if_it_arrives_late() -> None:
+    world = World(VM)
+    world.read(state(world.now_ms - 10 * HEARTBEAT_BY_MS, 1, "gone", reason="socket_gone"))
+
+    assert world.conditions == ["gone"]
+
+
 def test_a_host_is_dark_after_its_heartbeat_and_returns() -> None:
     world = World(HOST)
     world.read(agent(world.now_ms, 1))
