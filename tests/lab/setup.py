@@ -66,6 +66,7 @@ providers:
 NFPM = "github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.41.1"
 
 PROMETHEUS_MAIN = "github.com/prometheus/prometheus/cmd/prometheus"
+PROMTOOL_MAIN = "github.com/prometheus/prometheus/cmd/promtool"
 PROMETHEUS_MODULE = """module lab
 go 1.25
 require github.com/prometheus/prometheus v0.305.0
@@ -256,18 +257,27 @@ def collector() -> Path:
 
 def prometheus() -> Path:
     """Return Prometheus 3's binary."""
-    with made("prometheus", PROMETHEUS_MODULE) as work:
+    return _of_prometheus("prometheus", PROMETHEUS_MAIN, "building Prometheus 3, about three minutes")
+
+
+def promtool() -> Path:
+    """Return the binary of promtool, which checks and tests the rules in monitoring/."""
+    return _of_prometheus("promtool", PROMTOOL_MAIN, "building promtool, about a minute after Prometheus")
+
+
+def _of_prometheus(name: str, main: str, words: str) -> Path:
+    with made(name, PROMETHEUS_MODULE) as work:
         if work is not None:
             tool = go()
-            say("building Prometheus 3, about three minutes")
+            say(words)
             with tempfile.TemporaryDirectory() as folder:
                 (Path(folder) / "go.mod").write_text(PROMETHEUS_MODULE)
                 (Path(folder) / "tools.go").write_text(
-                    f'//go:build tools\n\npackage lab\n\nimport _ "{PROMETHEUS_MAIN}"\n'
+                    f'//go:build tools\n\npackage lab\n\nimport _ "{main}"\n'
                 )
-                build = ["build", "-tags", "remove_all_sd", "-o", work / "prometheus", PROMETHEUS_MAIN]
+                build = ["build", "-tags", "remove_all_sd", "-o", work / name, main]
                 run([tool, *build], env=_go_environment(tool), cwd=Path(folder))
-    return place("prometheus", PROMETHEUS_MODULE) / "prometheus"
+    return place(name, PROMETHEUS_MODULE) / name
 
 
 def helm() -> Path:
@@ -450,6 +460,7 @@ PIECES: Mapping[str, Piece] = {
     "chromium": Piece(chromium, _on_path(CHROMIUM)),
     "collectd": Piece(collectd, _on_path("collectd")),
     "prometheus": Piece(prometheus, _built("prometheus", PROMETHEUS_MODULE)),
+    "promtool": Piece(promtool, _built("promtool", PROMETHEUS_MODULE)),
     "nfpm": Piece(nfpm, _built("nfpm", NFPM)),
     "image": Piece(image.base, image.there),
     "flink": Piece(flink.set_up, flink.there),

@@ -1,0 +1,57 @@
+"""The rules of Prometheus, their runbooks and their unit tests agree with the source and with the metrics."""
+
+import re
+
+import yaml
+
+from agent.contract.metrics import GUEST_METRICS, HOST_METRICS, prometheus_name
+from agent.telemetry import INSTRUMENTS
+from tests.contract.generate_rules import ROOT, RULES, RUNBOOKS, rules, runbooks, source
+
+_NAME = re.compile(r"\b(?:qemu_vm:[\w:]+|(?:qemu|barograph)_\w+)")
+_ALERTS = [alert["alert"] for alert in source()["alerts"]]
+
+
+def test_the_committed_files_are_what_the_source_says() -> None:
+    assert RULES.read_text() == rules()
+    assert RUNBOOKS.read_text() == runbooks()
+
+
+def test_every_alert_has_a_section_and_every_section_an_alert() -> None:
+    assert re.findall(r"^## (.+)$", RUNBOOKS.read_text(), re.MULTILINE) == _ALERTS
+
+
+def test_every_alert_is_tested_word_for_word_and_seen_to_clear() -> None:
+    tests = yaml.safe_load((ROOT / "monitoring/tests/alerts.yaml").read_text())["tests"]
+
+    assert {test["name"] for test in tests} == set(_ALERTS)
+    for test in tests:
+        expected = [bool(each["exp_alerts"]) for each in test["alert_rule_test"]]
+        assert expected == [False, True, False], test["name"]
+
+
+def test_every_metric_of_a_rule_is_one_of_ours() -> None:
+    """OTLP and `/metrics` give the same names."""
+    table = source()
+    known = {
+        *(prometheus_name(each) for each in (*GUEST_METRICS.values(), *HOST_METRICS)),
+        *(prometheus_name(each.metric) for each in INSTRUMENTS),
+        *(each["record"] for each in table["records"]),
+        "barograph_lag_seconds_bucket",
+    }
+
+    used = {
+        name
+        for rule in (*table["records"], *table["alerts"])
+        for name in re.findall(
+            r"\b(?:qemu_vm:[\w:]+|(?:qemu|barograph)_\w+)(?=[{\[) ]|$)", _no_labels(rule["expr"])
+        )
+    }
+
+    assert used
+    assert used <= known
+
+
+def _no_labels(expr: str) -> str:
+    """Return the expression without the lists of labels after `by`, and without matchers."""
+    return re.sub(r"\bby \([^)]*\)|\{[^}]*\}", "", expr)
