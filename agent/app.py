@@ -18,7 +18,7 @@ from agent.core.address import Address
 from agent.core.agent_state import AgentPhase
 from agent.core.delivery import DeliverySettings
 from agent.core.epochs import uuid7
-from agent.core.health import Found, Status, of_collection, of_discovery, of_spool
+from agent.core.health import Component, Found, Status, of_collection, of_discovery, of_spool
 from agent.core.history import VmHistories
 from agent.core.ownership import IntervalChange, left_behind
 from agent.core.reading import Access, RecordKind, SocketMark
@@ -162,6 +162,7 @@ class _Run:
             alarms=Alarms(self._qmp.readings_at_once),
         )
         self._open_to_write = opener(open_monitor, self._libvirt.open_to_write)
+        self._health: HealthWatch | None = None
         self._own = None if config.otlp is None else OwnTelemetry(config.otlp, identity, self._look, redact)
         memories = NO_MEMORIES if spool is None else spool.memories
         self._fleet = Fleet(identity.host_id, services, memories, on_excluded=self._restore_excluded)
@@ -175,7 +176,9 @@ class _Run:
             Deliverer(sink, queue, self._counters, DeliverySettings(), on_output_closed=collecting.cancel)
             for sink, queue in self._deliveries
         ]
-        health = HealthWatch(self._parts(deliverers), (self._undiscovered, self._unwritable), self._redact)
+        health = self._health = HealthWatch(
+            self._parts(deliverers), (self._undiscovered, self._unwritable), self._redact
+        )
         async with AsyncExitStack() as last:  # the web ends last, so that it can report "stopping"
             if self._config.web is not None and self._histories is not None:
                 pages = application(
@@ -257,7 +260,10 @@ class _Run:
     def _look(self) -> Snapshot:
         """Return the agent's own metrics at this instant."""
         queues = {sink.name: queue for sink, queue in self._deliveries}
-        return snapshot(self._counters, levels(queues, self._recorder, self._spool, self._fleet.excluded))
+        components: Mapping[str, Component] = {} if self._health is None else self._health.check()
+        return snapshot(
+            self._counters, levels(queues, self._recorder, self._spool, self._fleet.excluded, components)
+        )
 
     def _parts(self, deliverers: Sequence[Deliverer]) -> Mapping[str, Callable[[], Status]]:
         """Return the health of each part of the agent, by its name in /healthz."""

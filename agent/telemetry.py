@@ -24,12 +24,15 @@ from typing import Final
 from agent.contract.decode import BadAnswerReason
 from agent.contract.host_metrics import HOST_MEMORY
 from agent.contract.metrics import VM_STATE, Metric
+from agent.core.health import Health
 from agent.core.host_memory import FileFault, HostMemoryEvent
 from agent.core.reading import Refusal, State
 from agent.errors import LinkFault
 
 REASON: Final = "barograph.reason"
 SINK: Final = "barograph.sink"
+COMPONENT: Final = "barograph.component"
+HEALTH: Final = "barograph.health"
 OTHER: Final = "other"
 """Stands for a sink or reason that is in no list: a bug, but counted, and in one series."""
 
@@ -134,6 +137,16 @@ class Count(StrEnum):
     # fmt: on
 
 
+COMPONENT_HEALTH = Instrument(
+    Metric(
+        "barograph.component.health",
+        "1",
+        "updowncounter",
+        "1 for the health of the component, 0 for all others.",
+    ),
+    (COMPONENT, HEALTH),
+    tuple(health.value for health in Health),
+)
 QUEUE_SIZE = Instrument(
     Metric(
         "barograph.queue.size", "{record}", "updowncounter", "Records queued, neither delivered nor lost."
@@ -160,6 +173,7 @@ EXCLUDED = Instrument(
 SPOOL_USED = Instrument(
     Metric("barograph.spool.used", "By", "updowncounter", "Space in use, of the spool's size limit.")
 )
+SPOOL_LIMIT = Instrument(Metric("barograph.spool.limit", "By", "updowncounter", "Size limit of the spool."))
 DEAD_LETTERS = Instrument(
     Metric("barograph.spool.dead_letters", "{record}", "updowncounter", "Dead letters in the spool.")
 )
@@ -181,7 +195,8 @@ DESCRIPTORS = Instrument(
 
 INSTRUMENTS: tuple[Instrument, ...] = (
     *(count.instrument for count in Count),
-    *(QUEUE_SIZE, QUEUE_AGE, VMS, EXCLUDED, SPOOL_USED, DEAD_LETTERS, LAG, CPU, MEMORY, DESCRIPTORS),
+    *(COMPONENT_HEALTH, QUEUE_SIZE, QUEUE_AGE, VMS, EXCLUDED, SPOOL_USED, SPOOL_LIMIT, DEAD_LETTERS),
+    *(LAG, CPU, MEMORY, DESCRIPTORS),
     *(Instrument(each.metric, each.attributes) for each in HOST_MEMORY),
 )
 """All of them, in the order of the documentation."""
@@ -244,7 +259,9 @@ class Levels:
     oldest_age_s: Mapping[str, float] = field(default_factory=dict[str, float])
     vms: Mapping[State, int] = field(default_factory=dict[State, int])
     excluded: int = 0
+    components: Mapping[str, Health] = field(default_factory=dict[str, Health])
     spool_used_bytes: int | None = None  # None: no spool
+    spool_limit_bytes: int | None = None
     dead_letters: int | None = None
     cpu_s: float = 0.0
     memory_bytes: int = 0
@@ -276,11 +293,17 @@ def snapshot(counters: Counters, levels: Levels) -> Snapshot:
         count.instrument.metric.name: tuple(_counted(count, totals, sinks)) for count in Count
     }
     current: Mapping[Instrument, Iterable[Point]] = {
+        COMPONENT_HEALTH: (
+            Point(int(health is each), {COMPONENT: component, HEALTH: each.value})
+            for component, health in levels.components.items()
+            for each in Health
+        ),
         QUEUE_SIZE: (Point(each, {SINK: sink}) for sink, each in levels.waiting.items()),
         QUEUE_AGE: (Point(each, {SINK: sink}) for sink, each in levels.oldest_age_s.items()),
         VMS: (Point(levels.vms.get(state, 0), {VM_STATE: state.value}) for state in State),
         EXCLUDED: (Point(levels.excluded),),
         SPOOL_USED: _optional(levels.spool_used_bytes),
+        SPOOL_LIMIT: _optional(levels.spool_limit_bytes),
         DEAD_LETTERS: _optional(levels.dead_letters),
         CPU: _optional(levels.cpu_s),
         MEMORY: _optional(levels.memory_bytes),

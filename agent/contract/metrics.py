@@ -200,6 +200,12 @@ STATE: Final = Metric(
     "updowncounter",
     "1 for the state of the VM, 0 for all others (over OTLP these are sent at a change and once a minute).",
 )
+STATE_REASON: Final = Metric(
+    "qemu.vm.state_reason",
+    "1",
+    "updowncounter",
+    "1 for the state of the VM and its reason (over OTLP 0 is sent once for the ones before).",
+)
 LAST_UPDATE: Final = Metric(
     "qemu.vm.last_update",
     "s",
@@ -276,6 +282,7 @@ MEMORY_METRICS: Mapping[str, Metric] = MappingProxyType(
 
 HOST_METRICS: tuple[Metric, ...] = (
     STATE,
+    STATE_REASON,
     LAST_UPDATE,
     POLLING_INTERVAL,
     BALLOON_ACTUAL,

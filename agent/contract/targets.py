@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from agent.contract import metrics
 from agent.contract.metrics import VM_LABEL_PREFIX, VM_PATH
 from agent.contract.payloads import Agent
+from agent.core.explanations import EXPLANATIONS, RUN_STATES
 from agent.core.reading import NO_LABELS, State, VmId, VmIdentity, VmView
 
 
@@ -51,6 +53,29 @@ def label_attributes(target: Target) -> dict[str, str]:
     """Return the labels of the VM as attributes."""
     labels = NO_LABELS if target.vm is None else target.vm.labels
     return {VM_LABEL_PREFIX + utf8(label): utf8(value) for label, value in labels.items()}
+
+
+OTHER_REASON: Final = "other"
+
+_MORE_RUN_STATES = frozenset(
+    {
+        *("colo", "debug", "preconfig", "restore-vm", "save-vm"),
+        *("api-error", "dump", "from-snapshot", "migration", "postcopy", "postcopy-failed"),
+    }
+)
+"""Run states without an explanation. QEMU qapi/run-state.json, RunState; agent/libvirt/qmp_terms.py."""
+
+
+def reason_attributes(target: Target) -> dict[str, str]:
+    """Return the state and its reason as attributes.
+
+    A reason that is not known becomes `OTHER_REASON`: each one is a series, and a monitor can answer with
+    any run state.
+    """
+    state, reason = target.view.state.state, target.view.state.reason
+    is_run_state = state is State.PAUSED and (reason in RUN_STATES or reason in _MORE_RUN_STATES)
+    known = is_run_state or (state, reason) in EXPLANATIONS
+    return {metrics.VM_STATE: state.value, metrics.VM_REASON: reason if known else OTHER_REASON}
 
 
 def utf8(text: str) -> str:

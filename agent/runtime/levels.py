@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+from agent.core.health import Component
 from agent.runtime import clock
 from agent.runtime.recorder import Recorder
 from agent.spool.disk import DiskSpool
@@ -18,7 +19,11 @@ _SELF = Path("/proc/self")
 
 
 def levels(
-    queues: Mapping[str, RecordQueue], recorder: Recorder, spool: DiskSpool | None, excluded: int
+    queues: Mapping[str, RecordQueue],
+    recorder: Recorder,
+    spool: DiskSpool | None,
+    excluded: int,
+    components: Mapping[str, Component],
 ) -> Levels:
     """Return the present values; `queues` by sink, `excluded` counts VMs. Reading proc(5) does not block."""
     now_ms = clock.unix_ms()
@@ -30,7 +35,9 @@ def levels(
         },
         vms=Counter(view.state.state for view in recorder.views()),
         excluded=excluded,
+        components={name: each.health for name, each in components.items()},
         spool_used_bytes=None if spool is None else spool.totals.used_bytes,
+        spool_limit_bytes=None if spool is None else spool.limit_bytes,
         dead_letters=None if spool is None else spool.totals.rows.get(DEAD_LETTERS, 0),
         cpu_s=time.process_time(),
         memory_bytes=int((_SELF / "statm").read_bytes().split()[1]) * _PAGE_BYTES,

@@ -34,7 +34,7 @@ from agent.contract import metrics
 from agent.contract.memory_values import MEMORY_VALUES
 from agent.contract.metrics import OTHER_PREFIX, Metric
 from agent.contract.payloads import Agent
-from agent.contract.targets import Target, identifying_attributes, label_attributes
+from agent.contract.targets import Target, identifying_attributes, label_attributes, reason_attributes
 from agent.core.reading import Sample, State, VmView
 from agent.sinks.otlp_settings import Identity
 
@@ -87,6 +87,7 @@ class SentVm:
     cgroup: str | None = None  # the one of that record: another one starts its counters again
     cgroup_start_ns: int = 0
     state: State | None = None  # the one last sent as 1
+    reason: Mapping[str, str] | None = None  # the attributes of `STATE_REASON` last sent as 1
     states_time_ns: int = 0  # when all states were last sent
     others: frozenset[str] = frozenset()  # unknown statistics that are series already
 
@@ -129,7 +130,7 @@ def build(
     named = identifying_attributes(target, agent) | label_attributes(target)
     of_vm = {**agent.labels, "service.name": "barograph", "service.instance.id": target.key, **named}
     made = _Made(of_vm, agent.version, named if identity == "points" else {})
-    after = _host_values(made, target.view, before, now_ns)
+    after = _host_values(made, target, before, now_ns)
     after = _balloon(made, target.view, after)
     after = _memory(made, target, after)
     sample = target.view.sample
@@ -202,6 +203,12 @@ class _Made:
             point = self._add(points, int(each is state), time_ns, start_ns)
             point.attributes.add(key=metrics.VM_STATE, value=AnyValue(string_value=each.value))
 
+    def add_reasons(self, reasons: Mapping[int, Mapping[str, str]], *, time_ns: int, start_ns: int) -> None:
+        """Add a point of `STATE_REASON` for each value."""
+        points = self._points(metrics.STATE_REASON)
+        for value, attributes in reasons.items():
+            self._add(points, value, time_ns, start_ns).attributes.extend(_attributes(attributes))
+
     def _points(self, metric: Metric) -> "RepeatedCompositeFieldContainer[NumberDataPoint]":
         # Without descriptions, which would be a third of the bytes; docs/metrics.md has them.
         made = self._metrics.add(name=metric.name, unit=metric.unit)
@@ -232,16 +239,20 @@ def _attributes(of: Mapping[str, str]) -> Sequence[KeyValue]:
     return [KeyValue(key=name, value=AnyValue(string_value=value)) for name, value in of.items()]
 
 
-def _host_values(made: _Made, view: VmView, before: SentVm, now_ns: int) -> SentVm:
+def _host_values(made: _Made, target: Target, before: SentVm, now_ns: int) -> SentVm:
     if now_ns <= before.host_time_ns:
         made.left_out[RefusedPoint.TIME_WENT_BACK] += 1
         return before
     start_ns = before.host_start_ns or now_ns
-    state = view.state
+    view, state = target.view, target.view.state
     # The states that are 0 would be a third of all points: they are sent at a change, and once a minute.
     all_due = state.state is not before.state or now_ns - before.states_time_ns >= STATES_EVERY_NS
     states = tuple(State) if all_due else (state.state,)
     made.add_states(metrics.STATE, states, state.state, time_ns=now_ns, start_ns=start_ns)
+    reason = reason_attributes(target)
+    if all_due or reason != before.reason:
+        current = {1: reason} if before.reason in (None, reason) else {0: before.reason, 1: reason}
+        made.add_reasons(current, time_ns=now_ns, start_ns=start_ns)
     newest_s = view.last_update_s
     if newest_s and _fits(newest_s):
         made.add(metrics.LAST_UPDATE, newest_s, time_ns=now_ns, start_ns=start_ns)
@@ -252,6 +263,7 @@ def _host_values(made: _Made, view: VmView, before: SentVm, now_ns: int) -> Sent
         host_time_ns=now_ns,
         host_start_ns=start_ns,
         state=state.state,
+        reason=reason,
         states_time_ns=now_ns if all_due else before.states_time_ns,
     )
 

@@ -112,6 +112,11 @@ class DiskSpool:
             return "the spool drops its oldest records because it is full or they are too old"
         return None
 
+    @property
+    def limit_bytes(self) -> int:
+        """The bound of `totals.used_bytes`."""
+        return self._settings.bounds.size_bytes
+
     def queue(self, name: Queue) -> DiskQueue:
         """Return a queue, for its deliverer."""
         return self._queues[name]

@@ -39,7 +39,14 @@ from agent.contract.metrics import (
     prometheus_unit,
 )
 from agent.contract.payloads import Agent
-from agent.contract.targets import Target, identifying_attributes, label_attributes, targets, utf8
+from agent.contract.targets import (
+    Target,
+    identifying_attributes,
+    label_attributes,
+    reason_attributes,
+    targets,
+    utf8,
+)
 from agent.core.pressure import VmPressure
 from agent.core.reading import State, VmView
 from agent.telemetry import INSTRUMENTS, Snapshot
@@ -141,6 +148,8 @@ def _samples(
         elif metric is metrics.STATE:
             for state in State:
                 yield Sample(name, labels | {_STATE_LABEL: state.value}, int(view.state.state is state))
+        elif metric is metrics.STATE_REASON:
+            yield Sample(name, labels | _labels(reason_attributes(target)), 1)
         elif metric.name in _MEMORY_VALUES:
             memory = view.memory
             point = None if memory is None or target.vm is None else _MEMORY_VALUES[metric.name](memory)

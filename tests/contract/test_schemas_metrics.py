@@ -20,7 +20,7 @@ from agent.contract.statistics import KNOWN_STATISTICS
 from agent.core.reading import State
 from agent.sinks import otlp_points
 from agent.sinks.otlp_points import RefusedPoint
-from agent.telemetry import INSTRUMENTS, REASON, SINK, Count
+from agent.telemetry import COMPONENT, HEALTH, INSTRUMENTS, REASON, SINK, Count
 from tests.contract.generate import (
     REGISTRY,
     as_metric,
@@ -59,7 +59,7 @@ def test_the_registry_holds_the_agents_own_metrics_with_their_attributes_and_rea
     assert [tuple(reasons_of(group)) for group in own] == [
         each.values if REASON in each.attributes else () for each in INSTRUMENTS
     ]
-    assert set(attributes(1)) == {SINK, REASON}
+    assert set(attributes(1)) == {SINK, REASON, COMPONENT, HEALTH}
 
 
 def test_every_known_statistic_is_a_metric_of_its_own_unit_and_kind() -> None:
@@ -87,7 +87,7 @@ def test_the_registry_names_the_attributes_and_states_of_the_code() -> None:
 
 
 def test_every_attribute_of_a_metric_is_declared_here_or_by_opentelemetry() -> None:
-    known = {*attributes(), *attributes(1), metrics.HOST_ID, metrics.HOST_NAME}
+    known = {*attributes(), *attributes(1), metrics.VM_REASON, metrics.HOST_ID, metrics.HOST_NAME}
     refers = {
         attribute["ref"]
         for group in metrics_of(registry())

@@ -11,6 +11,7 @@ import anyio
 from structlog.testing import capture_logs
 
 from agent.contract.metrics import SCHEMA_URL
+from agent.core.health import Health
 from agent.core.host_memory import VmShare, sums_of
 from agent.sinks.otlp_own import OwnTelemetry
 from agent.sinks.otlp_settings import Settings
@@ -25,7 +26,9 @@ from tests.unit.sinks.views import AGENT
 LEVELS = Levels(
     waiting={"kafka.samples": 4},
     oldest_age_s={"kafka.samples": 2.5},
+    components={"spool": Health.OK},
     spool_used_bytes=7,
+    spool_limit_bytes=1 << 30,
     dead_letters=0,
     host_memory=replace(HOST_MEMORY_EVENT, vms=sums_of([VmShare(True, 1, 2, 3)])),
 )

@@ -4,9 +4,12 @@ import time
 import pytest
 
 from agent.contract.metrics import VM_STATE
+from agent.core.health import Health
 from agent.core.reading import State
 from agent.errors import LinkFault
 from agent.telemetry import (
+    COMPONENT,
+    HEALTH,
     INSTRUMENTS,
     LAG,
     OTHER,
@@ -35,7 +38,7 @@ def series(found: Snapshot) -> set[tuple[str, tuple[tuple[str, str], ...]]]:
 
 
 def test_every_instrument_has_points_and_a_name_of_its_own() -> None:
-    found = taken(Counters(), Levels(waiting=SINKS, spool_used_bytes=1, dead_letters=2))
+    found = taken(Counters(), Levels(waiting=SINKS, spool_used_bytes=1, spool_limit_bytes=9, dead_letters=2))
 
     names = [each.metric.name for each in INSTRUMENTS]
     assert len(set(names)) == len(names)
@@ -82,6 +85,16 @@ def test_reasons_that_are_in_no_list_are_counted_in_one_series() -> None:
     rest = [each for each in taken(counters).points["barograph.dropped"] if each.attributes[REASON] == OTHER]
 
     assert rest == [Point(1_000, {SINK: OTHER, REASON: OTHER})]
+
+
+def test_the_health_of_a_component_is_1_for_the_present_one_and_0_for_the_others() -> None:
+    levels = Levels(waiting={}, components={"spool": Health.DEGRADED})
+
+    points = taken(Counters(), levels).points["barograph.component.health"]
+
+    assert {(each.attributes[COMPONENT], each.attributes[HEALTH]): each.value for each in points} == {
+        ("spool", health.value): int(health is Health.DEGRADED) for health in Health
+    }
 
 
 def test_vms_are_counted_in_every_state() -> None:

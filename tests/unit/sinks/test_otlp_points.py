@@ -89,6 +89,33 @@ def test_resource_and_scope_name_the_registry_and_its_version() -> None:
     assert [made.schema_url, *(scope.schema_url for scope in made.scope_metrics)] == [SCHEMA_URL] * 2
 
 
+def reasons_of(points: VmPoints) -> dict[str, int]:
+    return {
+        {each.key: each.value.string_value for each in point.attributes}["qemu.vm.state_reason"]: point.as_int
+        for metric in metrics_of(points)
+        if metric.name == "qemu.vm.state_reason"
+        for point in metric.sum.data_points
+    }
+
+
+def test_the_reason_is_sent_at_a_change_and_the_one_before_once_as_0() -> None:
+    def because(reason: str) -> VmView:
+        shown = view(state=State.UNREACHABLE)
+        return replace(shown, state=replace(shown.state, reason=reason))
+
+    first = built(because("denied"))
+    same = built(because("denied"), first.accepted, now_ns=NOW_NS + SECOND_NS)
+    other = built(because("no_answer"), same.accepted, now_ns=NOW_NS + 2 * SECOND_NS)
+    again = built(because("no_answer"), other.accepted, now_ns=NOW_NS + 62 * SECOND_NS)
+
+    assert [reasons_of(each) for each in (first, same, other, again)] == [
+        {"denied": 1},
+        {},
+        {"denied": 0, "no_answer": 1},
+        {"no_answer": 1},
+    ]
+
+
 # --- the guest's values ---
 
 

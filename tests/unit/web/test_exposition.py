@@ -52,6 +52,24 @@ def test_guest_values_are_shown_only_while_the_vm_is_reporting(state: State) -> 
     assert states == {each.value: int(each is state) for each in State}
 
 
+@pytest.mark.parametrize(
+    ("state", "reason", "shown"),
+    [
+        (State.STALLED, "no_advance", "no_advance"),
+        (State.PAUSED, "inmigrate", "inmigrate"),
+        (State.PAUSED, "postcopy", "postcopy"),
+        (State.PAUSED, "made-up-1", "other"),
+    ],
+)
+def test_the_reason_of_a_state_is_one_of_a_bounded_list(state: State, reason: str, shown: str) -> None:
+    seen = view(sample(), state=state)
+
+    (found,) = of("qemu_vm_state_reason", [replace(seen, state=replace(seen.state, reason=reason))])
+
+    assert found.value == 1
+    assert (found.labels["qemu_vm_state"], found.labels["qemu_vm_state_reason"]) == (state.value, shown)
+
+
 def test_the_pressure_has_the_time_of_its_last_update() -> None:
     newest = sample()
     seen = [replace(view(newest), pressure=pressure(newest))]
