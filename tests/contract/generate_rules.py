@@ -1,15 +1,25 @@
 """Writes what follows from monitoring/alerts.yaml: the rules of Prometheus and docs/runbooks.md."""
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from tests.contract.pressure_rules import STEP_S, pressure_records
+
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "monitoring/alerts.yaml"
 RULES = ROOT / "monitoring/barograph.rules.yaml"
+IN_THE_CHART = ROOT / "helm/barograph/files/monitoring"
 RUNBOOKS = ROOT / "docs/runbooks.md"
+RUNBOOKS_URL = "https://barograph.invalid/docs/runbooks.md"
+"""A placeholder: nothing can be fetched there. The chart's value `monitoring.runbooks` replaces it."""
+
 _COMMAND = "python -m tests.contract.generate_rules"
+_VM = "VM {{ or $labels.qemu_vm_name $labels.qemu_vm_id $labels.qemu_vm_monitor_path }}"
+_HOST = "{{ $labels.host_name }}"
 
 
 def source() -> dict[str, Any]:
@@ -17,63 +27,80 @@ def source() -> dict[str, Any]:
     return yaml.safe_load(SOURCE.read_text())
 
 
+def expression(alert: Mapping[str, Any]) -> str:
+    """Return the alert's expression, with the host's name joined where it is about an agent."""
+    if not alert.get("agent"):
+        return alert["expr"]
+    on = "on (cluster, job, instance) group_left (host_id, host_name) barograph:agent:info"
+    return f"({alert['expr']}) * {on}"
+
+
 def rules() -> str:
     """Return the rule file of Prometheus."""
     table = source()
     groups = [
         {"name": "barograph.records", "rules": table["records"]},
+        {"name": "barograph.pressure", "interval": f"{STEP_S}s", "rules": pressure_records()},
         {"name": "barograph.alerts", "rules": [_rule(alert) for alert in table["alerts"]]},
     ]
     text = yaml.safe_dump({"groups": groups}, sort_keys=False, width=10_000)
     return f"# Generated from monitoring/alerts.yaml: `{_COMMAND}`.\n{text}"
 
 
-def _rule(alert: dict[str, str]) -> dict[str, Any]:
+def _rule(alert: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "alert": alert["alert"],
-        "expr": alert["expr"],
+        "expr": expression(alert),
         "for": alert["for"],
         "labels": {"severity": alert["severity"]},
         "annotations": {
-            "summary": alert["summary"],
+            "summary": _named(alert["summary"], _VM, _HOST),
             "description": alert["description"],
-            "runbook_url": f"docs/runbooks.md#{alert['alert'].lower()}",
+            "runbook_url": f"{RUNBOOKS_URL}#{alert['alert'].lower()}",
         },
     }
+
+
+def _named(text: str, vm: str, host: str) -> str:
+    return re.sub(r"\bHOST\b", lambda _: host, re.sub(r"\bVM\b", lambda _: vm, text))
 
 
 def runbooks() -> str:
     """Return the page with a section for each alert."""
     head = (
         f"<!-- Generated from monitoring/alerts.yaml: `{_COMMAND}`. -->\n# Runbooks\n\n"
-        "One section for each alert in `monitoring/barograph.rules.yaml`. The rules work with `/metrics`\n"
-        "and with OTLP, since the names are the same. In a scrape configuration the name of the job must\n"
-        "contain `barograph`. Set `track_timestamps_staleness: true` there, so that the values of a VM\n"
-        "that is gone end at once.\n"
+        "One section for each alert in `monitoring/barograph.rules.yaml`. [monitoring.md](monitoring.md) says"
+        " how to\ninstall the rules. In the texts, VM is the name of the VM, else its id or the path of its"
+        " monitor, and HOST\nis the name of the host.\n"
     )
     return head + "".join(_section(alert) for alert in source()["alerts"])
 
 
-def _section(alert: dict[str, str]) -> str:
+def _section(alert: Mapping[str, Any]) -> str:
     delay = "at once" if alert["for"] == "0m" else f"after {alert['for']}"
+    summary = re.sub(r"\{\{ \$labels\.(\w+) \}\}", r"`\1`", alert["summary"])
+    meaning = re.sub(r"\{\{ \$labels\.(\w+) \}\}", r"`\1`", alert["description"])
+    meaning = re.sub(r"\{\{ \$value[^}]*\}\}", "N", meaning)
     return (
-        f"\n## {alert['alert']}\n\nSeverity `{alert['severity']}`, {delay}.\n\n"
+        f"\n## {alert['alert']}\n\n{summary}. Severity `{alert['severity']}`, {delay}.\n\n"
         f"```promql\n{alert['expr']}\n```\n\n"
-        f"- **Meaning**: {_plain(alert)}\n"
+        f"- **Meaning**: {meaning}\n"
         f"- **Impact**: {alert['impact']}\n"
         f"- **Diagnosis**: {alert['diagnosis']}\n"
         f"- **Mitigation**: {alert['mitigation']}\n"
     )
 
 
-def _plain(alert: dict[str, str]) -> str:
-    return f"`{alert['description']}`" if "{{" in alert["description"] else alert["description"]
+def made() -> Mapping[Path, str]:
+    """Return the content of every generated file."""
+    return {RULES: rules(), IN_THE_CHART / RULES.name: rules(), RUNBOOKS: runbooks()}
 
 
 def main() -> None:
-    """Write both files."""
-    RULES.write_text(rules())
-    RUNBOOKS.write_text(runbooks())
+    """Write them all."""
+    for path, text in made().items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The chart rendered: what the agent and Kubernetes accept, what is refused, and who may do what."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from tests.contract.generate_rules import RULES, RUNBOOKS_URL
 from tests.integration.conftest import need
 from tests.lab import helm, setup
 
@@ -134,6 +136,27 @@ def test_a_bad_value_is_refused_with_a_message_that_names_it(bad: Mapping[str, A
 
 def test_the_table_of_bad_values_is_as_long_as_it_must_be() -> None:
     assert len({bad["id"] for bad in BAD}) == len(BAD) >= 30
+
+
+def test_rules_and_dashboards_are_off_by_default_and_those_of_monitoring_by_a_value() -> None:
+    def found(manifests: list[helm.Manifest]) -> set[str]:
+        names = {each["metadata"]["name"] for each in manifests if each["kind"] == "ConfigMap"}
+        return {*names, *(each["kind"] for each in manifests if each["kind"] == "PrometheusRule")}
+
+    default = found(helm.render_with(SOCKETS))
+    manifests = helm.render("--values", helm.CHART / "ci/monitoring-values.yaml")
+    rule = helm.one(manifests, "PrometheusRule")
+    kept = yaml.safe_load(RULES.read_text().replace(RUNBOOKS_URL, "https://docs.example/runbooks"))
+
+    boards = {f"barograph-dashboard-{name}" for name in ("fleet", "host", "vm", "agent")}
+    assert default == {"barograph"}
+    assert found(manifests) == {"barograph", "PrometheusRule", *boards}
+    assert rule["spec"] == kept
+    assert rule["metadata"]["labels"]["release"] == "prometheus"
+    board = next(each for each in manifests if each["metadata"]["name"] == "barograph-dashboard-vm")
+    assert board["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert board["metadata"]["annotations"] == {"grafana_folder": "Barograph"}
+    assert json.loads(board["data"]["barograph-vm.json"])["uid"] == "barograph-vm"
 
 
 @pytest.mark.parametrize("values", VALUES, ids=helm.named)

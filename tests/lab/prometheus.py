@@ -17,16 +17,30 @@ _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatev
 class Prometheus:
     """Takes OTLP at `otlp`, answers queries."""
 
-    def __init__(self, folder: Path, scrape: str | None, host: str) -> None:
+    def __init__(self, folder: Path, scrape: str | None, host: str, rules: Path | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         port = free_port()
         self._url = f"http://{host}:{port}"
         self.otlp = f"{self._url}/api/v1/otlp"
         config = folder / "prometheus.yml"
-        jobs = [] if scrape is None else [{"job_name": "scraped", "static_configs": [{"targets": [scrape]}]}]
+        job = {
+            "job_name": "scraped",
+            "track_timestamps_staleness": True,
+            "static_configs": [{"targets": [scrape]}],
+        }
+        jobs = [] if scrape is None else [job]
+        files = [] if rules is None else [str(rules)]
         every = "15s" if scrape is None else "1s"
         # JSON is YAML.
-        config.write_text(json.dumps({"global": {"scrape_interval": every}, "scrape_configs": jobs}))
+        config.write_text(
+            json.dumps(
+                {
+                    "global": {"scrape_interval": every, "evaluation_interval": every},
+                    "rule_files": files,
+                    "scrape_configs": jobs,
+                }
+            )
+        )
         self.log = folder / "prometheus.log"
         self.process = start(
             [
@@ -58,9 +72,11 @@ class Prometheus:
 
 
 @contextmanager
-def prometheus(folder: Path, *, scrape: str | None = None, host: str = "127.0.0.1") -> Generator[Prometheus]:
+def prometheus(
+    folder: Path, *, scrape: str | None = None, host: str = "127.0.0.1", rules: Path | None = None
+) -> Generator[Prometheus]:
     """A Prometheus that runs, and ends with the block; it scrapes `HOST:PORT` each second, if told to."""
-    running = Prometheus(folder, scrape, host)
+    running = Prometheus(folder, scrape, host, rules)
     try:
         running.wait_until_ready()
         yield running

@@ -248,6 +248,7 @@ seLinuxOptions: {{ toJson . }}
 {{- define "barograph.endpoint" -}}
 - port: web
   path: /metrics
+  trackTimestampsStaleness: true # series of a VM that is gone end at the next scrape
   honorTimestamps: true # a guest's values carry the time of their last-update
   {{- with .interval }}
   interval: {{ . }}

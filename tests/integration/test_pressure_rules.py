@@ -1,0 +1,95 @@
+"""The recording rules give the levels of schemas/pressure/vectors.json, where PromQL can."""
+
+import json
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.contract.metrics import GUEST_METRICS, prometheus_name
+from agent.core.pressure import PressureLevel
+from tests.contract.generate_rules import ROOT
+from tests.contract.pressure_rules import pressure_records
+from tests.integration.conftest import need
+from tests.lab import setup
+
+CASES: list[Mapping[str, Any]] = json.loads((ROOT / "schemas/pressure/vectors.json").read_text())["cases"]
+
+
+DIFFERENT = {
+    "no available memory",  # no rule has a value
+    "nothing to judge by",  # the same
+    "a total of 0",  # the same
+    "a gap of hours before pressure is reached",  # the newest rate counts for 10 minutes more
+    "a gap of hours under pressure",  # a range does not show where the gap was
+    "a gap while memory is low",  # Prometheus sees the gap only 10 minutes after its start
+    "an OOM kill in a gap",  # the rule looks back 1 hour
+    "10 minutes are not a gap",  # a rate needs both samples in one range
+}
+"""What PromQL cannot tell: docs/monitoring.md has the reasons."""
+
+
+def as_test(case: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return a case as a test of promtool; `None`: the time goes back."""
+    samples: Sequence[Mapping[str, Any]] = case["samples"]
+    start = samples[0]["last_update"]
+    times = [each["last_update"] - start for each in samples]
+    if times != sorted(times):
+        return None
+    names = {name for each in samples for name in each["statistics"]}
+    return {
+        "name": case["name"],
+        "interval": "1s",
+        "input_series": [
+            {
+                "series": prometheus_name(GUEST_METRICS[name]) + '{qemu_vm_id="a"}',
+                "values": " ".join(values(times, [each["statistics"].get(name) for each in samples])),
+            }
+            for name in sorted(names)
+        ],
+        "promql_expr_test": [
+            {
+                "expr": "qemu_vm:pressure:level",
+                "eval_time": f"{time}s",
+                "exp_samples": [
+                    {
+                        "labels": 'qemu_vm:pressure:level{qemu_vm_id="a"}',
+                        "value": PressureLevel(each["expect"]["level"]).rank,
+                    }
+                ],
+            }
+            for time, each in zip(times, samples, strict=True)
+            if each["expect"] is not None
+        ],
+    }
+
+
+def values(times: Sequence[int], found: Sequence[int | None]) -> Iterator[str]:
+    """Yield promtool's notation: one value a second, `_` where there is none."""
+    at = 0
+    for time, value in zip(times, found, strict=True):
+        if time < at:
+            continue  # delivered again
+        if time > at:
+            yield f"_x{time - at}"
+        yield "_" if value is None else str(value)
+        at = time + 1
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+def test_the_level_is_that_of_the_vectors(case: Mapping[str, Any], tmp_path: Path) -> None:
+    need("promtool")
+    test = as_test(case)
+    if test is None or case["name"] in DIFFERENT:
+        pytest.skip("PromQL cannot tell")
+    groups = {"groups": [{"name": "pressure", "rules": pressure_records(1)}]}
+    (tmp_path / "rules.yaml").write_text(json.dumps(groups))  # JSON is YAML
+    tests = {"rule_files": ["rules.yaml"], "evaluation_interval": "1s", "tests": [test]}
+    (tmp_path / "test.yaml").write_text(json.dumps(tests))
+    command = [setup.promtool(), "test", "rules", tmp_path / "test.yaml"]
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
