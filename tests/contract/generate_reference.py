@@ -29,7 +29,7 @@ _CLI_INTRODUCTION = """\
 # Command line
 
 The output of `--help`. For exit codes, see [operations.md](operations.md); for settings,
-[configuration.md](configuration.md).
+[configuration.md](configuration.md); for `status` and the codes of its problems, [terminal.md](terminal.md).
 """
 
 

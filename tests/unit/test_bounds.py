@@ -303,6 +303,7 @@ FILLED: Mapping[str, Sequence[str]] = {
     "a file in the archive of `barograph doctor`": [
         "unit/test_cli_doctor_bundle.py::test_a_part_is_cut_at_the_bound"
     ],
+    "agents that `barograph status` asks": ["unit/test_cli_status.py::test_too_many_hosts_are_refused"],
     "HTTP connections": [
         "unit/web/test_server.py::test_a_flood_of_silent_connections_is_bounded_and_keeps_no_client_out",
         "unit/web/test_server.py::test_a_slow_client_is_disconnected_at_the_deadline",

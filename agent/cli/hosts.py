@@ -1,0 +1,108 @@
+"""Asks the agents of one host or of several over HTTP, for the commands that show VMs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import anyio
+import msgspec
+import typer
+
+from agent.cli.flags import EXIT_CANNOT_START, load_config, refuse
+from agent.cli.local_agent import NoAnswerError, ask
+from agent.cli.status_document import Status, parse
+from agent.config import Flags
+from agent.errors import ConfigError, Problem
+from agent.threads import in_thread
+
+_ANSWER_MAX_S = 10.0
+_ANSWER_MAX_BYTES = 64 << 20
+_HOSTS_MAX = 100
+
+UrlFlag = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--url",
+        metavar="URL",
+        help="Agent to ask, as http://host:port, in place of web.listen. Can be repeated.",
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The address of an agent's HTTP server."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer of an agent to `/status`, or why there is none."""
+
+    place: Place
+    text: bytes = b""
+    status: Status | None = None
+    error: str = ""
+
+
+def places(urls: Sequence[str] | None, config: str | None, web: str | None) -> Sequence[Place]:
+    """Return the agents to ask: those of `--url`, or the configured one. Exits if there is none."""
+    if urls:
+        if len(urls) > _HOSTS_MAX:
+            refuse(ConfigError([Problem("--url", f"{len(urls)} hosts; use at most {_HOSTS_MAX}")]))
+        return list(dict.fromkeys(map(_place, urls)))
+    place = load_config(Flags(config=config, web=web), monitors_needed=False).web
+    if place is None or place.port == 0:
+        typer.echo(
+            "web.listen: web is disabled, or its port is 0; set web.enabled: true and a fixed port", err=True
+        )
+        raise typer.Exit(EXIT_CANNOT_START)
+    return [Place(place.host, place.port)]
+
+
+def _place(url: str) -> Place:
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        refuse(ConfigError([Problem("--url", f"{url}: {error}; use http://host:port")]))
+    if parts.scheme != "http" or not host or not port or parts.path not in ("", "/") or "@" in url:
+        refuse(ConfigError([Problem("--url", f"{url}: not the address of an agent; use http://host:port")]))
+    return Place(host, port)
+
+
+async def ask_all(asked: Sequence[Place]) -> Sequence[Answer]:
+    """Return the answers of all agents, in order. They are asked at the same time."""
+    answers: dict[Place, Answer] = {}
+
+    async def keep(place: Place) -> None:
+        answers[place] = await ask_one(place)
+
+    async with anyio.create_task_group() as group:
+        for place in asked:
+            group.start_soon(keep, place)
+    return [answers[place] for place in asked]
+
+
+async def ask_one(place: Place) -> Answer:
+    """Return the answer of one agent. Never fails."""
+    asking = partial(
+        ask, place.host, place.port, "/status", within_s=_ANSWER_MAX_S, bytes_max=_ANSWER_MAX_BYTES
+    )
+    try:
+        with anyio.fail_after(2 * _ANSWER_MAX_S):  # a resolver may hang
+            code, text = await in_thread(asking)
+        if code != 200:
+            return Answer(place, error=f"status {code}")
+        return Answer(place, text, parse(text))
+    except TimeoutError:
+        return Answer(place, error=f"no answer within {2 * _ANSWER_MAX_S:g} s")
+    except (NoAnswerError, msgspec.DecodeError) as error:
+        return Answer(place, error=str(error) or type(error).__name__)
