@@ -31,6 +31,7 @@ class VmState(msgspec.Struct, frozen=True):
     reason: str
     since_ms: Number
     detail: str = ""
+    previous_state: str | None = None
 
 
 class Balloon(msgspec.Struct, frozen=True):

@@ -67,7 +67,7 @@ def _of_vms(status: Status) -> Iterator[Problem]:
             groups.setdefault(code_of(vm), []).append(vm)
     for code, vms in groups.items():
         first = vms[0]
-        meaning, step = _words(first)
+        meaning, step = advice(first)
         since_s = max(_since_s(vm, status.now_ms) for vm in vms)
         names = [vm.name for vm in vms]
         yield Problem(code, first.urgency, status.host_name, meaning, step, since_s, names)
@@ -80,7 +80,8 @@ def code_of(vm: Vm) -> str:
     return f"vm/{vm.state.state}/{vm.state.reason}"
 
 
-def _words(vm: Vm) -> tuple[str, str]:
+def advice(vm: Vm) -> tuple[str, str]:
+    """Return what the level or the state of a VM means, and the next step."""
     if vm.urgency <= Urgency.LOW and vm.level is not None:
         advice = PRESSURE[PressureLevel(vm.level)]
         return advice.meaning, advice.next_step

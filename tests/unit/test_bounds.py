@@ -303,7 +303,11 @@ FILLED: Mapping[str, Sequence[str]] = {
     "a file in the archive of `barograph doctor`": [
         "unit/test_cli_doctor_bundle.py::test_a_part_is_cut_at_the_bound"
     ],
-    "agents that `barograph status` asks": ["unit/test_cli_status.py::test_too_many_hosts_are_refused"],
+    "agents that `barograph status` and `top` ask": [
+        "unit/test_cli_status.py::test_too_many_hosts_are_refused"
+    ],
+    "VMs in the table of `barograph top`": ["unit/test_cli_top.py::test_the_table_is_bounded"],
+    "changes of state that `barograph top` remembers": ["unit/test_cli_top.py::test_changes_are_bounded"],
     "HTTP connections": [
         "unit/web/test_server.py::test_a_flood_of_silent_connections_is_bounded_and_keeps_no_client_out",
         "unit/web/test_server.py::test_a_slow_client_is_disconnected_at_the_deadline",
