@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,6 +12,27 @@ from typer.testing import CliRunner
 from agent import __version__
 from agent.cli import cli
 from tests.contract.generate_reference import COMMANDS
+
+EXIT_STATUS: Mapping[str, str] = {
+    "0": "success",
+    "1": "the command ran, and its result is negative; see each command",
+    "2": "the configuration or the command line is invalid; nothing was started",
+    "3": "the agent cannot start, or what the command needs is not available; see each command",
+    "130": "interrupted by a second signal",
+}
+FILES: Mapping[str, str] = {
+    "/etc/barograph/barograph.yaml": "the configuration of the service",
+    "/var/lib/barograph": "the state directory: the spool, and the ledger of changed intervals",
+    "/lib/systemd/system/barograph.service": "the service",
+    "/usr/share/bash-completion/completions/barograph": "completion for bash",
+    "/usr/share/zsh/vendor-completions/_barograph": "completion for zsh",
+    "/usr/share/fish/vendor_completions.d/barograph.fish": "completion for fish",
+}
+ENVIRONMENT: Mapping[str, str] = {
+    "BAROGRAPH_CONFIG": "the configuration file, as --config gives it",
+    "BAROGRAPH_SECTION__SETTING": "one setting; it overrides the file, and a flag overrides it",
+    "NO_COLOR": "no color, if it is set and not empty",
+}
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -34,14 +55,11 @@ def manual(epoch_s: int) -> str:
         lines += [f'.SH "{command.upper()}"', *_verbatim(_help(*command.split()))]
     lines += [
         ".SH EXIT STATUS",
-        "0 success; 1 the command ran, and its result is negative (see each command); 2 the configuration or",
-        "the command line is invalid, nothing was started; 3 the agent cannot start; 130 interrupted.",
+        *_tagged(EXIT_STATUS),
         ".SH FILES",
-        ".I /etc/barograph/barograph.yaml",
-        "configuration of the service.",
-        ".br",
-        ".I /var/lib/barograph",
-        "the spool, and the ledger of changed intervals.",
+        *_tagged(FILES),
+        ".SH ENVIRONMENT",
+        *_tagged(ENVIRONMENT),
     ]
     return "\n".join(lines) + "\n"
 
@@ -55,10 +73,19 @@ def completion(shell: str) -> str:
     return done.stdout.strip() + "\n"
 
 
+def _tagged(texts: Mapping[str, str]) -> Iterator[str]:
+    for name, text in texts.items():
+        yield from (".TP", f".B {_escaped(name)}", f"{_escaped(text)}.")
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\e").replace("-", "\\-")
+
+
 def _verbatim(text: str) -> Iterator[str]:
     yield ".nf"
     for line in text.rstrip().splitlines():
-        escaped = line.replace("\\", "\\e").replace("-", "\\-")
+        escaped = _escaped(line)
         yield f"\\&{escaped}" if escaped[:1] in (".", "'") else escaped
     yield ".fi"
 
