@@ -1,13 +1,14 @@
-"""Which VM needs attention first: the order of the status page and of the commands. Pure.
+"""Which VM needs attention first: the order of the page and of the commands. Pure.
 
-Takes the texts of `/status`, because a command may ask a later agent, with states that are unknown here.
+`urgency` takes the texts of `/status`, because a command may ask a later agent, with states that are unknown
+here.
 """
 
 from collections.abc import Mapping
 from enum import IntEnum
 
 from agent.core.pressure import PressureLevel
-from agent.core.reading import State
+from agent.core.reading import State, VmView
 from agent.core.states import Reason, is_expected
 
 
@@ -54,3 +55,16 @@ def is_well(state: str, reason: str) -> bool:
     if state == State.OFF:
         return reason == Reason.POLLING_DISABLED
     return urgency(state, reason, None) is Urgency.NONE
+
+
+def level_now(view: VmView) -> PressureLevel | None:
+    """Return the level of pressure; `None`: it is not known, or not known to be true now."""
+    pressure = view.pressure
+    if pressure is None or pressure.score is None or view.state.state is not State.REPORTING:
+        return None
+    return pressure.level
+
+
+def urgency_of(view: VmView) -> Urgency:
+    """Return the place of a VM of this agent in the order."""
+    return urgency(view.state.state, view.state.reason, level_now(view))

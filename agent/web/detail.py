@@ -7,8 +7,8 @@ import msgspec
 from agent.contract.payloads import Agent
 from agent.core.explanations import PRESSURE
 from agent.core.history import SPAN_S, VmHistory
-from agent.core.ranking import level_now
 from agent.core.reading import VmView
+from agent.core.urgency import level_now
 from agent.web.documents import vm_document
 from agent.web.overview import HistoryOf, find
 

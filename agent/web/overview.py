@@ -20,9 +20,9 @@ from agent.core.history import REASON_CHARACTERS_MAX, Values, VmHistory
 from agent.core.host_memory import HostMemoryEvent
 from agent.core.numbers import EXACT_MAX
 from agent.core.outlook import Outlook
-from agent.core.ranking import attention, level_now
 from agent.core.reading import State, VmView
 from agent.core.states import is_expected
+from agent.core.urgency import level_now, urgency_of
 from agent.core.vm_memory import amounts
 from agent.core.wording import printable
 
@@ -46,7 +46,7 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
     name: str
     path: str
     labels: str  # "name=value", separated by spaces
-    attention: int  # its place, most urgent first: core/ranking.py
+    attention: int  # its place, most urgent first: core/urgency.py
     level: str | None
     state: str
     reason: str
@@ -179,7 +179,7 @@ def _row(view: VmView, key: str, history: VmHistory | None) -> Row:
         name=name_of(view),
         path=path_of(view),
         labels=printable(labels, LABELS_CHARACTERS_MAX),
-        attention=attention(view),
+        attention=urgency_of(view),
         level=None if level is None else level.value,
         state=state.state.value,
         reason=printable(str(state.reason), REASON_CHARACTERS_MAX),

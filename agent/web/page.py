@@ -10,8 +10,8 @@ from html import escape
 from agent.contract.payloads import Agent
 from agent.core.agent_state import AgentEvent
 from agent.core.health import Component
-from agent.core.ranking import attention, level_now
 from agent.core.reading import VmView
+from agent.core.urgency import level_now, urgency_of
 from agent.core.wording import printable
 from agent.web.documents import age_s
 from agent.web.overview import name_of
@@ -40,7 +40,7 @@ def page_parts(
 
     VMs under pressure come first, then those that do not report but should, then the rest.
     """
-    rows = sorted(views, key=lambda view: (attention(view), name_of(view), str(view.address)))
+    rows = sorted(views, key=lambda view: (urgency_of(view), name_of(view), str(view.address)))
     counts = ", ".join(f"{count} {state}" for state, count in event.vms.items()) or "none yet"
     yield _HEAD
     yield (

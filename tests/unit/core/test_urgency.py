@@ -1,10 +1,14 @@
 """The order of the page and the commands: pressure, unexpected states, and the rest."""
 
+from dataclasses import replace
+
 import pytest
 
 from agent.core.pressure import PressureLevel
-from agent.core.reading import State
-from agent.core.urgency import Urgency, is_well, urgency
+from agent.core.reading import State, VmView
+from agent.core.states import Reason
+from agent.core.urgency import Urgency, is_well, level_now, urgency, urgency_of
+from tests.unit.sinks.views import pressure, sample, view
 
 
 @pytest.mark.parametrize(
@@ -48,3 +52,39 @@ def test_the_state_decides_otherwise(state: str, reason: str, expected: Urgency,
 @pytest.mark.parametrize("level", PressureLevel)
 def test_an_old_level_of_a_vm_that_does_not_report_does_not_count(state: State, level: str) -> None:
     assert urgency(state, "x", level) is urgency(state, "x", None)
+
+
+def under(level: PressureLevel, state: State = State.REPORTING, score: float | None = 0.5) -> VmView:
+    newest = sample()
+    return replace(view(newest, state=state), pressure=pressure(newest, level, score))
+
+
+@pytest.mark.parametrize(
+    ("shown", "place"),
+    [
+        (under(PressureLevel.OOM), Urgency.OOM),
+        (under(PressureLevel.PRESSURE), Urgency.PRESSURE),
+        (under(PressureLevel.LOW), Urgency.LOW),
+        (under(PressureLevel.OOM, State.STALLED), Urgency.UNEXPECTED),
+        (view(state=State.UNREACHABLE), Urgency.UNEXPECTED),
+        (under(PressureLevel.NONE), Urgency.NONE),
+        (under(PressureLevel.OOM, State.PAUSED), Urgency.NONE),
+        (view(state=State.WAITING), Urgency.PENDING),
+    ],
+)
+def test_a_vm_of_this_agent_has_its_place(shown: VmView, place: Urgency) -> None:
+    assert urgency_of(shown) is place
+
+
+def test_polling_that_is_configured_off_is_no_silence() -> None:
+    off = view(state=State.OFF)
+
+    configured = replace(off, state=replace(off.state, reason=Reason.POLLING_DISABLED))
+
+    assert (urgency_of(off), urgency_of(configured)) == (Urgency.UNEXPECTED, Urgency.NONE)
+
+
+def test_a_level_without_a_score_or_without_updates_is_not_known_to_be_true_now() -> None:
+    assert level_now(under(PressureLevel.LOW)) is PressureLevel.LOW
+    assert level_now(under(PressureLevel.LOW, score=None)) is None
+    assert level_now(under(PressureLevel.LOW, State.STALLED)) is None
