@@ -93,12 +93,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words.cluster:
         config = {**LOCAL, **settings(words.checkpoints, words.checkpoint_interval_ms, restore), **chosen}
         sys.stderr.write(f"restoring from {restore}\n" if restore else "starting without a checkpoint\n")
-    run(
-        JOBS[words.job],
-        kafka=words.kafka,
-        client=client,
-        jars=sorted(words.jars.glob("*.jar")) if words.jars else [],
-        config=config,
-        parallelism=words.parallelism or (None if words.cluster else 1),
-    )
+    try:
+        run(
+            JOBS[words.job],
+            kafka=words.kafka,
+            client=client,
+            jars=sorted(words.jars.glob("*.jar")) if words.jars else [],
+            config=config,
+            parallelism=words.parallelism or (None if words.cluster else 1),
+        )
+    except KeyboardInterrupt:  # Flink's Java process ends with this one
+        return 130
     return 0

@@ -5,9 +5,12 @@ from datetime import UTC, datetime
 
 from msgspec import Struct
 
-from barograph_streams.core.documents import Outcome
+from barograph_streams.core.documents import VALUE_BYTES_MAX, Outcome
 
 DEAD_LETTER_TOPIC = "barograph.streams.dead"
+
+KEY_BYTES_MAX = 1_024
+"""Of a dead letter."""
 
 
 class Record(Struct, frozen=True):
@@ -28,15 +31,20 @@ class Place(Struct, frozen=True):
 
 
 def dead_letter(job: str, reason: Outcome, place: Place, key: bytes, value: bytes) -> Record:
-    """Return the record of a value that a job cannot use: unchanged, with its place and the reason."""
+    """Return the record of a value that a job cannot use, with its place and the reason.
+
+    It is cut if it is longer than a producer sends. A record that cannot be written would end the job each
+    time that it is read.
+    """
     headers = {
         "reason": str(reason),
         "job": job,
         "topic": place.topic,
         "partition": str(place.partition),
         "offset": str(place.offset),
+        "length": str(len(value)),
     }
-    return Record(DEAD_LETTER_TOPIC, key, value, headers)
+    return Record(DEAD_LETTER_TOPIC, key[:KEY_BYTES_MAX], value[:VALUE_BYTES_MAX], headers)
 
 
 def event_headers(

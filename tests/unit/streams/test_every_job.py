@@ -1,6 +1,7 @@
 """What holds for every job: its records conform, and no input makes it raise."""
 
 import json
+from functools import cache
 from typing import Any
 
 import pytest
@@ -29,14 +30,21 @@ NAMES = [
 ]
 
 
+@cache
+def validators(name: str) -> tuple[Draft202012Validator, Draft202012Validator]:
+    """Return those of a document's value and headers."""
+    headers = {**ASYNCAPI["components"]["messages"][name]["headers"], "components": ASYNCAPI["components"]}
+    return Draft202012Validator(newest(name)), Draft202012Validator(headers)
+
+
 def check(record: Record) -> None:
     """Assert that a record conforms to its schema and to the AsyncAPI document."""
     document = json.loads(record.value)
     name = record.headers["ce_dataschema"].split(":")[3]
     message = ASYNCAPI["components"]["messages"][name]
-    headers = {**message["headers"], "components": ASYNCAPI["components"]}
-    Draft202012Validator(newest(name)).validate(document)  # pyright: ignore[reportUnknownMemberType]: its stub is untyped
-    Draft202012Validator(headers).validate(dict(record.headers))  # pyright: ignore[reportUnknownMemberType]: its stub is untyped
+    of_value, of_headers = validators(name)
+    of_value.validate(document)  # pyright: ignore[reportUnknownMemberType]: its stub is untyped
+    of_headers.validate(dict(record.headers))  # pyright: ignore[reportUnknownMemberType]: its stub is untyped
     assert message["name"] == record.headers["ce_type"] == f"{record.topic}.v1"
     assert document["schema"] == f"{record.topic}/1.0"
     assert record.headers.keys() <= ASYNCAPI["components"]["schemas"]["headers"]["properties"].keys()

@@ -7,7 +7,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 
 from agent.core.reading import Origin
-from barograph_streams.core.documents import Outcome
+from barograph_streams.core.documents import VALUE_BYTES_MAX, Outcome
 from barograph_streams.core.jobs import JOBS, process
 from barograph_streams.core.pressure import COUNTERS
 from barograph_streams.core.pressure_job import HEARTBEAT_S, JOB
@@ -142,8 +142,18 @@ def test_a_dead_letter_names_its_place_and_its_reason() -> None:
         "topic": "abc",
         "partition": "2",
         "offset": "5",
+        "length": "1",
     }
     Draft202012Validator(STREAMS["components"]["schemas"]["deadHeaders"]).validate(dict(record.headers))  # pyright: ignore[reportUnknownMemberType]: its stub is untyped
+
+
+def test_a_dead_letter_is_never_too_long_to_be_written() -> None:
+    key, value = "k" * 2_000_000, b" " * 5_000_000
+
+    _, (record,) = process(JOBS["pressure"], None, key, b"\0" * 14 + value, 0)
+
+    assert (len(record.key), len(record.value)) == (1_024, VALUE_BYTES_MAX)
+    assert record.headers["length"] == "5000000"
 
 
 def test_another_kind_of_record_is_skipped_without_a_dead_letter() -> None:
