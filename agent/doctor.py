@@ -40,7 +40,7 @@ from agent.runtime.doctor_pod import look_at_pod
 from agent.runtime.doctor_sockets import look_at_sockets, probe_monitors
 from agent.runtime.doctor_state import look_at_directory, look_at_spool, user_name, user_of
 from agent.sinks import kafka_admin, kafka_reach
-from agent.spool.directory_lock import holders
+from agent.spool.directory_lock import holders, is_in_use
 from agent.threads import in_thread
 
 TIME_LIMIT_S = 20.0
@@ -113,6 +113,7 @@ class Examination:
         self._pre = pre
         self._time_limit_s = time_limit_s
         self._answered: Answered | None = None
+        self._is_locked = False  # the state directory
         self._holders: Sequence[int] = ()  # the processes that have locked the state directory
         self._late: list[Category] = []
 
@@ -147,6 +148,10 @@ class Examination:
         }
 
     async def _agent(self) -> Findings:
+        directory = Path(self._config.state_directory)
+        self._holders = await in_thread(partial(holders, directory))
+        # Which process it is may be hidden from this user.
+        self._is_locked = bool(self._holders) or await in_thread(partial(is_in_use, directory)) is True
         web = self._config.web
         if web is None or web.port == 0:
             return Findings()
@@ -155,7 +160,6 @@ class Examination:
             return judge_port(f"{web.host}:{web.port}", fault)
         answered = await in_thread(partial(ask_agent, web.host, web.port))
         self._answered = answered
-        self._holders = await in_thread(partial(holders, Path(self._config.state_directory)))
         user = await in_thread(partial(user_of, self._holders))
         facts = replace(answered.facts, user=user)
         return judge_agent(facts, __version__, user_name(os.geteuid()))
@@ -184,7 +188,7 @@ class Examination:
             return files
         if self._answered is not None and not self._answered.facts.fault:
             return merged([files, judge_vms(self._of_agent(), by_agent=True)])
-        if self._holders:  # an agent that does not answer holds the monitors
+        if self._is_locked:  # an agent that does not answer holds the monitors
             return files
         polling, qmp = self._config.polling_settings(), self._config.qmp_settings()
         vms, left_out = await probe_monitors(facts, self._config.host_identity().id, polling, qmp)

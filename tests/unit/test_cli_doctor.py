@@ -15,6 +15,7 @@ from agent.cli import cli
 from agent.core.doctor_codes import Code
 from agent.libvirt import reach
 from agent.libvirt.targets import Place
+from agent.spool.directory_lock import lock
 from tests.lab.process import free_port
 from tests.unit import (  # register their causes
     doctor_backend_causes,
@@ -192,3 +193,19 @@ def test_without_a_file_the_installed_one_is_read(case: Case, monkeypatch: pytes
     monkeypatch.setattr("agent.cli.doctor.INSTALLED", str(file))
 
     assert case.run()[Code.CONFIG_UNKNOWN]["level"] == "error"
+
+
+def test_no_monitor_is_connected_to_while_an_agent_without_web_runs(case: Case) -> None:
+    connected: list[object] = []
+    case.listen("a.qmp", accept=connected.append)
+    descriptor = lock(case.state)
+    try:
+        found = case.run()
+    finally:
+        os.close(descriptor)
+
+    assert found[Code.SOCKET_PERMISSION]["level"] == "ok"
+    assert Code.SOCKET_FREE not in found
+    assert connected == []
+    case.run()
+    assert len(connected) == 1
