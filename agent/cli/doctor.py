@@ -93,7 +93,7 @@ def doctor(
         web=web,
     )
     # Imports the libraries of all sinks, which --help must not wait for.
-    from agent.doctor import configure, examine
+    from agent.doctor.examination import configure, examine
 
     redact = Redactor()
     if dry_run or bundle is not None:

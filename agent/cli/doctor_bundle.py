@@ -18,8 +18,8 @@ from pathlib import Path
 from agent import __version__
 from agent.cli.spool import spool_document
 from agent.config import Config
+from agent.doctor.agent import get
 from agent.errors import SpoolError, StateFileError
-from agent.runtime.doctor_agent import get
 from agent.spool.state_directory import check_root_may_use
 
 PART_MAX_BYTES = 64 * 2**20

@@ -4,8 +4,8 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from agent.core.doctor_checks import CHECKS
-from agent.core.doctor_codes import Code
+from agent.core.doctor.checks import CHECKS
+from agent.core.doctor.codes import Code
 from agent.core.findings import Finding, Level, worst
 from agent.core.topic_commands import shown
 from agent.core.wording import counted

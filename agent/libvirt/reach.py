@@ -3,7 +3,7 @@
 from glob import iglob
 from itertools import islice
 
-from agent.core.doctor_backends import LibvirtFact
+from agent.core.doctor.backends import LibvirtFact
 from agent.core.reading import IntervalPolicy
 from agent.errors import LibvirtUnreachable
 from agent.libvirt.api import open_connection

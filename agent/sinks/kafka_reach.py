@@ -10,7 +10,7 @@ from typing import TypeAlias, cast
 import anyio
 from aiokafka import conn as kafka_conn
 
-from agent.core.doctor_backends import BrokerFact
+from agent.core.doctor.backends import BrokerFact
 from agent.sinks.kafka_admin import brokers_request
 from agent.sinks.kafka_blocking import Blocking
 from agent.sinks.kafka_connection import BrokerConnection, dial

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
 
-from agent.core.doctor_backends import OtlpFact
+from agent.core.doctor.backends import OtlpFact
 from agent.sinks import otlp_failures
 from agent.sinks.http_post import Answer, AttemptFailed, HttpClient, Stage
 from agent.sinks.otlp_answers import of_http

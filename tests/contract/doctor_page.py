@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from agent.core.doctor import SHOWN_MAX
-from agent.core.doctor_checks import CHECKS
-from agent.core.doctor_codes import Category, When
+from agent.core.doctor.checks import CHECKS
+from agent.core.doctor.codes import Category, When
+from agent.core.doctor.report import SHOWN_MAX
 
 PAGE = Path(__file__).parents[2] / "docs" / "doctor.md"
 

@@ -1,7 +1,7 @@
 """docs/doctor.md and the tests of `barograph doctor` have every check."""
 
-from agent.core.doctor_checks import CHECKS
-from agent.core.doctor_codes import Code
+from agent.core.doctor.checks import CHECKS
+from agent.core.doctor.codes import Code
 from tests.contract.doctor_page import PAGE, page
 from tests.unit import (  # register their causes
     doctor_backend_causes,

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agent.core.doctor_backends import LibvirtFact, judge_libvirt, judge_topics
-from agent.core.doctor_codes import Code
+from agent.core.doctor.backends import LibvirtFact, judge_libvirt, judge_topics
+from agent.core.doctor.codes import Code
 from agent.core.findings import Finding
 from agent.core.topic_audit import audit
 from agent.core.topic_facts import ClusterFacts

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from agent import doctor  # before a test changes the user, who may not read our files
 from agent.cli import cli
-from agent.core.doctor_codes import Code
+from agent.core.doctor.codes import Code
 from agent.core.findings import Finding
 
 assert doctor

@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 from agent import __version__
 from agent.cli import cli
 from agent.config import Flags
-from agent.core.doctor_codes import Code
-from agent.core.doctor_limits import AgentFacts, LimitFacts, judge_agent, judge_limits
+from agent.core.doctor.codes import Code
+from agent.core.doctor.limits import AgentFacts, LimitFacts, judge_agent, judge_limits
 from agent.core.findings import Finding
-from agent.doctor import examine
+from agent.doctor.examination import examine
 from agent.redaction import Redactor
 from tests.lab.process import free_port
 from tests.unit.doctor_case import OTHER, Case, red

@@ -5,8 +5,8 @@ import socket
 from collections.abc import Callable, Generator
 from functools import partial
 
-from agent.core.doctor_codes import Code
-from agent.core.doctor_sockets import VmFact, judge_vms
+from agent.core.doctor.codes import Code
+from agent.core.doctor.sockets import VmFact, judge_vms
 from tests.unit.doctor_case import Case, Cause, red
 
 

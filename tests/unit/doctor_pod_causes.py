@@ -3,10 +3,10 @@
 import socket
 from collections.abc import Callable, Generator
 
-from agent.core.doctor_codes import Code
-from agent.core.doctor_kubernetes import judge_pod
+from agent.core.doctor.codes import Code
+from agent.core.doctor.kubernetes import judge_pod
 from agent.core.findings import Finding
-from agent.runtime.doctor_pod import look_at_pod
+from agent.doctor.pod import look_at_pod
 from tests.unit.doctor_case import Case, red
 
 MOUNTED = ("/host/machine-id", "/run/vm", "/var/lib/barograph")

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from agent.cli import cli
-from agent.core.doctor_codes import Code
+from agent.core.doctor.codes import Code
 from agent.libvirt import reach
 from agent.libvirt.targets import Place
 from agent.spool.directory_lock import lock
@@ -144,7 +144,7 @@ def test_an_answer_of_the_agent_above_the_bound_is_none(case: Case, monkeypatch:
     cause = RED[Code.AGENT_RUNNING](case)
     next(cause)
     next(cause, None)
-    monkeypatch.setattr("agent.runtime.doctor_agent.ANSWER_MAX_BYTES", 20)
+    monkeypatch.setattr("agent.doctor.agent.ANSWER_MAX_BYTES", 20)
 
     assert case.run()[Code.AGENT_RUNNING]["level"] == "error"
 
@@ -152,7 +152,7 @@ def test_an_answer_of_the_agent_above_the_bound_is_none(case: Case, monkeypatch:
 def test_monitors_above_the_bound_are_counted(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(3):
         case.listen(f"{number}.qmp", accept=doctor_peers.storage_daemon)
-    monkeypatch.setattr("agent.runtime.doctor_sockets.PROBED_MAX", 1)
+    monkeypatch.setattr("agent.doctor.sockets.PROBED_MAX", 1)
 
     found = case.run()
 
@@ -161,7 +161,7 @@ def test_monitors_above_the_bound_are_counted(case: Case, monkeypatch: pytest.Mo
 
 def test_a_large_spool_is_not_verified_as_a_whole(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     next(RED[Code.SPOOL_DEAD_LETTERS](case))
-    monkeypatch.setattr("agent.runtime.doctor_state.VERIFIED_MAX_BYTES", 1000)
+    monkeypatch.setattr("agent.doctor.state.VERIFIED_MAX_BYTES", 1000)
 
     assert case.run()[Code.SPOOL_INTACT]["detail"].endswith("large, so only its first pages were read")
 

@@ -7,8 +7,8 @@ from http.client import HTTPConnection, HTTPException
 
 import msgspec
 
-from agent.core.doctor_limits import AgentFacts
-from agent.core.doctor_sockets import VmFact
+from agent.core.doctor.limits import AgentFacts
+from agent.core.doctor.sockets import VmFact
 
 _TIMEOUT_S = 3.0
 ANSWER_MAX_BYTES = 64 * 2**20

@@ -12,7 +12,7 @@ from grp import getgrgid
 import anyio
 
 from agent.core.address import Address, MonitorPath
-from agent.core.doctor_sockets import Refused, SocketFacts, SocketFile, VmFact
+from agent.core.doctor.sockets import Refused, SocketFacts, SocketFile, VmFact
 from agent.core.poller import PollSettings
 from agent.core.reading import Access, IntervalPolicy, SocketMark, State
 from agent.core.states import Reason

@@ -6,7 +6,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from agent.core.doctor_state import DirectoryFacts, SpoolFacts
+from agent.core.doctor.state import DirectoryFacts, SpoolFacts
 from agent.errors import SpoolError, StateFileError
 from agent.host.mounts import mount_of
 from agent.spool.directory_lock import holders, is_in_use

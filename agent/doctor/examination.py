@@ -15,17 +15,22 @@ from agent import __version__
 from agent.config import Config, Flags
 from agent.config.overriding import overridden
 from agent.config.settings import load
-from agent.core.doctor import Findings, merged
-from agent.core.doctor_backends import judge_brokers, judge_libvirt, judge_otlp, judge_topics
-from agent.core.doctor_codes import Category, Code
-from agent.core.doctor_config import ConfigFacts, HostFacts, judge_config, judge_host
-from agent.core.doctor_kubernetes import judge_pod
-from agent.core.doctor_limits import LimitFacts, judge_agent, judge_limits, judge_port
-from agent.core.doctor_sockets import VmFact, judge_sockets, judge_vms
-from agent.core.doctor_state import StateFacts, judge_state
+from agent.core.doctor.backends import judge_brokers, judge_libvirt, judge_otlp, judge_topics
+from agent.core.doctor.codes import Category, Code
+from agent.core.doctor.config import ConfigFacts, HostFacts, judge_config, judge_host
+from agent.core.doctor.kubernetes import judge_pod
+from agent.core.doctor.limits import LimitFacts, judge_agent, judge_limits, judge_port
+from agent.core.doctor.report import Findings, merged
+from agent.core.doctor.sockets import VmFact, judge_sockets, judge_vms
+from agent.core.doctor.state import StateFacts, judge_state
 from agent.core.findings import Finding
 from agent.core.topic_audit import audit
 from agent.discovery.scan import scan
+from agent.doctor.agent import Answered, ask_agent, port_fault
+from agent.doctor.backends import reach_libvirts, reach_otlp
+from agent.doctor.pod import look_at_pod
+from agent.doctor.sockets import look_at_sockets, probe_monitors
+from agent.doctor.state import look_at_directory, look_at_spool, user_name, user_of
 from agent.errors import ConfigError, SinkUnavailable
 from agent.host import limits
 from agent.host.cgroups import Cgroups
@@ -34,11 +39,6 @@ from agent.host.processes import own_cgroup
 from agent.once import cluster_of, sending_of
 from agent.redaction import Redactor
 from agent.runtime import logs
-from agent.runtime.doctor_agent import Answered, ask_agent, port_fault
-from agent.runtime.doctor_backends import reach_libvirts, reach_otlp
-from agent.runtime.doctor_pod import look_at_pod
-from agent.runtime.doctor_sockets import look_at_sockets, probe_monitors
-from agent.runtime.doctor_state import look_at_directory, look_at_spool, user_name, user_of
 from agent.sinks import kafka_admin, kafka_reach
 from agent.spool.directory_lock import holders, is_in_use
 from agent.threads import in_thread

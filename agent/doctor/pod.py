@@ -4,7 +4,7 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-from agent.core.doctor_kubernetes import Directory, PodFacts
+from agent.core.doctor.kubernetes import Directory, PodFacts
 from agent.discovery.globs import has_wildcard
 from agent.host.mounts import mount_of
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from agent.core.doctor import Findings
-from agent.core.doctor_codes import Code
+from agent.core.doctor.codes import Code
+from agent.core.doctor.report import Findings
 from agent.core.findings import Finding, Level
 
 CLOCKS_APART_MAX_S = 5.0

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from agent.core.doctor import Findings
-from agent.core.doctor_checks import CHECKS
-from agent.core.doctor_codes import Category, Code, When
+from agent.core.doctor.checks import CHECKS
+from agent.core.doctor.codes import Category, Code, When
+from agent.core.doctor.report import Findings
 from agent.core.findings import Level
 from agent.core.reading import State
 from agent.core.states import Reason

@@ -5,7 +5,7 @@ from functools import partial
 
 import anyio
 
-from agent.core.doctor_backends import LibvirtFact, OtlpFact
+from agent.core.doctor.backends import LibvirtFact, OtlpFact
 from agent.libvirt import reach as libvirt_reach
 from agent.libvirt.targets import Place
 from agent.redaction import Redactor

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from agent.core.doctor_checks import CHECKS
-from agent.core.doctor_codes import Code
+from agent.core.doctor.checks import CHECKS
+from agent.core.doctor.codes import Code
 from agent.core.findings import Finding, Level
 from agent.core.wording import counted, printable
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from agent.core.doctor_codes import Category, Check, Code, When
+from agent.core.doctor.codes import Category, Check, Code, When
 
 VM_CHECKS: Mapping[Code, Check] = {
     Code.CONFIG_FILE: Check(

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from agent.core.doctor_codes import Category, Check, Code
+from agent.core.doctor.codes import Category, Check, Code
 
 _LIBVIRT, _KAFKA, _OTLP = Category.LIBVIRT, Category.KAFKA, Category.OTLP
 

@@ -1,0 +1,1 @@
+"""What `barograph doctor` checks, and how it judges. Pure."""

@@ -1,0 +1,1 @@
+"""Gathers what `barograph doctor` judges. It changes nothing."""
