@@ -27,7 +27,7 @@ _HURRIES_MAX = 5
 _WATCHED_MAX = 2_000
 """Directories watched. 8,192 was long the kernel's default for all watches of a user."""
 
-_GATHER_S = 0.05
+_GATHER_S = 0.1
 """Changes within this time of each other are taken together: QEMU creates its socket, then listens on it."""
 
 _READ_MAX_BYTES = 64 << 10
