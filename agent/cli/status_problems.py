@@ -56,7 +56,7 @@ def _of_agent(status: Status) -> Iterator[Problem]:
     starting = status.agent is not None and status.agent.state == "starting"
     if not status.vms and not starting:
         meaning = "the agent found no VM"
-        step = "start a VM, or check monitors.globs, libvirt.uris and vms.include"
+        step = "start a VM, or check the settings monitors, libvirt and vms.include"
         yield Problem(NO_VMS, Urgency.UNEXPECTED, status.host_name, meaning, step, None)
 
 
