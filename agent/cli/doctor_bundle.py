@@ -11,15 +11,15 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from http.client import HTTPException
 from importlib.metadata import distributions
 from pathlib import Path
 
 from agent import __version__
 from agent.cli.spool import spool_document
 from agent.config import Config
-from agent.doctor.agent import get
+from agent.doctor.agent import ANSWER_WITHIN_S
 from agent.errors import SpoolError, StateFileError
+from agent.local_agent import NoAnswerError, ask
 from agent.spool.state_directory import check_root_may_use
 
 PART_MAX_BYTES = 64 * 2**20
@@ -119,9 +119,10 @@ def _spool(config: Config) -> str:
 
 def _answer(host: str, port: int, path: str) -> str:
     try:
-        return get(host, port, path, PART_MAX_BYTES)[1].decode(errors="replace")
-    except (OSError, HTTPException):
+        _, text = ask(host, port, path, within_s=ANSWER_WITHIN_S, bytes_max=PART_MAX_BYTES)
+    except NoAnswerError:
         return ""
+    return text.decode(errors="replace")
 
 
 def _journal() -> str:

@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from agent.cli.flags import EXIT_NEGATIVE, ConfigFlag, WebFlag, load_config
-from agent.cli.local_agent import NoAnswerError, ask, shown
 from agent.config import Flags
+from agent.local_agent import NoAnswerError, ask, shown
 
 _TIMEOUT_S = 3.0
 _ANSWER_MAX_BYTES = 1 << 16

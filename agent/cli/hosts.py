@@ -11,10 +11,10 @@ import msgspec
 import typer
 
 from agent.cli.flags import EXIT_CANNOT_START, load_config, refuse
-from agent.cli.local_agent import NoAnswerError, ask
 from agent.cli.status_document import Status, parse
 from agent.config import Flags
 from agent.errors import ConfigError, Problem
+from agent.local_agent import NoAnswerError, ask
 from agent.threads import in_thread
 
 _ANSWER_MAX_S = 10.0

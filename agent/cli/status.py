@@ -11,11 +11,11 @@ import typer
 
 from agent.cli.flags import EXIT_CANNOT_START, EXIT_NEGATIVE, ConfigFlag, WebFlag, in_loop
 from agent.cli.hosts import Answer, UrlFlag, ask_all, places
-from agent.cli.local_agent import shown
 from agent.cli.status_problems import unreachable
 from agent.cli.status_table import Line, all_well, screen
 from agent.core.urgency import Urgency
 from agent.core.wording import printable
+from agent.local_agent import shown
 
 _ERROR_CHARACTERS_MAX = 300
 _LINES_KEPT = 20  # of a terminal, for what is above the table

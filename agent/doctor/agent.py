@@ -3,14 +3,14 @@
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPException
 
 import msgspec
 
 from agent.core.doctor.limits import AgentFacts
 from agent.core.doctor.sockets import VmFact
+from agent.local_agent import NoAnswerError, ask
 
-_TIMEOUT_S = 3.0
+ANSWER_WITHIN_S = 3.0
 ANSWER_MAX_BYTES = 64 * 2**20
 
 
@@ -61,10 +61,10 @@ def ask_agent(host: str, port: int) -> Answered:
     """Return what the agent on this host reports of itself and of its VMs."""
     place = f"{host}:{port}"
     try:
-        ready_status, reasons = get(host, port, "/readyz", ANSWER_MAX_BYTES)
-        _, text = get(host, port, "/status", ANSWER_MAX_BYTES)
+        ready_status, reasons = _get(host, port, "/readyz")
+        _, text = _get(host, port, "/status")
         status = msgspec.json.decode(text, type=_Status)
-    except (OSError, HTTPException) as error:
+    except NoAnswerError as error:
         return Answered(AgentFacts(place=place, fault=f"no answer: {error}"))
     except (msgspec.DecodeError, ValueError):
         return Answered(AgentFacts(place=place, fault="the answer is not that of an agent of this version"))
@@ -85,23 +85,12 @@ def ask_agent(host: str, port: int) -> Answered:
     return Answered(facts, vms)
 
 
+def _get(host: str, port: int, path: str) -> tuple[int, bytes]:
+    return ask(host, port, path, within_s=ANSWER_WITHIN_S, bytes_max=ANSWER_MAX_BYTES)
+
+
 def _name(vm: _Vm) -> str:
     return vm.path if vm.name is None else f"{vm.name} ({vm.path})"
-
-
-def get(host: str, port: int, path: str, bytes_max: int) -> tuple[int, bytes]:
-    """Return the status and at most `bytes_max` bytes of an answer of the agent.
-
-    Raises:
-        OSError, HTTPException: there is no answer, or it is not HTTP.
-    """
-    connection = HTTPConnection(host, port, timeout=_TIMEOUT_S)
-    try:
-        connection.request("GET", path)
-        with connection.getresponse() as answer:
-            return answer.status, answer.read(bytes_max)
-    finally:
-        connection.close()
 
 
 def port_fault(host: str, port: int) -> str:

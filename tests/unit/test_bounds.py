@@ -273,11 +273,11 @@ FILLED: Mapping[str, Sequence[str]] = {
     ],
     "an answer to `barograph status`": [
         "unit/test_cli_status.py::test_an_answer_above_the_bound_is_no_status",
-        "unit/test_cli_local_agent.py::test_an_answer_that_trickles_ends_at_the_timeout",
+        "unit/test_local_agent.py::test_an_answer_that_trickles_ends_at_the_timeout",
     ],
     "an answer to `barograph health`": [
-        "unit/test_cli_local_agent.py::test_an_answer_without_end_is_not_kept",
-        "unit/test_cli_local_agent.py::test_an_answer_that_trickles_ends_at_the_timeout",
+        "unit/test_local_agent.py::test_an_answer_without_end_is_not_kept",
+        "unit/test_local_agent.py::test_an_answer_that_trickles_ends_at_the_timeout",
     ],
     "an answer to `barograph doctor`": [
         "unit/test_cli_doctor.py::test_an_answer_of_the_agent_above_the_bound_is_none"

@@ -1,4 +1,4 @@
-"""Ask the agent of this host over HTTP. While no agent runs, any user may listen at its address."""
+"""Asks an agent over HTTP, for the commands. While no agent runs, any user may listen at its address."""
 
 import socket
 from contextlib import suppress

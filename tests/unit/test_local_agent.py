@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from agent.cli import cli
-from agent.cli.local_agent import NoAnswerError, ask
+from agent.local_agent import NoAnswerError, ask
 from tests.unit.test_cli_health import HOST
 
 ESCAPES = "\x1b[2J\x9b2J\u202e".encode()
