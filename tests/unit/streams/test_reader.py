@@ -24,9 +24,10 @@ def read(arrived: list[Made]) -> tuple[ReaderState, list[Outcome]]:
 def test_an_epoch_that_names_an_early_end_does_not_move_the_highest_back() -> None:
     early = make(1, epoch=1, previous=(0, 1))
 
-    _, outcomes = read([*(make(n) for n in range(1, 4)), early, make(2), make(3)])
+    state, outcomes = read([make(1), make(5), early, make(4), make(5), make(6)])
 
-    assert outcomes[-2:] == [Outcome.REPEAT, Outcome.REPEAT]
+    assert outcomes[-3:] == [Outcome.REPEAT, Outcome.REPEAT, Outcome.SUPERSEDED]
+    assert state.lost == 3  # counted once, at the gap
 
 
 def test_the_oldest_gaps_of_an_epoch_are_forgotten_and_stay_lost() -> None:
