@@ -3,6 +3,7 @@
 import re
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -260,9 +261,15 @@ def key_of(log: Log) -> tuple[str, str, int]:
     )
 
 
-def compare(documents: Sequence[Document], logs: Sequence[Log]) -> int:
-    """Assert that the logs are the documents, in the same order per VM; return how many were repeated."""
+def compare(documents: Sequence[Document], collector: Collector) -> int:
+    """Assert that the logs are the documents, in the same order per VM; return how many were repeated.
+
+    The Collector writes the last ones some time after it has answered.
+    """
     by_key = {key(document): document for document in documents}
+    deadline_s = time.monotonic() + 30
+    while len(set(map(key_of, logs := collector.logs()))) < len(by_key) and time.monotonic() < deadline_s:
+        time.sleep(0.1)
     first = dict.fromkeys(map(key_of, logs))
     for path in {each[1] for each in by_key}:
         assert [each for each in first if each[1] == path] == [each for each in by_key if each[1] == path]
@@ -320,7 +327,7 @@ def test_a_collector_killed_and_started_again_has_every_change_in_order(
         conserved(process)
         documents = changes_of(lines)
 
-    repeated = compare(documents, own_collector.logs())
+    repeated = compare(documents, own_collector)
     assert documents[-1]["state"] == "stopping"
     assert len({log.attributes.get("qemu.vm.id") for log in own_collector.logs()}) >= 5
     print(f"{len(documents)} changes, {repeated} repeated")
@@ -352,7 +359,7 @@ def test_an_agent_killed_while_the_collector_is_away_sends_its_changes_after_the
         totals = conserved(second)
         documents += changes_of(again)
 
-    compare(documents, own_collector.logs())
+    compare(documents, own_collector)
     assert totals["carried.otlp.logs"] >= 4
 
 
