@@ -4,8 +4,9 @@ import pytest
 
 from tests.model.seeded_faults import MODELS, caught_by
 
-SHORT_FORM = {name: model.faults[::3] for name, model in MODELS.items() if name != "simulated"}
-"""The simulator's faults are left to the long form: its tests take a minute for each."""
+_LONG = ("simulated", "streams")
+SHORT_FORM = {name: model.faults[::3] for name, model in MODELS.items() if name not in _LONG}
+"""The faults of the simulator and of the stream jobs are left to the long form: each needs many tests."""
 
 
 @pytest.mark.parametrize(

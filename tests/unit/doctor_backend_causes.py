@@ -211,6 +211,7 @@ def _(case: Case) -> Generator[None]:
 @red(Code.LIBVIRT_BINDINGS)
 def _(case: Case) -> Generator[None]:
     case.words = ["--pre", "--libvirt", "qemu:///system"]
+    case.within = ["env", "--unset=PYTHONPATH"]  # other tests load the bindings into this process
     yield
     case.within = ["env", f"PYTHONPATH={STANDIN}"]
 
