@@ -26,6 +26,7 @@ class Monitor:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(timeout_s)
         self._stream = self._socket.makefile("rwb")
+        self._event_ms: dict[str, float] = {}
         try:
             self._connect(path, patience_s)
             self.greeting = self._read()
@@ -59,6 +60,18 @@ class Monitor:
                 return message["return"]
             if "error" in message:
                 raise RuntimeError(f"{name}: {message['error']}")
+            self._note(message)
+
+    def event_ms(self, name: str) -> float:
+        """Wait for an event since the monitor was opened; return when it was, in Unix milliseconds."""
+        while name not in self._event_ms:
+            self._note(self._read())
+        return self._event_ms[name]
+
+    def _note(self, message: dict[str, object]) -> None:
+        if "event" in message:
+            at = cast(dict[str, int], message["timestamp"])
+            self._event_ms[str(message["event"])] = at["seconds"] * 1000 + at["microseconds"] / 1000
 
     @property
     def version(self) -> tuple[int, int, int]:
