@@ -1,9 +1,10 @@
 """Processes that tests start, their status, and a check that none is left."""
 
+import random
 import socket
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from simulator.demo.process import cpu_s, die_with_parent, kill, start, wait_until
@@ -38,10 +39,21 @@ def listens(port: int, host: str = "127.0.0.1") -> bool:
 
 
 def free_port() -> int:
-    """Return a local port without a listener."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Return a local port without a listener, below those that the kernel gives to clients.
+
+    Otherwise a client's connection may have the port of a service when the service is started again.
+    """
+    clients_from = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = _CHANCE.randrange(_PORT_MIN, max(_PORT_MIN + 1_000, min(clients_from, _NODE_PORT_MIN)))
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+_CHANCE = random.SystemRandom()  # Hypothesis seeds the other one
+_PORT_MIN = 10_000
+_NODE_PORT_MIN = 30_000  # of Kubernetes
 
 
 @contextmanager
