@@ -1,13 +1,12 @@
 """The leak job: one record at the first sample of each day, once an epoch has three complete days."""
 
-import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from barograph_streams.core.daily import Day, add
 from barograph_streams.core.documents import Host, Sample, Vm
 from barograph_streams.core.leak import DAYS_KEPT, Leak, leak_of
 from barograph_streams.core.records import Record
-from barograph_streams.core.sample_job import SampleJob, event_of_sample
+from barograph_streams.core.sample_job import SampleJob, record_of_sample
 
 TOPIC = "barograph.vm.leak"
 
@@ -35,9 +34,6 @@ class LeakDocument(Struct, frozen=True, omit_defaults=True):
     days: int
     available_bytes: int
     hours_left: float | UnsetType = UNSET
-
-
-_encoder = msgspec.json.Encoder()
 
 
 def fold(memory: Memory | None, sample: Sample) -> tuple[Memory | None, tuple[Record, ...]]:
@@ -72,7 +68,7 @@ def leak_record(sample: Sample, leak: Leak, available: int) -> Record:
         available_bytes=available,
         hours_left=UNSET if leak.hours_left is None else leak.hours_left,
     )
-    return Record(TOPIC, sample.vm.id.encode(), _encoder.encode(document), event_of_sample("leak", sample))
+    return record_of_sample(TOPIC, "leak", sample, document)
 
 
 JOB = SampleJob(fold, Memory)

@@ -6,13 +6,12 @@ gives the same records.
 
 from collections.abc import Mapping
 
-import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from barograph_streams.core.documents import Host, Sample, Vm
 from barograph_streams.core.pressure import Level, Pressure, PressureState, advance
 from barograph_streams.core.records import Record
-from barograph_streams.core.sample_job import SampleJob, event_of_sample
+from barograph_streams.core.sample_job import SampleJob, record_of_sample
 
 TOPIC = "barograph.vm.pressure"
 
@@ -55,9 +54,6 @@ class PressureDocument(Struct, frozen=True, omit_defaults=True):
     previous_level: Level | UnsetType = UNSET
 
 
-_encoder = msgspec.json.Encoder()
-
-
 def fold(memory: Memory | None, sample: Sample) -> tuple[Memory | None, tuple[Record, ...]]:
     """Return what is kept after a sample, and the record that is due."""
     pressure = advance(
@@ -98,12 +94,7 @@ def pressure_record(
         score=UNSET if pressure.score is None else pressure.score,
         previous_level=UNSET if previous_level is None else previous_level,
     )
-    return Record(
-        TOPIC,
-        sample.vm.id.encode(),
-        _encoder.encode(document),
-        event_of_sample("pressure", sample),
-    )
+    return record_of_sample(TOPIC, "pressure", sample, document)
 
 
 JOB = SampleJob(fold, Memory)

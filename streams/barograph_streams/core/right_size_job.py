@@ -1,13 +1,12 @@
 """The right-size job: one record at the first sample of each day, from the peaks of the complete days."""
 
-import msgspec
 from msgspec import Struct
 
 from barograph_streams.core.daily import DAY_S, Day, add
 from barograph_streams.core.documents import Host, Sample, Vm
 from barograph_streams.core.records import Record
 from barograph_streams.core.right_size import DAYS_KEPT, RightSize, after_oom, right_size_of
-from barograph_streams.core.sample_job import SampleJob, event_of_sample
+from barograph_streams.core.sample_job import SampleJob, record_of_sample
 
 TOPIC = "barograph.vm.right-size"
 
@@ -36,9 +35,6 @@ class RightSizeDocument(Struct, frozen=True):
     upper_bytes: int
     confidence: float
     days: int
-
-
-_encoder = msgspec.json.Encoder()
 
 
 def fold(memory: Memory | None, sample: Sample) -> tuple[Memory | None, tuple[Record, ...]]:
@@ -85,8 +81,7 @@ def right_size_record(sample: Sample, size: RightSize, total: int) -> Record:
         confidence=size.confidence,
         days=size.days,
     )
-    headers = event_of_sample("right-size", sample)
-    return Record(TOPIC, sample.vm.id.encode(), _encoder.encode(document), headers)
+    return record_of_sample(TOPIC, "right-size", sample, document)
 
 
 JOB = SampleJob(fold, Memory)

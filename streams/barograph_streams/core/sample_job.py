@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+import msgspec
+from msgspec import Struct
 from msgspec.msgpack import Decoder, Encoder
 
 from barograph_streams.core.documents import Outcome, Sample, parse_sample
@@ -18,6 +20,7 @@ It sees each new sample with origin `poll` once, in order, and none of an epoch 
 """
 
 _encoder = Encoder()
+_document_encoder = msgspec.json.Encoder()
 
 
 class SampleJob(Generic[Memory]):
@@ -56,9 +59,9 @@ class SampleJob(Generic[Memory]):
         return Step(Outcome.KEPT, None)
 
 
-def event_of_sample(job: str, sample: Sample) -> dict[str, str]:
-    """Return the headers of an event that follows from a sample. Its id is that of the sample."""
-    return event_headers(
+def record_of_sample(topic: str, job: str, sample: Sample, document: Struct) -> Record:
+    """Return the record of a document that follows from a sample. Its id is that of the sample."""
+    headers = event_headers(
         job,
         kind=f"vm.{job}",
         schema=job,
@@ -68,3 +71,4 @@ def event_of_sample(job: str, sample: Sample) -> dict[str, str]:
         time_ms=sample.last_update * 1000,
         sequence=sample.sequence,
     )
+    return Record(topic, sample.vm.id.encode(), _document_encoder.encode(document), headers)
