@@ -91,6 +91,7 @@ from agent.core.events import (
     StateWanted,
     Tick,
 )
+from agent.core.lateness import extended
 from agent.core.poller import Interval, Poller, PollSettings, Socket
 from agent.core.reading import Balloon, Now, Resident, SocketMark
 from agent.core.turn import Turn
@@ -362,6 +363,8 @@ def _tick(p: Poller, turn: Turn) -> Poller:
             turn.do(CloseLink())
             return linking.failed(p, LinkFault.SILENT, "no greeting before the deadline", turn)
         case Asking(deadline_ns=deadline_ns, overdue=False) if deadline_ns <= turn.mono_ns:
+            if (later_ns := extended(deadline_ns, turn.mono_ns)) is not None:
+                return replace(p, phase=replace(p.phase, deadline_ns=later_ns))
             if not holding.is_shared(p):
                 return replace(p, phase=replace(p.phase, overdue=True))
             turn.do(CloseLink())

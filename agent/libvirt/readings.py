@@ -10,6 +10,7 @@ from agent.contract.decode import BadAnswer, decode_guest_stats
 from agent.core import bulk_reading
 from agent.core.bulk_reading import CLOGGED_AFTER_NS, GATHER_NS, TOGETHER_MAX, AskAgain, Patience
 from agent.core.reading import Reading
+from agent.deadline import answer_within
 from agent.errors import Declined, LibvirtRefused, LibvirtUnreachable
 from agent.libvirt import qmp_terms
 from agent.libvirt.api import Connection
@@ -121,7 +122,7 @@ class Readings:
         self._counters.add(Count.LIBVIRT_CALLS)
         begun_s = anyio.current_time()
         call = self._caller.begin(lambda: self._connection.stats([each.uuid for each in batch]))
-        with anyio.move_on_after(self._patience.limit_ns(len(batch)) / 1e9):
+        with answer_within(self._patience.limit_ns(len(batch)) / 1e9):
             await call.done.wait()
         if not call.done.is_set():
             self._caller.abandon(call)

@@ -14,6 +14,7 @@ from agent.contract.decode import BadAnswer, decode_guest_stats
 from agent.core.address import MonitorPath
 from agent.core.events import Checked, Given, Introduced, LinkEvent
 from agent.core.reading import Reading, SocketMark
+from agent.deadline import answer_within
 from agent.errors import LinkFault, QmpCommandError, QmpUnreachable
 from agent.qmp import endpoint, parsing
 from agent.qmp.allowlist import INTERVAL
@@ -231,13 +232,12 @@ async def open_link(
                 discard=lambda found: found.connection.close(),
             )
             connection = found.connection
-            try:
-                with anyio.fail_after(settings.greeting_timeout_s):
-                    # The library is started only once something was sent: a held monitor costs little.
-                    await anyio.wait_readable(connection)
-                    await client.begin(connection)
-            except TimeoutError as error:
-                raise _silence(path, settings, greeted=client.greeted) from error
+            with answer_within(settings.greeting_timeout_s) as scope:
+                # The library is started only once something was sent: a held monitor costs little.
+                await anyio.wait_readable(connection)
+                await client.begin(connection)
+            if scope.cancelled_caught:
+                raise _silence(path, settings, greeted=client.greeted)
         yield Link(found, path, client)
     finally:
         await client.close()

@@ -10,6 +10,7 @@ from msgspec import structs
 from agent.core.address import MonitorPath
 from agent.core.events import (
     Ask,
+    Asking,
     CloseLink,
     Counted,
     CountReading,
@@ -30,6 +31,7 @@ from agent.core.events import (
     Refused,
     Retire,
     StateWanted,
+    Tick,
 )
 from agent.core.falling import WRAPS
 from agent.core.poller import SECOND_NS, PollSettings, begin, remember
@@ -324,6 +326,26 @@ def test_a_reading_past_its_deadline_is_unreachable_and_the_late_answer_ends_it(
 
     assert story.words[-1] == ("reporting", "advancing")
     assert "stalled" not in dict(story.words)
+
+
+@pytest.mark.parametrize("access", [Access.HOLD, Access.SHARE])
+def test_an_agent_that_got_no_cpu_reads_what_arrived_before_it_calls_qemu_silent(access: Access) -> None:
+    story = reporting(access=access)
+    answer = story.answer
+    story.answer = lambda effect: None if isinstance(effect, Ask) else answer(effect)
+    count = len(story.words)
+    for _ in range(200):
+        if isinstance(story.poller.phase, Asking):
+            break
+        story.pass_s(0.01)
+    assert isinstance(story.poller.phase, Asking)
+
+    story.now_ns += 5 * SECOND_NS  # the reading's deadline passes meanwhile
+    story.feed(Tick())
+    assert len(story.words) == count
+
+    story.pass_s(1)
+    assert story.words[count:] == [("unreachable", "no_answer")]
 
 
 def test_a_killed_qemu_is_gone_without_a_flap_and_the_next_one_a_new_epoch() -> None:
