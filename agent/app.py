@@ -22,6 +22,7 @@ from agent.core.health import Component, Found, Status, of_collection, of_discov
 from agent.core.history import VmHistories
 from agent.core.ownership import IntervalChange, left_behind
 from agent.core.reading import Access, RecordKind, SocketMark
+from agent.core.tap import Tap
 from agent.core.wording import counted
 from agent.discovery.globs import MonitorGlob
 from agent.discovery.locks import Locks, default_path
@@ -138,8 +139,15 @@ class _Run:
         keepers, self._deliveries = _deliveries(config, identity, spool, counters, redact)
         logs = config.otlp_logs is not None
         self._histories = None if config.web is None else VmHistories()
+        self._tap = Tap()
         self._recorder = Recorder(
-            identity, config.event_mode, keepers, counters, logs=logs, histories=self._histories
+            identity,
+            config.event_mode,
+            keepers,
+            counters,
+            logs=logs,
+            histories=self._histories,
+            tap=None if config.web is None else self._tap,
         )
         queues = {sink.name: queue for sink, queue in self._deliveries}
         limit_bytes = None if config.spool is None else config.spool.bounds.size_bytes
@@ -191,6 +199,7 @@ class _Run:
                     views=self._recorder.views,
                     history=self._histories.get,
                     outlook=self._queue_watch.outlook,
+                    tap=self._tap,
                 )
                 await last.enter_async_context(open_web(self._config.web, pages))
             await self._run(collecting, deliverers, health)

@@ -28,6 +28,7 @@ from agent.cli.health_check import health
 from agent.cli.probe import probe
 from agent.cli.status import status
 from agent.cli.summary import summary
+from agent.cli.tap import tap
 from agent.cli.top import top
 from agent.config import Flags, load
 from agent.errors import ConfigError, Problem
@@ -144,6 +145,7 @@ cli.command()(health)
 cli.command()(status)
 cli.command()(doctor)
 cli.command()(top)
+cli.command()(tap)
 cli.command()(announce)
 cli.command(help=demo.HELP)(demo.demo)
 

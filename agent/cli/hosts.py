@@ -13,6 +13,7 @@ import typer
 from agent.cli.flags import EXIT_CANNOT_START, load_config, refuse
 from agent.cli.status_document import Status, parse
 from agent.config import Flags
+from agent.core.wording import printable
 from agent.errors import ConfigError, Problem
 from agent.local_agent import NoAnswerError, ask
 from agent.threads import in_thread
@@ -20,6 +21,7 @@ from agent.threads import in_thread
 _ANSWER_MAX_S = 10.0
 _ANSWER_MAX_BYTES = 64 << 20
 _HOSTS_MAX = 100
+_REFUSAL_CHARACTERS_MAX = 200
 
 UrlFlag = Annotated[
     list[str] | None,
@@ -91,18 +93,28 @@ async def ask_all(asked: Sequence[Place]) -> Sequence[Answer]:
     return [answers[place] for place in asked]
 
 
-async def ask_one(place: Place) -> Answer:
-    """Return the answer of one agent. Never fails."""
-    asking = partial(
-        ask, place.host, place.port, "/status", within_s=_ANSWER_MAX_S, bytes_max=_ANSWER_MAX_BYTES
-    )
+async def request(place: Place, path: str, bytes_max: int) -> bytes:
+    """Return the answer of one agent to a request for `path`.
+
+    Raises:
+        NoAnswerError: there is none in time, it is larger than `bytes_max`, or its status is not 200.
+    """
+    asking = partial(ask, place.host, place.port, path, within_s=_ANSWER_MAX_S, bytes_max=bytes_max)
     try:
         with anyio.fail_after(2 * _ANSWER_MAX_S):  # a resolver may hang
             code, text = await in_thread(asking)
-        if code != 200:
-            return Answer(place, error=f"status {code}")
+    except TimeoutError as error:
+        raise NoAnswerError(f"no answer within {2 * _ANSWER_MAX_S:g} s") from error
+    if code != 200:
+        why = printable(text.decode(errors="replace").partition("\n")[0], _REFUSAL_CHARACTERS_MAX)
+        raise NoAnswerError(f"status {code}: {why}" if why else f"status {code}")
+    return text
+
+
+async def ask_one(place: Place) -> Answer:
+    """Return the answer of one agent to `/status`. Never fails."""
+    try:
+        text = await request(place, "/status", _ANSWER_MAX_BYTES)
         return Answer(place, text, parse(text))
-    except TimeoutError:
-        return Answer(place, error=f"no answer within {2 * _ANSWER_MAX_S:g} s")
     except (NoAnswerError, msgspec.DecodeError) as error:
         return Answer(place, error=str(error) or type(error).__name__)

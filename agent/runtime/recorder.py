@@ -20,7 +20,8 @@ from agent.core.history import VmHistories
 from agent.core.host_memory import HostMemoryEvent
 from agent.core.memory import Memory
 from agent.core.pressure import VmPressure, advance
-from agent.core.reading import Origin, Record, Sample, State, StateEvent, VmMemory, VmView
+from agent.core.reading import Origin, Record, Sample, State, StateEvent, VmIdentity, VmMemory, VmView
+from agent.core.tap import Tap
 from agent.runtime.state_lines import StateLines
 from agent.telemetry import Count, Counters
 
@@ -43,6 +44,7 @@ class Recorder:
         *,
         logs: bool = False,
         histories: VmHistories | None = None,
+        tap: Tap | None = None,
     ) -> None:
         """Create it.
 
@@ -53,7 +55,9 @@ class Recorder:
             counters: count them.
             logs: whether changes of state are also queued for OTLP's logs.
             histories: keeps the last half hour of each VM; `None`: nothing shows it.
+            tap: keeps the newest records for clients that show them; `None`: there are none.
         """
+        self._tap = tap
         self._logs = logs
         self._lines = StateLines()
         self._histories = histories
@@ -84,7 +88,7 @@ class Recorder:
             )
             if self._histories is not None:
                 self._histories.sample(sample, view.pressure, pressure)
-        self._queue(encode_sample(sample, self._agent, self._mode), memory)
+        self._emit(encode_sample(sample, self._agent, self._mode), memory, sample.vm, sample.address)
 
     def state(self, event: StateEvent, memory: Memory) -> None:
         """Record a change of state, or a heartbeat."""
@@ -100,7 +104,7 @@ class Recorder:
             self._lines.write(event)
             if self._histories is not None:
                 self._histories.state(event)
-        self._queue(encode_state(event, self._agent, self._mode), memory)
+        self._emit(encode_state(event, self._agent, self._mode), memory, event.vm, event.address)
         if self._logs and not event.heartbeat:
             self._queue(as_log(encode_state(event, self._agent, Mode.BINARY)), None)
 
@@ -112,7 +116,7 @@ class Recorder:
             self._board[memory.address] = replace(view, memory=memory)
             if self._histories is not None:
                 self._histories.memory(memory)
-        self._queue(encode_vm_memory(memory, self._agent, self._mode), None)
+        self._emit(encode_vm_memory(memory, self._agent, self._mode), None, memory.vm, memory.address)
 
     def retire(self, address: Address) -> None:
         """Remove a VM that is gone for good from the board."""
@@ -123,7 +127,7 @@ class Recorder:
     def agent_state(self, event: AgentEvent) -> None:
         """Record a state of the agent itself."""
         self._counters.add(Count.AGENT_EVENTS)
-        self._queue(encode_agent_state(event, self._agent, self._mode), None)
+        self._emit(encode_agent_state(event, self._agent, self._mode))
         if self._logs and not event.heartbeat:
             self._queue(as_log(encode_agent_state(event, self._agent, Mode.BINARY)), None)
 
@@ -131,15 +135,28 @@ class Recorder:
         """Record a reading of the host's memory."""
         self._counters.add(Count.MEMORY_RECORDS)
         self._newest_host_memory = event
-        self._queue(encode_host_memory(event, self._agent, self._mode), None)
+        self._emit(encode_host_memory(event, self._agent, self._mode))
 
     def end_second(self) -> None:
         """Write the summary of changes that had no log line of their own. Call it every second."""
         self._lines.end_second()
+        if self._tap is not None:
+            self._tap.end_second()
 
     def newest_host_memory(self) -> HostMemoryEvent | None:
         """Return the newest reading; `None`: there is none."""
         return self._newest_host_memory
+
+    def _emit(
+        self,
+        record: Record,
+        memory: Memory | None = None,
+        vm: VmIdentity | None = None,
+        address: Address | None = None,
+    ) -> None:
+        self._queue(record, memory)
+        if self._tap is not None:
+            self._tap.put(record.kind, record.value, vm, address)
 
     def _queue(self, record: Record, memory: Memory | None) -> None:
         for keeper in self._keepers:

@@ -15,6 +15,7 @@ from agent.core.health import Component
 from agent.core.host_memory import HostMemoryEvent
 from agent.core.outlook import Outlook
 from agent.core.reading import VmView
+from agent.core.tap import Tap
 from agent.telemetry import Snapshot
 from agent.web import assets
 from agent.web.assets import Asset
@@ -24,6 +25,7 @@ from agent.web.exposition import OPENMETRICS, PLAIN, Format, format_for, metrics
 from agent.web.overview import HistoryOf, OverviewPage
 from agent.web.page import page_parts
 from agent.web.rendering import Rendering, Renderings, unpacked, unpacked_size
+from agent.web.tap import BadRequestError, TapPage, TooManyReadersError
 
 log = structlog.get_logger("barograph.web")
 
@@ -55,6 +57,7 @@ def application(
     views: Callable[[], Sequence[VmView]],
     history: HistoryOf,
     outlook: Callable[[], Outlook],
+    tap: Tap,
 ) -> Starlette:
     """Return the application that answers all requests. The callables are called on the event loop.
 
@@ -68,6 +71,7 @@ def application(
         views: returns the newest state and sample of every VM.
         history: returns the last half hour of a VM.
         outlook: returns how fast the queues drain.
+        tap: keeps the newest records while a client reads them.
     """
     overview_page = OverviewPage(identity, history)
 
@@ -88,6 +92,7 @@ def application(
 
     status, page = Rendering(status_now), Rendering(page_now)
     overview, vm = Rendering(overview_now, _FRESH_S), Renderings(vm_now, _FRESH_S)
+    records = TapPage(tap, identity, views)
     files = assets.load()
     metrics = {form: metrics_now(form) for form in (OPENMETRICS, PLAIN)}
 
@@ -119,6 +124,16 @@ def application(
         key = request.query_params.get("id", "")
         return _long(request, await vm.get(key[:_KEY_CHARACTERS_MAX]), "application/json")
 
+    async def tap_api(request: Request) -> Response:
+        asked = request.query_params
+        try:
+            body = await records.answer(asked.get("after"), asked.get("vm"), asked.getlist("kind"))
+        except BadRequestError as error:
+            return PlainTextResponse(f"{error}\n", 400, _HEADERS)
+        except TooManyReadersError:
+            return PlainTextResponse("too many readers; try again later\n", 503, _HEADERS)
+        return Response(body, headers=_HEADERS, media_type="application/json")
+
     async def front(request: Request) -> Response:
         return _file(request, files[assets.FRONT])
 
@@ -137,6 +152,7 @@ def application(
             Route("/plain", plain, methods=["GET"]),
             Route("/api/overview", overview_api, methods=["GET"]),
             Route("/api/vm", vm_api, methods=["GET"]),
+            Route("/api/tap", tap_api, methods=["GET"]),
             Route("/assets/{name}", asset, methods=["GET"]),
         ],
         exception_handlers={Exception: _internal_error},

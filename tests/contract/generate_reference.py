@@ -16,7 +16,8 @@ CLI = ROOT / "docs/cli.md"
 CONFIG_SCHEMA = ROOT / "schemas/config.schema.json"
 
 COMMANDS = (
-    "run", "check-config", "probe", "give-back", "health", "status", "top", "doctor", "announce", "demo",
+    "run", "check-config", "probe", "give-back", "health", "status", "top",
+    "tap", "doctor", "announce", "demo",
     "schema", "version", "spool", "spool status", "spool verify",
     "spool dead-letters", "spool dead-letters list", "spool dead-letters requeue", "spool dead-letters drop",
     "topics", "topics check", "topics create",

@@ -149,7 +149,7 @@ def test_every_path_of_the_web_is_explained() -> None:
     page = (ROOT / "docs/operations.md").read_text()
 
     probes = {"/livez", "/readyz", "/healthz", "/status", "/metrics"}
-    assert probes | {"/", "/plain", "/api/overview", "/api/vm", "/assets/{name}"} == set(paths)
+    assert probes | {"/", "/plain", "/api/overview", "/api/vm", "/api/tap", "/assets/{name}"} == set(paths)
     assert [path for path in paths if f"| `{path}` |" not in page] == []
 
 

@@ -1,6 +1,11 @@
-"""`barograph status` and `top` against running agents with simulated VMs."""
+"""`barograph status`, `top` and `tap` against running agents with simulated VMs."""
 
 import json
+import signal
+import subprocess
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -54,3 +59,46 @@ async def test_a_vm_that_freezes_is_a_problem_with_its_next_step_in_both(folder:
     assert all(len(line) <= 80 for line in wrong.stdout.splitlines())
     assert str(frozen.qmp) in wide.stdout
     assert len(json.loads(as_json.stdout)["vms"]) == 3
+
+
+def test_the_records_of_a_running_agent_are_shown_as_they_are_made(folder: Path) -> None:
+    words = ("--monitor", f"{folder}/*.qmp", "--interval", "1s")
+    env = {**WEB, "BAROGRAPH_MEMORY__INTERVAL": "1s", "BAROGRAPH_LINES__ENABLED": "true"}
+    with simulated(folder, vms=2, preset=1) as hypervisor, agent(folder, *words, env=env) as process:
+        url = url_when_told(process)
+        wait_until(lambda: states(url) == ["reporting"] * 2, "all report")
+        first, frozen = hypervisor.vms
+        choice = ("--kind", "sample", "--kind", "vm_memory")
+        values = barograph("tap", str(first.qmp), "--url", url, *choice, "-o", "json", "--limit", "3")
+        with watching(str(frozen.qmp), "--url", url) as lines:
+            shown = [next(lines)]
+            frozen.freeze()
+            shown += [next(line for line in lines if "vm_state" in line)]
+            code = process.stop()
+        log, emitted = process.stderr.read_text(), process.stdout.read_text().splitlines()
+
+    assert (values.returncode, values.stderr) == (0, "")
+    assert len(values.stdout.splitlines()) == 3
+    assert set(values.stdout.splitlines()) <= set(emitted)
+    assert len({json.loads(line)["vm"]["id"] for line in values.stdout.splitlines()}) == 1
+    assert all(len(line.rstrip("\n")) <= 80 for line in shown)
+    assert "unreachable/no_answer, was reporting" in shown[1]
+    assert code == 0
+    assert "Traceback" not in log
+
+
+@contextmanager
+def watching(*words: str) -> Generator[Iterator[str]]:
+    """The lines of a `tap` that is interrupted at the end of the block, as by Ctrl-C."""
+    argv = [sys.executable, "-m", "agent", "tap", *words]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            yield iter(process.stdout)
+            process.send_signal(signal.SIGINT)
+            process.stdout.read()
+            assert process.wait(30) == 130
+            assert "Traceback" not in process.stderr.read()
+        finally:
+            process.kill()

@@ -303,10 +303,21 @@ FILLED: Mapping[str, Sequence[str]] = {
     "a file in the archive of `barograph doctor`": [
         "unit/test_cli_doctor_bundle.py::test_a_part_is_cut_at_the_bound"
     ],
-    "agents that `barograph status` and `top` ask": [
+    "agents that `barograph status`, `top` and `tap` ask": [
         "unit/test_cli_status.py::test_too_many_hosts_are_refused"
     ],
     "VMs in the table of `barograph top`": ["unit/test_cli_top.py::test_the_table_is_bounded"],
+    "records kept for `barograph tap`": [
+        "unit/core/test_tap.py::test_records_are_bounded_in_number_and_size",
+        "unit/core/test_tap.py::test_it_closes_when_nobody_reads_and_what_was_missed_until_then_is_counted",
+    ],
+    "records of one answer to `barograph tap`": [
+        "unit/core/test_tap.py::test_a_page_is_bounded_and_the_next_one_has_the_rest"
+    ],
+    "requests of `barograph tap` that wait": [
+        "unit/web/test_tap.py::test_readers_are_bounded_and_a_place_is_free_again_when_one_has_its_answer"
+    ],
+    "an answer that `barograph tap` reads": ["unit/test_cli_tap.py::test_an_answer_above_the_bound_is_none"],
     "changes of state that `barograph top` remembers": ["unit/test_cli_top.py::test_changes_are_bounded"],
     "HTTP connections": [
         "unit/web/test_server.py::test_a_flood_of_silent_connections_is_bounded_and_keeps_no_client_out",

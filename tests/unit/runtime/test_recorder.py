@@ -3,16 +3,30 @@
 from dataclasses import replace
 
 from agent.contract.encode import Mode
+from agent.core.agent_state import AgentEvent, AgentPhase
 from agent.core.epochs import History
 from agent.core.history import VmHistories
 from agent.core.memory import Memory
 from agent.core.pressure import PressureLevel, VmPressure
-from agent.core.reading import Origin, Sample, State, StateEvent, VmIdentity
+from agent.core.reading import Origin, Record, RecordKind, Sample, State, StateEvent, VmIdentity
+from agent.core.tap import IDLE_S, Tap, Wanted
 from agent.runtime.recorder import Recorder
 from agent.telemetry import Counters
+from tests.golden.documents import HOST_MEMORY_EVENT
 from tests.unit.sinks.views import ADDRESS, AGENT, T0_S, memory, sample, view, vm
 
 MEMORY = Memory(str(ADDRESS), None, None, History(), None)
+
+
+class Kept:
+    """A queue that keeps all records."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+
+    def append(self, record: Record | None, memory: Memory | None) -> None:
+        if record is not None:
+            self.records.append(record)
 
 
 class Board:
@@ -96,3 +110,32 @@ def test_the_history_of_a_vm_is_fed_with_the_board_and_forgotten_with_the_vm() -
     assert history.newest.resident_bytes == 3 << 30
     recorder.retire(ADDRESS)
     assert histories.get(ADDRESS) is None
+
+
+def test_a_tap_that_is_open_gets_each_record_as_it_is_queued_and_no_log_record() -> None:
+    kept, tap = Kept(), Tap()
+    recorder = Recorder(AGENT, Mode.BINARY, [kept], Counters(), logs=True, tap=tap)
+    state = view(state=State.REPORTING).state
+    recorder.state(state, MEMORY)  # before the first reader
+    tap.read(None, Wanted())
+    recorder.sample(sample(T0_S), MEMORY)
+    recorder.vm_memory(memory(T0_S * 1000))
+    recorder.agent_state(AgentEvent(1, AgentPhase.RUNNING, "", 5, 6, None, False, 7, {}, {}))
+    recorder.host_memory(HOST_MEMORY_EVENT)
+    recorder.state(state, MEMORY)
+    page = tap.read(0, Wanted())
+
+    queued = [(each.kind, each.value) for each in kept.records if each.kind is not RecordKind.LOG]
+    assert [(each.kind, each.value) for each in page.records] == queued[1:]
+    assert page.skipped == 1
+    assert [bool(each.names) for each in page.records] == [True, True, False, False, True]
+
+
+def test_the_tap_closes_with_the_seconds() -> None:
+    tap = Tap()
+    recorder = Recorder(AGENT, Mode.BINARY, (), Counters(), tap=tap)
+    tap.read(None, Wanted())
+    for _ in range(IDLE_S + 1):
+        recorder.end_second()
+
+    assert not tap.is_open

@@ -15,6 +15,7 @@ from agent.core.history import VmHistories
 from agent.core.host_memory import HostMemoryEvent
 from agent.core.outlook import Outlook
 from agent.core.reading import VmView
+from agent.core.tap import Tap
 from agent.telemetry import Counters, Levels, Snapshot, snapshot
 from agent.web.pages import application
 from tests.unit.sinks.views import AGENT
@@ -71,6 +72,7 @@ class Present:
     host_memory: HostMemoryEvent | None = None
     histories: VmHistories = field(default_factory=VmHistories)
     outlook: Outlook = field(default_factory=lambda: Outlook({}, None))
+    tap: Tap = field(default_factory=Tap)
     identity: Agent = AGENT
     counters: Counters = field(default_factory=Counters)
     levels: Levels = field(default_factory=lambda: Levels(waiting={}))
@@ -101,4 +103,5 @@ class Present:
             views=lambda: self.views,
             history=self.histories.get,
             outlook=lambda: self.outlook,
+            tap=self.tap,
         )
