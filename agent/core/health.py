@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from agent.core.reading import State
-from agent.core.wording import counted
+from agent.core.wording import counted, printable
 
 
 class Health(StrEnum):
@@ -45,7 +45,7 @@ AGENT = "agent"
 """The component that stands for the whole agent while it stops."""
 
 WHY_CHARACTERS_MAX = 400
-"""The rest of a longer reason is cut off: a peer may have written it."""
+"""The rest of a longer text is cut off, and what is not printable is replaced: a peer may have written it."""
 
 _BEST_FIRST = (Health.OK, Health.STARTING, Health.DEGRADED, Health.STOPPING)
 
@@ -107,9 +107,9 @@ def update(
     return {
         name: Component(
             status.health,
-            status.why[:WHY_CHARACTERS_MAX],
+            printable(status.why, WHY_CHARACTERS_MAX),
             before[name].since_ms if name in before and before[name].health is status.health else now_ms,
-            status.progress,
+            printable(status.progress, WHY_CHARACTERS_MAX),
         )
         for name, status in statuses.items()
     }

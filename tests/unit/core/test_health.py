@@ -87,3 +87,13 @@ def test_a_spool_is_degraded_by_its_problem_and_none_is_none() -> None:
     assert health.of_spool(is_used=False, problem=None).why == "no spool, records are queued in memory"
     assert health.of_spool(is_used=True, problem=None) == Status(Health.OK, "on disk")
     assert health.of_spool(is_used=True, problem="full") == Status(Health.DEGRADED, "full")
+
+
+def test_texts_of_peers_are_printable() -> None:
+    hostile = "\x1b[2J\ud800\u202e\n"
+
+    found = health.update({}, {"otlp": Status(Health.DEGRADED, hostile, hostile)}, 1, stopping=False)
+
+    for text in (found["otlp"].text, health.problem(found) or ""):
+        assert text.isprintable()
+        assert "[2J" in text

@@ -13,6 +13,7 @@ import pytest
 from agent.contract.payloads import Agent, sample_document, state_document
 from agent.core.address import Domain
 from agent.core.explanations import PRESSURE
+from agent.core.health import Health, Status, update
 from agent.core.pressure import PressureComponent, PressureLevel
 from agent.core.reading import State
 from agent.web import assets
@@ -58,6 +59,19 @@ async def test_healthz_has_each_component_and_the_worst_state() -> None:
         "since_ms": 1_795_404_100_000,
         "why": "no broker",
     }
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/status"])
+async def test_what_a_peer_wrote_of_a_problem_is_printable(path: str) -> None:
+    status = Status(Health.DEGRADED, HOSTILE, HOSTILE)
+    present = Present(components=update({}, {"otlp": status}, 1, stopping=False))
+
+    got = await answer(present, path)
+
+    health = got.json if path == "/healthz" else got.json["health"]
+    assert got.status == 200
+    assert health["components"]["otlp"]["why"].isprintable()
+    assert "alert(1)" in health["components"]["otlp"]["why"]
 
 
 async def test_status_has_every_vm_in_the_documents_of_the_topics() -> None:
