@@ -98,7 +98,8 @@ class Recorder:
         if before is not None and before.sample is not None and before.sample.vm == event.vm:
             sample = before.sample  # also one from before the VM was identified
             pressure = None if event.state is State.GONE else before.pressure
-        balloon = None if before is None else before.balloon
+        has_ended = event.state in (State.GONE, State.DUPLICATE)  # a sum over VMs would count it again
+        balloon = None if before is None or has_ended else before.balloon
         self._board[event.address] = VmView(event, sample, balloon, _still_valid(before, event), pressure)
         if not event.heartbeat:
             self._lines.write(event)

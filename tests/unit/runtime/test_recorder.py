@@ -8,7 +8,7 @@ from agent.core.epochs import History
 from agent.core.history import VmHistories
 from agent.core.memory import Memory
 from agent.core.pressure import PressureLevel, VmPressure
-from agent.core.reading import Origin, Record, RecordKind, Sample, State, StateEvent, VmIdentity
+from agent.core.reading import Balloon, Origin, Record, RecordKind, Sample, State, StateEvent, VmIdentity
 from agent.core.tap import IDLE_S, Tap, Wanted
 from agent.runtime.recorder import Recorder
 from agent.telemetry import Counters
@@ -92,6 +92,17 @@ def test_the_pressure_ends_with_the_process_and_with_the_vm() -> None:
     board.sample(0, kills=0)
     board.sample(10, kills=1, of=vm("vm-2"))
     assert level(board) is PressureLevel.NONE
+
+
+def test_the_balloon_outlives_silence_and_ends_with_the_process_or_where_the_vm_moved() -> None:
+    for state, is_kept in ((State.STALLED, True), (State.GONE, False), (State.DUPLICATE, False)):
+        board = Board()
+        newest = board.sample(0, kills=0)
+        board.recorder.sample(replace(newest, balloon=Balloon(1 << 30, 5)), MEMORY)
+
+        board.state(state)
+
+        assert (board.recorder.board[ADDRESS].balloon is not None) == is_kept, state
 
 
 def test_the_history_of_a_vm_is_fed_with_the_board_and_forgotten_with_the_vm() -> None:
