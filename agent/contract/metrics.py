@@ -46,7 +46,8 @@ Kind = Literal["counter", "updowncounter", "gauge", "histogram"]
 class Metric:
     """One metric. `unit` is UCUM; `kind` is the type of its points.
 
-    counter: monotonic cumulative Sum; updowncounter: cumulative Sum; gauge: Gauge.
+    counter: monotonic cumulative Sum; updowncounter: cumulative Sum; gauge: Gauge. No gauge has the unit `1`,
+    since Prometheus would append `_ratio` to its name.
     """
 
     name: str
@@ -178,13 +179,13 @@ GUEST_METRICS: Mapping[str, Metric] = MappingProxyType(
 
 PRESSURE_LEVEL: Final = Metric(
     "qemu.vm.pressure.level",
-    "1",
+    "{level}",
     "gauge",
     "Memory pressure in the guest: 0 none, 1 low, 2 pressure, 3 oom.",
 )
 PRESSURE_SCORE: Final = Metric(
     "qemu.vm.pressure.score",
-    "1",
+    "{score}",
     "gauge",
     "Memory pressure in the guest at its last update, from 0 to 1.",
 )
@@ -246,7 +247,7 @@ MEMORY_METRICS: Mapping[str, Metric] = MappingProxyType(
         "deflate_on_oom": Metric(
             "qemu.vm.balloon.deflate_on_oom",
             "1",
-            "gauge",
+            "updowncounter",
             "1: the guest may take memory back from the balloon when it runs out; 0: it may not.",
         ),
         "cgroup_usage": Metric(

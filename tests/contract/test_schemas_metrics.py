@@ -50,6 +50,14 @@ def test_the_registry_holds_the_metrics_of_the_code() -> None:
     assert all(group["id"] == f"metric.{group['metric_name']}" for group in found)
 
 
+def test_no_gauge_has_the_unit_to_which_prometheus_appends_ratio() -> None:
+    """`integration/test_names_in_prometheus.py` compares the names over OTLP with those of `/metrics`."""
+    all_metrics = [*GUEST_METRICS.values(), *PRESSURE_METRICS, *HOST_METRICS]
+    all_metrics += [each.metric for each in INSTRUMENTS]
+
+    assert [each.name for each in all_metrics if each.kind == "gauge" and each.unit == "1"] == []
+
+
 def test_the_registry_holds_the_agents_own_metrics_with_their_attributes_and_reasons() -> None:
     own = [group for group in metrics_of(registry()) if is_own(group)]
 
