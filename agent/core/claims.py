@@ -7,15 +7,10 @@ the same user runs it: any user may answer with any uuid.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 from agent.core.address import Address
 from agent.core.reading import VmId
-
-Owner: TypeAlias = int | str | None
-"""What runs a VM: the user's id, or the URI of a libvirt. `None`: not known."""
-
-_ROOT = 0
+from agent.core.shares import ROOT, Owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +23,7 @@ class Holder:
 
     def yields(self, active: bool, owner: Owner) -> bool:
         """Return whether a VM of `owner` at another address takes the id."""
-        return active and not self.active and owner in (_ROOT, self.owner)
+        return active and not self.active and owner in (ROOT, self.owner)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,9 @@ from pathlib import Path
 from agent.core.reading import SocketMark
 from agent.discovery.scan import RefusedPath, RefusedReason, Scan, Seen
 
+HELD_MAX = 20_000
+"""Locks that are kept, with those of monitors that the last scan did not look for."""
+
 _DETAIL = "another agent on this host watches it; give each agent its own globs, or stop one"
 
 # struct flock of 64-bit Linux: type, whence, start, length, pid (fcntl(2)); the pid must be 0.
@@ -28,7 +31,7 @@ class Locks:
     def __init__(self, path: Path | None) -> None:
         """Open the file; if `path` is `None` or cannot be opened, nothing is locked."""
         self.problem: str | None = None  # why nothing is locked
-        self._held: set[int] = set()
+        self._held: dict[int, Seen] = {}
         self._file: int | None = None
         if path is None:
             return
@@ -45,15 +48,19 @@ class Locks:
         if file is None:
             return scan
         places = {_place(seen.mark): seen for seen in scan.seen}
-        if not scan.incomplete:  # else the monitors that were not seen may still be watched
-            for place in self._held - places.keys():
+        missing = {place: seen for place, seen in self._held.items() if place not in places}
+        unlooked = scan.unlooked(missing.values())  # these may still be watched
+        for place, seen in missing.items():
+            if seen.address not in unlooked or len(self._held) > HELD_MAX:
                 _lock(file, place, fcntl.F_UNLCK)
-            self._held &= places.keys()
-        self._held |= {place for place in places.keys() - self._held if _lock(file, place, fcntl.F_WRLCK)}
+                del self._held[place]
+        for place, seen in places.items():
+            if place in self._held or _lock(file, place, fcntl.F_WRLCK):
+                self._held[place] = seen
         taken = [seen for place, seen in places.items() if place not in self._held]
         if not taken:
             return scan
-        ours = tuple(seen for seen in scan.seen if seen not in taken)
+        ours = tuple(seen for seen in scan.seen if _place(seen.mark) in self._held)
         refused = (*scan.refused, *(_refused(seen) for seen in taken))
         return replace(scan, seen=ours, refused=tuple(sorted(refused, key=lambda found: found.path)))
 

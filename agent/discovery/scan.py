@@ -6,17 +6,18 @@ Blocking: call it in a worker thread. What is removed during the scan counts as 
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 from agent.core.address import Address, MonitorPath
 from agent.core.labels import NAME_GROUP, matched
 from agent.core.reading import NO_LABELS, Access, IntervalPolicy, SocketMark
+from agent.core.shares import ROOT, Owner, shown
 from agent.discovery import owners
 from agent.discovery.globs import MonitorGlob, Settings, has_wildcard
 from agent.discovery.links import ForeignLinkError, find
-from agent.discovery.walk import TooManyError, Walk
+from agent.discovery.walk import Match, Walk
 
 
 class RefusedReason(StrEnum):
@@ -47,6 +48,7 @@ class Seen:
     policy: IntervalPolicy | None = None  # for its interval; None: that of all VMs
     interval_s: int | None = None  # the interval to set; None: that of all VMs
     holds_unseen: bool = False  # `access: hold` is configured, so also where other clients cannot be seen
+    owner: Owner = ROOT  # of the share that it counts to
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,8 @@ class RefusedPath:
     detail: str  # a text: why, and what to do
 
 
-_COULD_NOT_LOOK = frozenset({RefusedReason.UNREADABLE, RefusedReason.TOO_MANY})
+_OWNERS_NAMED_MAX = 3
+
 _NOT_OURS = frozenset(
     {
         RefusedReason.LIBVIRT,
@@ -76,25 +79,26 @@ class Scan:
 
     seen: tuple[Seen, ...]
     refused: tuple[RefusedPath, ...]
+    left_out: frozenset[Owner] = frozenset()  # not all of their paths were looked for: the bound was reached
 
-    @property
-    def incomplete(self) -> bool:
-        """Return whether there may be monitors that the scan did not reach."""
-        return any(each.reason in _COULD_NOT_LOOK for each in self.refused)
+    def unlooked(self, known: Iterable[Seen]) -> set[Address]:
+        """Return the VMs, of those, that may be there without being seen: they were not looked for."""
+        places = {each.path.rstrip("/") for each in self.refused if each.reason is RefusedReason.UNREADABLE}
+        return {
+            each.address
+            for each in known
+            if isinstance(each.address, MonitorPath)
+            and (
+                each.owner in self.left_out
+                or ROOT in self.left_out
+                or any(place in places for place in _and_above(each.address.path))
+            )
+        }
 
-    def could_not_look(self, address: Address) -> bool:
-        """Return whether a VM that was not seen may still be there: the scan did not reach its path."""
-        return isinstance(address, MonitorPath) and any(
-            each.reason is RefusedReason.TOO_MANY
-            or address.path == each.path
-            or address.path.startswith(each.path.rstrip("/") + "/")
-            for each in self.refused
-            if each.reason in _COULD_NOT_LOOK
-        )
-
-    def refuses(self, address: Address) -> bool:
-        """Return whether a VM must not be watched any more, although there is a socket at its path."""
-        return any(each.path == str(address) and each.reason in _NOT_OURS for each in self.refused)
+    def refusing(self, addresses: Iterable[Address]) -> set[Address]:
+        """Return the VMs, of those, that must not be watched although there is a socket at the path."""
+        paths = {each.path for each in self.refused if each.reason in _NOT_OURS}
+        return {address for address in addresses if str(address) in paths}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,41 +121,65 @@ def survey(settings: Settings) -> Survey:
     seen: dict[str, Seen] = {}
     refused: dict[str, RefusedPath] = {}
     taken: set[tuple[int, int]] = set()
-    for monitor in settings.monitors:
-        for found in _judge_all(walk, monitor, settings.found_max):
-            if isinstance(found, RefusedPath):
-                refused.setdefault(found.path, found)
-            elif (file := (found.mark.device, found.mark.inode)) not in taken:
-                taken.add(file)
-                seen[str(found.address)] = found
+    for found in _judge_all(walk, settings.monitors):
+        if isinstance(found, RefusedPath):
+            refused.setdefault(found.path, found)
+        elif (file := (found.mark.device, found.mark.inode)) not in taken:
+            taken.add(file)
+            seen[str(found.address)] = found
     for directory, detail in walk.unreadable.items():
         path = _shown(directory)
         refused.setdefault(path, RefusedPath(path, RefusedReason.UNREADABLE, detail))
+    for number in sorted(set(walk.left_out.values())):
+        glob = settings.monitors[number].glob
+        owners = [owner for owner, left in walk.left_out.items() if left == number]
+        detail = (
+            f"more than {settings.found_max} paths or directories match; some of {_named(owners)}, which have"
+            " the most, are left out: narrow the glob"
+        )
+        refused[glob] = RefusedPath(glob, RefusedReason.TOO_MANY, detail)
     return Survey(
         Scan(
             tuple(sorted(seen.values(), key=lambda found: str(found.address))),
             tuple(sorted(refused.values(), key=lambda found: found.path)),
+            frozenset(walk.left_out),
         ),
         {directory: frozenset(parts) for directory, parts in walk.places.items()},
     )
 
 
-def _judge_all(walk: Walk, monitor: MonitorGlob, bound: int) -> Iterator[Seen | RefusedPath]:
-    literal = not has_wildcard(monitor.glob)
-    pattern = None if monitor.pattern is None else re.compile(monitor.pattern)
-    try:
-        for path in walk.expand(monitor.glob):
-            found = _judge(path, monitor, pattern, literal=literal)
-            if found is not None:
-                yield found
-    except TooManyError:
-        detail = f"more than {bound} paths or directories match, and the rest is left out: narrow the glob"
-        yield RefusedPath(monitor.glob, RefusedReason.TOO_MANY, detail)
+def _judge_all(walk: Walk, monitors: tuple[MonitorGlob, ...]) -> list[Seen | RefusedPath]:
+    """Return what was found, by order of globs and then of names."""
+    literal = [not has_wildcard(monitor.glob) for monitor in monitors]
+    patterns = [None if monitor.pattern is None else re.compile(monitor.pattern) for monitor in monitors]
+    found: list[tuple[int, Seen | RefusedPath]] = []
+    for match in walk.expand(*(monitor.glob for monitor in monitors)):
+        number = match.glob
+        judged = _judge(match, monitors[number], patterns[number], literal=literal[number])
+        if judged is not None:
+            found.append((number, judged))
+    found.sort(key=lambda each: each[0])
+    return [judged for _, judged in found]
+
+
+def _named(owners: list[Owner]) -> str:
+    others = f" and {len(owners) - _OWNERS_NAMED_MAX} more" if len(owners) > _OWNERS_NAMED_MAX else ""
+    return ", ".join(map(shown, owners[:_OWNERS_NAMED_MAX])) + others
+
+
+def _and_above(path: str) -> Iterator[str]:
+    """Yield a path without a slash at its end, and each directory above it; the root is the empty text."""
+    path = path.rstrip("/")
+    yield path
+    while path:
+        path = path.rpartition("/")[0].rstrip("/")
+        yield path
 
 
 def _judge(
-    path: str, monitor: MonitorGlob, pattern: re.Pattern[str] | None, *, literal: bool
+    match: Match, monitor: MonitorGlob, pattern: re.Pattern[str] | None, *, literal: bool
 ) -> Seen | RefusedPath | None:
+    path = match.path
     try:
         real, status = find(path)
         is_socket = stat.S_ISSOCK(status.st_mode)
@@ -192,6 +220,7 @@ def _judge(
         monitor.policy,
         monitor.interval_s,
         holds_unseen=monitor.access is Access.HOLD,
+        owner=match.owner,
     )
 
 

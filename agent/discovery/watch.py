@@ -30,6 +30,9 @@ _WATCHED_MAX = 2_000
 _GATHER_S = 0.1
 """Changes within this time of each other are taken together: QEMU creates its socket, then listens on it."""
 
+_SCANNING_SHARE_MAX = 0.2
+"""Of the time, spent on scans while something changes all the time: any user can make changes without end."""
+
 _READ_MAX_BYTES = 64 << 10
 """Of changes, read at a time: some thousand."""
 
@@ -73,6 +76,7 @@ async def watch(settings: Settings, locks: Locks | None = None) -> AsyncGenerato
         except _NO_RESOURCES:
             watcher = _Watcher({})
         try:
+            began_s = anyio.current_time()
             found = await _try(look, last)
             found = replace(found, scan=_with_refused(found.scan, watcher.refused))
             looked_at_s = anyio.current_time()
@@ -85,7 +89,7 @@ async def watch(settings: Settings, locks: Locks | None = None) -> AsyncGenerato
             hurries = 0
             await watcher.wait(settings.rescan_s)
             # One change leads to a scan at once; a stream of them to no more scans than this.
-            await anyio.sleep_until(looked_at_s + settings.gather_s)
+            await anyio.sleep_until(looked_at_s + pause_s(settings, looked_at_s - began_s))
         finally:
             # The kernel takes milliseconds to remove the watches.
             with anyio.move_on_after(_CLOSE_WITHIN_S, shield=True):
@@ -93,6 +97,11 @@ async def watch(settings: Settings, locks: Locks | None = None) -> AsyncGenerato
                     await in_thread(watcher.close)
                 except _NO_RESOURCES:
                     watcher.close()
+
+
+def pause_s(settings: Settings, took_s: float) -> float:
+    """Return the time from a scan that took so long to the next one, if something changes at once."""
+    return max(settings.gather_s, min(took_s * (1 / _SCANNING_SHARE_MAX - 1), settings.rescan_s))
 
 
 async def _try(look: Callable[[], Survey], last: Survey) -> Survey:

@@ -156,8 +156,8 @@ class Fleet:
         change = fleet.scanned(
             self._fleet,
             marks,
-            unknown={each for each in missing if scan.could_not_look(each)},
-            refused={each for each in missing if scan.refuses(each)},
+            unknown=scan.unlooked(self._seen[address] for address in missing),
+            refused=scan.refusing(missing),
             watched_max=self._watched_max,
         )
         self._perform(change, group)

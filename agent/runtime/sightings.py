@@ -61,6 +61,7 @@ class Sightings:
                 each.labels,
                 each.place.policy,
                 each.place.interval_s,
+                owner=each.address.uri,
             )
             for each in self._connections.domains()
         )
@@ -83,10 +84,10 @@ class Sightings:
     async def _follow_sockets(self, place: Place, scans: AsyncIterator[Scan]) -> None:
         async for scan in scans:
             known = self._sockets.get(place)
-            if known is not None and scan.incomplete:  # what could not be looked for stands
+            if known is not None:  # what could not be looked for stands
                 seen = {each.address for each in scan.seen}
-                kept = (each for each in known.seen if each.address not in seen)
-                kept = tuple(each for each in kept if scan.could_not_look(each.address))
+                unlooked = scan.unlooked(known.seen) - seen
+                kept = tuple(each for each in known.seen if each.address in unlooked)
                 scan = replace(scan, seen=(*scan.seen, *kept))
             self._sockets[place] = scan
             self._connections.see_sockets(

@@ -17,7 +17,7 @@ from anyio.abc import TaskGroup
 from agent.contract.decode import BadAnswer
 from agent.core import polling
 from agent.core.address import Address
-from agent.core.claims import Claimed, Claims, Owner
+from agent.core.claims import Claimed, Claims
 from agent.core.events import (
     ActualRead,
     Answered,
@@ -49,6 +49,7 @@ from agent.core.memory import Memory
 from agent.core.ownership import IntervalChange
 from agent.core.poller import Poller, PollSettings, remember
 from agent.core.reading import Origin, Reading, Refusal, Sample, SocketMark, StateEvent
+from agent.core.shares import Owner
 from agent.errors import Declined, StateFileError, Unreachable
 from agent.runtime import clock
 from agent.runtime.alarms import Alarms

@@ -15,7 +15,7 @@ import pytest
 
 from agent.discovery.globs import MonitorGlob, Settings
 from agent.discovery.scan import RefusedReason, Scan
-from agent.discovery.watch import watch
+from agent.discovery.watch import pause_s, watch
 
 QEMU = shutil.which("qemu-system-x86_64")
 needs_qemu = pytest.mark.skipif(QEMU is None, reason="qemu-system-x86_64 is not installed")
@@ -109,6 +109,12 @@ async def test_a_qemu_is_seen_when_it_starts_and_known_for_another_when_it_start
 
     assert again.address == first.address
     assert again.mark != first.mark
+
+
+def test_a_scan_that_takes_long_is_followed_by_a_longer_pause() -> None:
+    settings = Settings(monitors=(), rescan_s=10, gather_s=0.5)
+
+    assert [pause_s(settings, took_s) for took_s in (0.01, 1.0, 60.0)] == [0.5, 4.0, 10]
 
 
 async def test_directories_that_come_later_are_watched(folder: Path) -> None:

@@ -141,6 +141,13 @@ FILLED: Mapping[str, Sequence[str]] = {
     "sockets and directories of a scan": [
         "unit/discovery/test_scan.py::test_one_scan_is_bounded_and_says_what_it_left_out",
         "unit/discovery/test_walk.py::test_it_stops_at_its_bound",
+        "unit/discovery/test_scan.py::test_a_user_who_fills_the_bound_hides_only_sockets_of_their_own",
+    ],
+    "time spent on scans while something changes all the time": [
+        "integration/test_discovery.py::test_a_scan_that_takes_long_is_followed_by_a_longer_pause"
+    ],
+    "locks of monitors that were not looked for": [
+        "unit/discovery/test_locks.py::test_the_locks_of_monitors_that_are_not_looked_for_are_bounded"
     ],
     "events of one libvirt": ["unit/libvirt/test_strangers.py::test_a_flood_of_events_ends_the_connection"],
     "log lines for paths that one scan refuses": [

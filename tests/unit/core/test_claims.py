@@ -3,8 +3,9 @@
 import pytest
 
 from agent.core.address import MonitorPath
-from agent.core.claims import Claims, Owner
+from agent.core.claims import Claims
 from agent.core.reading import VmId
+from agent.core.shares import Owner
 
 VM = VmId("5f0c0000-0000-4000-8000-000000000001")
 FIRST, SECOND = MonitorPath("/run/1/vm.qmp"), MonitorPath("/run/2/vm.qmp")

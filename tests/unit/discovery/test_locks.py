@@ -4,10 +4,14 @@ import os
 import stat
 from pathlib import Path
 
+import pytest
+
 from agent.core.address import MonitorPath
 from agent.core.reading import NO_LABELS, Access, SocketMark
+from agent.core.shares import ROOT
+from agent.discovery import locks
 from agent.discovery.locks import Locks, default_path
-from agent.discovery.scan import RefusedReason, Scan, Seen
+from agent.discovery.scan import RefusedPath, RefusedReason, Scan, Seen
 
 
 def scan(*inodes: int) -> Scan:
@@ -61,6 +65,31 @@ def test_what_is_not_seen_any_more_is_let_go_of(tmp_path: Path) -> None:
 
     assert paths(second.claim(scan(1, 2))) == ["/run/1.qmp"]
     assert paths(first.claim(scan(1, 2))) == ["/run/2.qmp"]
+    first.close()
+    second.close()
+
+
+def test_only_monitors_below_a_directory_that_cannot_be_read_stay_locked(tmp_path: Path) -> None:
+    first, second = (Locks(tmp_path / "monitors.lock") for _ in range(2))
+    first.claim(scan(1, 2))
+    unreadable = RefusedPath("/run/2.qmp", RefusedReason.UNREADABLE, "cannot be read")
+
+    first.claim(Scan((), (unreadable,)))
+
+    assert paths(second.claim(scan(1, 2))) == ["/run/1.qmp"]
+    first.close()
+    second.close()
+
+
+def test_the_locks_of_monitors_that_are_not_looked_for_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "HELD_MAX", 5)
+    first, second = (Locks(tmp_path / "monitors.lock") for _ in range(2))
+    for number in range(10):
+        first.claim(Scan(scan(number).seen, (), left_out=frozenset({ROOT})))
+
+    assert len(second.claim(scan(*range(10))).refused) <= 6
     first.close()
     second.close()
 

@@ -5,6 +5,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -229,7 +230,7 @@ def test_directories_without_end_hide_no_socket_elsewhere(folder: Path) -> None:
     subprocess.run(["rm", "-r", folder / "a"], check=True)  # too deep for the standard library
     assert paths(found) == [f"{folder}/b/q.sock"]
     assert set(refusals(found).values()) == {RefusedReason.UNREADABLE}
-    assert not found.could_not_look(MonitorPath(f"{folder}/b/gone.sock"))
+    assert found.unlooked(found.seen) == set()
 
 
 def make_deep(directory: Path, depth: int) -> None:
@@ -244,6 +245,7 @@ def make_deep(directory: Path, depth: int) -> None:
 
 def test_a_directory_with_many_entries_is_read_in_part(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(walk, "ENTRIES_MAX", 10)
+    monkeypatch.setattr(walk, "SHARED_ENTRIES_MAX", 10)
     (folder / "a").mkdir()
     for number in range(20):
         (folder / "a" / f"{number}.txt").touch()
@@ -273,6 +275,59 @@ def test_one_scan_is_bounded_and_says_what_it_left_out(folder: Path) -> None:
 
     assert paths(found) == [f"{folder}/{number:02}.sock" for number in range(10)]
     assert refusals(found) == {f"{folder}/*.sock": RefusedReason.TOO_MANY}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make files of other users")
+@pytest.mark.parametrize("filled_with", ["paths", "directories", "entries"])
+def test_a_user_who_fills_the_bound_hides_only_sockets_of_their_own(
+    folder: Path, filled_with: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walk, "ENTRIES_OF_ALL_MAX", 150 if filled_with == "entries" else 10_000)
+    greedy, others = folder / "a", [folder / "b", folder / "c"]
+    for number in range(50):
+        names = {
+            "paths": [f"{number:02}.sock"],
+            "directories": [f"{number:02}/q.sock"],
+            "entries": [f"{number:02}/{each}" for each in "abcdefgh"],
+        }
+        for name in names[filled_with]:
+            make_socket(greedy / name)
+    for user_id, other in enumerate(others, 1001):
+        for number in range(3):
+            make_socket(other / f"{number}.sock")
+        os.chown(other, user_id, -1)
+    os.chown(greedy, 1000, -1)
+    glob = f"{folder}/*/*.sock" if filled_with == "paths" else f"{folder}/*/**/*.sock"
+
+    found = look(glob, f"{folder}/c/*", found_max=40)
+
+    honest = {str(path) for other in others for path in other.iterdir()}
+    assert honest <= set(paths(found))
+    assert {seen.owner for seen in found.seen if str(seen.address) in honest} == {1001, 1002}
+    assert found.left_out == {1000}
+    (refused,) = found.refused
+    assert (refused.path, refused.reason) == (glob, RefusedReason.TOO_MANY)
+    assert "user 1000" in refused.detail
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make files of other users")
+def test_a_user_who_fills_a_directory_of_all_users_hides_only_sockets_of_their_own(folder: Path) -> None:
+    for number in range(30):
+        make_socket(folder / f"{number:02}.sock")
+        os.chown(folder / f"{number:02}.sock", 1000, -1)
+    make_socket(folder / "other.sock")
+    os.chown(folder / "other.sock", 1001, -1)
+    before = look(f"{folder}/*.sock").seen
+
+    (folder / "other.sock").unlink()
+    make_socket(folder / "zebra.sock")
+    os.chown(folder / "zebra.sock", 1001, -1)
+    found = look(f"{folder}/*.sock", found_max=20)
+
+    assert f"{folder}/zebra.sock" in paths(found)
+    missing = [seen for seen in before if str(seen.address) not in paths(found)]
+    assert MonitorPath(f"{folder}/other.sock") not in found.unlooked(missing), "it is announced as gone"
+    assert len(found.unlooked(missing)) == len(missing) - 1 > 10
 
 
 def test_a_path_over_108_bytes_is_seen(folder: Path) -> None:
@@ -308,19 +363,21 @@ def test_what_could_not_be_looked_for_is_told_from_what_is_not_there(folder: Pat
         shut = look(f"{folder}/vms/*.sock")
 
     assert shut.seen == ()
-    assert shut.incomplete
-    assert shut.could_not_look(found.address)
-    assert not shut.could_not_look(Domain("qemu:///system", "id"))
+    domain = replace(found, address=Domain("qemu:///system", "id"))
+    elsewhere = replace(found, address=MonitorPath(f"{folder}/vms2/a.sock"))
+    assert shut.unlooked([found, domain, elsewhere]) == {found.address}
     again = look(f"{folder}/*/*.sock")
     assert found in again.seen
-    assert not again.could_not_look(MonitorPath(f"{folder}/vms/none.sock"))
+    assert again.unlooked([found]) == set()
 
 
 def test_a_scan_that_stopped_at_its_bound_says_nothing_of_the_rest(folder: Path) -> None:
     for number in range(20):
         make_socket(folder / f"{number:02}.sock")
 
-    assert look(f"{folder}/*.sock", found_max=10).could_not_look(MonitorPath(f"{folder}/15.sock"))
+    everything = look(f"{folder}/*.sock").seen
+
+    assert everything[15].address in look(f"{folder}/*.sock", found_max=10).unlooked(everything)
 
 
 def test_a_path_that_must_not_be_used_is_told_from_one_that_has_gone(folder: Path) -> None:
@@ -331,9 +388,8 @@ def test_a_path_that_must_not_be_used_is_told_from_one_that_has_gone(folder: Pat
 
     found = look(f"{folder}/open/*.sock")
 
-    assert found.refuses(MonitorPath(f"{folder}/open/a.sock"))
-    assert not found.refuses(MonitorPath(f"{folder}/open/b.sock"))
-    assert not found.incomplete
+    refused, other = (MonitorPath(f"{folder}/open/{name}.sock") for name in "ab")
+    assert found.refusing([refused, other]) == {refused}
 
 
 def test_monitors_of_other_managers_are_refused_or_shared(folder: Path) -> None:
