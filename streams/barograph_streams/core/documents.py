@@ -74,6 +74,14 @@ class Previous(Struct, frozen=True):
     sequence: Sequence
 
 
+class Used(Struct, frozen=True):
+    """A guest's memory, in bytes."""
+
+    used: int
+    available: int
+    total: int
+
+
 class Sample(Struct, frozen=True):
     """What the jobs use of a sample."""
 
@@ -95,6 +103,14 @@ class Sample(Struct, frozen=True):
     def is_polled(self) -> bool:
         """Whether the age of the values is known (rule 5)."""
         return self.origin == "poll"
+
+    @property
+    def used(self) -> Used | None:
+        """The guest's memory in use; `None`: the statistics do not show it."""
+        available, total = self.statistics.get("available_memory"), self.statistics.get("total_memory")
+        if available is None or total is None or available > total:
+            return None
+        return Used(total - available, available, total)
 
 
 class _Head(Struct):

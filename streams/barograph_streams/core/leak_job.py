@@ -38,17 +38,17 @@ class LeakDocument(Struct, frozen=True, omit_defaults=True):
 
 def fold(memory: Memory | None, sample: Sample) -> tuple[Memory | None, tuple[Record, ...]]:
     """Return what is kept after a sample, and the record that is due."""
-    available, total = sample.statistics.get("available_memory"), sample.statistics.get("total_memory")
-    if available is None or total is None or available > total:
+    guest = sample.used
+    if guest is None:
         return memory, ()
     if memory is None or memory.epoch != sample.epoch:
         memory = Memory(sample.epoch, 0, ())
     if sample.last_update <= memory.last_update_s:
         return memory, ()
-    days = add(memory.days, sample.last_update, total - available, choose=min, kept=DAYS_KEPT + 1)
+    days = add(memory.days, sample.last_update, guest.used, choose=min, kept=DAYS_KEPT + 1)
     began = bool(memory.days) and days[-1].day != memory.days[-1].day
-    found = leak_of(days[:-1], available, total) if began else None
-    records = () if found is None else (leak_record(sample, found, available),)
+    found = leak_of(days[:-1], guest.available, guest.total) if began else None
+    records = () if found is None else (leak_record(sample, found, guest.available),)
     return Memory(sample.epoch, sample.last_update, days), records
 
 

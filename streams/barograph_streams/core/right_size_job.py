@@ -43,16 +43,15 @@ def fold(memory: Memory | None, sample: Sample) -> tuple[Memory | None, tuple[Re
     Days go on over epochs, since a reboot or a migration does not change what the VM needs. If the clock went
     back by more than a day, they begin again.
     """
-    statistics = sample.statistics
-    available, total = statistics.get("available_memory"), statistics.get("total_memory")
-    if available is None or total is None or available > total:
+    guest = sample.used
+    if guest is None:
         return memory, ()
     if memory is not None and sample.last_update <= memory.last_update_s:
         if memory.epoch == sample.epoch:
             return memory, ()
         if memory.last_update_s - sample.last_update > DAY_S:
             memory = None
-    used, kills = total - available, statistics.get("oom_kills")
+    used, kills = guest.used, sample.statistics.get("oom_kills")
     before = memory.oom_kills if memory is not None and memory.epoch == sample.epoch else None
     if kills is not None and before is not None and kills > before:
         used = after_oom(used)
@@ -61,7 +60,7 @@ def fold(memory: Memory | None, sample: Sample) -> tuple[Memory | None, tuple[Re
     days = add(known, at_s, used, choose=max, kept=DAYS_KEPT + 1)
     began = bool(known) and days[-1].day != known[-1].day
     found = right_size_of(days[:-1]) if began else None
-    records = () if found is None else (right_size_record(sample, found, total),)
+    records = () if found is None else (right_size_record(sample, found, guest.total),)
     return Memory(sample.epoch, sample.last_update, kills, days), records
 
 
