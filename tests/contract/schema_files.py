@@ -9,7 +9,7 @@ SCHEMAS = Path(__file__).parents[2] / "schemas"
 DOCUMENTS = ("sample", "state", "agent", "host", "memory")
 """What the agent writes."""
 
-DERIVED = ("pressure", "leak", "right-size", "quality", "host-quality")
+DERIVED = ("pressure", "leak", "right-size", "quality", "host-quality", "headroom", "noisy-guest")
 """What the stream jobs write."""
 
 ALL_DOCUMENTS = (*DOCUMENTS, *DERIVED)

@@ -159,6 +159,8 @@ def test_the_topics_are_those_of_the_contract() -> None:
         "barograph.vm.right-size": {"right-size"},
         "barograph.vm.quality": {"quality"},
         "barograph.host.quality": {"host-quality"},
+        "barograph.host.headroom": {"headroom"},
+        "barograph.vm.noisy-guest": {"noisy-guest"},
         DEAD_LETTER_TOPIC: {"dead"},
     }
 

@@ -11,7 +11,8 @@ from typing import cast
 import pytest
 from confluent_kafka import Producer
 
-from barograph_streams.core.jobs import SAMPLES_TOPIC, STATES_TOPIC
+from barograph_streams.core.headroom_job import TOPIC as HEADROOM_TOPIC
+from barograph_streams.core.jobs import MEMORY_TOPIC, SAMPLES_TOPIC, STATES_TOPIC
 from barograph_streams.core.pressure_job import TOPIC as PRESSURE_TOPIC
 from barograph_streams.core.quality_job import HOST_TOPIC, VM_TOPIC
 from barograph_streams.core.records import DEAD_LETTER_TOPIC
@@ -19,6 +20,8 @@ from tests.contract.schema_files import examples, load
 from tests.integration.conftest import need
 from tests.lab.flink import Job, job
 from tests.lab.kafka import RealKafka, consume
+from tests.unit.streams.hosting import GIB, HOSTS, host_memory, vm_memory
+from tests.unit.streams.making import T0_S, make
 from tests.unit.streams.mixing import Sent, count, mixed, written
 
 
@@ -134,3 +137,42 @@ def test_a_host_that_is_silent_is_dark_after_its_heartbeat(
             time.sleep(0.5)
 
     assert conditions == ["reporting", "dark"]
+
+
+@pytest.mark.timeout(600)
+def test_what_the_records_of_vms_show_reaches_their_host(
+    flink: None, own_kafka: RealKafka, folder: Path
+) -> None:
+    """A VM that migrates is counted on the target. Rounds are repeated: topics have no order between them."""
+    for topic in (SAMPLES_TOPIC, STATES_TOPIC, MEMORY_TOPIC, HEADROOM_TOPIC, DEAD_LETTER_TOPIC):
+        own_kafka.create_topic(topic, 3)
+    producer = Producer({"bootstrap.servers": own_kafka.bootstrap, "log_level": 0})
+    statistics = {"total_memory": 8 * GIB, "available_memory": 4 * GIB}
+
+    def newest() -> dict[str, tuple[int, int]]:
+        received = consume(own_kafka.bootstrap, [HEADROOM_TOPIC])
+        documents = [json.loads(each.value) for each in received]
+        return {each["host"]["id"]: (each["vms"], each["reclaimable"]["bytes"]) for each in documents}
+
+    part = 4 * GIB - 8 * GIB // 5
+    expected = [{HOSTS[0]: (1, part), HOSTS[1]: (0, 0)}, {HOSTS[0]: (0, 0), HOSTS[1]: (1, part)}]
+    with job(folder / "job", "headroom", own_kafka.bootstrap, checkpoint_interval_ms=1_000) as running:
+        running.start("--parallelism", "2")
+        deadline_s, round_ = time.monotonic() + 400, 0
+        for host, figures in enumerate(expected):
+            while newest() != figures:
+                round_ += 1
+                at_s = T0_S + 60 * round_ - 10
+                made = make(round_, epoch=host, host=host, last_update_s=at_s, statistics=statistics)
+                producer.produce(SAMPLES_TOPIC, made.value, key=made.key)
+                for key, value in (
+                    vm_memory(0, host, round_),
+                    vm_memory(0, 1 - host, round_, "paused"),
+                    host_memory(0, round_),
+                    host_memory(1, round_),
+                ):
+                    producer.produce(MEMORY_TOPIC, value, key=key)
+                assert producer.flush(60) == 0
+                assert running.is_running(), running.log.read_text()[-4000:]
+                assert time.monotonic() < deadline_s, newest()
+                time.sleep(1)

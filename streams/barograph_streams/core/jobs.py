@@ -5,7 +5,15 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from barograph_streams.core import leak_job, pressure_job, quality_job, right_size_job
+from barograph_streams.core import (
+    facts_by_vm,
+    headroom_job,
+    leak_job,
+    noise_job,
+    pressure_job,
+    quality_job,
+    right_size_job,
+)
 from barograph_streams.core.documents import Outcome
 from barograph_streams.core.frames import split_frame
 from barograph_streams.core.records import Record, dead_letter
@@ -13,6 +21,7 @@ from barograph_streams.core.steps import Step
 
 SAMPLES_TOPIC = "barograph.samples"
 STATES_TOPIC = "barograph.states"
+MEMORY_TOPIC = "barograph.memory"
 
 COUNTED = tuple(str(outcome) for outcome in Outcome)
 """The names of the counters of a job, beside `lost` and `found`."""
@@ -38,6 +47,7 @@ class Job(Struct, frozen=True):
     writes: Sequence[str]
     steps: Steps
     has_timers: bool = False
+    by_host: Steps | None = None  # the second step: it has timers, and its values are what `steps` has sent
 
 
 JOBS: Mapping[str, Job] = {
@@ -52,6 +62,20 @@ JOBS: Mapping[str, Job] = {
             (quality_job.VM_TOPIC, quality_job.HOST_TOPIC),
             quality_job.QualityJob(),
             has_timers=True,
+        ),
+        Job(
+            "headroom",
+            (SAMPLES_TOPIC, STATES_TOPIC, MEMORY_TOPIC),
+            (headroom_job.TOPIC,),
+            facts_by_vm.FactsByVm(),
+            by_host=headroom_job.STEPS,
+        ),
+        Job(
+            "noisy-guest",
+            (SAMPLES_TOPIC, STATES_TOPIC, MEMORY_TOPIC),
+            (noise_job.TOPIC,),
+            facts_by_vm.FactsByVm(),
+            by_host=noise_job.STEPS,
         ),
     )
 }

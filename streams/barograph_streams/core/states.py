@@ -55,7 +55,9 @@ class AgentStateDocument(Struct, frozen=True):
     redelivered: bool = False
 
 
-DECODERS = {
-    "barograph.vm.state": msgspec.json.Decoder(VmStateDocument),
+VM_STATE = "barograph.vm.state"
+
+DECODERS: "dict[str, msgspec.json.Decoder[VmStateDocument] | msgspec.json.Decoder[AgentStateDocument]]" = {
+    VM_STATE: msgspec.json.Decoder(VmStateDocument),
     "barograph.agent.state": msgspec.json.Decoder(AgentStateDocument),
 }

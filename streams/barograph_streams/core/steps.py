@@ -6,6 +6,13 @@ from barograph_streams.core.documents import Outcome
 from barograph_streams.core.records import Record
 
 
+class Sent(Struct, frozen=True):
+    """What a first step, whose keys are those of the records, tells the second step under another key."""
+
+    key: str
+    value: bytes
+
+
 class Step(Struct, frozen=True):
     """What is kept of a key from now on, and what is to be done."""
 
@@ -14,3 +21,4 @@ class Step(Struct, frozen=True):
     records: tuple[Record, ...] = ()
     lost: int = 0  # change of the number of lost samples
     timer_ms: int | None = None  # when the job wants to be called, in Unix milliseconds
+    sent: tuple[Sent, ...] = ()  # to the second step of the job

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from pyflink.common import Row, Time, Types
-from pyflink.datastream import KeyedProcessFunction, RuntimeContext
-from pyflink.datastream.state import StateTtlConfig, ValueStateDescriptor
+from pyflink.datastream import KeyedProcessFunction, OutputTag, RuntimeContext
+from pyflink.datastream.state import StateTtlConfig, ValueState, ValueStateDescriptor
 
 from barograph_streams.core.jobs import COUNTED, JOBS, process
 from barograph_streams.core.records import Record
@@ -23,6 +23,10 @@ RECORD_TYPE = Types.ROW(
 )
 """Topic, key, value and headers, as RecordSchema.java expects them."""
 
+SENT_TYPE = Types.ROW([Types.STRING(), Types.PRIMITIVE_ARRAY(Types.BYTE())])
+SENT = OutputTag("sent", SENT_TYPE)
+"""What a first step sends to the second: key and value."""
+
 
 class JobFunction(KeyedProcessFunction):
     """One job. It is pickled by its name, so that tasks import the core themselves."""
@@ -33,10 +37,7 @@ class JobFunction(KeyedProcessFunction):
     def open(self, runtime_context: RuntimeContext) -> None:
         """Open the state and the counters of a task."""
         self._job = JOBS[self._name]
-        # As pickled bytes: arrays of another type are converted byte by byte.
-        descriptor = ValueStateDescriptor("vm", Types.PICKLED_BYTE_ARRAY())
-        descriptor.enable_time_to_live(StateTtlConfig.new_builder(Time.days(STATE_KEPT_DAYS)).build())
-        self._state = runtime_context.get_state(descriptor)
+        self._state = runtime_context.get_state(descriptor("vm"))
         group = runtime_context.get_metrics_group().add_group("job", self._name)
         self._counters = {name: group.counter(name) for name in (*COUNTED, "lost", "found")}
 
@@ -47,20 +48,56 @@ class JobFunction(KeyedProcessFunction):
         self._counters[step.outcome].inc()
         if step.lost:
             self._counters["lost" if step.lost > 0 else "found"].inc(abs(step.lost))
-        yield from self._perform(step, records, ctx)
+        yield from perform(step, records, self._state, ctx)
+        for each in step.sent:
+            yield SENT, Row(each.key, each.value)
 
     def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> Iterator[Row]:
         """Process a timer, and yield the records to write."""
         now_ms = ctx.timer_service().current_processing_time()
         step = self._job.steps.on_timer(self._state.value(), ctx.get_current_key(), now_ms)
-        yield from self._perform(step, step.records, ctx)
+        yield from perform(step, step.records, self._state, ctx)
 
-    def _perform(
-        self, step: Step, records: Sequence[Record], ctx: KeyedProcessFunction.Context
-    ) -> Iterator[Row]:
-        if step.state is not None:
-            self._state.update(step.state)
-        if step.timer_ms is not None:
-            ctx.timer_service().register_processing_time_timer(step.timer_ms)
-        for record in records:
-            yield Row(record.topic, record.key, record.value, dict(record.headers))
+
+class HostFunction(KeyedProcessFunction):
+    """The second step of a job, for what the first has sent."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def open(self, runtime_context: RuntimeContext) -> None:
+        """Open the state of a task."""
+        self._steps = JOBS[self._name].by_host
+        self._state = runtime_context.get_state(descriptor("host"))
+
+    def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[Row]:
+        """Process what a first step has sent, and yield the records to write."""
+        now_ms = ctx.timer_service().current_processing_time()
+        step = self._steps.step(self._state.value(), ctx.get_current_key(), value, now_ms)
+        yield from perform(step, step.records, self._state, ctx)
+
+    def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> Iterator[Row]:
+        """Process a timer, and yield the records to write."""
+        now_ms = ctx.timer_service().current_processing_time()
+        step = self._steps.on_timer(self._state.value(), ctx.get_current_key(), now_ms)
+        yield from perform(step, step.records, self._state, ctx)
+
+
+def descriptor(name: str) -> ValueStateDescriptor:
+    """Return the descriptor of a state of bytes."""
+    # As pickled bytes: arrays of another type are converted byte by byte.
+    found = ValueStateDescriptor(name, Types.PICKLED_BYTE_ARRAY())
+    found.enable_time_to_live(StateTtlConfig.new_builder(Time.days(STATE_KEPT_DAYS)).build())
+    return found
+
+
+def perform(
+    step: Step, records: Sequence[Record], state: ValueState, ctx: KeyedProcessFunction.Context
+) -> Iterator[Row]:
+    """Keep the state of a step, set its timer, and yield its records."""
+    if step.state is not None:
+        state.update(step.state)
+    if step.timer_ms is not None:
+        ctx.timer_service().register_processing_time_timer(step.timer_ms)
+    for record in records:
+        yield Row(record.topic, record.key, record.value, dict(record.headers))

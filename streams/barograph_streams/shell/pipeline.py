@@ -10,7 +10,7 @@ from pyflink.datastream import DataStream, KeyedStream, StreamExecutionEnvironme
 from pyflink.java_gateway import get_gateway
 
 from barograph_streams.core.jobs import Job
-from barograph_streams.shell.function import RECORD_TYPE, JobFunction
+from barograph_streams.shell.function import RECORD_TYPE, SENT, HostFunction, JobFunction
 
 TRANSACTION_TIMEOUT_MS = 900_000
 """The most that brokers accept by default (`transaction.max.timeout.ms`); Flink's default is above it."""
@@ -76,18 +76,24 @@ def run(
         env.set_parallelism(parallelism)
     if jars:
         env.add_jars(*(jar.absolute().as_uri() for jar in jars))
-    jvm = get_gateway().jvm
-    keyed = KeyedStream(
-        _source(env, job, kafka, client).keyBy(
-            jvm.KeyByKeySelector(), Types.ROW([Types.STRING()]).get_java_type_info()
-        ),
-        Types.PRIMITIVE_ARRAY(Types.BYTE()),
-        None,
-    )
+    keyed = _keyed(_source(env, job, kafka, client))
     records: DataStream = keyed.process(JobFunction(job.name), output_type=RECORD_TYPE)
     records.name(job.name).uid(f"{job.name}-function")
+    if job.by_host is not None:
+        # Python's own `get_side_output` would take each of them through Python once more.
+        sent = _keyed(records._j_data_stream.getSideOutput(SENT.get_java_output_tag()))
+        of_hosts = sent.process(HostFunction(job.name), output_type=RECORD_TYPE)
+        of_hosts.name(f"{job.name} by host").uid(f"{job.name}-host-function")
+        records = records.union(of_hosts)
     records._j_data_stream.sinkTo(_sink(job, kafka, client)).name("kafka").uid(f"{job.name}-sink")
     env.execute(f"barograph-{job.name}")
+
+
+def _keyed(stream: object) -> KeyedStream:
+    """Return a Java stream of key and bytes, by its key."""
+    key_type = Types.ROW([Types.STRING()]).get_java_type_info()
+    by_key = stream.keyBy(get_gateway().jvm.KeyByKeySelector(), key_type)
+    return KeyedStream(by_key, Types.PRIMITIVE_ARRAY(Types.BYTE()), None)
 
 
 def _source(env: StreamExecutionEnvironment, job: Job, kafka: str, client: Mapping[str, str]) -> object:

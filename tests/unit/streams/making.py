@@ -42,6 +42,11 @@ class Made:
         return self.sample.vm.id
 
     @property
+    def record(self) -> tuple[str, bytes]:
+        """Return key and value of the record."""
+        return self.key, self.value
+
+    @property
     def value(self) -> bytes:
         """Return the value of the record."""
         record = encode_sample(self.sample, self.agent, self.mode)

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from barograph_streams.core.jobs import JOBS, Job
 from barograph_streams.core.records import Record
 from tests.contract.schema_files import SCHEMAS, examples, load, newest
+from tests.unit.streams.hosting import Fleet, host_memory, pressed_round, vm_memory
 from tests.unit.streams.making import make, vm_id
 from tests.unit.streams.mixing import mixed
 
@@ -52,8 +53,6 @@ def check(record: Record) -> None:
 
 @EACH_JOB
 def test_every_record_conforms(job: Job) -> None:
-    states: dict[str, bytes] = {}
-    written = 0
     stream = mixed(seed=3, vms=6, samples=200, step_s=9_000)
     for document in ("state", "agent"):
         for path in examples(document, "valid"):
@@ -61,14 +60,17 @@ def test_every_record_conforms(job: Job) -> None:
             vm: Any = load(path).get("vm", {})
             stream.append((vm.get("id", json.loads(value)["host"]["id"]), value))
 
-    for now_ms, (key, value) in enumerate(stream):
-        stepped = job.steps.step(states.get(key), key, value, now_ms)
-        states |= {key: stepped.state} if stepped.state else {}
-        for record in stepped.records:
-            check(record)
-            written += 1
+    stream += [sent for number in range(40) for sent in pressed_round(number)]
+    fleet = Fleet(job)
+    for place, sent in enumerate(stream):
+        fleet.now_ms = place
+        fleet.read(sent)
+    fleet.wait(10**7)
+    records = [record for stepped in fleet.steps for record in stepped.records]
+    for record in records:
+        check(record)
 
-    assert written >= 2
+    assert len(records) >= 2
 
 
 @EACH_JOB
@@ -93,5 +95,48 @@ def test_no_samples_raise(job: Job, steps: list[tuple[int, int, int, dict[str, i
         state = stepped.state or state
         assert stepped.state is not None
         assert job.steps.on_timer(state, vm_id(0), 10**12) is not None
+        for record in stepped.records:
+            check(record)
+
+
+@pytest.mark.parametrize("job", [job for job in JOBS.values() if job.by_host], ids=lambda job: job.name)
+@settings(deadline=None, max_examples=40)
+@given(
+    rounds=st.lists(
+        st.tuples(
+            st.integers(0, 1),
+            st.sampled_from([1, 2, 86_400]),
+            st.sampled_from([0, 1, 60_000, 2**40, 253_402_300_799_999]),
+            st.sampled_from(EXTREMES[1:]),
+            st.sampled_from(EXTREMES),
+            st.booleans(),
+        ),
+        max_size=8,
+    )
+)
+def test_no_memory_records_raise(job: Job, rounds: list[tuple[int, int, int, int, int, bool]]) -> None:
+    fleet = Fleet(job)
+    for number, (host, interval_s, at_ms, large, size, is_whole) in enumerate(rounds):
+        times: dict[str, Any] = {"observed_at_ms": at_ms, "interval_s": interval_s}
+        whole: dict[str, Any] = {
+            "memory": {"total_bytes": size, "available_bytes": large},
+            "pressure": {"some": {"total_us": size}},
+            "vms": {"count": size, "reporting": 0},
+        }
+        fleet.read(make(number + 1, host=host, statistics=dict.fromkeys(NAMES, size)).record)
+        fleet.read(
+            vm_memory(
+                0,
+                host,
+                number,
+                configured={"base_bytes": large, "plugged_bytes": size} if is_whole else None,
+                balloon={"actual_bytes": size, "deflate_on_oom": is_whole},
+                process={"resident_bytes": size, "swap_bytes": large} if is_whole else None,
+                **times,
+            )
+        )
+        fleet.read(host_memory(host, number, **times, **whole if is_whole else {"memory": {}}))
+        fleet.wait(interval_s * 2_000)
+    for stepped in fleet.steps:
         for record in stepped.records:
             check(record)
