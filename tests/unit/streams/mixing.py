@@ -1,8 +1,9 @@
 """Streams of records with everything that the contract allows, and what the jobs make of them."""
 
 import random
+import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
 from agent.contract.encode import Mode
@@ -12,6 +13,8 @@ from tests.unit.streams.making import T0_S, Made, make, redeliver
 
 Sent = tuple[str, bytes]
 """Key and value of a record."""
+
+_LAST_UPDATE = re.compile(rb'"last_update":(\d+)')
 
 GARBAGE = (b"", b"{", b"[]", b'{"schema":"barograph.vm.sample/2.0"}', b'{"schema":"barograph.vm.sample/1.0"}')
 
@@ -76,6 +79,35 @@ def _of_vm(chance: random.Random, vm: int, samples: int, step_s: int) -> Iterato
                 yield from kept[max(0, place - 2) : place + 1]
         if place - 5 in again:
             yield again.pop(place - 5)
+
+
+def later_versions(stream: Iterable[Sent], seed: int) -> list[Sent]:
+    """Return the records, a tenth of them of a later minor version with an unknown field."""
+    chance = random.Random(seed)
+    now, later = b'"schema":"barograph.vm.sample/1.0"', b'"schema":"barograph.vm.sample/1.7","color":[{}]'
+    return [(key, value.replace(now, later) if chance.random() < 0.1 else value) for key, value in stream]
+
+
+def an_hour_behind(stream: Iterable[Sent], host: str) -> list[Sent]:
+    """Return the records in the order of arrival, with those of one host an hour behind all others.
+
+    The records of a VM and host stay in order. After a migration, the last samples of the source may follow
+    the first ones of the target.
+    """
+    arrivals: list[tuple[int, Sent]] = []
+    newest_s: dict[tuple[str, str], int] = {}
+    for key, value in stream:
+        found = _LAST_UPDATE.search(value)
+        if found is None or value in GARBAGE:
+            arrivals.append((arrivals[-1][0] if arrivals else T0_S, (key, value)))
+            continue
+        is_late = host.encode() in value
+        at_s = int(found[1]) + (3_600 if is_late else 0)
+        place = (key, host if is_late else "")
+        newest_s[place] = max(newest_s.get(place, 0), at_s)
+        arrivals.append((newest_s[place], (key, value)))
+    arrivals.sort(key=lambda arrival: arrival[0])
+    return [sent for _, sent in arrivals]
 
 
 def written(stream: Sequence[Sent]) -> tuple[dict[str, list[bytes]], list[bytes]]:
