@@ -2,7 +2,7 @@
 
 import os
 import resource
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -21,7 +21,7 @@ from agent.core.epochs import uuid7
 from agent.core.health import Component, Found, Status, of_collection, of_discovery, of_spool
 from agent.core.history import VmHistories
 from agent.core.ownership import IntervalChange, left_behind
-from agent.core.reading import Access, RecordKind, SocketMark
+from agent.core.reading import Access, SocketMark
 from agent.core.tap import Tap
 from agent.core.wording import counted
 from agent.discovery.globs import MonitorGlob
@@ -31,13 +31,13 @@ from agent.discovery.watch import watch
 from agent.host.processes import identify
 from agent.libvirt.connections import Connections
 from agent.libvirt.targets import Place
+from agent.parts import deliveries, otlp_export, own_telemetry
 from agent.qmp.link import QmpOpener
 from agent.redaction import Redactor
 from agent.runtime import clock, logs
 from agent.runtime.agent_reporter import AgentReporter
 from agent.runtime.alarms import Alarms
 from agent.runtime.announcer import Announcer, ignore_requests
-from agent.runtime.containment import Contained
 from agent.runtime.deliver import Deliverer
 from agent.runtime.fleet import NO_MEMORIES, Fleet
 from agent.runtime.garbage import keep_pauses_short, use_one_arena
@@ -47,27 +47,15 @@ from agent.runtime.host_memory import HostMemoryReporter
 from agent.runtime.levels import levels
 from agent.runtime.links import opener
 from agent.runtime.queue_watch import QueueWatch
-from agent.runtime.recorder import Keeper, Recorder
+from agent.runtime.recorder import Recorder
 from agent.runtime.service_manager import ServiceManager
 from agent.runtime.sightings import Sightings
 from agent.runtime.stopping import Stopping
 from agent.runtime.vm import ClaimsRegistry, VmServices
 from agent.runtime.vm_memory import VmMemoryRounds
-from agent.sinks.kafka import KafkaSink
-from agent.sinks.kafka_tokens import Tokens
-from agent.sinks.lines import LinesSink
-from agent.sinks.otlp import OtlpSink
-from agent.sinks.otlp_logs import OtlpLogsSink
-from agent.sinks.otlp_own import OwnTelemetry
-from agent.sinks.record_sink import RecordSink
 from agent.spool.disk import DiskSpool, open_spool
 from agent.spool.ledger import Ledger, open_ledger
-from agent.spool.memory import MemoryBuffer
-from agent.spool.record_queue import RecordQueue
-from agent.spool.store import Queue
 from agent.telemetry import Counters, Snapshot, snapshot
-from agent.web.pages import application
-from agent.web.server import open_web
 
 log = structlog.get_logger("barograph")
 
@@ -136,7 +124,7 @@ class _Run:
         self._ledger = ledger
         self._spool = spool
         self._counters = counters
-        keepers, self._deliveries = _deliveries(config, identity, spool, counters, redact)
+        keepers, self._deliveries = deliveries(config, identity, spool, counters, redact)
         logs = config.otlp_logs is not None
         self._histories = None if config.web is None else VmHistories()
         self._tap = Tap()
@@ -152,9 +140,7 @@ class _Run:
         queues = {sink.name: queue for sink, queue in self._deliveries}
         limit_bytes = None if config.spool is None else config.spool.bounds.size_bytes
         self._queue_watch = QueueWatch(queues, counters, spool, limit_bytes)
-        self._otlp: Contained | None = None
-        if config.otlp is not None:
-            self._otlp = Contained("otlp", OtlpSink(config.otlp, identity, counters, redact), counters)
+        self._otlp = otlp_export(config, identity, counters, redact)
         polling = config.polling_settings()
         self._qmp = config.qmp_settings()
         open_monitor = self._open_monitor = QmpOpener(self._qmp, identify)
@@ -171,7 +157,7 @@ class _Run:
         )
         self._open_to_write = opener(open_monitor, self._libvirt.open_to_write)
         self._health: HealthWatch | None = None
-        self._own = None if config.otlp is None else OwnTelemetry(config.otlp, identity, self._look, redact)
+        self._own = own_telemetry(config, identity, self._look, redact)
         memories = NO_MEMORIES if spool is None else spool.memories
         self._fleet = Fleet(identity.host_id, services, memories, on_excluded=self._restore_excluded)
         self._reporter = AgentReporter(self._recorder, self._counters, polling.heartbeat_ns)
@@ -189,6 +175,9 @@ class _Run:
         )
         async with AsyncExitStack() as last:  # the web ends last, so that it can report "stopping"
             if self._config.web is not None and self._histories is not None:
+                from agent.web.pages import application
+                from agent.web.server import open_web
+
                 pages = application(
                     self._identity,
                     agent=self._reporter.present,
@@ -369,41 +358,6 @@ class _Run:
             self._counters,
             answer_within_s=self._qmp.greeting_timeout_s,
         )
-
-
-def _deliveries(
-    config: Config, identity: Agent, spool: DiskSpool | None, counters: Counters, redact: Redactor
-) -> tuple[list[Keeper], list[tuple[RecordSink, RecordQueue]]]:
-    """Return the keepers of new records, and for each sink the queue it is fed from."""
-    keepers: list[Keeper] = [] if spool is None else [spool]
-    deliveries: list[tuple[RecordSink, RecordQueue]] = []
-
-    def from_memory(sink: RecordSink, kinds: Collection[RecordKind]) -> None:
-        buffer = MemoryBuffer(sink.name, config.buffer_bytes, counters, kinds)
-        keepers.append(buffer)
-        deliveries.append((sink, buffer))
-
-    def from_queue(sink: RecordSink, queue: Queue) -> None:
-        if spool is None:
-            from_memory(sink, queue.kinds)
-        else:
-            deliveries.append((sink, spool.queue(queue)))
-
-    if config.kafka is not None:
-        sasl = config.kafka.sasl
-        tokens = None if sasl is None or sasl.oauth is None else Tokens(sasl.oauth, redact.add)
-        topics = {
-            Queue.SAMPLES: config.kafka.samples_topic,
-            Queue.STATES: config.kafka.states_topic,
-            Queue.MEMORY: config.kafka.memory_topic,
-        }
-        for queue, topic in topics.items():  # a topic that fails must not hold up the others
-            from_queue(KafkaSink(config.kafka, topic, queue.sink, tokens), queue)
-    if config.otlp_logs is not None:
-        from_queue(OtlpLogsSink(config.otlp_logs, identity, redact), Queue.LOGS)
-    if config.lines_enabled:
-        from_memory(LinesSink(), frozenset(RecordKind) - Queue.LOGS.kinds)
-    return keepers, deliveries
 
 
 def _locks() -> Locks:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import yaml
-from pydantic_settings import EnvSettingsSource
 
-from agent.config.tree import ENV_PREFIX, SettingPath, Written, all_settings
+from agent.config.tree import ENV_PREFIX, SettingPath, all_settings
 from agent.errors import ConfigError, Problem
 
 Location = tuple[str | int, ...]
@@ -154,23 +153,14 @@ WHOLE_ENDPOINT_VARIABLE = "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"
 """The only endpoint to which `/v1/metrics` is not appended (specification/protocol/exporter.md)."""
 
 
-class _Variables(EnvSettingsSource):
-    """pydantic's reading of variables, from the environment it is given."""
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-        super().__init__(Written)
-
-    def _load_env_vars(self) -> Mapping[str, str | None]:
-        return {name.lower(): value for name, value in self._environ.items()}
-
-
 def own_variables(environ: Mapping[str, str]) -> tuple[Layer, list[Problem]]:
     """Return the settings of `BAROGRAPH_*`, without empty ones, and a problem for each unknown variable."""
     known = {setting.variable: setting for setting in all_settings()}
     ours = {name: value for name, value in environ.items() if name.startswith(ENV_PREFIX) and value}
-    given = {name: value for name, value in ours.items() if name in known}
-    layer = Layer(_Variables(given)(), {known[name].path: name for name in given})
+    layer = Layer()
+    for name, value in ours.items():
+        if name in known:
+            layer.put(known[name].path, value, name)
     problems = [
         _unknown_variable(name, list(known))
         for name in sorted(ours.keys() - known.keys() - _NOT_SETTINGS)

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import get_args
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from agent.config.choice_sections import VmsConfig
 from agent.config.labels import Labels
@@ -35,20 +34,10 @@ SettingPath = tuple[str, ...]
 """("kafka", "tls", "enabled")."""
 
 
-class Written(BaseSettings):
+class Written(BaseModel):
     """The configuration of barograph."""
 
-    # The sources are merged before, since messages name the source of each value.
-    model_config = SettingsConfigDict(
-        extra="forbid",
-        frozen=True,
-        hide_input_in_errors=True,
-        validate_default=False,
-        env_prefix=ENV_PREFIX,
-        env_nested_delimiter=ENV_NESTED,
-        env_ignore_empty=True,
-        enable_decoding=False,  # lists are written with commas, not as JSON
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     monitors: Monitors = Field(
         default=(),
@@ -95,18 +84,6 @@ class Written(BaseSettings):
     web: WebConfig = WebConfig()
     log: LogConfig = LogConfig()
     shutdown: ShutdownConfig = ShutdownConfig()
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Use the arguments only: `sources.py` has read the environment already."""
-        return (init_settings,)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ class AgentProcess(process.AgentProcess):
         env: Mapping[str, str] | None = None,
         within: Sequence[str] = (),
     ) -> None:
-        super().__init__(folder, arguments, {**_clean_environ(), **_FOR_TESTS, **(env or {})}, within)
+        super().__init__(folder, arguments, {**clean_environ(), **_FOR_TESTS, **(env or {})}, within)
 
 
 @contextmanager
@@ -56,11 +56,11 @@ def agent(
 def barograph(*words: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run one of the other commands to its end."""
     argv = [sys.executable, "-m", "agent", *words]
-    environ = {**_clean_environ(), **(env or {})}
+    environ = {**clean_environ(), **(env or {})}
     return subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60, env=environ)
 
 
-def _clean_environ() -> dict[str, str]:
+def clean_environ() -> dict[str, str]:
     """Return our environment without what would configure the agent; but a host's id where there is none."""
     clean = {
         name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "BAROGRAPH_"))
