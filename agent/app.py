@@ -16,7 +16,6 @@ from agent.config import Config
 from agent.contract.payloads import Agent
 from agent.core.address import Address
 from agent.core.agent_state import AgentPhase
-from agent.core.delivery import DeliverySettings
 from agent.core.epochs import uuid7
 from agent.core.health import Component, Found, Status, of_collection, of_discovery, of_spool
 from agent.core.history import VmHistories
@@ -31,7 +30,7 @@ from agent.discovery.watch import watch
 from agent.host.processes import identify
 from agent.libvirt.connections import Connections
 from agent.libvirt.targets import Place
-from agent.parts import deliveries, otlp_export, own_telemetry
+from agent.parts import feeds_of, otlp_export, own_telemetry
 from agent.qmp.link import QmpOpener
 from agent.redaction import Redactor
 from agent.runtime import clock, logs
@@ -124,7 +123,7 @@ class _Run:
         self._ledger = ledger
         self._spool = spool
         self._counters = counters
-        keepers, self._deliveries = deliveries(config, identity, spool, counters, redact)
+        keepers, self._feeds = feeds_of(config, identity, spool, counters, redact)
         logs = config.otlp_logs is not None
         self._histories = None if config.web is None else VmHistories()
         self._tap = Tap()
@@ -137,7 +136,7 @@ class _Run:
             histories=self._histories,
             tap=None if config.web is None else self._tap,
         )
-        queues = {sink.name: queue for sink, queue in self._deliveries}
+        queues = {feed.sink.name: feed.queue for feed in self._feeds}
         limit_bytes = None if config.spool is None else config.spool.bounds.size_bytes
         self._queue_watch = QueueWatch(queues, counters, spool, limit_bytes)
         self._otlp = otlp_export(config, identity, counters, redact)
@@ -167,8 +166,8 @@ class _Run:
         """Return whether the process must be restarted."""
         collecting = anyio.CancelScope()
         deliverers = [
-            Deliverer(sink, queue, self._counters, DeliverySettings(), on_output_closed=collecting.cancel)
-            for sink, queue in self._deliveries
+            Deliverer(sink, queue, self._counters, settings, on_output_closed=collecting.cancel)
+            for sink, queue, settings in self._feeds
         ]
         health = self._health = HealthWatch(
             self._parts(deliverers), (self._undiscovered, self._unwritable), self._redact
@@ -193,7 +192,7 @@ class _Run:
                 await last.enter_async_context(open_web(self._config.web, pages))
             await self._run(collecting, deliverers, health)
         totals = {name.replace("/", "."): total for name, total in self._counters.snapshot().items()}
-        waiting = {f"waiting.{sink.name}": queue.held for sink, queue in self._deliveries if queue.held}
+        waiting = {f"waiting.{feed.sink.name}": feed.queue.held for feed in self._feeds if feed.queue.held}
         log.info("stopped", **totals, **waiting)
         return self._stopping.restart
 
@@ -257,7 +256,7 @@ class _Run:
 
     def _look(self) -> Snapshot:
         """Return the agent's own metrics at this instant."""
-        queues = {sink.name: queue for sink, queue in self._deliveries}
+        queues = {feed.sink.name: feed.queue for feed in self._feeds}
         components: Mapping[str, Component] = {} if self._health is None else self._health.check()
         return snapshot(
             self._counters, levels(queues, self._recorder, self._spool, self._fleet.excluded, components)

@@ -6,10 +6,11 @@ the HTTP client in their own threads.
 """
 
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from agent.config import Config
 from agent.contract.payloads import Agent
+from agent.core.delivery import DeliverySettings
 from agent.core.reading import RecordKind
 from agent.redaction import Redactor
 from agent.runtime.containment import Contained
@@ -25,23 +26,32 @@ if TYPE_CHECKING:
     from agent.sinks.otlp_own import OwnTelemetry
 
 
-def deliveries(
-    config: Config, identity: Agent, spool: DiskSpool | None, counters: Counters, redact: Redactor
-) -> tuple[list[Keeper], list[tuple[RecordSink, RecordQueue]]]:
-    """Return the keepers of new records, and for each sink the queue it is fed from."""
-    keepers: list[Keeper] = [] if spool is None else [spool]
-    deliveries: list[tuple[RecordSink, RecordQueue]] = []
+class Feed(NamedTuple):
+    """A sink, the queue that it is fed from, and when."""
 
-    def from_memory(sink: RecordSink, kinds: Collection[RecordKind]) -> None:
+    sink: RecordSink
+    queue: RecordQueue
+    settings: DeliverySettings
+
+
+def feeds_of(
+    config: Config, identity: Agent, spool: DiskSpool | None, counters: Counters, redact: Redactor
+) -> tuple[list[Keeper], list[Feed]]:
+    """Return the keepers of new records, and the sinks with their queues."""
+    keepers: list[Keeper] = [] if spool is None else [spool]
+    feeds: list[Feed] = []
+    plain = DeliverySettings()
+
+    def from_memory(sink: RecordSink, kinds: Collection[RecordKind], settings: DeliverySettings) -> None:
         buffer = MemoryBuffer(sink.name, config.buffer_bytes, counters, kinds)
         keepers.append(buffer)
-        deliveries.append((sink, buffer))
+        feeds.append(Feed(sink, buffer, settings))
 
-    def from_queue(sink: RecordSink, queue: Queue) -> None:
+    def from_queue(sink: RecordSink, queue: Queue, settings: DeliverySettings) -> None:
         if spool is None:
-            from_memory(sink, queue.kinds)
+            from_memory(sink, queue.kinds, settings)
         else:
-            deliveries.append((sink, spool.queue(queue)))
+            feeds.append(Feed(sink, spool.queue(queue), settings))
 
     if config.kafka is not None:
         from agent.sinks.kafka import KafkaSink
@@ -54,17 +64,22 @@ def deliveries(
             Queue.STATES: config.kafka.states_topic,
             Queue.MEMORY: config.kafka.memory_topic,
         }
+        paced = DeliverySettings(
+            # Without a spool on disk, a kill would lose what waits.
+            linger_ns=0 if spool is None else int(config.kafka.linger_s * 1e9),
+            backlog_records_per_s=config.kafka.backlog_records_per_s,
+        )
         for queue, topic in topics.items():  # a topic that fails must not hold up the others
-            from_queue(KafkaSink(config.kafka, topic, queue.sink, tokens), queue)
+            from_queue(KafkaSink(config.kafka, topic, queue.sink, tokens), queue, paced)
     if config.otlp_logs is not None:
         from agent.sinks.otlp_logs import OtlpLogsSink
 
-        from_queue(OtlpLogsSink(config.otlp_logs, identity, redact), Queue.LOGS)
+        from_queue(OtlpLogsSink(config.otlp_logs, identity, redact), Queue.LOGS, plain)
     if config.lines_enabled:
         from agent.sinks.lines import LinesSink
 
-        from_memory(LinesSink(), frozenset(RecordKind) - Queue.LOGS.kinds)
-    return keepers, deliveries
+        from_memory(LinesSink(), frozenset(RecordKind) - Queue.LOGS.kinds, plain)
+    return keepers, feeds
 
 
 def otlp_export(config: Config, identity: Agent, counters: Counters, redact: Redactor) -> Contained | None:

@@ -128,6 +128,8 @@ class Config:
             sasl=self._sasl(kafka),
             request_timeout_s=kafka.request_timeout.s,
             delivery_timeout_s=kafka.delivery_timeout.s,
+            linger_s=kafka.linger.s,
+            backlog_records_per_s=kafka.backlog_rate,
         )
 
     @property

@@ -12,6 +12,7 @@ from agent.config.types import (
     Identifier,
     Identity,
     KafkaCompression,
+    NotBool,
     OnOff,
     OtlpCompression,
     OtlpProtocol,
@@ -167,6 +168,22 @@ class KafkaConfig(Section):
         description=(
             "How long one batch may take, including the client's own retries. After that the agent "
             "reconnects and sends the batch again. At least `request_timeout`."
+        ),
+    )
+    linger: Annotated[WrittenDuration, within("0s", "1m")] = Field(
+        default=Duration(3 * 10**9),
+        description=(
+            "Shortest time between two batches of a topic; a record after a longer pause is sent at once. "
+            "More time means fewer requests to the brokers. Applies only with a spool on disk, which keeps "
+            "the records meanwhile."
+        ),
+    )
+    backlog_rate: Annotated[int, Field(ge=1, le=1_000_000), NotBool] = Field(
+        default=200,
+        description=(
+            "How many records a second of each topic are sent while a backlog is queued. Four times the rate "
+            "of new records, if that is more. A limit keeps a fleet from overloading the brokers after an "
+            "outage."
         ),
     )
 

@@ -46,6 +46,7 @@ class Deliverer:
         self._settings = settings
         self._on_output_closed = on_output_closed  # stops the agent
         self._delivery = Delivery()
+        self._settled = 0  # records, since the start
         self._closing = anyio.Event()
         self._problem: str | None = None  # why the last attempt failed, or why the present one lasts
         self._is_reported = False  # the trouble is in the log
@@ -135,11 +136,16 @@ class Deliverer:
                     self._report(problem)
 
     async def _send(self) -> None:
-        batch = await self._queue.take(
-            records_max=self._sink.batch_records_max, size_bytes_max=self._sink.batch_bytes_max
+        begun_ns = clock.now().mono_ns
+        total = self._settled + self._queue.held
+        self._delivery = delivery.arrived(self._delivery, total=total, now_ns=begun_ns)
+        records_max = delivery.batch_max(
+            self._delivery, sink_max=self._sink.batch_records_max, settings=self._settings
         )
+        batch = await self._queue.take(records_max=records_max, size_bytes_max=self._sink.batch_bytes_max)
         if not batch:
             return
+        left = self._queue.waiting - len(batch)
         receipt = await self._sink.send(batch)
         if self._is_reported:
             log.info("sink available again", sink=self._sink.name, failures=self._delivery.failures)
@@ -153,6 +159,14 @@ class Deliverer:
         if receipt.restamped:
             self._counters.add(Count.RESTAMPED, receipt.restamped)
         await self._queue.settle(refused)
+        self._settled += len(batch)
+        self._delivery = delivery.sent(
+            self._delivery,
+            begun_ns=begun_ns,
+            records=len(batch),
+            left=left,
+            settings=self._settings,
+        )
 
     def _refused(self, batch: Sequence[Record], receipt: Receipt) -> Sequence[DeadLetter]:
         now_ms = clock.now().unix_ms

@@ -69,6 +69,8 @@ class Settings:
     # All attempts to deliver one batch; then the connections are closed and opened again. Long enough for a
     # partition to get a new leader. aiokafka itself would retry forever.
     delivery_timeout_s: float = 30.0
+    linger_s: float = 3.0  # the shortest time between two batches of a topic
+    backlog_records_per_s: int = 200  # of each topic, or four times the rate of new records
     # Before compression, for each partition. Well below message.max.bytes of the broker (1 MiB), beyond
     # which the whole batch is refused.
     produce_batch_bytes: int = 256 * 1024

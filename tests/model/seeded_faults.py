@@ -96,7 +96,12 @@ DELIVERY = (
     ("replace(delivery, failures=0, retry_at_ns=0) if", "delivery if"),
     ("replace(delivery, output_closed=True)", "close(delivery)"),
     ("min(doubled_ns, settings.longest_retry_ns)", "doubled_ns"),
-    ("// (1 << 53) // 4", "// (1 << 53)"),
+    ("// (1 << 53) // 2", "// (1 << 53)"),
+    ("if now_ns < delivery.next_at_ns and not delivery.closing:", "if now_ns < 0:"),
+    ("if now_ns < delivery.next_at_ns and not delivery.closing:", "if now_ns < delivery.next_at_ns:"),
+    ("int(records * SECOND_NS / per_s)", "0"),
+    ("BACKLOG_TIMES_NEW * delivery.arrivals_per_s", "0"),
+    ("min(max(int(per_s), 2 * of_a_linger, 1), sink_max)", "sink_max"),
     (
         "min(max(pause_ns, retry_after_ns), settings.longest_retry_ns)",
         "max(pause_ns, retry_after_ns)",

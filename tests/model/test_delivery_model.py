@@ -8,7 +8,7 @@ from agent.core import delivery
 from agent.core.delivery import Delivery, DeliverySettings, Send, Stop, Wait
 from agent.core.poller import SECOND_NS
 
-SETTINGS = DeliverySettings()
+SETTINGS = DeliverySettings(linger_ns=3 * SECOND_NS, backlog_records_per_s=2)
 CHANCES = st.one_of(st.sampled_from((0, (1 << 128) - 1)), st.integers(0, (1 << 128) - 1))
 
 
@@ -17,11 +17,13 @@ class DeliveryModel(RuleBasedStateMachine):
         super().__init__()
         self.delivery = Delivery()
         self.now_ns = 10 * SECOND_NS
-        self.queued = 0
+        self.queued: int = 0
         self.failed_in_a_row = 0
         self.failed_at_ns: int | None = None
         self.closing_failures = 0
         self.output_is_closed = False
+        self.sent_at_ns: int | None = None  # the last batch
+        self.pause_ns = 0  # after it
 
     def action(self) -> Send | Wait | Stop:
         return delivery.next_action(self.delivery, queued=self.queued, now_ns=self.now_ns)
@@ -37,8 +39,19 @@ class DeliveryModel(RuleBasedStateMachine):
     @precondition(lambda self: isinstance(self.action(), Send))
     @rule(count=st.integers(1, 5))
     def the_sink_accepts_a_batch(self, count: int) -> None:
-        self.queued = max(self.queued - count, 0)
-        self.delivery = delivery.accepted(self.delivery)
+        count = min(count, self.queued)
+        if self.sent_at_ns is not None and not self.delivery.closing:
+            assert self.now_ns >= self.sent_at_ns + self.pause_ns, "too soon after the last batch"
+        self.queued -= count
+        self.delivery = delivery.sent(
+            delivery.accepted(self.delivery),
+            begun_ns=self.now_ns,
+            records=count,
+            left=self.queued,
+            settings=SETTINGS,
+        )
+        self.sent_at_ns = self.now_ns
+        self.pause_ns = count * SECOND_NS // 2 if self.queued else SETTINGS.linger_ns
         self.failed_in_a_row, self.failed_at_ns = 0, None
 
     @precondition(lambda self: isinstance(self.action(), Send))
@@ -48,7 +61,7 @@ class DeliveryModel(RuleBasedStateMachine):
     )
     def the_sink_is_unavailable(self, chance: int, after_ns: int | None) -> None:
         if self.failed_at_ns is not None and not self.delivery.closing:
-            assert self.now_ns - self.failed_at_ns >= SETTINGS.first_retry_ns * 3 // 4, "a storm of retries"
+            assert self.now_ns - self.failed_at_ns >= SETTINGS.first_retry_ns // 2, "a storm of retries"
         self.delivery = delivery.unavailable(
             self.delivery, now_ns=self.now_ns, retry_after_ns=after_ns, chance=chance, settings=SETTINGS
         )
@@ -58,7 +71,7 @@ class DeliveryModel(RuleBasedStateMachine):
         pause_ns = self.delivery.retry_at_ns - self.now_ns
         doubled_ns = min(SETTINGS.first_retry_ns * 2 ** (self.failed_in_a_row - 1), SETTINGS.longest_retry_ns)
         if not self.delivery.closing:
-            assert doubled_ns * 3 // 4 - 1 <= pause_ns <= SETTINGS.longest_retry_ns
+            assert doubled_ns // 2 - 1 <= pause_ns <= SETTINGS.longest_retry_ns
             if after_ns is None:
                 assert pause_ns <= doubled_ns
             else:

@@ -200,6 +200,10 @@ FILLED: Mapping[str, Sequence[str]] = {
         "unit/spool/test_store.py::test_when_the_file_is_full_memory_records_are_dropped_first_then_samples_dead_letters_logs_states",
         "unit/spool/test_store.py::test_records_older_than_the_bound_are_dropped_dead_letters_are_not",
     ],
+    "batches to a topic: at rest; of a backlog": [
+        "unit/core/test_delivery.py::test_batches_keep_a_distance_and_the_first_record_after_a_pause_does_not_wait",
+        "unit/core/test_delivery.py::test_a_backlog_is_sent_at_its_rate",
+    ],
     "a batch to Kafka, and the memory of it": [
         "unit/spool/test_store.py::test_a_batch_is_bounded_and_never_empty",
         "unit/spool/test_memory.py::test_a_batch_is_bounded_in_bytes_and_never_empty",

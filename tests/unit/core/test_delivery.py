@@ -18,12 +18,12 @@ def test_the_pause_between_retries_doubles_up_to_half_a_minute() -> None:
     assert max(pauses_ns) == pauses_ns[-1] == 30_000_000_000
 
 
-def test_chance_shortens_a_pause_by_up_to_a_quarter() -> None:
+def test_chance_shortens_a_pause_by_up_to_half() -> None:
     state = delivery.unavailable(
         Delivery(), now_ns=0, retry_after_ns=None, chance=(1 << 128) - 1, settings=SETTINGS
     )
 
-    assert 375_000_000 <= state.retry_at_ns < 376_000_000
+    assert 250_000_000 <= state.retry_at_ns < 251_000_000
 
 
 @pytest.mark.parametrize(("asked_s", "pause_s"), [(0.1, 0.5), (7, 7), (3600, 30)])
@@ -73,3 +73,73 @@ def test_a_stopping_agent_sends_a_batch_that_awaits_its_retry_once_more() -> Non
     assert delivery.next_action(closing, queued=1, now_ns=1) == Send()
     failed = delivery.unavailable(closing, now_ns=1, retry_after_ns=None, chance=0, settings=SETTINGS)
     assert delivery.next_action(failed, queued=1, now_ns=1) == Stop()
+
+
+PACED = DeliverySettings(linger_ns=3 * SECOND_NS, backlog_records_per_s=200)
+
+
+def send(state: Delivery, begun_ns: int, records: int, left: int) -> Delivery:
+    return delivery.sent(
+        delivery.accepted(state), begun_ns=begun_ns, records=records, left=left, settings=PACED
+    )
+
+
+def at_rate(per_s: int) -> Delivery:
+    """Return the state of a sink whose queue has got so many records a second for an hour."""
+    state = Delivery()
+    for second in range(3600):
+        state = delivery.arrived(state, total=second * per_s, now_ns=second * SECOND_NS)
+    return state
+
+
+def test_batches_keep_a_distance_and_the_first_record_after_a_pause_does_not_wait() -> None:
+    state = send(Delivery(), begun_ns=SECOND_NS, records=5, left=0)
+
+    assert delivery.next_action(state, queued=1, now_ns=2 * SECOND_NS) == Wait(4 * SECOND_NS)
+    assert delivery.next_action(state, queued=0, now_ns=2 * SECOND_NS) == Wait(None)
+    assert delivery.next_action(state, queued=1, now_ns=4 * SECOND_NS) == Send()
+
+
+def test_a_stopping_agent_keeps_no_distance() -> None:
+    state = delivery.close(send(Delivery(), begun_ns=SECOND_NS, records=5, left=0))
+
+    assert delivery.next_action(state, queued=1, now_ns=SECOND_NS + 1) == Send()
+    assert delivery.batch_max(state, sink_max=4000, settings=PACED) == 4000
+
+
+def test_a_backlog_is_sent_at_its_rate() -> None:
+    state, now_ns, queued = Delivery(), 0, 2_000
+    while queued:
+        match delivery.next_action(state, queued=queued, now_ns=now_ns):
+            case Wait(until_ns):
+                assert until_ns is not None
+                now_ns = until_ns
+            case _:
+                records = min(delivery.batch_max(state, sink_max=4000, settings=PACED), queued)
+                queued -= records
+                state = send(state, now_ns, records, queued)
+
+    assert now_ns == 9 * SECOND_NS  # ten batches of 200
+
+
+@pytest.mark.parametrize(("new_per_s", "backlog_per_s"), [(10, 200), (49, 200), (1_000, 4_000)])
+def test_a_backlog_shrinks_whatever_the_rate_of_new_records(new_per_s: int, backlog_per_s: int) -> None:
+    state = at_rate(new_per_s)
+
+    state = send(state, begun_ns=0, records=1_000, left=1)
+
+    assert state.next_at_ns == pytest.approx(1_000 * SECOND_NS // backlog_per_s, rel=0.01)
+
+
+@pytest.mark.parametrize("new_per_s", [10, 1_000])
+def test_one_batch_takes_what_arrives_between_two(new_per_s: int) -> None:
+    assert delivery.batch_max(at_rate(new_per_s), sink_max=10_000, settings=PACED) >= 3 * new_per_s
+
+
+def test_without_a_limit_a_backlog_is_sent_as_fast_as_the_sink_accepts() -> None:
+    settings = DeliverySettings(linger_ns=3 * SECOND_NS)
+
+    state = delivery.sent(Delivery(), begun_ns=0, records=4000, left=1, settings=settings)
+
+    assert delivery.batch_max(state, sink_max=4000, settings=settings) == 4000
+    assert delivery.next_action(state, queued=1, now_ns=0) == Send()
