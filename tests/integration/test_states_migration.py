@@ -5,11 +5,12 @@ On the machine's QEMU (Debian 12's 7.2 in CI) and on a newer one (10), as each t
 
 import json
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import cast
 
 import pytest
@@ -38,10 +39,12 @@ class Host:
 
 
 @contextmanager
-def host(folder: Path, name: str, number: int, command: Sequence[str], *extra: str) -> Generator[Host]:
+def host(
+    folder: Path, name: str, number: int, command: Sequence[str], *extra: str, env: Mapping[str, str]
+) -> Generator[Host]:
     here = folder / name
     here.mkdir()
-    env = {"BAROGRAPH_HOST__ID": f"9b1d{number:028d}", "BAROGRAPH_HOST__NAME": name}
+    env = {**env, "BAROGRAPH_HOST__ID": f"9b1d{number:028d}", "BAROGRAPH_HOST__NAME": name}
     with (
         qemu.guest(here, "g", *extra, uuid=UUID, booted=not extra, command=command) as vm,
         agent(here, *watch(here), env=env) as process,
@@ -50,12 +53,15 @@ def host(folder: Path, name: str, number: int, command: Sequence[str], *extra: s
 
 
 @contextmanager
-def two_hosts(folder: Path, command: Sequence[str]) -> Generator[tuple[Host, Host]]:
-    """The source reports; the destination waits for the VM."""
+def two_hosts(
+    folder: Path, command: Sequence[str], env: Mapping[str, str] = MappingProxyType({})
+) -> Generator[tuple[Host, Host]]:
+    """The source reports; the destination waits for the VM. `env` is for both agents."""
     with ExitStack() as stack:
-        source = stack.enter_context(host(folder, "from", 1, command))
+        source = stack.enter_context(host(folder, "from", 1, command, env=env))
         source.lines.wait_for_samples("g", 3)
-        target = stack.enter_context(host(folder, "to", 2, command, "-incoming", f"unix:{folder}/incoming"))
+        incoming = ("-incoming", f"unix:{folder}/incoming")
+        target = stack.enter_context(host(folder, "to", 2, command, *incoming, env=env))
         target.lines.wait_for_state(target.vm.qmp, "paused")
         assert target.words()[-1] == ("paused", "inmigrate")
         yield source, target

@@ -182,7 +182,7 @@ def test_a_scrape_shows_what_is_documented_and_prometheus_stores_it(folder: Path
 
     shown = {family.name + ("_total" if family.type == "counter" else "") for family in read(text)}
     known = documented(ROOT / "docs/metrics.md")
-    assert up["metric"]["job"] == "scraped"
+    assert up["metric"]["job"] == "barograph"
     assert free["metric"]["qemu_vm_name"] == "g"
     assert float(at["value"][1]) == int(float(at["value"][1]))  # last_update, not the time of the scrape
     assert 0 <= newest - float(at["value"][1]) < 5

@@ -3,7 +3,7 @@
 import json
 import urllib.parse
 import urllib.request
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,20 +17,33 @@ _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatev
 class Prometheus:
     """Takes OTLP at `otlp`, answers queries."""
 
-    def __init__(self, folder: Path, scrape: str | None, host: str, rules: Path | None = None) -> None:
+    def __init__(
+        self, folder: Path, hosts: Mapping[str, str], host: str, rules: Path | None = None, every_s: int = 0
+    ) -> None:
+        """Start it.
+
+        Args:
+            folder: for its files.
+            hosts: what to scrape: the label `instance` and the `HOST:PORT` of each agent.
+            host: the address to listen on.
+            rules: a rule file.
+            every_s: the interval of scrapes and rules; 0: 1 s with agents to scrape, else 15 s.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         port = free_port()
         self._url = f"http://{host}:{port}"
         self.otlp = f"{self._url}/api/v1/otlp"
         config = folder / "prometheus.yml"
         job = {
-            "job_name": "scraped",
+            "job_name": "barograph",
             "track_timestamps_staleness": True,
-            "static_configs": [{"targets": [scrape]}],
+            "static_configs": [
+                {"targets": [target], "labels": {"instance": instance}} for instance, target in hosts.items()
+            ],
         }
-        jobs = [] if scrape is None else [job]
+        jobs = [job] if hosts else []
         files = [] if rules is None else [str(rules)]
-        every = "15s" if scrape is None else "1s"
+        every = f"{every_s or (1 if hosts else 15)}s"
         # JSON is YAML.
         config.write_text(
             json.dumps(
@@ -64,19 +77,41 @@ class Prometheus:
         except OSError:
             return False
 
-    def query(self, promql: str) -> list[dict[str, Any]]:
-        """Return the result of an instant query."""
-        words = urllib.parse.urlencode({"query": promql})
-        with _direct.open(f"{self._url}/api/v1/query?{words}", timeout=10) as answer:
-            return json.load(answer)["data"]["result"]
+    def query(self, promql: str, at_s: float | None = None) -> list[dict[str, Any]]:
+        """Return the result of an instant query, now or at a time."""
+        time = {} if at_s is None else {"time": at_s}
+        return self._get("query", query=promql, **time)["result"]
+
+    def query_range(self, promql: str, start_s: float, end_s: float, step_s: float) -> list[dict[str, Any]]:
+        """Return the values at each step."""
+        return self._get("query_range", query=promql, start=start_s, end=end_s, step=step_s)["result"]
+
+    def alerts(self) -> list[dict[str, Any]]:
+        """Return the alerts that are pending or firing."""
+        return self._get("alerts")["alerts"]
+
+    def _get(self, path: str, **arguments: object) -> dict[str, Any]:
+        words = urllib.parse.urlencode(arguments)
+        with _direct.open(f"{self._url}/api/v1/{path}?{words}", timeout=60) as answer:
+            return json.load(answer)["data"]
 
 
 @contextmanager
 def prometheus(
-    folder: Path, *, scrape: str | None = None, host: str = "127.0.0.1", rules: Path | None = None
+    folder: Path,
+    *,
+    scrape: str | None = None,
+    hosts: Mapping[str, str] | None = None,
+    host: str = "127.0.0.1",
+    rules: Path | None = None,
+    every_s: int = 0,
 ) -> Generator[Prometheus]:
-    """A Prometheus that runs, and ends with the block; it scrapes `HOST:PORT` each second, if told to."""
-    running = Prometheus(folder, scrape, host, rules)
+    """A Prometheus that runs, and ends with the block; it scrapes `HOST:PORT` each second, if told to.
+
+    `hosts` are several agents to scrape, each with the label `instance` that it gets.
+    """
+    targets = hosts or ({} if scrape is None else {scrape: scrape})
+    running = Prometheus(folder, targets, host, rules, every_s)
     try:
         running.wait_until_ready()
         yield running
