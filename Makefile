@@ -17,7 +17,7 @@ export VIRTUAL_ENV := $(VENV)
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo streams test test-long check check-types check-tests fuzz bench format lock lab release audit
+.PHONY: help setup demo streams test test-long check check-types check-tests fuzz bench bench-streams format lock lab release audit
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -85,6 +85,10 @@ bench: setup ## measure readings per sample, lag, CPU and memory, with QEMU, lib
 	-@python -m tests.lab.bench_libvirt
 	-@python -m tests.lab.bench_kafka 200000
 	-@python -m tests.lab.bench_spool 200000
+
+bench-streams: setup ## measure records/s per core and state of the stream jobs, beside a bare copy on Flink
+	@python -m tests.lab.setup kafka flink
+	@python -m tests.lab.bench_streams
 
 release: setup $(BUILD_READY) ## build a release of the checked-out commit into dist/
 	@UV=$(UV) BUILD_PYTHON=$(BUILD)/bin/python python -m release $(PARTS)

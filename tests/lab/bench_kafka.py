@@ -65,9 +65,9 @@ class Figures:
         self.cpu_s += cpu_s
 
 
-def backlog(count: int) -> Iterator[list[Record]]:
-    """Yield samples of `VMS` VMs as the agent encodes them, a slice at a time."""
-    ids = [str(uuid.UUID(int=(0x5F0C << 112) + 7919 * number)) for number in range(VMS)]
+def backlog(count: int, vms: int = VMS) -> Iterator[list[Record]]:
+    """Yield samples of so many VMs as the agent encodes them, a slice at a time."""
+    ids = [str(uuid.UUID(int=(0x5F0C << 112) + 7919 * number)) for number in range(vms)]
     now_ms = int(time.time() * 1000)
     for begin in range(0, count, SLICE):
         yield [
@@ -76,13 +76,14 @@ def backlog(count: int) -> Iterator[list[Record]]:
 
 
 def _sample(n: int, ids: Sequence[str], now_ms: int) -> Sample:
-    id, turn = ids[n % VMS], n // VMS
+    vms = len(ids)
+    id, turn = ids[n % vms], n // vms
     at_s = now_ms // 1000 - 10_000 + turn * 10
     free = 68_141_056 + 4096 * (n * 2_654_435_761 % 100_000)
     return Sample(
-        vm=VmIdentity(VmId(id), "uuid", id, f"web-{n % VMS}"),
-        address=MonitorPath(f"/run/vm/{n % VMS}.qmp"),
-        epoch=str(uuid.UUID(int=(0x0199F3 << 104) + n % VMS)),
+        vm=VmIdentity(VmId(id), "uuid", id, f"web-{n % vms}"),
+        address=MonitorPath(f"/run/vm/{n % vms}.qmp"),
+        epoch=str(uuid.UUID(int=(0x0199F3 << 104) + n % vms)),
         epoch_start_s=at_s,
         sequence=turn + 1,
         previous=None,

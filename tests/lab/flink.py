@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.lab import debian
 from tests.lab.cache import CannotHave, made, place, run, say
-from tests.lab.process import start
+from tests.lab.process import cpu_s, start, status_of
 
 ROOT = Path(__file__).parents[2]
 STREAMS = ROOT / "streams"
@@ -65,7 +65,7 @@ def jars() -> Path:
     """Return the folder of the jars that a job needs beside Flink."""
     with made("flink-jars", _jars_inputs()) as work:
         if work is not None:
-            flink = environment().parents[1] / _SITE / "lib"
+            flink = environment().parents[1] / _SITE
             debian.install(["maven"], "fetches Flink's connector", there=lambda: bool(shutil.which("mvn")))
             debian.install(
                 ["default-jdk-headless"],
@@ -89,7 +89,14 @@ def jars() -> Path:
                 if found != digest:
                     raise CannotHave(f"{artifact} has the SHA-256 {found}, and {digest} was expected")
             classes = work / "classes"
-            path = ":".join(str(jar) for jar in (*work.glob("*.jar"), *flink.glob("flink-dist-*.jar")))
+            path = ":".join(
+                str(jar)
+                for jar in (
+                    *work.glob("*.jar"),
+                    *flink.glob("lib/flink-dist-*"),
+                    *flink.glob("opt/flink-python-*"),
+                )
+            )
             run(["javac", "--release", "11", "-nowarn", "-cp", path, "-d", classes, *_JAVA])
             run(["jar", "--create", "--file", work / "barograph-streams.jar", "-C", classes, "."])
             shutil.rmtree(classes)
@@ -104,15 +111,13 @@ def set_up() -> None:
 
 
 class Job:
-    """A job as `barograph-streams run` starts it. Its checkpoints stay over any end."""
+    """A Python program with an embedded cluster."""
 
-    def __init__(self, folder: Path, name: str, bootstrap: str, *, checkpoint_interval_ms: int) -> None:
+    def __init__(self, folder: Path, words: Sequence[str | Path]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self.log = folder / "job.log"
-        self.checkpoints = folder / "checkpoints"
-        self._words = ["run", name, "--kafka", bootstrap, "--jars", str(jars())]
-        self._words += ["--checkpoints", str(self.checkpoints)]
-        self._words += ["--checkpoint-interval-ms", str(checkpoint_interval_ms)]
+        self._words = words
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, *more: str) -> None:
@@ -129,21 +134,40 @@ class Job:
             "JAVA_TOOL_OPTIONS": "-Xmx768m",
             "FLINK_LOG_DIR": str(self._folder),
         }
-        argv: Sequence[str | Path] = [python, "-m", "barograph_streams", *self._words, *more]
-        self._process = start(argv, self.log, env=env, cwd=self._folder)
+        self._process = start([python, *self._words, *more], self.log, env=env, cwd=self._folder)
 
     def is_running(self) -> bool:
         """Whether it has not ended."""
         return self._process is not None and self._process.poll() is None
 
-    def open_ports(self) -> list[str]:
-        """Return the addresses that its processes listen on beside loopback, as /proc/net has them."""
+    def pids(self) -> list[int]:
+        """Return its processes: Python, and the Java process that it has started."""
         assert self._process is not None
-        sockets: set[str] = set()
+        found: list[int] = []
         for status in Path("/proc").glob("[0-9]*/stat"):
             with suppress(OSError):
                 if int(status.read_text().rsplit(")", 1)[1].split()[2]) == self._process.pid:
-                    sockets |= {os.readlink(each) for each in (status.parent / "fd").iterdir()}
+                    found.append(int(status.parent.name))
+        return found
+
+    def cpu_s(self) -> float:
+        """Return the CPU time, user and system, of its processes."""
+        return sum(map(cpu_s, self.pids()))
+
+    def rss_mib(self) -> float:
+        """Return the resident memory of its processes."""
+        return sum(int(status_of(pid)["VmRSS"].split()[0]) for pid in self.pids()) / 1024
+
+    def cluster_log(self) -> str:
+        """Return the log of Flink."""
+        return "".join(file.read_text() for file in self._folder.glob("*.log") if file != self.log)
+
+    def open_ports(self) -> list[str]:
+        """Return the addresses that its processes listen on beside loopback, as /proc/net has them."""
+        sockets: set[str] = set()
+        for pid in self.pids():
+            with suppress(OSError):
+                sockets |= {os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir()}
         found: list[str] = []
         for table in ("tcp", "tcp6"):
             for line in Path("/proc/net", table).read_text().splitlines()[1:]:
@@ -162,9 +186,28 @@ class Job:
 
 @contextmanager
 def job(folder: Path, name: str, bootstrap: str, *, checkpoint_interval_ms: int = 2_000) -> Generator[Job]:
-    """A job that ends with the block; `start` starts it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    made_job = Job(folder, name, bootstrap, checkpoint_interval_ms=checkpoint_interval_ms)
+    """A job as `barograph-streams run` starts it; it ends with the block.
+
+    `start` starts it, from its newest checkpoint if there is one.
+    """
+    words = ["-m", "barograph_streams", "run", name, "--kafka", bootstrap, "--jars", str(jars())]
+    words += ["--checkpoints", str(folder / "checkpoints")]
+    words += ["--checkpoint-interval-ms", str(checkpoint_interval_ms)]
+    with _ending(Job(folder, words)) as made_job:
+        yield made_job
+
+
+@contextmanager
+def copy(folder: Path, name: str, bootstrap: str, *, checkpoint_interval_ms: int = 2_000) -> Generator[Job]:
+    """A job that copies `bench.NAME` to `bench.NAME.out`; it ends with the block."""
+    words = [Path(__file__).with_name("flink_copy.py"), bootstrap, jars(), folder / "checkpoints"]
+    words += [str(checkpoint_interval_ms), f"barograph-streams-{name}", f"bench.{name}", f"bench.{name}.out"]
+    with _ending(Job(folder, words)) as made_job:
+        yield made_job
+
+
+@contextmanager
+def _ending(made_job: Job) -> Generator[Job]:
     try:
         yield made_job
     finally:
