@@ -47,13 +47,20 @@ class Job(Struct, frozen=True):
     writes: Sequence[str]
     steps: Steps
     has_timers: bool = False
+    levels: Sequence[str] = ()  # that the job's metrics count keys by
     by_host: Steps | None = None  # the second step: it has timers, and its values are what `steps` has sent
 
 
 JOBS: Mapping[str, Job] = {
     job.name: job
     for job in (
-        Job("pressure", (SAMPLES_TOPIC,), (pressure_job.TOPIC,), pressure_job.JOB),
+        Job(
+            "pressure",
+            (SAMPLES_TOPIC,),
+            (pressure_job.TOPIC,),
+            pressure_job.JOB,
+            levels=tuple(map(str, pressure_job.Level)),
+        ),
         Job("leak", (SAMPLES_TOPIC,), (leak_job.TOPIC,), leak_job.JOB),
         Job("right-size", (SAMPLES_TOPIC,), (right_size_job.TOPIC,), right_size_job.JOB),
         Job(

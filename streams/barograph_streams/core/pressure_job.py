@@ -94,7 +94,7 @@ def pressure_record(
         score=UNSET if pressure.score is None else pressure.score,
         previous_level=UNSET if previous_level is None else previous_level,
     )
-    return record_of_sample(TOPIC, "pressure", sample, document)
+    return record_of_sample(TOPIC, "pressure", sample, document, state.level)
 
 
 JOB = SampleJob(fold, Memory)

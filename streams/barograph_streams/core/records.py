@@ -20,6 +20,7 @@ class Record(Struct, frozen=True):
     key: bytes
     value: bytes
     headers: Mapping[str, str]
+    level: str = ""  # of the key from now on, for the job's metrics; empty: it has none
 
 
 class Place(Struct, frozen=True):

@@ -59,7 +59,7 @@ class SampleJob(Generic[Memory]):
         return Step(Outcome.KEPT, None)
 
 
-def record_of_sample(topic: str, job: str, sample: Sample, document: Struct) -> Record:
+def record_of_sample(topic: str, job: str, sample: Sample, document: Struct, level: str = "") -> Record:
     """Return the record of a document that follows from a sample. Its id is that of the sample."""
     headers = event_headers(
         job,
@@ -71,4 +71,4 @@ def record_of_sample(topic: str, job: str, sample: Sample, document: Struct) -> 
         time_ms=sample.last_update * 1000,
         sequence=sample.sequence,
     )
-    return Record(topic, sample.vm.id.encode(), _document_encoder.encode(document), headers)
+    return Record(topic, sample.vm.id.encode(), _document_encoder.encode(document), headers, level)

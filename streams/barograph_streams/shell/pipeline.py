@@ -4,16 +4,19 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from pyflink.common import Configuration, Types
-from pyflink.datastream import DataStream, KeyedStream, StreamExecutionEnvironment
+from pyflink.common import Configuration
+from pyflink.datastream import StreamExecutionEnvironment
 from pyflink.java_gateway import get_gateway
 
 from barograph_streams.core.jobs import Job
-from barograph_streams.shell.function import RECORD_TYPE, SENT, HostFunction, JobFunction
 
 TRANSACTION_TIMEOUT_MS = 900_000
 """The most that brokers accept by default (`transaction.max.timeout.ms`); Flink's default is above it."""
+
+STATE_KEPT_DAYS = 8
+"""How long the state of a key without records is kept: a day more than `spool.age` by default."""
 
 LOCAL: Mapping[str, str] = {
     "rest.address": "127.0.0.1",
@@ -47,6 +50,16 @@ def settings(checkpoints: Path | None, interval_ms: int, restore: str | None) ->
     return chosen
 
 
+def metrics(port: int) -> dict[str, str]:
+    """Return the settings of a reporter that Prometheus scrapes."""
+    factory = "org.apache.flink.metrics.prometheus.PrometheusReporterFactory"
+    return {
+        "metrics.reporters": "prom",
+        "metrics.reporter.prom.factory.class": factory,
+        "metrics.reporter.prom.port": str(port),
+    }
+
+
 def run(
     job: Job,
     *,
@@ -76,27 +89,33 @@ def run(
         env.set_parallelism(parallelism)
     if jars:
         env.add_jars(*(jar.absolute().as_uri() for jar in jars))
-    keyed = _keyed(_source(env, job, kafka, client))
-    records: DataStream = keyed.process(JobFunction(job.name), output_type=RECORD_TYPE)
-    records.name(job.name).uid(f"{job.name}-function")
+    records = _step(_source(env, job, kafka, client), job, job.name, by_host=False)
+    records.uid(f"{job.name}-function")
     if job.by_host is not None:
-        # Python's own `get_side_output` would take each of them through Python once more.
-        sent = _keyed(records._j_data_stream.getSideOutput(SENT.get_java_output_tag()))
-        of_hosts = sent.process(HostFunction(job.name), output_type=RECORD_TYPE)
-        of_hosts.name(f"{job.name} by host").uid(f"{job.name}-host-function")
-        records = records.union(of_hosts)
-    records._j_data_stream.sinkTo(_sink(job, kafka, client)).name("kafka").uid(f"{job.name}-sink")
+        sent = records.getSideOutput(get_gateway().jvm.barograph.streams.JobOperator.SENT)
+        of_hosts = _step(sent, job, f"{job.name} by host", by_host=True)
+        of_hosts.uid(f"{job.name}-host-function")
+        others = get_gateway().new_array(
+            get_gateway().jvm.org.apache.flink.streaming.api.datastream.DataStream, 1
+        )
+        others[0] = of_hosts
+        records = records.union(others)
+    records.sinkTo(_sink(job, kafka, client)).name("kafka").uid(f"{job.name}-sink")
     env.execute(f"barograph-{job.name}")
 
 
-def _keyed(stream: object) -> KeyedStream:
-    """Return a Java stream of key and bytes, by its key."""
-    key_type = Types.ROW([Types.STRING()]).get_java_type_info()
-    by_key = stream.keyBy(get_gateway().jvm.KeyByKeySelector(), key_type)
-    return KeyedStream(by_key, Types.PRIMITIVE_ARRAY(Types.BYTE()), None)
+def _step(stream: Any, job: Job, name: str, *, by_host: bool) -> Any:
+    """Return the records of a step of the job. Keys are read in Java, which saves a crossing to Python."""
+    jvm = get_gateway().jvm
+    barograph = jvm.barograph.streams
+    operator = barograph.JobOperator(
+        jvm.org.apache.flink.configuration.Configuration(), job.name, by_host, STATE_KEPT_DAYS
+    )
+    keyed = stream.keyBy(barograph.RecordKey(), jvm.org.apache.flink.api.common.typeinfo.Types.STRING)
+    return keyed.transform(name, barograph.JobOperator.producedType(), operator)
 
 
-def _source(env: StreamExecutionEnvironment, job: Job, kafka: str, client: Mapping[str, str]) -> object:
+def _source(env: StreamExecutionEnvironment, job: Job, kafka: str, client: Mapping[str, str]) -> Any:
     """Return the stream of key and frame. Python's own source has neither the key nor the headers."""
     jvm = get_gateway().jvm
     offsets = jvm.org.apache.flink.connector.kafka.source.enumerator.initializer.OffsetsInitializer
