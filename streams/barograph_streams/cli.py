@@ -46,6 +46,12 @@ def parser() -> argparse.ArgumentParser:
         help="The folder of the connector's jars (BAROGRAPH_STREAMS_JARS), unless Flink's lib/ has them.",
     )
     run.add_argument(
+        "--metrics-port",
+        type=int,
+        metavar="N",
+        help="Serve metrics for Prometheus on this port of all addresses; not with --cluster.",
+    )
+    run.add_argument(
         "--cluster",
         action="store_true",
         help="Take checkpoints, restarts and addresses from the cluster's configuration: for flink run.",
@@ -86,12 +92,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     # Flink starts a Java process when it is imported and used, so the arguments are checked first.
-    from barograph_streams.shell.pipeline import LOCAL, run, settings
+    from barograph_streams.shell.pipeline import LOCAL, metrics, run, settings
 
     restore = words.checkpoints and newest_checkpoint(words.checkpoints)
     config = dict(chosen)
     if not words.cluster:
-        config = {**LOCAL, **settings(words.checkpoints, words.checkpoint_interval_ms, restore), **chosen}
+        config = {
+            **LOCAL,
+            **settings(words.checkpoints, words.checkpoint_interval_ms, restore),
+            **(metrics(words.metrics_port) if words.metrics_port else {}),
+            **chosen,
+        }
         sys.stderr.write(f"restoring from {restore}\n" if restore else "starting without a checkpoint\n")
     try:
         run(

@@ -1,7 +1,9 @@
 """The stream jobs on a real Flink and a real Kafka: complete and without repeats, and with real timers."""
 
 import json
+import re
 import time
+import urllib.request
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -16,10 +18,12 @@ from barograph_streams.core.jobs import MEMORY_TOPIC, SAMPLES_TOPIC, STATES_TOPI
 from barograph_streams.core.pressure_job import TOPIC as PRESSURE_TOPIC
 from barograph_streams.core.quality_job import HOST_TOPIC, VM_TOPIC
 from barograph_streams.core.records import DEAD_LETTER_TOPIC
+from tests.contract.generate_dashboards import queries
 from tests.contract.schema_files import examples, load
 from tests.integration.conftest import need
 from tests.lab.flink import Job, job
 from tests.lab.kafka import RealKafka, consume
+from tests.lab.process import free_port
 from tests.unit.streams.hosting import GIB, HOSTS, host_memory, vm_memory
 from tests.unit.streams.making import T0_S, make
 from tests.unit.streams.mixing import Sent, count, mixed, written
@@ -65,6 +69,21 @@ def wait_for(kafka: RealKafka, running: Job, records: int, dead: int, *, committ
         time.sleep(0.2)
 
 
+def metrics_page(port: int) -> str:
+    """Return what Prometheus scrapes."""
+    return urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30).read().decode()
+
+
+def figures_of(page: str) -> Counter[tuple[str, str]]:
+    """Return the figures of a job by metric and label, added up over its tasks."""
+    figures: Counter[tuple[str, str]] = Counter()
+    for line in page.splitlines():
+        found = re.match(r'flink_\w+_barograph_job_(\w+)\{.*(?:outcome|level)="(\w+)".*\} (\S+)', line)
+        if found:
+            figures[found[1], found[2]] += int(float(found[3]))
+    return figures
+
+
 @pytest.mark.timeout(900)
 def test_a_killed_job_goes_on_from_its_checkpoint_complete_and_without_repeats(
     flink: None, own_kafka: RealKafka, folder: Path
@@ -87,14 +106,22 @@ def test_a_killed_job_goes_on_from_its_checkpoint_complete_and_without_repeats(
         wait_for(own_kafka, running, (count(first) + count(second)) // 2, 0, committed=False)
         running.kill()
         produce(own_kafka, stream[2 * third :])
-        running.start("--parallelism", "2")
+        port = free_port()
+        running.start("--parallelism", "2", "--metrics-port", str(port))
         wait_for(own_kafka, running, count(records), len(dead))
         found, found_dead = written_to(own_kafka)
+        page = metrics_page(port)
         log = running.log.read_text()
 
     assert found == records
     assert found_dead == dead
+    figures = figures_of(page)
+    assert figures["outcome_records", "kept"] > 0 < figures["outcome_records", "document"]
+    assert 0 < sum(figures["level_keys", level] for level in ("none", "low", "pressure", "oom")) <= 60
     assert open_ports == []
+    on_dashboards = {name for _, query in queries() for name in re.findall(r"\bflink_\w+", query)}
+    assert on_dashboards
+    assert {name for name in on_dashboards if name not in page} == set()
     assert log.count("restoring from") == 1
     assert count(first) < count(second) < count(records)
     assert min(Counter(len(values) for values in records.values())) > 1
