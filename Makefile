@@ -17,7 +17,7 @@ export VIRTUAL_ENV := $(VENV)
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo streams test test-long check check-types check-tests fuzz bench bench-streams format lock lab release audit
+.PHONY: help setup demo demo-streams streams test test-long check check-types check-tests fuzz bench bench-streams format lock lab release audit
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,10 @@ $(BUILD_READY): | $(UV)
 
 demo: setup ## show real guests in real QEMUs with an embedded Kafka for a minute, or simulated ones
 	@python -m tests.lab.demo
+
+demo-streams: setup ## show the stream jobs on a small fleet: pressure, a leak and a dark host, some minutes
+	@python -m tests.lab.setup kafka flink
+	@python -m tests.lab.demo_streams
 
 streams: setup ## set up Flink for the stream jobs (800 MB), and print how to run them
 	@python -m tests.lab.setup flink
