@@ -13,19 +13,18 @@ An answer has:
 - the number of timers, and for each the number of its key and the time;
 - the number of records, and for each its topic, key, value, the number of headers, and their names and
   values;
-- the number of values for the second step, and for each its key and the bytes.
+- the number of messages to the second step, and for each its key and value.
 
-In the second step of a job, a frame is a value that the first step has sent.
+The second step of a job has no counters and no levels, and its frames are the values of those messages.
 """
 
-from collections.abc import Sequence
 from struct import Struct, unpack_from
 
 from barograph_streams.core.documents import Outcome
 from barograph_streams.core.jobs import COUNTED, JOBS, process
 from barograph_streams.core.records import Record
 from barograph_streams.core.standing import Standing
-from barograph_streams.core.steps import Sent, Step
+from barograph_streams.core.steps import Sent
 
 _INT = Struct(">i")
 _TIMER = Struct(">iq")
@@ -34,23 +33,24 @@ _LOST, _FOUND = len(COUNTED), len(COUNTED) + 1
 
 
 class Bundles:
-    """The bundles of one task of a job."""
+    """The bundles of one task of a job, or of its second step."""
 
-    def __init__(self, name: str, by_host: bool = False) -> None:
-        """Begin with the first step of the job, or with the second one, which is by host."""
+    def __init__(self, name: str, *, by_host: bool = False) -> None:
         self._job = JOBS[name]
-        second = self._job.by_host if by_host else None
-        self._second = second
-        self._steps = self._job.steps if second is None else second
+        self._by_host = self._job.by_host if by_host else None
         self._standing = Standing()
 
     def outcomes(self) -> str:
         """Return the names of the counters of records, in their order, separated by commas."""
-        return ",".join(COUNTED)
+        return "" if self._by_host else ",".join(COUNTED)
+
+    def losses(self) -> str:
+        """Return the names of the counters of lost samples, in their order, separated by commas."""
+        return "" if self._by_host else "lost,found"
 
     def levels(self) -> str:
         """Return the levels that keys are counted by, in their order, separated by commas."""
-        return ",".join(self._job.levels)
+        return "" if self._by_host else ",".join(self._job.levels)
 
     def process(self, request: bytes, now_ms: int) -> bytes:
         """Return what a bundle changes.
@@ -59,7 +59,8 @@ class Bundles:
             request: the bundle.
             now_ms: by the job's clock, in Unix milliseconds.
         """
-        read = _INT.unpack_from
+        job, by_host, read = self._job, self._by_host, _INT.unpack_from
+        on_timer = (by_host or job.steps).on_timer
         keys: list[str] = []
         kept: list[bytes | None] = []
         changed: dict[int, bytes] = {}
@@ -82,16 +83,19 @@ class Bundles:
                 place += 4
             else:
                 place += 8
-            if size >= 0:
+            if size >= 0 and by_host is not None:
+                step = by_host.step(kept[number], keys[number], request[place : place + size], now_ms)
+                due = step.records
+                place += size
+            elif size >= 0:
                 frame = request[place : place + size]
                 place += size
-                step, due = self._step(kept[number], keys[number], frame, now_ms)
-                if self._second is None:
-                    counts[_PLACES[step.outcome]] += 1
+                step, due = process(job, kept[number], keys[number], frame, now_ms)
+                counts[_PLACES[step.outcome]] += 1
                 if step.lost:
                     counts[_LOST if step.lost > 0 else _FOUND] += abs(step.lost)
             else:
-                step = self._steps.on_timer(kept[number], keys[number], now_ms)
+                step = on_timer(kept[number], keys[number], now_ms)
                 due = step.records
             if step.state is not None:
                 changed[number] = kept[number] = step.state
@@ -99,25 +103,17 @@ class Bundles:
                 timers.append(_TIMER.pack(number, step.timer_ms))
             records += due
             sent += step.sent
+        if by_host is not None:
+            return _answer([], changed, timers, records, sent)
         for record in records:
             if record.level:
                 self._standing.note(record.key, record.level, now_ms)
-        counts += (self._standing.count(level, now_ms) for level in self._job.levels)
+        counts += (self._standing.count(level, now_ms) for level in job.levels)
         return _answer(counts, changed, timers, records, sent)
-
-    def _step(self, kept: bytes | None, key: str, frame: bytes, now_ms: int) -> tuple[Step, Sequence[Record]]:
-        if self._second is None:
-            return process(self._job, kept, key, frame, now_ms)
-        step = self._second.step(kept, key, frame, now_ms)
-        return step, step.records
 
 
 def _answer(
-    counts: list[int],
-    changed: dict[int, bytes],
-    timers: list[bytes],
-    records: list[Record],
-    sent: list[Sent],
+    counts: list[int], changed: dict[int, bytes], timers: list[bytes], records: list[Record], sent: list[Sent]
 ) -> bytes:
     parts = [*map(_INT.pack, counts), _INT.pack(len(changed))]
     for number, state in changed.items():

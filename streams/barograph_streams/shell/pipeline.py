@@ -4,10 +4,9 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pyflink.common import Configuration
-from pyflink.datastream import StreamExecutionEnvironment
+from pyflink.datastream import DataStream, StreamExecutionEnvironment
 from pyflink.java_gateway import get_gateway
 
 from barograph_streams.core.jobs import Job
@@ -89,33 +88,27 @@ def run(
         env.set_parallelism(parallelism)
     if jars:
         env.add_jars(*(jar.absolute().as_uri() for jar in jars))
-    records = _step(_source(env, job, kafka, client), job, job.name, by_host=False)
+    records = _step(_source(env, job, kafka, client), job.name, by_host=False)
     records.uid(f"{job.name}-function")
     if job.by_host is not None:
         sent = records.getSideOutput(get_gateway().jvm.barograph.streams.JobOperator.SENT)
-        of_hosts = _step(sent, job, f"{job.name} by host", by_host=True)
-        of_hosts.uid(f"{job.name}-host-function")
-        others = get_gateway().new_array(
-            get_gateway().jvm.org.apache.flink.streaming.api.datastream.DataStream, 1
-        )
-        others[0] = of_hosts
-        records = records.union(others)
+        of_hosts = _step(sent, job.name, by_host=True).uid(f"{job.name}-host-function")
+        records = DataStream(records).union(DataStream(of_hosts))._j_data_stream
     records.sinkTo(_sink(job, kafka, client)).name("kafka").uid(f"{job.name}-sink")
     env.execute(f"barograph-{job.name}")
 
 
-def _step(stream: Any, job: Job, name: str, *, by_host: bool) -> Any:
-    """Return the records of a step of the job. Keys are read in Java, which saves a crossing to Python."""
+def _step(stream: object, name: str, *, by_host: bool) -> object:
+    """Return the Java stream of records that a step of a job makes of a Java stream of key and bytes."""
     jvm = get_gateway().jvm
     barograph = jvm.barograph.streams
-    operator = barograph.JobOperator(
-        jvm.org.apache.flink.configuration.Configuration(), job.name, by_host, STATE_KEPT_DAYS
-    )
+    config = jvm.org.apache.flink.configuration.Configuration()
+    operator = barograph.JobOperator(config, name, by_host, STATE_KEPT_DAYS)
     keyed = stream.keyBy(barograph.RecordKey(), jvm.org.apache.flink.api.common.typeinfo.Types.STRING)
-    return keyed.transform(name, barograph.JobOperator.producedType(), operator)
+    return keyed.transform(f"{name} by host" if by_host else name, operator.producedType(), operator)
 
 
-def _source(env: StreamExecutionEnvironment, job: Job, kafka: str, client: Mapping[str, str]) -> Any:
+def _source(env: StreamExecutionEnvironment, job: Job, kafka: str, client: Mapping[str, str]) -> object:
     """Return the stream of key and frame. Python's own source has neither the key nor the headers."""
     jvm = get_gateway().jvm
     offsets = jvm.org.apache.flink.connector.kafka.source.enumerator.initializer.OffsetsInitializer

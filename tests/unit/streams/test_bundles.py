@@ -13,7 +13,7 @@ from barograph_streams.core.pressure_job import TOPIC
 from barograph_streams.core.records import Record
 from barograph_streams.core.standing import KEPT_MS, Standing
 from tests.contract.schema_files import examples, load
-from tests.unit.streams.hosting import Fleet, pressed_round
+from tests.unit.streams.hosting import host_memory, vm_memory
 from tests.unit.streams.mixing import mixed
 
 NOW_MS = 1_795_404_556_000
@@ -24,11 +24,11 @@ class Flink:
     """Does what JobOperator.java does: it keeps the states, and reads the answers."""
 
     def __init__(self, name: str, *, by_host: bool = False) -> None:
-        self.bundles = Bundles(name, by_host)
-        self.now_ms = NOW_MS
-        self.sent: list[Item] = []
+        self.bundles = Bundles(name, by_host=by_host)
+        self.sent: list[tuple[str, bytes]] = []
         self.states: dict[str, bytes] = {}
-        self.counts = [0] * (len(COUNTED) + 2)
+        names = f"{self.bundles.outcomes()},{self.bundles.losses()}"
+        self.counts = [0 for _ in filter(None, names.split(","))]
         self.levels: list[int] = []
         self.timers: list[tuple[str, int]] = []
         self.records: list[Record] = []
@@ -44,7 +44,7 @@ class Flink:
                 numbers[key] = len(numbers)
                 request += pack(">i", numbers[key]) + array(key.encode()) + array(self.states.get(key))
             request += array(frame)
-        self.read(self.bundles.process(request, self.now_ms), list(numbers))
+        self.read(self.bundles.process(request, NOW_MS), list(numbers))
 
     def read(self, answer: bytes, keys: Sequence[str]) -> None:
         """Perform an answer."""
@@ -121,25 +121,6 @@ def test_bundles_of_any_size_change_what_their_records_change_one_by_one(size: i
     assert sum(flink.levels) == len(newest) > 0
 
 
-def test_bundles_of_both_steps_change_what_their_records_change_one_by_one() -> None:
-    fleet = Fleet(JOBS["noisy-guest"])
-    first, second = Flink("noisy-guest"), Flink("noisy-guest", by_host=True)
-    first.now_ms = second.now_ms = fleet.now_ms
-    for round_ in range(12):
-        records = pressed_round(round_)
-        first.run([(key, frame(value, round_)) for key, value in records])
-        second.run(first.sent)
-        first.sent.clear()
-        for record in records:
-            fleet.read(record)
-    assert first.states == fleet.kept
-    assert second.states == fleet.hosts
-    assert [json.loads(record.value) for record in second.records] == fleet.written != []
-    assert second.timers[0] == next(iter(fleet.timers.items()))
-    assert first.records == second.sent == []
-    assert (sum(first.counts), sum(second.counts)) == (36, 0)
-
-
 def test_a_timer_in_the_bundle_of_its_record_sees_the_state_after_it() -> None:
     document = load(examples("agent", "valid")[0]) | {
         "observed_at_ms": NOW_MS - 1_000,
@@ -151,6 +132,18 @@ def test_a_timer_in_the_bundle_of_its_record_sees_the_state_after_it() -> None:
     assert flink.timers == [(key, NOW_MS + 60_000)] * 2  # set again, since it has fired too early
     assert flink.counts[0] == 1  # kept: a timer is no record
     assert sum(flink.counts) == 1
+
+
+def test_a_second_step_gets_what_the_first_has_sent() -> None:
+    stream = [each for number in range(1, 4) for each in (host_memory(0, number), vm_memory(0, 0, number))]
+    first, second = Flink("headroom"), Flink("headroom", by_host=True)
+    first.run([(key, frame(value, place, "barograph.memory")) for place, (key, value) in enumerate(stream)])
+    assert first.sent
+    second.run(first.sent)
+    assert second.states.keys() == {key for key, _ in first.sent}
+    assert second.counts == second.levels == []
+    assert second.sent == []
+    assert second.bundles.process(b"", NOW_MS) == pack(">iiii", 0, 0, 0, 0)
 
 
 def test_a_key_without_a_record_for_three_heartbeats_has_no_level() -> None:

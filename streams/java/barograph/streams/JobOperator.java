@@ -45,7 +45,7 @@ public final class JobOperator extends AbstractEmbeddedPythonFunctionOperator<Ro
     private static final int BUNDLE_BYTES_MAX = 1 << 22;
     private static final int NONE = -1;
 
-    /** What the first step of a job sends to the second one: key and value. */
+    /** What a first step sends to the second: key and value. */
     public static final OutputTag<Tuple2<String, byte[]>> SENT =
             new OutputTag<>("sent", Types.TUPLE(Types.STRING, Types.PRIMITIVE_ARRAY(Types.BYTE)));
 
@@ -68,7 +68,7 @@ public final class JobOperator extends AbstractEmbeddedPythonFunctionOperator<Ro
         this.stateKeptDays = stateKeptDays;
     }
 
-    public static TypeInformation<Row> producedType() {
+    public TypeInformation<Row> producedType() {
         TypeInformation<byte[]> array = PrimitiveArrayTypeInfo.BYTE_PRIMITIVE_ARRAY_TYPE_INFO;
         return Types.ROW(Types.STRING, array, array, Types.MAP(Types.STRING, Types.STRING));
     }
@@ -77,7 +77,7 @@ public final class JobOperator extends AbstractEmbeddedPythonFunctionOperator<Ro
     public void open() throws Exception {
         super.open();
         ValueStateDescriptor<byte[]> kept =
-                new ValueStateDescriptor<>("vm", PrimitiveArrayTypeInfo.BYTE_PRIMITIVE_ARRAY_TYPE_INFO);
+                new ValueStateDescriptor<>(byHost ? "host" : "vm", PrimitiveArrayTypeInfo.BYTE_PRIMITIVE_ARRAY_TYPE_INFO);
         kept.enableTimeToLive(StateTtlConfig.newBuilder(Duration.ofDays(stateKeptDays)).build());
         state = getRuntimeContext().getState(kept);
         timers = getInternalTimerService("job", VoidNamespaceSerializer.INSTANCE, this);
@@ -86,8 +86,9 @@ public final class JobOperator extends AbstractEmbeddedPythonFunctionOperator<Ro
         for (String name : names("outcomes")) {
             counters.add(group.addGroup("outcome", name).counter("records"));
         }
-        counters.add(group.counter("lost"));
-        counters.add(group.counter("found"));
+        for (String name : names("losses")) {
+            counters.add(group.counter(name));
+        }
         String[] levels = names("levels");
         keysOfLevel = new int[levels.length];
         for (int level = 0; level < levels.length; level++) {
@@ -105,7 +106,7 @@ public final class JobOperator extends AbstractEmbeddedPythonFunctionOperator<Ro
         interpreter.exec("from barograph_streams.core.bundles import Bundles");
         interpreter.set("job", job);
         interpreter.set("by_host", byHost);
-        interpreter.exec("bundles = Bundles(job, by_host)");
+        interpreter.exec("bundles = Bundles(job, by_host=by_host)");
     }
 
     private String[] names(String method) {
