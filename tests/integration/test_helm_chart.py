@@ -5,10 +5,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
+import kubernetes_validate.utils
 import pytest
 import yaml
 
@@ -101,7 +103,12 @@ def test_the_configuration_is_one_that_the_agent_accepts(values: Path, tmp_path:
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
-def test_the_manifests_are_valid_for_this_version_of_kubernetes(version: str) -> None:
+def test_the_manifests_are_valid_for_this_version_of_kubernetes(
+    version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Otherwise each manifest's validation parses megabytes of schemas again.
+    parsed_once = cache(kubernetes_validate.utils.schema_contents)
+    monkeypatch.setattr(kubernetes_validate.utils, "schema_contents", parsed_once)
     for values in VALUES:
         if version == "1.25" and helm.named(values) == "apparmor":
             continue

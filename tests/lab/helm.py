@@ -56,8 +56,8 @@ def render(*words: str | Path) -> list[Manifest]:
     Raises:
         RuntimeError: the chart, or its schema, refused; the message says what.
     """
-    text = _rendered(words)
-    return [each for each in cast(list[Manifest | None], list(yaml.safe_load_all(text))) if each is not None]
+    documents = yaml.load_all(_rendered(words), yaml.CSafeLoader)  # SafeLoader takes ten times the CPU
+    return [each for each in cast(list[Manifest | None], list(documents)) if each is not None]
 
 
 def render_with(values: object) -> list[Manifest]:
