@@ -28,11 +28,18 @@ class Lines:
 
     def __init__(self, process: AgentProcess) -> None:
         self._process = process
+        self._records: list[Document] = []
+        self._read_bytes = 0
 
     def all(self) -> list[Document]:
-        """Return the record of every complete line."""
-        text = self._process.stdout.read_text()
-        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        """Return the record of every complete line. Each is parsed once, since waits ask often."""
+        with self._process.stdout.open("rb") as file:
+            file.seek(self._read_bytes)
+            new = file.read()
+        complete = new[: new.rfind(b"\n") + 1]
+        self._read_bytes += len(complete)
+        self._records += [json.loads(line) for line in complete.splitlines()]
+        return list(self._records)
 
     def states(self, path: Path) -> list[Document]:
         """Return the state records of a monitor, in order."""
