@@ -40,7 +40,7 @@ class DomainLines(Lines):
         """Return its states and reasons, without heartbeats."""
         return [(each["state"], each["reason"]) for each in self.states_of(path) if not each["heartbeat"]]
 
-    def wait_until(self, path: str, state: str, reason: str | None = None, timeout_s: float = 30.0) -> float:
+    def wait_until(self, path: str, state: str, reason: str | None = None, timeout_s: float = 90.0) -> float:
         """Return how long it took until the domain is in `state`, in seconds."""
 
         def is_in() -> bool:

@@ -73,7 +73,7 @@ class Watcher:
         """Return the memory that the balloon leaves to the guest, in bytes."""
         raise NotImplementedError
 
-    def wait_for(self, names: list[str], timeout_s: float = 15.0) -> list[dict[str, object]]:
+    def wait_for(self, names: list[str], timeout_s: float = 60.0) -> list[dict[str, object]]:
         """Return the events up to the last of `names`, which must arrive in that order."""
         raise NotImplementedError
 
@@ -83,7 +83,7 @@ class Watcher:
 
     def next_update(
         self,
-        timeout_s: float = 20.0,
+        timeout_s: float = 60.0,
         *,
         after: tuple[int, dict[str, int]] | None = None,
         every_s: float = 0.004,
@@ -110,7 +110,7 @@ class Client(Watcher):
 
     def __init__(self, path: Path, *, negotiate: bool = True) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(10)
+        self._socket.settimeout(30)
         try:
             self._socket.connect(str(path))
         except OSError:
@@ -123,7 +123,7 @@ class Client(Watcher):
             self.greeting = self.receive()
             assert self.ask("qmp_capabilities") == {}
 
-    def receive(self, timeout_s: float = 10.0) -> dict[str, object] | None:
+    def receive(self, timeout_s: float = 30.0) -> dict[str, object] | None:
         """Return the next message; `None`: none arrived in time."""
         deadline = time.monotonic() + timeout_s
         while b"\n" not in self._rest:
@@ -142,7 +142,7 @@ class Client(Watcher):
         """Send bytes unchanged."""
         self._socket.sendall(data)
 
-    def answer(self, timeout_s: float = 10.0) -> dict[str, object] | None:
+    def answer(self, timeout_s: float = 30.0) -> dict[str, object] | None:
         """Return the next answer; earlier events are kept for `wait_for`."""
         while (message := self.receive(timeout_s)) is not None and "event" in message:
             self.events.append(message)
@@ -158,7 +158,7 @@ class Client(Watcher):
         error = cast(dict[str, str], answer["error"])
         return error["class"], error["desc"]
 
-    def wait_for(self, names: list[str], timeout_s: float = 15.0) -> list[dict[str, object]]:
+    def wait_for(self, names: list[str], timeout_s: float = 60.0) -> list[dict[str, object]]:
         missing = list(names)
         seen = self.events[:]
         self.events.clear()

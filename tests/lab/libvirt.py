@@ -88,7 +88,7 @@ class Daemon:
         log = self.folder / "begin.log"
         self._first = start([*apart, "sh", "-c", _SCRIPT, "sh", *words], log)
         try:
-            wait_until((self.folder / "begun").exists, name, self._first, log, 20)
+            wait_until((self.folder / "begun").exists, name, self._first, log, 60)
             self._init = int(_children(self._first.pid)[0])
             self.start()
         except BaseException:
@@ -354,7 +354,7 @@ class Domain:
         if words == "reboot":
             self._boots += 1
 
-    def wait_until_booted(self, timeout_s: float = 60.0) -> None:
+    def wait_until_booted(self, timeout_s: float = 180.0) -> None:
         """Return once the guest takes orders; after the order `reboot`, once it does so again.
 
         Raises:
