@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.domains import DomainLines, path_of, watch, with_bindings
+from tests.integration.watching import PROMPT_S
 from tests.lab.agent import agent, barograph
 from tests.lab.libvirt import libvirtd, nova
 
@@ -36,7 +37,7 @@ def test_a_domain_reports_and_its_driver_its_pause_and_its_end_are_told(folder: 
             lines.wait_until(path, "reporting")
 
             domain.virsh("suspend")
-            assert lines.wait_until(path, "paused", "paused") < 1
+            assert lines.wait_until(path, "paused", "paused") < PROMPT_S
             time.sleep(STALLED_S + 1)
             domain.virsh("resume")
             lines.wait_until(path, "reporting")
@@ -53,7 +54,7 @@ def test_a_domain_reports_and_its_driver_its_pause_and_its_end_are_told(folder: 
             assert first["epoch"] != last["epoch"]
 
             domain.virsh("destroy")
-            assert lines.wait_until(path, "gone", "missing") < 1
+            assert lines.wait_until(path, "gone", "missing") < PROMPT_S
             assert "destroyed" in lines.last_words(path)["detail"]
 
             domain.start()

@@ -248,7 +248,7 @@ async def test_a_full_queue_is_busy_and_an_answer_at_once(folder: Path) -> None:
         assert await fault_of_opening(path) is LinkFault.SILENT
         assert await fault_of_opening(path) is LinkFault.SILENT
 
-        with anyio.fail_after(1):
+        with anyio.fail_after(20):
             assert await fault_of_opening(path, Settings(greeting_timeout_s=60)) is LinkFault.BUSY
 
 

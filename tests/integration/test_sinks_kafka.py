@@ -333,7 +333,7 @@ async def test_brokers_that_never_answer_are_left_in_time(mock: EmbeddedKafka) -
         await sink.send([record(1)])
     await sink.aclose()
 
-    assert time.monotonic() - began_s < 2.0
+    assert time.monotonic() - began_s < 4.0  # a request times out after 5 s
 
 
 async def test_what_was_taken_but_never_acknowledged_comes_again_under_the_same_ids(

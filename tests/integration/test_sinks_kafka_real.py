@@ -167,7 +167,7 @@ async def test_a_broker_that_hangs_is_left_in_time_and_taken_up_again(own_kafka:
     for _ in range(3):
         with pytest.raises(SinkUnavailable):
             await sink.send(batch[50:])
-    assert time.monotonic() - began_s < 6.0
+    assert time.monotonic() - began_s < 12  # three requests time out after 15 s
     own_kafka.thaw()
 
     await send_until_taken(sink, batch[50:])

@@ -215,7 +215,7 @@ async def test_an_export_that_hangs_holds_one_thread_and_no_stop(backend: HttpBa
     assert len([each for each in threading.enumerate() if each.name == sink.name]) == 1
     assert len(backend.requests) == 2  # the canceled call goes on, and the next ones wait for it
     assert "no answer from" in (sink.problem or "")
-    with anyio.fail_after(1):
+    with anyio.fail_after(15):  # the answer is overdue after 30 s
         await sink.aclose()
 
 

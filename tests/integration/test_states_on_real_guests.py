@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.watching import STALL_DEADLINE_S, Lines, watch
+from tests.integration.watching import PROMPT_S, STALL_DEADLINE_S, Lines, watch
 from tests.lab import qemu
 from tests.lab.agent import agent, barograph
 
@@ -161,14 +161,14 @@ def test_stop_and_cont_are_paused_and_not_stalled(folder: Path) -> None:
         lines.wait(lambda: len(lines.samples("g")) >= 3, "three samples")
 
         monitor.command("stop")
-        took_s = lines.wait_for_state(vm.qmp, "paused", 2)
+        took_s = lines.wait_for_state(vm.qmp, "paused")
         time.sleep(STALL_DEADLINE_S + 2)
         before = lines.samples("g")
         monitor.command("cont")
-        lines.wait_for_state(vm.qmp, "reporting", 5)
+        lines.wait_for_state(vm.qmp, "reporting")
         after = lines.wait_for_samples("g", len(before) + 2)[len(before) :]
 
-        assert took_s < 0.5
+        assert took_s < PROMPT_S
         assert ("paused", "paused") in lines.words(vm.qmp)
         assert after[0]["last_update"] - before[-1]["last_update"] > STALL_DEADLINE_S
         assert [each["origin"] for each in after] == ["unsolicited", "poll"]

@@ -14,6 +14,9 @@ Document = Mapping[str, Any]
 STALL_DEADLINE_S = 6.0
 """The default at an interval of 1 s: max(3 x 1 s, 1 s + 5 s)."""
 
+PROMPT_S = 3.0
+"""How soon an event must show on a busy machine; without the event, a deadline of seconds passes."""
+
 STARTS_WITHIN_S = 30.0
 """How long an agent may take until its first log line, before a wait for one of its records begins."""
 
