@@ -144,7 +144,7 @@ class Release:
         while not holds():
             if time.monotonic() - begun_s > timeout_s:
                 raise AssertionError(f"not seen within {timeout_s} s: {what}\n{self.trouble()}")
-            time.sleep(0.1)
+            time.sleep(0.5)  # each look runs kubectl
         return time.monotonic() - begun_s
 
     def trouble(self) -> str:
