@@ -12,7 +12,7 @@ from typing import Protocol
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from agent.contract.payloads import Agent
-from agent.contract.targets import targets
+from agent.contract.targets import Target, targets
 from agent.core.reading import VmView
 from agent.sinks import otlp_points
 from agent.sinks.otlp_points import NOTHING_SENT, OTHERS_MAX, RefusedPoint, SentVm, VmPoints
@@ -75,7 +75,9 @@ class CycleEnd:
 def run_cycle(
     cycle: Cycle, exporter: Exporter, agent: Agent, identity: Identity, pause: Callable[[], bool]
 ) -> Iterator[SliceReport | CycleEnd]:
-    """Export the newest values of each VM; the first slice that fails ends the cycle.
+    """Export the newest values of each VM, then the ends of those that are no longer there.
+
+    The first slice that fails ends the cycle.
 
     Args:
         cycle: the VMs, and what has been sent of them.
@@ -88,13 +90,20 @@ def run_cycle(
         A report for each slice, then the end.
     """
     vms = targets(cycle.views, agent)
+    shown = {target.key for target in vms}
+    ended = [key for key, each in cycle.sent.items() if each.series and key not in shown]
+    due: Sequence[Target | str] = [*vms, *ended]
     exports = 0
     room_for_others = max(OTHERS_MAX - sum(len(each.others) for each in cycle.sent.values()), 0)
-    for start in range(0, len(vms), SLICE_VMS):
+    for start in range(0, len(due), SLICE_VMS):
         if start and pause():
             break
         built: list[VmPoints] = []
-        for target in vms[start : start + SLICE_VMS]:
+        for target in due[start : start + SLICE_VMS]:
+            if isinstance(target, str):
+                end = otlp_points.build_end(target, cycle.sent[target], agent, identity, cycle.now_ns)
+                built.append(end)
+                continue
             before = cycle.sent.get(target.key, NOTHING_SENT)
             points = otlp_points.build(
                 target, before, agent, identity, cycle.now_ns, room_for_others=room_for_others

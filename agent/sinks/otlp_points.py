@@ -6,6 +6,8 @@ Rules, each with a test in tests/unit/sinks/test_otlp_points.py:
   never twice, and never with an earlier time than the last one;
 - a counter starts when its epoch starts, but never before the last point of the previous epoch;
 - the host's values are sent each cycle, with the time of their observation;
+- a series ends with its VM: with a point without a value, flagged NO_RECORDED_VALUE (OpenTelemetry
+  specification, metrics/data-model.md, "Data point flags"), which Prometheus takes as its end;
 - each VM has one resource, and each VM id is on one resource only;
 - the exporter gets only what it can encode: integers of 64 bits, names in UTF-8;
 - unknown statistics make a bounded number of series: a monitor could invent names without end.
@@ -16,19 +18,10 @@ many resources or a counter's start (OpenTelemetry specification, metrics/sdk.md
 """
 
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
-from typing import TYPE_CHECKING
 
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
-from opentelemetry.proto.metrics.v1.metrics_pb2 import (
-    AGGREGATION_TEMPORALITY_CUMULATIVE,
-    NumberDataPoint,
-    ResourceMetrics,
-)
-from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+from opentelemetry.proto.metrics.v1.metrics_pb2 import ResourceMetrics
 
 from agent.contract import metrics
 from agent.contract.memory_values import MEMORY_VALUES
@@ -36,10 +29,8 @@ from agent.contract.metrics import OTHER_PREFIX, Metric
 from agent.contract.payloads import Agent
 from agent.contract.targets import Target, identifying_attributes, label_attributes, reason_attributes
 from agent.core.reading import Sample, State, VmView
+from agent.sinks.otlp_message import Made, RefusedPoint
 from agent.sinks.otlp_settings import Identity
-
-if TYPE_CHECKING:
-    from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 
 _SECOND_NS = 1_000_000_000
 STATES_EVERY_NS = 60 * _SECOND_NS
@@ -56,18 +47,8 @@ OTHERS_MAX = 8_192
 VMS_MAX = 20_000
 """VMs remembered, including those that are gone."""
 
+_OF_THE_STATE = frozenset({metrics.STATE, metrics.STATE_REASON})
 _OTHER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")  # instrument name syntax: metrics/api.md
-
-
-class RefusedPoint(StrEnum):
-    """Why a point was not exported: left out by the agent, or refused by the backend."""
-
-    BAD_VALUE = "bad_value"  # not an integer of 64 bits
-    BAD_NAME = "bad_name"  # not valid in a metric's name
-    TOO_MANY_NAMES = "too_many_names"  # an unknown statistic, beyond the bound of the VM or of all VMs
-    TIME_WENT_BACK = "time_went_back"  # the host's clock was set back: no points until it has caught up
-    BACKEND = "backend"  # the request was refused, for this VM alone too
-    PARTIAL_SUCCESS = "partial_success"  # the backend accepted the rest of the request
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +71,8 @@ class SentVm:
     reason: Mapping[str, str] | None = None  # the attributes of `STATE_REASON` last sent as 1
     states_time_ns: int = 0  # when all states were last sent
     others: frozenset[str] = frozenset()  # unknown statistics that are series already
+    named: Mapping[str, str] = field(default_factory=dict[str, str])  # the attributes of the VM
+    series: frozenset[Metric] = frozenset()  # those that have begun and not ended
 
 
 NOTHING_SENT = SentVm()
@@ -128,8 +111,7 @@ def build(
         room_for_others: how many unknown statistics may become new series.
     """
     named = identifying_attributes(target, agent) | label_attributes(target)
-    of_vm = {**agent.labels, "service.name": "barograph", "service.instance.id": target.key, **named}
-    made = _Made(of_vm, agent.version, named if identity == "points" else {})
+    made = Made(target.key, agent, named, identity)
     after = _host_values(made, target, before, now_ns)
     after = _balloon(made, target.view, after)
     after = _memory(made, target, after)
@@ -144,6 +126,16 @@ def build(
         passed_over = _passed_over(sample, before)
         after = _guest_values(made, sample, after, room_for_others)
         _pressure(made, target.view, sample, after)
+    series = before.series | made.series
+    if target.view.state.state is State.GONE and now_ns > before.host_time_ns:
+        over = before.series - made.series - _OF_THE_STATE
+        made.end(over, before.reason, now_ns)
+        series -= over
+    after = replace(
+        after,
+        named=before.named if named == before.named else named,
+        series=before.series if series == before.series else series,
+    )
     return VmPoints(
         key=target.key,
         metrics=made.metrics,
@@ -153,6 +145,25 @@ def build(
         refused=replace(after, guest_time_ns=before.guest_time_ns),
         left_out=made.left_out,
     )
+
+
+def build_end(key: str, before: SentVm, agent: Agent, identity: Identity, now_ns: int) -> VmPoints:
+    """Return the ends of all series of a VM that is no longer shown: no points if time went back.
+
+    Args:
+        key: of the VM.
+        before: what has been sent of it.
+        agent: the identity of the agent.
+        identity: whether the VM's identity is on the points too.
+        now_ns: Unix nanoseconds of this cycle.
+    """
+    made = Made(key, agent, before.named, identity)
+    if now_ns > before.host_time_ns:
+        made.end(before.series, before.reason, now_ns)
+    after = replace(
+        before, host_time_ns=now_ns, state=None, reason=None, states_time_ns=0, series=frozenset()
+    )
+    return VmPoints(key, made.metrics, made.points, passed_over=0, accepted=after, refused=after)
 
 
 def forget_old(
@@ -176,70 +187,7 @@ def forget_old(
     return kept
 
 
-class _Made:
-    """The metrics of one VM, while they are built."""
-
-    def __init__(self, resource: Mapping[str, str], version: str, identity: Mapping[str, str]) -> None:
-        self.metrics = ResourceMetrics(
-            resource=Resource(attributes=_attributes(resource)), schema_url=metrics.SCHEMA_URL
-        )
-        self.points = 0
-        self.left_out: Counter[RefusedPoint] = Counter()
-        scope = self.metrics.scope_metrics.add(
-            scope=InstrumentationScope(name="barograph", version=version), schema_url=metrics.SCHEMA_URL
-        )
-        self._metrics = scope.metrics
-        # Encoded once for all points of the VM, which makes each point cheaper.
-        self._identity = NumberDataPoint(attributes=_attributes(identity)).SerializeToString()
-
-    def add(self, metric: Metric, value: float, *, time_ns: int, start_ns: int) -> None:
-        self._add(self._points(metric), value, time_ns, start_ns)
-
-    def add_states(
-        self, metric: Metric, states: Sequence[State], state: State, *, time_ns: int, start_ns: int
-    ) -> None:
-        points = self._points(metric)
-        for each in states:
-            point = self._add(points, int(each is state), time_ns, start_ns)
-            point.attributes.add(key=metrics.VM_STATE, value=AnyValue(string_value=each.value))
-
-    def add_reasons(self, reasons: Mapping[int, Mapping[str, str]], *, time_ns: int, start_ns: int) -> None:
-        """Add a point of `STATE_REASON` for each value."""
-        points = self._points(metrics.STATE_REASON)
-        for value, attributes in reasons.items():
-            self._add(points, value, time_ns, start_ns).attributes.extend(_attributes(attributes))
-
-    def _points(self, metric: Metric) -> "RepeatedCompositeFieldContainer[NumberDataPoint]":
-        # Without descriptions, which would be a third of the bytes; docs/metrics.md has them.
-        made = self._metrics.add(name=metric.name, unit=metric.unit)
-        if metric.kind == "gauge":
-            return made.gauge.data_points
-        made.sum.aggregation_temporality = AGGREGATION_TEMPORALITY_CUMULATIVE
-        made.sum.is_monotonic = metric.kind == "counter"
-        return made.sum.data_points
-
-    def _add(
-        self,
-        points: "RepeatedCompositeFieldContainer[NumberDataPoint]",
-        value: float,
-        time_ns: int,
-        start_ns: int,
-    ) -> NumberDataPoint:
-        point = points.add(start_time_unix_nano=start_ns, time_unix_nano=time_ns)
-        if isinstance(value, int):
-            point.as_int = value
-        else:
-            point.as_double = value
-        point.MergeFromString(self._identity)
-        self.points += 1
-        return point
-
-
-def _attributes(of: Mapping[str, str]) -> Sequence[KeyValue]:
-    return [KeyValue(key=name, value=AnyValue(string_value=value)) for name, value in of.items()]
-
-
-def _host_values(made: _Made, target: Target, before: SentVm, now_ns: int) -> SentVm:
+def _host_values(made: Made, target: Target, before: SentVm, now_ns: int) -> SentVm:
     if now_ns <= before.host_time_ns:
         made.left_out[RefusedPoint.TIME_WENT_BACK] += 1
         return before
@@ -268,7 +216,7 @@ def _host_values(made: _Made, target: Target, before: SentVm, now_ns: int) -> Se
     )
 
 
-def _balloon(made: _Made, view: VmView, before: SentVm) -> SentVm:
+def _balloon(made: Made, view: VmView, before: SentVm) -> SentVm:
     """Add `actual` if it was observed since the last export. To spare the VM it is not read each cycle."""
     if view.balloon is None:
         return before
@@ -283,7 +231,7 @@ def _balloon(made: _Made, view: VmView, before: SentVm) -> SentVm:
     return replace(before, balloon_time_ns=time_ns, balloon_start_ns=start_ns)
 
 
-def _memory(made: _Made, target: Target, before: SentVm) -> SentVm:
+def _memory(made: Made, target: Target, before: SentVm) -> SentVm:
     """Add what was observed of the VM's memory since the last record of it that was exported."""
     memory = target.view.memory
     if memory is None or target.vm is None or memory.vm.id != target.vm.id:
@@ -313,7 +261,7 @@ def _memory(made: _Made, target: Target, before: SentVm) -> SentVm:
     )
 
 
-def _guest_values(made: _Made, sample: Sample, before: SentVm, room_for_others: int) -> SentVm:
+def _guest_values(made: Made, sample: Sample, before: SentVm, room_for_others: int) -> SentVm:
     time_ns = sample.last_update_s * _SECOND_NS
     if sample.epoch == before.epoch and before.guest_start_ns:
         start_ns = before.guest_start_ns
@@ -345,7 +293,7 @@ def _guest_values(made: _Made, sample: Sample, before: SentVm, room_for_others: 
     )
 
 
-def _pressure(made: _Made, view: VmView, sample: Sample, after: SentVm) -> None:
+def _pressure(made: Made, view: VmView, sample: Sample, after: SentVm) -> None:
     """Add the pressure if the sample has changed it: an unsolicited one does not."""
     pressure = view.pressure
     if view.state.state is not State.REPORTING or pressure is None or pressure.score is None:

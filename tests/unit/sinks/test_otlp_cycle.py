@@ -159,3 +159,41 @@ def test_unknown_statistics_make_a_bounded_number_of_series_for_all_vms() -> Non
 
     assert sum(len(each.others) for each in sent.values()) == OTHERS_MAX
     assert left_out == vms * len(invented) - OTHERS_MAX
+
+
+def after(vms: int) -> dict[str, SentVm]:
+    reports, _ = run(vms, Backend(lambda _: ACCEPTED))
+    return {key: each for report in reports for key, each in report.settled.items()}
+
+
+def ended(
+    sent: dict[str, SentVm], left: int, backend: Backend, after_s: int = 1
+) -> tuple[dict[str, SentVm], CycleEnd]:
+    """Run a cycle so long after that of `after`, with the first `left` VMs."""
+    following = Cycle(cycle(left).views, sent, NOW_NS + after_s * SECOND_NS)
+    *reports, end = run_cycle(following, backend, AGENT, "points", lambda: False)
+    assert isinstance(end, CycleEnd)
+    settled = [each.settled for each in reports if isinstance(each, SliceReport)]
+    return sent | {key: each for one in settled for key, each in one.items()}, end
+
+
+def test_vms_that_have_left_end_once_after_the_others() -> None:
+    backend = Backend(lambda _: ACCEPTED)
+    sent, _ = ended(after(2 * SLICE_VMS), SLICE_VMS - 1, backend)
+    ended(sent, 0, last := Backend(lambda _: ACCEPTED), 2)
+
+    assert [len(request) for request in backend.requests] == [SLICE_VMS, SLICE_VMS]
+    assert backend.requests[0][-1] == f"vm-{SLICE_VMS - 1}"
+    assert sum(len(request) for request in last.requests) == SLICE_VMS - 1
+
+
+def test_an_end_that_was_not_accepted_is_sent_again_and_one_that_was_refused_is_not() -> None:
+    sent = after(1)
+    again, away = ended(sent, 0, Backend(lambda _: AWAY))
+    over, _ = ended(again, 0, refusing := Backend(lambda _: BAD_REQUEST))
+    ended(over, 0, last := Backend(lambda _: ACCEPTED), 2)
+
+    assert away.failure == AWAY
+    assert again == sent
+    assert refusing.requests == [["vm-0"]]
+    assert last.requests == []

@@ -17,6 +17,7 @@ from agent.sinks.otlp_points import (
     SentVm,
     VmPoints,
     build,
+    build_end,
     forget_old,
 )
 from agent.sinks.otlp_settings import Identity
@@ -463,6 +464,70 @@ def test_a_duplicate_is_shown_as_a_path_and_leaves_the_vm_alone() -> None:
 
 def test_there_is_no_description_on_the_wire() -> None:
     assert {metric.description for metric in metrics_of(built(view(sample())))} == {""}
+
+
+# --- the end of a VM ---
+
+
+def series_of(points: VmPoints) -> dict[tuple[str, tuple[tuple[str, str], ...]], int]:
+    """The flags of each series."""
+    return {
+        (metric.name, tuple(sorted(decoded(metric, point).attributes.items()))): point.flags
+        for metric in metrics_of(points)
+        for point in data_points(metric)
+    }
+
+
+@pytest.mark.parametrize("identity", ["points", "resource"])
+def test_each_series_of_a_vm_that_has_left_ends_once(identity: Identity) -> None:
+    newest = sample(T0_S, statistics={"free_memory": 7, "unheard_of": 1})
+    shown = replace(
+        view(newest, balloon=Balloon(1, T0_S * 1000)), memory=memory(T0_S * 1000), pressure=pressure(newest)
+    )
+    first = built(shown, identity=identity)
+    quiet = built(shown, first.accepted, now_ns=NOW_NS + SECOND_NS, identity=identity)
+    end = build_end(first.key, quiet.accepted, AGENT, identity, NOW_NS + 2 * SECOND_NS)
+    later = build_end(first.key, end.accepted, AGENT, identity, NOW_NS + 3 * SECOND_NS)
+
+    assert resource_of(end) == resource_of(first)
+    assert set(series_of(first).values()) == {0}
+    assert series_of(end) == dict.fromkeys(series_of(first), 1)
+    assert end.points == len(series_of(first))
+    points = [point for metric in metrics_of(end) for point in data_points(metric)]
+    assert {point.WhichOneof("value") for point in points} == {None}
+    assert {point.time_unix_nano for point in points} == {NOW_NS + 2 * SECOND_NS}
+    kinds = {metric.name: metric.WhichOneof("data") for metric in metrics_of(first)}
+    assert {metric.name: metric.WhichOneof("data") for metric in metrics_of(end)} == kinds
+    assert later.points == 0
+
+
+def test_a_vm_that_returns_begins_its_series_again() -> None:
+    first = built(view(sample(T0_S)))
+    end = build_end(first.key, first.accepted, AGENT, "points", NOW_NS + SECOND_NS)
+    back = built(view(sample(T0_S + 10, sequence=2)), end.accepted, now_ns=NOW_NS + 2 * SECOND_NS)
+    same = built(view(sample(T0_S)), end.accepted, now_ns=NOW_NS + 2 * SECOND_NS)
+
+    assert series_of(back) == series_of(first)
+    assert "qemu.vm.guest.memory.free" not in on_the_wire(same)
+
+
+def test_of_a_vm_that_is_gone_all_series_end_but_its_state() -> None:
+    first = built(view(sample(T0_S), balloon=Balloon(1, T0_S * 1000)))
+    gone = view(of=vm(), state=State.GONE)
+    end = built(gone, first.accepted, now_ns=NOW_NS + SECOND_NS)
+    after = built(gone, end.accepted, now_ns=NOW_NS + 2 * SECOND_NS)
+
+    ended = {name for (name, _), flags in series_of(end).items() if flags}
+    assert {"qemu.vm.guest.memory.free", "qemu.vm.balloon.actual"} <= ended
+    assert not ended & {"qemu.vm.state", "qemu.vm.state_reason"}
+    assert on_the_wire(end)["qemu.vm.state"].attributes["qemu.vm.state"] == "gone"
+    assert set(series_of(after).values()) == {0}
+
+
+def test_nothing_ends_while_time_has_gone_back() -> None:
+    first = built(view(sample(T0_S)))
+
+    assert build_end(first.key, first.accepted, AGENT, "points", NOW_NS).points == 0
 
 
 def test_a_vm_that_is_gone_is_remembered_for_a_while() -> None:
