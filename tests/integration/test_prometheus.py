@@ -10,13 +10,13 @@ from tests.lab import qemu
 from tests.lab.agent import agent
 from tests.lab.prometheus import Prometheus
 
+pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("real_qemu")]
+
 
 def host(digit: str, name: str) -> list[str]:
     return ["--host-id", digit * 32, "--host-name", name]
 
 
-@pytest.mark.guest
-@pytest.mark.usefixtures("real_qemu")
 def test_two_vms_on_two_hosts_are_two_series_with_names(folder: Path, own_prometheus: Prometheus) -> None:
     env = {"BAROGRAPH_OTLP__INTERVAL": "1s", "BAROGRAPH_LINES__ENABLED": "true"}
     common = ("--interval", "1s", "--otlp", own_prometheus.otlp)

@@ -137,6 +137,19 @@ class Markup(HTMLParser):
 HOSTILE = "\"><script>alert(1)</script><img src=x onerror='x'>\N{RIGHT-TO-LEFT OVERRIDE}\0\ud800"
 
 
+async def test_on_a_phone_the_cells_of_the_plain_page_have_the_words_of_the_header() -> None:
+    body = (await answer(Present(views=[view(sample())]), "/plain")).body.decode()
+    style = gzip.decompress(assets.load()["plain.css"].packed).decode()
+
+    headers = [re.findall(r"<th>([^<]+)", row) for row in re.findall(r"<tr>(<th>.*?)</tr>", body)]
+    words = [
+        re.findall(rf'{place}-of-type td:nth-child\((\d+)\)::before {{ content: "(.+): " }}', style)
+        for place in ("first", "last")
+    ]
+    assert len(headers) == 2
+    assert words == [[(str(n), word) for n, word in enumerate(row[1:], 2)] for row in headers]
+
+
 async def test_hostile_names_are_escaped_text() -> None:
     named = vm(name=HOSTILE)
     seen = [view(sample(of=named), of=named, path=f"/run/{HOSTILE}")]
