@@ -191,9 +191,10 @@ def test_an_end_that_was_not_accepted_is_sent_again_and_one_that_was_refused_is_
     sent = after(1)
     again, away = ended(sent, 0, Backend(lambda _: AWAY))
     over, _ = ended(again, 0, refusing := Backend(lambda _: BAD_REQUEST))
-    ended(over, 0, last := Backend(lambda _: ACCEPTED), 2)
+    _, end = ended(over, 0, last := Backend(lambda _: ACCEPTED), 2)
 
     assert away.failure == AWAY
     assert again == sent
     assert refusing.requests == [["vm-0"]]
     assert last.requests == []
+    assert end.exports == 0
