@@ -85,8 +85,19 @@ def unpack(packages: Sequence[str], folder: Path) -> None:
             run(["dpkg-deb", "-x", package, folder])
 
 
-def unpack_backports(packages: Sequence[str], folder: Path) -> None:
+def unpack_newest_kernel(folder: Path) -> None:
+    """Unpack the newest cloud kernel of this release's backports and its modules into `folder`.
+
+    Raises:
+        CannotHave: this is no Debian, or its archive has no backports of it.
+    """
+    unpack_backports((KERNEL,), folder, dependency="linux-image-")
+
+
+def unpack_backports(packages: Sequence[str], folder: Path, *, dependency: str | None = None) -> None:
     """Unpack packages of this release's backports into `folder`. Nothing is installed, apt is not configured.
+
+    With `dependency`, unpack what they depend on and has a name that begins so, instead of them.
 
     Raises:
         CannotHave: this is no Debian, its archive has no backports of it, or not these.
@@ -104,6 +115,9 @@ def unpack_backports(packages: Sequence[str], folder: Path) -> None:
             *("-o", "APT::Sandbox::User=root"),
         ]
         run(["apt-get", "-qq", *ours, "update"])
+        if dependency is not None:
+            words = run(["apt-cache", *ours, "depends", "--important", *packages]).split()
+            packages = [word for word in words if word.startswith(dependency) and word not in packages][:1]
         run(["apt-get", "-qq", *ours, "download", *packages], cwd=work)
         for package in work.glob("*.deb"):
             run(["dpkg-deb", "-x", package, folder])

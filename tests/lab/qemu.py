@@ -321,6 +321,7 @@ def guest(
     booted: bool = True,
     env: Mapping[str, str] | None = None,
     command: Sequence[str] = (),
+    image: Path | None = None,
 ) -> Generator[Vm]:
     """A real Linux guest of 128 MiB under TCG: boots in about 3 s.
 
@@ -334,8 +335,9 @@ def guest(
         booted: wait until it takes orders.
         env: variables for QEMU on top of ours.
         command: which QEMU, with arguments that make it find its files; the machine's by default.
+        image: the folder of the kernel and its initrd; `setup.guest()` by default.
     """
-    image = setup.guest()
+    image = image or setup.guest()
     words = kernel_words(driver=driver)
     argv = [
         *(command or (str(setup.qemu()),)),
