@@ -18,6 +18,8 @@ NO_VMS = "agent/no-vms"
 
 _CODE_CHARACTERS_MAX = 60
 _NAMES_MAX = 6
+_NAME_CHARACTERS_MAX = 24
+_PATH_CHARACTERS_MAX = 4_096
 _TEXT_CHARACTERS_MAX = 400
 _COLUMNS = 80
 _COMPONENT_STEP = "see this component in docs/operations.md, and the agent's log"
@@ -112,9 +114,17 @@ def problem_lines(problem: Problem, *, with_host: bool) -> Sequence[str]:
 
 
 def _names(names: Sequence[str]) -> str:
-    shown = ", ".join(plain(name, 24) for name in names[:_NAMES_MAX])
+    shown = ", ".join(_name(name) for name in names[:_NAMES_MAX])
     rest = len(names) - _NAMES_MAX
     return f"{shown} and {rest} more" if rest > 0 else shown
+
+
+def _name(name: str) -> str:
+    """Return a name, or the end of a path: paths of several VMs have the same beginning."""
+    text = plain(name, _PATH_CHARACTERS_MAX)
+    if not text.startswith("/") or len(text) <= _NAME_CHARACTERS_MAX:
+        return plain(text, _NAME_CHARACTERS_MAX)
+    return f"...{text[3 - _NAME_CHARACTERS_MAX :]}"
 
 
 def _unquoted(text: str) -> str:

@@ -144,6 +144,13 @@ def test_a_problem_has_a_code_since_when_which_vms_and_the_next_step() -> None:
     assert "    next: check whether the guest hangs" in text
 
 
+def test_a_problem_names_a_vm_without_a_name_by_the_end_of_its_path() -> None:
+    path = "/var/lib/libvirt/qemu/domain-7-mail/monitor.sock"
+    text = "\n".join(shown(parsed(vm(path, "no-greeting", reason="silent"))))
+
+    assert "\n    ...n-7-mail/monitor.sock\n" in text
+
+
 def test_an_agent_without_vms_is_a_problem_once_it_has_started() -> None:
     empty = json.loads(document())
     empty["agent"]["state"] = "starting"
