@@ -3,7 +3,8 @@
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, TypeAlias
 
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
 from opentelemetry.proto.metrics.v1.metrics_pb2 import (
@@ -11,7 +12,9 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
     DATA_POINT_FLAGS_NO_RECORDED_VALUE_MASK,
     NumberDataPoint,
     ResourceMetrics,
+    ScopeMetrics,
 )
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric as OtlpMetric
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from agent.contract import metrics
@@ -22,6 +25,15 @@ from agent.sinks.otlp_settings import Identity
 
 if TYPE_CHECKING:
     from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
+
+
+VMS_MAX = 20_000
+"""VMs remembered, including those that are gone."""
+
+METRICS_KEPT_MAX = 1_024
+"""Names of metrics that are kept encoded."""
+
+Attributes: TypeAlias = tuple[tuple[str, str], ...]
 
 
 class RefusedPoint(StrEnum):
@@ -40,19 +52,12 @@ class Made:
 
     def __init__(self, key: str, agent: Agent, named: Mapping[str, str], identity: Identity) -> None:
         of_vm = {**agent.labels, "service.name": "barograph", "service.instance.id": key, **named}
-        self.metrics = ResourceMetrics(
-            resource=Resource(attributes=_attributes(of_vm)), schema_url=metrics.SCHEMA_URL
-        )
+        self.metrics = ResourceMetrics.FromString(_envelope(tuple(of_vm.items()), agent.version))
         self.points = 0
         self.series: set[Metric] = set()
         self.left_out: Counter[RefusedPoint] = Counter()
-        scope = self.metrics.scope_metrics.add(
-            scope=InstrumentationScope(name="barograph", version=agent.version), schema_url=metrics.SCHEMA_URL
-        )
-        self._metrics = scope.metrics
-        # Encoded once for all points of the VM, which makes each point cheaper.
-        on_points = _attributes(named) if identity == "points" else ()
-        self._identity = NumberDataPoint(attributes=on_points).SerializeToString()
+        self._metrics = self.metrics.scope_metrics[0].metrics
+        self._identity = _identity(tuple(named.items()) if identity == "points" else ())
 
     def add(self, metric: Metric, value: float, *, time_ns: int, start_ns: int) -> None:
         self._add(self._points(metric), value, time_ns, start_ns)
@@ -90,14 +95,10 @@ class Made:
                 self.points += 1
 
     def _points(self, metric: Metric) -> "RepeatedCompositeFieldContainer[NumberDataPoint]":
-        # Without descriptions, which would be a third of the bytes; docs/metrics.md has them.
         self.series.add(metric)
-        made = self._metrics.add(name=metric.name, unit=metric.unit)
-        if metric.kind == "gauge":
-            return made.gauge.data_points
-        made.sum.aggregation_temporality = AGGREGATION_TEMPORALITY_CUMULATIVE
-        made.sum.is_monotonic = metric.kind == "counter"
-        return made.sum.data_points
+        made = self._metrics.add()
+        made.MergeFromString(_without_points(metric))
+        return made.gauge.data_points if metric.kind == "gauge" else made.sum.data_points
 
     def _add(
         self,
@@ -111,9 +112,44 @@ class Made:
             point.as_int = value
         else:
             point.as_double = value
-        point.MergeFromString(self._identity)
+        if self._identity:
+            point.MergeFromString(self._identity)
         self.points += 1
         return point
+
+
+# What is the same in each cycle is encoded once. Decoding it is a single call, and building it is many.
+
+
+@lru_cache(maxsize=VMS_MAX)
+def _envelope(resource: Attributes, version: str) -> bytes:
+    """Return the encoded metrics of a VM, without any metric."""
+    scope = ScopeMetrics(
+        scope=InstrumentationScope(name="barograph", version=version), schema_url=metrics.SCHEMA_URL
+    )
+    return ResourceMetrics(
+        resource=Resource(attributes=_attributes(dict(resource))),
+        scope_metrics=[scope],
+        schema_url=metrics.SCHEMA_URL,
+    ).SerializeToString()
+
+
+@lru_cache(maxsize=VMS_MAX)
+def _identity(attributes: Attributes) -> bytes:
+    """Return an encoded point that has only attributes."""
+    return NumberDataPoint(attributes=_attributes(dict(attributes))).SerializeToString()
+
+
+@lru_cache(maxsize=METRICS_KEPT_MAX)
+def _without_points(metric: Metric) -> bytes:
+    """Return an encoded metric that has no point and no description: docs/metrics.md has them."""
+    made = OtlpMetric(name=metric.name, unit=metric.unit)
+    if metric.kind == "gauge":
+        made.gauge.SetInParent()
+    else:
+        made.sum.aggregation_temporality = AGGREGATION_TEMPORALITY_CUMULATIVE
+        made.sum.is_monotonic = metric.kind == "counter"
+    return made.SerializeToString()
 
 
 def _attributes(of: Mapping[str, str]) -> Sequence[KeyValue]:

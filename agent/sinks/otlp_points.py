@@ -19,8 +19,10 @@ many resources or a counter's start (OpenTelemetry specification, metrics/sdk.md
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
+from msgspec import Struct
+from msgspec.structs import replace
 from opentelemetry.proto.metrics.v1.metrics_pb2 import ResourceMetrics
 
 from agent.contract import metrics
@@ -29,7 +31,7 @@ from agent.contract.metrics import OTHER_PREFIX, Metric
 from agent.contract.payloads import Agent
 from agent.contract.targets import Target, identifying_attributes, label_attributes, reason_attributes
 from agent.core.reading import Sample, State, VmView
-from agent.sinks.otlp_message import Made, RefusedPoint
+from agent.sinks.otlp_message import VMS_MAX, Made, RefusedPoint
 from agent.sinks.otlp_settings import Identity
 
 _SECOND_NS = 1_000_000_000
@@ -44,16 +46,15 @@ OTHERS_OF_A_VM_MAX = 32
 OTHERS_MAX = 8_192
 """The same for all VMs together, including those that are gone but remembered."""
 
-VMS_MAX = 20_000
-"""VMs remembered, including those that are gone."""
-
 _OF_THE_STATE = frozenset({metrics.STATE, metrics.STATE_REASON})
 _OTHER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")  # instrument name syntax: metrics/api.md
 
 
-@dataclass(frozen=True, slots=True)
-class SentVm:
-    """What has been sent of one VM. Times are Unix nanoseconds; 0: nothing sent."""
+class SentVm(Struct, frozen=True):
+    """What has been sent of one VM. Times are Unix nanoseconds; 0: nothing sent.
+
+    A `Struct`, since it is replaced several times for each VM and cycle.
+    """
 
     epoch: str | None = None  # of the last sample settled: sent, or refused by the backend
     sequence: int = 0

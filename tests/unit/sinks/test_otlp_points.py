@@ -1,3 +1,5 @@
+# pyright: reportPrivateUsage=false
+
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -10,6 +12,7 @@ from agent.contract.metrics import GUEST_METRICS, OTHER_PREFIX, SCHEMA_URL
 from agent.contract.payloads import Agent
 from agent.contract.targets import targets
 from agent.core.reading import Balloon, Configured, EpochEnd, Sample, State, VmView
+from agent.sinks import otlp_message
 from agent.sinks.otlp_points import (
     NOTHING_SENT,
     OTHERS_OF_A_VM_MAX,
@@ -598,3 +601,26 @@ def test_unknown_statistics_make_a_bounded_number_of_series_for_each_vm() -> Non
     shown = view(sample(T0_S + 60, sequence=50, statistics=known))
     again = built(shown, before, now_ns=NOW_NS + 60)
     assert others < on_the_wire(again).keys()
+
+
+@pytest.mark.parametrize("identity", ["points", "resource"])
+def test_a_label_that_changes_is_on_the_next_points(identity: Identity) -> None:
+    def labeled(value: str) -> VmView:
+        shown = view()
+        of_vm = shown.state.vm
+        assert of_vm is not None
+        return replace(shown, state=replace(shown.state, vm=replace(of_vm, labels={"team": value})))
+
+    seen: list[str] = []
+    for value in ("a", "b", "a"):
+        points = built(labeled(value), identity=identity)
+        seen.append(resource_of(points)["qemu.vm.label.team"])
+        if identity == "points":
+            assert {each.attributes["qemu.vm.label.team"] for each in on_the_wire(points).values()} == {value}
+
+    assert seen == ["a", "b", "a"]
+
+
+def test_the_parts_that_are_kept_encoded_are_bounded() -> None:
+    for kept in (otlp_message._envelope, otlp_message._identity, otlp_message._without_points):
+        assert kept.cache_parameters()["maxsize"] in (otlp_message.VMS_MAX, otlp_message.METRICS_KEPT_MAX)
