@@ -55,10 +55,12 @@ def feeds_of(
 
     if config.kafka is not None:
         from agent.sinks.kafka import KafkaSink
+        from agent.sinks.kafka_connections import Connections
         from agent.sinks.kafka_tokens import Tokens
 
         sasl = config.kafka.sasl
         tokens = None if sasl is None or sasl.oauth is None else Tokens(sasl.oauth, redact.add)
+        connections = Connections()
         topics = {
             Queue.SAMPLES: config.kafka.samples_topic,
             Queue.STATES: config.kafka.states_topic,
@@ -70,7 +72,7 @@ def feeds_of(
             backlog_records_per_s=config.kafka.backlog_records_per_s,
         )
         for queue, topic in topics.items():  # a topic that fails must not hold up the others
-            from_queue(KafkaSink(config.kafka, topic, queue.sink, tokens), queue, paced)
+            from_queue(KafkaSink(config.kafka, topic, queue.sink, tokens, connections), queue, paced)
     if config.otlp_logs is not None:
         from agent.sinks.otlp_logs import OtlpLogsSink
 

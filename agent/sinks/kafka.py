@@ -23,6 +23,7 @@ from agent.core.reading import Record
 from agent.errors import SinkUnavailable
 from agent.sinks.kafka_blocking import Blocking
 from agent.sinks.kafka_client import KafkaClient, append, wait
+from agent.sinks.kafka_connections import Connections
 from agent.sinks.kafka_faults import Fault, KafkaTrouble
 from agent.sinks.kafka_journal import Journal
 from agent.sinks.kafka_round import Round
@@ -58,8 +59,23 @@ class KafkaSink:
     batch_bytes_max = 4 * 1024 * 1024
     batch_records_max = 4000
 
-    def __init__(self, settings: Settings, topic: str, name: str, tokens: Tokens | None = None) -> None:
-        """Connect to nothing yet. `tokens` are for a login by OAUTHBEARER; several sinks may share them."""
+    def __init__(
+        self,
+        settings: Settings,
+        topic: str,
+        name: str,
+        tokens: Tokens | None = None,
+        connections: Connections | None = None,
+    ) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            settings: the cluster.
+            topic: the topic.
+            name: the name of the sink.
+            tokens: for a login by OAUTHBEARER; several sinks may share them.
+            connections: those of several sinks to the same cluster; `None`: its own.
+        """
         self.name = name
         self._settings = settings
         self._topic = topic
@@ -67,6 +83,8 @@ class KafkaSink:
         self._journal = Journal()
         self._blocking = Blocking(name)
         self._tokens = tokens
+        self._connections = connections or Connections()
+        self._connections.join(self)
         self._warnings = LibraryWarnings("aiokafka")
         self._outcomes: dict[str, _Outcome] = {}  # by record id: the settled records of the present batch
 
@@ -110,6 +128,7 @@ class KafkaSink:
     async def aclose(self) -> None:
         """Close the connections, within two seconds."""
         await self._drop_client()
+        self._connections.leave(self)
         self._blocking.end()
         if self._tokens is not None:
             self._tokens.end()
@@ -173,7 +192,13 @@ class KafkaSink:
             self._warnings.start()
             self._journal = Journal()
             self._client = await KafkaClient.connect(
-                self._settings, self._warnings, self._journal, self._blocking, self._topic, self._tokens
+                self._settings,
+                self._warnings,
+                self._journal,
+                self._blocking,
+                self._topic,
+                self._tokens,
+                self._connections,
             )
         return self._client
 

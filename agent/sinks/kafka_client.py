@@ -27,6 +27,7 @@ from agent.contract.headers import Headers
 from agent.core.reading import Record
 from agent.sinks.kafka_blocking import Blocking
 from agent.sinks.kafka_cluster import Client, Cluster, topic_trouble
+from agent.sinks.kafka_connections import Connections
 from agent.sinks.kafka_faults import Fault, KafkaTrouble, described, incompatible
 from agent.sinks.kafka_journal import Journal
 from agent.sinks.kafka_settings import Settings
@@ -91,8 +92,10 @@ class KafkaClient:
         journal: Journal | None = None,
         compression: str = "",
         topic: str = "",
+        connections: Connections | None = None,
     ) -> None:
         self._producer = producer
+        self._connections = connections or Connections()
         self._warnings = warnings
         self._journal = journal or Journal()
         self._compression = compression
@@ -109,8 +112,9 @@ class KafkaClient:
         blocking: Blocking,
         topic: str = "",
         tokens: Tokens | None = None,
+        connections: Connections | None = None,
     ) -> "KafkaClient":
-        """Return a producer that is connected to the cluster.
+        """Return a producer that is connected to the cluster, over `connections` that it may share.
 
         This can take forever if the cluster answers only in part: the caller must set a deadline, and finds
         the reason in `journal`, also about `topic`.
@@ -129,8 +133,9 @@ class KafkaClient:
             request_timeout_ms=int(settings.request_timeout_s * 1000),
             retry_backoff_ms=_RETRY_BACKOFF_MS,
         )
-        client = cls(producer, warnings, journal, settings.compression, topic)
-        Cluster(producer.client, settings, topic, journal, blocking, tokens)
+        connections = connections or Connections()
+        client = cls(producer, warnings, journal, settings.compression, topic, connections)
+        Cluster(producer.client, settings, topic, journal, blocking, tokens, connections)
         try:
             await producer.start()
         except BaseException as error:
@@ -226,7 +231,7 @@ class KafkaClient:
         return KafkaTrouble(Fault.CONNECTION, "", self._with_warning(detail))
 
     async def close(self) -> None:
-        """Close everything within two seconds, whatever the cluster does. Does not wait for deliveries."""
+        """End within two seconds, whatever the cluster does. Does not wait for deliveries."""
         producer = self._producer
         if producer._closed:
             return
@@ -239,11 +244,9 @@ class KafkaClient:
                 task.cancel()
             if tasks:
                 await asyncio.wait(tasks)
-            for connection in producer.client._conns.values():
-                writer = cast("asyncio.StreamWriter | None", connection._writer)
-                if writer is not None:
-                    writer.transport.abort()  # closing would flush to a peer that may not read
-            with suppress(Exception):  # from the end of the metadata task; all connections are closed
+            producer.client._conns.clear()  # `close` would close them
+            self._connections.discard(self._journal)
+            with suppress(Exception):  # from the end of the metadata task
                 await producer.client.close()
 
     def _track_requests(self) -> None:

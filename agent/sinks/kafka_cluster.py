@@ -12,12 +12,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol, cast
 
+import anyio
 from aiokafka import conn as kafka_conn
 from aiokafka import errors as kafka_errors
 from aiokafka.protocol.metadata import MetadataRequest
 
 from agent.sinks.kafka_blocking import Blocking
 from agent.sinks.kafka_connection import BrokerConnection, dial
+from agent.sinks.kafka_connections import Connections
 from agent.sinks.kafka_faults import BrokerAddress, Fault, KafkaTrouble, Stage, described, failure, plain
 from agent.sinks.kafka_journal import Journal
 from agent.sinks.kafka_settings import Settings
@@ -64,9 +66,11 @@ class Cluster:
         journal: Journal,
         blocking: Blocking,
         tokens: Tokens | None = None,
+        connections: Connections | None = None,
     ) -> None:
-        """Replace the functions of `client`."""
+        """Replace the functions of `client`; `connections` are shared with other producers."""
         self._client = client
+        self._connections = connections or Connections()
         self._topic = topic
         self._has_tls = settings.tls is not None
         self._journal = journal
@@ -87,6 +91,7 @@ class Cluster:
         client.bootstrap = self._bootstrap
         client._get_conn = self._connection
         client.cluster.update_metadata = self._learn
+        self._connections.follow(journal, client._on_connection_closed)
 
     async def _bootstrap(self) -> None:
         """Get the metadata of the cluster from the first bootstrap server that answers.
@@ -141,7 +146,11 @@ class Cluster:
             async with client._get_conn_lock:
                 if (connection := client._conns.get(key)) is None:
                     address = BrokerAddress(broker.host or "", broker.port, cast("int", node), self._has_tls)
-                    connection = await self._dial(address, on_close=client._on_connection_closed)
+                    self._journal.reaches(address, Stage.CONNECTING, anyio.current_time())
+                    connection = await self._connections.get(
+                        address, lambda closed: self._dial(address, on_close=closed)
+                    )
+                    self._journal.connected(address)
                     client._conns[key] = connection
         except (KafkaTrouble, kafka_errors.StaleMetadata):
             client.force_metadata_update()

@@ -83,6 +83,8 @@ class BrokerConnection(AIOKafkaConnection):
         self.address = address
         self.stage = Stage.RESOLVING
         self._settings = settings
+        self.throttled = journal.throttled
+        """Called when a broker delays its answers, since a quota is exceeded."""
         self._journal = journal
         self._blocking = blocking
         self._tokens = tokens
@@ -122,7 +124,7 @@ class BrokerConnection(AIOKafkaConnection):
         response = await answer
         throttle_ms = getattr(response, "throttle_time_ms", 0)
         if isinstance(throttle_ms, int) and throttle_ms > 0:
-            self._journal.throttled(throttle_ms, anyio.current_time())
+            self.throttled(throttle_ms, anyio.current_time())
         return response
 
     async def _open(self) -> None:

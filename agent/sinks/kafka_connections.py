@@ -1,0 +1,91 @@
+"""The connections of one agent to its brokers: one to each broker, for all its producers.
+
+Each topic has a producer of its own, so that one that fails does not hold up the others. The brokers pay for
+connections: three from each of ten thousand agents are more than a broker accepts by default.
+"""
+
+# pyright: reportPrivateUsage=false, reportUnknownMemberType=false
+# aiokafka's connections have no types, and no public hard close.
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+from weakref import WeakValueDictionary
+
+import anyio
+
+from agent.sinks.kafka_connection import BrokerConnection
+from agent.sinks.kafka_faults import BrokerAddress
+from agent.sinks.kafka_journal import Journal
+
+Closed = Callable[..., None]
+"""Called with a connection that was closed, and aiokafka's reason."""
+
+
+class Connections:
+    """Owned by the event loop's thread. Its users are the sinks: the last one to leave closes everything."""
+
+    def __init__(self) -> None:
+        self._open: dict[BrokerAddress, BrokerConnection] = {}
+        self._dialing: WeakValueDictionary[BrokerAddress, anyio.Lock] = WeakValueDictionary()
+        self._users: set[object] = set()
+        self._producers: dict[Journal, Closed] = {}
+
+    def join(self, user: object) -> None:
+        """Keep the connections open until `user` leaves."""
+        self._users.add(user)
+
+    def leave(self, user: object) -> None:
+        """Close all connections if `user` was the last one."""
+        self._users.discard(user)
+        if not self._users:
+            for connection in self._open.copy().values():
+                _abort(connection)
+
+    def follow(self, journal: Journal, closed: Closed) -> None:
+        """Report closed connections and quotas to one producer, until it is discarded."""
+        self._producers[journal] = closed
+
+    async def get(
+        self, address: BrokerAddress, dial: Callable[[Closed], Awaitable[BrokerConnection]]
+    ) -> BrokerConnection:
+        """Return the connection to a broker; `dial` opens it if there is none.
+
+        Raises:
+            KafkaTrouble: the broker cannot be used.
+        """
+        lock = self._dialing.setdefault(address, anyio.Lock())
+        async with lock:  # another producer may be connecting
+            connection = self._open.get(address)
+            if connection is None or not connection.connected():
+                connection = self._open[address] = await dial(self._closed)
+                connection.throttled = self._throttled
+            return connection
+
+    def discard(self, journal: Journal) -> None:
+        """Forget a producer, and close the connections on which an answer is due.
+
+        A broker that does not answer would hold up the next producer. What another producer waits for there
+        is sent again by its client, with the same sequence number. Without users everything is closed.
+        """
+        self._producers.pop(journal, None)
+        for connection in self._open.copy().values():
+            if connection._requests or not self._users:
+                _abort(connection)
+
+    def _closed(self, connection: BrokerConnection, reason: Any) -> None:
+        if self._open.get(connection.address) is connection:
+            del self._open[connection.address]
+        for closed in self._producers.copy().values():
+            closed(connection, reason)
+
+    def _throttled(self, throttle_ms: int, now_s: float) -> None:
+        for journal in self._producers:
+            journal.throttled(throttle_ms, now_s)
+
+
+def _abort(connection: BrokerConnection) -> None:
+    writer = cast("asyncio.StreamWriter | None", connection._writer)
+    if writer is not None:
+        writer.transport.abort()  # closing would flush to a peer that may not read
+    connection.close()
