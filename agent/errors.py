@@ -132,9 +132,10 @@ class SpoolFault(StrEnum):
     DAMAGED = "file damaged"  # not a database, or one with broken pages or rows
     FOREIGN = "file of another program"  # a database of another program
     NEWER = "file of a newer agent"  # written by a newer agent
+    OLDER = "file of an older agent"  # in a format that is not read any more
 
 
-SET_ASIDE = frozenset({SpoolFault.DAMAGED, SpoolFault.FOREIGN, SpoolFault.NEWER})
+SET_ASIDE = frozenset({SpoolFault.DAMAGED, SpoolFault.FOREIGN, SpoolFault.NEWER, SpoolFault.OLDER})
 """Faults that a retry cannot fix: the file is renamed, and a new one is created."""
 
 

@@ -18,8 +18,8 @@ from agent.runtime.recorder import Keeper
 from agent.sinks.record_sink import RecordSink
 from agent.spool.disk import DiskSpool
 from agent.spool.memory import MemoryBuffer
+from agent.spool.queues import Queue
 from agent.spool.record_queue import RecordQueue
-from agent.spool.store import Queue
 from agent.telemetry import Counters, Snapshot
 
 if TYPE_CHECKING:

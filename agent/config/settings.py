@@ -25,7 +25,8 @@ from agent.libvirt.targets import Settings as LibvirtSettings
 from agent.qmp.link import Settings as QmpSettings
 from agent.sinks import kafka_oauth, kafka_settings, otlp_settings
 from agent.spool import disk
-from agent.spool.store import Bounds, Queue
+from agent.spool.queues import Queue
+from agent.spool.store import Bounds
 from agent.web import web_settings
 
 SPREAD_NS = 800_000_000

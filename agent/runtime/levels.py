@@ -10,8 +10,8 @@ from agent.core.health import Component
 from agent.runtime import clock
 from agent.runtime.recorder import Recorder
 from agent.spool.disk import DiskSpool
+from agent.spool.queues import DEAD_LETTERS
 from agent.spool.record_queue import RecordQueue
-from agent.spool.store import DEAD_LETTERS
 from agent.telemetry import Levels
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")

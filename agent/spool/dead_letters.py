@@ -20,8 +20,9 @@ from agent.contract.redelivered import redelivered
 from agent.core.reading import Record
 from agent.errors import SpoolError, SpoolFault
 from agent.spool.directory_lock import kept_out
-from agent.spool.format import RecordRow, Undecodable, decode_checked_record, encode_record
-from agent.spool.store import DEAD_LETTERS, Queue
+from agent.spool.format import RecordRow, Undecodable, decode_checked_record
+from agent.spool.queue_table import QueueTable, span_of
+from agent.spool.queues import DEAD_LETTERS, Queue
 from agent.spool.tables import connect, connect_read_only, translated
 
 _PAGE_ROWS = 20
@@ -75,16 +76,16 @@ def requeue(path: Path, numbers: Collection[int] | None, *, now_ms: int, age_ms:
     """
     counts: Counter[Queue] = Counter()
     with _changing(path) as connection:
+        tables = {queue: QueueTable.of(connection, queue, span_of(age_ms)) for queue in Queue}
         for number in _present(connection, numbers):
             record = _revived(connection, number)
             if record.timestamp_ms < now_ms - age_ms:
                 record = replace(record, timestamp_ms=now_ms)
             queue = Queue.of(record)
-            connection.execute(
-                f"INSERT INTO {queue} ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)", encode_record(record)
-            )
+            position = tables[queue].last_position(connection) + 1
+            tables[queue].append(connection, [(position, record)])
+            tables[queue].save(connection)
             _delete(connection, number)
-            connection.execute("UPDATE totals SET total = total + 1 WHERE name = ?", (queue,))
             counts[queue] += 1
     return counts
 

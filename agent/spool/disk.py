@@ -13,7 +13,7 @@ Constraints (each has a test of the same name in tests/unit/spool/test_disk.py):
 """
 
 import math
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -28,23 +28,13 @@ from agent.core.gathering import Commit, GatherSettings, Wait
 from agent.core.memory import Memory
 from agent.core.reading import Record
 from agent.errors import SET_ASIDE, SpoolError
-from agent.spool.disk_queue import DiskQueue, Rows
+from agent.spool.block import RECORD_BYTES_MAX, Rows
+from agent.spool.disk_queue import DiskQueue
+from agent.spool.files import is_current, mark_current, mark_stale, set_aside
+from agent.spool.losses import LossLog
+from agent.spool.queues import DROPPED_FIRST, Queue
 from agent.spool.record_queue import DeadLetter
-from agent.spool.store import (
-    DROPPED_FIRST,
-    VMS_REMEMBERED,
-    Bounds,
-    Change,
-    Loss,
-    Queue,
-    Store,
-    Totals,
-    is_current,
-    mark_current,
-    mark_stale,
-    open_store,
-    set_aside,
-)
+from agent.spool.store import VMS_REMEMBERED, Bounds, Change, Store, Totals, open_store
 from agent.telemetry import Count, Counters
 from agent.threads import Call, WorkerThread
 
@@ -53,7 +43,6 @@ log = structlog.get_logger("barograph.spool")
 FILE_NAME = "spool.sqlite"
 
 _CLOSE_TIMEOUT_S = 0.4
-_LOG_LOSSES_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,9 +82,7 @@ class DiskSpool:
         self._is_current = False  # the file has the mark
         self._marking_stale = anyio.Lock()
         self._sent_from_memory = False  # since the records of the last commit were gathered
-        self._losses: Counter[tuple[str, Loss]] = Counter()  # not logged yet
-        self._losses_logged_at_s = -math.inf
-        self._dropped_at_s = -math.inf
+        self._losses = LossLog()
 
     @property
     def is_open(self) -> bool:
@@ -108,7 +95,7 @@ class DiskSpool:
         if self.trouble is not None:
             kept = "records are kept in memory until it can be; fix the disk"
             return f"the spool cannot be written ({self.trouble.fault}); {kept}"
-        if anyio.current_time() < self._dropped_at_s + _LOG_LOSSES_S:
+        if self._losses.is_losing:
             return "the spool drops its oldest records because it is full or they are too old"
         return None
 
@@ -128,34 +115,40 @@ class DiskSpool:
             self._touched[memory.path] = memory
             self._forget_oldest_memories()
         if record is not None and (name := Queue.of(record)) in self._settings.queues:
-            queue = self._queues[name]
-            queue.position += 1
-            queue.front.append((queue.position, record))
-            self._memory_bytes += record.size_bytes
-            self._counters.add(Count.QUEUED, reason=queue.sink)
-            self._drop_oldest_records()
-            queue.wake()
+            self._put(self._queues[name], record)
         self._pend()
         if self._pending >= self._settings.gathering.enough_records:
             self._due.set()
 
+    def _put(self, queue: DiskQueue, record: Record) -> None:
+        self._counters.add(Count.QUEUED, reason=queue.sink)
+        if record.size_bytes + len(record.id) > RECORD_BYTES_MAX:
+            self._counters.add(Count.DROPPED, reason=f"{queue.sink}:too_large")
+            detail = f"larger than {RECORD_BYTES_MAX} bytes; the next one of its VM is queued as before"
+            log.error("record dropped", sink=queue.sink, id=record.id[:1000], detail=detail)
+            return
+        queue.position += 1
+        queue.front.append((queue.position, record))
+        self._memory_bytes += record.size_bytes
+        self._drop_oldest_records()
+        queue.wake()
+
     # --- for the queues ---
 
-    def read(self, name: Queue, *, after: int, records_max: int, size_bytes_max: int) -> Call[Rows] | None:
-        """Begin to read rows; `None`: no file is open."""
+    def read(self, name: Queue, *, after: int, size_bytes_max: int) -> Call[Rows] | None:
+        """Begin to read the blocks after a position; `None`: no file is open."""
         store = self._store
         if store is None:
             return None
-        read = partial(store.read, name, after=after, records_max=records_max, size_bytes_max=size_bytes_max)
-        return self._thread.submit(read)
+        return self._thread.submit(partial(store.read, name, after=after, size_bytes_max=size_bytes_max))
 
     async def rows_of(self, job: Call[Rows]) -> Rows:
-        """Return the rows that `read` began to read; none if they cannot be read."""
+        """Return the records that `read` began to read; none if they cannot be read."""
         store = self._store
         try:
             return await job.wait()
         except SpoolError as error:
-            # Whatever the error is: the rows behind must not be stuck for ever.
+            # Whatever the error is: the records behind must not be stuck for ever.
             async with self._file_in_use:
                 if self._store is store:
                     await self._set_aside(error)
@@ -266,11 +259,13 @@ class DiskSpool:
 
     def _gather(self) -> Change:
         self._gathering = gathering.begun(self._gathering)
+        now_ms = self._wall_ms()
         for queue in self._queues.values():
             queue.committing = tuple(queue.front)
             queue.front.clear()
+            queue.forget_expired(now_ms - self._settings.bounds.age_ms)
         change = Change(
-            now_ms=self._wall_ms(),
+            now_ms=now_ms,
             records=[each for queue in self._queues.values() for each in queue.committing],
             memories=tuple(self._touched.values()),
             settled={name: queue.settled for name, queue in self._queues.items() if queue.settled},
@@ -294,10 +289,10 @@ class DiskSpool:
 
     def _committed(self, change: Change, totals: Totals) -> None:
         self._counters.add(Count.SPOOL_COMMITS)
+        losers = {table for table, _ in totals.dropped}
         for queue in self._queues.values():
-            queue.rows += len(queue.committing)
             self._memory_bytes -= _size_bytes(queue.committing)
-            queue.committing = ()
+            queue.committed(keep=queue.name not in losers)
         self._memory_bytes -= sum(each.record.size_bytes for each in change.refused)
         for memory in change.memories:
             self.memories[memory.path] = memory
@@ -329,18 +324,7 @@ class DiskSpool:
                 self._counters.add(Count.DROPPED, count, reason=f"{queue.sink}:{loss}")
             else:
                 self._counters.add(Count.DEAD_LETTERS_DROPPED, count)
-            self._losses[table, loss] += count
-        now_s = anyio.current_time()
-        if totals.dropped:
-            self._dropped_at_s = now_s
-        if totals.dropped and now_s >= self._losses_logged_at_s + _LOG_LOSSES_S:
-            for (table, loss), count in self._losses.items():
-                detail = "restore Kafka, or raise spool.size or spool.age"
-                log.error(
-                    "oldest records dropped", table=table, reason=loss.value, records=count, detail=detail
-                )
-            self._losses.clear()
-            self._losses_logged_at_s = now_s
+        self._losses.add(totals.dropped)
         self.totals = totals
 
     def _drop_oldest_records(self) -> None:
@@ -390,10 +374,12 @@ class DiskSpool:
         await self.close()
         lost = 0
         for queue in self._queues.values():
-            lost += queue.rows
-            if queue.rows:
-                self._counters.add(Count.DROPPED, queue.rows, reason=f"{queue.sink}:damaged")
-            queue.rows = 0
+            of_queue, saved_bytes = queue.rescue()
+            self._memory_bytes += saved_bytes
+            lost += of_queue
+            if of_queue:
+                self._counters.add(Count.DROPPED, of_queue, reason=f"{queue.sink}:damaged")
+        self._drop_oldest_records()
         self._touched = dict(self.memories) | self._touched
         try:
             aside = await self._thread.run(partial(set_aside, self._path, self._wall_ms()))

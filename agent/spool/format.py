@@ -1,9 +1,10 @@
-"""The format of records and of VMs' memories in the spool's file. Pure.
+"""The format of dead letters and of VMs' memories in the spool's file. Pure.
 
-Columns of a record: `kind`, `id`, `key`, `timestamp_ms`, `headers` (as contract/headers.py encodes them),
-`value`. A memory is JSON of core/memory.py.
+Queued records are in blocks (block.py). Columns of a dead letter: `kind`, `id`, `key`, `timestamp_ms`,
+`headers` (as contract/headers.py encodes them), `value`. A memory is JSON of core/memory.py.
 """
 
+from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -15,8 +16,8 @@ from agent.core.reading import Record, RecordKind
 APPLICATION_ID = 0x4261726F
 """The four bytes "Baro" at offset 68: tells our files from other databases (sqlite.org/fileformat.html)."""
 
-FORMAT = 2
-"""`PRAGMA user_version`. A greater number is of a newer agent: the file is set aside unchanged."""
+FORMAT = 3
+"""`PRAGMA user_version`. A file of another format is set aside unchanged."""
 
 RecordRow: TypeAlias = tuple[str, str, str, int, bytes, bytes]
 """kind, id, key, timestamp_ms, headers, value."""
@@ -29,6 +30,18 @@ _kinds = {kind.value: kind for kind in RecordKind}
 
 class Undecodable(Exception):
     """A row is damaged, or was not written by this version. The message says what is wrong."""
+
+
+def checked(rows: Iterable[tuple[int, int]]) -> Sequence[tuple[int, int]]:
+    """Return pairs of integers that SQLite has read. The tables are strict, but a damaged page need not be.
+
+    Raises:
+        Undecodable: one is no integer.
+    """
+    found = tuple(rows)
+    if not all(type(one) is int and type(other) is int for one, other in found):
+        raise Undecodable("a number is missing or has a wrong type")
+    return found
 
 
 def encode_record(record: Record) -> RecordRow:
@@ -58,11 +71,20 @@ def decode_checked_record(row: RecordRow) -> Record:
         Undecodable: a column or the headers are damaged, or the kind is unknown.
     """
     record = decode_record(row)
+    check_headers(record)
+    return record
+
+
+def check_headers(record: Record) -> None:
+    """Check the headers.
+
+    Raises:
+        Undecodable: they are damaged.
+    """
     try:
         decode_headers(record.headers)
     except ValueError as error:
         raise Undecodable(f"record {record.id!r}: damaged headers: {error}") from error
-    return record
 
 
 def encode_memory(memory: Memory) -> bytes:

@@ -1,12 +1,17 @@
 """The contents of a spool, for people. Reads a file in use by an agent, or a copy, and changes neither."""
 
 import sqlite3
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.spool.store import DEAD_LETTERS, Queue
+from agent.core.memory import Memory
+from agent.core.reading import Record
+from agent.spool.block import decode_block
+from agent.spool.format import Undecodable, checked, decode_memory
+from agent.spool.queue_table import blocks_after
+from agent.spool.queues import DEAD_LETTERS, Queue
 from agent.spool.tables import connect_read_only, logs_of, pragma, translated
 
 
@@ -72,8 +77,38 @@ def snapshot(path: Path) -> Generator[sqlite3.Connection]:
         connection.close()
 
 
+def records_of(connection: sqlite3.Connection, queue: Queue) -> Iterator[tuple[int, Record | Undecodable]]:
+    """Yield the records of a queue with their positions; for a damaged block, its first position and why."""
+    settled = settled_in(connection, queue)
+    for row in blocks_after(connection, queue, settled):
+        try:
+            for position, record in decode_block(row):
+                if position > settled:
+                    yield position, record
+        except Undecodable as error:
+            yield row[0], error
+
+
+def settled_in(connection: sqlite3.Connection, queue: Queue) -> int:
+    """Return the position up to which the records of a queue are settled."""
+    rows = checked(connection.execute("SELECT settled, 0 FROM totals WHERE name = ?", (queue,)))
+    return rows[0][0] if rows else 0
+
+
+def read_memories(connection: sqlite3.Connection) -> tuple[dict[str, Memory], list[str]]:
+    """Return VMs' memories by path, least recently written first, and the problems of unreadable ones."""
+    found: dict[str, Memory] = {}
+    problems: list[str] = []
+    rows: Iterator[tuple[str, bytes]] = connection.execute("SELECT path, memory FROM vms ORDER BY touched_ms")
+    for path, content in rows:
+        try:
+            found[path] = decode_memory(content)
+        except Undecodable as error:
+            problems.append(f"{path}: {error}")
+    return found, problems
+
+
 def _oldest_ms(connection: sqlite3.Connection, queue: Queue) -> int | None:
-    row: tuple[int] | None = connection.execute(
-        f"SELECT timestamp_ms FROM {queue} ORDER BY position LIMIT 1"
-    ).fetchone()
-    return None if row is None else row[0]
+    for _, record in records_of(connection, queue):
+        return None if isinstance(record, Undecodable) else record.timestamp_ms
+    return None

@@ -18,8 +18,8 @@ import anyio
 
 from agent.core.memory import Memory
 from agent.core.reading import Record, RecordKind
+from agent.spool.queues import DROPPED_FIRST, Queue
 from agent.spool.record_queue import DeadLetter
-from agent.spool.store import DROPPED_FIRST, Queue
 from agent.telemetry import Count, Counters
 
 

@@ -1,4 +1,4 @@
-"""The tables of the spool, how they are created and migrated, and the translation of SQLite's errors."""
+"""The tables of the spool, how they are created, and the translation of SQLite's errors."""
 
 import os
 import sqlite3
@@ -7,30 +7,25 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from agent.errors import SpoolError, SpoolFault
-from agent.spool.format import APPLICATION_ID, FORMAT
+from agent.spool.format import APPLICATION_ID, FORMAT, Undecodable
 from agent.spool.state_directory import create_private_file, make_file_private
 
-_RECORD = """position INTEGER PRIMARY KEY, kind TEXT NOT NULL, id TEXT NOT NULL, key TEXT NOT NULL,
-  timestamp_ms INTEGER NOT NULL, headers BLOB NOT NULL, value BLOB NOT NULL"""
+_BLOCKS = """first INTEGER PRIMARY KEY, last INTEGER NOT NULL, newest_ms INTEGER NOT NULL,
+  content BLOB NOT NULL"""
 
 _TABLES = f"""
-CREATE TABLE samples ({_RECORD}) STRICT;
-CREATE TABLE states ({_RECORD}) STRICT;
-CREATE TABLE memory ({_RECORD}) STRICT;
-CREATE TABLE logs ({_RECORD}) STRICT;
-CREATE TABLE dead_letters ({_RECORD.replace("PRIMARY KEY", "PRIMARY KEY AUTOINCREMENT")},
+CREATE TABLE samples ({_BLOCKS}) STRICT;
+CREATE TABLE states ({_BLOCKS}) STRICT;
+CREATE TABLE memory ({_BLOCKS}) STRICT;
+CREATE TABLE logs ({_BLOCKS}) STRICT;
+CREATE TABLE dead_letters (position INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, id TEXT NOT NULL,
+  key TEXT NOT NULL, timestamp_ms INTEGER NOT NULL, headers BLOB NOT NULL, value BLOB NOT NULL,
   reason TEXT NOT NULL, detail TEXT NOT NULL, refused_at_ms INTEGER NOT NULL) STRICT;
 CREATE TABLE vms (path TEXT PRIMARY KEY, touched_ms INTEGER NOT NULL, memory BLOB NOT NULL) STRICT;
-CREATE INDEX vms_touched ON vms (touched_ms);
-CREATE TABLE totals (name TEXT PRIMARY KEY, total INTEGER NOT NULL) STRICT;
-INSERT INTO totals VALUES ('samples', 0), ('states', 0), ('memory', 0), ('logs', 0), ('dead_letters', 0);
+CREATE TABLE totals (name TEXT PRIMARY KEY, total INTEGER NOT NULL, settled INTEGER NOT NULL) STRICT;
+INSERT INTO totals VALUES ('samples', 0, 0), ('states', 0, 0), ('memory', 0, 0), ('logs', 0, 0),
+  ('dead_letters', 0, 0);
 """
-
-_MIGRATIONS: dict[int, str] = {
-    1: f"CREATE TABLE memory ({_RECORD}) STRICT; CREATE TABLE logs ({_RECORD}) STRICT;"
-    "INSERT INTO totals VALUES ('memory', 0), ('logs', 0);",
-}
-"""The statements that turn format N into N + 1. One entry for each released format but the newest."""
 
 _BUSY_TIMEOUT_S = 1.0
 _WAL_KEPT_BYTES = 16 * 1024 * 1024
@@ -44,9 +39,11 @@ _FAULTS = {
 
 @contextmanager
 def translated(path: Path) -> Generator[None]:
-    """Raise errors of SQLite and of the file system as `SpoolError`."""
+    """Raise errors of SQLite and of the file system, and what damage makes of a row, as `SpoolError`."""
     try:
         yield
+    except Undecodable as error:
+        raise SpoolError(str(path), SpoolFault.DAMAGED, str(error)) from error
     except sqlite3.Error as error:
         code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # the primary code
         name: str = getattr(error, "sqlite_errorname", type(error).__name__)
@@ -57,10 +54,10 @@ def translated(path: Path) -> Generator[None]:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open the spool at `path`; create it if it is missing, and migrate it to the present format.
+    """Open the spool at `path`; create it if it is missing.
 
     Raises:
-        SpoolError: the file cannot be used; one of another program or of a newer agent is unchanged.
+        SpoolError: the file cannot be used; one of another program or of another format is unchanged.
     """
     with translated(path):
         for each in (path, *logs_of(path)):
@@ -105,11 +102,9 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
         except BaseException:
             connection.close()
             raise
-        if found != FORMAT:
+        if not found:
             connection.close()
-            raise SpoolError(
-                str(path), SpoolFault.UNUSABLE, f"format {found} is older; start the agent once to migrate it"
-            )
+            raise SpoolError(str(path), SpoolFault.UNUSABLE, "an empty database, not a spool")
         return connection
 
 
@@ -134,16 +129,18 @@ def check_ours(connection: sqlite3.Connection, path: Path) -> int:
     """Return the file's format; 0 if the file is empty.
 
     Raises:
-        SpoolError: the file is of another program, or of a newer agent.
+        SpoolError: the file is of another program, or of another format.
     """
     application, found = pragma(connection, "application_id"), pragma(connection, "user_version")
     tables: tuple[int] = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     if application != APPLICATION_ID and (application or found or tables[0]):
         raise SpoolError(str(path), SpoolFault.FOREIGN, "a database of another program")
     if found > FORMAT:
-        raise SpoolError(
-            str(path), SpoolFault.NEWER, f"format {found} is newer; this version reads up to format {FORMAT}"
-        )
+        detail = f"format {found} is newer; this version reads format {FORMAT}"
+        raise SpoolError(str(path), SpoolFault.NEWER, detail)
+    if 0 < found < FORMAT:
+        detail = f"format {found} is older; this version reads format {FORMAT}"
+        raise SpoolError(str(path), SpoolFault.OLDER, detail)
     return found
 
 
@@ -162,10 +159,8 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         "cell_size_check = ON",
     ):
         connection.execute(f"PRAGMA {statement}")
-    steps = [_MIGRATIONS[number] for number in range(found, FORMAT)] if found else [_TABLES]
-    if found != FORMAT:
-        script = "".join(steps)
+    if not found:
         connection.executescript(
-            f"BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID}; {script}"
+            f"BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID}; {_TABLES}"
             f"PRAGMA user_version = {FORMAT}; COMMIT"
         )

@@ -14,9 +14,17 @@ from agent.contract.redelivered import is_redelivered
 from agent.core.reading import Record, RecordKind
 from agent.core.wording import counted
 from agent.errors import SpoolError
-from agent.spool.format import FORMAT, RecordRow, Undecodable, decode_checked_record, decode_memory
-from agent.spool.inspect import snapshot
-from agent.spool.store import DEAD_LETTERS, Queue
+from agent.spool.format import (
+    FORMAT,
+    RecordRow,
+    Undecodable,
+    check_headers,
+    checked,
+    decode_checked_record,
+    decode_memory,
+)
+from agent.spool.inspect import records_of, settled_in, snapshot
+from agent.spool.queues import DEAD_LETTERS, Queue
 from agent.spool.tables import translated
 
 _NAMED_MAX = 100
@@ -61,9 +69,10 @@ def _records(connection: sqlite3.Connection, seen: list[str], problems: list[str
     remembered = dict(_watermarks(connection))
     for table in (*Queue, DEAD_LETTERS):
         order = _Order(remembered)
-        broken: list[str] = []
+        broken = list(_blocks(connection, table)) if isinstance(table, Queue) else []
         rows = 0
-        for position, record in _read(connection, table):
+        reading = records_of(connection, table) if isinstance(table, Queue) else _letters(connection)
+        for position, record in reading:
             rows += 1
             broken += [f"{table} {position}: {problem}" for problem in _wrong(record, table, order)]
         if totals.get(table) != rows:
@@ -99,9 +108,21 @@ def _watermarks(connection: sqlite3.Connection) -> Iterator[tuple[str, int]]:
             yield history.epoch, history.sequence
 
 
-def _read(connection: sqlite3.Connection, table: str) -> Iterator[tuple[int, Record | Undecodable]]:
+def _blocks(connection: sqlite3.Connection, queue: Queue) -> Iterator[str]:
+    """Yield what is wrong with the positions of the blocks."""
+    settled = settled_in(connection, queue)
+    before = 0
+    for first, last in checked(connection.execute(f"SELECT first, last FROM {queue} ORDER BY first")):
+        if last <= settled:
+            yield f"{queue} {first}: the block is settled, but was not deleted"
+        elif first <= before:
+            yield f"{queue} {first}: the block begins before the last record of another one, {before}"
+        before = last
+
+
+def _letters(connection: sqlite3.Connection) -> Iterator[tuple[int, Record | Undecodable]]:
     rows: Iterator[tuple[int, *RecordRow]] = connection.execute(
-        f"SELECT position, kind, id, key, timestamp_ms, headers, value FROM {table} ORDER BY position"
+        f"SELECT position, kind, id, key, timestamp_ms, headers, value FROM {DEAD_LETTERS} ORDER BY position"
     )
     for position, *columns in rows:
         try:
@@ -117,9 +138,12 @@ def _wrong(record: Record | Undecodable, table: str, order: "_Order") -> Iterato
     if table != DEAD_LETTERS and Queue.of(record) != table:
         yield f"kind {record.kind} belongs to another queue"
     try:
+        check_headers(record)
         value: Any = json.loads(record.value)
         if table == Queue.SAMPLES and record.kind is RecordKind.SAMPLE and not is_redelivered(record):
             yield from order.follow(value.get("data", value), record)
+    except Undecodable as error:
+        yield str(error)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         yield f"record {record.id!r}: value is not a valid document: {error}"
 

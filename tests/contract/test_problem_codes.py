@@ -9,7 +9,7 @@ from agent.core.explanations import EXPLANATIONS, RUN_STATES
 from agent.core.health import Health
 from agent.core.pressure import PressureLevel
 from agent.core.reading import State
-from agent.spool.store import Queue
+from agent.spool.queues import Queue
 from tests.unit.test_cli_status import parsed, vm
 
 ROOT = Path(__file__).parents[2]

@@ -19,7 +19,6 @@ from typer.testing import CliRunner
 from agent import __version__
 from agent.cli import SCHEMAS, cli
 from agent.spool.directory_lock import kept_out
-from agent.spool.store import Bounds, open_store
 from tests.golden import documents, state_directory
 from tests.golden.texts import Texts
 
@@ -194,12 +193,11 @@ def spool(folder: Path) -> dict[str, str]:
     recorded = Recorded(folder)
     left = folder / "left"
     released(left)
-    open_store(left / state_directory.SPOOL, Bounds()).close()  # migrates it
     shutil.copytree(left, folder / "damaged")
     with closing(sqlite3.connect(folder / "damaged" / state_directory.SPOOL)) as connection, connection:
         connection.execute("UPDATE totals SET total = total + 1 WHERE name = 'samples'")
         connection.execute("UPDATE dead_letters SET headers = x'ff' WHERE position = 1")
-        connection.execute("DELETE FROM samples WHERE position = 3")
+        connection.execute("DELETE FROM samples WHERE first = (SELECT max(first) FROM samples)")
     for words in ("status", "status --json", "verify", "dead-letters list", "dead-letters list --json"):
         recorded.run(f"spool {words} --state-directory {{folder}}/left")
     recorded.run("spool status --json --file {folder}/left/spool.sqlite")

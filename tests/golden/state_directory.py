@@ -17,8 +17,8 @@ from agent.contract.encode import Mode
 from agent.spool.dead_letters import dead_letters
 from agent.spool.disk import DiskSpool, Settings, open_spool
 from agent.spool.ledger import Ledger, open_ledger
+from agent.spool.queues import Queue
 from agent.spool.record_queue import DeadLetter
-from agent.spool.store import Queue
 from agent.telemetry import Counters
 from tests.golden import documents, scenarios
 from tests.golden.documents import CHANGES, FAR_MS, RESTORED, SET_TWICE, record_document
@@ -66,7 +66,7 @@ async def leave(directory: Path) -> None:
                         spool.append(record, memory)
                 # As for one VM after another: what is touched when must not depend on chance.
                 await spool.flush()
-            spool.append(documents.agent_record(Mode.STRUCTURED), None)
+            spool.append(replace(documents.agent_record(Mode.STRUCTURED), timestamp_ms=FAR_MS), None)
             await spool.flush()
             await _refuse_first(
                 spool, Queue.SAMPLES, "too_large", "larger than the topic's max.message.bytes"

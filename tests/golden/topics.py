@@ -17,7 +17,7 @@ from agent.sinks.kafka_client import KafkaClient, partition_of
 from agent.sinks.kafka_round import Round
 from agent.sinks.library_warnings import LibraryWarnings
 from agent.sinks.lines import LinesSink, Settings
-from agent.spool.store import Queue
+from agent.spool.queues import Queue
 from tests.golden import documents, scenarios
 from tests.golden.texts import Texts
 

@@ -19,7 +19,8 @@ from agent.errors import SinkUnavailable
 from agent.runtime.deliver import Deliverer
 from agent.sinks.record_sink import Receipt
 from agent.spool.disk import FILE_NAME, Settings, open_spool
-from agent.spool.store import Bounds, Queue
+from agent.spool.queues import Queue
+from agent.spool.store import Bounds
 from agent.telemetry import Count, Counters
 
 DAY_MS = 86_400_000

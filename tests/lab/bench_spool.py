@@ -21,7 +21,8 @@ from agent.core.reading import Reading, SocketMark, State, VmId
 from agent.runtime.deliver import Deliverer
 from agent.sinks.kafka import KafkaSink
 from agent.spool.disk import FILE_NAME, Settings, open_spool
-from agent.spool.store import Bounds, Change, Queue, open_store
+from agent.spool.queues import Queue
+from agent.spool.store import Bounds, Change, open_store
 from agent.telemetry import Counters
 from tests.lab.bench_kafka import PARTITIONS, SLICE, Bare, Figures, backlog, measured, settings_for
 from tests.lab.embedded_kafka import embedded_kafka

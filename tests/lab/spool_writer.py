@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import pytest
 
@@ -18,7 +18,9 @@ from agent.core.epochs import History
 from agent.core.memory import Memory
 from agent.core.reading import Record, RecordKind, VmId
 from agent.spool import store as spool_store
-from agent.spool.store import DEAD_LETTERS, Bounds, Change, Queue, Store, open_store
+from agent.spool.inspect import records_of
+from agent.spool.queues import DEAD_LETTERS, Queue
+from agent.spool.store import Bounds, Change, Store, open_store
 from agent.spool.tables import connect_read_only
 from tests.unit.spool.letters import refused, sample, state
 from tests.unit.spool.making import NOW_MS
@@ -90,7 +92,8 @@ def content(path: Path) -> Content:
     """Return what the spool at `path` holds."""
     connection = connect_read_only(path)
     queues = tuple(
-        tuple(connection.execute(f"SELECT position, id FROM {queue} ORDER BY position")) for queue in Queue
+        tuple((at, cast(Record, record).id) for at, record in records_of(connection, queue))
+        for queue in Queue
     )
     letters = tuple(id for (id,) in connection.execute(f"SELECT id FROM {DEAD_LETTERS} ORDER BY position"))
     connection.close()

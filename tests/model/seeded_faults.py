@@ -165,28 +165,31 @@ SIMULATED = (
 
 SPOOL = (
     (
-        'self._delete(queue, "position <= ?", position)',
-        'self._delete(queue, "position <= ?", position + 1)',
+        'self._delete(connection, "first <= ?1 AND last <= ?1", position)',
+        'self._delete(connection, "first <= ?1 AND last <= ?1 + 1", position)',
     ),
-    ("self._remember(change)", "None if change.records else self._remember(change)"),
+    ("        self.settled = position\n", ""),
+    ("after = max(after, self.settled)", "pass"),
+    ("return max(rows[0][0], self.settled)", "return rows[0][0]"),
     (
-        "self._insert(DEAD_LETTERS, [_dead_letter_row(each) for each in change.refused])",
-        "pass",
+        "last - max(first - 1, self.settled) for first, last in gone",
+        "last - first + 1 for first, last in gone",
     ),
-    ("self._rows = rows_before", "pass"),
+    ("if keep and are_next and", "if keep and"),
+    ("if keep and are_next and", "if are_next and"),
+    ("self._remember(change)", "None if change.records else self._remember(change)"),
+    ("self._keep_letters(change.refused)", "pass"),
+    ("self._tables, self._letters = tables, letters", "pass"),
     (
         "queue.front.extendleft(reversed(queue.committing))",
         "queue.front.extendleft(queue.committing)",
     ),
-    ("self.rows -= len(rows)", "pass"),
+    ("self.rows -= len(self._taken)", "pass"),
     ("await self._thread.run(partial(mark_stale, self._path))", "pass"),
     ("async with self._marking_stale:", "if True:"),
     ("if not self._is_current and not self._sent_from_memory:", "if not self._is_current:"),
-    (
-        "            queue.rows += len(queue.committing)\n",
-        "            queue.rows += len(queue.front)\n",
-    ),
-    ("self.settled = self._taken[-1][0]", "self.settled = self._read_to + 1"),
+    ("        self.rows += len(rows)\n", "        self.rows += len(self.front)\n"),
+    ("self.settled = self._taken[-1][0]", "self.settled = self._known_to + 1"),
     ("len(batch) - len(refused) - sum", "len(batch) - sum"),
     (
         "except SinkUnavailable as error:\n",

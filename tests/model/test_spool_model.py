@@ -8,6 +8,7 @@ what a killed process wrote, so a kill is a copy of its files, and a new agent o
 
 import json
 import os
+import random
 import shutil
 import tempfile
 from collections import Counter
@@ -38,8 +39,11 @@ from agent.runtime.deliver import Deliverer
 from agent.sinks.record_sink import Receipt, RefusedRecord
 from agent.spool.dead_letters import requeue
 from agent.spool.disk import FILE_NAME, DiskSpool, Settings
+from agent.spool.files import is_current
 from agent.spool.format import decode_memory
-from agent.spool.store import DEAD_LETTERS, Bounds, Change, Loss, Queue, Store, Totals, is_current
+from agent.spool.inspect import records_of
+from agent.spool.queues import DEAD_LETTERS, Queue
+from agent.spool.store import Bounds, Change, Loss, Store, Totals
 from agent.spool.tables import connect_read_only
 from agent.telemetry import Count, Counters
 from agent.threads import Call, WorkerThread
@@ -230,13 +234,12 @@ def on_disk(path: Path) -> OnDisk:
     with closing(connect_read_only(path)) as connection:
         rows: dict[str, Sequence[int]] = {}
         positions: dict[int, int] = {}
-        for table in (*Queue, DEAD_LETTERS):
-            found: list[tuple[int, str]] = connection.execute(
-                f"SELECT position, id FROM {table} ORDER BY position"
-            ).fetchall()
-            rows[table] = [int(id.removeprefix("id-")) for _, id in found]
-            if table != DEAD_LETTERS:
-                positions |= dict(zip(rows[table], (position for position, _ in found), strict=True))
+        for queue in Queue:
+            found = [(at, cast(Record, record)) for at, record in records_of(connection, queue)]
+            rows[queue] = [number_of(record) for _, record in found]
+            positions |= dict(zip(rows[queue], (position for position, _ in found), strict=True))
+        letters = connection.execute(f"SELECT id FROM {DEAD_LETTERS} ORDER BY position")
+        rows[DEAD_LETTERS] = [int(id.removeprefix("id-")) for (id,) in letters]
         memories = [decode_memory(each) for (each,) in connection.execute("SELECT memory FROM vms")]
     return OnDisk(rows, positions, {each.path: each for each in memories})
 
@@ -317,7 +320,8 @@ class SpoolModel(RuleBasedStateMachine):
             history = msgspec.structs.replace(history, sequence=history.sequence + 1)
         else:
             said += 1
-        document = {"epoch": history.epoch, "sequence": history.sequence, "x": "x" * size_bytes}
+        filling = random.Random(number).randbytes(size_bytes // 2).hex()  # half of it after compression
+        document = {"epoch": history.epoch, "sequence": history.sequence, "x": filling}
         value = json.dumps(document).encode()
         record = Record(kind, f"id-{number}", vm, NOW_MS, encode_headers([("ce_id", b"1")]), value)
         memory = Memory(f"/run/{vm}", None, VmId(vm), history, None, sequence=said)
@@ -611,7 +615,7 @@ def test_nothing_is_sent_from_memory_before_the_file_is_marked_stale_for_the_oth
     with history() as model:
         model.a_commit_begins()
         for kind in (RecordKind.SAMPLE, RecordKind.VM_STATE):
-            model.a_record_comes("a", kind, 5_000)
+            model.a_record_comes("a", kind, 20_000)
         model.the_disk_does_a_job()
         model.the_disk_is_full()
         model.a_commit_begins()

@@ -198,14 +198,26 @@ FILLED: Mapping[str, Sequence[str]] = {
     ],
     "records on disk": [
         "unit/spool/test_store.py::test_when_the_file_is_full_memory_records_are_dropped_first_then_samples_dead_letters_logs_states",
-        "unit/spool/test_store.py::test_records_older_than_the_bound_are_dropped_dead_letters_are_not",
+        "unit/spool/test_store.py::test_a_block_is_dropped_once_its_newest_record_is_older_than_the_bound_dead_letters_are_not",
+    ],
+    "one record on disk": [
+        "unit/spool/test_disk.py::test_a_record_too_large_for_a_block_is_dropped_and_counted"
+    ],
+    "a block of records": [
+        "unit/spool/test_block.py::test_a_block_takes_consecutive_positions_only_and_is_bounded_in_records_bytes_and_time"
+    ],
+    "a block read from the file": [
+        "unit/spool/test_block.py::test_a_block_from_a_hostile_file_expands_to_a_bounded_size"
+    ],
+    "committed records in memory of one queue": [
+        "unit/spool/test_disk.py::test_what_is_committed_is_sent_from_memory_as_far_as_it_fits"
     ],
     "batches to a topic: at rest; of a backlog": [
         "unit/core/test_delivery.py::test_batches_keep_a_distance_and_the_first_record_after_a_pause_does_not_wait",
         "unit/core/test_delivery.py::test_a_backlog_is_sent_at_its_rate",
     ],
     "a batch to Kafka, and the memory of it": [
-        "unit/spool/test_store.py::test_a_batch_is_bounded_and_never_empty",
+        "unit/spool/test_store.py::test_blocks_are_read_as_far_as_they_fit_and_one_at_least",
         "unit/spool/test_memory.py::test_a_batch_is_bounded_in_bytes_and_never_empty",
     ],
     "a library's warnings": ["unit/sinks/test_library_warnings.py::test_the_newest_warning_is_returned_once"],
@@ -217,7 +229,7 @@ FILLED: Mapping[str, Sequence[str]] = {
     ],
     "log records of one request over OTLP": [
         "integration/test_sinks_otlp_logs.py::test_a_batch_arrives_in_order_at_the_path_of_logs",
-        "unit/spool/test_store.py::test_a_batch_is_bounded_and_never_empty",
+        "unit/spool/test_store.py::test_blocks_are_read_as_far_as_they_fit_and_one_at_least",
     ],
     "exports of log records that hang": [
         "integration/test_sinks_otlp_logs.py::test_an_export_that_hangs_holds_one_thread_and_no_stop"

@@ -36,7 +36,7 @@ def test_status_shows_queued_records_and_sizes(spool: Path) -> None:
 
     assert (done.exit_code, done.stderr) == (0, "")
     said = dict(line.split("  ", 1) for line in done.stdout.splitlines())
-    assert said["file"].strip() == f"{spool}, format 2, read with SQLite {sqlite3.sqlite_version}"
+    assert said["file"].strip() == f"{spool}, format 3, read with SQLite {sqlite3.sqlite_version}"
     assert said["agent"].strip() == "not running"
     assert said["samples"].strip().startswith("2 records queued, oldest ")
     assert said["states"].strip() == "0 records queued"
@@ -53,7 +53,7 @@ def test_status_as_json(spool: Path) -> None:
     assert (found["waiting"]["samples"]["records"], found["waiting"]["samples"]["oldest_ms"]) == (2, NOW_MS)
     assert found["waiting"]["states"] == {"records": 0, "oldest_ms": None, "oldest_age_ms": None}
     assert found["dead_letters"] == {"records": 2, "by_reason": {"invalid": 1, "too_large": 1}}
-    assert (found["format"], found["agent_has_it"], found["bound_bytes"]) == (2, False, 1 << 30)
+    assert (found["format"], found["agent_has_it"], found["bound_bytes"]) == (3, False, 1 << 30)
     assert found["file_bytes"] == spool.stat().st_size
 
 
@@ -214,7 +214,7 @@ def newer(path: Path) -> None:
         (missing, "no spool at this path; use --state-directory or --file"),
         (damaged, "file is not a database (SQLITE_NOTADB)"),
         (foreign, "a database of another program"),
-        (newer, "format 99 is newer; this version reads up to format 2"),
+        (newer, "format 99 is newer; this version reads format 3"),
     ],
 )
 def test_an_unusable_spool_is_reported_and_left_unchanged(

@@ -57,8 +57,8 @@ AGENT_CHECKS: Mapping[Code, Check] = {
         Category.STATE,
         "the spool is intact",
         (
-            "the file of the spool is damaged, of another program or of a newer agent, or its rows "
-            "contradict each other"
+            "the file of the spool is damaged, of another program or of another version of the agent, or its "
+            "rows contradict each other"
         ),
         "see [Spool problems](operations.md#spool-problems)",
     ),

@@ -13,7 +13,7 @@ from agent.discovery.globs import MonitorGlob
 from agent.errors import ConfigError
 from agent.qmp.link import Settings as QmpSettings
 from agent.sinks import kafka_settings, otlp_settings
-from agent.spool.store import Queue
+from agent.spool.queues import Queue
 
 TLS = Path(__file__).parents[2] / "data/tls"
 BARE = {"BAROGRAPH_HOST__ID": "host-1", "BAROGRAPH_HOST__NAME": "one"}

@@ -1,5 +1,7 @@
 """Records and memories for the spool's tests."""
 
+import random
+
 from agent.contract.headers import encode_headers
 from agent.core.epochs import History
 from agent.core.memory import Memory
@@ -11,7 +13,15 @@ NOW_MS = 1_795_400_000_000
 def record(
     n: int, kind: RecordKind = RecordKind.SAMPLE, *, size_bytes: int = 100, at_ms: int = NOW_MS
 ) -> Record:
-    return Record(kind, f"id-{n}", "vm-1", at_ms, encode_headers([("ce_id", b"\xff\x00")]), b"x" * size_bytes)
+    # Random bytes, which no compression makes smaller.
+    return Record(
+        kind,
+        f"id-{n}",
+        "vm-1",
+        at_ms,
+        encode_headers([("ce_id", b"\xff\x00")]),
+        random.Random(n).randbytes(size_bytes),
+    )
 
 
 def memory(path: str = "/run/vm/a.qmp", *, sequence: int = 1) -> Memory:

@@ -14,7 +14,8 @@ from agent.errors import SpoolError, StateFileError
 from agent.spool.dead_letters import NotDone, dead_letters, drop, requeue
 from agent.spool.inspect import contents
 from agent.spool.ledger import open_ledger
-from agent.spool.store import Bounds, Change, Queue, open_store
+from agent.spool.queues import Queue
+from agent.spool.store import Bounds, Change, open_store
 from agent.spool.verify import verify
 from tests.unit.spool.letters import fill, refused, sample, state, waiting
 from tests.unit.spool.making import NOW_MS
@@ -119,10 +120,7 @@ def test_a_record_that_is_refused_again_has_another_number(path: Path) -> None:
     requeue(path, None, **AGE)
 
     store = open_store(path, Bounds())
-    again = [
-        refused(record)
-        for _, record in store.read(Queue.SAMPLES, after=0, records_max=9, size_bytes_max=9999)
-    ]
+    again = [refused(record) for _, record in store.read(Queue.SAMPLES, after=0, size_bytes_max=9999)]
     store.commit(Change(now_ms=NOW_MS, settled={Queue.SAMPLES: 2}, refused=again))
     store.close()
 

@@ -2,9 +2,10 @@
 
 import os
 import shutil
+import sqlite3
 import threading
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +15,13 @@ from anyio.lowlevel import checkpoint
 
 from agent.core.gathering import GatherSettings
 from agent.core.reading import Record, RecordKind
+from agent.spool.block import RECORD_BYTES_MAX
 from agent.spool.dead_letters import dead_letters
 from agent.spool.disk import FILE_NAME, DiskSpool, Settings, open_spool
-from agent.spool.disk_queue import DiskQueue
+from agent.spool.disk_queue import READY_BYTES, DiskQueue
+from agent.spool.queues import Queue
 from agent.spool.record_queue import DeadLetter
-from agent.spool.store import Bounds, Queue, open_store
+from agent.spool.store import Bounds, open_store
 from agent.telemetry import Count, Counters
 from agent.threads import WorkerThread
 from tests.unit.spool.making import NOW_MS, memory, record
@@ -333,6 +336,87 @@ async def test_a_start_that_is_canceled_leaves_no_file_open(tmp_path: Path) -> N
         while open_files(tmp_path):  # the thread closes it
             await checkpoint()
     spool._thread.end()  # pyright: ignore[reportPrivateUsage]
+
+
+async def test_a_record_too_large_for_a_block_is_dropped_and_counted(tmp_path: Path) -> None:
+    counters = Counters()
+    async with running(tmp_path, counters) as spool:
+        spool.append(record(1, size_bytes=RECORD_BYTES_MAX + 1), memory())
+        spool.append(record(2), None)
+
+        assert await take(spool.queue(Queue.SAMPLES)) == ["id-2"]
+        assert counters.total(Count.DROPPED, "kafka.samples:too_large") == 1
+
+
+async def test_what_is_committed_is_sent_from_memory_as_far_as_it_fits(tmp_path: Path) -> None:
+    fit = READY_BYTES // record(0, size_bytes=10_000).size_bytes
+    async with running(tmp_path, gathering=NEVER) as spool:
+        queue = spool.queue(Queue.SAMPLES)
+        for first in (0, fit // 2):
+            for n in range(first, first + fit // 2):
+                spool.append(record(n, size_bytes=10_000), None)
+            await spool.flush()
+        for n in range(2 * (fit // 2), fit + 100):
+            spool.append(record(n, size_bytes=10_000), None)
+        await spool.flush()  # these do not fit
+        with closing(sqlite3.connect(tmp_path / FILE_NAME)) as other:
+            _damage_blocks(other, "last <= ?", 2 * (fit // 2))
+            sent: list[str] = []
+            for _ in range(4):
+                sent += await take(queue, fit // 8)
+                await queue.settle(())
+            assert sent == [f"id-{n}" for n in range(4 * (fit // 8))]  # nobody read the disk
+
+
+@pytest.mark.parametrize("kept", [0, 3])
+async def test_of_a_damaged_file_what_is_in_memory_is_saved_and_the_rest_is_counted(
+    tmp_path: Path, kept: int
+) -> None:
+    counters = Counters()
+    async with running(tmp_path) as spool:
+        for n in range(10):
+            spool.append(record(n, RecordKind.VM_STATE), None)
+    async with running(tmp_path, counters) as spool:
+        for each in samples(*range(kept)):
+            spool.append(each, None)
+        await spool.flush()
+        with closing(sqlite3.connect(tmp_path / FILE_NAME)) as other:
+            _damage_blocks(other, "last > ?", 0, "states")
+        assert await spool.queue(Queue.STATES).take(records_max=9, size_bytes_max=1 << 20) == []
+
+        assert counters.total(Count.DROPPED, "kafka.states:damaged") == 10
+        assert counters.total(Count.DROPPED, "kafka.samples:damaged") == 0
+        assert spool.queue(Queue.SAMPLES).held == kept
+        spool.append(record(kept), None)
+        assert await take(spool.queue(Queue.SAMPLES)) == [f"id-{n}" for n in range(kept + 1)]
+
+
+async def test_what_grows_too_old_in_memory_is_dropped_with_its_block(tmp_path: Path) -> None:
+    counters, now_ms = Counters(), [NOW_MS]
+    settings = Settings(directory=tmp_path, gathering=NEVER, bounds=Bounds(age_ms=100_000))
+    async with open_spool(settings, counters, lambda: now_ms[0]) as spool:
+        for each in samples(1, 2, 3):
+            spool.append(each, None)
+        await spool.flush()
+        queue = spool.queue(Queue.SAMPLES)
+        assert await take(queue, 1) == ["id-1"]  # which stays while it is in flight, with its block
+        spool.append(record(4, at_ms=NOW_MS + 50_000), None)
+        spool.append(record(5, at_ms=NOW_MS + 150_000), None)
+        await spool.flush()
+        now_ms[0] += 200_000
+        await spool.flush()
+
+        assert counters.total(Count.DROPPED, "kafka.samples:expired") == 1
+        await queue.settle(())
+        await spool.flush()
+        assert await take(queue) == ["id-2", "id-3", "id-5"]
+        assert counters.total(Count.DROPPED, "kafka.samples:expired") == 1
+
+
+def _damage_blocks(connection: sqlite3.Connection, where: str, argument: int, queue: str = "samples") -> None:
+    with connection:
+        done = connection.execute(f"UPDATE {queue} SET content = zeroblob(9) WHERE {where}", (argument,))
+        assert done.rowcount
 
 
 def open_files(directory: Path) -> list[str]:

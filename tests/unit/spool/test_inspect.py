@@ -10,9 +10,10 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from agent.errors import SpoolError, SpoolFault
-from agent.spool.format import APPLICATION_ID, FORMAT
+from agent.spool.format import FORMAT
 from agent.spool.inspect import Waiting, contents
-from agent.spool.store import Bounds, Change, Queue, open_store
+from agent.spool.queues import Queue
+from agent.spool.store import Bounds, Change, open_store
 from tests.unit.spool.letters import fill, refused, sample, state
 from tests.unit.spool.making import NOW_MS, memory
 
@@ -132,8 +133,15 @@ def newer(path: Path) -> None:
 
 
 def older(path: Path) -> None:
+    newer(path)
     connection = sqlite3.connect(path)
-    connection.executescript(f"PRAGMA application_id = {APPLICATION_ID}; CREATE TABLE samples (x)")
+    connection.execute("PRAGMA user_version = 1")
+    connection.close()
+
+
+def empty(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute("VACUUM")
     connection.close()
 
 
@@ -145,8 +153,9 @@ def not_a_database(path: Path) -> None:
     ("make", "fault", "detail"),
     [
         (foreign, SpoolFault.FOREIGN, "a database of another program"),
-        (newer, SpoolFault.NEWER, f"format 99 is newer; this version reads up to format {FORMAT}"),
-        (older, SpoolFault.UNUSABLE, "format 0 is older; start the agent once to migrate it"),
+        (newer, SpoolFault.NEWER, f"format 99 is newer; this version reads format {FORMAT}"),
+        (older, SpoolFault.OLDER, f"format 1 is older; this version reads format {FORMAT}"),
+        (empty, SpoolFault.UNUSABLE, "an empty database, not a spool"),
         (not_a_database, SpoolFault.DAMAGED, "file is not a database (SQLITE_NOTADB)"),
     ],
 )

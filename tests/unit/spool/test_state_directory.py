@@ -12,6 +12,7 @@ import pytest
 
 from agent.errors import SpoolError, SpoolFault, StateFileError
 from agent.spool.disk import FILE_NAME as SPOOL
+from agent.spool.files import mark_current
 from agent.spool.ledger import open_ledger
 from agent.spool.ledger_format import FILE_NAME, encode_owed
 from agent.spool.state_directory import (
@@ -24,7 +25,7 @@ from agent.spool.state_directory import (
     remove_unfinished,
     replace_file,
 )
-from agent.spool.store import Bounds, mark_current, open_store
+from agent.spool.store import Bounds, open_store
 from tests.unit.spool.making import NOW_MS
 from tests.unit.spool.test_ledger import change
 

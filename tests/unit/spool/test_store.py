@@ -4,28 +4,22 @@ import os
 import signal
 import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from agent.core.reading import Record, RecordKind
 from agent.errors import SpoolError, SpoolFault
+from agent.spool.block import BLOCK_BYTES, BLOCK_RECORDS_MAX
+from agent.spool.files import set_aside
+from agent.spool.inspect import records_of
+from agent.spool.queues import DEAD_LETTERS, Queue
 from agent.spool.record_queue import DeadLetter
-from agent.spool.store import (
-    DEAD_LETTERS,
-    VMS_REMEMBERED,
-    Bounds,
-    Change,
-    Loss,
-    Queue,
-    Store,
-    Totals,
-    open_store,
-    set_aside,
-)
+from agent.spool.store import VMS_REMEMBERED, Bounds, Change, Loss, Store, Totals, open_store
 from tests.unit.spool.making import NOW_MS, memory, record
 
-ALL = {"after": 0, "records_max": 10_000, "size_bytes_max": 1 << 30}
+ALL = {"after": 0, "size_bytes_max": 1 << 30}
 
 
 @pytest.fixture
@@ -83,15 +77,51 @@ def test_records_come_out_of_a_queue_in_the_order_they_went_in(path: Path) -> No
     store.close()
 
 
-def test_a_batch_is_bounded_and_never_empty(path: Path) -> None:
-    store = filled(path, 5)
-    weight = record(1).size_bytes
+def test_blocks_are_read_as_far_as_they_fit_and_one_at_least(path: Path) -> None:
+    store = open_store(path, Bounds())
+    samples = [record(n, size_bytes=BLOCK_BYTES // 2) for n in range(1, 9)]  # two to a block
+    store.commit(Change(now_ms=NOW_MS, records=at(1, samples)))
 
-    assert len(store.read(Queue.SAMPLES, after=1, records_max=2, size_bytes_max=1 << 20)) == 2
-    assert (
-        len(store.read(Queue.SAMPLES, after=0, records_max=9, size_bytes_max=3 * weight + weight // 2)) == 3
-    )
-    assert len(store.read(Queue.SAMPLES, after=0, records_max=9, size_bytes_max=1)) == 1
+    assert ids(store.read(Queue.SAMPLES, after=0, size_bytes_max=1)) == ["id-1", "id-2"]
+    assert ids(store.read(Queue.SAMPLES, after=1, size_bytes_max=1)) == ["id-2"]
+    assert ids(store.read(Queue.SAMPLES, after=2, size_bytes_max=3 * BLOCK_BYTES)) == [
+        f"id-{n}" for n in range(3, 7)
+    ]
+    assert ids(store.read(Queue.SAMPLES, after=7, size_bytes_max=1)) == ["id-8"]
+    assert store.read(Queue.SAMPLES, after=8, size_bytes_max=1) == []
+    store.close()
+
+
+def test_small_commits_share_a_block(path: Path) -> None:
+    store = open_store(path, Bounds())
+    for n in range(1, 301):
+        store.commit(Change(now_ms=NOW_MS, records=at(n, [record(n)]), settled={Queue.SAMPLES: n // 100}))
+    full = blocks(path)[0][1]
+    assert blocks(path) == [(1, full), (full + 1, 300)]
+    assert BLOCK_RECORDS_MAX // 2 <= full <= BLOCK_RECORDS_MAX
+
+    with pytest.raises(SpoolError):  # two blocks that begin at the same position
+        store.commit(Change(now_ms=NOW_MS, records=[(900, record(1)), (900, record(2))]))
+    store.commit(Change(now_ms=NOW_MS, records=at(301, [record(301)])))
+    assert blocks(path)[2:] == [(301, 301)]  # not to one that was rolled back
+    assert ids(store.read(Queue.SAMPLES, **ALL)) == [f"id-{n}" for n in range(4, 302)]
+    store.close()
+
+
+def blocks(path: Path) -> list[tuple[int, int]]:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute("SELECT first, last FROM samples ORDER BY first").fetchall()
+
+
+def test_positions_go_on_though_the_queue_is_empty(path: Path) -> None:
+    filled(path, 3).close()
+    store = open_store(path, Bounds())
+    store.commit(Change(now_ms=NOW_MS, settled={Queue.SAMPLES: 3}))
+    store.close()
+
+    store = open_store(path, Bounds())
+
+    assert store.last_position(Queue.SAMPLES) == 3
     store.close()
 
 
@@ -134,7 +164,7 @@ def test_when_the_file_is_full_memory_records_are_dropped_first_then_samples_dea
     store.commit(Change(now_ms=NOW_MS, records=[*at(1, states), *at(1, logs)], refused=letters))
     samples = [record(n, size_bytes=1000) for n in range(3000)]
 
-    first = store.commit(Change(now_ms=NOW_MS, records=at(1, samples)))
+    first = store.commit(Change(now_ms=NOW_MS, records=at(2002, samples)))
 
     assert first.used_bytes <= 1 << 20
     assert waiting(first)[1:] == (100, 100)
@@ -156,25 +186,40 @@ def test_what_is_being_sent_is_never_dropped(path: Path) -> None:
     store = open_store(path, Bounds(size_bytes=1 << 20, age_ms=1000))
     samples = [record(n, size_bytes=1000) for n in range(1, 3001)]
 
-    store.commit(Change(now_ms=NOW_MS + 2000, records=at(1, samples), sending={Queue.SAMPLES: 10}))
+    change = Change(now_ms=NOW_MS + 2000, records=at(1, samples), sending={Queue.SAMPLES: 10})
+    dropped = store.commit(change).dropped
 
     left = ids(store.read(Queue.SAMPLES, **ALL))
     assert left[:10] == [f"id-{n}" for n in range(1, 11)]
+    assert len(left) == 3000 - sum(dropped.values()) < BLOCK_RECORDS_MAX
     store.close()
 
 
-def test_records_older_than_the_bound_are_dropped_dead_letters_are_not(path: Path) -> None:
+def test_of_a_block_in_part_settled_only_the_rest_is_counted_as_dropped(path: Path) -> None:
+    store = open_store(path, Bounds(age_ms=1000))
+    store.commit(Change(now_ms=NOW_MS, records=at(1, [record(n) for n in range(1, 11)])))
+
+    totals = store.commit(Change(now_ms=NOW_MS + 2000, settled={Queue.SAMPLES: 7}))
+
+    assert totals.dropped == {(Queue.SAMPLES, Loss.EXPIRED): 3}
+    assert waiting(totals) == (0, 0, 0)
+    store.close()
+
+
+def test_a_block_is_dropped_once_its_newest_record_is_older_than_the_bound_dead_letters_are_not(
+    path: Path,
+) -> None:
     store = open_store(path, Bounds(age_ms=1000))
     letter = DeadLetter(record(1, at_ms=NOW_MS - 5000), "invalid", "", NOW_MS - 5000)
-    ages_ms = [1500, 1001, 1000, 0]
+    ages_ms = [1500, 1450, 1050, 1000, 0]  # blocks of up to 100 ms
     samples = [record(n, at_ms=NOW_MS - age_ms) for n, age_ms in enumerate(ages_ms)]
     states = [record(n, RecordKind.VM_STATE, at_ms=NOW_MS - 2000) for n in range(3)]
 
     totals = store.commit(Change(now_ms=NOW_MS, records=[*at(1, samples), *at(1, states)], refused=[letter]))
 
-    assert ids(store.read(Queue.SAMPLES, **ALL)) == ["id-2", "id-3"]
+    assert ids(store.read(Queue.SAMPLES, **ALL)) == ["id-2", "id-3", "id-4"]
     assert totals.dropped == {(Queue.SAMPLES, Loss.EXPIRED): 2, (Queue.STATES, Loss.EXPIRED): 3}
-    assert waiting(totals) == (2, 0, 1)
+    assert waiting(totals) == (3, 0, 1)
     store.close()
 
 
@@ -183,15 +228,12 @@ def test_the_totals_match_the_rows(path: Path) -> None:
     letters = [DeadLetter(record(1), "invalid", "", NOW_MS)]
     store.commit(Change(now_ms=NOW_MS, settled={Queue.SAMPLES: 3}, refused=letters))
     with pytest.raises(SpoolError):  # the second of them is there already: nothing of it is kept
-        store.commit(Change(now_ms=NOW_MS, records=[(8, record(8)), (7, record(7))]))
+        store.commit(Change(now_ms=NOW_MS, records=[(9, record(8)), (9, record(9))]))
     store.close()
 
-    with sqlite3.connect(path) as connection:
-        counted = {
-            table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
-            for table in (*Queue, DEAD_LETTERS)
-        }
-    connection.close()
+    with closing(sqlite3.connect(path)) as connection:
+        counted = {str(queue): len(list(records_of(connection, queue))) for queue in Queue}
+        counted[DEAD_LETTERS] = connection.execute(f"SELECT count(*) FROM {DEAD_LETTERS}").fetchone()[0]
     store = open_store(path, Bounds())
 
     expected = {"samples": 4, "states": 0, "memory": 0, "logs": 0, "dead_letters": 1}
@@ -203,6 +245,13 @@ def _newer(path: Path) -> None:
     open_store(path, Bounds()).close()
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA user_version = 99")
+    connection.close()
+
+
+def _older(path: Path) -> None:
+    open_store(path, Bounds()).close()
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 2")
     connection.close()
 
 
@@ -228,6 +277,7 @@ def _broken_page(path: Path) -> None:
     ("damage", "fault"),
     [
         (_newer, SpoolFault.NEWER),
+        (_older, SpoolFault.OLDER),
         (_foreign, SpoolFault.FOREIGN),
         (_text, SpoolFault.DAMAGED),
         (_broken_page, SpoolFault.DAMAGED),

@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -131,17 +132,16 @@ def test_a_sample_newer_than_the_memory_of_its_vm_is_found(path: Path) -> None:
         ),
         ("UPDATE totals SET total = 0 WHERE name = 'dead_letters'", "dead_letters: the total is 0, but"),
         ("DELETE FROM totals WHERE name = 'states'", "states: the total is None, but the table has 1 record"),
-        ("UPDATE samples SET headers = x'00' WHERE position = 2", "samples 2: record "),
-        ("UPDATE states SET kind = 'nonsense'", "states 3: record "),
-        ("UPDATE states SET kind = 'sample'", "states 3: kind sample belongs to another queue"),
-        ("UPDATE samples SET value = x'ff' WHERE position = 2", "samples 2: record "),
-        ("UPDATE samples SET value = x'5b5d' WHERE position = 2", "samples 2: record "),
-        ("UPDATE samples SET value = x'7b7d' WHERE position = 2", "samples 2: record "),
-        ("UPDATE dead_letters SET value = x'78'", "dead_letters 1: record "),
         (
-            "UPDATE samples SET id = 'vm-1/epoch-1/1' WHERE position = 2",
-            "samples 2: id 'vm-1/epoch-1/1' does",
+            "UPDATE totals SET settled = 1 WHERE name = 'samples'",
+            "samples: the total is 2, but the table has 1",
         ),
+        (
+            "UPDATE totals SET settled = 9, total = 0 WHERE name = 'states'",
+            "states 3: the block is settled, but was not deleted",
+        ),
+        ("UPDATE dead_letters SET kind = 'nonsense'", "dead_letters 1: record "),
+        ("UPDATE dead_letters SET value = x'78'", "dead_letters 1: record "),
         ("UPDATE vms SET memory = x'00'", "memory of /run/vm/a.qmp: "),
     ],
 )
@@ -160,10 +160,47 @@ def test_a_wrong_row_is_found(path: Path, statement: str, problem: str) -> None:
     assert problems[0].startswith(problem)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "problem"),
+    [
+        (replace(sample(2), headers=b"\0"), "samples 2: record "),
+        (replace(sample(2), value=b"\xff"), "samples 2: record "),
+        (replace(sample(2), value=b"[]"), "samples 2: record "),
+        (replace(sample(2), value=b"{}"), "samples 2: record "),
+        (replace(sample(2), id="vm-1/epoch-1/1"), "samples 2: id 'vm-1/epoch-1/1' does"),
+    ],
+)
+def test_a_wrong_record_is_found(path: Path, wrong: Record, problem: str) -> None:
+    fill(path, [sample(1), wrong, state()])
+
+    problems = verify(path).problems
+
+    assert len(problems) == 1
+    assert problems[0].startswith(problem)
+
+
+def test_a_record_in_the_wrong_queue_is_found(path: Path) -> None:
+    fill(path, [state()])
+    change(path, "INSERT INTO samples SELECT * FROM states")
+
+    assert "samples 1: kind vm_state belongs to another queue" in verify(path).problems
+
+
+def test_a_damaged_block_and_one_that_overlaps_another_are_found(path: Path) -> None:
+    fill(path, [sample(1), sample(2)])
+    change(path, "INSERT INTO samples SELECT 2, 3, newest_ms, content FROM samples")
+    change(path, "INSERT INTO samples SELECT 4, 5, newest_ms, zeroblob(99) FROM samples LIMIT 1")
+
+    problems = verify(path).problems
+
+    assert "samples 2: the block begins before the last record of another one, 2" in problems
+    assert "samples 4: block 4: wrong checksum" in problems
+
+
 def test_damaged_pages_are_found_and_intact_ones_still_checked(path: Path) -> None:
-    fill(path, [sample(n) for n in range(1, 200)], [refused(sample(300))])
+    fill(path, [sample(n) for n in range(1, 2000)], [refused(sample(3000))])
     with path.open("r+b") as file:
-        file.seek(12 * 4096)
+        file.seek(path.stat().st_size // 4096 // 2 * 4096)
         file.write(b"\xa5" * 4096)
 
     found = verify(path)
@@ -179,7 +216,7 @@ def test_a_broken_index_is_found_though_every_row_can_be_read(path: Path) -> Non
     store.close()
     connection = sqlite3.connect(path)
     root: tuple[int] = connection.execute(
-        "SELECT rootpage FROM sqlite_schema WHERE name = 'vms_touched'"
+        "SELECT rootpage FROM sqlite_schema WHERE name = 'sqlite_autoindex_vms_1'"
     ).fetchone()
     connection.close()
     with path.open("r+b") as file:
@@ -188,7 +225,7 @@ def test_a_broken_index_is_found_though_every_row_can_be_read(path: Path) -> Non
 
     found = verify(path)
 
-    assert "row 1 missing from index vms_touched" in found.problems
+    assert "row 1 missing from index sqlite_autoindex_vms_1" in found.problems
     assert "vms: 1 remembered" in found.seen
 
 
