@@ -100,10 +100,11 @@ def test_pressure_to_which_no_vm_adds_is_no_noise() -> None:
     assert host.levels == []
 
 
-def test_a_vm_that_is_swapped_out_is_a_victim() -> None:
+def test_a_vm_that_is_swapped_out_and_in_is_a_victim() -> None:
     host = Host()
     host.rounds(6)
     host.rounds(8, stalled=0.9, out=STEP)
+    host.rounds(8, stalled=0.9, out=-STEP)
 
     assert host.levels == []
 
