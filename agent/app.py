@@ -17,6 +17,7 @@ from agent.contract.payloads import Agent
 from agent.core.address import Address
 from agent.core.agent_state import AgentPhase
 from agent.core.epochs import uuid7
+from agent.core.fleet import room_within
 from agent.core.health import Component, Found, Status, of_collection, of_discovery, of_spool
 from agent.core.history import VmHistories
 from agent.core.ownership import IntervalChange, left_behind
@@ -27,6 +28,7 @@ from agent.discovery.globs import MonitorGlob
 from agent.discovery.locks import Locks, default_path
 from agent.discovery.scan import Scan
 from agent.discovery.watch import watch
+from agent.host.limits import files_max
 from agent.host.processes import identify
 from agent.libvirt.connections import Connections
 from agent.libvirt.targets import Place
@@ -158,7 +160,13 @@ class _Run:
         self._health: HealthWatch | None = None
         self._own = own_telemetry(config, identity, self._look, redact)
         memories = NO_MEMORIES if spool is None else spool.memories
-        self._fleet = Fleet(identity.host_id, services, memories, on_excluded=self._restore_excluded)
+        self._fleet = Fleet(
+            identity.host_id,
+            services,
+            memories,
+            on_excluded=self._restore_excluded,
+            room=room_within(files_max()),
+        )
         self._reporter = AgentReporter(self._recorder, self._counters, polling.heartbeat_ns)
         self._discovered: int | None = None  # monitors found by the first scan
 

@@ -238,8 +238,7 @@ class QmpConfig(Section):
         default=128,
         description=(
             "How many readings are in flight at the same time, which limits the load after the host was "
-            "suspended. If more VMs than this hang at the same moment, they delay the others by one "
-            "`reading_deadline` each time."
+            "suspended. A reading without an answer for 50 ms is not counted any more."
         ),
     )
 

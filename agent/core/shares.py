@@ -7,8 +7,6 @@ each of them, where everyone may create files.
 """
 
 import re
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeAlias, TypeVar
 
 Owner: TypeAlias = int | str | None
@@ -43,35 +41,34 @@ def shown(owner: Owner) -> str:
     return f"user {owner}" if isinstance(owner, int) else str(owner)
 
 
-def in_turn(items: Iterable[T], owner_of: Callable[[T], Owner]) -> Iterator[T]:
-    """Yield one item of each owner, then a second one of each, and so on; each owner's in their order."""
-    queue = FairQueue[T]()
-    for item in items:
-        queue.put(owner_of(item), item)
-    while queue:
-        yield queue.take()
-
-
 class FairQueue(Generic[T]):
-    """Items that wait. Owners have their turns one after the other, whatever number of items each has."""
+    """Items that wait, each once. Owners have their turns one after the other."""
 
     def __init__(self) -> None:
         """Begin empty."""
-        self._items: dict[Owner, deque[T]] = {}  # by owner, the one whose turn it is first
+        self._items: dict[Owner, dict[T, None]] = {}  # by owner, the one whose turn it is first
 
     def __bool__(self) -> bool:
         """Return whether an item waits."""
         return bool(self._items)
 
     def put(self, owner: Owner, item: T) -> None:
-        """Add an item of an owner."""
-        self._items.setdefault(owner, deque()).append(item)
+        """Add an item of an owner; if it waits already, it keeps its place."""
+        self._items.setdefault(owner, {})[item] = None
 
     def take(self) -> T:
         """Remove and return the next item. There must be one."""
-        owner, items = next(iter(self._items.items()))
-        item = items.popleft()
-        del self._items[owner]
+        owner = next(iter(self._items))
+        items = self._items.pop(owner)
+        item = next(iter(items))
+        del items[item]
         if items:
             self._items[owner] = items
         return item
+
+    def discard(self, owner: Owner, item: T) -> None:
+        """Remove an item if it waits."""
+        items = self._items.get(owner, {})
+        items.pop(item, None)
+        if not items:
+            self._items.pop(owner, None)

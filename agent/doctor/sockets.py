@@ -15,6 +15,7 @@ from agent.core.address import Address, MonitorPath
 from agent.core.doctor.sockets import Refused, SocketFacts, SocketFile, VmFact
 from agent.core.poller import PollSettings
 from agent.core.reading import Access, IntervalPolicy, SocketMark, State
+from agent.core.shares import Owner
 from agent.core.states import Reason
 from agent.discovery.globs import Settings as DiscoverySettings
 from agent.discovery.scan import Scan, scan
@@ -73,10 +74,10 @@ async def probe_monitors(
 
 def _opener(open_monitor: QmpOpener) -> Opener:
     def open_link(
-        address: Address, *, look_first: bool, mark: SocketMark | None
+        address: Address, *, look_first: bool, mark: SocketMark | None, owner: Owner = None
     ) -> AbstractAsyncContextManager[Link]:
         assert isinstance(address, MonitorPath)
-        return open_monitor(address, look_first=look_first, mark=mark)
+        return open_monitor(address, look_first=look_first, mark=mark, owner=owner)
 
     return open_link
 

@@ -1,6 +1,5 @@
 """The agent's link to one VM's monitor: open it, ask, receive its events."""
 
-import asyncio
 import socket
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -14,6 +13,7 @@ from agent.contract.decode import BadAnswer, decode_guest_stats
 from agent.core.address import MonitorPath
 from agent.core.events import Checked, Given, Introduced, LinkEvent
 from agent.core.reading import Reading, SocketMark
+from agent.core.shares import Owner
 from agent.deadline import answer_within
 from agent.errors import LinkFault, QmpCommandError, QmpUnreachable
 from agent.qmp import endpoint, parsing
@@ -22,12 +22,10 @@ from agent.qmp.balloon import PLACES, choose_balloon
 from agent.qmp.client import MonitorClient
 from agent.qmp.endpoint import Endpoint, Identify, unknown_peer
 from agent.qmp.lookout import Lookout
+from agent.qmp.openings import Openings
 from agent.threads import in_thread
 
 T = TypeVar("T")
-
-PATIENCE_S = 0.05
-"""A free QEMU greets and answers within milliseconds."""
 
 _NO_BALLOON_CLASSES = frozenset({"DeviceNotActive", "KVMMissingCap"})
 
@@ -199,8 +197,9 @@ class Link:
 async def open_link(
     path: str,
     settings: Settings,
-    openings: anyio.CapacityLimiter,
+    openings: Openings,
     *,
+    owner: Owner = None,
     look_first: bool = False,
     mark: SocketMark | None = None,
     identify: Identify = unknown_peer,
@@ -213,8 +212,8 @@ async def open_link(
     Args:
         path: the socket file, of any length.
         settings: the deadline and the bound on messages.
-        openings: acquired before connecting, and released before the block begins; after `PATIENCE_S` at the
-            latest, so that silent peers do not delay others.
+        openings: have a turn before connecting that ends before the block begins.
+        owner: whose turn it is.
         look_first: do not connect if other connections already wait to be accepted; it is BUSY then.
         mark: the socket to connect to; any other is `SocketReplaced`. `None`: any.
         identify: finds the process that listens, by its pid; called in a thread.
@@ -226,7 +225,7 @@ async def open_link(
     client = MonitorClient(path, events_per_s_max=settings.events_per_s_max)
     connection: socket.socket | None = None
     try:
-        async with _Turn(openings):
+        async with openings.turn(owner):
             found = await in_thread(
                 partial(endpoint.connect, path, look_first=look_first, expected=mark, identify=identify),
                 discard=lambda found: found.connection.close(),
@@ -245,34 +244,13 @@ async def open_link(
             connection.close()
 
 
-class _Turn:
-    """One of the places of a limiter, for `PATIENCE_S` at most."""
-
-    def __init__(self, limiter: anyio.CapacityLimiter) -> None:
-        self._limiter = limiter
-        self._timer: asyncio.TimerHandle | None = None
-
-    async def __aenter__(self) -> None:
-        await self._limiter.acquire_on_behalf_of(self)
-        self._timer = asyncio.get_running_loop().call_later(PATIENCE_S, self._release)
-
-    async def __aexit__(self, *_: object) -> None:
-        self._release()
-
-    def _release(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-            self._limiter.release_on_behalf_of(self)
-
-
 class QmpOpener:
     """Opens links to monitors, at most as many at the same time as the settings allow."""
 
     def __init__(self, settings: Settings, identify: Identify = unknown_peer) -> None:
         self._settings = settings
         self._identify = identify
-        self._openings = anyio.CapacityLimiter(settings.opening_at_once)
+        self._openings = Openings(settings.opening_at_once)
         self._lookout = Lookout()
 
     async def run(self) -> None:
@@ -281,13 +259,19 @@ class QmpOpener:
 
     @asynccontextmanager
     async def __call__(
-        self, monitor: MonitorPath, *, look_first: bool = False, mark: SocketMark | None = None
+        self,
+        monitor: MonitorPath,
+        *,
+        look_first: bool = False,
+        mark: SocketMark | None = None,
+        owner: Owner = None,
     ) -> AsyncGenerator[Link, None]:
         """See `open_link`. While `run` runs, the link's events show its monitor's other clients."""
         async with open_link(
             str(monitor),
             self._settings,
             self._openings,
+            owner=owner,
             look_first=look_first,
             mark=mark,
             identify=self._identify,

@@ -3,8 +3,10 @@
 A timer, a cancel scope and a task switch for each VM and reading would cost as much as the reading itself.
 
 At the bound (after a host was suspended or the agent was stopped, all VMs are due at once) a VM that is due
-waits until a reading ends, in order. Its own reading has not been sent, so no deadline of it runs. A VM with
-a reading in flight is woken in time, so that one without an answer becomes overdue and makes room.
+waits until a reading ends. Its own reading has not been sent, so no deadline of it runs. A VM with
+a reading in flight is woken in time, so that one without an answer becomes overdue. One that has had none for
+a while makes room, and owners have their turns one after the other (core/shares.py): VMs that hang on purpose
+delay those of their owner.
 """
 
 import heapq
@@ -16,12 +18,17 @@ from typing import Protocol
 import anyio
 import anyio.lowlevel
 
+from agent.core.shares import FairQueue, Owner
+
 SLEEP_STEP_NS = 1_000_000
 """Event loops count in milliseconds (epoll; libuv rounds to the nearest): a sleep of a fraction ends too
 early, and would be repeated until it is over."""
 
 WOKEN_AT_ONCE = 16
 """After so many others run, so that answers are read as soon as they arrive."""
+
+PATIENCE_NS = 50_000_000
+"""How long a reading keeps others waiting: QEMU answers within milliseconds."""
 
 _STALE_MAX = 4
 """Heap entries per alarm that is set; with more, the stale ones are removed."""
@@ -30,16 +37,20 @@ _STALE_MAX = 4
 class Sleeper(Protocol):
     """What an alarm wakes."""
 
+    @property
+    def owner(self) -> Owner: ...
     def wake(self) -> None: ...
 
 
 class Alarms:
     """One alarm for each sleeper. Owned by the event loop's thread."""
 
-    def __init__(self, readings_at_once: int) -> None:
+    def __init__(self, readings_at_once: int, patience_ns: int = PATIENCE_NS) -> None:
         self._readings_at_once = readings_at_once
+        self._patience_ns = patience_ns
         self._reading: set[Sleeper] = set()
-        self._postponed: dict[Sleeper, None] = {}  # due, and waiting for a reading to end; in order
+        self._counted: dict[Sleeper, int] = {}  # of these, when the recent ones began; in order
+        self._postponed = FairQueue[Sleeper]()  # due, and waiting for a reading to end
         self._at_ns: dict[Sleeper, int] = {}
         self._heap: list[tuple[int, int, Sleeper]] = []  # with stale entries of alarms that were set again
         self._serial = count()
@@ -60,12 +71,15 @@ class Alarms:
             reading: whether it has a reading in flight.
         """
         if reading:
-            self._reading.add(sleeper)
+            if sleeper not in self._reading:
+                self._reading.add(sleeper)
+                self._counted[sleeper] = time.monotonic_ns()
         elif sleeper in self._reading:
             self._reading.remove(sleeper)
+            self._counted.pop(sleeper, None)
             if self._postponed:
                 self._earlier.set()
-        self._postponed.pop(sleeper, None)
+        self._postponed.discard(sleeper.owner, sleeper)
         if at_ns is None:
             self._at_ns.pop(sleeper, None)
             return
@@ -88,8 +102,11 @@ class Alarms:
             self._sleeps_until_ns = None
             while self._heap and self._at_ns.get(self._heap[0][2]) != self._heap[0][0]:
                 heapq.heappop(self._heap)  # stale
-            if self._heap:
-                self._sleeps_until_ns = self._heap[0][0]
+            wakeups_ns = [self._heap[0][0]] if self._heap else []
+            if self._postponed and self._counted:
+                wakeups_ns.append(next(iter(self._counted.values())) + self._patience_ns)
+            if wakeups_ns:
+                self._sleeps_until_ns = min(wakeups_ns)
                 steps = -((time.monotonic_ns() - self._sleeps_until_ns) // SLEEP_STEP_NS)
                 delay_s = max(steps * SLEEP_STEP_NS - 1_000, 0) / 1e9  # just under a whole one
             with anyio.move_on_after(delay_s):
@@ -105,16 +122,23 @@ class Alarms:
                 await anyio.lowlevel.checkpoint()
 
     def _next_due(self) -> Sleeper | None:
-        if self._postponed and len(self._reading) < self._readings_at_once:
-            sleeper = next(iter(self._postponed))
-            del self._postponed[sleeper]
-            return sleeper
+        if self._postponed and self._has_room():
+            return self._postponed.take()
         while self._heap and self._heap[0][0] <= time.monotonic_ns():
             at_ns, _, sleeper = heapq.heappop(self._heap)
             if self._at_ns.get(sleeper) != at_ns:
                 continue
             del self._at_ns[sleeper]
-            if sleeper in self._reading or len(self._reading) < self._readings_at_once:
+            if sleeper in self._reading or self._has_room():
                 return sleeper
-            self._postponed[sleeper] = None
+            self._postponed.put(sleeper.owner, sleeper)
         return None
+
+    def _has_room(self) -> bool:
+        if len(self._counted) < self._readings_at_once:
+            return True
+        oldest = next(iter(self._counted))
+        if time.monotonic_ns() < self._counted[oldest] + self._patience_ns:
+            return False
+        del self._counted[oldest]
+        return True

@@ -17,10 +17,11 @@ from anyio.abc import TaskGroup
 from agent.core import fleet
 from agent.core.address import Address, MonitorPath
 from agent.core.events import StateWanted
-from agent.core.fleet import WATCHED_MAX, Change, Full, Notify, Pause, Start
+from agent.core.fleet import ROOM, Change, Crowded, Full, Notify, Pause, Room, Start
 from agent.core.memory import RETIRED_MAX, Memory, RetiredMemories
 from agent.core.poller import Poller, begin, remember
 from agent.core.reading import SocketMark, VmId
+from agent.core.shares import shown
 from agent.discovery.scan import RefusedReason, Scan, Seen
 from agent.runtime.vm import VmServices, VmTask
 from agent.telemetry import Count
@@ -62,7 +63,7 @@ class Fleet:
         memories: Mapping[str, Memory] = NO_MEMORIES,
         *,
         on_excluded: Callable[[Address, SocketMark], Coroutine[None, None, None]] | None = None,
-        watched_max: int = WATCHED_MAX,
+        room: Room = ROOM,
         retired_max: int = RETIRED_MAX,
     ) -> None:
         """Create it.
@@ -72,11 +73,11 @@ class Fleet:
             services: what the tasks of the VMs share.
             memories: those of an earlier run, by the text of the address.
             on_excluded: called once for each process that is excluded, after its task has ended.
-            watched_max: how many VMs may have a task.
+            room: how many VMs may have a task.
             retired_max: how many VMs without a task are remembered.
         """
         self._on_excluded = on_excluded
-        self._watched_max = watched_max
+        self._room = room
         self._host_id = host_id
         self._services = services
         self._fleet = fleet.Fleet()
@@ -158,7 +159,8 @@ class Fleet:
             marks,
             unknown=scan.unlooked(self._seen[address] for address in missing),
             refused=scan.refusing(missing),
-            watched_max=self._watched_max,
+            owners={each.address: each.owner for each in scan.seen},
+            room=self._room,
         )
         self._perform(change, group)
 
@@ -174,13 +176,22 @@ class Fleet:
                     task = self._running.get(address)
                     if task is not None:
                         task.happened(event)
-                case Full(address):
+                case Full(address, limit):
                     detail = (
-                        f"the agent observes at most {self._watched_max} VMs; it observes this one when"
-                        " another ends; narrow the globs"
+                        f"the agent has room for {limit}; it observes this VM when another ends; narrow the"
+                        " globs, or raise the limit of open files (LimitNOFILE)"
                     )
-                    reason = RefusedReason.TOO_MANY.value
-                    log.warning("monitor refused", path=str(address), reason=reason, detail=detail)
+                    self._log_refused(address, detail)
+                case Crowded(address, owner, others):
+                    detail = (
+                        f"the agent has no more room, and {shown(owner)} has the most VMs: this one and"
+                        f" {others} others, the newest, make room for VMs of other owners"
+                    )
+                    self._log_refused(address, detail)
+
+    def _log_refused(self, address: Address, detail: str) -> None:
+        reason = RefusedReason.TOO_MANY.value
+        log.warning("monitor refused", path=str(address), reason=reason, detail=detail)
 
     async def _resume(self, address: Address, pause_ns: int, group: TaskGroup) -> None:
         await anyio.sleep(pause_ns / 1e9)
@@ -199,7 +210,7 @@ class Fleet:
             choice=self._services.polling.choice,
         )
         # Known at once: what follows in the same step must reach it.
-        task = self._running[seen.address] = VmTask(poller, self._services_for(seen))
+        task = self._running[seen.address] = VmTask(poller, self._services_for(seen), seen.owner)
         group.start_soon(self._watch, task, seen, group, name=f"vm:{seen.address}")
 
     async def _watch(self, task: VmTask, seen: Seen, group: TaskGroup) -> None:
@@ -220,7 +231,9 @@ class Fleet:
         if not failed and task.poller.decision.is_excluded:
             excluded_mark = task.poller.socket.mark
             log.info("vm excluded", path=str(seen.address), reason=task.poller.decision.why)
-        change = fleet.ended(self._fleet, seen.address, failed=failed, excluded_mark=excluded_mark)
+        change = fleet.ended(
+            self._fleet, seen.address, failed=failed, excluded_mark=excluded_mark, room=self._room
+        )
         self._perform(change, group)
         if excluded_mark is not None and self._on_excluded is not None:
             group.start_soon(self._on_excluded, seen.address, excluded_mark)

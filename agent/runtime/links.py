@@ -8,6 +8,7 @@ from agent.contract.decode import BadAnswer
 from agent.core.address import Address, Domain, MonitorPath
 from agent.core.events import Checked, Introduced, LinkEvent
 from agent.core.reading import Peer, Reading, SocketMark
+from agent.core.shares import Owner
 from agent.errors import Declined
 
 
@@ -36,10 +37,13 @@ class Link(Protocol):
 
 
 class Opener(Protocol):
-    """Opens a link to the VM at `address`; `look_first` and `mark` as in `OpenLink`. Raises `Unreachable`."""
+    """Opens a link to the VM at `address`, when its owner has a turn.
+
+    `look_first` and `mark` as in `OpenLink`. Raises `Unreachable`.
+    """
 
     def __call__(
-        self, address: Address, *, look_first: bool, mark: SocketMark | None
+        self, address: Address, *, look_first: bool, mark: SocketMark | None, owner: Owner = None
     ) -> AbstractAsyncContextManager[Link]: ...
 
 
@@ -47,7 +51,7 @@ class MonitorOpener(Protocol):
     """The same for monitors only."""
 
     def __call__(
-        self, monitor: MonitorPath, *, look_first: bool, mark: SocketMark | None
+        self, monitor: MonitorPath, *, look_first: bool, mark: SocketMark | None, owner: Owner = None
     ) -> AbstractAsyncContextManager[Link]: ...
 
 
@@ -57,11 +61,11 @@ def opener(
     """Return what opens a link to any VM, by the kind of its address."""
 
     def open_link(
-        address: Address, *, look_first: bool, mark: SocketMark | None
+        address: Address, *, look_first: bool, mark: SocketMark | None, owner: Owner = None
     ) -> AbstractAsyncContextManager[Link]:
         match address:
             case MonitorPath():
-                return open_monitor(address, look_first=look_first, mark=mark)
+                return open_monitor(address, look_first=look_first, mark=mark, owner=owner)
             case Domain():
                 return open_domain(address)
 

@@ -139,8 +139,9 @@ class VmServices:
 class VmTask:
     """One VM, from discovery until it is gone for good."""
 
-    def __init__(self, poller: Poller, services: VmServices) -> None:
+    def __init__(self, poller: Poller, services: VmServices, owner: Owner = None) -> None:
         self.poller = poller
+        self.owner = owner
         self._services = services
         # Events that occur while another is being applied: an answer of the agent's own, a link that ends
         # while a command is sent.
@@ -277,7 +278,9 @@ class VmTask:
         with anyio.CancelScope() as self._link_scope:
             try:
                 async with (
-                    services.open_link(address, look_first=wish.look_first, mark=wish.mark) as link,
+                    services.open_link(
+                        address, look_first=wish.look_first, mark=wish.mark, owner=self.owner
+                    ) as link,
                     anyio.create_task_group() as asks,
                 ):
                     self._link, self._asks = link, asks

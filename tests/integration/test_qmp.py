@@ -22,6 +22,7 @@ from agent.core.reading import Reading
 from agent.errors import LinkFault, QmpUnreachable
 from agent.qmp.link import Link as OpenLink
 from agent.qmp.link import Settings, open_link
+from agent.qmp.openings import Openings
 from tests.lab.leftovers import assert_none_left, open_descriptors
 from tests.unit.qmp.peer import read_stats
 
@@ -88,8 +89,8 @@ def freeze(process: "subprocess.Popen[bytes]") -> None:
     os.waitpid(process.pid, os.WUNTRACED)
 
 
-def openings() -> anyio.CapacityLimiter:
-    return anyio.CapacityLimiter(32)
+def openings() -> Openings:
+    return Openings(32)
 
 
 @asynccontextmanager

@@ -11,6 +11,7 @@ from agent.core.events import Introduced
 from agent.core.reading import Reading
 from agent.errors import LinkFault, QmpUnreachable
 from agent.qmp.link import Settings, open_link
+from agent.qmp.openings import Openings
 from tests.lab import setup
 from tests.lab.process import kill, start, wait_until
 from tests.lab.qemu import idle
@@ -33,7 +34,7 @@ async def test_a_monitor_that_indents_its_messages_is_read_as_any_other(
     chardev = ("-chardev", f"socket,id=c,path={path},server=on,wait=off")
     pretty = (*chardev, "-mon", "chardev=c,mode=control,pretty=on")
     with idle(folder, "vm", *pretty, command=command()):
-        async with open_link(str(path), SETTINGS, anyio.CapacityLimiter(1)) as link:
+        async with open_link(str(path), SETTINGS, Openings(1)) as link:
             with anyio.fail_after(30):
                 found = await link.introduce()
                 reading = await read_stats(link)
@@ -54,7 +55,7 @@ async def test_a_storage_daemon_is_no_vm(folder: Path) -> None:
     try:
         wait_until(path.exists, "the storage daemon", process, log, 20)
         with anyio.fail_after(30), pytest.raises(QmpUnreachable) as caught:
-            async with open_link(str(path), SETTINGS, anyio.CapacityLimiter(1)) as link:
+            async with open_link(str(path), SETTINGS, Openings(1)) as link:
                 await link.introduce()
     finally:
         kill(process)

@@ -1,5 +1,7 @@
 """Scans and tasks that end: the fleet's decisions against sets. And which address may hold an id."""
 
+from collections import Counter
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -10,24 +12,34 @@ from agent.core.events import PathMissing, PathRefused, PathSeen
 from agent.core.fleet import (
     PAUSE_AFTER_FAILURE_NS,
     Change,
+    Crowded,
     Fleet,
     Full,
     Notify,
     Pause,
+    Room,
     Start,
     ended,
     resumed,
     scanned,
 )
 from agent.core.reading import SocketMark, VmId
+from agent.core.shares import Owner
 
 ADDRESSES = st.sampled_from(
-    [*(MonitorPath(f"/run/vm/{name}.qmp") for name in "abc"), *(Domain("qemu:///system", id) for id in "ab")]
+    [
+        *(MonitorPath(f"/run/vm/{name}.qmp") for name in "abcde"),
+        *(Domain("qemu:///system", id) for id in "ab"),
+    ]
 )
 MARKS = st.builds(SocketMark, st.just(1), st.integers(1, 3), st.just(5))
+ROOM = Room(vms=4, monitors=3)
 
 
-WATCHED_MAX = 2
+def owner_of(address: Address) -> Owner:
+    if isinstance(address, Domain):
+        return address.uri
+    return {"/run/vm/a.qmp": 1000, "/run/vm/b.qmp": 1001}.get(address.path, 1002)
 
 
 class FleetModel(RuleBasedStateMachine):
@@ -49,9 +61,11 @@ class FleetModel(RuleBasedStateMachine):
     )
     def scan(self, seen: dict[Address, SocketMark], unknown: set[Address], refused: set[Address]) -> None:
         before, left_out_before = dict(self.reported), self.fleet.left_out
+        leaving_before = self.fleet.leaving
         self.seen = seen
+        owners = {address: owner_of(address) for address in seen}
 
-        change = scanned(self.fleet, seen, unknown=unknown, refused=refused, watched_max=WATCHED_MAX)
+        change = scanned(self.fleet, seen, owners=owners, unknown=unknown, refused=refused, room=ROOM)
 
         self.fleet = change.fleet
         self.excluded = {
@@ -59,9 +73,12 @@ class FleetModel(RuleBasedStateMachine):
             for address, mark in self.excluded.items()
             if address in unknown or seen.get(address) == mark
         }
-        watchable = {address: mark for address, mark in seen.items() if address not in self.excluded}
-        addresses = [effect.address for effect in change.effects]
-        assert addresses == sorted(set(addresses), key=str)
+        watchable = {
+            address: mark
+            for address, mark in seen.items()
+            if address not in self.excluded and address not in leaving_before
+        }
+        crowded = self.fleet.leaving - leaving_before
         for effect in change.effects:
             match effect:
                 case Pause():
@@ -73,6 +90,8 @@ class FleetModel(RuleBasedStateMachine):
                 case Notify(address, PathSeen(mark)):
                     assert seen[address] == mark != before[address]
                     self.reported[address] = mark
+                case Notify(address, PathRefused()) if address in crowded:
+                    self.reported[address] = None
                 case Notify(address, event):
                     assert address not in seen
                     assert address not in unknown, "what could not be looked for stands"
@@ -82,16 +101,35 @@ class FleetModel(RuleBasedStateMachine):
                 case Full(address):
                     assert not left_out_before
                     assert next(iter(self.fleet.left_out)) == address
+                case Crowded(address, owner, others):
+                    assert address in crowded
+                    assert (owner, others) == (owner_of(address), len(crowded) - 1)
         assert any(isinstance(each, Full) for each in change.effects) == bool(
             self.fleet.left_out and not left_out_before
         )
         # Whatever is seen has a task that knows of it, or waits for room.
         known = {address: mark for address, mark in self.reported.items() if mark is not None}
         kept = {address: mark for address, mark in before.items() if address in unknown and mark is not None}
-        assert known | dict(self.fleet.left_out) == kept | watchable
+        expected = {each: mark for each, mark in (kept | watchable).items() if each not in crowded}
+        assert known | dict(self.fleet.left_out) == expected
         assert not known.keys() & self.fleet.left_out.keys()
-        assert not self.fleet.left_out or len(self.reported) == WATCHED_MAX
-        assert scanned(self.fleet, seen, unknown=unknown, watched_max=WATCHED_MAX).effects == ()
+        assert not any(ROOM.for_another(each, self.reported) for each in self.fleet.left_out)
+        self.check_shares(crowded)
+        again = scanned(self.fleet, seen, owners=owners, unknown=unknown, refused=refused, room=ROOM)
+        assert again.effects == ()
+
+    def check_shares(self, crowded: frozenset[Address]) -> None:
+        """Who waits has as many VMs as those of whom one could leave for it, or more."""
+        left_out = list(self.fleet.left_out)
+        staying = [each for each in self.reported if each not in self.fleet.leaving]
+        held = Counter(owner_of(each) for each in [*staying, *left_out[: len(self.fleet.leaving)]])
+        only_monitors = len(self.reported) < ROOM.vms
+        may_leave = {owner_of(each) for each in staying if isinstance(each, MonitorPath) or not only_monitors}
+        for waiting in left_out[len(self.fleet.leaving) :]:
+            assert all(held[owner_of(waiting)] + 1 >= held[other] for other in may_leave)
+        for address in crowded:
+            newest = list(self.reported)[list(self.reported).index(address) :]
+            assert all(each in crowded for each in newest if owner_of(each) == owner_of(address))
 
     @rule(address=ADDRESSES)
     def retire(self, address: Address) -> None:
@@ -100,12 +138,16 @@ class FleetModel(RuleBasedStateMachine):
         del self.reported[address]
         waiting = list(self.fleet.left_out)
 
-        change = ended(self.fleet, address, failed=False)
+        change = ended(self.fleet, address, failed=False, room=ROOM)
 
         self.fleet = change.fleet
-        assert change.effects == tuple(Start(each) for each in waiting[:1])
-        self.reported.update({each: self.seen[each] for each in waiting[:1]})
-        assert list(self.fleet.left_out) == waiting[1:]
+        following = self.next_with_room(waiting)
+        assert change.effects == tuple(Start(each) for each in following)
+        self.reported.update({each: self.seen[each] for each in following})
+        assert list(self.fleet.left_out) == [each for each in waiting if each not in following]
+
+    def next_with_room(self, waiting: list[Address]) -> list[Address]:
+        return [each for each in waiting if ROOM.for_another(each, self.reported)][:1]
 
     @rule(address=ADDRESSES, mark=st.none() | MARKS)
     def exclude(self, address: Address, mark: SocketMark | None) -> None:
@@ -114,21 +156,26 @@ class FleetModel(RuleBasedStateMachine):
         newest_mark, waiting = self.reported[address], list(self.fleet.left_out)
         mark = mark or newest_mark or SocketMark(1, 1, 5)
 
-        change = ended(self.fleet, address, failed=False, excluded_mark=mark)
+        leaves = address in self.fleet.leaving
+
+        change = ended(self.fleet, address, failed=False, excluded_mark=mark, room=ROOM)
 
         self.fleet = change.fleet
+        if leaves:
+            newest_mark = None
         if newest_mark not in (None, mark):
             assert change.effects == (Start(address),), "another process is there, which may be observed"
             return
         if newest_mark is not None:
             self.excluded[address] = mark
         del self.reported[address]
-        assert change.effects == tuple(Start(each) for each in waiting[:1])
-        self.reported.update({each: self.seen[each] for each in waiting[:1]})
+        following = self.next_with_room(waiting)
+        assert change.effects == tuple(Start(each) for each in following)
+        self.reported.update({each: self.seen[each] for each in following})
 
     @rule(address=ADDRESSES)
     def fail(self, address: Address) -> None:
-        if address in self.reported and address not in self.paused:
+        if address in self.reported and address not in self.paused and address not in self.fleet.leaving:
             change = ended(self.fleet, address, failed=True)
 
             assert change == Change(self.fleet, (Pause(address, PAUSE_AFTER_FAILURE_NS),))
@@ -151,7 +198,9 @@ class FleetModel(RuleBasedStateMachine):
     def what_is_watched_is_bounded_and_known(self) -> None:
         assert dict(self.fleet.watched) == self.reported
         assert dict(self.fleet.excluded) == self.excluded
-        assert len(self.reported) <= WATCHED_MAX
+        assert len(self.reported) <= ROOM.vms
+        assert sum(isinstance(each, MonitorPath) for each in self.reported) <= ROOM.monitors
+        assert self.fleet.leaving <= self.reported.keys()
 
     @rule(
         address=ADDRESSES,

@@ -13,6 +13,7 @@ from agent.core.address import MonitorPath
 from agent.core.epochs import History
 from agent.core.event_queue import OVERFLOW, QUEUED_MAX, EventQueue
 from agent.core.events import LinkEvent, MonitorEvent, MonitorEventKind
+from agent.core.fleet import Room
 from agent.core.reading import Access, Reading, SocketMark
 from agent.discovery.scan import Scan, Seen
 from agent.runtime.fleet import Fleet
@@ -79,7 +80,7 @@ def _scan(*numbers: int) -> Scan:
 
 async def test_vms_watched_are_bounded_and_the_next_ones_have_their_turn() -> None:
     said = Emitted()
-    fleet = Fleet("host", around(said), watched_max=5, retired_max=3)
+    fleet = Fleet("host", around(said), room=Room(vms=5), retired_max=3)
     watched: list[tuple[int, int]] = []
     first: list[Scan] = []
 
@@ -118,13 +119,17 @@ FILLED: Mapping[str, Sequence[str]] = {
         "unit/qmp/test_parsing.py::test_an_answer_as_documented_is_read",
     ],
     "a balloon's id": ["unit/qmp/test_balloon.py::test_an_answer_of_another_shape_is_refused"],
-    "links being opened": ["unit/qmp/test_link_opening.py::test_openings_are_bounded_and_let_go_when_open"],
+    "links being opened": [
+        "unit/qmp/test_link_opening.py::test_openings_are_bounded_and_let_go_when_open",
+        "unit/qmp/test_link_opening.py::test_many_peers_of_one_owner_do_not_delay_another_owners",
+    ],
     "events of a VM that arrive while another is processed": [
         "unit/runtime/test_vm.py::test_what_is_told_before_the_task_runs_waits_and_after_its_end_is_dropped"
     ],
     "alarms that were set again": ["unit/runtime/test_alarms.py::test_what_was_set_anew_is_not_kept"],
     "readings in flight": [
-        "unit/runtime/test_alarms.py::test_no_more_readings_are_under_way_than_the_bound_and_all_have_their_turn"
+        "unit/runtime/test_alarms.py::test_no_more_readings_are_under_way_than_the_bound_and_all_have_their_turn",
+        "unit/runtime/test_alarms.py::test_vms_that_never_answer_do_not_delay_those_of_another_owner",
     ],
     "checks of one VM": [
         "unit/core/test_stories.py::test_a_stream_of_events_is_looked_into_within_50_ms_and_25_times_a_second_at_most"
@@ -161,7 +166,8 @@ FILLED: Mapping[str, Sequence[str]] = {
         "unit/discovery/test_scan.py::test_directories_without_end_hide_no_socket_elsewhere"
     ],
     "VMs observed: links, the board, claims": [
-        "unit/test_bounds.py::test_vms_watched_are_bounded_and_the_next_ones_have_their_turn"
+        "unit/test_bounds.py::test_vms_watched_are_bounded_and_the_next_ones_have_their_turn",
+        "unit/core/test_fleet.py::test_the_newest_vms_of_the_owner_with_the_most_make_room_for_those_of_others",
     ],
     "VMs remembered after they have gone, in a run": [
         "unit/test_bounds.py::test_vms_watched_are_bounded_and_the_next_ones_have_their_turn"

@@ -1,18 +1,24 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.core.shares import ROOT, FairQueue, Owner, in_turn, owner_below
+from agent.core.shares import ROOT, FairQueue, Owner, owner_below
 
-ITEMS = st.lists(st.tuples(st.sampled_from([0, 1, 2, "pod x"]), st.integers(0, 99)))
+ITEMS = st.lists(st.tuples(st.sampled_from([0, 1, 2, "pod x"]), st.integers(0, 99)), unique=True)
 
 
-def owner_of(item: tuple[Owner, int]) -> Owner:
-    return item[0]
+def queue_of(items: list[tuple[Owner, int]]) -> FairQueue[tuple[Owner, int]]:
+    queue = FairQueue[tuple[Owner, int]]()
+    for item in items:
+        queue.put(item[0], item)
+    return queue
 
 
 @given(ITEMS)
 def test_each_owner_has_its_turn_before_any_has_another(items: list[tuple[Owner, int]]) -> None:
-    taken = list(in_turn(items, owner_of))
+    queue = queue_of(items)
+    taken = [queue.take() for _ in items]
+
+    assert not queue
 
     assert sorted(taken, key=str) == sorted(items, key=str)
     turns: dict[Owner, int] = {}
@@ -28,9 +34,7 @@ def test_each_owner_has_its_turn_before_any_has_another(items: list[tuple[Owner,
 def test_one_that_comes_late_waits_for_one_turn_of_each_other(
     items: list[tuple[Owner, int]], served: int
 ) -> None:
-    queue = FairQueue[tuple[Owner, int]]()
-    for item in items:
-        queue.put(owner_of(item), item)
+    queue = queue_of(items)
     for _ in range(min(served, len(items))):
         queue.take()
     late: tuple[Owner, int] = (77, 0)
@@ -40,6 +44,17 @@ def test_one_that_comes_late_waits_for_one_turn_of_each_other(
     waiting = {owner for owner, _ in items}
     taken = [queue.take() for _ in range(len(waiting) + 1) if queue]
     assert late in taken
+
+
+@given(ITEMS)
+def test_what_does_not_wait_any_more_is_not_taken(items: list[tuple[Owner, int]]) -> None:
+    queue = queue_of(items)
+    for item in items[::2]:
+        queue.discard(item[0], item)
+        queue.discard(item[0], item)
+
+    assert sorted((queue.take() for _ in items[1::2]), key=str) == sorted(items[1::2], key=str)
+    assert not queue
 
 
 def test_an_owner_is_the_topmost_that_is_not_root() -> None:

@@ -16,6 +16,7 @@ from agent.qmp import parsing
 from agent.qmp.balloon import PLACES, choose_balloon
 from agent.qmp.client import MonitorClient
 from agent.qmp.link import Settings, open_link
+from agent.qmp.openings import Openings
 from tests.lab.fuzz import Tongue
 from tests.unit.qmp.peer import BALLOON, GREETING, Client, read_stats, serving
 
@@ -109,7 +110,7 @@ async def test_a_hostile_conversation_ends_in_documented_ways_only(seed: int) ->
     async with serving(script) as path:
         for _ in range(15):
             try:
-                async with open_link(path, settings, anyio.CapacityLimiter(1)) as link:
+                async with open_link(path, settings, Openings(1)) as link:
                     with anyio.move_on_after(0.3):
                         await link.introduce()
                         for _ in range(10):

@@ -12,13 +12,14 @@ from agent.core.events import Given, MonitorEvent, MonitorEventKind
 from agent.core.reading import Peer, Reading
 from agent.errors import LinkFault, QmpCommandError, QmpNotAllowed, QmpUnreachable
 from agent.qmp.link import Link, Settings, open_link
+from agent.qmp.openings import Openings
 from tests.unit.qmp.peer import BALLOON, GREETING, SETTINGS, Client, Script, read_stats, serving
 
 Ask = Callable[[Link], Awaitable[object]]
 
 
-def openings() -> anyio.CapacityLimiter:
-    return anyio.CapacityLimiter(32)
+def openings() -> Openings:
+    return Openings(32)
 
 
 async def opening_fault(script: Script, settings: Settings = SETTINGS) -> LinkFault:

@@ -7,6 +7,7 @@ from typing import ClassVar
 import anyio
 import pytest
 
+from agent.core.shares import Owner
 from agent.runtime.alarms import SLEEP_STEP_NS, Alarms
 
 pytestmark = pytest.mark.anyio
@@ -17,8 +18,8 @@ MS = 1_000_000
 class Sleeper:
     """Notes when it was woken, and may set its next alarm as it is."""
 
-    def __init__(self, alarms: Alarms, every_ns: int | None = None) -> None:
-        self.alarms, self.every_ns = alarms, every_ns
+    def __init__(self, alarms: Alarms, every_ns: int | None = None, owner: Owner = None) -> None:
+        self.alarms, self.every_ns, self.owner = alarms, every_ns, owner
         self.woken_ns: list[int] = []
         self.woken = anyio.Event()
 
@@ -131,7 +132,7 @@ class Reader(Sleeper):
 
 async def test_no_more_readings_are_under_way_than_the_bound_and_all_have_their_turn() -> None:
     Reader.under_way = Reader.most = 0
-    alarms = Alarms(readings_at_once=10)
+    alarms = Alarms(10, patience_ns=60_000 * MS)
     readers = [Reader(alarms) for _ in range(500)]
     now_ns = time.monotonic_ns()
     for reader in readers:
@@ -152,7 +153,7 @@ async def test_no_more_readings_are_under_way_than_the_bound_and_all_have_their_
 
 
 async def test_one_that_gets_no_answer_is_woken_at_its_deadline_and_makes_room() -> None:
-    alarms = Alarms(readings_at_once=1)
+    alarms = Alarms(1, patience_ns=60_000 * MS)
     stuck, behind = Sleeper(alarms), Sleeper(alarms)
     now_ns = time.monotonic_ns()
     alarms.set(stuck, now_ns + 20 * MS, reading=True)
@@ -169,7 +170,7 @@ async def test_one_that_gets_no_answer_is_woken_at_its_deadline_and_makes_room()
 
 
 async def test_what_waits_for_room_and_is_set_anew_waits_for_its_new_time() -> None:
-    alarms = Alarms(readings_at_once=1)
+    alarms = Alarms(1, patience_ns=60_000 * MS)
     stuck, behind = Sleeper(alarms), Sleeper(alarms)
     now_ns = time.monotonic_ns()
     alarms.set(stuck, now_ns + 60_000 * MS, reading=True)
@@ -184,3 +185,26 @@ async def test_what_waits_for_room_and_is_set_anew_waits_for_its_new_time() -> N
         group.cancel_scope.cancel()
 
     assert behind.woken_ns == []
+
+
+class Silent(Sleeper):
+    """Has a reading in flight, without an answer, once it was woken."""
+
+    def wake(self) -> None:
+        super().wake()
+        self.alarms.set(self, time.monotonic_ns() + 60_000 * MS, reading=True)
+
+
+async def test_vms_that_never_answer_do_not_delay_those_of_another_owner() -> None:
+    """A thousand of them take 10 s, ten at a time for a tenth of a second."""
+    alarms = Alarms(10, patience_ns=100 * MS)
+    now_ns = time.monotonic_ns()
+    silent = [Silent(alarms, owner=1000) for _ in range(1000)]
+    other = Sleeper(alarms, owner=1001)
+    for sleeper in (*silent, other):
+        alarms.set(sleeper, now_ns)
+
+    await run_until(alarms, lambda: bool(other.woken_ns))
+
+    assert sum(bool(each.woken_ns) for each in silent) < 500
+    await run_until(alarms, lambda: sum(bool(each.woken_ns) for each in silent) > 30)

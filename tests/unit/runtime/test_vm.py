@@ -14,6 +14,7 @@ from agent.core.events import PathMissing
 from agent.core.memory import Memory
 from agent.core.poller import PollSettings, begin
 from agent.core.reading import Access, Sample, SocketMark, State, StateEvent, VmId
+from agent.core.shares import Owner
 from agent.qmp.link import QmpOpener, Settings
 from agent.runtime.alarms import Alarms
 from agent.runtime.links import Link, opener
@@ -164,7 +165,7 @@ async def test_the_id_of_a_vm_that_has_yet_to_be_started_is_not_taken_by_another
 
         @asynccontextmanager
         async def open_link(
-            address: Address, *, look_first: bool, mark: SocketMark | None
+            address: Address, *, look_first: bool, mark: SocketMark | None, owner: Owner = None
         ) -> AsyncGenerator[Link, None]:
             async with shared.open_link(address, look_first=look_first, mark=mark) as link:
                 if other_user and str(address) == str(second):
