@@ -11,7 +11,8 @@ It makes up for what the library lacks, and keeps its peculiarities from the res
 - it logs every message pretty-printed, and ordinary failures as errors: here it logs nothing;
 - it takes a line for a message: here a message is a JSON value in any layout (framing.py);
 - it reads on without a pause while messages are buffered: here they yield to other tasks, and too many end
-  the link. Events that the agent does not use cost little, and many more of them are allowed.
+  the link. Events that the agent does not use cost little, and many more of them are allowed. Of all monitors
+  together so many are read, and no more (flood.py).
 """
 
 import asyncio
@@ -33,7 +34,7 @@ from agent.core.events import LinkEvent
 from agent.core.wording import printable
 from agent.errors import LinkFault, QmpCommandError, QmpUnreachable
 from agent.qmp import allowlist, parsing
-from agent.qmp.flood import FloodingError, FloodWindow
+from agent.qmp.flood import Budget, FloodingError, FloodWindow
 from agent.qmp.framing import Frame, Framer
 
 _READ_MAX_BYTES = 64 * 1024
@@ -74,11 +75,11 @@ class MonitorClient(QMPClient):
     may await `next_event`.
     """
 
-    def __init__(self, path: str, *, events_per_s_max: int) -> None:
+    def __init__(self, path: str, *, events_per_s_max: int, budget: Budget | None = None) -> None:
         super().__init__(readbuflen=_READ_MAX_BYTES)
         self.logger = _SILENT
         self._path = path
-        self._flood = FloodWindow(events_per_s_max)
+        self._flood = FloodWindow(events_per_s_max, budget)
         self._framer = Framer()
         self._message_bytes = 0
         self._skipped = 0  # since other tasks ran
@@ -268,6 +269,9 @@ class MonitorClient(QMPClient):
         framer, reader = self._framer, self._reader
         if reader is None:
             raise AssertionError("a message before `begin`")
+        pause_s = self._flood.pause_s(asyncio.get_running_loop().time())
+        if pause_s > 0:
+            await asyncio.sleep(pause_s)
         while (frame := framer.take()) is None:
             data = await reader.read(_READ_MAX_BYTES)
             if not data:

@@ -1,4 +1,8 @@
-"""Counts the messages of a monitor in windows of a second, and reports a flood. Pure: time is an argument."""
+"""Counts the messages of a monitor in windows of a second, and reports a flood. Pure: time is an argument.
+
+All monitors together have a budget, so that many which stay just below the bound of one do not use up a core.
+While it is used up, those that have sent more than any VM does are not read.
+"""
 
 from collections import Counter
 
@@ -10,6 +14,14 @@ _WEIGHT_BYTES = 1024
 UNUSED_FACTOR = 10
 """Events that the agent does not use, for each message allowed: a disk that fails under `werror=report` makes
 an event for each request."""
+
+BUDGET_PER_S = 5_000
+"""Messages of all monitors together: a fraction of a core."""
+
+_BUDGET_WINDOW_S = 0.1
+
+NEVER_PAUSED_PER_S = 30
+"""Messages of a monitor that is read in any case: a VM sends fewer, at its introduction too."""
 
 _NAMES_MAX = 16
 """Names of events that are counted: a VM floods with one or two."""
@@ -24,11 +36,32 @@ class FloodingError(Exception):
     """More messages than the bound. The message names the bound and the most frequent event."""
 
 
+class Budget:
+    """What all monitors may send together."""
+
+    def __init__(self, messages_per_s: int = BUDGET_PER_S) -> None:
+        """Count nothing yet; an event that is not used counts as a message divided by `UNUSED_FACTOR`."""
+        self._left_max = messages_per_s * UNUSED_FACTOR * _BUDGET_WINDOW_S
+        self._left = self._left_max
+        self._ends_s = 0.0
+
+    def use(self, amount: int, now_s: float) -> None:
+        """Use some of the present window's budget."""
+        if now_s >= self._ends_s:
+            self._ends_s, self._left = now_s + _BUDGET_WINDOW_S, self._left_max
+        self._left -= amount
+
+    def pause_s(self, now_s: float) -> float:
+        """Return the time until there is something left; 0: there is."""
+        return max(0.0, self._ends_s - now_s) if self._left <= 0 else 0.0
+
+
 class FloodWindow:
     """The messages of the present second."""
 
-    def __init__(self, messages_per_s_max: int) -> None:
+    def __init__(self, messages_per_s_max: int, budget: Budget | None = None) -> None:
         """Count nothing yet; of events that are not used, `UNUSED_FACTOR` times as many are allowed."""
+        self._budget = budget or Budget()
         self._messages_per_s_max = messages_per_s_max
         self._start_s = 0.0
         self._used = 0
@@ -48,6 +81,7 @@ class FloodWindow:
         """
         self._begin(now_s)
         self._used += _weight(size_bytes)
+        self._budget.use(UNUSED_FACTOR * _weight(size_bytes), now_s)
         if isinstance(event, str):
             self._count_name(event)
         self._check(self._used, self._messages_per_s_max)
@@ -56,8 +90,15 @@ class FloodWindow:
         """Count an event that the agent does not use; arguments and errors are those of `add`."""
         self._begin(now_s)
         self._unused += _weight(size_bytes)
+        self._budget.use(_weight(size_bytes), now_s)
         self._count_name(event)
         self._check(self._unused, self._messages_per_s_max * UNUSED_FACTOR)
+
+    def pause_s(self, now_s: float) -> float:
+        """Return how long not to read this monitor, for the sake of the others; mostly 0."""
+        sent = self._used + self._unused / UNUSED_FACTOR
+        may_pause = sent > NEVER_PAUSED_PER_S and now_s - self._start_s < 1.0
+        return self._budget.pause_s(now_s) if may_pause else 0.0
 
     def _begin(self, now_s: float) -> None:
         if now_s - self._start_s >= 1.0:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent.qmp.flood import UNUSED_FACTOR, FloodingError, FloodWindow
+from agent.qmp.flood import NEVER_PAUSED_PER_S, UNUSED_FACTOR, Budget, FloodingError, FloodWindow
 
 
 def test_more_messages_than_the_bound_in_one_second_are_a_flood() -> None:
@@ -40,3 +40,30 @@ def test_events_that_are_not_used_have_a_bound_of_their_own_and_the_most_frequen
 
     with pytest.raises(FloodingError, match=r"more than 30 .* events BLOCK_IO_ERROR; a disk of the VM fails"):
         window.add_unused("BLOCK_IO_ERROR", 100, 1.0)
+
+
+def test_while_the_budget_of_all_is_used_up_only_those_that_send_much_are_not_read() -> None:
+    budget = Budget(messages_per_s=1000)
+    noisy, quiet = (FloodWindow(500, budget) for _ in range(2))
+    for _ in range(100):
+        assert noisy.pause_s(7.0) == 0.0
+        noisy.add("STOP", 100, 7.0)
+    for _ in range(NEVER_PAUSED_PER_S):
+        quiet.add("STOP", 100, 7.02)
+
+    assert noisy.pause_s(7.02) == pytest.approx(0.08)
+    assert quiet.pause_s(7.02) == 0.0
+    assert noisy.pause_s(7.1) == 0.0
+    assert noisy.pause_s(9.0) == 0.0
+
+
+def test_an_event_that_is_not_used_costs_a_tenth_of_the_budget_of_others() -> None:
+    budget = Budget(messages_per_s=1000)
+    noisy = FloodWindow(500, budget)
+    for _ in range(999):
+        noisy.add_unused("JOB", 100, 7.0)
+    assert noisy.pause_s(7.0) == 0.0
+
+    noisy.add_unused("JOB", 100, 7.0)
+
+    assert noisy.pause_s(7.0) > 0.0

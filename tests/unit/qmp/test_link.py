@@ -11,6 +11,7 @@ import pytest
 from agent.core.events import Given, MonitorEvent, MonitorEventKind
 from agent.core.reading import Peer, Reading
 from agent.errors import LinkFault, QmpCommandError, QmpNotAllowed, QmpUnreachable
+from agent.qmp.flood import Budget
 from agent.qmp.link import Link, Settings, open_link
 from agent.qmp.openings import Openings
 from tests.unit.qmp.peer import BALLOON, GREETING, SETTINGS, Client, Script, read_stats, serving
@@ -443,6 +444,36 @@ async def test_a_storm_of_events_that_are_not_used_leaves_the_link_open() -> Non
         with anyio.fail_after(10):
             assert await link.read_run_state() == "paused"
             assert await link.next_event() == MonitorEvent(MonitorEventKind.STOP)
+
+
+async def test_monitors_that_send_much_are_read_no_faster_than_the_budget_of_all() -> None:
+    """Ten thousand events are a second's budget. Without it they are read in a fraction of one."""
+    budget = Budget(messages_per_s=1000)
+
+    async def noisy(peer: Client) -> None:
+        await peer.greet()
+        await peer.hear()
+        await peer.send(STORM * 2000)
+        await peer.say({"return": {"status": "running"}, "id": 1})
+        await peer.wait_closed()
+
+    settings, took_s = Settings(greeting_timeout_s=5.0), list[float]()
+
+    async def ask(path: str) -> None:
+        async with open_link(path, settings, limiter, budget=budget) as link:
+            begun_s = anyio.current_time()
+            assert await link.read_run_state() == "running"
+            took_s.append(anyio.current_time() - begun_s)
+
+    limiter = openings()
+    async with serving(noisy) as path:
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as group:
+                for _ in range(5):
+                    group.start_soon(ask, path)
+
+    assert len(took_s) == 5
+    assert max(took_s) >= 0.5
 
 
 async def test_answers_that_were_asked_for_count_towards_a_flood() -> None:
