@@ -70,6 +70,7 @@ check-tests: setup
 
 lab: setup ## build what the tests need: guest, libvirt, Kafka, Flink, Collector, Prometheus
 	@python -m tests.lab.setup
+	@python -m tests.lab.qemu # boots the guests that most tests resume
 
 test: lab ## run all tests: most in parallel, then those that measure time, alone
 	@python -m pytest -q -m "not long and not alone" --numprocesses 5 --dist loadfile --no-loadscope-reorder

@@ -7,6 +7,7 @@ emulates: only what QEMU promises is compared, with room.
 """
 
 import time
+from itertools import pairwise
 from typing import cast
 
 from tests.integration.hypervisor_kinds import QUICK_S, UNSET, AnyKind
@@ -147,7 +148,12 @@ def test_a_crashed_guest_is_silent_and_the_vm_runs_on(any_kind: AnyKind) -> None
     client.next_update()
 
     vm.order("crash")
-    time.sleep(1.5)
+    deadline = time.monotonic() + 60  # it may report once more while it crashes
+    last = None
+    while (now := client.stats()) != last:
+        assert time.monotonic() < deadline, now
+        last = now
+        time.sleep(1.5)
 
     client.stands(2.5)
     assert client.run_state() == "running"
@@ -176,18 +182,18 @@ def test_a_reset_keeps_interval_and_values_and_polling_comes_back(any_kind: AnyK
 def test_the_balloons_size_follows_and_says_so_once_a_second(any_kind: AnyKind) -> None:
     client = any_kind.watch(any_kind.guest())
 
-    asked = time.monotonic()
+    sizes, at_s = list[int](), [time.monotonic()]
     client.resize(100 << 20)
-    first = client.wait_for(["BALLOON_CHANGE"])
-    quick = time.monotonic()
-    second = client.wait_for(["BALLOON_CHANGE"])
-    later = time.monotonic()
+    while not sizes or sizes[-1] != 100 << 20:  # the last one wins
+        event = client.wait_for(["BALLOON_CHANGE"])[-1]
+        sizes.append(cast(dict[str, int], event["data"])["actual"])
+        at_s.append(time.monotonic())
 
-    sizes = [cast(dict[str, int], event["data"])["actual"] for event in (first[-1], second[-1])]
     assert 100 << 20 < sizes[0] < 128 << 20
-    assert sizes[1] == 100 << 20  # the last one wins
-    assert quick - asked < 2 * QUICK_S
-    assert 0.5 < later - quick < 1 + QUICK_S
+    assert sizes == sorted(sizes, reverse=True)
+    assert at_s[1] - at_s[0] < 2 * QUICK_S
+    for earlier_s, later_s in pairwise(at_s[1:]):
+        assert 0.5 < later_s - earlier_s < 1 + QUICK_S
     assert client.actual() == 100 << 20
 
     total = client.stats()[1]["stat-total-memory"]
@@ -197,7 +203,7 @@ def test_the_balloons_size_follows_and_says_so_once_a_second(any_kind: AnyKind) 
 
     client.resize(128 << 20)
     client.wait_for(["BALLOON_CHANGE"])
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while client.actual() != 128 << 20:
         assert time.monotonic() < deadline
         time.sleep(0.05)

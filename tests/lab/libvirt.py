@@ -20,8 +20,9 @@ from xml.sax.saxutils import escape
 
 from tests.lab import cache, setup
 from tests.lab.boot_slot import boot_slot
+from tests.lab.monitor import Monitor, Orders
 from tests.lab.process import cpu_s, kill, start, wait_until
-from tests.lab.qemu import Monitor, Orders, kernel_words
+from tests.lab.qemu import kernel_words
 
 _USER = 64055  # Debian's libvirt-qemu; the driver does not start where the name is unknown, even if unused
 

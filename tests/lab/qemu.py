@@ -1,188 +1,40 @@
 """Real QEMUs, with and without a guest. Whatever starts here dies with the process that started it."""
 
-import json
+import hashlib
 import os
+import shutil
 import signal
-import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import cast
 
 from tests.lab import setup
 from tests.lab.boot_slot import boot_slot
+from tests.lab.cache import made, place, run
+from tests.lab.monitor import BALLOON, Monitor, Orders
 from tests.lab.process import kill, start, wait_until
 
-BALLOON = "/machine/peripheral/balloon0"
-
-
-class Monitor:
-    """A blocking QMP client for one more monitor than the agent's. Not the agent's code, on purpose."""
-
-    def __init__(self, path: Path, timeout_s: float = 10.0, *, patience_s: float = 10.0) -> None:
-        """Connect, waiting for a listener at most `patience_s`, and for each answer at most `timeout_s`."""
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(timeout_s)
-        self._stream = self._socket.makefile("rwb")
-        self._event_ms: dict[str, float] = {}
-        try:
-            self._connect(path, patience_s)
-            self.greeting = self._read()
-            self.command("qmp_capabilities")
-        except BaseException:
-            self.close()
-            raise
-
-    def _connect(self, path: Path, patience_s: float) -> None:
-        deadline = time.monotonic() + patience_s
-        while True:
-            try:
-                self._socket.connect(str(path))
-                return
-            except (FileNotFoundError, ConnectionRefusedError):
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.01)
-
-    def command(self, name: str, **arguments: object) -> object:
-        """Return the answer's `return`.
-
-        Raises:
-            RuntimeError: QEMU said no.
-        """
-        self._stream.write(json.dumps({"execute": name, "arguments": arguments}).encode() + b"\n")
-        self._stream.flush()
-        while True:
-            message = self._read()
-            if "return" in message:
-                return message["return"]
-            if "error" in message:
-                raise RuntimeError(f"{name}: {message['error']}")
-            self._note(message)
-
-    def event_ms(self, name: str) -> float:
-        """Wait for an event since the monitor was opened; return when it was, in Unix milliseconds."""
-        while name not in self._event_ms:
-            self._note(self._read())
-        return self._event_ms[name]
-
-    def _note(self, message: dict[str, object]) -> None:
-        if "event" in message:
-            at = cast(dict[str, int], message["timestamp"])
-            self._event_ms[str(message["event"])] = at["seconds"] * 1000 + at["microseconds"] / 1000
-
-    @property
-    def version(self) -> tuple[int, int, int]:
-        """QEMU's version, as it greeted."""
-        said = cast(dict[str, dict[str, dict[str, int]]], self.greeting["QMP"])["version"]["qemu"]
-        return said["major"], said["minor"], said["micro"]
-
-    def human(self, words: str) -> None:
-        """Have a command of the human monitor carried out.
-
-        Raises:
-            RuntimeError: it said something, which is how it complains.
-        """
-        said = self.command("human-monitor-command", **{"command-line": words})
-        if said:
-            raise RuntimeError(f"{words}: {said}")
-
-    def get(self, name: str, path: str = BALLOON) -> object:
-        """Return a QOM property."""
-        return self.command("qom-get", path=path, property=name)
-
-    def guest_stats(self) -> tuple[int, dict[str, int]]:
-        """Return last-update, and the statistics as on the wire."""
-        answer = cast(dict[str, object], self.get("guest-stats"))
-        return cast(int, answer["last-update"]), cast(dict[str, int], answer["stats"])
-
-    def set_interval(self, interval_s: int) -> None:
-        """Set the polling interval, as another client would."""
-        self.command("qom-set", path=BALLOON, property="guest-stats-polling-interval", value=interval_s)
-
-    def interval_s(self) -> int:
-        """Read the polling interval."""
-        return cast(int, self.get("guest-stats-polling-interval"))
-
-    def wait_for_update(self, timeout_s: float = 90.0) -> int:
-        """Return the `last-update` of the first update after now. The interval must be set.
-
-        Raises:
-            TimeoutError: none came: no driver in the guest, or it does not answer.
-        """
-        before, _ = self.guest_stats()
-        deadline = time.monotonic() + timeout_s
-        while (now := self.guest_stats()[0]) <= before:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"last-update is still {now} after {timeout_s} s")
-            time.sleep(0.01)
-        return now
-
-    def __enter__(self) -> "Monitor":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Leave the monitor to others. Harmless where QEMU has hung up, whatever it was not told."""
-        with suppress(ConnectionError):
-            self._stream.close()
-        self._socket.close()
-
-    def _read(self) -> dict[str, object]:
-        line = self._stream.readline()
-        if not line:
-            raise ConnectionError("QEMU has hung up")
-        return cast(dict[str, object], json.loads(line))
-
-
-class Orders:
-    """A guest's second serial port, from which it takes orders: see `guest_init.sh`."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._socket: socket.socket | None = None
-
-    def give(self, words: str, timeout_s: float = 30.0) -> None:
-        """Give an order and wait until it has been followed.
-
-        Raises:
-            RuntimeError: the guest could not, or its QEMU is gone.
-        """
-        if self._socket is None:
-            self._socket = socket.socket(socket.AF_UNIX)
-            self._socket.connect(str(self._path))
-        self._socket.settimeout(timeout_s)
-        self._socket.sendall(words.encode() + b"\n")
-        answer = b""
-        try:
-            while not answer.endswith(b"\n"):
-                got = self._socket.recv(100)
-                if not got:
-                    raise RuntimeError(f"{self._path.stem}: {words}: QEMU is gone")
-                answer += got
-        except BaseException:
-            self.forget()  # a late answer must not pass for the next one's
-            raise
-        if answer.strip() != b"ok":
-            raise RuntimeError(f"{self._path.stem}: {words}: the guest says {answer!r}")
-
-    def forget(self) -> None:
-        """Leave the port; the next order comes to it anew."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+__all__ = ["BALLOON", "Monitor", "Orders", "Vm", "bare", "guest", "idle", "kernel_words"]
 
 
 class Vm:
     """One QEMU process. `qmp` is the agent's monitor, `truth` the tests' own."""
 
     def __init__(
-        self, folder: Path, name: str, argv: Sequence[str], env: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        name: str,
+        argv: Sequence[str],
+        env: Mapping[str, str] | None = None,
+        *,
+        state: Path | None = None,
     ) -> None:
+        """Start QEMU; `state` is a file of `save` to resume instead of booting."""
         self.name = name
         self.folder = folder
         self.qmp = folder / f"{name}.qmp"
@@ -195,7 +47,7 @@ class Vm:
         self._env = None if env is None else {**os.environ, **env}
         self._process: subprocess.Popen[bytes] | None = None
         self._boots = 1
-        self.start()
+        self.start(state)
 
     @property
     def pid(self) -> int:
@@ -203,16 +55,19 @@ class Vm:
         assert self._process is not None
         return self._process.pid
 
-    def start(self) -> None:
-        """Start it, and return once its monitors answer.
+    def start(self, state: Path | None = None) -> None:
+        """Start it, and return once its monitors answer, and once it runs if it resumes a saved state.
 
         Raises:
             RuntimeError: QEMU did not; the message has its log.
         """
-        self._process = start(self._argv, self.log, env=self._env)
-        self._boots = 1
+        resumed = () if state is None else ("-incoming", f"exec:cat {state}")
+        self._process = start([*self._argv, *resumed], self.log, env=self._env)
+        self._boots = 0 if resumed else 1
         try:
-            wait_until(self._answers, self.name, self._process, self.log, 20)
+            wait_until(self._answers, self.name, self._process, self.log, 60)
+            if resumed:
+                wait_until(self._runs, f"{self.name} resumes", self._process, self.log, 60)
         except BaseException:
             self.kill()
             raise
@@ -223,6 +78,28 @@ class Vm:
         except (FileNotFoundError, ConnectionError):
             return False
         return True
+
+    def _runs(self) -> bool:
+        with Monitor(self.hands) as monitor:
+            return cast(dict[str, bool], monitor.command("query-status"))["running"]
+
+    def save(self, state: Path) -> None:
+        """Write the VM's state to a file for QEMUs with the same devices to resume; the VM stops.
+
+        Free memory is zeroed first, so that it takes no room.
+
+        Raises:
+            RuntimeError: QEMU cannot save it.
+        """
+        self.order("dirty 56")
+        self.order("clean")
+        with self.monitor() as monitor:
+            monitor.command("migrate-set-parameters", **{"max-bandwidth": 1 << 40})
+            monitor.command("migrate", uri=f"exec:cat > {state}")
+            while (now := cast(dict[str, str], monitor.command("query-migrate")))["status"] != "completed":
+                if now["status"] in ("failed", "cancelled"):
+                    raise RuntimeError(f"{self.name}: not saved: {now}")
+                time.sleep(0.02)
 
     def monitor(self) -> Monitor:
         """Open the tests' own monitor."""
@@ -323,7 +200,10 @@ def guest(
     command: Sequence[str] = (),
     image: Path | None = None,
 ) -> Generator[Vm]:
-    """A real Linux guest of 128 MiB under TCG: boots in about 3 s.
+    """A real Linux guest of 128 MiB under TCG.
+
+    It has booted once for all tests, each of which resumes the state it had then: that costs a thirtieth
+    of a boot. After a restart or a reset it boots.
 
     Args:
         folder: short, for its sockets.
@@ -332,25 +212,19 @@ def guest(
         driver: whether the guest loads virtio_balloon while it boots.
         balloon: whether it has the device.
         uuid: none by default.
-        booted: wait until it takes orders.
-        env: variables for QEMU on top of ours.
+        booted: return when it takes orders; otherwise it boots, and this does not wait.
+        env: variables for QEMU on top of ours. With any, the guest boots.
         command: which QEMU, with arguments that make it find its files; the machine's by default.
         image: the folder of the kernel and its initrd; `setup.guest()` by default.
     """
+    qemus = tuple(command) or (str(setup.qemu()),)
+    plain = not any(str(folder) in word or word in ("-S", "-incoming") for word in extra)
+    resumed = booted and plain and env is None
     image = image or setup.guest()
-    words = kernel_words(driver=driver)
-    argv = [
-        *(command or (str(setup.qemu()),)),
-        *("-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "128", "-name", name),
-        *("-nodefaults", "-display", "none", "-append", words),
-        *("-kernel", str(image / "vmlinuz"), "-initrd", str(image / "initrd.gz")),
-        *("-serial", f"file:{folder / name}.console"),
-        *("-serial", f"unix:{folder / name}.orders,server=on,wait=off"),
-        *(("-device", "virtio-balloon-pci,id=balloon0") if balloon else ()),
-        *(("-uuid", uuid) if uuid else ()),
-    ]
-    with boot_slot() if booted else nullcontext():
-        vm = Vm(folder, name, [*argv, *_monitors(folder, name), *extra], env)
+    argv = _guest_argv(qemus, image, folder, name, extra, driver=driver, balloon=balloon)
+    state = _booted(qemus, image, extra, driver=driver, balloon=balloon) if resumed else None
+    with boot_slot() if booted and not resumed else nullcontext():
+        vm = Vm(folder, name, [*argv, *(("-uuid", uuid) if uuid else ())], env, state=state)
         try:
             if booted:
                 vm.wait_until_booted()
@@ -361,3 +235,59 @@ def guest(
         yield vm
     finally:
         vm.kill()
+
+
+def _guest_argv(
+    command: Sequence[str],
+    image: Path,
+    folder: Path,
+    name: str,
+    extra: Sequence[str],
+    *,
+    driver: bool,
+    balloon: bool,
+) -> list[str]:
+    return [
+        *command,
+        *("-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "128", "-name", name),
+        *("-nodefaults", "-display", "none", "-append", kernel_words(driver=driver)),
+        *("-kernel", str(image / "vmlinuz"), "-initrd", str(image / "initrd.gz")),
+        *("-serial", f"file:{folder / name}.console"),
+        *("-serial", f"unix:{folder / name}.orders,server=on,wait=off"),
+        *(("-device", "virtio-balloon-pci,id=balloon0") if balloon else ()),
+        *_monitors(folder, name),
+        *extra,
+    ]
+
+
+def _booted(
+    command: Sequence[str], image: Path, extra: Sequence[str], *, driver: bool, balloon: bool
+) -> Path:
+    """Return the state of a booted guest of the same QEMU and devices. The first caller boots it."""
+    shape = _guest_argv(command, image, Path("folder"), "name", extra, driver=driver, balloon=balloon)
+    inputs = " ".join([_version(tuple(command)), *shape])
+    name = f"booted-{hashlib.sha256(inputs.encode()).hexdigest()[:8]}"  # several may boot at the same time
+    with made(name, inputs) as work:
+        if work is not None:
+            with tempfile.TemporaryDirectory(prefix="bb-", dir="/tmp") as folder, boot_slot():
+                os.chmod(folder, 0o777)  # QEMU may run as another user
+                argv = _guest_argv(command, image, Path(folder), "g", extra, driver=driver, balloon=balloon)
+                vm = Vm(Path(folder), "g", argv)
+                try:
+                    vm.wait_until_booted()
+                    vm.save(Path(folder) / "state")
+                finally:
+                    vm.kill()
+                shutil.move(Path(folder) / "state", work / "state")
+    return place(name, inputs) / "state"
+
+
+@cache
+def _version(command: tuple[str, ...]) -> str:
+    return run([*command, "--version"])
+
+
+if __name__ == "__main__":
+    for each in ((str(setup.qemu()),), setup.newer_qemu()):
+        for with_driver in (True, False):
+            _booted(each, setup.guest(), (), driver=with_driver, balloon=True)
