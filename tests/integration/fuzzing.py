@@ -61,7 +61,7 @@ class Figures:
         )
 
 
-def fuzz(folder: Path, messages: int, count: int, seed: int, *, seconds_max: float) -> Figures:
+def fuzz(folder: Path, messages: int, peers: int, seed: int, *, seconds_max: float) -> Figures:
     """Run an agent over hostile and healthy monitors until it has taken in so many messages."""
     report, truth = folder / "hostile.json", folder / "healthy.json"
     env = {
@@ -71,11 +71,11 @@ def fuzz(folder: Path, messages: int, count: int, seed: int, *, seconds_max: flo
         "BAROGRAPH_OTLP__INTERVAL": "2s",
     }
     with (
-        peers("healthy", folder, HEALTHY, 0, truth),
+        _peers("healthy", folder, HEALTHY, 0, truth),
         agent(folder / "run", "--monitor", f"{folder}/*.qmp", "--interval", "1s", env=env) as process,
     ):
         process.wait_for_log("healthy-2")
-        with peers("hostile", folder, count, seed, report.with_suffix(".progress")) as hostile:
+        with _peers("hostile", folder, peers, seed, report.with_suffix(".progress")) as hostile:
             begun_s, cpu_s = time.monotonic(), process.cpu_s()
             rss_warm = rss = 0
             taken = 0
@@ -106,15 +106,14 @@ def fuzz(folder: Path, messages: int, count: int, seed: int, *, seconds_max: flo
         sent=said["counts"],
         rss_warm_bytes=rss_warm or rss,
         rss_end_bytes=rss,
-        healthy=compare_healthy(lines, json.loads(truth.read_text()), until_ms),
+        healthy=_compare_healthy(lines, json.loads(truth.read_text()), until_ms),
         **_judge_hostile(lines, folder, said["said"]),
         totals=totals,
         cpu_share=cpu_s / seconds,
     )
 
 
-def compare_healthy(lines: Sequence[str], bases_s: Sequence[float], until_ms: float) -> list[Comparison]:
-    """Return what the lines have of the healthy VMs that began at `bases_s`."""
+def _compare_healthy(lines: Sequence[str], bases_s: Sequence[float], until_ms: float) -> list[Comparison]:
     samples = arrived([line for line in lines if '"name":"healthy-' in line])
     found: list[Comparison] = []
     for number, base_s in enumerate(bases_s):
@@ -158,8 +157,7 @@ def _reading(number: int, last_update_s: int, statistics: Mapping[str, int]) -> 
 
 
 @contextmanager
-def peers(kind: str, folder: Path, count: int, seed: int, there: Path) -> Generator[Any]:
-    """Run so many peers of a kind of `tests/lab/fuzz_peer.py`; `there` exists once they do."""
+def _peers(kind: str, folder: Path, count: int, seed: int, there: Path) -> Generator[Any]:
     report = there.with_suffix(".json")
     log = folder / f"{kind}.log"
     argv = [sys.executable, "-m", "tests.lab.fuzz_peer", kind, folder, str(count), str(seed), report]

@@ -27,7 +27,7 @@ def judge(figures: Figures) -> None:
 
 
 def test_hostile_monitors_cost_only_themselves(folder: Path) -> None:
-    figures = fuzz(folder, 25_000, count=40, seed=1, seconds_max=120)
+    figures = fuzz(folder, 25_000, peers=40, seed=1, seconds_max=120)
 
     judge(figures)
     assert figures.lag_p99_ms <= 500  # on whatever machine this is
@@ -35,7 +35,7 @@ def test_hostile_monitors_cost_only_themselves(folder: Path) -> None:
 
 @pytest.mark.long
 def test_a_million_messages_of_hostile_monitors(folder: Path) -> None:
-    figures = fuzz(folder, 1_000_000, count=80, seed=20261126, seconds_max=1500)
+    figures = fuzz(folder, 1_000_000, peers=80, seed=20261126, seconds_max=1500)
 
     judge(figures)
     assert figures.lag_p99_ms <= 100

@@ -1,8 +1,7 @@
 """Monitors for the fuzz, on sockets in one folder: many hostile ones, or some healthy ones with known values.
 
 `python -m tests.lab.fuzz_peer hostile FOLDER COUNT SEED REPORT` until SIGTERM, then the report is written;
-`python -m tests.lab.fuzz_peer healthy FOLDER COUNT 0 REPORT`, whose report is there from the start. `crowd`
-gives such VMs other numbers, and `noisy` also lets them send as many events as one link may.
+`python -m tests.lab.fuzz_peer healthy FOLDER COUNT 0 REPORT`, whose report is there from the start.
 """
 
 import asyncio
@@ -26,8 +25,6 @@ HEALTHY_PERIOD_S = 1.003
 
 _JUNK_EVERY_S = 0.1
 _JUNK_PER_S = (0, 100, 400, 400)  # the agent leaves at 500
-_NOISE_PER_S = 4000  # of events that the agent does not use; it leaves at 5,000
-_CROWD = 100_000  # the first number of VMs that are in the way of others
 _IDLE_MAX_S = 12.0  # without a question: the agent has given this socket up for now
 
 
@@ -145,29 +142,16 @@ class Hostile:
 class Healthy:
     """A VM as it should be: an update each `HEALTHY_PERIOD_S` from `base_s` on."""
 
-    def __init__(self, number: int, base_s: float, *, noisy: bool = False) -> None:
-        self.number, self.base_s, self.noisy = number, base_s, noisy
+    def __init__(self, number: int, base_s: float) -> None:
+        self.number, self.base_s = number, base_s
 
     async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one client."""
         version = {"qemu": {"major": 8, "minor": 0, "micro": 0}}
         writer.write(_line({"QMP": {"version": version, "capabilities": []}}))
-        async with anyio.create_task_group() as group:
-            if self.noisy:
-                group.start_soon(self._make_noise, writer)
-            with contextlib.suppress(OSError):
-                async for request in Requests(reader):
-                    writer.write(_line({"return": self._answer(request), "id": request.get("id")}))
-            group.cancel_scope.cancel()
+        async for request in Requests(reader):
+            writer.write(_line({"return": self._answer(request), "id": request.get("id")}))
         writer.close()
-
-    async def _make_noise(self, writer: asyncio.StreamWriter) -> None:
-        event = _line({"event": "BLOCK_IO_ERROR", "data": {}, "timestamp": {"seconds": 1, "microseconds": 1}})
-        with contextlib.suppress(OSError):
-            while True:
-                writer.write(event * int(_NOISE_PER_S * _JUNK_EVERY_S))
-                await writer.drain()
-                await asyncio.sleep(_JUNK_EVERY_S)
 
     def _answer(self, request: dict[str, Any]) -> object:
         match request["execute"], request.get("arguments", {}).get("property"):
@@ -227,11 +211,11 @@ class Requests:
 async def _serve(kind: str, folder: Path, count: int, seed: int, report: Path) -> None:
     done = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, done.set)
-    if kind != "hostile":
+    if kind == "healthy":
         bases_s = [time.time() - 100 + number * 0.37 for number in range(count)]
         for number, base_s in enumerate(bases_s):
-            vm = Healthy(number if kind == "healthy" else _CROWD + number, base_s, noisy=kind == "noisy")
-            await asyncio.start_unix_server(vm.talk, folder / f"{kind}-{number}.qmp")
+            vm = Healthy(number, base_s)
+            await asyncio.start_unix_server(vm.talk, folder / f"healthy-{number}.qmp")
         _write(report, bases_s)
         await done.wait()
         return

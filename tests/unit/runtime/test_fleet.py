@@ -16,11 +16,13 @@ from structlog.testing import capture_logs
 from agent.core import fleet as decisions
 from agent.core.address import Address, MonitorPath
 from agent.core.choice import EVERY_VM, Choice, Rule
+from agent.core.fleet import Room
 from agent.core.memory import Memory
 from agent.core.reading import Access, SocketMark, State, StateEvent
 from agent.discovery.globs import MonitorGlob, Settings
 from agent.discovery.scan import RefusedPath, RefusedReason, Scan, Seen
 from agent.discovery.watch import watch
+from agent.qmp.endpoint import mark_of
 from agent.runtime.fleet import REFUSALS_LOGGED_MAX, Fleet
 from tests.unit.qmp.peer import GREETING
 from tests.unit.runtime.test_vm import Emitted, around, value_of
@@ -283,3 +285,41 @@ async def test_refused_paths_have_a_bounded_number_of_log_lines(folder: Path) ->
         "monitors refused"
     ]
     assert lines[-1]["others"] == 3
+
+
+async def test_the_vms_of_one_owner_make_room_for_those_of_another(folder: Path) -> None:
+    emitted = Emitted()
+    fleet = Fleet("host", around(emitted), room=Room(monitors=4))
+    greedy, late = (folder / f"{name}.qmp" for name in ("greedy", "late"))
+    async with listening(greedy) as theirs, listening(late) as ours:
+
+        async def scans() -> AsyncGenerator[Scan]:
+            crowd = [
+                Seen(
+                    MonitorPath(f"{folder}/{'/' * n}greedy.qmp"),
+                    mark(greedy),
+                    Access.HOLD,
+                    None,
+                    {},
+                    owner=1000,
+                )
+                for n in range(8)
+            ]
+            yield Scan(tuple(crowd), ())
+            await until(lambda: theirs.connections >= 4)
+            newcomer = Seen(MonitorPath(str(late)), mark(late), Access.HOLD, None, {}, owner=1001)
+            yield Scan((*crowd, newcomer), ())
+            await until(lambda: ours.connections > 0)
+            group.cancel_scope.cancel()
+
+        with capture_logs() as logs:
+            async with anyio.create_task_group() as group:
+                group.start_soon(fleet.follow, scans(), list[Scan]().append)
+
+    details = [str(line.get("detail")) for line in logs if line["event"] == "monitor refused"]
+    assert "the agent has room for 4" in details[0]
+    assert "user 1000 has the most VMs: this one and 0 others" in details[1]
+
+
+def mark(path: Path) -> SocketMark:
+    return mark_of(path.stat())
