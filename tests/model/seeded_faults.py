@@ -173,13 +173,6 @@ SPOOL = (
     ),
     ("        self.settled = position\n", ""),
     ("after = max(after, self.settled)", "pass"),
-    ("return max(rows[0][0], self.settled)", "return rows[0][0]"),
-    (
-        "last - max(first - 1, self.settled) for first, last in gone",
-        "last - first + 1 for first, last in gone",
-    ),
-    ("if keep and are_next and", "if keep and"),
-    ("if keep and are_next and", "if are_next and"),
     ("self._remember(change)", "None if change.records else self._remember(change)"),
     ("self._keep_letters(change.refused)", "pass"),
     ("self._tables, self._letters = tables, letters", "pass"),
