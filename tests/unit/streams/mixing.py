@@ -19,14 +19,14 @@ _LAST_UPDATE = re.compile(rb'"last_update":(\d+)')
 GARBAGE = (b"", b"{", b"[]", b'{"schema":"barograph.vm.sample/2.0"}', b'{"schema":"barograph.vm.sample/1.0"}')
 
 
-def mixed(seed: int, vms: int, samples: int, step_s: int = 20) -> list[Sent]:
+def mixed(seed: int, vms: int, samples: int, step_s: int = 20, first_vm: int = 0) -> list[Sent]:
     """Return the records of some VMs as they arrive.
 
     There are repeats, gaps, new epochs, redelivered samples, migrations, both modes and garbage. Each VM is
     short of memory for a part of the time.
     """
     chance = random.Random(seed)
-    queues = [list(_of_vm(chance, vm, samples, step_s)) for vm in range(vms)]
+    queues = [list(_of_vm(chance, vm, samples, step_s)) for vm in range(first_vm, first_vm + vms)]
     order = [queue for queue in queues for _ in queue]
     chance.shuffle(order)
     stream: list[Sent] = []
@@ -44,7 +44,7 @@ def _of_vm(chance: random.Random, vm: int, samples: int, step_s: int) -> Iterato
     epoch, sequence, host, faults, kills, kept = 1000 * vm, 0, vm % 2, 0, 0, list[Made]()
     previous: tuple[int, int] | None = None
     for place in range(samples):
-        if chance.random() < 0.02:  # a reboot, or a migration
+        if chance.random() < 0.02 and sequence:  # a reboot, or a migration
             moved = chance.random() < 0.5
             previous, host = (None, 1 - host) if moved else ((epoch, sequence), host)
             epoch, sequence, faults, kills = epoch + 1, 0, 0, 0
@@ -85,7 +85,11 @@ def later_versions(stream: Iterable[Sent], seed: int) -> list[Sent]:
     """Return the records, a tenth of them of a later minor version with an unknown field."""
     chance = random.Random(seed)
     now, later = b'"schema":"barograph.vm.sample/1.0"', b'"schema":"barograph.vm.sample/1.7","color":[{}]'
-    return [(key, value.replace(now, later) if chance.random() < 0.1 else value) for key, value in stream]
+    changed: list[Sent] = []
+    for key, value in stream:
+        is_later = value not in GARBAGE and chance.random() < 0.1
+        changed.append((key, value.replace(now, later) if is_later else value))
+    return changed
 
 
 def an_hour_behind(stream: Iterable[Sent], host: str) -> list[Sent]:

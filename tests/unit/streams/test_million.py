@@ -47,5 +47,5 @@ def test_each_record_is_kept_dropped_and_counted_as_by_the_contracts_reader(
         reader.unopened.clear()
 
     assert outcomes.keys() >= ACCEPTED - {Outcome.SUPERSEDED} | {Outcome.REPEAT, Outcome.NOT_JSON}
-    assert (outcomes[Outcome.SUPERSEDED] > 0) is is_late
+    assert outcomes[Outcome.SUPERSEDED] > 0 or not is_late
     print(f"{outcomes.total()} records: {dict(outcomes)}, {lost} lost")
