@@ -14,7 +14,10 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     top = argparse.ArgumentParser(prog="barograph-streams", description="Stream jobs on Barograph's topics.")
     top.add_argument("--version", action="version", version=__version__)
-    run = top.add_subparsers(dest="command", required=True).add_parser("run", help="Run a job.")
+    commands = top.add_subparsers(dest="command", required=True)
+    sql = commands.add_parser("sql", help="Run statements of Flink SQL in the embedded cluster.")
+    sql.add_argument("file", type=Path, metavar="FILE", help="The last statement inserts.")
+    run = commands.add_parser("run", help="Run a job.")
     run.add_argument("job", choices=sorted(JOBS))
     run.add_argument("--kafka", required=True, metavar="HOST:PORT", help="Bootstrap servers.")
     run.add_argument(
@@ -37,14 +40,17 @@ def parser() -> argparse.ArgumentParser:
         help="Where the embedded cluster keeps its checkpoints. Without it a restart reads everything again.",
     )
     run.add_argument("--checkpoint-interval-ms", type=int, default=10_000, metavar="N")
-    run.add_argument("--parallelism", type=int, metavar="N", help="By default 1, or that of the cluster.")
-    run.add_argument(
-        "--jars",
-        type=Path,
-        default=os.environ.get("BAROGRAPH_STREAMS_JARS"),
-        metavar="FOLDER",
-        help="The folder of the connector's jars (BAROGRAPH_STREAMS_JARS), unless Flink's lib/ has them.",
-    )
+    for each in (run, sql):
+        each.add_argument(
+            "--parallelism", type=int, metavar="N", help="By default 1, or that of the cluster."
+        )
+        each.add_argument(
+            "--jars",
+            type=Path,
+            default=os.environ.get("BAROGRAPH_STREAMS_JARS"),
+            metavar="FOLDER",
+            help="The folder of the connector's jars (BAROGRAPH_STREAMS_JARS), unless Flink's lib/ has them.",
+        )
     run.add_argument(
         "--metrics-port",
         type=int,
@@ -84,6 +90,9 @@ def named_values(lines: Sequence[str]) -> dict[str, str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     words = parser().parse_args(argv)
+    jars = sorted(words.jars.glob("*.jar")) if words.jars else []
+    if words.command == "sql":
+        return _run_sql(words.file, jars, words.parallelism or 1)
     try:
         file: Path | None = words.kafka_properties
         client = named_values(file.read_text().splitlines() if file else [])
@@ -109,10 +118,26 @@ def main(argv: Sequence[str] | None = None) -> int:
             JOBS[words.job],
             kafka=words.kafka,
             client=client,
-            jars=sorted(words.jars.glob("*.jar")) if words.jars else [],
+            jars=jars,
             config=config,
             parallelism=words.parallelism or (None if words.cluster else 1),
         )
     except KeyboardInterrupt:  # Flink's Java process ends with this one
+        return 130
+    return 0
+
+
+def _run_sql(file: Path, jars: Sequence[Path], parallelism: int) -> int:
+    try:
+        text = file.read_text()
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    from barograph_streams.shell.pipeline import LOCAL
+    from barograph_streams.shell.sql import run_sql
+
+    try:
+        run_sql(text, jars=jars, config=LOCAL, parallelism=parallelism)
+    except KeyboardInterrupt:
         return 130
     return 0

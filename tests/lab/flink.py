@@ -122,6 +122,13 @@ class Job:
 
     def start(self, *more: str) -> None:
         """Start it. It restores the newest checkpoint, if there is one."""
+        self._start(*self._words, *more)
+
+    def start_sql(self, file: Path) -> None:
+        """Run a file of statements in its place."""
+        self._start("-m", "barograph_streams", "sql", file, "--jars", jars())
+
+    def _start(self, *words: str | Path) -> None:
         python = environment()
         java = Path(shutil.which("java") or "java").resolve().parents[1]
         env = {
@@ -134,7 +141,7 @@ class Job:
             "JAVA_TOOL_OPTIONS": "-Xmx768m",
             "FLINK_LOG_DIR": str(self._folder),
         }
-        self._process = start([python, *self._words, *more], self.log, env=env, cwd=self._folder)
+        self._process = start([python, *words], self.log, env=env, cwd=self._folder)
 
     def is_running(self) -> bool:
         """Whether it has not ended."""
