@@ -23,9 +23,8 @@ def test_the_series_of_a_vm_end_with_it_and_those_of_the_others_do_not(
         ending, staying = hypervisor.vms
         both = sorted(vm.qmp.stem for vm in hypervisor.vms)
         wait_until(lambda: vms("qemu_vm_guest_memory_free_bytes") == both, "values of both VMs")
-        wait_until(lambda: len(vms("qemu_vm_pressure_level")) == 2, "pressure of both VMs")
         ending.kill()  # its socket stays, so it is shown as gone
-        guest = '{__name__=~"qemu_vm_(guest|pressure)_.+"}'
+        guest = '{__name__=~"qemu_vm_guest_.+"}'
         wait_until(lambda: vms(guest) == [staying.qmp.stem], "the end of its values", WITHIN_S)
         gone = own_prometheus.query('qemu_vm_state{qemu_vm_state="gone"} == 1')
         ending.qmp.unlink()
