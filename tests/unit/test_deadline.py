@@ -36,8 +36,7 @@ async def test_an_answer_that_arrived_while_the_loop_was_blocked_is_taken() -> N
             time.sleep(0.3)  # noqa: ASYNC251 - the loop is to be blocked
             group.start_soon(answer_in_some_steps)
             await answered.wait()
-
-    assert not scope.cancel_called
+        assert not scope.cancel_called
 
 
 async def test_silence_after_the_loop_was_blocked_is_canceled() -> None:

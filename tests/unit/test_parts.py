@@ -23,7 +23,7 @@ print(json.dumps(sorted(sys.modules)))
 """
 """What `barograph run` does, and then the names of all modules. Records go to stdout: they come before."""
 
-OF_KAFKA = {"aiokafka", "zstandard", "cramjam", "lz4", "snappy"}
+OF_KAFKA = {"aiokafka", "zstandard", "lz4", "snappy"}  # cramjam is of the spool too
 OF_OTLP = {"opentelemetry", "google", "grpc", "requests", "urllib3"}
 OF_THE_WEB = {"starlette", "uvicorn", "h11", "prometheus_client"}
 OF_NO_AGENT = {"libvirt", "textual", "rich", "pygments", "pydantic_settings"}

@@ -114,13 +114,13 @@ def test_a_pattern_covers_the_whole_text(pattern: str, path: str, matches: bool)
 def test_an_excluded_process_gets_no_task_again_until_another_is_at_its_address() -> None:
     address, other = MonitorPath("/run/vm/a.qmp"), MonitorPath("/run/vm/b.qmp")
     first, second = SocketMark(1, 1, 1), SocketMark(1, 1, 2)
-    found = scanned(Fleet(), {address: first}).fleet
+    found = scanned(Fleet(), {address: first}, owners={}).fleet
     left = ended(found, address, failed=False, excluded_mark=first).fleet
 
-    again = scanned(left, {address: first, other: first})
-    unseen = scanned(again.fleet, {}, unknown={address})
-    replaced = scanned(unseen.fleet, {address: second})
-    forgotten = scanned(scanned(left, {}).fleet, {address: first})
+    again = scanned(left, {address: first, other: first}, owners={})
+    unseen = scanned(again.fleet, {}, owners={}, unknown={address})
+    replaced = scanned(unseen.fleet, {address: second}, owners={})
+    forgotten = scanned(scanned(left, {}, owners={}).fleet, {address: first}, owners={})
 
     assert again.effects == (Start(other),)
     assert dict(unseen.fleet.excluded) == {address: first}
