@@ -284,7 +284,7 @@ class SpoolConfig(Section):
         description=(
             "Maximum size of the file. When it is full, records are dropped and counted: the oldest of "
             "memory first, then samples, states last. Includes the memory of VMs, about 1 KiB each. 1 GiB "
-            "holds at least 7,000,000 samples: 100 VMs at 10 s for 8 days, 1,000 for 20 hours."
+            "holds some 7,000,000 samples: 100 VMs at 10 s for 8 days, 1,000 for 20 hours."
         ),
     )
     age: Annotated[WrittenDuration, within("1m", "365d")] = Field(
