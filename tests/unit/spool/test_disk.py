@@ -391,6 +391,17 @@ async def test_of_a_damaged_file_what_is_in_memory_is_saved_and_the_rest_is_coun
         assert await take(spool.queue(Queue.SAMPLES)) == [f"id-{n}" for n in range(kept + 1)]
 
 
+async def test_what_the_commit_that_wrote_it_has_dropped_is_not_sent_from_memory(tmp_path: Path) -> None:
+    counters = Counters()
+    async with running(tmp_path, counters, gathering=NEVER, bounds=Bounds(age_ms=100_000)) as spool:
+        spool.append(record(1, at_ms=NOW_MS - 200_000), None)
+        spool.append(record(2), None)
+        await spool.flush()
+
+        assert await take(spool.queue(Queue.SAMPLES)) == ["id-2"]
+        assert counters.total(Count.DROPPED, "kafka.samples:expired") == 1
+
+
 async def test_what_grows_too_old_in_memory_is_dropped_with_its_block(tmp_path: Path) -> None:
     counters, now_ms = Counters(), [NOW_MS]
     settings = Settings(directory=tmp_path, gathering=NEVER, bounds=Bounds(age_ms=100_000))
