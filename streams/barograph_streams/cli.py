@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     # Flink starts a Java process when it is imported and used, so the arguments are checked first.
-    from barograph_streams.shell.pipeline import LOCAL, metrics, run, settings
+    from barograph_streams.shell.pipeline import LOCAL, load_reporter, metrics, run, settings
 
     restore = words.checkpoints and newest_checkpoint(words.checkpoints)
     config = dict(chosen)
@@ -112,6 +112,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             **(metrics(words.metrics_port) if words.metrics_port else {}),
             **chosen,
         }
+        if words.metrics_port:
+            load_reporter()
         sys.stderr.write(f"restoring from {restore}\n" if restore else "starting without a checkpoint\n")
     try:
         run(

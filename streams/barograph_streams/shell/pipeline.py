@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pyflink
 from pyflink.common import Configuration
 from pyflink.datastream import DataStream, StreamExecutionEnvironment
 from pyflink.java_gateway import get_gateway
@@ -57,6 +58,16 @@ def metrics(port: int) -> dict[str, str]:
         "metrics.reporter.prom.factory.class": factory,
         "metrics.reporter.prom.port": str(port),
     }
+
+
+def load_reporter() -> None:
+    """Let the embedded cluster find the reporter. It is a plugin of Flink, and that cluster loads none."""
+    plugin = Path(pyflink.__file__).parent / "plugins" / "metrics-prometheus"
+    # The variable that PyFlink adds to the class path of its Java process (pyflink_gateway_server.py).
+    before = os.environ.get("HADOOP_CLASSPATH")
+    os.environ["HADOOP_CLASSPATH"] = os.pathsep.join(
+        [*([before] if before else []), *map(str, plugin.glob("*.jar"))]
+    )
 
 
 def run(
