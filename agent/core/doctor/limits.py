@@ -5,10 +5,8 @@ from dataclasses import dataclass
 
 from agent.core.doctor.codes import Code
 from agent.core.doctor.report import Findings
+from agent.core.fleet import DESCRIPTORS_RESERVED
 from agent.core.wording import counted
-
-FILES_BASE = 256
-"""Descriptors besides those of VMs: the spool, connections, HTTP clients, and some more."""
 
 MEMORY_BASE_BYTES = 96 * 2**20
 MEMORY_OF_A_VM_BYTES = 64 * 1024
@@ -45,7 +43,7 @@ def judge_limits(facts: LimitFacts) -> Findings:
     """Return the findings about limits and the clock."""
     found = Findings()
     if facts.files_max is not None:
-        needed = FILES_BASE + facts.vms
+        needed = DESCRIPTORS_RESERVED + facts.vms
         found.passed(Code.LIMIT_FILES, f"at most {facts.files_max}")
         if facts.files_max < needed:
             detail = f"at most {facts.files_max}; {counted(facts.vms, 'VM')} and the rest need {needed}"
