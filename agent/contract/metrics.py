@@ -205,7 +205,7 @@ STATE_REASON: Final = Metric(
     "qemu.vm.state_reason",
     "1",
     "updowncounter",
-    "1 for the state of the VM and its reason (over OTLP 0 is sent once for the ones before).",
+    "1 for the state of the VM and its reason (over OTLP the series of the one before ends).",
 )
 LAST_UPDATE: Final = Metric(
     "qemu.vm.last_update",

@@ -70,11 +70,14 @@ class Made:
             point = self._add(points, int(each is state), time_ns, start_ns)
             point.attributes.add(key=metrics.VM_STATE, value=AnyValue(string_value=each.value))
 
-    def add_reasons(self, reasons: Mapping[int, Mapping[str, str]], *, time_ns: int, start_ns: int) -> None:
-        """Add a point of `STATE_REASON` for each value."""
+    def add_reason(
+        self, reason: Mapping[str, str], before: Mapping[str, str] | None, *, time_ns: int, start_ns: int
+    ) -> None:
+        """Add the point of a reason, and the end of the series of the one before it."""
         points = self._points(metrics.STATE_REASON)
-        for value, attributes in reasons.items():
-            self._add(points, value, time_ns, start_ns).attributes.extend(_attributes(attributes))
+        self._add(points, 1, time_ns, start_ns).attributes.extend(_attributes(reason))
+        if before not in (None, reason):
+            self._end(points, before, time_ns)
 
     def end(self, ended: Collection[Metric], reason: Mapping[str, str] | None, time_ns: int) -> None:
         """Add the ends of series. `reason` is the one that was sent last."""
@@ -86,13 +89,21 @@ class Made:
             elif metric is metrics.STATE_REASON:
                 own = [reason or {}]
             for attributes in own:
-                point = points.add(
-                    time_unix_nano=time_ns,
-                    flags=DATA_POINT_FLAGS_NO_RECORDED_VALUE_MASK,
-                    attributes=_attributes(attributes),
-                )
-                point.MergeFromString(self._identity)
-                self.points += 1
+                self._end(points, attributes, time_ns)
+
+    def _end(
+        self,
+        points: "RepeatedCompositeFieldContainer[NumberDataPoint]",
+        attributes: Mapping[str, str],
+        time_ns: int,
+    ) -> None:
+        point = points.add(
+            time_unix_nano=time_ns,
+            flags=DATA_POINT_FLAGS_NO_RECORDED_VALUE_MASK,
+            attributes=_attributes(attributes),
+        )
+        point.MergeFromString(self._identity)
+        self.points += 1
 
     def _points(self, metric: Metric) -> "RepeatedCompositeFieldContainer[NumberDataPoint]":
         self.series.add(metric)

@@ -200,8 +200,7 @@ def _host_values(made: Made, target: Target, before: SentVm, now_ns: int) -> Sen
     made.add_states(metrics.STATE, states, state.state, time_ns=now_ns, start_ns=start_ns)
     reason = reason_attributes(target)
     if all_due or reason != before.reason:
-        current = {1: reason} if before.reason in (None, reason) else {0: before.reason, 1: reason}
-        made.add_reasons(current, time_ns=now_ns, start_ns=start_ns)
+        made.add_reason(reason, before.reason, time_ns=now_ns, start_ns=start_ns)
     newest_s = view.last_update_s
     if newest_s and _fits(newest_s):
         made.add(metrics.LAST_UPDATE, newest_s, time_ns=now_ns, start_ns=start_ns)

@@ -228,7 +228,7 @@ def test_a_reload_changes_the_choice_while_vms_come_and_go(folder: Path) -> None
         lines.wait(lambda: here.excluded() == MONITORS + 2 - 11 + DOMAINS - 2, "the count of the excluded")
 
         assert here.sampled(since) == {vm.name for vm in here.of("canary")}
-        assert here.intervals("canary") == {1}
+        lines.wait(lambda: here.intervals("canary") == {1}, "the interval of all")
         assert all(here.events(vm.qmp, since) == [] for vm in here.of("db"))
         for vm in here.of("canary"):
             if vm.name in epochs:

@@ -155,7 +155,7 @@ def test_rules_and_dashboards_are_off_by_default_and_those_of_monitoring_by_a_va
     rule = helm.one(manifests, "PrometheusRule")
     kept = yaml.safe_load(RULES.read_text().replace(RUNBOOKS_URL, "https://docs.example/runbooks"))
 
-    boards = {f"barograph-dashboard-{name}" for name in ("fleet", "host", "vm", "agent")}
+    boards = {f"barograph-dashboard-{name}" for name in ("fleet", "host", "vm", "agent", "streams")}
     assert default == {"barograph"}
     assert found(manifests) == {"barograph", "PrometheusRule", *boards}
     assert rule["spec"] == kept

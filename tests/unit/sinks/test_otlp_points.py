@@ -93,16 +93,19 @@ def test_resource_and_scope_name_the_registry_and_its_version() -> None:
     assert [made.schema_url, *(scope.schema_url for scope in made.scope_metrics)] == [SCHEMA_URL] * 2
 
 
-def reasons_of(points: VmPoints) -> dict[str, int]:
+def reasons_of(points: VmPoints) -> dict[str, int | None]:
+    """Return the value of each reason; `None`: its series ends."""
     return {
-        {each.key: each.value.string_value for each in point.attributes}["qemu.vm.state_reason"]: point.as_int
+        {each.key: each.value.string_value for each in point.attributes}["qemu.vm.state_reason"]: None
+        if point.flags
+        else point.as_int
         for metric in metrics_of(points)
         if metric.name == "qemu.vm.state_reason"
         for point in metric.sum.data_points
     }
 
 
-def test_the_reason_is_sent_at_a_change_and_the_one_before_once_as_0() -> None:
+def test_the_reason_is_sent_at_a_change_and_the_one_before_ends() -> None:
     def because(reason: str) -> VmView:
         shown = view(state=State.UNREACHABLE)
         return replace(shown, state=replace(shown.state, reason=reason))
@@ -115,7 +118,7 @@ def test_the_reason_is_sent_at_a_change_and_the_one_before_once_as_0() -> None:
     assert [reasons_of(each) for each in (first, same, other, again)] == [
         {"denied": 1},
         {},
-        {"denied": 0, "no_answer": 1},
+        {"denied": None, "no_answer": 1},
         {"no_answer": 1},
     ]
 
@@ -522,7 +525,11 @@ def test_of_a_vm_that_is_gone_all_series_end_but_its_state() -> None:
 
     ended = {name for (name, _), flags in series_of(end).items() if flags}
     assert {"qemu.vm.guest.memory.free", "qemu.vm.balloon.actual"} <= ended
-    assert not ended & {"qemu.vm.state", "qemu.vm.state_reason"}
+    assert "qemu.vm.state" not in ended
+    reasons = {
+        dict(of)["qemu.vm.state"]: flags for (name, of), flags in series_of(end).items() if "reason" in name
+    }
+    assert reasons == {"gone": 0, "reporting": 1}
     assert on_the_wire(end)["qemu.vm.state"].attributes["qemu.vm.state"] == "gone"
     assert set(series_of(after).values()) == {0}
 
