@@ -66,7 +66,7 @@ class Block:
     @property
     def is_small(self) -> bool:
         """Whether it is worth compressing again with the records of the next commit."""
-        return self.last - self.first < BLOCK_RECORDS_MAX // 2 and len(self.raw) < BLOCK_BYTES // 2
+        return self.last - self.first < BLOCK_RECORDS_MAX // 4 and len(self.raw) < BLOCK_BYTES // 4
 
     def add(self, records: Sequence[_Columns], newest_ms: int) -> None:
         """Add the records behind the last one."""

@@ -45,6 +45,9 @@ from agent.spool.tables import connect, pragma, translated
 VMS_REMEMBERED = 10_000
 """Far more than one host can run."""
 
+_VMS_AT_ONCE = 100
+"""So many more are kept until the oldest are deleted, since finding them takes a pass over all."""
+
 _VACUUMED_AT_ONCE_PAGES = 512
 _BACKLOG_RECORDS = 1_000
 _SPARE_PAGES = 2_048
@@ -196,10 +199,13 @@ class Store:
             "SET touched_ms = excluded.touched_ms, memory = excluded.memory",
             [(each.path, change.now_ms, encode_memory(each)) for each in change.memories],
         )
-        self._connection.execute(
-            "DELETE FROM vms WHERE path IN (SELECT path FROM vms ORDER BY touched_ms DESC LIMIT -1 OFFSET ?)",
-            (VMS_REMEMBERED,),
-        )
+        ((vms,),) = self._connection.execute("SELECT count(*) FROM vms")
+        if vms > VMS_REMEMBERED + _VMS_AT_ONCE:
+            self._connection.execute(
+                "DELETE FROM vms WHERE path IN"
+                " (SELECT path FROM vms ORDER BY touched_ms DESC LIMIT -1 OFFSET ?)",
+                (VMS_REMEMBERED,),
+            )
 
     def _drop_expired(self, change: Change, dropped: Counter[tuple[str, Loss]]) -> None:
         for queue, table in self._tables.items():

@@ -76,7 +76,7 @@ async def live(folder: Path, days: int, vms_a_day: int, samples_a_vm: int) -> No
     memory_mib: list[float] = []
     file_mib: list[float] = []
     # What ten thousand VMs are remembered by, and a part of a day's samples.
-    bounds = Bounds(size_bytes=(7 << 20) + vms_a_day * samples_a_vm * 300)
+    bounds = Bounds(size_bytes=(5 << 20) + vms_a_day * samples_a_vm * 300)
     settings = Settings(directory=folder, bounds=bounds, gathering=AT_ONCE)
     impatient = DeliverySettings(first_retry_ns=1_000_000, longest_retry_ns=10_000_000)
     async with open_spool(settings, counters, lambda: now_ms) as spool:
@@ -124,7 +124,7 @@ async def live(folder: Path, days: int, vms_a_day: int, samples_a_vm: int) -> No
 
 
 async def test_fifteen_days_leave_nothing_behind(folder: Path) -> None:
-    await live(folder, 15, 1_200, 3)
+    await live(folder, 15, 2_500, 3)
 
 
 @pytest.mark.long

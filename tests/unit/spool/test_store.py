@@ -96,14 +96,17 @@ def test_small_commits_share_a_block(path: Path) -> None:
     store = open_store(path, Bounds())
     for n in range(1, 301):
         store.commit(Change(now_ms=NOW_MS, records=at(n, [record(n)]), settled={Queue.SAMPLES: n // 100}))
-    full = blocks(path)[0][1]
-    assert blocks(path) == [(1, full), (full + 1, 300)]
-    assert BLOCK_RECORDS_MAX // 2 <= full <= BLOCK_RECORDS_MAX
+    found = blocks(path)
+    assert [first for first, _ in found] == [1, *(last + 1 for _, last in found[:-1])]
+    assert found[-1][1] == 300
+    assert {
+        BLOCK_RECORDS_MAX // 4 <= last - first + 1 <= BLOCK_RECORDS_MAX for first, last in found[:-1]
+    } == {True}
 
     with pytest.raises(SpoolError):  # two blocks that begin at the same position
         store.commit(Change(now_ms=NOW_MS, records=[(900, record(1)), (900, record(2))]))
     store.commit(Change(now_ms=NOW_MS, records=at(301, [record(301)])))
-    assert blocks(path)[2:] == [(301, 301)]  # not to one that was rolled back
+    assert blocks(path)[len(found) :] == [(301, 301)]  # not to one that was rolled back
     assert ids(store.read(Queue.SAMPLES, **ALL)) == [f"id-{n}" for n in range(4, 302)]
     store.close()
 
@@ -341,13 +344,15 @@ def test_the_remembered_vms_are_bounded_and_the_least_recently_written_are_forgo
     store = open_store(path, Bounds())
     store.commit(Change(now_ms=1, memories=[memory("/old"), memory("/kept")]))
     store.commit(Change(now_ms=2, memories=[memory("/kept")]))
-    many = [memory(f"/run/{n}") for n in range(VMS_REMEMBERED - 1)]
-
-    store.commit(Change(now_ms=3, memories=many))
+    store.commit(Change(now_ms=3, memories=[memory(f"/run/{n}") for n in range(VMS_REMEMBERED - 2)]))
+    assert len(store.memories()[0]) == VMS_REMEMBERED
+    newer = [memory(f"/newer/{n}") for n in range(101)]
+    store.commit(Change(now_ms=4, memories=[*newer, memory("/kept")]))
 
     found, problems = store.memories()
     assert (len(found), problems) == (VMS_REMEMBERED, [])
-    assert next(iter(found)) == "/kept"
+    assert "/old" not in found
+    assert {"/kept", *(each.path for each in newer)} <= found.keys()
     store.close()
 
 
