@@ -148,7 +148,7 @@ class Cluster:
                     address = BrokerAddress(broker.host or "", broker.port, cast("int", node), self._has_tls)
                     self._journal.reaches(address, Stage.CONNECTING, anyio.current_time())
                     connection = await self._connections.get(
-                        address, lambda closed: self._dial(address, on_close=closed)
+                        address, self._journal, lambda closed: self._dial(address, on_close=closed)
                     )
                     self._journal.connected(address)
                     client._conns[key] = connection

@@ -26,7 +26,8 @@ class Connections:
     """Owned by the event loop's thread. Its users are the sinks: the last one to leave closes everything."""
 
     def __init__(self) -> None:
-        self._open: dict[BrokerAddress, BrokerConnection] = {}
+        self._open: dict[BrokerAddress, BrokerConnection] = {}  # for the next producer
+        self._used: dict[BrokerConnection, set[Journal]] = {}  # by which producers
         self._dialing: WeakValueDictionary[BrokerAddress, anyio.Lock] = WeakValueDictionary()
         self._users: set[object] = set()
         self._producers: dict[Journal, Closed] = {}
@@ -39,7 +40,7 @@ class Connections:
         """Close all connections if `user` was the last one."""
         self._users.discard(user)
         if not self._users:
-            for connection in self._open.copy().values():
+            for connection in list(self._used):
                 _abort(connection)
 
     def follow(self, journal: Journal, closed: Closed) -> None:
@@ -47,9 +48,9 @@ class Connections:
         self._producers[journal] = closed
 
     async def get(
-        self, address: BrokerAddress, dial: Callable[[Closed], Awaitable[BrokerConnection]]
+        self, address: BrokerAddress, journal: Journal, dial: Callable[[Closed], Awaitable[BrokerConnection]]
     ) -> BrokerConnection:
-        """Return the connection to a broker; `dial` opens it if there is none.
+        """Return the connection to a broker for the producer of `journal`; `dial` opens it if there is none.
 
         Raises:
             KafkaTrouble: the broker cannot be used.
@@ -60,20 +61,27 @@ class Connections:
             if connection is None or not connection.connected():
                 connection = self._open[address] = await dial(self._closed)
                 connection.throttled = self._throttled
+            self._used.setdefault(connection, set()).add(journal)
             return connection
 
     def discard(self, journal: Journal) -> None:
-        """Forget a producer, and close the connections on which an answer is due.
+        """Forget a producer, and close the connections that no other one uses.
 
-        A broker that does not answer would hold up the next producer. What another producer waits for there
-        is sent again by its client, with the same sequence number. Without users everything is closed.
+        The next producer gets new ones: a broker may have answered on the old ones what it cannot use, or not
+        at all.
         """
         self._producers.pop(journal, None)
-        for connection in self._open.copy().values():
-            if connection._requests or not self._users:
+        for connection, producers in list(self._used.items()):
+            if journal not in producers:
+                continue
+            producers.discard(journal)
+            if self._open.get(connection.address) is connection:
+                del self._open[connection.address]
+            if not producers:
                 _abort(connection)
 
     def _closed(self, connection: BrokerConnection, reason: Any) -> None:
+        self._used.pop(connection, None)
         if self._open.get(connection.address) is connection:
             del self._open[connection.address]
         for closed in self._producers.copy().values():
