@@ -84,7 +84,6 @@ class KafkaSink:
         self._blocking = Blocking(name)
         self._tokens = tokens
         self._connections = connections or Connections()
-        self._connections.join(self)
         self._warnings = LibraryWarnings("aiokafka")
         self._outcomes: dict[str, _Outcome] = {}  # by record id: the settled records of the present batch
 
@@ -128,7 +127,6 @@ class KafkaSink:
     async def aclose(self) -> None:
         """Close the connections, within two seconds."""
         await self._drop_client()
-        self._connections.leave(self)
         self._blocking.end()
         if self._tokens is not None:
             self._tokens.end()

@@ -23,25 +23,13 @@ Closed = Callable[..., None]
 
 
 class Connections:
-    """Owned by the event loop's thread. Its users are the sinks: the last one to leave closes everything."""
+    """Owned by the event loop's thread. A connection is closed with the last producer that uses it."""
 
     def __init__(self) -> None:
         self._open: dict[BrokerAddress, BrokerConnection] = {}  # for the next producer
         self._used: dict[BrokerConnection, set[Journal]] = {}  # by which producers
         self._dialing: WeakValueDictionary[BrokerAddress, anyio.Lock] = WeakValueDictionary()
-        self._users: set[object] = set()
         self._producers: dict[Journal, Closed] = {}
-
-    def join(self, user: object) -> None:
-        """Keep the connections open until `user` leaves."""
-        self._users.add(user)
-
-    def leave(self, user: object) -> None:
-        """Close all connections if `user` was the last one."""
-        self._users.discard(user)
-        if not self._users:
-            for connection in list(self._used):
-                _abort(connection)
 
     def follow(self, journal: Journal, closed: Closed) -> None:
         """Report closed connections and quotas to one producer, until it is discarded."""
