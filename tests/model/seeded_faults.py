@@ -250,7 +250,7 @@ MODELS: Mapping[str, Model] = {
         ),
         POLLING,
     ),
-    "fleet": Model(CORE, ("tests/model/test_fleet_model.py",), FLEET),
+    "fleet": Model(CORE, ("tests/unit/core/test_fleet.py", "tests/model/test_fleet_model.py"), FLEET),
     "delivery": Model(
         CORE, ("tests/unit/core/test_delivery.py", "tests/model/test_delivery_model.py"), DELIVERY
     ),

@@ -60,6 +60,15 @@ def test_the_newest_vms_of_the_owner_with_the_most_make_room_for_those_of_others
     assert held(settled(greedy | monitors(1001, 3), room, before)) == {1000: 41, 1001: 3}
 
 
+def test_a_scan_asks_no_more_vms_to_leave_while_enough_of_them_make_room() -> None:
+    room = Room(vms=10_000, monitors=44)
+    vms = monitors(1000, 600) | monitors(1001, 3)
+    crowded = take_in(settled(monitors(1000, 600), room), vms, room).fleet
+
+    assert len(crowded.leaving) == 3
+    assert take_in(crowded, vms, room) == Change(crowded, ())
+
+
 def test_domains_do_not_count_as_monitors() -> None:
     domains: dict[Address, Owner] = {Domain("qemu:///system", f"{n:03}"): "qemu:///system" for n in range(50)}
 
