@@ -4,7 +4,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-from agent.contract.encode import Mode, encode_agent_state, encode_host_memory, encode_sample, encode_state
+from agent.contract.encode import (
+    Mode,
+    encode_agent_state,
+    encode_host_memory,
+    encode_sample,
+    encode_state,
+    encode_vm_memory,
+)
 from agent.contract.headers import decode_headers
 from agent.core.address import MonitorPath, parse_address
 from agent.core.agent_state import AgentEvent, AgentPhase
@@ -32,7 +39,18 @@ from agent.core.host_memory import (
 from agent.core.memory import Memory
 from agent.core.ownership import IntervalChange
 from agent.core.psi import Psi, Stall
-from agent.core.reading import Record, SocketMark, State
+from agent.core.reading import (
+    Balloon,
+    CgroupMemory,
+    Configured,
+    ProcessMemory,
+    Record,
+    SocketMark,
+    State,
+    VmId,
+    VmIdentity,
+    VmMemory,
+)
 from agent.runtime.fleet import path_id
 from agent.runtime.vm import Emissions
 from agent.spool.format import decode_memory, encode_memory
@@ -67,6 +85,27 @@ HOST_MEMORY_EVENT = HostMemoryEvent(
     ),
     vms=sums_of(
         [VmShare(True, 1 << 30), VmShare(True, 2 << 30), VmShare(False), None],
+    ),
+)
+
+VM_MEMORY = VmMemory(
+    vm=VmIdentity(VmId("11111111-2222-4333-8444-555555555555"), "uuid", None, "a"),
+    address=MonitorPath(MONITOR),
+    sequence=7,
+    observed_at_ms=1_795_400_060_004,
+    interval_s=60,
+    state=State.STALLED,
+    configured=Configured(8 << 30, 2 << 30, 1_795_400_001_000),
+    balloon=Balloon(6 << 30, 1_795_400_050_002),
+    deflate_on_oom=True,
+    process=ProcessMemory(5_368_709_120, 1_048_576, 2_097_152, 1_795_400_060_001),
+    cgroup=CgroupMemory(
+        "/machine.slice/a.scope",
+        5_476_083_302,
+        None,
+        4096,
+        Psi(Stall(2.5, 1.0, 0.5, 9_876_543), Stall(1.25, 0.5, 0.25, 876_543)),
+        1_795_400_060_002,
     ),
 )
 
@@ -240,6 +279,8 @@ def made() -> dict[str, str]:
     files["texts/scenarios/agent.txt"] = texts.file()
     documents = [record_document(encode_host_memory(HOST_MEMORY_EVENT, AGENT, mode)) for mode in Mode]
     files["scenarios/host_memory.jsonl"] = "".join(json.dumps(each) + "\n" for each in documents)
+    documents = [record_document(encode_vm_memory(VM_MEMORY, AGENT, mode)) for mode in Mode]
+    files["scenarios/vm_memory.jsonl"] = "".join(json.dumps(each) + "\n" for each in documents)
     ids = {path: path_id(HOST_ID, parse_address(path)) for path in (MONITOR, DOMAIN)}
     files["scenarios/path_ids.json"] = json.dumps(ids, indent=1) + "\n"
     return files
