@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from agent.config.contradictions import otlp_protocol, stall_deadline
+from agent.config.contradictions import stall_deadline
 from agent.config.settings import Config
 from agent.config.types import OnExit
 
@@ -32,7 +32,9 @@ def _lines(config: Config) -> Iterator[tuple[str, str]]:
         topics = f"{kafka.samples_topic}, {kafka.states_topic}, {kafka.memory_topic}"
         yield "kafka", f"{servers} topics {topics}{secured}"
     if config.otlp is not None:
-        yield "otlp", f"{config.otlp.endpoint} by {otlp_protocol(written)} every {written.otlp.interval}"
+        yield "otlp", f"{config.otlp.endpoint} by {config.otlp.protocol} every {written.otlp.interval}"
+    if config.otlp_logs is not None and written.otlp.logs_endpoint is not None:
+        yield "logs", f"{config.otlp_logs.endpoint} by {config.otlp_logs.protocol}"
     if config.lines_enabled:
         yield "lines", "on stdout"
     if config.web is not None:

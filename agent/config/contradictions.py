@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
-from agent.config.sink_sections import OauthConfig, SaslConfig, TlsFiles
+from agent.config.sink_sections import OauthConfig, OtlpConfig, SaslConfig, TlsFiles
 from agent.config.sources import Layer
 from agent.config.tree import SettingPath, Written
 from agent.config.types import OtlpProtocol, SaslMechanism, Switch
@@ -45,12 +45,9 @@ def _stall_deadline(written: Written, interval: Duration) -> Duration:
     return written.polling.stall_deadline or Duration(max(3 * interval.ns, interval.ns + 5 * 10**9))
 
 
-def otlp_protocol(written: Written) -> OtlpProtocol:
+def otlp_protocol(otlp: OtlpConfig, endpoint: str) -> OtlpProtocol:
     """Return the configured protocol, or the one that the port of the endpoint implies."""
-    otlp = written.otlp
-    if otlp.protocol is not None:
-        return otlp.protocol
-    return OtlpProtocol(default_protocol(otlp.endpoint or ""))
+    return otlp.protocol or OtlpProtocol(default_protocol(endpoint))
 
 
 def _polling(written: Written) -> Iterator[Finding]:
@@ -192,25 +189,27 @@ def _oauth(sasl: SaslConfig) -> Iterator[Finding]:
 
 
 def _otlp(written: Written, own: Layer) -> Iterator[Finding]:
-    otlp, endpoint = written.otlp, ("otlp", "endpoint")
-    if otlp.endpoint is None:
+    otlp = written.otlp
+    urls = {"endpoint": otlp.endpoint, "logs_endpoint": otlp.logs_endpoint}
+    endpoints = {("otlp", name): url for name, url in urls.items() if url is not None}
+    if not endpoints:
         if own.holds(("otlp",)):
-            yield Finding(endpoint, "missing, so no metrics are sent; add a URL, or remove the section")
+            message = "missing, so nothing is sent; add a URL, or remove the section"
+            yield Finding(("otlp", "endpoint"), message)
         return
-    scheme, _, rest = otlp.endpoint.partition("://")
+    if otlp.logs is Switch.OFF and own.holds(("otlp", "logs_endpoint")):
+        message = "set, but otlp.logs is false; remove one of them"
+        yield Finding(("otlp", "logs_endpoint"), message, (("otlp", "logs"),))
     for name in ("ca_file", "cert_file", "key_file"):
         # OTEL_* may set certificates for other exporters; only ours are a contradiction.
-        if scheme == "http" and own.holds(("otlp", "tls", name)):
-            yield Finding(
-                ("otlp", "tls", name),
-                "set, but otlp.endpoint is http://, without TLS; use https://, or remove it",
-                (endpoint,),
-            )
-    if otlp_protocol(written) is OtlpProtocol.GRPC and rest.partition("/")[2]:
-        message = (
-            f"{otlp.endpoint!r} has a path, but the protocol is gRPC; remove it, or set otlp.protocol: http"
-        )
-        yield Finding(endpoint, message, (("otlp", "protocol"),))
+        if own.holds(("otlp", "tls", name)) and all(url.startswith("http://") for url in endpoints.values()):
+            users = " and ".join(map(".".join, endpoints)) + (" use" if len(endpoints) > 1 else " uses")
+            message = f"set, but {users} http://, without TLS; use https://, or remove it"
+            yield Finding(("otlp", "tls", name), message, tuple(endpoints))
+    for path, url in endpoints.items():
+        if otlp_protocol(otlp, url) is OtlpProtocol.GRPC and url.partition("://")[2].partition("/")[2]:
+            message = f"{url!r} has a path, but the protocol is gRPC; remove it, or set otlp.protocol: http"
+            yield Finding(path, message, (("otlp", "protocol"),))
     yield from _pair(otlp.tls, ("otlp", "tls"))
 
 
@@ -224,7 +223,6 @@ def _pair(tls: TlsFiles, section: SettingPath) -> Iterator[Finding]:
 
 def _sinks(written: Written) -> Iterator[Finding]:
     servers, endpoint = ("kafka", "bootstrap_servers"), ("otlp", "endpoint")
-    nowhere = written.kafka.bootstrap_servers is None and written.otlp.endpoint is None
-    if nowhere and written.lines.enabled is Switch.OFF:
+    if not written.has_backend and written.lines.enabled is Switch.OFF:
         message = "false, and no other sink is configured; set --kafka or --otlp, or use auto"
         yield Finding(("lines", "enabled"), message, (servers, endpoint))

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from agent.config.contradictions import otlp_protocol
 from agent.config.host_facts import Host
+from agent.config.proxies import Proxy
 from agent.config.sink_sections import KafkaConfig
 from agent.config.sources import Flags
 from agent.config.types import OnExit, SaslMechanism, SpoolMode, Switch, split_address
@@ -110,7 +112,7 @@ class Config:
     def lines_enabled(self) -> bool:
         """Whether JSON lines are written: as configured, else if no other sink is configured."""
         switch = self.effective.written.lines.enabled
-        return switch is Switch.ON or (switch is Switch.AUTO and self.kafka is None and self.otlp is None)
+        return switch is Switch.ON or (switch is Switch.AUTO and not self.effective.written.has_backend)
 
     @property
     def kafka(self) -> kafka_settings.Settings | None:
@@ -136,13 +138,15 @@ class Config:
     @property
     def otlp(self) -> otlp_settings.Settings | None:
         """The OTLP backend; `None`: not configured. Complete: the exporters need not read the environment."""
+        endpoint = self.effective.written.otlp.endpoint
+        return None if endpoint is None else self._otlp(endpoint, self.effective.otlp_proxy)
+
+    def _otlp(self, endpoint: str, proxy: Proxy | None) -> otlp_settings.Settings:
         otlp = self.effective.written.otlp
-        if otlp.endpoint is None:
-            return None
         return otlp_settings.Settings(
-            endpoint=otlp.endpoint,
+            endpoint=endpoint,
             endpoint_is_whole=self.effective.endpoint_is_whole,
-            protocol=otlp_protocol(self.effective.written).value,
+            protocol=otlp_protocol(otlp, endpoint).value,
             headers={name: value.get_secret_value() for name, value in otlp.headers.items()},
             compression=otlp.compression.value,
             timeout_s=otlp.timeout.s,
@@ -153,18 +157,22 @@ class Config:
             ca_file=_path(otlp.tls.ca_file),
             cert_file=_path(otlp.tls.cert_file),
             key_file=_path(otlp.tls.key_file),
-            proxy=None if self.effective.otlp_proxy is None else self.effective.otlp_proxy.url,
-            proxy_variable="" if self.effective.otlp_proxy is None else self.effective.otlp_proxy.variable,
+            proxy=None if proxy is None else proxy.url,
+            proxy_variable="" if proxy is None else proxy.variable,
         )
 
     @property
     def otlp_logs(self) -> otlp_settings.Settings | None:
         """The OTLP backend that changes of state are sent to as logs; `None`: none."""
-        otlp = self.otlp
-        is_off = self.effective.written.otlp.logs is Switch.OFF
-        if otlp is None or is_off or otlp.endpoint_is_whole:  # such an endpoint is for metrics alone
+        written = self.effective.written.otlp
+        if written.logs is Switch.OFF:
             return None
-        return replace(otlp, signal="logs", logs_required=self.effective.written.otlp.logs is Switch.ON)
+        as_logs = partial(replace, signal="logs", logs_required=written.logs is Switch.ON)
+        if written.logs_endpoint is not None:
+            own = self._otlp(written.logs_endpoint, self.effective.otlp_logs_proxy)
+            return as_logs(own, endpoint_is_whole=True, endpoint_setting="otlp.logs_endpoint")
+        otlp = self.otlp
+        return None if otlp is None or otlp.endpoint_is_whole else as_logs(otlp)  # a whole one is for metrics
 
     @property
     def cautions(self) -> tuple[Problem, ...]:
@@ -180,7 +188,8 @@ class Config:
             client_id = effective.written.kafka.sasl.oauth.client_id or ""
             kafka.append(kafka_oauth.authorization(client_id, effective.client_secret))
         headers = (value.get_secret_value() for value in effective.written.otlp.headers.values())
-        proxies = (each.url for each in (effective.otlp_proxy, effective.token_proxy) if each is not None)
+        used = (effective.otlp_proxy, effective.otlp_logs_proxy, effective.token_proxy)
+        proxies = (each.url for each in used if each is not None)
         credentials = [urlsplit(url).netloc.rpartition("@")[0] for url in proxies]
         return (*kafka, *headers, *credentials, *map(unquote, credentials))
 

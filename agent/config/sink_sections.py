@@ -191,7 +191,7 @@ class KafkaConfig(Section):
 class OtlpConfig(Section):
     """The latest values of each VM as metrics, and changes of state as logs.
 
-    Enabled by `endpoint`, here or in `OTEL_EXPORTER_OTLP_*`.
+    Enabled by `endpoint`, here or in `OTEL_EXPORTER_OTLP_*`. With `logs_endpoint` alone, only logs are sent.
     """
 
     endpoint: Endpoint | None = Field(
@@ -257,6 +257,14 @@ class OtlpConfig(Section):
             "one is sent again. `true`: the backend must accept logs; the records are kept until it does. "
             "No logs are sent to an endpoint from `OTEL_EXPORTER_OTLP_METRICS_ENDPOINT`, which is for "
             "metrics."
+        ),
+    )
+    logs_endpoint: Endpoint | None = Field(
+        default=None,
+        description=(
+            "URL of another backend for the log records, for example where Prometheus stores the metrics and "
+            "Loki or VictoriaLogs the logs. For HTTP it is the whole URL: nothing is appended. The headers, "
+            "tokens, certificates and the protocol of this section are used there too. Default: `endpoint`."
         ),
     )
     tls: TlsFiles = TlsFiles()

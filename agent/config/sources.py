@@ -150,7 +150,8 @@ _OTEL_SETTINGS: dict[str, SettingPath] = {
     "CLIENT_KEY": ("otlp", "tls", "key_file"),
 }
 WHOLE_ENDPOINT_VARIABLE = "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"
-"""The only endpoint to which `/v1/metrics` is not appended (specification/protocol/exporter.md)."""
+"""The endpoint for metrics to which `/v1/metrics` is not appended (specification/protocol/exporter.md)."""
+LOGS_ENDPOINT_VARIABLE = "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT"
 
 
 def own_variables(environ: Mapping[str, str]) -> tuple[Layer, list[Problem]]:
@@ -170,7 +171,10 @@ def own_variables(environ: Mapping[str, str]) -> tuple[Layer, list[Problem]]:
 
 
 def otel_variables(environ: Mapping[str, str]) -> Layer:
-    """Return the settings of OpenTelemetry's variables; those for metrics override the general ones."""
+    """Return the settings of OpenTelemetry's variables; those for metrics override the general ones.
+
+    Of those for logs, only the endpoint is read.
+    """
     layer = Layer()
     if (
         environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
@@ -183,6 +187,9 @@ def otel_variables(environ: Mapping[str, str]) -> Layer:
         )
         if variable is not None:
             layer.put(path, _translated(name, environ[variable].strip(), environ), variable)
+    if endpoint := environ.get(LOGS_ENDPOINT_VARIABLE, "").strip():
+        place = ("otlp", "logs_endpoint")
+        layer.put(place, _translated("ENDPOINT", endpoint, environ), LOGS_ENDPOINT_VARIABLE)
     return layer
 
 

@@ -85,6 +85,12 @@ class Written(BaseModel):
     log: LogConfig = LogConfig()
     shutdown: ShutdownConfig = ShutdownConfig()
 
+    @property
+    def has_backend(self) -> bool:
+        """Whether Kafka or OTLP is configured."""
+        otlp = self.otlp
+        return any((self.kafka.bootstrap_servers, otlp.endpoint, otlp.logs_endpoint))
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:

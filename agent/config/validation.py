@@ -46,6 +46,7 @@ class Effective:
     token: str | None = field(repr=False)  # in kafka.sasl.oauth.token_file at the start
     endpoint_is_whole: bool  # /v1/metrics is not appended to otlp.endpoint
     otlp_proxy: Proxy | None
+    otlp_logs_proxy: Proxy | None  # to otlp.logs_endpoint
     token_proxy: Proxy | None
     cautions: tuple[Problem, ...]  # warnings
     labels: Mapping[str, str]  # constant
@@ -87,6 +88,7 @@ def effective(flags: Flags, environ: Mapping[str, str], *, monitors_needed: bool
         findings = [finding for finding in findings if finding.path != ("monitors",)]
     problems += _follow(findings, wrong, layer)
     otlp_proxy = _proxy(written.otlp.endpoint, environ, problems)
+    otlp_logs_proxy = _proxy(written.otlp.logs_endpoint, environ, problems)
     token_proxy = _proxy(oauth.token_endpoint, environ, problems)
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
@@ -100,6 +102,7 @@ def effective(flags: Flags, environ: Mapping[str, str], *, monitors_needed: bool
         token=token,
         endpoint_is_whole=layer.place(("otlp", "endpoint")) == WHOLE_ENDPOINT_VARIABLE,
         otlp_proxy=otlp_proxy,
+        otlp_logs_proxy=otlp_logs_proxy,
         token_proxy=token_proxy,
         cautions=(*cautions(written, flags, environ), *ignored),
         labels=labels,

@@ -21,7 +21,7 @@ _RETRY_INFO_BYTES_MAX = 1024
 _RETRY_AFTER_S = (0.1, 3600.0)  # what a delay that a backend requests is raised or lowered to
 
 
-def of_http(answer: Answer, redact: Callable[[str], str]) -> Outcome:
+def of_http(answer: Answer, settings: Settings, redact: Callable[[str], str]) -> Outcome:
     """Return the outcome of a request over HTTP."""
     from google.protobuf.message import DecodeError
     from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
@@ -40,7 +40,7 @@ def of_http(answer: Answer, redact: Callable[[str], str]) -> Outcome:
         accepted=False,
         refused=answer.status in _REFUSED_STATUSES,
         unsupported=answer.status in _UNSUPPORTED_STATUSES,
-        detail=otlp_failures.of_status(answer.status, redact(answer.reason), redact(text)),
+        detail=otlp_failures.of_status(answer.status, redact(answer.reason), redact(text), settings),
         retry_after_s=_retry_after_s(answer.headers.get("retry-after", "")),
     )
 

@@ -197,7 +197,7 @@ def _open_http(settings: Settings, credentials: Credentials, attempts: _Attempts
             except AttemptFailed as error:
                 attempts.end(Outcome(accepted=False, detail=error.failure.words))
                 return Result(error=error)
-            outcome = attempts.end(of_http(answer, attempts.redact))
+            outcome = attempts.end(of_http(answer, settings, attempts.redact))
             return Result(status_code=answer.status, reason="", retry_after_s=outcome.retry_after_s)
 
         def close(self) -> None:

@@ -13,7 +13,6 @@ from agent.sinks.otlp_settings import Settings, authority, http_endpoint
 
 _DETAIL_CHARACTERS = 200
 _CREDENTIALS = "check otlp.headers, otlp.headers_file and otlp.bearer_token_file"
-_REACH = "check the address and port in otlp.endpoint, the route and firewalls"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +29,10 @@ class _HttpWords:
         return not_http(self.settings)
 
 
+def _reach(settings: Settings) -> str:
+    return f"check the address and port in {settings.endpoint_setting}, the route and firewalls"
+
+
 def target(settings: Settings) -> Target:
     """Return where requests over HTTP go, with the words for one that fails."""
     return Target(http_endpoint(settings), _HttpWords(settings), settings.proxy)
@@ -42,27 +45,27 @@ def one_line(text: str) -> str:
 
 def unfinished(stage: Stage | None, settings: Settings) -> str:
     """Return what an attempt waits for that takes long."""
-    peer, name = authority(settings.endpoint), "otlp.endpoint"
+    peer, name = authority(settings.endpoint), settings.endpoint_setting
     if settings.proxy is not None and stage in (Stage.RESOLVE, Stage.CONNECT, Stage.PROXY):
         return f"{settings.proxy_variable}: the proxy {authority(settings.proxy)} does not answer; check it"
     match stage:
         case Stage.RESOLVE:
             return f"{name}: no answer from the resolver for {peer}; check the host's DNS"
         case Stage.CONNECT:
-            return f"{name}: {peer} does not answer; {_REACH}"
+            return f"{name}: {peer} does not answer; {_reach(settings)}"
         case Stage.TLS:
             return f"{name}: {peer} does not complete the TLS handshake; check that it speaks TLS"
         case _:
-            return f"{name}: no answer from {peer} yet; check the backend, {_REACH.removeprefix('check ')}"
+            return f"{name}: no answer from {peer} yet; check the backend, and {_reach(settings)}"
 
 
 def of_attempt(stage: Stage, error: Exception, settings: Settings) -> Failure:
     """Return why an attempt over HTTP ended without an answer."""
-    peer = authority(settings.endpoint)
+    peer, name = authority(settings.endpoint), settings.endpoint_setting
     if isinstance(error, ssl.SSLCertVerificationError):
-        return Failure(_certificate(peer, error.verify_code, error.verify_message), may_pass=False)
+        return Failure(_certificate(settings, error.verify_code, error.verify_message), may_pass=False)
     if isinstance(error, ssl.SSLError):
-        return _tls(peer, (error.reason or str(error)).replace("_", " ").lower())
+        return _tls(settings, (error.reason or str(error)).replace("_", " ").lower())
     if isinstance(error, TimeoutError):
         if stage is Stage.ANSWER:
             words = f"otlp.timeout: no complete answer from {peer} within {settings.timeout_s:g} s"
@@ -75,16 +78,14 @@ def of_attempt(stage: Stage, error: Exception, settings: Settings) -> Failure:
         return Failure(f"{words}; correct it, or add the backend to NO_PROXY", may_pass=True)
     match stage:
         case Stage.RESOLVE:
-            words = (
-                f"otlp.endpoint: the name in {peer} cannot be resolved: {reason}; check it and the host's DNS"
-            )
+            words = f"{name}: the name in {peer} cannot be resolved: {reason}; check it and the host's DNS"
         case Stage.CONNECT:
-            words = f"otlp.endpoint: {peer} is unreachable: {reason}; {_REACH}"
+            words = f"{name}: {peer} is unreachable: {reason}; {_reach(settings)}"
         case Stage.TLS:
-            words = f"otlp.endpoint: {peer} ended the TLS handshake: {reason}; check that it speaks TLS"
+            words = f"{name}: {peer} ended the TLS handshake: {reason}; check that it speaks TLS"
         case _:
             words = (
-                f"otlp.endpoint: {peer} ended the connection: {reason}; check its log"
+                f"{name}: {peer} ended the connection: {reason}; check its log"
                 f"{'' if settings.endpoint.startswith('https') else ', or use https:// if it requires TLS'}"
             )
     return Failure(words, may_pass=True)
@@ -92,8 +93,8 @@ def of_attempt(stage: Stage, error: Exception, settings: Settings) -> Failure:
 
 def not_http(settings: Settings) -> Failure:
     """Return the words for an answer that is not HTTP/1."""
-    peer = authority(settings.endpoint)
-    words = f"otlp.endpoint: {peer} does not answer in HTTP/1.1; check the port"
+    peer, name = authority(settings.endpoint), settings.endpoint_setting
+    words = f"{name}: {peer} does not answer in HTTP/1.1; check the port"
     return Failure(f"{words}, or set otlp.protocol: grpc", may_pass=False)
 
 
@@ -110,8 +111,9 @@ def of_proxy(status: int, reason: str, settings: Settings) -> Failure:
     return Failure(f"{words}; {remedy}", may_pass=status >= HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
-def of_status(status: int, reason: str, text: str) -> str:
+def of_status(status: int, reason: str, text: str, settings: Settings) -> str:
     """Return the words for an answer over HTTP that is no success."""
+    name = settings.endpoint_setting
     answer = f"HTTP {status} {one_line(reason)}".strip()
     if text := one_line(text):
         answer = f"{answer}: {text}"
@@ -119,57 +121,57 @@ def of_status(status: int, reason: str, text: str) -> str:
         case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
             return f"otlp.headers: the backend refuses the credentials ({answer}); {_CREDENTIALS}"
         case HTTPStatus.NOT_FOUND | HTTPStatus.METHOD_NOT_ALLOWED:
-            return f"otlp.endpoint: the backend has no OTLP at this path ({answer}); check the path"
+            return f"{name}: the backend has no OTLP at this path ({answer}); check the path"
         case HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
             return f"the proxy refuses the request ({answer}); put user name and password into its URL"
         case HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-            return f"otlp.endpoint: the request is too large for the backend ({answer}); raise its limit"
+            return f"{name}: the request is too large for the backend ({answer}); raise its limit"
         case HTTPStatus.TOO_MANY_REQUESTS:
             return f"otlp.interval: the backend throttles ({answer}); raise it, or the limit of the backend"
         case HTTPStatus.UNSUPPORTED_MEDIA_TYPE:
             return f"otlp.compression: the backend does not accept the request ({answer}); set it to none"
         case _ if 300 <= status < 400:
-            return f"otlp.endpoint: the backend redirects ({answer}); set it to the final URL"
+            return f"{name}: the backend redirects ({answer}); set it to the final URL"
         case _:
             return f"the backend failed ({answer}); check its log"
 
 
 def of_grpc(code: str, details: str, settings: Settings) -> str:
     """Return the words for a failed call over gRPC, from gRPC's own description."""
+    name = settings.endpoint_setting
     peer, text = authority(settings.endpoint), one_line(details)
     lower = details.lower()
     answer = f"gRPC {code}: {text}"
     if code == "UNAVAILABLE":
         for mark, verify_code in _GRPC_CERTIFICATE:
             if mark in lower:
-                return _certificate(peer, verify_code, mark)
+                return _certificate(settings, verify_code, mark)
         if "wrong_version_number" in lower or "wrong version number" in lower:
-            return _tls(peer, "wrong version number").words
+            return _tls(settings, "wrong version number").words
         if settings.proxy is not None and ("proxy" in lower or "failed to connect" in lower):
             words = f"{settings.proxy_variable}: no connection through the proxy {authority(settings.proxy)}"
             return f"{words} ({answer}); check it, or add the backend to NO_PROXY"
         if "parsing http/2" in lower:
-            return f"otlp.endpoint: {peer} does not speak gRPC ({answer}); set otlp.protocol: http"
+            return f"{name}: {peer} does not speak gRPC ({answer}); set otlp.protocol: http"
         if "handshake" in lower or "ssl" in lower:
-            return _tls(peer, text).words
+            return _tls(settings, text).words
         if "dns" in lower or "resolving" in lower or "lookup" in lower:
-            words = f"otlp.endpoint: the name in {peer} cannot be resolved ({answer})"
+            words = f"{name}: the name in {peer} cannot be resolved ({answer})"
             return f"{words}; check it and the host's DNS"
         if "socket closed" in lower:
-            words = f"otlp.endpoint: {peer} ended the connection ({answer})"
+            words = f"{name}: {peer} ended the connection ({answer})"
             return f"{words}; check that it speaks {_TRANSPORT[settings.endpoint.partition(':')[0]]}"
         if "connect" in lower:
-            return f"otlp.endpoint: {peer} is unreachable ({answer}); {_REACH}"
+            return f"{name}: {peer} is unreachable ({answer}); {_reach(settings)}"
     match code:
         case "UNAUTHENTICATED" | "PERMISSION_DENIED":
             return f"otlp.headers: the backend refuses the credentials ({answer}); {_CREDENTIALS}"
         case "UNIMPLEMENTED":
-            words = f"otlp.endpoint: the backend has no OTLP over gRPC here ({answer})"
+            words = f"{name}: the backend has no OTLP over gRPC here ({answer})"
             return f"{words}; check the port, or set otlp.protocol: http"
         case "DEADLINE_EXCEEDED":
-            return (
-                f"otlp.timeout: no answer from {peer} within {settings.timeout_s:g} s; {_REACH}, or raise it"
-            )
+            words = f"otlp.timeout: no answer from {peer} within {settings.timeout_s:g} s"
+            return f"{words}; {_reach(settings)}, or raise it"
         case "RESOURCE_EXHAUSTED":
             return f"the backend throttles, or a message is too large ({answer}); raise its limit"
         case _:
@@ -190,9 +192,9 @@ _GRPC_CERTIFICATE = (
 _TRANSPORT = {"http": "gRPC without TLS", "https": "TLS, and whether it requires otlp.tls.cert_file"}
 
 
-def _certificate(peer: str, verify_code: int, message: str) -> str:
+def _certificate(settings: Settings, verify_code: int, message: str) -> str:
     """Return the words for a refused certificate, by OpenSSL's code: openssl-verification-options(1)."""
-    what = f"the certificate of {peer}"
+    what = f"the certificate of {authority(settings.endpoint)}"
     message = one_line(message)
     match verify_code:
         case 10:
@@ -200,19 +202,19 @@ def _certificate(peer: str, verify_code: int, message: str) -> str:
         case 9:
             return f"{what} is not valid yet; check the clocks of the backend and of this host"
         case 62 | 64:
-            return f"otlp.endpoint: {what} has another name ({message}); use a name that the certificate has"
+            words = f"{settings.endpoint_setting}: {what} has another name ({message})"
+            return f"{words}; use a name that the certificate has"
         case _:
             words = f"otlp.tls.ca_file: {what} is not trusted ({message}); set it to the CA of the backend"
             return f"{words}, or install the CA on this host"
 
 
-def _tls(peer: str, reason: str) -> Failure:
+def _tls(settings: Settings, reason: str) -> Failure:
+    peer, name = authority(settings.endpoint), settings.endpoint_setting
     if "wrong version" in reason or "record layer" in reason or "http request" in reason:
-        words = f"otlp.endpoint: {peer} does not speak TLS ({reason}); use http://, or another port"
+        words = f"{name}: {peer} does not speak TLS ({reason}); use http://, or another port"
         return Failure(words, may_pass=False)
     if "certificate required" in reason or "unknown ca" in reason or "bad certificate" in reason:
         words = f"otlp.tls.cert_file: {peer} refuses the agent's certificate ({reason})"
         return Failure(f"{words}; set it and key_file to a certificate that it trusts", may_pass=False)
-    return Failure(
-        f"otlp.endpoint: TLS with {peer} failed ({one_line(reason)}); check its log", may_pass=False
-    )
+    return Failure(f"{name}: TLS with {peer} failed ({one_line(reason)}); check its log", may_pass=False)

@@ -57,7 +57,7 @@ def _over_http(
     finally:
         client.close()
     fact = replace(fact, clock_ahead_s=_ahead_s(answer))
-    return _judged(fact, of_http(answer, redact), "answer")
+    return _judged(fact, of_http(answer, settings, redact), "answer")
 
 
 def _over_grpc(

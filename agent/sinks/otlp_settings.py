@@ -24,6 +24,7 @@ class Settings:
 
     endpoint: str  # http:// or https://, host and port; for Prometheus with its path
     endpoint_is_whole: bool = False  # nothing is appended to it
+    endpoint_setting: str = "otlp.endpoint"  # where it is from, for messages
     protocol: Protocol
     signal: Signal = "metrics"
     logs_required: bool = False  # False: a backend without logs gets none

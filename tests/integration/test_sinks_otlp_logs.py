@@ -392,3 +392,23 @@ def test_a_collector_without_logs_costs_one_line_and_the_metrics_arrive(folder: 
     assert not re.findall("sink unavailable|degraded|otlp backend unavailable", log), log
     assert totals["dropped.otlp.logs:unsupported"] == len(documents)
     assert "waiting.otlp.logs" not in totals
+
+
+def test_logs_alone_go_to_their_own_endpoint(folder: Path, own_collector: Collector) -> None:
+    env = {
+        "BAROGRAPH_LINES__ENABLED": "true",
+        "BAROGRAPH_OTLP__LOGS_ENDPOINT": f"{own_collector.http}/v1/logs",
+    }
+    with ExitStack() as stack:
+        hypervisor = stack.enter_context(simulated(folder, vms=1, preset=1))
+        process = stack.enter_context(agent(folder / "a", *watch(folder), state=folder / "state", env=env))
+        lines = Lines(process)
+        lines.wait_for_state(hypervisor.vms[0].qmp, "reporting")
+        count = len(changes_of(lines))
+        lines.wait(lambda: len(own_collector.logs()) >= count, "the changes in the Collector")
+        assert process.stop() == 0
+        documents = changes_of(lines)
+
+    compare(documents, own_collector)
+    assert not own_collector.points()
+    assert "degraded" not in {document["state"] for document in documents}

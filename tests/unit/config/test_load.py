@@ -13,6 +13,7 @@ from agent.discovery.globs import MonitorGlob
 from agent.errors import ConfigError
 from agent.qmp.link import Settings as QmpSettings
 from agent.sinks import kafka_settings, otlp_settings
+from agent.sinks.otlp_settings import http_endpoint
 from agent.spool.queues import Queue
 
 TLS = Path(__file__).parents[2] / "data/tls"
@@ -123,6 +124,53 @@ def test_logs_go_where_metrics_go_unless_they_are_off(logs: str, required: bool 
     assert settings is None or (settings.endpoint, settings.signal) == ("http://a:4318", "logs")
     assert config.spool is not None
     assert config.spool.queues == (frozenset() if required is None else {Queue.LOGS})
+
+
+def test_logs_have_a_backend_of_their_own_whose_url_is_whole() -> None:
+    config = bare(
+        BAROGRAPH_OTLP__ENDPOINT="http://a:9090/api/v1/otlp",
+        BAROGRAPH_OTLP__LOGS_ENDPOINT="http://b:9428/insert/opentelemetry/v1/logs",
+        BAROGRAPH_OTLP__HEADERS="tenant=7",
+    )
+
+    metrics, logs = config.otlp, config.otlp_logs
+    assert metrics is not None
+    assert logs is not None
+    assert http_endpoint(metrics) == "http://a:9090/api/v1/otlp/v1/metrics"
+    assert http_endpoint(logs) == "http://b:9428/insert/opentelemetry/v1/logs"
+    assert (logs.signal, logs.protocol, logs.headers) == ("logs", "http", {"tenant": "7"})
+
+
+def test_each_endpoint_has_the_protocol_of_its_port() -> None:
+    config = bare(
+        OTEL_EXPORTER_OTLP_METRICS_ENDPOINT="http://a/x", OTEL_EXPORTER_OTLP_LOGS_ENDPOINT="http://b:4317"
+    )
+
+    assert config.otlp is not None
+    assert config.otlp_logs is not None
+    assert (config.otlp.protocol, config.otlp_logs.protocol) == ("http", "grpc")
+
+
+def test_with_an_endpoint_for_logs_alone_no_metrics_and_no_lines_are_sent() -> None:
+    config = bare(BAROGRAPH_OTLP__LOGS_ENDPOINT="http://b/v1/logs")
+
+    assert config.otlp is None
+    assert config.otlp_logs is not None
+    assert not config.lines_enabled
+
+
+def test_the_proxy_of_each_endpoint_is_its_own() -> None:
+    config = bare(
+        BAROGRAPH_OTLP__ENDPOINT="http://a",
+        BAROGRAPH_OTLP__LOGS_ENDPOINT="http://b/v1/logs",
+        HTTP_PROXY="http://user:secret@proxy:3128",
+        NO_PROXY="a",
+    )
+
+    assert config.otlp is not None
+    assert config.otlp_logs is not None
+    assert (config.otlp.proxy, config.otlp_logs.proxy) == (None, "http://user:secret@proxy:3128")
+    assert "user:secret" in config.secrets
 
 
 def test_no_logs_go_to_an_endpoint_for_metrics() -> None:
