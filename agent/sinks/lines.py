@@ -12,7 +12,7 @@ import anyio.lowlevel
 from agent.core.reading import Record
 from agent.errors import OutputClosed, SinkUnavailable
 from agent.sinks.record_sink import Receipt
-from agent.threads import in_thread
+from agent.threads import Call, WorkerThread
 
 # A pipe that polls as writable accepts this much without blocking: pipe(7), PIPE_BUF.
 _CHUNK_BYTES = 4096
@@ -30,6 +30,17 @@ class Settings:
     write_timeout_s: float = 5.0  # without any byte read by the reader
 
 
+@dataclass(frozen=True, slots=True)
+class _Late:
+    """A write that had not ended in time, and the batch that it is part of."""
+
+    call: Call[int]
+    records: list[Record]
+    lines: list[bytes]
+    cut_bytes: int
+    done_bytes: int  # before this write
+
+
 class LinesSink:
     """Writes each record's value and a newline."""
 
@@ -42,6 +53,8 @@ class LinesSink:
         self._settings = settings or Settings()
         self._written: set[str] = set()  # ids of a batch that failed in part: not written again
         self._cut = b""  # the rest of a line that was written in part
+        self._thread: WorkerThread | None = None
+        self._late: _Late | None = None
 
     async def send(self, records: Sequence[Record]) -> Receipt:
         """Write one line for each record.
@@ -50,6 +63,7 @@ class LinesSink:
             SinkUnavailable: the reader does not read, or the disk is full.
             OutputClosed: the reader has closed the pipe.
         """
+        await self._settle()
         left = [record for record in records if record.id not in self._written]
         lines = [record.value + b"\n" for record in left]
         self._written.intersection_update(record.id for record in records)
@@ -58,7 +72,10 @@ class LinesSink:
         try:
             with anyio.fail_after(self._settings.write_timeout_s) as scope:
                 while done_bytes < len(data):
-                    piece_bytes = await self._write(data[done_bytes:])
+                    await anyio.lowlevel.checkpoint()  # where a cancellation, or the deadline, takes effect
+                    call = self._begin(data[done_bytes:])
+                    self._late = _Late(call, left, lines, cut_bytes, done_bytes)
+                    piece_bytes = await self._end(self._late)
                     done_bytes += piece_bytes
                     if piece_bytes:
                         scope.deadline = anyio.current_time() + self._settings.write_timeout_s
@@ -71,21 +88,48 @@ class LinesSink:
         except OSError as error:
             raise SinkUnavailable(f"standard output: {error.strerror}") from error
         finally:
-            self._remember(left, lines, cut_bytes, done_bytes)
+            if self._late is None:
+                self._remember(left, lines, cut_bytes, done_bytes)
         self._written.clear()
         return Receipt()
 
-    async def _write(self, data: memoryview) -> int:
+    def _begin(self, data: memoryview) -> Call[int]:
         # In pieces: a thread cannot be canceled, and what it writes must be known.
-        await anyio.lowlevel.checkpoint()  # where a cancellation, or the deadline, takes effect
+        if self._thread is None:
+            self._thread = WorkerThread("lines")
+        return self._thread.submit(partial(_write_some, self._settings.descriptor, data))
+
+    async def _end(self, late: _Late) -> int:
+        """Wait for a write; return the number of bytes.
+
+        Raises:
+            SinkUnavailable: it does not end in time. What it writes is taken in by the next `send`.
+        """
         with anyio.move_on_after(_PIECE_TIMEOUT_S, shield=True):
-            return await in_thread(partial(_write_some, self._settings.descriptor, data))
-        raise SinkUnavailable(
-            "standard output: a write does not end; check the program that reads it, or the disk"
-        )
+            await late.call.done.wait()
+        if not late.call.done.is_set():
+            raise SinkUnavailable(
+                "standard output: a write does not end; check the program that reads it, or the disk"
+            )
+        self._late = None
+        return late.call.outcome()
+
+    async def _settle(self) -> None:
+        """Take in what the late write has written, which must not be written again."""
+        late = self._late
+        if late is None:
+            return
+        try:
+            piece_bytes = await self._end(late)
+        except OSError:
+            piece_bytes = 0  # the next write tells the reason
+        self._remember(late.records, late.lines, late.cut_bytes, late.done_bytes + piece_bytes)
 
     async def aclose(self) -> None:
-        """Do nothing: standard output stays open."""
+        """End the thread. Standard output stays open."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.end()
 
     def _remember(self, left: list[Record], lines: list[bytes], cut_bytes: int, done_bytes: int) -> None:
         """Remember a line written in part: its rest is written first, and no line is written twice."""

@@ -93,6 +93,24 @@ async def test_a_slow_reader_is_not_unavailable() -> None:
     os.close(write_end)
 
 
+async def test_what_a_late_write_has_written_is_not_written_again(
+    peer: PipePeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.sinks.lines._CHUNK_BYTES", 1 << 20)  # more than a pipe holds: a write blocks
+    sink = peer.sink()
+    records = [record(n, size_bytes=100_000) for n in range(4)]
+    peer.stall()
+    for _ in range(2):
+        with pytest.raises(SinkUnavailable, match="a write does not end"):
+            await sink.send(records[:3])
+    peer.resume()
+
+    await sink.send(records)
+    await sink.aclose()
+
+    assert await peer.values(4) == [each.value.rstrip() for each in records]
+
+
 async def test_a_reader_that_closes_the_pipe_closes_the_output() -> None:
     read_end, write_end = os.pipe()
     os.close(read_end)
