@@ -167,8 +167,8 @@ detail, a sentence for people. Its severity is `WARN` for states that people sho
 time is that of the change. Its resource is that of the VM's metrics, or of the agent's own. The identity of a
 VM is on the record too, unless `identity: resource` is set. Heartbeats are not sent.
 
-If metrics and logs have different backends, set `otlp.logs_endpoint` to the whole URL for the logs. Here Prometheus
-stores the metrics and VictoriaLogs the logs:
+If metrics and logs have different backends, set `otlp.logs_endpoint` to the whole URL for the logs. Here
+Prometheus stores the metrics and VictoriaLogs the logs:
 
 ```yaml
 monitors: [/run/vm/*.qmp]

@@ -56,7 +56,8 @@ def test_given_and_taken_stand_beside_each_other_for_each_kind_of_vm(folder: Pat
             "nodriver": started.enter_context(qemu.guest(folder, "nodriver", driver=False)),
             "nodevice": started.enter_context(qemu.guest(folder, "nodevice", balloon=False)),
         }
-        process = started.enter_context(agent(folder, *watch(folder), env=EACH_SECOND))
+        env = EACH_SECOND | {"BAROGRAPH_POLLING__RECHECK": "2s"}
+        process = started.enter_context(agent(folder, *watch(folder), env=env))
         lines = Lines(process)
         for name, state in {
             "plain": "reporting",
@@ -76,6 +77,14 @@ def test_given_and_taken_stand_beside_each_other_for_each_kind_of_vm(folder: Pat
                 f"{name} follows the balloon",
             )
             lines.wait_for_samples(name, len(lines.samples(name)) + 2)
+        before = lines.samples("vmem")[-1]["statistics"]["total_memory"]
+        with qemu.Monitor(vms["vmem"].hands) as monitor:
+            device = "/machine/peripheral/vmem0"
+            monitor.command("qom-set", path=device, property="requested-size", value=192 * MIB)
+        lines.wait(
+            lambda: memory_of(lines, "vmem")[-1]["configured"]["plugged_bytes"] == 192 * MIB, "virtio-mem"
+        )
+        lines.wait_for_samples("vmem", len(lines.samples("vmem")) + 2)
         found = {name: next_memory(lines, name) for name in vms}
         taken = {name: resident_bytes(vm.pid) for name, vm in vms.items()}
         totals = {
@@ -99,7 +108,8 @@ def test_given_and_taken_stand_beside_each_other_for_each_kind_of_vm(folder: Pat
     assert (actual["nodriver"], actual["nodevice"]) == (128 * MIB, None)
     flags = {name: memory.get("balloon", {}).get("deflate_on_oom") for name, memory in found.items()}
     assert flags == {**dict.fromkeys(vms, False), "deflating": True, "nodevice": None}
-    assert found["vmem"]["configured"]["plugged_bytes"] in range(128 * MIB + 1)
+    assert (found["vmem"]["configured"]["plugged_bytes"], actual["vmem"]) == (192 * MIB, 256 * MIB)
+    assert totals["vmem"] - before == 64 * MIB
     # Without deflate-on-oom the guest's total shrinks with the balloon; with it, it does not.
     assert totals["small"] < totals["deflating"]
     assert totals["plain"] - totals["small"] >= 24 * MIB

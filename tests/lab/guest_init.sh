@@ -7,7 +7,7 @@ $bb mount -t proc proc /proc
 $bb mount -t sysfs sysfs /sys
 $bb mount -t devtmpfs devtmpfs /dev
 $bb mount -t tmpfs -o size=90% tmpfs /tmp
-for module in virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_mmio virtio_blk pvpanic pvpanic-pci; do
+for module in virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_mmio virtio_blk virtio_mem pvpanic pvpanic-pci; do
   [ ! -e /modules/$module.ko ] || $bb insmod /modules/$module.ko
 done
 $bb grep -q barograph.balloon=off /proc/cmdline || $bb insmod /modules/virtio_balloon.ko

@@ -33,6 +33,7 @@ GUEST_MODULES = (
     "virtio_pci",
     "virtio_mmio",
     "virtio_balloon",
+    "virtio_mem",
     "pvpanic",
     "pvpanic-pci",
 )
