@@ -153,6 +153,7 @@ def test_create_makes_what_is_missing_and_changes_nothing(
     assert findings(topics("check -o json", broker.bootstrap, names), states) == {"replicas": "warning"}
 
 
+@pytest.mark.timeout(600)  # each printed command starts a JVM
 def test_the_printed_commands_are_enough_for_the_agent_and_no_more(
     broker: RealKafka, names: dict[str, str], tmp_path: Path
 ) -> None:

@@ -111,12 +111,17 @@ class RealKafka:
             except KafkaException as error:
                 code = cast(KafkaError, error.args[0]).code()
                 if code == KafkaError.TOPIC_ALREADY_EXISTS:
-                    return
+                    break
                 if code not in _PASSING or time.monotonic() > deadline:
                     raise
                 time.sleep(0.1)
             else:
-                return
+                break
+        # The controller has it; a broker learns of it some time later.
+        while admin.list_topics(name, timeout=30).topics[name].error is not None:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the broker does not know topic {name}")
+            time.sleep(0.05)
 
     def delete_topic(self, name: str) -> None:
         """Delete a topic, and return once it is gone from the first broker."""
