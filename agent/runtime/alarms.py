@@ -1,6 +1,7 @@
 """One timer for all VMs, and a bound on the readings in flight.
 
 A timer, a cancel scope and a task switch for each VM and reading would cost as much as the reading itself.
+The timer is therefore the event loop's own, and VMs are woken in its callback.
 
 At the bound (after a host was suspended or the agent was stopped, all VMs are due at once) a VM that is due
 waits until a reading ends. Its own reading has not been sent, so no deadline of it runs. A VM with
@@ -9,14 +10,11 @@ a while makes room, and owners have their turns one after the other (core/shares
 delay those of their owner.
 """
 
+import asyncio
 import heapq
-import math
 import time
 from itertools import count
 from typing import Protocol
-
-import anyio
-import anyio.lowlevel
 
 from agent.core.shares import FairQueue, Owner
 
@@ -54,8 +52,10 @@ class Alarms:
         self._at_ns: dict[Sleeper, int] = {}
         self._heap: list[tuple[int, int, Sleeper]] = []  # with stale entries of alarms that were set again
         self._serial = count()
-        self._sleeps_until_ns: int | None = 0  # None: no alarm is set
-        self._earlier = anyio.Event()
+        self._goes_off_at_ns: int | None = None  # the timer; None: it is not set
+        self._timer: asyncio.Handle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # None: `run` does not run
+        self._end: asyncio.Future[None]
 
     @property
     def held(self) -> int:
@@ -78,7 +78,7 @@ class Alarms:
             self._reading.remove(sleeper)
             self._counted.pop(sleeper, None)
             if self._postponed:
-                self._earlier.set()
+                self._go_off_next()
         self._postponed.discard(sleeper.owner, sleeper)
         if at_ns is None:
             self._at_ns.pop(sleeper, None)
@@ -90,36 +90,60 @@ class Alarms:
         if len(self._heap) > _STALE_MAX * len(self._at_ns) + WOKEN_AT_ONCE:
             self._heap = [each for each in self._heap if self._at_ns.get(each[2]) == each[0]]
             heapq.heapify(self._heap)
-        if self._sleeps_until_ns is None or at_ns < self._sleeps_until_ns:
-            self._earlier.set()
+        if self._goes_off_at_ns is None or at_ns < self._goes_off_at_ns:
+            self._go_off_next()
 
     async def run(self) -> None:
         """Wake the sleepers in time, until canceled."""
-        while True:
-            await self._wake_due()
-            self._earlier = anyio.Event()
-            delay_s = math.inf
-            self._sleeps_until_ns = None
-            while self._heap and self._at_ns.get(self._heap[0][2]) != self._heap[0][0]:
-                heapq.heappop(self._heap)  # stale
-            wakeups_ns = [self._heap[0][0]] if self._heap else []
-            if self._postponed and self._counted:
-                wakeups_ns.append(next(iter(self._counted.values())) + self._patience_ns)
-            if wakeups_ns:
-                self._sleeps_until_ns = min(wakeups_ns)
-                steps = -((time.monotonic_ns() - self._sleeps_until_ns) // SLEEP_STEP_NS)
-                delay_s = max(steps * SLEEP_STEP_NS - 1_000, 0) / 1e9  # just under a whole one
-            with anyio.move_on_after(delay_s):
-                await self._earlier.wait()
+        self._loop = asyncio.get_running_loop()
+        self._end = self._loop.create_future()
+        self._go_off_next()
+        try:
+            await self._end  # only an error sets it
+        finally:
+            self._loop = None
+            self._cancel_timer()
 
-    async def _wake_due(self) -> None:
-        self._sleeps_until_ns = 0  # awake: an earlier alarm need not be signaled
-        woken = 0
-        while (sleeper := self._next_due()) is not None:
-            sleeper.wake()
-            woken += 1
-            if woken % WOKEN_AT_ONCE == 0:
-                await anyio.lowlevel.checkpoint()
+    def _go_off_next(self) -> None:
+        """Look for sleepers that are due as soon as the other callbacks that are ready have run."""
+        if self._loop is None:
+            return
+        self._cancel_timer()
+        self._goes_off_at_ns = 0
+        self._timer = self._loop.call_soon(self._go_off)
+
+    def _go_off(self) -> None:
+        self._goes_off_at_ns = 0  # an earlier alarm needs no other timer
+        try:
+            for _ in range(WOKEN_AT_ONCE):
+                sleeper = self._next_due()
+                if sleeper is None:
+                    self._set_timer()
+                    return
+                sleeper.wake()
+        except BaseException as error:  # noqa: BLE001 - `run` raises it
+            if not self._end.done():
+                self._end.set_exception(error)
+            return
+        self._go_off_next()
+
+    def _set_timer(self) -> None:
+        while self._heap and self._at_ns.get(self._heap[0][2]) != self._heap[0][0]:
+            heapq.heappop(self._heap)  # stale
+        self._cancel_timer()
+        times_ns = [self._heap[0][0]] if self._heap else []
+        if self._postponed and self._counted:
+            times_ns.append(next(iter(self._counted.values())) + self._patience_ns)
+        self._goes_off_at_ns = min(times_ns, default=None)
+        if self._goes_off_at_ns is None or self._loop is None:
+            return
+        steps = -((time.monotonic_ns() - self._goes_off_at_ns) // SLEEP_STEP_NS)
+        delay_s = max(steps * SLEEP_STEP_NS - 1_000, 0) / 1e9  # just under a whole one
+        self._timer = self._loop.call_later(delay_s, self._go_off)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _next_due(self) -> Sleeper | None:
         if self._postponed and self._has_room():

@@ -1,8 +1,9 @@
 """The task of one VM: performs what core/polling.py decides, and feeds the results back to it.
 
-Nothing is decided here. An event is applied by the task in which it occurs: the link's reader, the one of the
-alarms, discovery's. Nothing awaits in between, so a reading costs no task and no queue. Every event of a link
-carries the link's number, so that a late event of a closed link is not taken for one of the next link.
+Nothing is decided here. An event is applied where it occurs: in the link's reader, in the timer of the
+alarms, in discovery's task. Nothing awaits in between, so a reading costs no task and no queue. Every event
+of a link carries the link's number, so that a late event of a closed link is not taken for one of the next
+link.
 """
 
 from collections import deque

@@ -89,6 +89,18 @@ async def test_an_earlier_alarm_ends_a_sleep_that_has_begun() -> None:
     assert late.woken_ns == []
 
 
+async def test_an_error_of_a_sleeper_ends_the_run() -> None:
+    class Broken(Sleeper):
+        def wake(self) -> None:
+            raise LookupError("a bug")
+
+    alarms = Alarms(128)
+    alarms.set(Broken(alarms), time.monotonic_ns())
+
+    with anyio.fail_after(5), pytest.raises(LookupError):
+        await alarms.run()
+
+
 async def test_it_sleeps_between_alarms_instead_of_looking_again_and_again() -> None:
     """A loop that counts in milliseconds would wake a sleep of 2.5 ms after 2, and then spin."""
     alarms = Alarms(128)
