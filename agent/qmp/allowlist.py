@@ -41,6 +41,8 @@ WRITABLE = frozenset({INTERVAL})
 
 _MEMBERS = frozenset({"execute", "arguments", "id"})
 
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
+
 
 def encode(message: Mapping[str, object]) -> bytes:
     """Return the bytes of an allowed message.
@@ -67,7 +69,7 @@ def encode(message: Mapping[str, object]) -> bytes:
     if "id" in members:
         _require(type(members["id"]) is int, members)
         wire["id"] = members["id"]
-    return json.dumps(wire, separators=(",", ":")).encode("ascii")
+    return _to_json(wire).encode("ascii")
 
 
 def _allowed(command: str, arguments: dict[str, object]) -> bool:

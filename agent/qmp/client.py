@@ -10,6 +10,8 @@ It makes up for what the library lacks, and keeps its peculiarities from the res
 - it enables out-of-band execution wherever that is offered: the offer is hidden from it;
 - it logs every message pretty-printed, and ordinary failures as errors: here it logs nothing;
 - it takes a line for a message: here a message is a JSON value in any layout (framing.py);
+- it takes each message through several coroutines and a wrapper: here, once the negotiation is over, through
+  one;
 - it reads on without a pause while messages are buffered: here they yield to other tasks, and too many end
   the link. Events that the agent does not use cost little, and many more of them are allowed. Of all monitors
   together so many are read, and no more (flood.py).
@@ -19,11 +21,12 @@ import asyncio
 import contextlib
 import logging
 import socket
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import cast
 
 import anyio
+from msgspec import Struct
 from qemu.qmp import ConnectError, QMPClient, Runstate
 from qemu.qmp.error import ProtocolError
 from qemu.qmp.message import Message
@@ -59,8 +62,7 @@ _SILENT = logging.Logger("agent.qmp.silent")
 _SILENT.disabled = True
 
 
-@dataclass(frozen=True, slots=True)
-class _Question:
+class _Question(Struct, frozen=True):
     """A command sent, and the callbacks for its answer."""
 
     command: str
@@ -205,21 +207,11 @@ class MonitorClient(QMPClient):
 
     async def _do_recv(self) -> Message:
         while True:
-            frame = await self._next_frame()
-            message = frame.message
-            self._message_bytes = frame.size_bytes
-            if self._is_unused(message):
-                now_s = asyncio.get_running_loop().time()
-                self._flood.add_unused(str(message["event"]), frame.size_bytes, now_s)
-                self._skipped += 1
-                if self._skipped % _UNUSED_AT_ONCE == 0:
-                    await asyncio.sleep(0)
-                continue
-            received = Message(message, eager=False)
-            if self.runstate is not Runstate.CONNECTING or "event" not in message:
-                return received
-            self._weigh(received)
-            self._take_event(received)
+            message = await self._next_message()
+            if "event" not in message:
+                return Message(message, eager=False)
+            self._weigh(message)
+            self._take_event(message)
             await asyncio.sleep(0)
 
     async def _get_greeting(self) -> Greeting:
@@ -232,26 +224,18 @@ class MonitorClient(QMPClient):
 
     async def _bh_recv_message(self) -> None:
         try:
-            await super()._bh_recv_message()
+            message = await self._next_message()
+            serial = message.get("id")
+            question = self._waiting.pop(serial, None) if type(serial) is int else None
+            self._weigh(message)
+            if question is None:  # an event, or an answer to no open question
+                self._take_event(message)
+                await asyncio.sleep(0)
+            else:
+                self._take_answer(question, message)
         except Exception as error:
             self._end(error)
             raise
-
-    async def _on_message(self, msg: Message) -> None:
-        serial = msg.get("id")
-        question = self._waiting.pop(serial, None) if type(serial) is int else None
-        self._weigh(msg)
-        if question is None:  # an event, or an answer to no open question
-            self._take_event(msg)
-            await asyncio.sleep(0)
-            return
-        _require_answer(msg)
-        if "return" in msg:
-            question.answered(msg["return"])
-        else:
-            refusal = cast(Mapping[str, object], msg["error"])
-            shown = (printable(str(refusal[part]), _REFUSAL_MAX) for part in ("class", "desc"))
-            question.refused(QmpCommandError(self._path, question.command, *shown))
 
     # --- not the library's ---
 
@@ -265,11 +249,24 @@ class MonitorClient(QMPClient):
         else:
             writer.write(data)
 
+    async def _next_message(self) -> dict[str, object]:
+        """Return the next message that the agent uses."""
+        while True:
+            frame = await self._next_frame()
+            message = frame.message
+            self._message_bytes = frame.size_bytes
+            if not self._is_unused(message):
+                return message
+            self._flood.add_unused(str(message["event"]), frame.size_bytes, time.monotonic())
+            self._skipped += 1
+            if self._skipped % _UNUSED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+
     async def _next_frame(self) -> Frame:
         framer, reader = self._framer, self._reader
         if reader is None:
             raise AssertionError("a message before `begin`")
-        pause_s = self._flood.pause_s(asyncio.get_running_loop().time())
+        pause_s = self._flood.pause_s(time.monotonic())
         if pause_s > 0:
             await asyncio.sleep(pause_s)
         while (frame := framer.take()) is None:
@@ -287,9 +284,18 @@ class MonitorClient(QMPClient):
         )
 
     def _weigh(self, message: Mapping[str, object]) -> None:
-        self._flood.add(message.get("event"), self._message_bytes, asyncio.get_running_loop().time())
+        self._flood.add(message.get("event"), self._message_bytes, time.monotonic())
 
-    def _take_event(self, message: Message) -> None:
+    def _take_answer(self, question: _Question, message: Mapping[str, object]) -> None:
+        _require_answer(message)
+        if "return" in message:
+            question.answered(message["return"])
+        else:
+            refusal = cast(Mapping[str, object], message["error"])
+            shown = (printable(str(refusal[part]), _REFUSAL_MAX) for part in ("class", "desc"))
+            question.refused(QmpCommandError(self._path, question.command, *shown))
+
+    def _take_event(self, message: Mapping[str, object]) -> None:
         event = parsing.parse_event(message)
         if event is not None:
             self._queue.put(event)
@@ -328,7 +334,7 @@ class MonitorClient(QMPClient):
         return LinkFault.PROTOCOL if self.greeted else LinkFault.NOT_QMP
 
 
-def _require_answer(message: Message) -> None:
+def _require_answer(message: Mapping[str, object]) -> None:
     if "return" in message:
         return
     refusal = message.get("error")

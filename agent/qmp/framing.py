@@ -6,8 +6,9 @@ a message's end. Source: QEMU monitor/qmp.c, qmp_send_response; RFC 8259, sectio
 
 import json
 import re
-from dataclasses import dataclass
 from typing import cast
+
+from msgspec import Struct
 
 MESSAGE_MAX_BYTES = 64 * 1024
 """The longest message, with the white space before it. A reading takes 900 bytes (1,500 indented), and a
@@ -18,8 +19,7 @@ _MARK = re.compile(rb'["{}\[\]]')
 _MARK_IN_STRING = re.compile(rb'["\\]')
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(Struct, frozen=True):
     """One message, and the bytes that it took, with the white space before it."""
 
     message: dict[str, object]
@@ -51,6 +51,8 @@ class Framer:
         Raises:
             ValueError: not a JSON object, or longer than `MESSAGE_MAX_BYTES`. Use no further.
         """
+        if not self._buffer:
+            return None
         if not self._scanned:
             self._skip_blanks()
             frame = self._take_line()
