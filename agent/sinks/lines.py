@@ -53,7 +53,7 @@ class LinesSink:
         self._settings = settings or Settings()
         self._written: set[str] = set()  # ids of a batch that failed in part: not written again
         self._cut = b""  # the rest of a line that was written in part
-        self._thread: WorkerThread | None = None
+        self._thread: WorkerThread | None = None  # kept: to start one costs more than a write
         self._late: _Late | None = None
 
     async def send(self, records: Sequence[Record]) -> Receipt:
@@ -96,7 +96,7 @@ class LinesSink:
     def _begin(self, data: memoryview) -> Call[int]:
         # In pieces: a thread cannot be canceled, and what it writes must be known.
         if self._thread is None:
-            self._thread = WorkerThread("lines")
+            self._thread = WorkerThread("standard output")
         return self._thread.submit(partial(_write_some, self._settings.descriptor, data))
 
     async def _end(self, late: _Late) -> int:

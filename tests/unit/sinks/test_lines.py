@@ -137,3 +137,20 @@ async def test_lines_are_written_to_a_file(tmp_path: Path) -> None:
         await LinesSink(Settings(descriptor=file.fileno())).send([record(0), record(1)])
 
     assert (tmp_path / "out").read_bytes() == b'{"n":0}\n{"n":1}\n'
+
+
+async def test_one_thread_writes_all_batches_and_ends_with_the_sink(peer: PipePeer) -> None:
+    def writers() -> list[threading.Thread]:
+        return [each for each in threading.enumerate() if each.name == "standard output"]
+
+    before = writers()
+    sink = peer.sink()
+    await sink.send([record(0)])
+    [writer] = [each for each in writers() if each not in before]
+
+    await sink.send([record(1)])
+
+    assert [each for each in writers() if each not in before] == [writer]
+    await sink.aclose()
+    await anyio.to_thread.run_sync(writer.join, 10)
+    assert not writer.is_alive()
