@@ -9,8 +9,6 @@ carries over, so that nothing is emitted twice. An epoch's name is random and is
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from dataclasses import replace as dataclass_replace
 from enum import Enum
 from uuid import UUID
 
@@ -76,8 +74,7 @@ class News(Enum):
     ADVANCE = "advance"
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(Struct, frozen=True):
     """The history after a reading, and what the reading was. `previous` is set on an epoch's first sample."""
 
     history: History
@@ -158,7 +155,7 @@ def see(
             coalesced = _remember(history, reading)
             return Seen(coalesced, News.COALESCED, no_counters=fall.no_counters)
     seen = _advance(history, reading, on_time=on_time, unix_ms=unix_ms, chance=chance)
-    return dataclass_replace(seen, no_counters=fall.no_counters) if fall.no_counters else seen
+    return replace(seen, no_counters=fall.no_counters) if fall.no_counters else seen
 
 
 def _advance(history: History, reading: Reading, *, on_time: bool, unix_ms: int, chance: int) -> Seen:

@@ -1,6 +1,5 @@
 """The poller of one VM: its phases, the events that occur, and the effects that it asks for."""
 
-from dataclasses import dataclass
 from enum import Enum
 
 from msgspec import Struct
@@ -13,22 +12,19 @@ from agent.errors import LinkFault
 # --- phases: what the poller is doing ---
 
 
-@dataclass(frozen=True, slots=True)
-class Away:
+class Away(Struct, frozen=True):
     """No link is open or being opened. `retry_at_ns` None: not before the socket is replaced."""
 
     retry_at_ns: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Opening:
+class Opening(Struct, frozen=True):
     """A link is being opened. The edge has its own deadline for the greeting; this one is a backstop."""
 
     deadline_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class Idle:
+class Idle(Struct, frozen=True):
     """A link is open and no question is in flight."""
 
 
@@ -53,8 +49,7 @@ class Asking(Struct, frozen=True):
     overdue: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Retired:
+class Retired(Struct, frozen=True):
     """The VM and its path are gone; every event is ignored."""
 
 
@@ -64,8 +59,7 @@ Phase = Away | Opening | Idle | Asking | Retired
 # --- events: what has happened ---
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(Struct, frozen=True):
     """The link is open. `change`: the recorded change of this process's interval, not restored yet."""
 
     mark: SocketMark
@@ -73,16 +67,14 @@ class Opened:
     peer: Peer | None = None  # None: not a process that the agent can see
 
 
-@dataclass(frozen=True, slots=True)
-class LinkFailed:
+class LinkFailed(Struct, frozen=True):
     """The link, or the attempt to open it, ended."""
 
     fault: LinkFault
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
+class Given(Struct, frozen=True):
     """What a VM was given, as far as INTRODUCE or CHECK could find out. `None`: not known."""
 
     base_bytes: int | None = None
@@ -94,8 +86,7 @@ class Given:
 NOTHING_GIVEN = Given()
 
 
-@dataclass(frozen=True, slots=True)
-class Introduced:
+class Introduced(Struct, frozen=True):
     """The answer to INTRODUCE."""
 
     uuid: str | None
@@ -107,16 +98,14 @@ class Introduced:
     given: Given = NOTHING_GIVEN
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(Struct, frozen=True):
     """The answer to READ, decoded."""
 
     reading: Reading
     resident_bytes: int | None = None  # of QEMU: libvirt gives it with the statistics
 
 
-@dataclass(frozen=True, slots=True)
-class Checked:
+class Checked(Struct, frozen=True):
     """The answer to CHECK."""
 
     run_state: str
@@ -125,20 +114,17 @@ class Checked:
     given: Given = NOTHING_GIVEN
 
 
-@dataclass(frozen=True, slots=True)
-class ActualRead:
+class ActualRead(Struct, frozen=True):
     """The answer to ACTUAL."""
 
     actual_bytes: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(Struct, frozen=True):
     """REMEMBER, SET_INTERVAL or CLAIM succeeded."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(Struct, frozen=True):
     """The question in flight was refused, or its answer made no sense; the link stays usable."""
 
     detail: str
@@ -157,25 +143,21 @@ class MonitorEventKind(Enum):
     LOST = "OVERFLOW"  # events were dropped: any of them may have happened
 
 
-@dataclass(frozen=True, slots=True)
-class MonitorEvent:
+class MonitorEvent(Struct, frozen=True):
     """The monitor, or libvirt in its place, sent an event."""
 
     kind: MonitorEventKind
 
 
-@dataclass(frozen=True, slots=True)
-class OthersWait:
+class OthersWait(Struct, frozen=True):
     """Other clients wait to be accepted at the monitor of the open link."""
 
 
-@dataclass(frozen=True, slots=True)
-class OthersUnseen:
+class OthersUnseen(Struct, frozen=True):
     """The kernel does not show which clients wait at the monitor of the open link."""
 
 
-@dataclass(frozen=True, slots=True)
-class BalloonChanged:
+class BalloonChanged(Struct, frozen=True):
     """BALLOON_CHANGE: the guest has followed the balloon's target."""
 
     actual_bytes: int
@@ -185,54 +167,45 @@ LinkEvent = MonitorEvent | BalloonChanged | OthersWait | OthersUnseen
 """The events of a link: from QEMU or libvirt, and of its monitor's other clients."""
 
 
-@dataclass(frozen=True, slots=True)
-class PathSeen:
+class PathSeen(Struct, frozen=True):
     """Discovery sees the VM's address, with this process behind it."""
 
     mark: SocketMark
 
 
-@dataclass(frozen=True, slots=True)
-class PathMissing:
+class PathMissing(Struct, frozen=True):
     """Discovery no longer sees the VM's address."""
 
 
-@dataclass(frozen=True, slots=True)
-class PathRefused:
+class PathRefused(Struct, frozen=True):
     """Discovery sees the VM's address, and it must not be used any more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Duplicate:
+class Duplicate(Struct, frozen=True):
     """Another address on this host holds this VM's id."""
 
     other: Address
 
 
-@dataclass(frozen=True, slots=True)
-class Displaced:
+class Displaced(Struct, frozen=True):
     """Another address has taken this VM's id, because the VM runs there now."""
 
     other: Address
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimContested:
+class ClaimContested(Struct, frozen=True):
     """Another address has tried to claim this VM's id for an active VM."""
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimFreed:
+class ClaimFreed(Struct, frozen=True):
     """The address that held this VM's id may not hold it any more."""
 
 
-@dataclass(frozen=True, slots=True)
-class StateWanted:
+class StateWanted(Struct, frozen=True):
     """The current state is requested, for a reader that has just started."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(Struct, frozen=True):
     """Time has passed."""
 
 
@@ -264,8 +237,7 @@ Event = (
 # --- effects: what to do ---
 
 
-@dataclass(frozen=True, slots=True)
-class OpenLink:
+class OpenLink(Struct, frozen=True):
     """Connect and wait for the greeting.
 
     `look_first`: not if other connections wait to be accepted. `mark`: only to this socket, which discovery
@@ -276,8 +248,7 @@ class OpenLink:
     mark: SocketMark | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CloseLink:
+class CloseLink(Struct, frozen=True):
     """Close the link at once, whatever is in flight."""
 
 
@@ -292,27 +263,23 @@ class Ask(Struct, frozen=True):
     active: bool = True  # the VM may take the id from one that is not
 
 
-@dataclass(frozen=True, slots=True)
-class Disclaim:
+class Disclaim(Struct, frozen=True):
     """Release the VM's id: another address may claim it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Forget:
+class Forget(Struct, frozen=True):
     """Remove this process's recorded interval change: it has quit, or the interval is no longer ours."""
 
     mark: SocketMark
 
 
-@dataclass(frozen=True, slots=True)
-class EmitSample:
+class EmitSample(Struct, frozen=True):
     """Emit a sample."""
 
     sample: Sample
 
 
-@dataclass(frozen=True, slots=True)
-class EmitState:
+class EmitState(Struct, frozen=True):
     """Emit a state event: a change of state, or a heartbeat."""
 
     event: StateEvent
@@ -326,23 +293,20 @@ class Counted(Enum):
     MISSED = "missed"
 
 
-@dataclass(frozen=True, slots=True)
-class CountReading:
+class CountReading(Struct, frozen=True):
     """Add `amount` to this counter."""
 
     counted: Counted
     amount: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class FoundNoCounters:
+class FoundNoCounters(Struct, frozen=True):
     """Log that these statistics fall although they should only grow; they decide no epoch any more."""
 
     statistics: frozenset[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Retire:
+class Retire(Struct, frozen=True):
     """End the VM's task."""
 
 

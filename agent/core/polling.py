@@ -50,9 +50,9 @@ link, runs the clocks, and reports the state.
 """
 
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
 from typing import assert_never
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from agent.core import announcing, asking, device, epochs, holding, linking, pacing, sampling
@@ -98,8 +98,7 @@ from agent.core.turn import Turn
 from agent.errors import LinkFault
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Struct, frozen=True):
     """The next poller, and the effects to perform in order."""
 
     poller: Poller

@@ -6,10 +6,12 @@ polling interval are whole seconds on the wire.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Literal, NewType
+
+from msgspec import Struct, field
 
 from agent.core.address import Address
 from agent.core.pressure import VmPressure
@@ -71,8 +73,7 @@ class Refusal(StrEnum):
     BAD_NAME = "bad_name"  # not a name that can be carried: empty, over 64 characters, odd characters
 
 
-@dataclass(frozen=True, slots=True)
-class Now:
+class Now(Struct, frozen=True):
     """One instant on both clocks, read together by the shell."""
 
     mono_ns: int  # time.monotonic_ns()
@@ -93,8 +94,7 @@ class SocketMark:
     mtime_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class VmIdentity:
+class VmIdentity(Struct, frozen=True):
     """A VM's identity: its uuid, or a uuid5 of host id and address if QEMU was started without one."""
 
     id: VmId
@@ -159,8 +159,7 @@ class CgroupMemory:
     observed_at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(Struct, frozen=True):
     """One answer to `qom-get guest-stats`, decoded.
 
     Source: QEMU hw/virtio/virtio-balloon.c, balloon_stats_get_all; units in schemas/sample.

@@ -4,8 +4,9 @@ The first row that holds is the state. If a row cannot be judged yet, `judge` re
 reported last stands, so that states of a millisecond are not reported.
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from agent.core.address import Address, Via
 from agent.core.reading import State
@@ -73,8 +74,7 @@ def is_expected(state: State, reason: str) -> bool:
     return state in _EXPECTED or reason == Reason.POLLING_DISABLED
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(Struct, frozen=True):
     """The facts that the table judges. `None`: not known."""
 
     via: Via
@@ -103,8 +103,7 @@ class Facts:
     deadline_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """One row of the table."""
 
     state: State

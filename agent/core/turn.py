@@ -1,14 +1,13 @@
 """One call of `step`: what every part of it is given, and the effects it has collected."""
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 from agent.core.events import Effect
 from agent.core.poller import PollSettings
 from agent.core.reading import Now
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(Struct, frozen=True):
     """The instant, the random draw and the settings of one `step`, and its effects in order.
 
     All parts of `step` take a poller and the turn, return the next poller, and add their effects here.

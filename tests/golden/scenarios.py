@@ -5,7 +5,7 @@ two files. What is recorded has names of its own, which must not change.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from random import Random
 
 from msgspec import structs
@@ -323,7 +323,7 @@ def restarted() -> Told:
 
 def every_statistic_unset() -> Told:
     story = Told()
-    story.reading = replace(reading(story.unix_s), statistics={}, unset=frozenset({"free_memory"}))
+    story.reading = structs.replace(reading(story.unix_s), statistics={}, unset=frozenset({"free_memory"}))
     story.start()
     story.pass_s(2)
     return story

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import anyio
+from msgspec import structs
 
 from agent.contract.encode import Mode
 from agent.spool.dead_letters import dead_letters
@@ -42,7 +43,7 @@ def monitor_and_domain() -> Sequence[Told]:
     for story in stories:
         for _ in range(3):
             story.update(free_memory=1024)
-            story.reading = replace(story.reading, unset=frozenset({"disk_caches"}))
+            story.reading = structs.replace(story.reading, unset=frozenset({"disk_caches"}))
             if not story.told:
                 story.start()
             story.pass_s(1)

@@ -13,6 +13,7 @@ from cloudevents.core.formats.json import JSONFormat
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
+from msgspec import structs
 
 from agent.contract.encode import Mode, encode_agent_state, encode_sample, encode_state, encode_vm_memory
 from agent.contract.headers import decode_headers
@@ -363,7 +364,7 @@ def test_constant_labels_are_on_the_host_of_every_record() -> None:
     [
         replace(SAMPLE, last_update_s=SAMPLE.last_update_s + 1),
         replace(SAMPLE, epoch=RUN),
-        replace(SAMPLE, vm=replace(VM, id=VmId(RUN))),
+        replace(SAMPLE, vm=structs.replace(VM, id=VmId(RUN))),
     ],
 )
 def test_another_reading_has_another_id(other: Sample) -> None:

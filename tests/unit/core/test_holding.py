@@ -1,8 +1,7 @@
 """A monitor serves one client: when the agent holds it, visits it, and leaves it to others."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from agent.core.address import Domain, MonitorPath
 from agent.core.events import (

@@ -1,8 +1,7 @@
 """The texts of the table of states: a detail stays true for as long as the state lasts."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from agent.core.address import MonitorPath, Via
 from agent.core.states import Facts, judge

@@ -290,7 +290,7 @@ def test_two_updates_within_a_second_are_one_sample_and_a_count() -> None:
     story = reporting()
     count = len(story.samples)
 
-    story.reading = replace(story.reading, statistics={"free_memory": 1})
+    story.reading = structs.replace(story.reading, statistics={"free_memory": 1})
     story.pass_s(0.9)
 
     assert len(story.samples) == count
@@ -494,7 +494,7 @@ def test_no_balloon_is_looked_for_again() -> None:
 
 def test_every_statistic_unset_is_empty_and_the_sample_has_none() -> None:
     story = Story()
-    story.reading = replace(reading(story.unix_s), statistics={}, unset=frozenset({"free_memory"}))
+    story.reading = structs.replace(reading(story.unix_s), statistics={}, unset=frozenset({"free_memory"}))
     story.start()
 
     assert story.words[-1] == ("empty", "all_unset")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric, NumberDataPoint
 
 from agent.contract.metrics import GUEST_METRICS, OTHER_PREFIX, SCHEMA_URL
@@ -616,7 +617,7 @@ def test_a_label_that_changes_is_on_the_next_points(identity: Identity) -> None:
         shown = view()
         of_vm = shown.state.vm
         assert of_vm is not None
-        return replace(shown, state=replace(shown.state, vm=replace(of_vm, labels={"team": value})))
+        return replace(shown, state=replace(shown.state, vm=structs.replace(of_vm, labels={"team": value})))
 
     seen: list[str] = []
     for value in ("a", "b", "a"):
