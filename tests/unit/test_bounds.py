@@ -300,6 +300,9 @@ FILLED: Mapping[str, Sequence[str]] = {
     "sizes of huge pages": [
         "unit/runtime/test_host_memory.py::test_the_sizes_of_huge_pages_and_of_files_are_bounded"
     ],
+    "a write to standard output that hangs": [
+        "unit/sinks/test_lines.py::test_a_write_that_hangs_holds_one_thread"
+    ],
     "a read of these files that hangs": [
         "unit/runtime/test_host_memory.py::test_a_file_that_hangs_costs_what_was_not_read_and_is_logged_once"
     ],

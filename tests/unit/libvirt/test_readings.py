@@ -129,6 +129,19 @@ async def test_what_is_due_together_is_asked_in_one_call() -> None:
     assert asker.states == {"a": "running", "b": "running", "c": "running"}
 
 
+async def test_what_becomes_due_during_a_call_is_asked_in_the_next_one() -> None:
+    hypervisor = Hypervisor(takes_s=0.05)
+    async with reading(hypervisor, Counters()) as asker:
+        asker.ask("a")
+        while not hypervisor.calls:  # noqa: ASYNC110 - it is called in a thread
+            await anyio.sleep(0.001)
+        asker.ask("b")
+        asker.ask("c")
+        await asker.answered("a", "b", "c")
+
+    assert hypervisor.calls == [("a",), ("b", "c")]
+
+
 async def test_the_resident_memory_comes_with_a_reading() -> None:
     async with reading(Hypervisor(), Counters()) as asker:
         asker.ask("a")

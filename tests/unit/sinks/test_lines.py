@@ -139,18 +139,40 @@ async def test_lines_are_written_to_a_file(tmp_path: Path) -> None:
     assert (tmp_path / "out").read_bytes() == b'{"n":0}\n{"n":1}\n'
 
 
-async def test_one_thread_writes_all_batches_and_ends_with_the_sink(peer: PipePeer) -> None:
-    def writers() -> list[threading.Thread]:
-        return [each for each in threading.enumerate() if each.name == "standard output"]
+def writers() -> set[threading.Thread]:
+    return {each for each in threading.enumerate() if each.name == "standard output"}
 
+
+async def test_one_thread_writes_all_batches_and_ends_with_the_sink(peer: PipePeer) -> None:
     before = writers()
     sink = peer.sink()
     await sink.send([record(0)])
-    [writer] = [each for each in writers() if each not in before]
+    [writer] = writers() - before
 
     await sink.send([record(1)])
 
-    assert [each for each in writers() if each not in before] == [writer]
+    assert writers() - before == {writer}
     await sink.aclose()
     await anyio.to_thread.run_sync(writer.join, 10)
     assert not writer.is_alive()
+
+
+async def test_a_write_that_hangs_holds_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.sinks.lines._CHUNK_BYTES", 1 << 20)  # more than the pipe takes: it blocks
+    before = writers()
+    read_end, write_end = os.pipe()
+    sink = LinesSink(Settings(descriptor=write_end))
+    line = record(0, size_bytes=200_000)
+
+    for _ in range(3):
+        with pytest.raises(SinkUnavailable, match="does not end"):
+            await sink.send([line])
+
+    [writer] = writers() - before
+    await sink.aclose()
+    with os.fdopen(read_end, "rb") as reader:
+        written = await anyio.to_thread.run_sync(reader.read, len(line.value) + 1)
+        await anyio.to_thread.run_sync(writer.join, 10)
+        os.close(write_end)
+        written += reader.read()
+    assert written == line.value + b"\n"
