@@ -34,6 +34,7 @@ from qemu.qmp.models import Greeting
 
 from agent.core.event_queue import EventQueue
 from agent.core.events import LinkEvent
+from agent.core.shares import Owner
 from agent.core.wording import printable
 from agent.errors import LinkFault, QmpCommandError, QmpUnreachable
 from agent.qmp import allowlist, parsing
@@ -77,11 +78,13 @@ class MonitorClient(QMPClient):
     may await `next_event`.
     """
 
-    def __init__(self, path: str, *, events_per_s_max: int, budget: Budget | None = None) -> None:
+    def __init__(
+        self, path: str, *, events_per_s_max: int, budget: Budget | None = None, owner: Owner = None
+    ) -> None:
         super().__init__(readbuflen=_READ_MAX_BYTES)
         self.logger = _SILENT
         self._path = path
-        self._flood = FloodWindow(events_per_s_max, budget)
+        self._flood = FloodWindow(events_per_s_max, budget, owner)
         self._framer = Framer()
         self._message_bytes = 0
         self._skipped = 0  # since other tasks ran
@@ -266,15 +269,32 @@ class MonitorClient(QMPClient):
         framer, reader = self._framer, self._reader
         if reader is None:
             raise AssertionError("a message before `begin`")
-        pause_s = self._flood.pause_s(time.monotonic())
-        if pause_s > 0:
-            await asyncio.sleep(pause_s)
-        while (frame := framer.take()) is None:
+        while True:
+            pause_s = self._flood.pause_s(time.monotonic())
+            if pause_s > 0:
+                await self._read_nothing(pause_s)
+            frame = framer.take()
+            if frame is not None:
+                return frame
             data = await reader.read(_READ_MAX_BYTES)
             if not data:
                 raise EOFError("hung up" if framer.is_empty else "hung up in the middle of a message")
+            self._flood.add_read(time.monotonic())
             framer.feed(data)
-        return frame
+
+    async def _read_nothing(self, pause_s: float) -> None:
+        """Leave what comes in the kernel: taking it into a buffer costs as much as reading it."""
+        writer = self._writer
+        transport = None if writer is None else cast(asyncio.Transport, writer.transport)
+        if transport is None or not transport.is_reading():  # the stream's buffer is full: it reads nothing
+            await asyncio.sleep(pause_s)
+            return
+        transport.pause_reading()
+        try:
+            await asyncio.sleep(pause_s)
+        finally:
+            if not transport.is_closing():
+                transport.resume_reading()
 
     def _is_unused(self, message: Mapping[str, object]) -> bool:
         return (

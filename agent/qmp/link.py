@@ -215,7 +215,7 @@ async def open_link(
         path: the socket file, of any length.
         settings: the deadline and the bound on messages.
         openings: have a turn before connecting that ends before the block begins.
-        owner: the owner of the turn.
+        owner: the owner of the turn, and of what the monitor uses of the budget.
         budget: what all monitors may send together.
         look_first: do not connect if other connections already wait to be accepted; it is BUSY then.
         mark: the socket to connect to; any other is `SocketReplaced`. `None`: any.
@@ -225,7 +225,7 @@ async def open_link(
         QmpUnreachable: MISSING, REFUSED, DENIED, BUSY, SILENT, NOT_QMP, HUNG_UP, NO_ANSWER (silent after
             its greeting), FLOODING or PROTOCOL.
     """
-    client = MonitorClient(path, events_per_s_max=settings.events_per_s_max, budget=budget)
+    client = MonitorClient(path, events_per_s_max=settings.events_per_s_max, budget=budget, owner=owner)
     connection: socket.socket | None = None
     try:
         async with openings.turn(owner):

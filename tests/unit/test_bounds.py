@@ -110,6 +110,11 @@ async def _until(holds: Callable[[], bool]) -> None:
 FILLED: Mapping[str, Sequence[str]] = {
     "a QMP line": ["unit/qmp/test_link_opening.py::test_each_bad_opening_has_its_fault"],
     "QMP messages of one VM": ["unit/qmp/test_link.py::test_a_flood_ends_the_link"],
+    "messages and reads of all monitors": [
+        "unit/qmp/test_link.py::test_monitors_that_send_much_are_read_no_faster_than_the_budget_of_all",
+        "unit/qmp/test_link.py::test_bytes_that_come_one_by_one_use_the_budget_of_all_and_the_link_goes_on",
+        "unit/qmp/test_flood.py::test_many_monitors_of_one_owner_that_send_little_each_do_not_use_up_the_budget_of_others",
+    ],
     "commands that QEMU has not read or answered": [
         "unit/qmp/test_link.py::test_a_peer_that_reads_no_more_ends_the_link_before_our_commands_pile_up"
     ],

@@ -2,7 +2,14 @@
 
 import pytest
 
-from agent.qmp.flood import NEVER_PAUSED_PER_S, UNUSED_FACTOR, Budget, FloodingError, FloodWindow
+from agent.qmp.flood import (
+    NEVER_PAUSED_PER_S,
+    READ_COST,
+    UNUSED_FACTOR,
+    Budget,
+    FloodingError,
+    FloodWindow,
+)
 
 
 def test_more_messages_than_the_bound_in_one_second_are_a_flood() -> None:
@@ -67,3 +74,47 @@ def test_an_event_that_is_not_used_costs_a_tenth_of_the_budget_of_others() -> No
     noisy.add_unused("JOB", 100, 7.0)
 
     assert noisy.pause_s(7.0) > 0.0
+
+
+def test_a_read_that_completes_no_message_uses_the_budget_too() -> None:
+    budget = Budget(messages_per_s=1000)
+    trickling = FloodWindow(500, budget)
+    for _ in range(100 * UNUSED_FACTOR // READ_COST - 1):
+        trickling.add_read(7.0)
+    assert trickling.pause_s(7.0) == 0.0
+
+    trickling.add_read(7.0)
+
+    assert trickling.pause_s(7.0) == pytest.approx(0.1)
+
+
+def test_many_monitors_of_one_owner_that_send_little_each_do_not_use_up_the_budget_of_others() -> None:
+    budget = Budget(messages_per_s=1000)
+    many = [FloodWindow(500, budget, owner=1001) for _ in range(100)]
+    other = FloodWindow(500, budget, owner=107)
+    for _ in range(6):
+        for each in (*many, other):
+            each.add("STOP", 100, 7.0)
+
+    assert all(each.pause_s(7.0) > 0.0 for each in many)
+    assert other.pause_s(7.0) == 0.0
+
+
+def test_of_each_of_the_many_monitors_of_an_owner_some_messages_are_read() -> None:
+    budget = Budget(messages_per_s=10)
+    many = [FloodWindow(500, budget, owner=1001) for _ in range(100)]
+    FloodWindow(500, budget, owner=107).add("STOP", 100, 7.0)
+    for each in many:
+        each.add("STOP", 100, 7.0)
+
+    assert all(each.pause_s(7.0) == 0.0 for each in many)
+
+
+def test_the_monitors_of_the_only_owner_are_read_whatever_their_number() -> None:
+    budget = Budget(messages_per_s=1000)
+    many = [FloodWindow(500, budget, owner=107) for _ in range(100)]
+    for _ in range(NEVER_PAUSED_PER_S):
+        for each in many:
+            each.add("STOP", 100, 7.0)
+
+    assert all(each.pause_s(7.0) == 0.0 for each in many)

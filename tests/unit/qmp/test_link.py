@@ -476,6 +476,28 @@ async def test_monitors_that_send_much_are_read_no_faster_than_the_budget_of_all
     assert max(took_s) >= 0.5
 
 
+async def test_bytes_that_come_one_by_one_use_the_budget_of_all_and_the_link_goes_on() -> None:
+    budget = Budget(messages_per_s=100)
+
+    async def trickling(peer: Client) -> None:
+        await peer.greet()
+        await peer.hear()
+        for _ in range(2_000):
+            await peer.send(b" ")
+            await anyio.lowlevel.checkpoint()
+            spent.append(budget.pause_s(None, float("inf"), anyio.current_time()) > 0)
+        await peer.say({"return": {"status": "running"}, "id": 1})
+        await peer.wait_closed()
+
+    spent: list[bool] = []
+    settings = Settings(greeting_timeout_s=5.0)
+    async with serving(trickling) as path, open_link(path, settings, openings(), budget=budget) as link:
+        with anyio.fail_after(60):
+            assert await link.read_run_state() == "running"
+
+    assert any(spent)
+
+
 async def test_answers_that_were_asked_for_count_towards_a_flood() -> None:
     async def script(peer: Client) -> None:
         await peer.greet()
