@@ -22,7 +22,7 @@ def introduced(p: Poller, event: Introduced, turn: Turn) -> Poller:
     else:
         identity = VmIdentity(VmId(event.uuid), "uuid", event.uuid, name, p.endpoint.labels)
     if p.history_id not in (None, identity.id):
-        p = replace(p, history=History())  # the history of another VM
+        p = replace(p, history=History(), owner=None)  # the history of another VM
     balloon = None if event.actual_bytes is None else Balloon(event.actual_bytes, turn.now.unix_ms)
     p = replace(
         p,

@@ -7,6 +7,7 @@ from msgspec import Struct
 from agent.core.address import Address
 from agent.core.ownership import IntervalChange
 from agent.core.reading import Peer, Reading, Sample, SocketMark, StateEvent, VmId
+from agent.core.shares import Owner
 from agent.errors import LinkFault
 
 # --- phases: what the poller is doing ---
@@ -122,6 +123,8 @@ class ActualRead(Struct, frozen=True):
 
 class Done(Struct, frozen=True):
     """REMEMBER, SET_INTERVAL or CLAIM succeeded."""
+
+    owner: Owner = None  # of the id that was claimed, if it is the owner of the VM
 
 
 class Refused(Struct, frozen=True):

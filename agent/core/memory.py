@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from agent.core.address import Address
 from agent.core.epochs import History
 from agent.core.reading import SocketMark, State, VmId
+from agent.core.shares import Owner
 
 
 class Memory(Struct, frozen=True):
@@ -23,6 +24,7 @@ class Memory(Struct, frozen=True):
     )  # the last reading; CLOCK_MONOTONIC belongs to the host, so it outlives the agent
     state: State | None = None  # last emitted
     sequence: int = 0  # of the last state event; counted per run, from 0
+    owner: Owner = None  # of `vm_id`, if it is the owner of this VM (core/claims.py)
 
 
 RETIRED_MAX = 10_000

@@ -47,6 +47,7 @@ from agent.core.reading import (
     VmId,
     VmIdentity,
 )
+from agent.core.shares import Owner
 from agent.core.states import Verdict
 from agent.errors import LinkFault
 
@@ -237,6 +238,7 @@ class Poller(Struct, frozen=True):
     observed: Clock = field(default_factory=Clock)  # the same, while the VM also answered
     history: History = field(default_factory=History)
     history_id: VmId | None = None  # the VM that `history` belongs to
+    owner: Owner = None  # of `history_id`, if it is the owner of the VM here
     before: Memory | None = None  # how an earlier run left this path; until the first link
     reported: Reported | None = None
     sequence: int = 0  # of the last state event
@@ -281,6 +283,7 @@ def begin(
         before=before,
         history=epochs.end_epoch(before.history, guest_reset=True),
         history_id=before.vm_id,
+        owner=before.owner,
         sequence=before.sequence,
         state_before=before.state,
     )
@@ -308,4 +311,5 @@ def remember(p: Poller) -> Memory:
         p.cadence.read_mono_ns,
         state,
         p.sequence,
+        p.owner,
     )

@@ -94,6 +94,7 @@ from agent.core.events import (
 from agent.core.lateness import extended
 from agent.core.poller import Interval, Poller, PollSettings, Socket
 from agent.core.reading import Balloon, Now, Resident, SocketMark
+from agent.core.shares import Owner
 from agent.core.turn import Turn
 from agent.errors import LinkFault
 
@@ -223,8 +224,8 @@ def _apply(p: Poller, event: Event, turn: Turn) -> Poller:
         case ActualRead(actual_bytes):
             p = _without_actual_due(p)
             return p if actual_bytes is None else _with_actual(p, actual_bytes, turn)
-        case Done():
-            return _done(p, turn)
+        case Done(owner):
+            return _done(p, owner, turn)
         case Refused(detail):
             return _refused(p, detail, turn)
         case MonitorEvent(kind):
@@ -263,13 +264,14 @@ def _without_actual_due(p: Poller) -> Poller:
     return replace(p, phase=Idle(), schedule=replace(p.schedule, actual_at_ns=None))
 
 
-def _done(p: Poller, turn: Turn) -> Poller:
+def _done(p: Poller, owner: Owner, turn: Turn) -> Poller:
     assert isinstance(p.phase, Asking)
     match p.phase.question:
         case Question.CLAIM:
             return replace(
                 p,
                 phase=Idle(),
+                owner=owner,
                 link=replace(p.link, claimed=True, active=holding.is_active(p.process.run_state)),
                 attempts=replace(p.attempts, failures=0, other_address=None),
             )

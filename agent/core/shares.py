@@ -16,6 +16,7 @@ ROOT = 0
 
 T = TypeVar("T")
 
+_POD_OWNER = "pod "
 _POD = re.compile(r"/pods/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})$")
 
 
@@ -32,8 +33,13 @@ def owner_below(above: Owner, path: str, user_id: int) -> Owner:
     if above != ROOT:
         return above
     if user_id == ROOT and (pod := _POD.search(path)) is not None:
-        return f"pod {pod[1]}"
+        return f"{_POD_OWNER}{pod[1]}"
     return user_id
+
+
+def is_pod(owner: Owner) -> bool:
+    """Return whether the owner is a pod."""
+    return isinstance(owner, str) and owner.startswith(_POD_OWNER)
 
 
 def shown(owner: Owner) -> str:

@@ -84,6 +84,7 @@ class Fleet:
         self._seen: dict[Address, Seen] = {}  # of the last scan, and what is still watched
         self._running: dict[Address, VmTask] = {}
         self._retired = RetiredMemories(memories, retired_max)
+        services.claims.know(memories.values())
         self._refused: frozenset[str] = frozenset()
 
     @property

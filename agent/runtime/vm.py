@@ -7,7 +7,7 @@ link.
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -50,7 +50,7 @@ from agent.core.memory import Memory
 from agent.core.ownership import IntervalChange
 from agent.core.poller import Poller, PollSettings, remember
 from agent.core.reading import Origin, Reading, Refusal, Sample, SocketMark, StateEvent
-from agent.core.shares import Owner
+from agent.core.shares import Owner, is_pod
 from agent.errors import Declined, StateFileError, Unreachable
 from agent.runtime import clock
 from agent.runtime.alarms import Alarms
@@ -96,14 +96,22 @@ class ClaimsRegistry:
         """Forget the task of `address`, not what it holds."""
         self._tasks.pop(address, None)
 
+    def know(self, memories: Iterable[Memory]) -> None:
+        """Take in the owners that the ids had in an earlier run."""
+        self._claims = self._claims.knowing(
+            (each.vm_id, each.owner) for each in memories if each.vm_id is not None and each.owner is not None
+        )
+
     def claim(self, ask: Ask, address: Address, owner: Owner = None) -> Event:
         """Return `Done`, or `Duplicate` with the address that holds the id already."""
         assert ask.id is not None
-        claimed = self._claims.claim(ask.id, address, active=ask.active, owner=owner)
+        claimed = self._claims.claim(
+            ask.id, address, active=ask.active, owner=owner, now_ns=clock.now().mono_ns
+        )
         self._take_in(claimed, address)
         if claimed.other is None:
-            return Done()
-        if ask.active:
+            return Done(claimed.owner)
+        if claimed.contested:
             self._tell(claimed.other, ClaimContested())
         return Duplicate(claimed.other)
 
@@ -230,8 +238,7 @@ class VmTask:
                 if self._link_scope is not None:
                     self._link_scope.cancel()
             case Ask(question=Question.CLAIM):
-                owner = None if self._link is None else self._link.owner
-                claimed = services.claims.claim(effect, self.poller.endpoint.address, owner)
+                claimed = services.claims.claim(effect, self.poller.endpoint.address, self._claimant)
                 self.happened(claimed, self._link_number)
             case Ask(question=Question.READ):
                 if self._link is not None:
@@ -271,6 +278,13 @@ class VmTask:
                 await self._services.ledger.remove(self.poller.endpoint.address, mark)
             except StateFileError as error:
                 log.warning("ledger cannot be written", problem=str(error))
+
+    @property
+    def _claimant(self) -> Owner:
+        """What runs the VM: the pod, which chooses its users, or else the user who listens."""
+        if is_pod(self.owner):
+            return self.owner
+        return None if self._link is None else self._link.owner
 
     # --- the link ---
 

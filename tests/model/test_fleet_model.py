@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from agent.core.address import Address, Domain, MonitorPath
-from agent.core.claims import Claims, Holder
+from agent.core.claims import SETTLED_NS, Claims, Holder
 from agent.core.events import PathMissing, PathRefused, PathSeen
 from agent.core.fleet import (
     PAUSE_AFTER_FAILURE_NS,
@@ -51,6 +51,8 @@ class FleetModel(RuleBasedStateMachine):
         self.claims = Claims()
         self.holders: dict[str, Holder] = {}  # by id
         self.waiting: dict[Address, str] = {}  # the id that each address tried to hold last
+        self.owners: dict[str, Owner] = {}  # whose each id is
+        self.now_ns = 0
         self.paused: set[Address] = set()
         self.excluded: dict[Address, SocketMark] = {}
 
@@ -207,19 +209,29 @@ class FleetModel(RuleBasedStateMachine):
         id=st.sampled_from("xyz"),
         active=st.booleans(),
         owner=st.sampled_from([0, 1000, 1001, None]),
+        passed_ns=st.sampled_from([0, 1, SETTLED_NS]),
     )
-    def claim(self, address: Address, id: str, active: bool, owner: int | None) -> None:
+    def claim(self, address: Address, id: str, active: bool, owner: int | None, passed_ns: int) -> None:
+        self.now_ns += passed_ns
         holder = self.holders.get(id)
         ours = holder is not None and holder.address == address
+        if holder is not None and holder.owner is not None and self.now_ns - holder.since_ns >= SETTLED_NS:
+            self.owners[id] = holder.owner
+        elif owner is not None and (holder is None or ours):
+            self.owners.setdefault(id, owner)
 
-        claimed = self.claims.claim(VmId(id), address, active=active, owner=owner)
+        claimed = self.claims.claim(VmId(id), address, active=active, owner=owner, now_ns=self.now_ns)
 
         self.claims = claimed.claims
-        if (
-            holder is not None
-            and not ours
-            and (holder.active or not active or owner not in (0, holder.owner))
-        ):
+        assert self.claims.owners == self.owners
+        if holder is not None and not ours:
+            may_share = active and owner in (0, holder.owner)
+            is_back = active and owner is not None and self.owners.get(id) == owner != holder.owner
+            keeps = not is_back and (holder.active or not may_share)
+            assert claimed.contested == (keeps and may_share)
+        else:
+            keeps = False
+        if holder is not None and keeps:
             assert (claimed.other, claimed.displaced, claimed.freed) == (holder.address, None, ())
             self.waiting[address] = id
             return
@@ -233,7 +245,9 @@ class FleetModel(RuleBasedStateMachine):
         if claimed.displaced is not None:
             self.waiting[claimed.displaced] = id
         self.holders = {each: held for each, held in self.holders.items() if held.address != address}
-        self.holders[id] = Holder(address, active, owner)
+        since_ns = holder.since_ns if ours and holder is not None and holder.owner == owner else self.now_ns
+        self.holders[id] = Holder(address, active, owner, since_ns)
+        assert claimed.owner == (owner if self.owners.get(id) == owner else None)
 
     @rule(address=ADDRESSES)
     def disclaim(self, address: Address) -> None:

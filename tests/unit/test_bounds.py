@@ -174,6 +174,9 @@ FILLED: Mapping[str, Sequence[str]] = {
         "unit/test_bounds.py::test_vms_watched_are_bounded_and_the_next_ones_have_their_turn",
         "unit/core/test_fleet.py::test_the_newest_vms_of_the_owner_with_the_most_make_room_for_those_of_others",
     ],
+    "ids of VMs with an owner": [
+        "unit/core/test_claims.py::test_ids_with_an_owner_are_bounded_and_the_owner_with_the_most_loses_the_oldest"
+    ],
     "VMs remembered after they have gone, in a run": [
         "unit/test_bounds.py::test_vms_watched_are_bounded_and_the_next_ones_have_their_turn"
     ],

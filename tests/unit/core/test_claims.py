@@ -2,8 +2,9 @@
 
 import pytest
 
+from agent.core import claims
 from agent.core.address import MonitorPath
-from agent.core.claims import Claims
+from agent.core.claims import SETTLED_NS, Claims
 from agent.core.reading import VmId
 from agent.core.shares import Owner
 
@@ -40,3 +41,53 @@ def test_nobody_takes_the_id_of_an_active_vm() -> None:
     held = Claims().claim(VM, FIRST, owner=1000).claims
 
     assert held.claim(VM, SECOND, owner=0).other == FIRST
+
+
+def test_an_id_is_that_of_the_owner_who_had_it_first_and_returns_to_their_vm() -> None:
+    first = Claims().claim(VM, FIRST, owner=107).claims
+    taken = first.disclaim(FIRST).claims.claim(VM, SECOND, owner=1001)
+    assert (taken.other, taken.owner) == (None, None)
+
+    returned = taken.claims.claim(VM, FIRST, owner=107)
+
+    assert (returned.other, returned.displaced, returned.owner) == (None, SECOND, 107)
+    assert returned.claims.claim(VM, SECOND, owner=1001).other == FIRST
+
+
+@pytest.mark.parametrize(("late", "taken_back"), [(SETTLED_NS - 1, True), (SETTLED_NS, False)])
+def test_an_id_that_another_owner_has_held_for_long_is_theirs(late: int, taken_back: bool) -> None:
+    other = Claims().knowing([(VM, 107)]).claim(VM, SECOND, owner=1001, now_ns=5).claims
+
+    claimed = other.claim(VM, FIRST, owner=107, now_ns=5 + late)
+
+    assert (claimed.displaced == SECOND) is taken_back
+    assert (claimed.other == SECOND) is not taken_back
+
+
+def test_an_earlier_run_tells_whose_an_id_is() -> None:
+    held = Claims().knowing([(VM, 107)]).claim(VM, SECOND, owner=1001).claims
+
+    assert held.claim(VM, FIRST, owner=1002).other == SECOND
+    assert held.claim(VM, FIRST, owner=None).other == SECOND
+    assert held.claim(VM, FIRST, owner=107, active=False).other == SECOND
+    assert held.claim(VM, FIRST, owner=107).displaced == SECOND
+
+
+@pytest.mark.parametrize(("owner", "contested"), [(0, True), (107, True), (1001, False), (None, False)])
+def test_only_a_vm_that_may_be_the_same_one_has_the_holder_looked_at(owner: Owner, contested: bool) -> None:
+    """Each look is a visit to a monitor: another user could keep it busy with claims."""
+    held = Claims().claim(VM, FIRST, owner=107).claims
+
+    assert held.claim(VM, SECOND, owner=owner).contested is contested
+    assert not held.claim(VM, SECOND, owner=owner, active=False).contested
+
+
+def test_ids_with_an_owner_are_bounded_and_the_owner_with_the_most_loses_the_oldest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(claims, "OWNERS_MAX", 4)
+    known = Claims().knowing([(VM, 107), *((VmId(f"{n}"), 1001) for n in range(4))])
+
+    known = known.claim(VmId("4"), SECOND, owner=1001).claims
+
+    assert known.owners == {VM: 107, "2": 1001, "3": 1001, "4": 1001}

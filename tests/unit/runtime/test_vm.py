@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from agent.core.address import Address, Domain, MonitorPath
+from agent.core.epochs import History
 from agent.core.events import PathMissing
 from agent.core.memory import Memory
 from agent.core.poller import PollSettings, begin
@@ -141,44 +142,82 @@ async def test_a_fault_of_ours_ends_the_task_and_is_raised_where_it_is_contained
         await task.run()
 
 
+UUID = VmId("5f0c0000-0000-0000-0000-000000000001")
+PODS = tuple(f"pod {digit * 8}-{digit * 4}-4{digit * 3}-8{digit * 3}-{digit * 12}" for digit in "12")
+
+
+def answering(status: str) -> Callable[[Client], Awaitable[None]]:
+    async def script(peer: Client) -> None:
+        await peer.greet()
+        while True:
+            command = await peer.hear()
+            answer = {"status": status} if command["execute"] == "query-status" else value_of(command)
+            await peer.say({"return": answer, "id": command["id"]})
+
+    return script
+
+
+def seen_as_another_users(shared: VmServices, path: str) -> VmServices:
+    """Return the services with the monitor at `path` run by another user: only root could run one."""
+
+    @asynccontextmanager
+    async def open_link(
+        address: Address, *, look_first: bool, mark: SocketMark | None, owner: Owner = None
+    ) -> AsyncGenerator[Link, None]:
+        async with shared.open_link(address, look_first=look_first, mark=mark) as link:
+            if str(address) == path:
+                link.owner = os.geteuid() + 1  # pyright: ignore[reportAttributeAccessIssue]
+            yield link
+
+    return replace(shared, open_link=open_link)
+
+
+async def duplicates_of(
+    services: VmServices, emitted: Emitted, *vms: tuple[str, Owner], states: int
+) -> set[str]:
+    """Return the duplicates, once each VM in turn has made these and the last one `states` states in all."""
+    async with anyio.create_task_group() as group:
+        group.start_soon(services.alarms.run)
+        for number, (path, owner) in enumerate(vms, 1):
+            poller = begin(MonitorPath(path), VmId("x"), Access.HOLD)
+            group.start_soon(VmTask(poller, services, owner).run)
+            with anyio.fail_after(10):
+                while len(emitted.states) < (states if number == len(vms) else 2):  # noqa: ASYNC110 - no event
+                    await anyio.sleep(0.01)
+        group.cancel_scope.cancel()
+    return {str(event.address) for event in emitted.states if event.state is State.DUPLICATE}
+
+
 @pytest.mark.parametrize("other_user", [False, True])
 async def test_the_id_of_a_vm_that_has_yet_to_be_started_is_not_taken_by_another_users_monitor(
     other_user: bool,
 ) -> None:
-    def answering(status: str) -> Callable[[Client], Awaitable[None]]:
-        async def script(peer: Client) -> None:
-            await peer.greet()
-            while True:
-                command = await peer.hear()
-                answer = {"status": status} if command["execute"] == "query-status" else value_of(command)
-                await peer.say({"return": answer, "id": command["id"]})
-
-        return script
-
     emitted = Emitted()
-    async with (
-        serving(answering("prelaunch")) as first,
-        serving(answering("running")) as second,
-        anyio.create_task_group() as group,
-    ):
-        shared = around(emitted)
+    async with serving(answering("prelaunch")) as first, serving(answering("running")) as second:
+        services = around(emitted)
+        if other_user:
+            services = seen_as_another_users(services, second)
+        found = await duplicates_of(services, emitted, (first, None), (second, None), states=4)
 
-        @asynccontextmanager
-        async def open_link(
-            address: Address, *, look_first: bool, mark: SocketMark | None, owner: Owner = None
-        ) -> AsyncGenerator[Link, None]:
-            async with shared.open_link(address, look_first=look_first, mark=mark) as link:
-                if other_user and str(address) == str(second):
-                    link.owner = os.geteuid() + 1  # pyright: ignore[reportAttributeAccessIssue]
-                yield link
+    assert found == {second if other_user else first}
 
-        group.start_soon(shared.alarms.run)
-        services = replace(shared, open_link=open_link)
-        for path, states in ((first, 2), (second, 4)):
-            group.start_soon(VmTask(begin(MonitorPath(path), VmId("x"), Access.HOLD), services).run)
-            with anyio.fail_after(10):
-                while len(emitted.states) < states:  # noqa: ASYNC110 - what is awaited has no event
-                    await anyio.sleep(0.01)
-        group.cancel_scope.cancel()
-    duplicates = {str(event.address) for event in emitted.states if event.state is State.DUPLICATE}
-    assert duplicates == {str(second if other_user else first)}
+
+@pytest.mark.parametrize("other_pod", [False, True])
+async def test_the_id_of_a_vm_in_a_pod_is_not_taken_by_another_pod_whatever_its_user(other_pod: bool) -> None:
+    """A pod chooses its user: both of these have the same one, here even root."""
+    emitted = Emitted()
+    async with serving(answering("prelaunch")) as first, serving(answering("running")) as second:
+        pods = (first, PODS[0]), (second, PODS[1] if other_pod else PODS[0])
+        found = await duplicates_of(around(emitted), emitted, *pods, states=4)
+
+    assert found == {second if other_pod else first}
+
+
+async def test_after_a_restart_a_monitor_of_another_user_that_comes_first_returns_the_id_to_its_vm() -> None:
+    emitted = Emitted()
+    async with serving(answering("running")) as strangers, serving(answering("running")) as ours:
+        services = seen_as_another_users(around(emitted), strangers)
+        services.claims.know([Memory(ours, None, UUID, History(), None, owner=os.geteuid())])
+        found = await duplicates_of(services, emitted, (strangers, None), (ours, None), states=4)
+
+    assert found == {strangers}
