@@ -7,7 +7,6 @@ from typing import Annotated
 from urllib.parse import urlsplit
 
 import anyio
-import msgspec
 import typer
 
 from agent.cli.flags import EXIT_CANNOT_START, load_config, refuse
@@ -116,5 +115,5 @@ async def ask_one(place: Place) -> Answer:
     try:
         text = await request(place, "/status", _ANSWER_MAX_BYTES)
         return Answer(place, text, parse(text))
-    except (NoAnswerError, msgspec.DecodeError) as error:
+    except (NoAnswerError, ValueError) as error:
         return Answer(place, error=str(error) or type(error).__name__)

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import msgspec
 
+from agent.contract.foreign import decode_foreign
 from agent.core.urgency import Urgency, urgency
 
 Number = Annotated[int, msgspec.Meta(ge=-(1 << 62), le=1 << 62)]
@@ -203,8 +204,8 @@ class Status(msgspec.Struct, frozen=True):
 
 
 def parse(text: bytes) -> Status:
-    """Return the document; `msgspec.DecodeError`: it is not one of `/status`."""
-    return msgspec.json.decode(text, type=Status)
+    """Return the document; `ValueError`: it is not one of `/status`."""
+    return decode_foreign(text, Status)
 
 
 def order(vm: Vm) -> tuple[int, float, str]:

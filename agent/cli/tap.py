@@ -13,6 +13,7 @@ from agent.cli.flags import EXIT_CANNOT_START, EXIT_NEGATIVE, ConfigFlag, WebFla
 from agent.cli.hosts import Place, UrlFlag, places, request
 from agent.cli.status_document import Number, plain
 from agent.cli.tap_lines import exact, record_line
+from agent.contract.foreign import decode_foreign
 from agent.core.reading import RecordKind
 from agent.core.wording import counted
 from agent.local_agent import NoAnswerError
@@ -171,8 +172,8 @@ class _Tap:
         query = [*self._query, *([] if after is None else [("after", str(after))])]
         try:
             text = await request(place, f"/api/tap?{urlencode(query, errors='replace')}", ANSWER_MAX_BYTES)
-            return msgspec.json.decode(text, type=Page)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return decode_foreign(text, Page)
+        except ValueError as error:
             raise NoAnswerError(str(error)) from error
 
 

@@ -21,6 +21,7 @@ from agent.cli.status_document import (
     plain,
     size,
 )
+from agent.contract.foreign import decode_foreign
 from agent.core.wording import counted
 
 COLUMNS = 80
@@ -76,7 +77,7 @@ def record_line(kind: str, raw: bytes, *, with_host: bool, wide: bool) -> str:
     columns = WIDE_COLUMNS if wide else COLUMNS
     try:
         value = _value(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except ValueError:
         return plain(f"{kind}: not readable: {raw[:columns].decode(errors='replace')}", columns)
     host = "" if value.host is None else value.host.name
     name_columns = _WIDE_NAME_COLUMNS if wide else _NAME_COLUMNS
@@ -103,8 +104,8 @@ def _escaped(character: str) -> str:
 
 
 def _value(raw: bytes) -> Value:
-    data = bytes(msgspec.json.decode(raw, type=_Event).data)
-    return msgspec.json.decode(data or raw, type=Value)
+    data = bytes(decode_foreign(raw, _Event).data)
+    return decode_foreign(data or raw, Value)
 
 
 def _time(unix_ms: int) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from agent.contract.foreign import decode_foreign
 from agent.core.doctor.limits import AgentFacts
 from agent.core.doctor.sockets import VmFact
 from agent.local_agent import NoAnswerError, ask
@@ -63,10 +64,10 @@ def ask_agent(host: str, port: int) -> Answered:
     try:
         ready_status, reasons = _get(host, port, "/readyz")
         _, text = _get(host, port, "/status")
-        status = msgspec.json.decode(text, type=_Status)
+        status = decode_foreign(text, _Status)
     except NoAnswerError as error:
         return Answered(AgentFacts(place=place, fault=f"no answer: {error}"))
-    except (msgspec.DecodeError, ValueError):
+    except ValueError:
         return Answered(AgentFacts(place=place, fault="the answer is not that of an agent of this version"))
     degraded = [
         (name, each.why) for name, each in status.health.components.items() if each.state == "degraded"

@@ -54,7 +54,7 @@ def request(
     for index, record in enumerate(records):
         try:
             logs = _resource_logs(record, agent, identity)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             problems[index] = f"damaged record: {type(error).__name__}"
         else:
             of_all.resource_logs.append(logs)

@@ -102,5 +102,5 @@ def decode_memory(content: bytes) -> Memory:
     """
     try:
         return _memory_decoder.decode(content)
-    except (msgspec.MsgspecError, UnicodeDecodeError, TypeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, TypeError, RecursionError) as error:
         raise Undecodable(str(error)) from error

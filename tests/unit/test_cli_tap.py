@@ -83,6 +83,9 @@ def test_the_host_is_named_where_there_are_several_and_wide_lines_have_all_detai
     )
 
 
+DEEP = b'{"x": ' + b"[" * 99_999
+
+
 def test_hostile_text_is_bounded_and_printable() -> None:
     bad = "\x1b[2J\u202e\x9b\n" + "x" * 9_999
     value = {"vm": {"name": bad}, "host": {"id": bad, "name": bad}, "observed_at_ms": -(1 << 61)}
@@ -92,11 +95,11 @@ def test_hostile_text_is_bounded_and_printable() -> None:
         record_line(kind, text, with_host=True, wide=wide)
         for kind in [*Kind, bad]
         for wide in (False, True)
-        for text in (raw, b"[]", b"{", b"\xff", b'{"observed_at_ms": 1e99}', bad.encode())
+        for text in (raw, b"[]", b"{", b"\xff", DEEP, b'{"observed_at_ms": 1e99}', bad.encode())
     ]
 
     assert all(text.isprintable() and text.isascii() and len(text) <= 400 for text in shown)
-    assert all(len(text) <= 80 for text in shown[:6])
+    assert all(len(text) <= 80 for text in shown[:7])
 
 
 def test_a_value_in_json_is_the_same_value_in_one_line_of_printable_characters() -> None:
@@ -210,7 +213,7 @@ def test_of_several_agents_one_is_enough() -> None:
     assert done.stdout.startswith("00:00:00Z sample      one ")
 
 
-@pytest.mark.parametrize("answer", ["", "{}", '{"run": 1}', "[" * 99_999])
+@pytest.mark.parametrize("answer", ["", "{}", '{"run": 1}', "[" * 99_999, '{"x": ' + "[" * 99_999])
 def test_without_an_answer_the_exit_code_is_3(answer: str) -> None:
     with scripted(Script(*[answer] * bool(answer))) as url:
         done = tap("--url", url)

@@ -53,6 +53,8 @@ def run(port: int, *words: str) -> Result:
         b"HTTP/1.1 200 OK\r\n\r\n" + b'{"now_ms": 1%s, "vms": []}' % (b"0" * 5000),
         b"HTTP/1.1 200 OK\r\nx" + ESCAPES + b"\r\n\r\n",
         ESCAPES + b"\r\n\r\n",
+        b'HTTP/1.1 200 OK\r\n\r\n{"now_ms": 1, "vms": [], "agent": {"host": {"id": "\xff", "name": "x"}}}',
+        b'HTTP/1.1 200 OK\r\n\r\n{"now_ms": 1, "vms": [], "x": ' + b"[" * 99_999,
     ],
 )
 def test_an_answer_is_printable(words: tuple[str, ...], answer: bytes) -> None:

@@ -147,9 +147,10 @@ def test_the_severity_is_a_warning_where_people_should_know(state: State, reason
 
 
 def test_records_come_in_order_and_damaged_ones_are_left_out() -> None:
-    records = [of_vm(replace(STATE, sequence=n)) for n in range(1, 6)]
+    records = [of_vm(replace(STATE, sequence=n)) for n in range(1, 7)]
     records[1] = replace(records[1], value=b"\xff")
     records[3] = replace(records[3], value=b'{"schema":"barograph.vm.state/1.0","host":7}')
+    records[5] = replace(records[5], value=b'{"x":' + b"[" * 99_999)
 
     message, problems = request(records, AGENT, "points")
 
@@ -160,7 +161,11 @@ def test_records_come_in_order_and_damaged_ones_are_left_out() -> None:
         if each.key == "barograph.event.sequence"
     ]
     assert sequences == [1, 3, 5]
-    assert problems == {1: "damaged record: DecodeError", 3: "damaged record: AttributeError"}
+    assert problems == {
+        1: "damaged record: DecodeError",
+        3: "damaged record: AttributeError",
+        5: "damaged record: RecursionError",
+    }
 
 
 def test_a_text_of_any_bytes_can_be_sent() -> None:

@@ -68,9 +68,10 @@ def test_a_number_that_a_damaged_page_gives_as_nothing_is_undecodable() -> None:
         checked([(1, 2), cast("tuple[int, int]", (3, None))])
 
 
-def test_a_memory_that_a_damaged_page_gives_as_nothing_is_undecodable() -> None:
+@pytest.mark.parametrize("content", [None, b"\xff", b'{"x": ' + b"[" * 99_999])
+def test_a_memory_that_a_damaged_page_gives_as_something_else_is_undecodable(content: bytes | None) -> None:
     with pytest.raises(Undecodable):
-        decode_memory(cast(bytes, None))
+        decode_memory(cast(bytes, content))
 
 
 def test_headers_are_only_looked_into_where_people_look() -> None:
