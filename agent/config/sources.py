@@ -1,5 +1,6 @@
 """The sources of settings: flags, variables and the file, each read into a layer, and layers merged."""
 
+import math
 import re
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
@@ -220,6 +221,9 @@ def _unknown_variable(name: str, known: list[str]) -> Problem:
 SIZE_MAX_BYTES = 2**20
 """Far above the size of any configuration: a larger file is another file, named by mistake."""
 
+VALUES_MAX = 100_000
+"""With those that aliases stand for."""
+
 
 def read_yaml(path: str) -> dict[str, Any]:
     """Return the settings of the file; a key without a value counts as absent.
@@ -280,6 +284,10 @@ def _syntax(error: yaml.MarkedYAMLError) -> str:
         hint = "remove one"
     elif "undefined alias" in problem:  # its name, and that of a tag, may be a secret without quotes
         problem, hint = "found an alias without an anchor", "quote a text that begins with *"
+    elif "aliases stand for" in problem:
+        hint = "use fewer aliases"
+    elif "looks like one" in problem:
+        hint = "put a text in quotes"
     elif "could not determine a constructor" in problem:
         problem, hint = "unknown tag", "remove it, or quote a text that begins with !"
     return f"not YAML: {problem}{context}; {hint}"
@@ -295,8 +303,38 @@ def _without_nulls(mapping: dict[object, object]) -> dict[str, Any]:
     return kept
 
 
+def _values(node: yaml.Node, known: dict[int, float]) -> float:
+    """Return how many values a node has, with those of aliases; infinite if it contains itself."""
+    if id(node) not in known:
+        known[id(node)] = math.inf  # until all below is counted
+        below: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            below = [each for pair in node.value for each in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            below = node.value
+        known[id(node)] = 1 + sum(_values(each, known) for each in below)
+    return known[id(node)]
+
+
 class _Loader(yaml.SafeLoader):
-    """yaml.SafeLoader without its silent choice of the last of two equal keys."""
+    """yaml.SafeLoader without its silent choice of the last of two equal keys, and bounded.
+
+    An alias stands for all that its anchor has, so a few lines of aliases of aliases can stand for any number
+    of values.
+    """
+
+    def construct_document(self, node: yaml.Node) -> object:
+        if _values(node, {}) > VALUES_MAX:
+            problem = f"more than {VALUES_MAX:,} values, with those that aliases stand for"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return cast(object, super().construct_document(node))  # pyright: ignore[reportUnknownMemberType]
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> object:
+        try:
+            return cast(object, super().construct_object(node, deep))  # pyright: ignore[reportUnknownMemberType]
+        except ValueError as error:  # a date that the calendar does not have, a number of too many digits
+            problem = "not a date or a number, although it looks like one"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: dict[object, yaml.Mark] = {}

@@ -183,6 +183,9 @@ FILLED: Mapping[str, Sequence[str]] = {
     "rules of `vms.include` and of `vms.exclude`": [
         "unit/config/test_choice.py::test_there_are_no_more_rules_than_their_bound"
     ],
+    "the configuration file": [
+        "unit/config/test_load.py::test_a_file_of_aliases_of_aliases_is_refused_before_it_is_expanded"
+    ],
     "labels of one source": [
         "unit/core/test_labels.py::test_labels_are_bounded_in_number_and_differ_in_prometheus",
         "unit/core/test_labels.py::test_values_that_others_chose_are_cut_and_made_printable",

@@ -566,3 +566,21 @@ def test_the_names_of_the_web_are_those_configured_and_the_hosts() -> None:
 
     assert web is not None
     assert web.allowed_hosts == ("proxy.example.net", "*.corp.example.net", "one")
+
+
+def test_a_file_of_aliases_of_aliases_is_refused_before_it_is_expanded(tmp_path: Path) -> None:
+    lines = ["a0: &a0 {x: 1, y: 2}", *(f"a{n}: &a{n} {{x: *a{n - 1}, y: *a{n - 1}}}" for n in range(1, 60))]
+    file = tmp_path / "barograph.yaml"
+    for text in ("\n".join(lines), "monitors: &a [*a]"):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match="more than 100,000 values"):
+            load(Flags(config=str(file)), {})
+
+
+@pytest.mark.parametrize("value", ["9" * 5_000, "2024-13-45"])
+def test_a_value_that_only_looks_like_a_number_or_a_date_is_refused(value: str, tmp_path: Path) -> None:
+    file = tmp_path / "barograph.yaml"
+    file.write_text(f"interval: {value}\n")
+
+    with pytest.raises(ConfigError, match="put a text in quotes"):
+        load(Flags(config=str(file)), {})
