@@ -79,7 +79,7 @@ def test_qemus_outlive_their_daemon_and_neither_outlives_the_block(folder: Path)
         daemon.restart()
 
         assert daemon.pid != first
-        assert (domain.pid, domain.state) == (qemu, "running (booted)")
+        assert (domain.pid, domain.state) == (qemu, "running (restored)")
         domain.order("hello")
         daemon.kill()
 
@@ -111,7 +111,7 @@ def test_a_domain_moves_between_two_daemons_unless_that_is_cancelled(folder: Pat
         assert comes(lambda: "Outgoing" in here.virsh("domjobinfo"))
         here.virsh("domjobabort")
         assert moving.wait(20) == 1
-        assert (here.state, domains(two)) == ("running (booted)", [])
+        assert (here.state, domains(two)) == ("running (restored)", [])
 
         here.virsh("migrate-setspeed", "1000")
         there = here.migrate(two)

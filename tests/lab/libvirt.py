@@ -5,14 +5,17 @@ neither the machine's libvirt nor another one of ours; its QEMUs, which libvirt 
 block. Started by hand, without systemd: as root it serves `qemu:///system`, as another user `qemu:///session`.
 """
 
+import functools
+import hashlib
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from tests.lab.boot_slot import boot_slot
 from tests.lab.monitor import Monitor, Orders
 from tests.lab.process import cpu_s, kill, start, wait_until
 from tests.lab.qemu import kernel_words
+from tests.lab.saved_domain import copy_as
 
 _USER = 64055  # Debian's libvirt-qemu; the driver does not start where the name is unknown, even if unused
 
@@ -49,6 +53,9 @@ sleep infinity &
 wait # and so takes in the processes whose parents have ended
 """
 
+# What a definition has in the place of a domain's name and UUID until the domain is made.
+_NAME = "name-of-the-domain"
+_UUID = "b0000000-0000-4000-8000-000000000000"
 # As QEMU's arguments: libvirt before 9.1 knows no such device on PCI.
 _PANIC_DEVICE = "<qemu:arg value='-device'/><qemu:arg value='pvpanic-pci,bus=pcie.0,addr=0x1e'/>"
 _QEMU_CONF = """security_driver = "none"
@@ -255,6 +262,8 @@ class Daemon:
     ) -> "Domain":
         """Define and start a domain with a Linux guest of 128 MiB under TCG, as `tests.lab.qemu.guest`.
 
+        As there, the guest has booted once for all tests; each restores the domain that was saved then.
+
         Args:
             name: of the domain and of its files.
             period_s: of `<stats>`; 0 for none, which is libvirt's default.
@@ -265,46 +274,50 @@ class Daemon:
                 the guest has no panic device, and nobody hears of that.
             uuid_: libvirt makes one up by default.
             transient: gone when it ends, as KubeVirt's are not and oVirt's are.
-            booted: wait until the guest takes orders.
+            booted: return when the guest takes orders; otherwise it boots, and this does not wait.
             paused: started, and left before its first instruction, which costs no CPU; not with `booted`.
         """
-        definition = self.folder / f"{name}.xml"
-        definition.write_text(
-            _definition(
-                name,
-                stats=f"<stats period='{period_s}'/>" if period_s else "",
-                model="virtio" if balloon else "none",
-                words=kernel_words(driver=driver),
-                identity=f"<uuid>{uuid_}</uuid>" if uuid_ else "",
-                metadata=f"<metadata>{metadata}</metadata>" if metadata else "",
-                on_crash=on_crash or "destroy",
-                panic=_PANIC_DEVICE if on_crash else "",
-                kind="qemu",
+        stats = f"<stats period='{period_s}'/>" if period_s else ""
+        identity = f"<uuid>{uuid_ or uuid.uuid4()}</uuid>"
+        metadata = f"<metadata>{metadata}</metadata>" if metadata else ""
+        crash = f"<on_crash>{on_crash or 'destroy'}</on_crash>"
+        shape = _definition(kernel_words(driver=driver), balloon=balloon, panic=on_crash is not None)
+
+        def redefine(definition: str) -> str:
+            """Return the definition of a shape, or what libvirt made of it, as this domain's."""
+            return (
+                definition.replace(_NAME, name)
+                .replace(f"<uuid>{_UUID}</uuid>", identity + metadata)
+                .replace("<on_crash>destroy</on_crash>", crash)
+                .replace("<memballoon model='virtio'>", f"<memballoon model='virtio'>{stats}")
             )
-        )
-        with boot_slot() if booted else nullcontext():
-            if transient:
-                self.virsh("create", str(definition), *(["--paused"] if paused else []))
-            else:
-                self.virsh("define", str(definition))
-                self.virsh("start", name, *(["--paused"] if paused else []))
-            made = Domain(self, name)
-            if booted:
-                made.wait_until_booted()
-            return made
+
+        file = self.folder / f"{name}.xml"
+        file.write_text(redefine(shape))
+        if not transient:
+            self.virsh("define", str(file))
+        if booted:
+            saved = self.lab / f"{name}.saved"
+            copy_as(_booted(shape), saved, redefine)
+            self.virsh("restore", f"{_LAB}/{saved.name}", timeout_s=60)
+            saved.unlink()
+        else:
+            start = ("create", str(file)) if transient else ("start", name)
+            self.virsh(*start, *(["--paused"] if paused else []))
+        return Domain(self, name, boots=0 if booted else 1)
 
 
 class Domain:
     """One domain of a daemon. `truth` is the tests' own monitor of its QEMU, `hands` one to act through."""
 
-    def __init__(self, daemon: Daemon, name: str) -> None:
+    def __init__(self, daemon: Daemon, name: str, *, boots: int = 1) -> None:
         self.daemon = daemon
         self.name = name
         self.truth = daemon.lab / f"{name}.truth"
         self.hands = daemon.lab / f"{name}.hands"
         self.console = daemon.lab / f"{name}.console"
         self._orders = daemon.orders(name)
-        self._boots = 1
+        self._boots = boots
 
     @property
     def uuid(self) -> str:
@@ -483,26 +496,53 @@ def kubevirt(uid: str) -> str:
     )
 
 
-def _definition(name: str, **parts: str) -> str:
-    """Return a domain's XML; see libvirt's formatdomain for the elements."""
+def _definition(words: str, *, balloon: bool, panic: bool) -> str:
+    """Return the XML of a domain with the name `_NAME`; see libvirt's formatdomain for the elements."""
     monitors = "".join(
-        f"<qemu:arg value='-qmp'/><qemu:arg value='unix:{_LAB}/{name}.{which},server=on,wait=off'/>"
+        f"<qemu:arg value='-qmp'/><qemu:arg value='unix:{_LAB}/{_NAME}.{which},server=on,wait=off'/>"
         for which in ("truth", "hands")
     )
-    return f"""<domain type='{parts["kind"]}' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
-<name>{name}</name>{parts["identity"]}{parts["metadata"]}<memory unit='MiB'>128</memory><vcpu>1</vcpu>
+    return f"""<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+<name>{_NAME}</name><uuid>{_UUID}</uuid><memory unit='MiB'>128</memory><vcpu>1</vcpu>
 <os><type arch='x86_64' machine='q35'>hvm</type>
 <kernel>/var/lib/libvirt/image/vmlinuz</kernel><initrd>/var/lib/libvirt/image/initrd.gz</initrd>
-<cmdline>{parts["words"]}</cmdline></os>
+<cmdline>{words}</cmdline></os>
 <features><acpi/><apic/></features><cpu mode='maximum'/><pm><suspend-to-mem enabled='yes'/></pm>
-<on_poweroff>destroy</on_poweroff><on_reboot>restart</on_reboot><on_crash>{parts["on_crash"]}</on_crash>
+<on_poweroff>destroy</on_poweroff><on_reboot>restart</on_reboot><on_crash>destroy</on_crash>
 <devices><emulator>{setup.qemu()}</emulator><controller type='usb' model='none'/>
-<memballoon model='{parts["model"]}'>{parts["stats"]}</memballoon>
-<serial type='file'><source path='{_LAB}/{name}.console'/></serial>
-<serial type='unix'><source mode='bind' path='{_LAB}/{name}.orders'/></serial></devices>
+<memballoon model='{"virtio" if balloon else "none"}'></memballoon>
+<serial type='file'><source path='{_LAB}/{_NAME}.console'/></serial>
+<serial type='unix'><source mode='bind' path='{_LAB}/{_NAME}.orders'/></serial></devices>
 <qemu:commandline>{monitors}
-{parts["panic"]}</qemu:commandline></domain>
+{_PANIC_DEVICE if panic else ""}</qemu:commandline></domain>
 """
+
+
+def _booted(shape: str) -> Path:
+    """Return the saved state of a booted domain with a definition. The first caller boots it."""
+    inputs = f"{shape} {setup.guest()} {cache.run(['libvirtd', '--version'])} {_qemu_version()}"
+    name = f"booted-{hashlib.sha256(inputs.encode()).hexdigest()[:8]}"  # several may boot at the same time
+    with cache.made(name, inputs) as work:
+        if work is not None:
+            with (
+                tempfile.TemporaryDirectory(prefix="bb-", dir="/tmp") as folder,
+                libvirtd(Path(folder), "booted") as daemon,
+                boot_slot(),
+            ):
+                file = Path(folder) / "domain.xml"
+                file.write_text(shape)
+                daemon.virsh("create", str(file))
+                domain = Domain(daemon, _NAME)
+                domain.wait_until_booted()
+                domain.order("dirty 56")  # so that free memory is zero, and takes no room in the file
+                domain.order("clean")
+                domain.virsh("save", str(work / "state"), timeout_s=120)
+    return cache.place(name, inputs) / "state"
+
+
+@functools.cache
+def _qemu_version() -> str:
+    return cache.run([str(setup.qemu()), "--version"])
 
 
 def _children(pid: int) -> Sequence[str]:
