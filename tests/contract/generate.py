@@ -4,6 +4,7 @@ Run `python -m tests.contract.generate` after a change of a schema or of the met
 """
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import cast
 
@@ -271,6 +272,7 @@ def _members(attributes: list[Mapping[str, object]]) -> list[Mapping[str, str]]:
     return cast(Mapping[str, list[Mapping[str, str]]], state["type"])["members"]
 
 
+@cache
 def generated() -> dict[Path, str]:
     """Return every generated file and its content."""
     variants = {

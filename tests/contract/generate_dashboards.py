@@ -5,6 +5,7 @@ monitoring/dashboards.yaml is the source.
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ def queries() -> Iterator[tuple[str, str]]:
             yield from ((f"{name}: {title}", query(text)) for text in by_legend.values())
 
 
+@cache
 def made() -> Mapping[Path, str]:
     """Return the content of every generated file."""
     texts = {name: json.dumps(_dashboard(name, board), indent=1) + "\n" for name, board in source().items()}

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 from typer.testing import CliRunner
@@ -33,6 +34,7 @@ The output of `--help`. For exit codes, see [operations.md](operations.md); for 
 """
 
 
+@cache
 def made() -> Mapping[Path, str]:
     """Return the content of every generated file."""
     return {CONFIG_SCHEMA: _schema(), CONFIGURATION: _configuration(), CLI: _cli()}

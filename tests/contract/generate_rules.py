@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,7 @@ def _section(alert: Mapping[str, Any]) -> str:
     )
 
 
+@cache
 def made() -> Mapping[Path, str]:
     """Return the content of every generated file."""
     return {RULES: rules(), IN_THE_CHART / RULES.name: rules(), RUNBOOKS: runbooks()}

@@ -229,7 +229,7 @@ def test_the_cost_does_not_depend_on_the_number_of_vms() -> None:
             took_s.append(time.process_time() - began_s)
         return min(took_s)
 
-    assert fastest_s(10_000) < 40 * fastest_s(1_000)
+    assert fastest_s(3_000) < 40 * fastest_s(300)
 
 
 @given(

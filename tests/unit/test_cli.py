@@ -1,7 +1,5 @@
 import json
 import logging
-import subprocess
-import sys
 from collections.abc import Generator
 from dataclasses import fields
 from pathlib import Path
@@ -175,17 +173,6 @@ def test_the_description_of_the_topics_can_be_printed() -> None:
 
 def test_the_schemas_are_listed() -> None:
     assert barograph("schema", "--list").stdout.split() == list(SCHEMAS)
-
-
-def test_help_does_not_wait_for_the_libraries_of_the_sinks() -> None:
-    heavy = "{'aiokafka', 'grpc', 'opentelemetry'}"
-    script = f"import sys, agent.cli; print(sorted({heavy} & set(sys.modules)))"
-
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
-    )
-
-    assert done.stdout == "[]\n"
 
 
 def test_the_open_schema_is_printed_unless_the_closed_one_is_requested() -> None:
