@@ -54,7 +54,7 @@ streams: setup ## set up Flink for the stream jobs (800 MB), and print how to ru
 	@python -m tests.lab.setup flink
 	@python -m tests.lab.flink
 
-check: setup ## under a minute: format, lint, spelling, layers, types, unit, model, contract and golden tests
+check: setup ## what a change may break at once: format, lint, spelling, layers, types, all tests without a lab
 	@ruff format --check --quiet .
 	@ruff check --quiet .
 	@codespell
@@ -65,7 +65,7 @@ check-types: setup # one process, and most of the CPU of a check: beside the tes
 	@basedpyright --level warning
 
 check-tests: setup
-	@python -m pytest -q --hypothesis-profile quick -m "not long" --numprocesses 2 --dist worksteal \
+	@python -m pytest -q --hypothesis-profile quick -m "not long and not slow" --numprocesses 2 --dist worksteal \
 	  tests/unit tests/model tests/contract tests/golden
 
 lab: setup ## build what the tests need: guest, libvirt, Kafka, Flink, Collector, Prometheus

@@ -58,6 +58,7 @@ def test_the_table_is_complete_and_its_ids_differ() -> None:
     assert len({bad["id"] for bad in TABLE}) == len(TABLE) >= 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "bad"), [("run", TABLE[-1]), ("check-config", TABLE[0])], ids=["run", "check-config"]
 )

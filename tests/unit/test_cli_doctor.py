@@ -27,6 +27,9 @@ from tests.unit.doctor_case import AS_ROOT, RED, Case
 
 assert all((doctor_backend_causes, doctor_causes, doctor_peers, doctor_pod_causes))
 
+SLOW = {Code.BROKER_TLS, Code.LIBVIRT_BINDINGS, Code.LIMIT_FILES}
+"""Causes that run the command in a process of its own."""
+
 
 @pytest.fixture
 def case() -> Generator[Case]:
@@ -37,7 +40,9 @@ def case() -> Generator[Case]:
     shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("code", RED, ids=str)
+@pytest.mark.parametrize(
+    "code", [pytest.param(code, marks=[pytest.mark.slow] * (code in SLOW), id=str(code)) for code in RED]
+)
 def test_a_check_fails_on_its_cause_and_passes_once_the_hint_was_followed(code: Code, case: Case) -> None:
     if code in AS_ROOT and os.geteuid() != 0:
         pytest.skip("only root can act for another user")

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
+
 from tests.lab.agent import clean_environ
 
 RUN = """
@@ -50,6 +52,7 @@ def imported(folder: Path, settings: Mapping[str, str]) -> set[str]:
     return {name.partition(".")[0] for name in json.loads(out.splitlines()[-1])}
 
 
+@pytest.mark.slow
 def test_what_is_not_configured_is_not_imported(tmp_path: Path) -> None:
     modules = imported(tmp_path, NO_WEB)
 
@@ -57,6 +60,7 @@ def test_what_is_not_configured_is_not_imported(tmp_path: Path) -> None:
     assert modules & (OF_KAFKA | OF_OTLP | OF_THE_WEB | OF_NO_AGENT) == set()
 
 
+@pytest.mark.slow
 def test_each_part_imports_its_own_library(tmp_path: Path) -> None:
     unreachable = {**NO_WEB, "BAROGRAPH_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1"}
     modules = imported(tmp_path, unreachable)
@@ -65,6 +69,7 @@ def test_each_part_imports_its_own_library(tmp_path: Path) -> None:
     assert modules & (OF_OTLP | OF_THE_WEB | OF_NO_AGENT) == set()
 
 
+@pytest.mark.slow
 def test_over_http_no_grpc_is_imported(tmp_path: Path) -> None:
     http = {**NO_WEB, "BAROGRAPH_OTLP__ENDPOINT": "http://127.0.0.1:1", "BAROGRAPH_SPOOL__MODE": "none"}
     modules = imported(tmp_path, http)

@@ -91,6 +91,7 @@ async def test_a_session_is_the_same_wherever_it_is_cut(step: int) -> None:
     assert await heard_in(SESSION, frozenset(range(length))) == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
 async def test_a_hostile_conversation_ends_in_documented_ways_only(seed: int) -> None:
     tongue = Tongue(seed, 1, ["not-a-uuid"])

@@ -151,6 +151,7 @@ async def measure(seen: Seen) -> None:
             seen.memory_mib.append(resident_mib())
 
 
+@pytest.mark.slow
 async def test_an_odd_broker_costs_no_record_and_nothing_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
     seed = int(os.environ.get("BAROGRAPH_ODD_SEED", "15"))
 

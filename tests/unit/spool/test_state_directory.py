@@ -129,6 +129,7 @@ async def test_a_file_that_root_writes_belongs_to_the_owner_of_the_directory(the
     assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (OTHER, OTHER, 0o600)
 
 
+@pytest.mark.slow
 @as_root
 async def test_root_changes_nothing_in_a_directory_that_another_user_controls_and_becomes_that_user_instead(
     theirs: Path, secret: Path, tmp_path: Path
@@ -164,6 +165,7 @@ def test_making_a_file_private_keeps_the_locks_of_sqlite(tmp_path: Path) -> None
     assert stat.S_IMODE((tmp_path / SPOOL).stat().st_mode) == 0o600
 
 
+@pytest.mark.slow
 @as_root
 def test_a_spool_of_another_user_is_changed_as_that_user(theirs: Path) -> None:
     make_reachable(theirs)

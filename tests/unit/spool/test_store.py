@@ -338,6 +338,7 @@ def test_a_deleted_file_is_noticed_and_written_again_with_everything_that_was_in
     store.close()
 
 
+@pytest.mark.slow
 def test_the_remembered_vms_are_bounded_and_the_least_recently_written_are_forgotten_first(
     path: Path,
 ) -> None:

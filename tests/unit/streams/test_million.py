@@ -19,6 +19,7 @@ BATCH = 10_000
 """So many records of other VMs at a time, since a million of them would not fit into memory."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_late", [False, True], ids=["in order", "a host an hour behind"])
 @pytest.mark.parametrize(
     "records", [5_000, pytest.param(1_000_000, marks=[pytest.mark.long, pytest.mark.timeout(1_800)])]
