@@ -181,6 +181,7 @@ class HttpClient:
         lines = [f"CONNECT {host} HTTP/1.1", f"Host: {host}", *self._proxy_authorization()]
         _send(opened, "".join(f"{line}\r\n" for line in (*lines, "")).encode("ascii"), deadline_s)
         response = _begin(opened, "CONNECT", _TUNNEL_BYTES_MAX, deadline_s)
+        response.close()
         if not HTTPStatus.OK <= response.status < HTTPStatus.MULTIPLE_CHOICES:
             reason = self._redact(response.reason)
             raise AttemptFailed(self._words.of_proxy(response.status, reason))
@@ -217,6 +218,7 @@ class HttpClient:
             is_whole = response.isclosed()
         except (HTTPException, ValueError, OSError):
             pass  # the status counts; the details are lost
+        response.close()
         if response.will_close or not is_whole:
             self.close()
         headers = {name.lower(): value for name, value in response.headers.items()}
@@ -254,7 +256,11 @@ def _begin(opened: socket.socket, method: str, bytes_max: int, deadline_s: float
     """Return an answer of which the headers have been read."""
     reading = cast("socket.socket", _Reading(opened, bytes_max, deadline_s))
     response = HTTPResponse(reading, method=method)
-    response.begin()
+    try:
+        response.begin()
+    except BaseException:
+        response.close()  # collected with its file, it may find that closed, and Python 3.14 reports it
+        raise
     return response
 
 

@@ -230,7 +230,7 @@ async def test_files_of_an_earlier_version_become_private_and_so_does_a_director
     for directory in (own, mixed):
         directory.mkdir()
         directory.chmod(0o755)
-        with sqlite3.connect(directory / SPOOL):
+        with closing(sqlite3.connect(directory / SPOOL)):
             pass
         (directory / SPOOL).chmod(0o644)
     (mixed / "another").touch()
