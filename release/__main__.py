@@ -3,6 +3,7 @@
 The parts are written to dist/ (`OUT`). Wheel, sdist, schemas and chart are reproducible byte for byte.
 Environment variables name the tools: `UV`; `BUILD_PYTHON`, with requirements-build.lock installed; `PODMAN`.
 `BASE` sets another base for the image, and `IMAGE_OPTIONS` adds options to `podman build`.
+`ARCHITECTURES` selects those that packages are built for; none needs a machine of its kind.
 """
 
 import gzip
@@ -22,15 +23,12 @@ from pathlib import Path
 import yaml
 
 from agent import __version__
-from release.manual import SHELLS, completion, manual
+from release.packages import package
 from release.running import Failed, run, say
-from release.tree import make_tree
-from tests.lab import setup
+from release.tree import PLATFORMS, make_tree
 from tests.lab.cache import CannotHave
 
 ROOT = Path(__file__).parents[1]
-PYTHON = Path("/usr/bin/python3.11")
-"""The interpreter that the package runs on: Debian 12's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,43 +75,40 @@ def chart(release: Release) -> None:
     )
 
 
-def debian_package(release: Release) -> None:
-    """.deb, with manual page and completions"""
-    with tempfile.TemporaryDirectory() as name:
-        tree = Path(name)
-        (wheel,) = release.out.glob("*.whl")
-        place = make_tree(
-            tree, Path(release.tool("UV", "uv")[0]), PYTHON, wheel, release.source / "requirements.lock"
-        )
-        share = tree / "share"
-        share.mkdir()
-        (share / "barograph.1.gz").write_bytes(gzip.compress(manual(release.epoch_s).encode(), mtime=0))
-        for shell in SHELLS:
-            (share / f"barograph.{shell}").write_text(completion(shell))
-        sbom(release, place)
-        moment = datetime.fromtimestamp(release.epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        arch = run("dpkg", "--print-architecture").decode().strip()
-        variables = {"TREE": str(tree), "VERSION": __version__, "ARCH": arch, "MTIME": moment}
-        config = tree / "nfpm.yaml"
-        text = (release.source / "packaging/deb/nfpm.yaml").read_text()
-        for variable, value in variables.items():
-            text = text.replace(f"${{{variable}}}", value)
-        config.write_text(text)
-        run(setup.nfpm(), "package", "-f", config, "-p", "deb", "-t", f"{release.out}/", cwd=release.source)
+def debian_packages(release: Release) -> None:
+    """.deb for each architecture, with docs, manual page and completions; their SBOM"""
+    _packages(release, "deb")
+
+
+def rpm_packages(release: Release) -> None:
+    """.rpm for each architecture, as the .deb"""
+    _packages(release, "rpm")
+
+
+def _packages(release: Release, kind: str) -> None:
+    """Build the packages of a kind for the architectures in `ARCHITECTURES`, or for all."""
+    (wheel,) = release.out.glob("*.whl")
+    for arch in release.tool("ARCHITECTURES", " ".join(PLATFORMS)):
+        with tempfile.TemporaryDirectory() as name:
+            folder, uv = Path(name), Path(release.tool("UV", "uv")[0])
+            place = make_tree(folder, uv, release.source, wheel, arch)
+            package(folder, release.source, release.epoch_s, kind, arch, __version__, release.out)
+            if kind == "deb":
+                sbom(release, place)
 
 
 def sbom(release: Release, place: Path) -> None:
-    """Write the package's SBOM, as CycloneDX. The image has one of its own environment."""
-    words = (
-        "environment",
-        "--output-reproducible",
-        "--pyproject",
-        release.source / "pyproject.toml",
-        "--of",
-        "JSON",
-    )
-    target = release.out / f"barograph-{__version__}.cdx.json"
-    run(*release.build_python, "-m", "cyclonedx_py", *words, "-o", target, place / "bin/python")
+    """Write the packages' SBOM, as CycloneDX. The image has one of its own environment."""
+    with tempfile.TemporaryDirectory() as name:
+        environment = Path(name)
+        run(*release.tool("UV", "uv"), "venv", "--quiet", "--python", sys.executable, environment)
+        (site,) = environment.glob("lib/python*/site-packages")
+        trees = (place / "lib/common", place / f"lib/{site.parent.name}/site-packages")
+        (site / "packages.pth").write_text("".join(f"{each}\n" for each in trees))
+        words = ("environment", "--output-reproducible", "--pyproject", release.source / "pyproject.toml")
+        target = release.out / f"barograph-{__version__}.cdx.json"
+        python = environment / "bin/python"
+        run(*release.build_python, "-m", "cyclonedx_py", *words, "--of", "JSON", "-o", target, python)
 
 
 def image(release: Release) -> None:
@@ -158,7 +153,8 @@ PARTS: Mapping[str, Callable[[Release], None]] = {
     "python": python_packages,
     "schemas": schemas,
     "chart": chart,
-    "deb": debian_package,
+    "deb": debian_packages,
+    "rpm": rpm_packages,
     "image": image,
     "notes": notes,
 }

@@ -23,7 +23,8 @@ EXIT_STATUS: Mapping[str, str] = {
 FILES: Mapping[str, str] = {
     "/etc/barograph/barograph.yaml": "the configuration of the service",
     "/var/lib/barograph": "the state directory: the spool, and the ledger of changed intervals",
-    "/lib/systemd/system/barograph.service": "the service",
+    "/usr/lib/systemd/system/barograph.service": "the service",
+    "/usr/share/doc/barograph": "the documentation, and examples of rules and a drop-in",
     "/usr/share/bash-completion/completions/barograph": "completion for bash",
     "/usr/share/zsh/vendor-completions/_barograph": "completion for zsh",
     "/usr/share/fish/vendor_completions.d/barograph.fish": "completion for fish",

@@ -38,7 +38,7 @@ def test_the_exit_codes_are_those_of_the_docs() -> None:
 
 
 def test_the_files_are_those_of_the_package() -> None:
-    package = (ROOT / "packaging/deb/nfpm.yaml").read_text()
+    package = (ROOT / "packaging/nfpm.yaml").read_text()
     made_by_systemd = {"/var/lib/barograph"}
     service = (ROOT / "packaging/systemd/barograph.service").read_text()
 

@@ -1,46 +1,107 @@
 """The Debian package on a host without Kubernetes: installed, run, reloaded, upgraded, killed, removed."""
 
 import re
-from collections.abc import Generator
+import shutil
+import tempfile
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from release.manual import FILES
 from tests.integration.conftest import need
-from tests.integration.releasing import release
-from tests.lab.service_host import ServiceHost, service_host
+from tests.integration.releasing import ROOT, release
+from tests.lab import debian
+from tests.lab.cache import run
+from tests.lab.libvirt import libvirtd
+from tests.lab.qemu import guest
+from tests.lab.service_host import SUITES, ServiceHost, service_host
 from tests.lab.sim import Hypervisor, simulated
 
 pytestmark = pytest.mark.timeout(900)  # the host and the package may have to be built
 
 EXPOSURE_MAX = 1.6  # without ProtectProc=invisible, which hides the QEMU processes
+INSTALL = ("dpkg", "--force-unsafe-io", "--install")  # no fsync for each of four thousand files
+LIBVIRT = "libvirt: [{{uri: 'qemu+unix:///system?socket={socket}-ro', policy: observe}}]\n"
 CONFIG = "monitors: [/run/vm/*.qmp]\npolling: {{interval: {interval}}}\nspool: {{mode: disk}}\n"
 
 
 @pytest.fixture(scope="module")
-def package(session_folder: Path) -> Path:
-    """The package, made from the commit that is checked out."""
+def packages(session_folder: Path) -> Mapping[str, Path]:
+    """The package of each kind, made from the commit that is checked out, and a .deb with a lower version."""
     need("image", "nfpm")
     folder = session_folder / "package"
-    release(folder, "python", "deb")
-    (found,) = folder.glob("*.deb")
-    return found
+    release(folder, "python", "deb", "rpm", ARCHITECTURES="amd64")
+    deb, rpm = (next(folder.glob(f"*.{kind}")) for kind in ("deb", "rpm"))
+    return {"deb": deb, "rpm": rpm, "older": older(deb)}
+
+
+def older(package: Path) -> Path:
+    """Return a copy of a .deb with the version 0.0.1."""
+    tree, copy = package.parent / "older", package.parent / "older.deb"
+    run(["dpkg-deb", "--raw-extract", package, tree])
+    control = tree / "DEBIAN/control"
+    control.write_text(re.sub(r"(?m)^Version: .*$", "Version: 0.0.1", control.read_text()))
+    run(["dpkg-deb", "--build", "-Znone", "--root-owner-group", tree, copy])
+    shutil.rmtree(tree)
+    return copy
+
+
+@dataclass(frozen=True)
+class Place:
+    """A host, and the directories of this machine that it sees as /run/vm and /run/libvirt."""
+
+    host: ServiceHost
+    vms: Path
+    libvirt: Path
+
+
+@contextmanager
+def host_of(suite: str, packages: Mapping[str, Path]) -> Generator[Place]:
+    with tempfile.TemporaryDirectory(prefix="host-") as name:
+        place = Path(name)
+        for each in ("vm", "libvirt"):
+            (place / each).mkdir()
+            (place / each).chmod(0o755)
+        volumes = (
+            f"{packages['deb'].parent}:/dist:ro",
+            f"{place}/vm:/run/vm",
+            f"{place}/libvirt:/run/libvirt",
+        )
+        with service_host(suite, *volumes) as host:
+            yield Place(host, place / "vm", place / "libvirt")
+
+
+@pytest.fixture(scope="module")
+def debian_12(packages: Mapping[str, Path]) -> Generator[Place]:
+    """A host for most tests: making one for each would take most of the time."""
+    with host_of("bookworm", packages) as place:
+        yield place
 
 
 @pytest.fixture
-def installed(package: Path, folder: Path) -> Generator[tuple[ServiceHost, Hypervisor]]:
+def installed(debian_12: Place, packages: Mapping[str, Path]) -> Generator[tuple[ServiceHost, Hypervisor]]:
     """A host with the package, and two VMs on it whose monitors are the service's to use."""
-    vms = folder / "vm"
-    vms.mkdir()
-    with (
-        simulated(vms, vms=2) as hypervisor,
-        service_host(f"{package.parent}:/dist:ro", f"{vms}:/run/vm") as host,
-    ):
-        host.do("dpkg", "--install", f"/dist/{package.name}")
+    host = debian_12.host
+    with simulated(debian_12.vms, vms=2) as hypervisor:
+        if (
+            "install ok installed"
+            not in host.try_to("dpkg-query", "-W", "-f", "${Status}", "barograph").stdout
+        ):
+            host.do(*INSTALL, f"/dist/{packages['deb'].name}")
         configure(host, CONFIG.format(interval="1s"))
         host.do("sh", "-c", "chown barograph /run/vm/*.qmp")
+        host.begin_log()
         yield host, hypervisor
+        host.try_to("systemctl", "stop", "barograph")
+        host.try_to("systemctl", "reset-failed", "barograph")
+        host.do("sh", "-c", "rm -rf /var/lib/barograph /etc/systemd/system/barograph.service.d /srv/secret")
+        host.try_to("systemctl", "daemon-reload")
+    for left in debian_12.vms.iterdir():
+        left.unlink()
 
 
 def configure(host: ServiceHost, text: str) -> None:
@@ -61,7 +122,7 @@ def wait_for_more_samples(host: ServiceHost) -> None:
 
 
 def test_installed_it_runs_is_reloaded_upgraded_and_removed_and_leaves_nothing(
-    installed: tuple[ServiceHost, Hypervisor], package: Path
+    installed: tuple[ServiceHost, Hypervisor], packages: Mapping[str, Path]
 ) -> None:
     host, hypervisor = installed
     before = left_on(host)
@@ -83,7 +144,7 @@ def test_installed_it_runs_is_reloaded_upgraded_and_removed_and_leaves_nothing(
     assert host.property("ActiveState") == "active"
     assert host.property("MainPID") == first
 
-    upgrade = ("dpkg", "--install", f"/dist/{package.name}")  # the script is told of an older version
+    upgrade = (*INSTALL, f"/dist/{packages['deb'].name}")  # the script is told of an older version
     assert "the service did not restart" in host.try_to(*upgrade).stderr
     assert host.do("dpkg-query", "-W", "-f", "${Status}", "barograph") == "install ok installed"
     assert host.property("ActiveState") == "failed"
@@ -193,7 +254,125 @@ def test_the_manual_and_the_completions_are_there(installed: tuple[ServiceHost, 
     assert host.do("bash", "-c", complete).strip() == "give-back"
 
 
+@pytest.mark.guest
+@pytest.mark.usefixtures("real_libvirt")
+@pytest.mark.parametrize("suite", SUITES)
+def test_it_watches_a_real_qemu_and_a_real_domain_and_is_upgraded_and_purged(
+    suite: str, request: pytest.FixtureRequest, packages: Mapping[str, Path], folder: Path
+) -> None:
+    with ExitStack() as stack:
+        if suite == "bookworm":
+            place: Place = request.getfixturevalue("debian_12")
+            place.host.do("dpkg", "--purge", "barograph")
+        else:
+            place = stack.enter_context(host_of(suite, packages))
+        host = place.host
+        host.begin_log()
+        before = left_on(host)
+        stack.enter_context(guest(place.vms, "plain"))
+        daemon = stack.enter_context(libvirtd(folder, "host", runtime=place.libvirt))
+        daemon.domain("owned", period_s=1)
+        host.do(*INSTALL, f"/dist/{packages['older'].name}")
+        host.do("sh", "-c", "chown barograph /run/vm/plain.qmp")
+        socket = f"/run/libvirt/{daemon.socket.name}"
+        configure(host, CONFIG.format(interval="1s") + LIBVIRT.format(socket=socket))
+
+        host.do("systemctl", "start", "barograph")
+        host.wait(lambda: read_by(host) == {("plain", "qmp"), ("owned", "libvirt")}, "samples of both", 120)
+        first = host.property("MainPID")
+        host.do(*INSTALL, f"/dist/{packages['deb'].name}")
+        host.wait(lambda: host.property("MainPID") not in ("0", first), "another process")
+        host.begin_log()
+        host.wait(lambda: read_by(host) == {("plain", "qmp"), ("owned", "libvirt")}, "samples of both", 120)
+
+        host.do("dpkg", "--purge", "barograph")
+        assert left_on(host) == before
+        assert host.try_to("getent", "passwd", "barograph").returncode != 0
+
+
+def read_by(host: ServiceHost) -> set[tuple[str, str]]:
+    return {(each["vm"]["name"], each["via"]) for each in samples(host) if each["statistics"]}
+
+
+def test_the_environment_sees_libvirt_and_nothing_else_of_the_distribution(
+    installed: tuple[ServiceHost, Hypervisor],
+) -> None:
+    host, _ = installed
+    python = "/opt/barograph/bin/python"
+
+    assert host.do(python, "-c", "import libvirt; print(libvirt.__file__)").strip() == (
+        "/usr/lib/python3/dist-packages/libvirt.py"
+    )
+    assert host.do("python3", "-c", "import libvirt_qemu") == ""
+    assert "ModuleNotFoundError" in host.try_to(python, "-c", "import libvirt_qemu").stderr
+    assert "dist-packages" not in host.do(python, "-c", "import sys; print(sys.path)")
+
+
+def test_the_files_that_the_configuration_and_the_manual_name_are_there(
+    installed: tuple[ServiceHost, Hypervisor],
+) -> None:
+    host, _ = installed
+    texts = (ROOT / "packaging/barograph.yaml").read_text() + "\n".join(FILES)
+    named = re.findall(r"/(?:usr|etc)/[\w/.-]*\w", texts)
+
+    assert "/usr/share/doc/barograph/configuration.md" in named
+    for name in (
+        *named,
+        *(f"/usr/share/doc/barograph/{each}" for each in ("install.md", "examples/proxmox.conf")),
+    ):
+        host.do("test", "-s", name)
+
+
+def test_another_python_of_the_distribution_is_prepared_for(
+    installed: tuple[ServiceHost, Hypervisor],
+) -> None:
+    host, _ = installed
+    host.do("/opt/barograph/libexec/clear")
+    assert host.try_to("barograph", "version").returncode != 0
+
+    host.do("dpkg-trigger", "--by-package=python3-minimal", "/usr/bin/python3")
+    host.do("dpkg", "--configure", "--pending")
+
+    assert host.do("barograph", "version").startswith("barograph ")
+    compiled = "find /opt/barograph/lib -name __pycache__ | cut -d/ -f5 | sort -u"
+    assert host.do("sh", "-c", compiled).split() == ["common", "python3.11"]
+
+
+@pytest.mark.long
+def test_the_rpm_s_scripts_install_and_remove_it(
+    installed: tuple[ServiceHost, Hypervisor], packages: Mapping[str, Path]
+) -> None:
+    host, hypervisor = installed
+    host.do("dpkg", "--purge", "barograph")
+    before = left_on(host)
+    rpm = ("rpm", "--nodeps")  # rpm does not know Debian's packages
+
+    host.do(*rpm, "--install", f"/dist/{packages['rpm'].name}")
+    configure(host, CONFIG.format(interval="1s"))
+    host.do("sh", "-c", "chown barograph /run/vm/*.qmp")
+    host.do("systemctl", "start", "barograph")
+    host.wait(lambda: intervals(hypervisor) == {1}, "polling is switched on")
+    wait_for_more_samples(host)
+    first = host.property("MainPID")
+    host.do(*rpm, "--upgrade", "--replacepkgs", f"/dist/{packages['rpm'].name}")
+    host.wait(lambda: host.property("MainPID") not in ("0", first), "another process")
+    wait_for_more_samples(host)
+
+    host.do(*rpm, "--erase", "barograph")
+    assert intervals(hypervisor) == {0}
+    host.do("rm", "-rf", "/var/lib/barograph", "/etc/barograph")  # as docs/install.md says
+    host.do("userdel", "barograph")
+    assert left_on(host) == before
+
+
+@pytest.mark.long
+def test_lintian_has_nothing_to_say(packages: Mapping[str, Path]) -> None:
+    debian.install(["lintian"], "checks the package", there=lambda: shutil.which("lintian") is not None)
+
+    assert run(["lintian", "--allow-root", "--no-cfg", packages["deb"]]).strip() == ""
+
+
 def left_on(host: ServiceHost) -> set[str]:
-    places = "/etc /usr /opt /var/lib /lib/systemd /run"
+    places = "/etc /usr /opt /var/lib /run"
     find = f"find {places} -xdev -name '*barograph*' -not -path '/var/lib/dpkg/*' 2>/dev/null; true"
     return set(host.do("sh", "-c", find).splitlines())  # dpkg takes an empty /opt away

@@ -46,28 +46,31 @@ def there() -> bool:
     return all(shutil.which(name) for name in _PACKAGES[:3]) and place("image-base", BASE_INPUTS).is_dir()
 
 
-def base() -> Path:
-    """Return the tar of the base's file system: Debian with Python, no more."""
-    with made("image-base", BASE_INPUTS) as work:
+def base(suite: str = "bookworm") -> Path:
+    """Return the tar of the base's file system: a release of Debian with Python, no more."""
+    inputs = BASE_INPUTS.replace("bookworm", suite)
+    with made("image-base", inputs) as work:
         if work is not None:
             tools()
-            say("making a base for the image: a small Debian with Python, a minute")
+            say(f"making a base for images: a small Debian {suite} with Python, a minute")
             with tempfile.TemporaryDirectory(dir=cache()) as folder:
                 root = Path(folder) / "root"
                 packages = "--include=python3,python3-venv,ca-certificates"
-                run(["debootstrap", "--variant=minbase", packages, "bookworm", root])
+                run(["debootstrap", "--variant=minbase", packages, suite, root])
                 for needless in _NEEDLESS:
                     shutil.rmtree(root / needless)
                     (root / needless).mkdir()
                 run(["tar", "--numeric-owner", "-C", root, "-cf", work / "base.tar", "."])
-    return place("image-base", BASE_INPUTS) / "base.tar"
+    return place("image-base", inputs) / "base.tar"
 
 
-def have_base() -> None:
-    """See that the base is in the store."""
+def have_base(suite: str = "bookworm") -> str:
+    """See that the base is in the store; return its name."""
+    name = BASE if suite == "bookworm" else f"{BASE}-{suite}"
     with locked("image-base-import"):
-        if podman("image", "exists", BASE).returncode:
-            run([*PODMAN, "import", "--quiet", base(), BASE])
+        if podman("image", "exists", name).returncode:
+            run([*PODMAN, "import", "--quiet", base(suite), name])
+    return name
 
 
 def image(name: str = NAME) -> str:
