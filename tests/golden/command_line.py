@@ -221,11 +221,7 @@ def spool(folder: Path) -> dict[str, str]:
 
 def released(directory: Path) -> None:
     """Make a state directory as 0.1.0 left one."""
-    shutil.copytree(RELEASED, directory)
-    with closing(sqlite3.connect(directory / state_directory.SPOOL)) as connection:
-        connection.executescript((directory / "spool.sql").read_text(encoding="utf-8"))
-    (directory / "spool.sql").unlink()
-    (directory / f"{state_directory.SPOOL}.vouched").touch()
+    state_directory.restore(RELEASED, directory)
 
 
 RELEASED = Path(__file__).parent / "released-0.1.0"

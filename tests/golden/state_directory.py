@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sqlite3
 import stat
 import tempfile
@@ -139,6 +140,15 @@ def made() -> dict[str, str]:
             "state/memories.jsonl": _memories(path),
             **_letters(path),
         }
+
+
+def restore(recorded: Path, directory: Path) -> None:
+    """Make the state directory that is recorded as the ledger and `spool.sql` in a folder."""
+    directory.mkdir(mode=0o700)
+    shutil.copy(recorded / LEDGER, directory)
+    with closing(sqlite3.connect(directory / SPOOL)) as connection:
+        connection.executescript((recorded / "spool.sql").read_text(encoding="utf-8"))
+    (directory / f"{SPOOL}.vouched").touch()
 
 
 def _listing(directory: Path) -> Iterator[str]:
