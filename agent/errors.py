@@ -121,7 +121,7 @@ class QmpCommandError(QmpError, Declined):
 
 
 class StateFileError(AgentError):
-    """The ledger, or the state directory it is in, could not be read or written."""
+    """The ledger or the state directory could not be read or written, or is of a newer version."""
 
 
 class SpoolFault(StrEnum):
@@ -131,11 +131,11 @@ class SpoolFault(StrEnum):
     UNUSABLE = "disk error, or no permission"  # now: it cannot be opened, read or written
     DAMAGED = "file damaged"  # not a database, or one with broken pages or rows
     FOREIGN = "file of another program"  # a database of another program
-    NEWER = "file of a newer agent"  # written by a newer agent
+    NEWER = "file of a newer agent"  # written by a newer agent, and left to it
     OLDER = "file of an older agent"  # in a format that is not read any more
 
 
-SET_ASIDE = frozenset({SpoolFault.DAMAGED, SpoolFault.FOREIGN, SpoolFault.NEWER, SpoolFault.OLDER})
+SET_ASIDE = frozenset({SpoolFault.DAMAGED, SpoolFault.FOREIGN, SpoolFault.OLDER})
 """Faults that a retry cannot fix: the file is renamed, and a new one is created."""
 
 

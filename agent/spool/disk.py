@@ -7,6 +7,7 @@ Constraints (each has a test of the same name in tests/unit/spool/test_disk.py):
 - while the disk cannot be written, records are sent from memory in order, after those on disk;
 - after a kill in that time, the next run begins new epochs, since the disk does not know what was sent;
 - what fits neither disk nor memory is dropped oldest first, in the order of the store, and counted;
+- a file of a newer version is left unchanged, and prevents the start;
 - an unusable file is set aside under a dated name, what was lost with it is counted, and a new file is made
   with the memory of every VM;
 - a hung disk delays neither collection nor the end.
@@ -27,7 +28,7 @@ from agent.core import gathering
 from agent.core.gathering import Commit, GatherSettings, Wait
 from agent.core.memory import Memory
 from agent.core.reading import Record
-from agent.errors import SET_ASIDE, SpoolError
+from agent.errors import SET_ASIDE, SpoolError, SpoolFault, StateFileError
 from agent.spool.block import RECORD_BYTES_MAX, Rows
 from agent.spool.disk_queue import DiskQueue
 from agent.spool.files import is_current, mark_current, mark_stale, set_aside
@@ -186,10 +187,17 @@ class DiskSpool:
     # --- committing ---
 
     async def open(self) -> None:
-        """Open the file. If that fails, log why and continue without it; `run` tries again."""
+        """Open the file. If that fails, log why and continue without it; `run` tries again.
+
+        Raises:
+            StateFileError: the file is of a newer version.
+        """
         try:
             await self._open()
         except SpoolError as error:
+            if error.fault is SpoolFault.NEWER:
+                what = "install that version again, or move the file away, which keeps its records"
+                raise StateFileError(f"{error}; {what}") from error
             await self._failed(error)
 
     async def run(self) -> None:
@@ -451,6 +459,9 @@ async def open_spool(
         settings: where it is and how much it keeps.
         counters: counts what is queued and what is lost.
         wall_ms: the wall clock, Unix milliseconds.
+
+    Raises:
+        StateFileError: the file is of a newer version. It is unchanged.
     """
     thread = WorkerThread("spool")
     spool = DiskSpool(settings, thread, counters, wall_ms)

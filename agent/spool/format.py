@@ -17,7 +17,7 @@ APPLICATION_ID = 0x4261726F
 """The four bytes "Baro" at offset 68: tells our files from other databases (sqlite.org/fileformat.html)."""
 
 FORMAT = 3
-"""`PRAGMA user_version`. A file of another format is set aside unchanged."""
+"""`PRAGMA user_version`. A file of a newer format prevents the start, one of an older format is set aside."""
 
 RecordRow: TypeAlias = tuple[str, str, str, int, bytes, bytes]
 """kind, id, key, timestamp_ms, headers, value."""

@@ -6,6 +6,7 @@ Constraints (each has a test of the same name in tests/unit/spool/test_ledger.py
 - a removed entry is not found again;
 - only one agent at a time has a ledger open;
 - a file that cannot be read as a ledger is set aside under a dated name and reported;
+- a file of a newer version is left unchanged, and prevents the start;
 - a failed write leaves the file unchanged and fails every caller whose change was in it;
 - canceling a caller does not interrupt the write and does not wait for it;
 - changes that arrive during a write are written together by the next one;
@@ -31,7 +32,7 @@ from agent.core.ownership import IntervalChange
 from agent.core.reading import SocketMark
 from agent.errors import StateFileError
 from agent.spool.directory_lock import lock
-from agent.spool.ledger_format import FILE_NAME, NotOurFormat, decode_owed, encode_owed
+from agent.spool.ledger_format import FILE_NAME, NewerFormat, NotOurFormat, decode_owed, encode_owed
 from agent.spool.set_aside import name_aside
 from agent.spool.state_directory import (
     DISK_TROUBLE,
@@ -173,7 +174,7 @@ async def open_ledger(
 
     Raises:
         StateFileError: the directory cannot be created, written to or locked (another agent uses it), or the
-            ledger cannot be read. Nothing was changed.
+            ledger cannot be read or is of a newer version. Nothing was changed.
     """
     place = await in_thread(
         partial(_lock, Path(directory), to_restore), discard=lambda place: os.close(place.descriptor)
@@ -232,6 +233,9 @@ def _read(place: _Place, now_ms: int) -> tuple[IntervalChange, ...]:
         return decode_owed(read_file(place.descriptor, FILE_NAME, _SIZE_MAX_BYTES))
     except FileNotFoundError:
         return ()
+    except NewerFormat as error:
+        what = "install that version again, or restore the intervals with its give-back and delete the file"
+        raise StateFileError(f"{path}: {error}; {what}") from error
     except NotOurFormat as error:
         aside = _set_aside(place, now_ms, str(error))
         detail = "the intervals recorded in it will not be restored; inspect the file, then delete it"

@@ -40,6 +40,10 @@ class NotOurFormat(Exception):
     """The content is not a ledger that this version can read. The message says why."""
 
 
+class NewerFormat(NotOurFormat):
+    """The content was written by a newer version."""
+
+
 def encode_owed(changes: Sequence[IntervalChange]) -> bytes:
     """Return the file's content."""
     entries = [
@@ -61,7 +65,8 @@ def decode_owed(content: bytes) -> tuple[IntervalChange, ...]:
     """Return the entries of the file. Unknown fields are ignored.
 
     Raises:
-        NotOurFormat: truncated, edited by hand, of a newer version, or something else.
+        NewerFormat: of a newer version.
+        NotOurFormat: truncated, edited by hand, or something else.
     """
     try:
         document: object = json.loads(content)
@@ -69,6 +74,8 @@ def decode_owed(content: bytes) -> tuple[IntervalChange, ...]:
         raise NotOurFormat("not JSON") from error
     try:
         found: object = msgspec.convert(document, _Header).format
+        if type(found) is int and found > FORMAT:
+            raise NewerFormat(f"format {found} is newer; this version reads format {FORMAT}")
         if found != FORMAT:
             raise NotOurFormat(f"format {found!r:.40} is not supported; this version reads format {FORMAT}")
         entries = msgspec.convert(document, _File).owed

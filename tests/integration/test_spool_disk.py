@@ -162,15 +162,7 @@ def _foreign(path: Path) -> None:
     connection.close()
 
 
-def _newer(path: Path) -> None:
-    connection = sqlite3.connect(path)
-    connection.execute("PRAGMA application_id = 1113682543")
-    connection.execute("PRAGMA user_version = 99")
-    connection.execute("CREATE TABLE samples (later)")
-    connection.close()
-
-
-@pytest.mark.parametrize("make", [_text, _foreign, _newer])
+@pytest.mark.parametrize("make", [_text, _foreign])
 def test_a_file_that_is_not_our_spool_is_set_aside_at_the_start(
     folder: Path, disk: Path, embedded_kafka: EmbeddedKafka, make: Callable[[Path], None]
 ) -> None:

@@ -15,10 +15,12 @@ from anyio.lowlevel import checkpoint
 
 from agent.core.gathering import GatherSettings
 from agent.core.reading import Record, RecordKind
+from agent.errors import StateFileError
 from agent.spool.block import RECORD_BYTES_MAX
 from agent.spool.dead_letters import dead_letters
 from agent.spool.disk import FILE_NAME, DiskSpool, Settings, open_spool
 from agent.spool.disk_queue import READY_BYTES, DiskQueue
+from agent.spool.format import FORMAT
 from agent.spool.queues import Queue
 from agent.spool.record_queue import DeadLetter
 from agent.spool.store import Bounds, open_store
@@ -293,6 +295,22 @@ async def test_without_kafka_only_the_memory_of_vms_is_kept(tmp_path: Path) -> N
     async with running(tmp_path) as spool:
         assert list(spool.memories) == ["/run/vm/a.qmp"]
         assert spool.queue(Queue.SAMPLES).held == 0
+
+
+async def test_a_file_of_a_newer_version_is_left_unchanged_and_prevents_the_start(tmp_path: Path) -> None:
+    async with running(tmp_path) as spool:
+        spool.append(record(1), memory())
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection:
+        connection.execute(f"PRAGMA user_version = {FORMAT + 1}")
+    content = (tmp_path / FILE_NAME).read_bytes()
+
+    with pytest.raises(StateFileError, match=f"format {FORMAT + 1} is newer; .*install that version again"):
+        async with running(tmp_path):
+            pass
+
+    assert (tmp_path / FILE_NAME).read_bytes() == content
+    assert not [name for name in os.listdir(tmp_path) if name.endswith(".bad")]
+    assert not open_files(tmp_path)
 
 
 @pytest.mark.parametrize("when", ["at the start", "while it runs"])

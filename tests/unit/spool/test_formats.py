@@ -53,6 +53,13 @@ def test_a_spool_written_earlier_is_opened_with_all_that_is_in_it(tmp_path: Path
     assert not [each for each in verify(path).problems if "not a valid document" not in each]
 
 
+def test_a_format_has_the_kinds_of_records_that_it_began_with() -> None:
+    """To an older version of the same format, an unknown kind is damage, for which it sets the file aside."""
+    kinds = {3: "sample vm_state agent_state vm_memory host_memory log"}
+
+    assert {kind.value for kind in RecordKind} == set(kinds[FORMAT].split()), "raise FORMAT for a new kind"
+
+
 @pytest.mark.parametrize("column", range(6))
 def test_a_row_with_nothing_in_a_column_is_told_as_undecodable(column: int) -> None:
     row: list[object] = list(encode_record(record(1)))

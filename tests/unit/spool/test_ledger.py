@@ -145,7 +145,7 @@ async def test_a_failed_start_leaves_no_lock(tmp_path: Path) -> None:
         (b"null", "not a ledger: Expected `object`, got `null`"),
         (b"[]", "not a ledger: Expected `object`, got `array`"),
         (b"{}", "format None is not supported; this version reads format 1"),
-        (b'{"format": 2, "owed": []}', "format 2 is not supported; this version reads format 1"),
+        (b'{"format": 0, "owed": []}', "format 0 is not supported; this version reads format 1"),
         (b'{"format": [2], "owed": 1}', "format [2] is not supported; this version reads format 1"),
         (b'{"format": 1}', "not a ledger: Object missing required field `owed`"),
         (b'{"format": 1, "owed": {}}', "not a ledger: Expected `array`, got `object` - at `$.owed`"),
@@ -182,6 +182,17 @@ async def test_a_file_that_cannot_be_read_as_a_ledger_is_set_aside_under_a_dated
     ]
     assert (tmp_path / NAMED).read_bytes() == content
     assert await entries_of(tmp_path) == (change(),)
+
+
+async def test_a_file_of_a_newer_version_is_left_unchanged_and_prevents_the_start(tmp_path: Path) -> None:
+    content = b'{"format": 2, "owed": [{"monitor": "/run/vm/1.qmp"}]}'
+    (tmp_path / FILE_NAME).write_bytes(content)
+
+    with pytest.raises(StateFileError, match=r"owed\.json: format 2 is newer; .*install that version again"):
+        await entries_of(tmp_path)
+
+    assert os.listdir(tmp_path) == [FILE_NAME]
+    assert (tmp_path / FILE_NAME).read_bytes() == content
 
 
 async def test_a_file_set_aside_earlier_is_not_replaced(tmp_path: Path) -> None:
