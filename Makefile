@@ -17,7 +17,7 @@ export VIRTUAL_ENV := $(VENV)
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-streams streams test test-long check check-types check-tests fuzz bench bench-streams format lock lab release audit
+.PHONY: help setup demo demo-streams streams test test-long check check-types check-tests fuzz bench bench-streams format lock lab release release-commit release-rehearsal audit
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -97,6 +97,14 @@ bench-streams: setup ## measure records/s per core and state of the stream jobs,
 
 release: setup $(BUILD_READY) ## build a release of the checked-out commit into dist/
 	@UV=$(UV) BUILD_PYTHON=$(BUILD)/bin/python python -m release $(PARTS)
+
+release-commit: setup ## turn the tree into the commit of the release VERSION
+	@python -m tests.lab.setup helm
+	@python -m release.prepare $(VERSION)
+
+release-rehearsal: setup $(BUILD_READY) ## rehearse a release in a clone: tag, build twice, verify, install
+	@python -m tests.lab.setup helm
+	@UV=$(UV) VERSION=$(VERSION) python -m release.rehearsal $(PARTS)
 
 audit: $(UV) ## check the locked packages for known vulnerabilities
 	@$(UV) tool run --quiet pip-audit@2.10.1 --strict --disable-pip --require-hashes -r requirements.lock

@@ -1,13 +1,14 @@
 """Builds a release from the checked-out commit: `python -m release [PART…]`.
 
-The parts are written to dist/ (`OUT`). Wheel, sdist, schemas and chart are reproducible byte for byte.
+The parts are written to dist/ (`OUT`) with MANIFEST.json, which says which of them are reproducible byte for
+byte. A commit with a tag `v…` must be a release (release/tagged.py). `SIGN_KEY` is an SSH key that signs
+SHA256SUMS.
 Environment variables name the tools: `UV`; `BUILD_PYTHON`, with requirements-build.lock installed; `PODMAN`.
 `BASE` sets another base for the image, and `IMAGE_OPTIONS` adds options to `podman build`.
 `ARCHITECTURES` selects those that packages are built for; none needs a machine of its kind.
 """
 
 import gzip
-import hashlib
 import io
 import os
 import shlex
@@ -23,6 +24,7 @@ from pathlib import Path
 import yaml
 
 from agent import __version__
+from release import manifest, signature, tagged
 from release.packages import package
 from release.running import Failed, run, say
 from release.tree import PLATFORMS, make_tree
@@ -52,9 +54,11 @@ class Release:
 
 
 def python_packages(release: Release) -> None:
-    """wheel and sdist"""
+    """wheel with its locked dependencies, and sdist"""
     words = ("-m", "hatchling", "build", "-t", "sdist", "-t", "wheel", "-d", release.out)
     run(*release.build_python, *words, cwd=release.source, env=release.environ)
+    lock = (release.source / "requirements.lock").read_bytes()
+    (release.out / f"barograph-{__version__}-requirements.lock").write_bytes(lock)
 
 
 def schemas(release: Release) -> None:
@@ -129,7 +133,10 @@ def image(release: Release) -> None:
 
 
 def notes(release: Release) -> None:
-    """the release notes, from the fragments"""
+    """the release notes: the section of CHANGELOG.md, or a draft from the fragments"""
+    if text := tagged.section((release.source / "CHANGELOG.md").read_text(), __version__):
+        (release.out / "NOTES.md").write_text(text)
+        return
     draft = (
         "build",
         "--draft",
@@ -138,15 +145,7 @@ def notes(release: Release) -> None:
         "--date",
         f"{datetime.fromtimestamp(release.epoch_s, UTC):%Y-%m-%d}",
     )
-    text = run(sys.executable, "-m", "towncrier", *draft, cwd=release.source)
-    (release.out / "NOTES.md").write_bytes(text)
-
-
-def checksums(release: Release) -> None:
-    """SHA256SUMS of all files"""
-    files = sorted(each for each in release.out.iterdir() if each.is_file() and each.name != "SHA256SUMS")
-    lines = [f"{hashlib.sha256(each.read_bytes()).hexdigest()}  {each.name}\n" for each in files]
-    (release.out / "SHA256SUMS").write_text("".join(lines))
+    (release.out / "NOTES.md").write_bytes(run(sys.executable, "-m", "towncrier", *draft, cwd=release.source))
 
 
 PARTS: Mapping[str, Callable[[Release], None]] = {
@@ -168,8 +167,11 @@ def main(names: Sequence[str], out: Path) -> int:
         return 2
     epoch_s = int(run("git", "log", "-1", "--format=%ct", cwd=ROOT))
     revision = run("git", "rev-parse", "HEAD", cwd=ROOT).decode().strip()
+    tags = run("git", "tag", "--points-at", "HEAD", "--list", "v*", cwd=ROOT).decode().split()
     if run("git", "status", "--porcelain", cwd=ROOT):
         say("uncommitted changes are not part of the release")
+        if tags:
+            return 1
     if not names and out.is_dir():
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -177,6 +179,10 @@ def main(names: Sequence[str], out: Path) -> int:
     with tempfile.TemporaryDirectory() as folder:
         run("tar", "-x", "-C", folder, stdin=run("git", "archive", "HEAD", cwd=ROOT))
         environ = {**os.environ, "SOURCE_DATE_EPOCH": str(epoch_s)}
+        tag = tags[0] if tags else None
+        if tag is not None and (wrong := list(tagged.problems(Path(folder), tag))):
+            say("\n".join([f"{tag} cannot be released", *wrong]))
+            return 1
         release = Release(out.resolve(), Path(folder), epoch_s, revision, environ)
         for name in names or PARTS:
             say(f"{name}: {PARTS[name].__doc__}")
@@ -185,7 +191,15 @@ def main(names: Sequence[str], out: Path) -> int:
             except (Failed, CannotHave) as error:
                 say(f"{name}: failed: {error}")
                 failed = 1
-        checksums(release)
+        try:
+            manifest.write(release.out, __version__, revision, tag, epoch_s)
+            if key := os.environ.get("SIGN_KEY"):
+                signature.sign(release.out, Path(key))
+            elif tag is not None:
+                say("not signed: SIGN_KEY is not set")
+        except Failed as error:
+            say(f"failed: {error}")
+            failed = 1
     return failed
 
 

@@ -1,4 +1,4 @@
-"""Makes a release, or parts of it, as `make release` does."""
+"""Makes a release, or parts of it, as `make release` does, and rehearses one."""
 
 import os
 import subprocess
@@ -13,9 +13,22 @@ def release(out: Path, *parts: str, **variables: str) -> str:
     Raises:
         RuntimeError: something could not be made; the message says what.
     """
+    return _make("release", out, f"PARTS={' '.join(parts)}", **variables)
+
+
+def rehearse(out: Path, version: str) -> str:
+    """Rehearse the release of a version in a clone, with the artifacts in `out`; return what was said.
+
+    Raises:
+        RuntimeError: the rehearsal failed; the message says at what.
+    """
+    return _make("release-rehearsal", out, f"VERSION={version}")
+
+
+def _make(target: str, out: Path, *words: str, **variables: str) -> str:
     environ = {**os.environ, "OUT": str(out), **variables}
-    words = ["make", "--no-print-directory", "-C", str(ROOT), "release", f"PARTS={' '.join(parts)}"]
-    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=600, env=environ)
+    command = ["make", "--no-print-directory", "-C", str(ROOT), target, *words]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=600, env=environ)
     if done.returncode:
         raise RuntimeError(done.stdout + done.stderr)
     return done.stdout + done.stderr

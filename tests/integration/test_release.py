@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent import __version__
-from tests.integration.releasing import ROOT, release
+from tests.integration.releasing import ROOT, rehearse, release
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -19,7 +19,7 @@ def sums(folder: Path) -> dict[str, str]:
     lines = (folder / "SHA256SUMS").read_text().splitlines()
     said = {name: digest for digest, name in (line.split("  ") for line in lines)}
     assert said == {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in said}
-    assert set(said) == {each.name for each in folder.iterdir()} - {"SHA256SUMS"}
+    assert set(said) == {each.name for each in folder.iterdir()} - {"SHA256SUMS", "SHA256SUMS.sig"}
     return said
 
 
@@ -36,6 +36,8 @@ def test_wheel_sdist_schemas_and_chart_are_the_same_bytes_each_time(folder: Path
     assert set(made) - set(charts) == {
         f"barograph-{__version__}-py3-none-any.whl",
         f"barograph-{__version__}.tar.gz",
+        f"barograph-{__version__}-requirements.lock",
+        "MANIFEST.json",
         f"barograph-schemas-{__version__}.tar.gz",
         "NOTES.md",
     }
@@ -53,3 +55,17 @@ def test_the_parts_have_in_them_what_they_are_for(folder: Path) -> None:
         assert member is not None
         assert json.load(member)["$schema"].endswith("2020-12/schema")
     assert (folder / "a/NOTES.md").read_text().startswith(f"# barograph {__version__}")
+
+
+def test_a_rehearsal_goes_from_a_tag_to_an_installed_wheel(folder: Path) -> None:
+    said = rehearse(folder / "dist", "9.8.7")
+
+    assert said.rstrip().endswith("release: 9.8.7: rehearsed")
+    assert "barograph-9.8.7-py3-none-any.whl: the same bytes twice" in said
+    assert (folder / "dist/SHA256SUMS.sig").is_file()
+    manifest = json.loads((folder / "dist/MANIFEST.json").read_text())
+    assert (manifest["version"], manifest["tag"]) == ("9.8.7", "v9.8.7")
+    assert {each["name"] for each in manifest["files"]} | {"MANIFEST.json"} == set(sums(folder / "dist"))
+    notes = (folder / "dist/NOTES.md").read_text()
+    assert notes.startswith("# barograph 9.8.7 (")
+    assert "9.8.7" not in (ROOT / "CHANGELOG.md").read_text()
