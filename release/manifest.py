@@ -11,7 +11,7 @@ from release.running import Failed
 MANIFEST, SUMS, SIGNATURE = "MANIFEST.json", "SHA256SUMS", "SHA256SUMS.sig"
 
 _IMAGE = "its base image and the layers of the container engine differ from build to build"
-_PACKAGE = "the interpreter does not always write the same bytecode"
+_PACKAGE = "RECORD in it lists files that the installer writes in each build"
 
 _KINDS: Mapping[str, tuple[str, str]] = {
     "*-py3-none-any.whl": ("wheel", ""),
