@@ -23,6 +23,9 @@ VALUES = [*helm.CI, *helm.EXAMPLES]
 KUBERNETES = ("1.25", "1.35", "1.36", "1.37")
 """The oldest that the chart is for (`kubeVersion`), and the three newest."""
 
+OF_OTHERS = ("monitoring.coreos.com/v1", "security.openshift.io/v1")
+"""APIs that are not Kubernetes' own."""
+
 SOCKETS = {"sockets": {"directory": "/run/vm"}}
 
 USERS = {"kubevirt": 107, "libvirt": 65534}
@@ -47,6 +50,24 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def pod_of(manifests: list[helm.Manifest]) -> dict[str, Any]:
     return helm.one(manifests, "DaemonSet")["spec"]["template"]["spec"]
+
+
+OF_THE_NODE = {"spec.nodeName": "node-1", "status.hostIP": "192.0.2.11"}
+"""What the kubelet puts into the environment of a pod."""
+
+
+def environment(manifests: list[helm.Manifest]) -> dict[str, str]:
+    """Return the agent's environment as the kubelet makes it: a variable sees those before it."""
+    made: dict[str, str] = {}
+    pod = pod_of(manifests)
+    containers = [*pod.get("initContainers", ()), *pod["containers"]]
+    for each in next(each["env"] for each in containers if "env" in each):
+        field = each.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath")
+        value = OF_THE_NODE[field] if field else each.get("value", "")
+        for name, known in made.items():
+            value = value.replace(f"$({name})", known)
+        made[each["name"]] = value
+    return made
 
 
 def test_the_chart_passes_helms_own_lint() -> None:
@@ -83,7 +104,7 @@ def test_the_configuration_is_one_that_the_agent_accepts(values: Path, tmp_path:
     for place, file in mounted.items():
         text = text.replace(place, str(file))
     config.write_text(text)
-    pod = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "BAROGRAPH_HOST__NAME": "node-1"}
+    pod = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", **environment(helm.render("--values", values))}
     secret = {"BAROGRAPH_KAFKA__SASL__PASSWORD": "secret"} if helm.named(values) == "extras" else {}
 
     bindings: dict[str, str] = {}
@@ -113,7 +134,7 @@ def test_the_manifests_are_valid_for_this_version_of_kubernetes(
         if version == "1.25" and helm.named(values) == "apparmor":
             continue
         for manifest in helm.render("--values", values, "--kube-version", version):
-            if manifest["apiVersion"] != "monitoring.coreos.com/v1":  # the operator's own
+            if manifest["apiVersion"] not in OF_OTHERS:
                 kubernetes_validate.validate(manifest, version, strict=True)
 
 
@@ -174,7 +195,7 @@ def test_nobody_has_more_rights_than_the_values_say(values: Path) -> None:
     user = given.get("runAs", {}).get("user", USERS.get(given.get("preset"), 10001))
 
     assert pod["automountServiceAccountToken"] is False
-    assert (pod["hostNetwork"], pod["hostPID"]) == (False, False)
+    assert (pod["hostNetwork"], pod["hostPID"]) == (given.get("hostNetwork", False), False)
     assert pod["securityContext"]["runAsUser"] == user
     assert pod["securityContext"]["runAsNonRoot"] is (user != 0)
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -189,7 +210,8 @@ def test_nobody_has_more_rights_than_the_values_say(values: Path) -> None:
     prepares = added.pop("prepare-state", added.pop("remove-state", ["CHOWN"]))
     assert prepares == ["CHOWN"]
     assert all(each == given.get("capabilities", []) for each in added.values())
-    assert not [each for each in manifests if "Role" in each["kind"]]
+    rules = [rule for each in manifests if each["kind"] in ("Role", "ClusterRole") for rule in each["rules"]]
+    assert [rule["verbs"] for rule in rules] == ([["use"]] if "openshift" in given else [])
 
 
 def test_nothing_of_the_node_can_be_written_but_the_state() -> None:

@@ -78,6 +78,8 @@ replace github.com/fsnotify/fsnotify v1.8.0 => github.com/fsnotify/fsnotify v1.7
 
 HELM = "helm.sh/helm/v3/cmd/helm@v3.22.0"
 
+KUBE_SCORE = "github.com/zegl/kube-score/cmd/kube-score@v1.20.0"
+
 KUBERNETES_VERSION = "1.33.0"
 KUBERNETES_COMMANDS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kubectl")
 KUBERNETES_PACKAGES = ("etcd-server", "containerd", "runc", "containernetworking-plugins")
@@ -308,6 +310,11 @@ def helm() -> Path:
     return _go_installed("helm", HELM, "building Helm, about two minutes")
 
 
+def kube_score() -> Path:
+    """Return the binary of kube-score, which judges manifests."""
+    return _go_installed("kube-score", KUBE_SCORE, "building kube-score, about a minute")
+
+
 def _go_installed(name: str, module: str, words: str) -> Path:
     """Return the binary of a Go module that is a program."""
     with made(name, module) as work:
@@ -479,6 +486,7 @@ PIECES: Mapping[str, Piece] = {
         ),
     ),
     "helm": Piece(helm, _built("helm", HELM)),
+    "kube-score": Piece(kube_score, _built("kube-score", KUBE_SCORE)),
     "kubernetes": Piece(kubernetes, _built("kubernetes", KUBERNETES_INPUTS)),
     "coredns": Piece(coredns, _built("coredns", COREDNS_MODULE + COREDNS_MAIN)),
     "chromium": Piece(chromium, _on_path(CHROMIUM)),

@@ -66,6 +66,39 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- kindIs "invalid" .Values.runAs.group | ternary $default .Values.runAs.group | int64 }}
 {{- end }}
 
+{{- define "barograph.webAddress" -}}
+{{- default (.Values.hostNetwork | ternary "127.0.0.1" "0.0.0.0") .Values.web.address }}
+{{- end }}
+
+{{- /* The address of the kubelet's probes, if the agent listens on the node's loopback only. Empty: the pod's. */ -}}
+{{- define "barograph.probeHost" -}}
+{{- $address := include "barograph.webAddress" . | trimAll "[]" }}
+{{- if or (hasPrefix "127." $address) (eq $address "::1") }}{{ $address }}{{ end }}
+{{- end }}
+
+{{- define "barograph.probe" -}}
+{{- $host := include "barograph.probeHost" (first .) -}}
+{path: {{ last . }}, port: web{{ with $host }}, host: {{ . | quote }}{{ end }}}
+{{- end }}
+
+{{- define "barograph.dnsPolicy" -}}
+{{- default (.Values.hostNetwork | ternary "ClusterFirstWithHostNet" "ClusterFirst") .Values.dnsPolicy }}
+{{- end }}
+
+{{- /* The SecurityContextConstraints that the pods use. Empty: those of all service accounts. */ -}}
+{{- define "barograph.sccName" -}}
+{{- with .Values.openshift.securityContextConstraints }}
+{{- default (.create | ternary (printf "%s-%s" $.Release.Namespace (include "barograph.fullname" $)) "") .name }}
+{{- end }}
+{{- end }}
+
+{{- /* The OTLP endpoint if it contains a variable of the node, such as $(HOST_IP), which only the kubelet can replace. */ -}}
+{{- define "barograph.nodeEndpoint" -}}
+{{- with dig "otlp" "endpoint" "" .Values.config }}
+{{- if contains "$(" . }}{{ . }}{{ end }}
+{{- end }}
+{{- end }}
+
 {{- /* The directory of the node to mount for the monitors. Empty: config.monitors and extraVolumes provide it. */ -}}
 {{- define "barograph.socketsMount" -}}
 {{- with .Values.sockets }}
@@ -119,6 +152,27 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- fail "secret.existingSecret: no key of it is used; set secret.kafkaPasswordKey, secret.kafkaTokenKey, secret.kafkaClientSecretKey or secret.otlpHeadersKey" }}
 {{- end }}
 {{- end }}
+{{- $variables := include "barograph.nodeEndpoint" . | replace "$(HOST_IP)" "" | replace "$(NODE_NAME)" "" }}
+{{- if contains "$(" $variables }}
+{{- fail (printf "config.otlp.endpoint: %s has an unknown variable; use $(HOST_IP) or $(NODE_NAME)" (include "barograph.nodeEndpoint" .)) }}
+{{- end }}
+{{- if include "barograph.probeHost" . }}
+{{- if not .Values.hostNetwork }}
+{{- fail (printf "web.address: the kubelet cannot connect to %s of a pod; leave it empty, or set hostNetwork" .Values.web.address) }}
+{{- end }}
+{{- if or .Values.podMonitor.enabled .Values.serviceMonitor.enabled }}
+{{- fail (printf "web.address: Prometheus cannot connect to %s of a node; set an address that it can connect to, such as 0.0.0.0" (include "barograph.webAddress" .)) }}
+{{- end }}
+{{- end }}
+{{- if and (include "barograph.sccName" .) (eq (include "barograph.serviceAccountName" .) "default") }}
+{{- fail "openshift.securityContextConstraints: the service account default is that of every pod in the namespace; set serviceAccount.create, or serviceAccount.name" }}
+{{- end }}
+{{- if and (eq .Values.dnsPolicy "None") (not .Values.dnsConfig.nameservers) }}
+{{- fail "dnsConfig.nameservers: missing, but dnsPolicy None uses no others; name the servers" }}
+{{- end }}
+{{- if and .Values.retire (eq .Values.updateStrategy.type "OnDelete") }}
+{{- fail "retire: with updateStrategy.type OnDelete no pod would be replaced; set it to RollingUpdate too" }}
+{{- end }}
 {{- range .Values.extraEnv }}
 {{- if and (hasKey . "value") (regexMatch "^(BAROGRAPH_KAFKA__SASL__PASSWORD|BAROGRAPH_OTLP__HEADERS|OTEL_EXPORTER_OTLP_(METRICS_)?HEADERS)$" .name) }}
 {{- fail (printf "extraEnv: %s is a secret, and everyone who may read the DaemonSet could read its value; use valueFrom.secretKeyRef, or the value secret" .name) }}
@@ -165,7 +219,12 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- with .Values.kubevirt.namePattern }}{{ $_ := set $place "name_pattern" . }}{{ end }}
 {{- $_ := set $config "libvirt" (prepend (default list $config.libvirt) $place) }}
 {{- end }}
+{{- if not .Values.host.id }}
 {{- $_ := set $config "host" (dict "id_file" "/host/machine-id") }}
+{{- end }}
+{{- if include "barograph.nodeEndpoint" . }}
+{{- $_ := unset $config.otlp "endpoint" }}
+{{- end }}
 {{- $_ := set $config "state_directory" "/var/lib/barograph" }}
 {{- if not .Values.state.path }}
 {{- $_ := set $config "spool" (merge (dict "mode" "none") (default dict $config.spool)) }}
@@ -187,7 +246,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- $service := printf "%s.%s.svc" (include "barograph.fullname" .) .Release.Namespace }}
 {{- $hosts := concat (list $service (printf "%s.cluster.local" $service)) .Values.web.allowedHosts }}
-{{- $_ := set $config "web" (dict "listen" (printf "%s:%d" .Values.web.address (int .Values.web.port)) "allowed_hosts" $hosts) }}
+{{- $_ := set $config "web" (dict "listen" (printf "%s:%d" (include "barograph.webAddress" .) (int .Values.web.port)) "allowed_hosts" $hosts) }}
 {{- $_ := set $config "shutdown" (dict "deadline" (printf "%ds" (int .Values.shutdownDeadlineSeconds))) }}
 {{- toYaml $config }}
 {{- end }}
@@ -212,8 +271,20 @@ seLinuxOptions: {{ toJson . }}
 {{- define "barograph.env" -}}
 - name: BAROGRAPH_CONFIG
   value: /etc/barograph/barograph.yaml
-- name: BAROGRAPH_HOST__NAME # the pod's own name is not the host's
+- name: NODE_NAME
   valueFrom: {fieldRef: {fieldPath: spec.nodeName}}
+- name: HOST_IP # for a backend on the node, such as a Collector
+  valueFrom: {fieldRef: {fieldPath: status.hostIP}}
+- name: BAROGRAPH_HOST__NAME # the pod's own name is not the host's
+  value: $(NODE_NAME)
+{{- with .Values.host.id }}
+- name: BAROGRAPH_HOST__ID
+  value: {{ . | quote }}
+{{- end }}
+{{- with include "barograph.nodeEndpoint" . }}
+- name: BAROGRAPH_OTLP__ENDPOINT
+  value: {{ . | quote }}
+{{- end }}
 {{- with .Values.extraEnv }}
 {{ toYaml . }}
 {{- end }}
@@ -221,7 +292,9 @@ seLinuxOptions: {{ toJson . }}
 
 {{- define "barograph.volumeMounts" -}}
 - {name: config, mountPath: /etc/barograph, readOnly: true}
+{{- if not .Values.host.id }}
 - {name: machine-id, mountPath: /host/machine-id, readOnly: true}
+{{- end }}
 - {name: state, mountPath: /var/lib/barograph}
 {{- if .Values.secret.existingSecret }}
 - {name: secret, mountPath: /etc/barograph-secret, readOnly: true}
