@@ -189,6 +189,14 @@ def to(kafka: RealKafka, topics: Sequence[str]) -> dict[str, object]:
     }
 
 
+def topics_of(kafka: RealKafka, folder: Path) -> tuple[str, str]:
+    """Create the topics of a test, and return those of samples and states."""
+    topics = (f"{folder.name}.samples", f"{folder.name}.states")
+    for topic in (*topics, f"{folder.name}.memory"):
+        kafka.create_topic(topic)
+    return topics
+
+
 def documents(kafka: RealKafka, topic: str) -> list[dict[str, Any]]:
     """Return what a topic holds, decoded."""
     return [json.loads(each.value) for each in consume(kafka.bootstrap, [topic])]
@@ -244,5 +252,5 @@ def make_directory(path: Path, user: int) -> Path:
 
 __all__ = [
     "ADDRESS", "AGENTS_USER", "NAME", "QEMUS_USER", "Release", "as_user", "documents",
-    "make_directory", "of_vm", "on_this_machine", "qemu", "release", "state_of", "to",
+    "make_directory", "of_vm", "on_this_machine", "qemu", "release", "state_of", "to", "topics_of",
 ]  # fmt: skip

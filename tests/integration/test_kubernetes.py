@@ -1,10 +1,10 @@
 """The chart on a real node, with real QEMUs and guests, a real Kafka and a real Prometheus."""
 
+import json
 import os
 import shutil
 import signal
 import time
-from collections.abc import Generator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -24,25 +24,20 @@ from tests.integration.pods import (
     on_this_machine,
     state_of,
     to,
+    topics_of,
 )
-from tests.lab import qemu
-from tests.lab.kafka import RealKafka, consume, real_kafka
+from tests.lab import helm, qemu
+from tests.lab.kafka import RealKafka, consume
 from tests.lab.kubernetes import Node
 from tests.lab.observer import Observer
+from tests.lab.openshift import CHARTS, RESTRICTED, openshift
+from tests.lab.process import free_port, listens
 from tests.lab.prometheus import prometheus
-from tests.lab.sim import simulated
 
 pytestmark = [pytest.mark.guest, pytest.mark.alone, pytest.mark.timeout(300)]
 
 WITHIN_S = 60.0
 """The promise: samples and metrics that soon after `helm install`."""
-
-
-def topics_of(pods_kafka: RealKafka, folder: Path) -> tuple[str, str]:
-    topics = (f"{folder.name}.samples", f"{folder.name}.states")
-    for topic in (*topics, f"{folder.name}.memory"):
-        pods_kafka.create_topic(topic)
-    return topics
 
 
 def test_three_values_bring_samples_to_kafka_and_metrics_to_prometheus_within_a_minute(
@@ -249,108 +244,68 @@ def test_whose_sockets_they_are_decides_who_the_agent_must_be(
         )
 
 
-@pytest.fixture
-def own_pods_kafka(node: Node, folder: Path) -> Generator[RealKafka]:
-    """A broker for one test to harm."""
-    with real_kafka(folder / "kafka", host=ADDRESS) as broker:
-        yield broker
-
-
-def outage(released: Release, folder: Path, kafka: RealKafka, seconds: float) -> None:
+def test_in_the_nodes_network_without_a_machine_id_it_sends_to_the_nodes_own_collector(
+    node: Node, released: Release, folder: Path
+) -> None:
     sockets = make_directory(folder / "run" / "vm", AGENTS_USER)
-    topics = topics_of(kafka, folder)
+    port = free_port()
     with (
-        qemu.guest(sockets, "g0", command=as_user(AGENTS_USER)) as vm,
-        Observer([vm.truth], folder) as observer,
+        qemu.idle(sockets, "vm", command=as_user(AGENTS_USER)),
+        prometheus(folder / "prometheus", host=ADDRESS) as metrics,
     ):
         released.install(
             {
-                "sockets": {"directory": str(sockets)},
-                "config": {"kafka": to(kafka, topics), "polling": {"interval": "1s"}},
                 **on_this_machine(folder),
+                "sockets": {"directory": str(sockets)},
+                "host": {"id": "eu-1.$(NODE_NAME)", "machineIdFile": str(folder / "no-machine-id")},
+                "hostNetwork": True,
+                "hostAliases": [{"ip": "192.0.2.7", "hostnames": ["kafka-1.example.net"]}],
+                "web": {"port": port},
+                "config": {
+                    "otlp": {"endpoint": metrics.otlp.replace(ADDRESS, "$(HOST_IP)"), "interval": "1s"}
+                },
             }
         )
-        released.wait(lambda: len(documents(kafka, topics[0])) >= 3, "three samples")
-        since_s = int(time.time())
 
-        kafka.kill()
-        until_s = time.monotonic() + seconds
-        degraded = False
-        while time.monotonic() < until_s:
-            assert released.web("/readyz")[0] == 200
-            assert (released.restarts, released.ready) == (0, True)
-            degraded = degraded or '"degraded"' in released.web("/healthz")[1]
-            time.sleep(1)
-        waiting = [
-            float(line.split()[-1])
-            for line in released.web("/metrics")[1].splitlines()
-            if line.startswith("barograph_queue_size") and "kafka.samples" in line
-        ]
-        assert degraded
-        assert waiting
-        assert waiting[0] >= seconds - 20
-        back_s = int(time.time())
-        kafka.start()
-        released.wait(
-            lambda: any(each["last_update"] > back_s for each in documents(kafka, topics[0])),
-            "what came after",
-            90,
-        )
-        shown = observer.stop()[vm.truth]
+        def in_prometheus() -> bool:
+            return {each["metric"].get("host_id") for each in metrics.query("target_info")} == {"eu-1.node-1"}
 
-    records = once_each(consume(kafka.bootstrap, [topics[0]]))
-    arrived = [each["last_update"] for each in of_vm(records, "g0")]
-    during = [each.last_update_s for each in shown if since_s <= each.last_update_s <= back_s]
-    assert len(during) > seconds * 0.8
-    assert [at_s for at_s in during if at_s not in arrived] == []
-    print(f"Kafka away for {seconds} s: {len(during)} samples waited, all arrived, no restart, always ready")
+        released.wait(in_prometheus, "the node's id in Prometheus")
+        assert released.pod["status"]["podIP"] == ADDRESS
+        assert listens(port, "127.0.0.1")
+        assert not listens(port, ADDRESS)  # where no NetworkPolicy applies
+        names = Path(f"/proc/{released.pid}/root/etc/hosts").read_text()
+        assert "192.0.2.7\tkafka-1.example.net" in names
+        assert (released.restarts, released.ready) == (0, True)
 
 
-@pytest.mark.long
-@pytest.mark.timeout(400)
-def test_a_kafka_that_is_away_restarts_nothing_and_costs_nothing(
-    released: Release, folder: Path, own_pods_kafka: RealKafka
-) -> None:
-    outage(released, folder, own_pods_kafka, 40)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(900)
-def test_a_kafka_that_is_away_for_five_minutes_restarts_nothing_and_costs_nothing(
-    released: Release, folder: Path, own_pods_kafka: RealKafka
-) -> None:
-    outage(released, folder, own_pods_kafka, 300)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(600)
-def test_what_a_hundred_vms_at_ten_seconds_cost(
-    released: Release, folder: Path, pods_kafka: RealKafka
+def test_on_openshift_its_own_constraints_let_its_pods_in_and_no_others(
+    node: Node, released: Release, folder: Path
 ) -> None:
     sockets = make_directory(folder / "run" / "vm", AGENTS_USER)
-    topics = topics_of(pods_kafka, folder)
-    with simulated(sockets, vms=100), prometheus(folder / "prometheus", host=ADDRESS) as metrics:
-        for path in sockets.glob("*.qmp"):
-            os.chown(path, AGENTS_USER, AGENTS_USER)
-        released.install(
-            {
-                "sockets": {"directory": str(sockets)},
-                "config": {"kafka": to(pods_kafka, topics), "otlp": {"endpoint": metrics.otlp}},
-                **on_this_machine(folder),
-            }
-        )
-        released.wait(
-            lambda: list(released.states().values()).count(("reporting", "advancing")) == 100, "100 reporting"
-        )
-        before_s, begun_s = released.cpu_s(), time.monotonic()
-        time.sleep(120)
-        used = (released.cpu_s() - before_s) / (time.monotonic() - begun_s)
-        resident, most, group = released.memory_mib()
+    values = {**on_this_machine(folder), "sockets": {"directory": str(sockets)}}
+    template = helm.one(helm.render_with(values), "DaemonSet")["spec"]["template"]["spec"]
+    del template["priorityClassName"]
 
-        print(
-            f"100 VMs at 10 s: {used * 1000:.0f}m CPU, {resident:.0f} MiB resident, {most:.0f} at most, "
-            f"{group:.0f} MiB in the container's cgroup"
-        )
-        assert released.restarts == 0
-        assert used < 0.1  # the request
-        assert most < 128  # the request
+    def refusal(**changed: object) -> str:
+        pod = {**template, **changed}
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": pod}
+        words = ("create", "--dry-run=server", "--filename=-", "--namespace", released.namespace)
+        try:
+            node.kubectl(*words, stdin=json.dumps(pod))
+        except RuntimeError as error:
+            return str(error)
+        return ""
+
+    with openshift(node, released.namespace), qemu.idle(sockets, "vm", command=as_user(AGENTS_USER)):
+        released.wait(lambda: RESTRICTED in refusal(serviceAccountName="default"), "the policy's refusal")
+
+        constraints = {"openshift": {"securityContextConstraints": {"create": True}}}
+        released.install({**values, **constraints})
+
+        released.wait(lambda: released.states().get("vm.qmp", ("",))[0] == "waiting", "the VM's state")
+        assert "1 of 1 agents are ready" in released.helm("test", "barograph", "--logs")
+        assert refusal() == ""
+        assert RESTRICTED in refusal(serviceAccountName="default")
+        released.wait(lambda: CHARTS in refusal(hostNetwork=True), "the refusal of a host network")
+        released.end()

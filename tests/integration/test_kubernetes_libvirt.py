@@ -47,12 +47,16 @@ def user_of(released: Release) -> Sequence[str]:
     return (fields["Uid"].split()[1], fields["CapEff"].strip("0"), fields["CapBnd"].strip("0"))
 
 
+@pytest.mark.parametrize("socket", ["libvirt-sock", "virtqemud-sock"], ids=["monolithic", "modular"])
 def test_the_libvirt_of_a_node_is_watched_as_nobody_by_its_read_only_socket(
-    released: Release, folder: Path, pods_kafka: RealKafka
+    released: Release, folder: Path, pods_kafka: RealKafka, socket: str
 ) -> None:
-    with libvirtd(folder, "one") as daemon:
+    with libvirtd(folder, "one", socket_name=socket) as daemon:
         uuid = daemon.domain("g", period_s=1).uuid
-        preset = {"preset": "libvirt", "libvirt": {"directory": str(daemon.runtime)}}
+        place: dict[str, object] = {"directory": str(daemon.runtime)}
+        if socket != "libvirt-sock":  # which is the chart's default
+            place["socket"] = daemon.socket_ro.name
+        preset = {"preset": "libvirt", "libvirt": place}
 
         samples, _ = install(released, folder, pods_kafka, preset)
 
