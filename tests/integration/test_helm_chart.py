@@ -23,9 +23,6 @@ VALUES = [*helm.CI, *helm.EXAMPLES]
 KUBERNETES = ("1.25", "1.35", "1.36", "1.37")
 """The oldest that the chart is for (`kubeVersion`), and the three newest."""
 
-OF_OTHERS = ("monitoring.coreos.com/v1", "security.openshift.io/v1")
-"""APIs that are not Kubernetes' own."""
-
 SOCKETS = {"sockets": {"directory": "/run/vm"}}
 
 USERS = {"kubevirt": 107, "libvirt": 65534}
@@ -134,7 +131,7 @@ def test_the_manifests_are_valid_for_this_version_of_kubernetes(
         if version == "1.25" and helm.named(values) == "apparmor":
             continue
         for manifest in helm.render("--values", values, "--kube-version", version):
-            if manifest["apiVersion"] not in OF_OTHERS:
+            if manifest["apiVersion"] not in helm.OF_OTHERS:
                 kubernetes_validate.validate(manifest, version, strict=True)
 
 

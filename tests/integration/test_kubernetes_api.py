@@ -14,7 +14,8 @@ pytestmark = [pytest.mark.alone, pytest.mark.long, pytest.mark.timeout(300)]
 
 @pytest.mark.parametrize("values", [*helm.CI, *helm.EXAMPLES], ids=helm.named)
 def test_the_real_api_server_takes_the_manifests(node: Node, values: Path) -> None:
-    manifests = [each for each in helm.render("--values", values) if "monitoring" not in each["apiVersion"]]
+    rendered = helm.render("--values", values)
+    manifests = [each for each in rendered if each["apiVersion"] not in helm.OF_OTHERS]
     node.ensure_namespace("barograph")
 
     said = node.kubectl(
@@ -34,6 +35,8 @@ NOT_NON_ROOT = "runAsNonRoot != true"
 CAPABILITIES = "unrestricted capabilities"
 KIND = "restricted volume types"
 SE_LINUX = "seLinuxOptions"
+NETWORK = "host namespaces"
+PORT = "hostPort"
 PREPARES = {KIND, ROOT, NOT_NON_ROOT, CAPABILITIES}
 
 
@@ -54,8 +57,9 @@ PREPARES = {KIND, ROOT, NOT_NON_ROOT, CAPABILITIES}
             {HOST_PATH, SE_LINUX},
             {KIND, SE_LINUX},
         ),
+        ({"hostNetwork": True, "state": {"path": ""}}, {HOST_PATH, NETWORK, PORT}, {KIND, NETWORK, PORT}),
     ],
-    ids=["default", "in memory", "not prepared", "root", "several users", "SELinux"],
+    ids=["default", "in memory", "not prepared", "root", "several users", "SELinux", "host network"],
 )
 def test_each_pod_security_level_misses_what_the_docs_say_and_no_more(
     node: Node, values: dict[str, object], baseline: set[str], restricted: set[str]
@@ -72,7 +76,9 @@ def test_each_pod_security_level_misses_what_the_docs_say_and_no_more(
                 "apply", "--dry-run=server", "--filename=-", "--namespace", level, stdin=json.dumps(pod)
             )
         except RuntimeError as error:
-            return set(re.findall(r"(?:: |, )([a-zA-Z][\w !=]*?) \((?:volume|container|pod)", str(error)))
+            return set(
+                re.findall(r"(?:: |, )([a-zA-Z][\w !=]*?) \((?:volume|container|pod|hostNetwork)", str(error))
+            )
         return set()
 
     assert missed("baseline") == baseline

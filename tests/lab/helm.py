@@ -20,6 +20,9 @@ CI = sorted((CHART / "ci").glob("*-values.yaml"))
 KUBERNETES = "1.37"
 """What is rendered for: a Helm that was not released thinks of a Kubernetes that the chart is not for."""
 
+OF_OTHERS = ("monitoring.coreos.com/v1", "security.openshift.io/v1")
+"""APIs of the chart's manifests that are not Kubernetes' own."""
+
 EXAMPLES = sorted((CHART / "examples").glob("*/values.yaml"))
 _AS_ONE = ("--namespace", "barograph", "--kube-version", KUBERNETES)
 
