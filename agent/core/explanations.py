@@ -22,8 +22,8 @@ _BY_REASON: Mapping[str, Explanation] = {
     LinkFault.MISSING: Explanation(
         State.GONE,
         (
-            "the socket does not exist, because QEMU quit or the directory was removed; or the agent now"
-            " refuses the path of the socket; with libvirt: the domain is not running"
+            "QEMU quit, the socket or its directory was removed, or the agent now refuses the path;"
+            " with libvirt: the domain is not running"
         ),
         "nothing; if QEMU still runs, see the log line `monitor refused` for this path",
     ),
@@ -40,8 +40,8 @@ _BY_REASON: Mapping[str, Explanation] = {
     Reason.FIRST_ATTEMPT: Explanation(
         State.CONNECTING,
         (
-            "no answer yet; after `duplicate`: the agent observes this VM here now, and waits for its first"
-            " update"
+            "no answer yet; after `duplicate`: the agent now observes the VM at this path, and"
+            " waits for its first update"
         ),
         "wait for a second, or for one polling interval",
     ),
@@ -56,11 +56,14 @@ _BY_REASON: Mapping[str, Explanation] = {
             "two monitors of one VM match the globs, the VM migrates within the host, or the uuid was cloned;"
             " the detail names the other path"
         ),
-        "narrow the globs, or give the clone its own uuid; a migration needs nothing",
+        "narrow the globs, or give the clone its own uuid; during a migration, nothing",
     ),
     LinkFault.SILENT: Explanation(
         State.NO_GREETING,
-        "another client uses the monitor, QEMU hangs, or this is not QMP, but a guest agent or HTTP API",
+        (
+            "another client uses the monitor, QEMU hangs, or the socket is not a QMP monitor (but a"
+            " guest agent or HTTP API)"
+        ),
         "give the agent its own monitor: a second `-qmp`; match only QMP monitors in the globs",
     ),
     LinkFault.BUSY: Explanation(
@@ -102,7 +105,7 @@ _BY_REASON: Mapping[str, Explanation] = {
     ),
     LinkFault.FLOODING: Explanation(
         State.UNREACHABLE,
-        "the peer sends more events than any VM does; the detail names the most frequent one",
+        "the peer sends more events than a VM normally does; the detail names the most frequent one",
         "find out which program created this socket",
     ),
     LinkFault.PROTOCOL: Explanation(
@@ -139,16 +142,19 @@ _BY_REASON: Mapping[str, Explanation] = {
     Reason.NO_UPDATE_YET: Explanation(
         State.WAITING,
         "`last-update` is 0",
-        "wait until the guest has booted, or load virtio_balloon in it; some guests (FreeBSD) send none",
+        (
+            "wait until the guest has booted, or load virtio_balloon in it; some guests (FreeBSD) send"
+            " no updates"
+        ),
     ),
     Reason.REBOOTED: Explanation(
         State.WAITING,
-        "the VM was reset, no update since",
-        "wait for the boot; then as for `no_update_yet`",
+        "no update since the VM was reset",
+        "wait until the guest has booted; if no update follows, see `no_update_yet`",
     ),
     Reason.ALL_UNSET: Explanation(
         State.EMPTY,
-        "the driver answers without any value",
+        "the balloon driver answers, but sends no statistics",
         "Windows: start the balloon service (blnsvr)",
     ),
     Reason.NO_ADVANCE: Explanation(
