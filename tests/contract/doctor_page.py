@@ -27,13 +27,13 @@ sudo -u barograph barograph doctor
 Run it as the agent's user, because permissions differ from user to user. Without `--config` and
 `BAROGRAPH_CONFIG` it reads `/etc/barograph/barograph.yaml`, if there is one.
 
-- **The agent runs:** the states of the VMs are those that the agent reports, and no monitor is connected
-  to.
-- **No agent runs:** each monitor is read once, and left within 100 ms. A monitor that other clients wait
-  for is not connected to. If a process has locked the state directory but does not answer, no monitor is
-  connected to.
-- **`--pre`:** for a host on which nothing is installed yet. No VM is connected to, no agent is expected,
-  and its port must be free.
+- **The agent is running:** the command gets the states of the VMs from the agent, and connects to no
+  monitor.
+- **No agent is running:** the command connects to each monitor once, and disconnects within 100 ms. It
+  skips a monitor that other clients are waiting for. If a process has locked the state directory but does
+  not answer, it connects to no monitor.
+- **`--pre`** is for a host before the installation. The command connects to no VM, expects no running agent,
+  and checks that the agent's port is free.
 
 | mark | without UTF-8, or with `NO_COLOR` | level | what it means |
 | --- | --- | --- | --- |
@@ -43,12 +43,12 @@ Run it as the agent's user, because permissions differ from user to user. Withou
 
 The exit code is 0 if nothing failed, 1 if a check failed (with `--fail-on warning`: also if there is a
 warning), and 2 if the command line is invalid. The output has 80 columns and no colors; `-o json` prints
-the same as one document. Of one check {SHOWN_MAX} findings are listed, and the rest is counted. Names and
-answers of other programs are cut, and secrets are replaced.
+the same as one document. The output lists at most {SHOWN_MAX} findings of each check, and how many more there
+are. It shortens names and answers of other programs, and replaces secrets.
 
-## A report
+## A bundle for a bug report
 
-`barograph doctor --bundle FILE` also writes an archive (`.tar.gz`) with what a report of a problem needs.
+`barograph doctor --bundle FILE` also writes an archive (`.tar.gz`) with the files that a bug report needs.
 Only its owner can read it, and an existing file is not overwritten. `--dry-run` lists its files and writes
 nothing.
 
@@ -59,7 +59,7 @@ nothing.
 - `journal.txt`: the last lines of the agent's log, if this user may read the journal
 
 Passwords, tokens and headers are replaced in all of them. The names, uuids, labels and statistics of VMs are
-not: look at the archive before you pass it on.
+not: check the archive before you share it.
 """
 
 

@@ -33,23 +33,23 @@ AGENT_CHECKS: Mapping[Code, Check] = {
         Category.STATE,
         "the file system keeps files and their locks",
         (
-            "a file system in memory loses the records at a reboot; one of the network may not "
-            "lock files between hosts"
+            "a file system in memory loses the records at a reboot; a network file system may not"
+            " lock files between hosts"
         ),
         "use a local disk for `state_directory`",
     ),
     Code.STATE_SPACE: Check(
         Category.STATE,
         "there is space for the spool",
-        "the file system has less free space than the spool may still take (`spool.size`)",
+        "the file system has less free space than the spool may still use (`spool.size`)",
         "free space, lower `spool.size`, or use another directory",
     ),
     Code.STATE_LOCK: Check(
         Category.STATE,
         "the lock of the directory is free, or held by the agent",
         (
-            "a process has locked the directory, but the agent does not answer: a command, or an "
-            "agent that hangs"
+            "a process has locked the directory, but no agent answers: it is another command, or an"
+            " agent that hangs"
         ),
         "look at the process; end it if it should not run",
     ),
@@ -57,8 +57,8 @@ AGENT_CHECKS: Mapping[Code, Check] = {
         Category.STATE,
         "the spool is intact",
         (
-            "the file of the spool is damaged, of another program or of another version of the agent, or its "
-            "rows contradict each other"
+            "the spool file is damaged or inconsistent, or was written by another program or"
+            " another version of the agent"
         ),
         "see [Spool problems](operations.md#spool-problems)",
     ),
@@ -70,14 +70,14 @@ AGENT_CHECKS: Mapping[Code, Check] = {
     ),
     Code.LIMIT_FILES: Check(
         Category.LIMITS,
-        "enough file descriptors",
+        "there are enough file descriptors",
         "each VM needs a descriptor, and the hard limit (RLIMIT_NOFILE) is lower than what the VMs need",
         "raise `LimitNOFILE` in the unit, or `ulimit -n`",
     ),
     Code.LIMIT_MEMORY: Check(
         Category.LIMITS,
-        "enough memory",
-        "the cgroup limits memory to less than the agent takes for this number of VMs and its buffers",
+        "there is enough memory",
+        "the cgroup limits memory to less than the agent needs for this number of VMs and its buffers",
         "raise the memory limit of the unit or the container, or lower `buffer.size`",
     ),
     Code.CLOCK_SYNCHRONIZED: Check(
@@ -92,7 +92,7 @@ AGENT_CHECKS: Mapping[Code, Check] = {
     Code.TIME_LIMIT: Check(
         Category.LIMITS,
         "every check ended in time",
-        "the checks of a category did not end in time, such as on a file system that hangs",
+        "the checks of a category did not end in time, for example because a file system hangs",
         "run the command again; if it happens again, look at the disk or the network that the category uses",
     ),
     Code.WEB_PORT: Check(
@@ -105,7 +105,7 @@ AGENT_CHECKS: Mapping[Code, Check] = {
     Code.AGENT_RUNNING: Check(
         Category.AGENT,
         "the agent answers",
-        "nothing answers on `web.listen`, or not as an agent does",
+        "nothing answers on `web.listen`, or the answer is not that of an agent",
         "start the agent (`systemctl start barograph`), and see its log",
         When.AFTER,
     ),
@@ -119,14 +119,17 @@ AGENT_CHECKS: Mapping[Code, Check] = {
     Code.AGENT_HEALTHY: Check(
         Category.AGENT,
         "every component of the agent is ok",
-        "a component is degraded; the detail has its reason",
+        "a component is degraded; the detail gives the reason",
         "follow the reason; see [operations.md](operations.md#spool-problems) for the spool",
         When.AFTER,
     ),
     Code.AGENT_VERSION: Check(
         Category.AGENT,
-        "the agent has the version of this command",
-        "the running agent is of another version than this command, such as after an upgrade",
+        "the agent and this command have the same version",
+        (
+            "the running agent has another version than this command, for example after an upgrade"
+            " without a restart"
+        ),
         "restart the agent",
         When.AFTER,
     ),

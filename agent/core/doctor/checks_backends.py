@@ -27,10 +27,10 @@ BACKEND_CHECKS: Mapping[Code, Check] = {
     ),
     Code.LIBVIRT_PERMISSION: Check(
         _LIBVIRT,
-        "this user may connect as the policy needs it",
+        "this user has the permissions on libvirt that the policy needs",
         (
-            "the socket, or polkit, does not allow this user to manage VMs; the policies `fill` "
-            "and `enforce` set the interval"
+            "the policies `fill` and `enforce` set the polling interval, but the socket or polkit"
+            " does not allow this user to manage VMs"
         ),
         "add the agent's user to the group `libvirt`, add a rule for polkit, or use `policy: observe`",
     ),
@@ -49,14 +49,17 @@ BACKEND_CHECKS: Mapping[Code, Check] = {
     Code.BROKER_TLS: Check(
         _KAFKA,
         "TLS with the brokers works",
-        "the certificate is not trusted, not valid now, or of another name; or one side does not use TLS",
+        (
+            "the certificate is not trusted, has expired or is not valid yet, or has another name; or"
+            " one side does not use TLS"
+        ),
         "correct `kafka.tls`, or the certificate of the broker",
     ),
     Code.BROKER_PROTOCOL: Check(
         _KAFKA,
         "the bootstrap servers are Kafka brokers",
-        "the peer does not answer as a broker does, such as a listener with TLS or a login",
-        "use the port of a broker, and set `kafka.tls` and `kafka.sasl` as its listener needs them",
+        "the peer does not answer like a Kafka broker; it may be a listener that requires TLS or a login",
+        "use the port of a broker, and set `kafka.tls` and `kafka.sasl` if its listener requires them",
     ),
     Code.BROKER_LOGIN: Check(
         _KAFKA,
@@ -73,7 +76,7 @@ BACKEND_CHECKS: Mapping[Code, Check] = {
     Code.TOPIC_EXISTS: Check(
         _KAFKA,
         "the topics exist",
-        "a topic of the settings does not exist",
+        "a topic in the configuration does not exist",
         "`barograph topics create`",
     ),
     Code.TOPIC_LEADERS: Check(
@@ -97,31 +100,31 @@ BACKEND_CHECKS: Mapping[Code, Check] = {
     Code.TOPIC_PARTITIONS: Check(
         _KAFKA,
         "the topics have enough partitions",
-        "readers share a topic by its partitions",
+        "the number of partitions limits how many readers can share a topic",
         "use more partitions ([kafka.md](kafka.md))",
     ),
     Code.TOPIC_REPLICAS: Check(
         _KAFKA,
-        "the partitions have replicas",
+        "each partition has more than one replica",
         "the loss of one broker loses records",
         "use a cluster of at least three brokers, and three replicas",
     ),
     Code.TOPIC_IN_SYNC: Check(
         _KAFKA,
-        "min.insync.replicas suits the replicas",
+        "min.insync.replicas fits the number of replicas",
         "records are refused, or acknowledged ones can be lost",
         "set `min.insync.replicas` to one fewer than the replicas",
     ),
     Code.TOPIC_RETENTION: Check(
         _KAFKA,
         "the topics keep records for longer than the spool",
-        "Kafka can delete a record of the spool before readers see it",
+        "Kafka may delete a record that was in the spool for a long time before readers see it",
         "raise `retention.ms` above `spool.age`",
     ),
     Code.TOPIC_RETENTION_BYTES: Check(
         _KAFKA,
         "the size of a partition is not limited",
-        "a full partition loses records before `retention.ms`",
+        "a partition that reaches the size limit loses records before `retention.ms`",
         "set `retention.bytes` to -1",
     ),
     Code.TOPIC_CLEANUP: Check(
@@ -169,7 +172,10 @@ BACKEND_CHECKS: Mapping[Code, Check] = {
     Code.OTLP_TLS: Check(
         _OTLP,
         "TLS with the backend works",
-        "the certificate is not trusted, not valid now, or of another name; or the port has no TLS",
+        (
+            "the certificate is not trusted, has expired or is not valid yet, or has another name; or"
+            " the port does not use TLS"
+        ),
         "correct `otlp.tls`, the URL, or the certificate of the backend",
     ),
     Code.OTLP_LOGIN: Check(
@@ -181,7 +187,7 @@ BACKEND_CHECKS: Mapping[Code, Check] = {
     Code.OTLP_ACCEPTED: Check(
         _OTLP,
         "the backend accepts metrics",
-        "a request without metrics was refused, or there is no OTLP at this path",
+        "the backend refused an empty test request, or does not serve OTLP at this path",
         "correct the path in `otlp.endpoint`, or `otlp.protocol`",
     ),
     Code.OTLP_LOGS: Check(

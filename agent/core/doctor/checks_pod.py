@@ -28,13 +28,13 @@ POD_CHECKS: Mapping[Code, Check] = {
     Code.POD_STATE: Check(
         _POD,
         "the state directory is mounted",
-        "the directory is part of the container, so its records end with the pod",
+        "the directory is part of the container, so its records are lost when the pod ends",
         "mount `/var/lib/barograph` of the node with `hostPath`",
     ),
     Code.POD_TOKEN: Check(
         _POD,
         "no token of a service account is mounted",
-        "the agent does not use the Kubernetes API, so the token is of use only to others",
+        "the agent does not use the Kubernetes API, so the token only helps an attacker",
         "set `automountServiceAccountToken: false`",
     ),
     Code.POD_PRIVILEGES: Check(

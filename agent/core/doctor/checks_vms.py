@@ -10,18 +10,15 @@ VM_CHECKS: Mapping[Code, Check] = {
         "the configuration file can be read",
         "the file is missing, not readable by this user, not YAML, or not a mapping",
         (
-            "correct the path in `--config` or `BAROGRAPH_CONFIG`, the mode of the file, or the "
-            "line that is named"
+            "correct the path in `--config` or `BAROGRAPH_CONFIG`, the mode of the file, or the"
+            " line in the message"
         ),
     ),
     Code.CONFIG_UNKNOWN: Check(
         Category.CONFIGURATION,
         "every setting and every variable is known",
-        (
-            "a setting in the file, or a variable that begins with `BAROGRAPH_`, has a name that "
-            "this version does not have"
-        ),
-        "correct the name; [configuration.md](configuration.md) has all names",
+        ("this version does not have a setting in the file, or a variable that begins with `BAROGRAPH_`"),
+        "correct the name; [configuration.md](configuration.md) lists all settings",
     ),
     Code.CONFIG_VALID: Check(
         Category.CONFIGURATION,
@@ -30,18 +27,18 @@ VM_CHECKS: Mapping[Code, Check] = {
             "a value is invalid, two settings contradict each other, or a file that a setting "
             "names cannot be used"
         ),
-        "follow the text of the problem; the agent does not start before",
+        "follow the message; until then, the agent does not start",
     ),
     Code.CONFIG_CAUTION: Check(
         Category.CONFIGURATION,
-        "no setting needs caution",
+        "the settings give no warnings",
         "a setting works, but not as its author may expect, such as a login without encryption",
-        "follow the text of the warning; `barograph check-config` prints the same",
+        "follow the warning; `barograph check-config` prints it too",
     ),
     Code.CONFIG_OVERRIDDEN: Check(
         Category.CONFIGURATION,
         "no variable or flag overrides the file",
-        "a variable or a flag has another value than the file, and the value of the file has no effect",
+        "a variable or a flag sets another value than the file, so the value in the file has no effect",
         "remove one of the two",
     ),
     Code.SECRET_MODE: Check(
@@ -70,7 +67,7 @@ VM_CHECKS: Mapping[Code, Check] = {
     ),
     Code.HOST_ID_UNIQUE: Check(
         Category.HOST,
-        "the ID of the host is no placeholder",
+        "the ID of the host is not a placeholder",
         (
             "the ID is one that other hosts have too: all characters are the same, or it is a word "
             "such as `localhost`"
@@ -80,7 +77,7 @@ VM_CHECKS: Mapping[Code, Check] = {
     Code.HOST_NAME: Check(
         Category.HOST,
         "the host has a name of its own",
-        "the name in all records is `localhost`, or another name that every host may have",
+        "the name in all records is `localhost`, or another name that many hosts have",
         "set the hostname, or `host.name`",
     ),
     Code.SOCKETS_FOUND: Check(
@@ -97,25 +94,25 @@ VM_CHECKS: Mapping[Code, Check] = {
     ),
     Code.SOCKETS_BOUND: Check(
         Category.SOCKETS,
-        "the globs match fewer paths than the bound",
+        "the globs match no more paths than the limit",
         (
-            "a glob matches more paths than one scan reads, or a path that cannot be printed; the "
-            "rest is left out"
+            "a glob matches more paths than one scan reads, or a path with unprintable characters;"
+            " the agent ignores these"
         ),
         "narrow the glob, or rename the path ([limits.md](limits.md))",
     ),
     Code.SOCKET_OWNER: Check(
         Category.SOCKETS,
-        "no socket is the monitor of another manager",
+        "no socket is a monitor that another manager uses",
         "the socket is the monitor that libvirt, Incus or another manager uses: the agent does not connect",
         "give QEMU a second monitor, or use `--libvirt`",
     ),
     Code.SOCKET_LINK: Check(
         Category.SOCKETS,
-        "no path can be redirected by other users",
+        "other users cannot redirect the path of a socket",
         (
-            "a link on the path, or a path that is no socket, could be changed by another user; "
-            "the agent refuses it"
+            "the path is not a socket, or another user can change a symbolic link in it; the agent"
+            " refuses the path"
         ),
         "use the path that the link leads to, or let root own the directory",
     ),
@@ -128,7 +125,7 @@ VM_CHECKS: Mapping[Code, Check] = {
     Code.SOCKET_LISTENER: Check(
         Category.SOCKETS,
         "each socket has a listener",
-        "a socket file is left of a QEMU process that has ended",
+        "the QEMU process has ended, and its socket file was left behind",
         "delete the file, or start the VM",
         When.AFTER,
     ),
@@ -136,8 +133,8 @@ VM_CHECKS: Mapping[Code, Check] = {
         Category.SOCKETS,
         "each monitor is free",
         (
-            "another client holds the monitor, which serves one client at a time; or QEMU hangs; "
-            "or it is no QMP monitor"
+            "another client holds the monitor, which serves one client at a time; or QEMU hangs; or"
+            " the socket is not a QMP monitor"
         ),
         "give the agent a monitor of its own: a second `-qmp` option",
         When.AFTER,
@@ -208,7 +205,10 @@ VM_CHECKS: Mapping[Code, Check] = {
     Code.VM_STATISTICS: Check(
         Category.VMS,
         "each guest fills in its statistics",
-        "updates come without any value: the driver runs, but not the service that reads the memory",
+        (
+            "updates arrive, but contain no statistics: the driver runs, but the service that collects"
+            " them does not"
+        ),
         "Windows: start the balloon service (blnsvr)",
         When.AFTER,
     ),
