@@ -71,8 +71,8 @@ def runbooks() -> str:
     head = (
         f"<!-- Generated from monitoring/alerts.yaml: `{_COMMAND}`. -->\n# Runbooks\n\n"
         "One section for each alert in `monitoring/barograph.rules.yaml`. [monitoring.md](monitoring.md) says"
-        " how to\ninstall the rules. In the texts, VM is the name of the VM, else its id or the path of its"
-        " monitor, and HOST\nis the name of the host.\n"
+        " how to\ninstall the rules. VM stands for the name of the VM; if it has none, for its id or the"
+        " path of its\nmonitor. HOST stands for the name of the host.\n"
     )
     return head + "".join(_section(alert) for alert in source()["alerts"])
 
