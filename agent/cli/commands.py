@@ -160,7 +160,10 @@ def schema(
         bool,
         typer.Option(
             "--closed",
-            help="Print the closed schema: only what this version emits. Readers need the default, open one.",
+            help=(
+                "Print the closed schema, which allows only what this version emits. Readers need"
+                " the open one, the default."
+            ),
         ),
     ] = False,
 ) -> None:

@@ -62,12 +62,12 @@ def doctor(
     ] = False,
     output: Annotated[Output, typer.Option("--output", "-o", help="Print text or JSON.")] = Output.TEXT,
     fail_on: Annotated[
-        FailOn, typer.Option("--fail-on", help="The least level for which the exit code is 1.")
+        FailOn, typer.Option("--fail-on", help="Lowest level of a finding that makes the exit code 1.")
     ] = FailOn.ERROR,
     bundle: Annotated[
         str | None,
         typer.Option(
-            "--bundle", metavar="FILE", help="Also write a new .tar.gz with what a report of a problem needs."
+            "--bundle", metavar="FILE", help="Also write the files that a bug report needs to a new .tar.gz."
         ),
     ] = None,
     dry_run: Annotated[

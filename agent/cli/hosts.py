@@ -27,7 +27,7 @@ UrlFlag = Annotated[
     typer.Option(
         "--url",
         metavar="URL",
-        help="Agent to ask, as http://host:port, in place of web.listen. Can be repeated.",
+        help="Query this agent, e.g. http://host:port, instead of web.listen. Can be repeated.",
     ),
 ]
 

@@ -35,7 +35,7 @@ from agent.spool.verify import verify as verdict
 
 commands = typer.Typer(help="Inspect the spool and manage dead letters.", no_args_is_help=True)
 letters = typer.Typer(
-    help="List, requeue or drop records that Kafka refused.",
+    help="List, requeue or drop records that were refused.",
     no_args_is_help=True,
 )
 commands.add_typer(letters, name="dead-letters")
@@ -136,7 +136,7 @@ def requeue_letters(
 ) -> None:
     """Move dead letters back to the queues. The next start sends them, marked as redelivered.
 
-    First fix the reason why Kafka refused them. The agent must not be running. Exit code 1: there is no
+    First fix the reason why they were refused. The agent must not be running. Exit code 1: there is no
     dead letter with a given number, or one is unreadable; nothing was changed.
     """
     chosen = _chosen(numbers, every)

@@ -40,14 +40,15 @@ def status(
     config: ConfigFlag = None,
     web: WebFlag = None,
     url: UrlFlag = None,
-    output: Annotated[Output, typer.Option("--output", "-o", help="Form of the output.")] = Output.TABLE,
+    output: Annotated[Output, typer.Option("--output", "-o", help="Output format.")] = Output.TABLE,
 ) -> None:
-    """Show what is wrong on this host or on others, and the VMs, worst first.
+    """Show the problems and the VMs, worst first.
 
     Sends a request to web.listen, or to each URL. docs/terminal.md lists the codes of the problems. On a
-    terminal, the table leaves out VMs without a problem that do not fit; wide shows all VMs and more columns,
-    and json the documents of the agents, one per line. Exit code 1: a VM neither reports nor is paused, gone
-    or configured not to report, or one of several agents does not answer. Exit code 3: no agent answers.
+    terminal, the table omits VMs without a problem if they do not fit; wide shows all VMs and more columns;
+    json prints the document of each agent, one per line. Exit code 1: a VM does not report, and is not
+    paused, gone or configured not to report; or one of several agents does not answer. Exit code 3: no agent
+    answers.
     """
     answers = in_loop(ask_all, places(url, config, web))
     statuses = [each.status for each in answers if each.status is not None]

@@ -72,13 +72,13 @@ def tap(
     limit: Annotated[
         int | None, typer.Option("--limit", metavar="N", min=1, help="Exit after N records.")
     ] = None,
-    output: Annotated[Output, typer.Option("--output", "-o", help="Form of the output.")] = Output.TEXT,
+    output: Annotated[Output, typer.Option("--output", "-o", help="Output format.")] = Output.TEXT,
 ) -> None:
     """Show the records of this host or of others as they are made, until Ctrl-C.
 
-    Sends requests to web.listen, or to each URL. One line each: text of at most 80 columns; wide for long
-    names and details; json for the value as Kafka gets it. Records that the agent has made before are not
-    shown. Messages about records that were skipped and agents that do not answer go to stderr. Exit code 3:
+    Sends requests to web.listen, or to each URL. Prints one line per record: text has at most 80 columns;
+    wide also has long names and details; json is the value that is sent to Kafka. Earlier records are not
+    shown. Messages about skipped records and agents that do not answer go to stderr. Exit code 3:
     no agent answers. Exit code 1: the output is closed.
     """
     asked = places(url, config, web)

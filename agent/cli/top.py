@@ -18,7 +18,7 @@ def top(
         float, typer.Option("--every", metavar="SECONDS", min=1, max=3600, help="Time between two requests.")
     ] = 2.0,
 ) -> None:
-    """Show the VMs of this host or of others live, worst first.
+    """Show a live view of the VMs, worst first.
 
     Sends a request to web.listen, or to each URL, again and again. The keys are at the bottom of the screen:
     sort, filter, pause, and one VM with its changes of state. Without color if NO_COLOR is set.

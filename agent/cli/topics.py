@@ -54,7 +54,7 @@ def check(
     principal: PrincipalFlag = None,
     output: OutputFlag = Output.TEXT,
 ) -> None:
-    """Check that the topics suit what the agent sends.
+    """Check that the topics have the right settings for the agent.
 
     Connects as the agent does, and changes nothing. Checks partitions, replicas, retention against spool.age,
     timestamps, sizes, and what the agent's user may do. Exit code 1: there are errors; 3: Kafka cannot be
@@ -102,7 +102,7 @@ def create(
         typer.Option(
             "--retention",
             metavar="DURATION",
-            help="How long to keep records; default: spool.age and 7 days.",
+            help="How long to keep records; default: 7 days more than spool.age.",
         ),
     ] = None,
     min_in_sync: Annotated[
@@ -112,7 +112,7 @@ def create(
             metavar="N",
             min=1,
             max=_REPLICAS_MAX,
-            help="Replicas that must have a record; default: one fewer than the replicas, at least 1.",
+            help="Replicas that must store a record; default: one fewer than the replicas, at least 1.",
         ),
     ] = None,
     vms: VmsFlag = None,
