@@ -104,7 +104,7 @@ class Count(StrEnum):
     LIBVIRT_LATE = "libvirt_late_results", "{call}", "Results of libvirt dropped because they came too late."
     LIBVIRT_ASIDE = (
         "libvirt_asides", "{domain}",
-        "Times a domain was missing from a bulk result, and was read on its own from then on.")
+        "Times a domain was missing from a bulk result; it is then read separately until it answers.")
     VM_FAILURES = "vm_failures", "{failure}", "Internal errors of the agent, each contained to one VM."
     QUEUED = "queued", "{record}", "Records queued for a sink, delivered or not.", (SINK,)
     CARRIED = "carried", "{record}", "Records that the previous run left in the spool.", (SINK,)
@@ -171,7 +171,12 @@ EXCLUDED = Instrument(
     Metric("barograph.vms_excluded", "{vm}", "updowncounter", "VMs that the configuration excludes.")
 )
 SPOOL_USED = Instrument(
-    Metric("barograph.spool.used", "By", "updowncounter", "Space in use, of the spool's size limit.")
+    Metric(
+        "barograph.spool.used",
+        "By",
+        "updowncounter",
+        "Space that the spool uses, as counted against its size limit.",
+    )
 )
 SPOOL_LIMIT = Instrument(Metric("barograph.spool.limit", "By", "updowncounter", "Size limit of the spool."))
 DEAD_LETTERS = Instrument(

@@ -91,11 +91,11 @@ HOST_MEMORY: tuple[HostMetric, ...] = (
          _ksm(lambda ksm: ksm.unshared_bytes)),
     _row("ksm.profit", "Memory that KSM saves, less what its own data takes; may be negative.",
          _ksm(lambda ksm: ksm.profit_bytes)),
-    _row("vms.actual", "Sum of the VMs' balloon values (actual), of the VMs where it is known.",
+    _row("vms.actual", "Sum of the balloon values (actual) of all VMs with a known value.",
          lambda event: _bytes(event.vms.actual)),
-    _row("vms.configured", "Sum of the VMs' configured memory, of the VMs where it is known.",
+    _row("vms.configured", "Sum of the configured memory of all VMs with a known value.",
          lambda event: _bytes(event.vms.configured)),
-    _row("vms.resident", "Sum of the VMs' resident memory, of the VMs where it is known.",
+    _row("vms.resident", "Sum of the resident memory of all VMs with a known value.",
          lambda event: _bytes(event.vms.resident)),
 )
 # fmt: on

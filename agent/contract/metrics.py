@@ -101,7 +101,10 @@ GUEST_METRICS: Mapping[str, Metric] = MappingProxyType(
             "qemu.vm.guest.memory.total",
             "By",
             "updowncounter",
-            "Memory managed by the guest: the VM's less the kernel's own and, on Linux, the balloon.",
+            (
+                "Memory managed by the guest: the VM's memory minus what the kernel reserves and, on"
+                " Linux, the balloon."
+            ),
         ),
         "disk_caches": Metric(
             "qemu.vm.guest.memory.caches",
@@ -205,7 +208,7 @@ STATE_REASON: Final = Metric(
     "qemu.vm.state_reason",
     "1",
     "updowncounter",
-    "1 for the state of the VM and its reason (over OTLP the series of the one before ends).",
+    "1 for the current state and reason of the VM (over OTLP, the series of the previous reason ends).",
 )
 LAST_UPDATE: Final = Metric(
     "qemu.vm.last_update",
@@ -223,7 +226,7 @@ BALLOON_ACTUAL: Final = Metric(
     "qemu.vm.balloon.actual",
     "By",
     "updowncounter",
-    "Memory of the guest as the host counts it: the VM's less the balloon.",
+    "Memory of the guest as the host counts it: the VM's memory minus the balloon.",
 )
 
 MEMORY_METRICS: Mapping[str, Metric] = MappingProxyType(
