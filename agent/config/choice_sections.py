@@ -31,7 +31,8 @@ def _pattern(written: str) -> str:
 def _path(written: str) -> str:
     if not written.startswith(("/", "*")) and "://" not in written:
         raise ValueError(
-            f"{written!r} is no path of a VM; start it with / or *, or write URI#UUID of a libvirt domain"
+            f"{written!r} is not the path of a VM; start it with / or *, or write URI#UUID of a libvirt"
+            " domain"
         )
     return written
 

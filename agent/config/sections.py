@@ -238,7 +238,7 @@ class QmpConfig(Section):
         default=128,
         description=(
             "How many readings are in flight at the same time, which limits the load after the host was "
-            "suspended. A reading without an answer for 50 ms is not counted any more."
+            "suspended. A reading is no longer counted after 50 ms without an answer."
         ),
     )
 
@@ -311,7 +311,7 @@ class WebConfig(Section):
     allowed_hosts: AllowedHosts = Field(
         default=(),
         description=(
-            "Further names under which clients may use the server, such as that of a proxy: "
+            "Other host names that clients may use for the server, such as that of a proxy: "
             "`*.example.net` means all names below it, `*` all names. Addresses, names without a dot, the "
             "names of this host and of `web.listen` are always allowed. Other names in `Host` are refused "
             "(421), since a website could make them resolve to the agent (DNS rebinding)."

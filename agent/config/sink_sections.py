@@ -66,8 +66,8 @@ class OauthConfig(Section):
     token_endpoint: TokenUrl | None = Field(
         default=None,
         description=(
-            "URL that issues tokens, `https://` except within this host. A token is used until 80 % of its "
-            "life are over, one hour at most."
+            "URL that issues tokens, `https://` except within this host. A token is used for 80 % of its "
+            "lifetime, and one hour at most."
         ),
     )
     client_id: Text | None = Field(
@@ -173,17 +173,17 @@ class KafkaConfig(Section):
     linger: Annotated[WrittenDuration, within("0s", "1m")] = Field(
         default=Duration(3 * 10**9),
         description=(
-            "Shortest time between two batches of a topic; a record after a longer pause is sent at once. "
-            "More time means fewer requests to the brokers. Applies only with a spool on disk, which keeps "
-            "the records meanwhile."
+            "Shortest time between two batches of a topic; if there was none for this long, a"
+            " record is sent at once. A longer time means fewer requests to the brokers. Applies"
+            " only with a spool on disk, which keeps the records meanwhile."
         ),
     )
     backlog_rate: Annotated[int, Field(ge=1, le=1_000_000), NotBool] = Field(
         default=200,
         description=(
-            "How many records a second of each topic are sent while a backlog is queued. Four times the rate "
-            "of new records, if that is more. A limit keeps a fleet from overloading the brokers after an "
-            "outage."
+            "How many records a second of each topic are sent while a backlog is queued. If four times the "
+            "rate of new records is more, that rate applies. The limit keeps a fleet from overloading the "
+            "brokers after an outage."
         ),
     )
 
@@ -253,8 +253,8 @@ class OtlpConfig(Section):
         default=Switch.AUTO,
         description=(
             "Whether each change of a VM's or the agent's state is sent as a log record. `auto`: if the "
-            "backend accepts logs; else the records are dropped and counted, and after 5 minutes the next "
-            "one is sent again. `true`: the backend must accept logs; the records are kept until it does. "
+            "backend accepts logs; else the records are dropped and counted, and the agent tries again "
+            "every 5 minutes. `true`: the backend must accept logs; the records are kept until it does. "
             "No logs are sent to an endpoint from `OTEL_EXPORTER_OTLP_METRICS_ENDPOINT`, which is for "
             "metrics."
         ),

@@ -181,7 +181,7 @@ def _allowed_host(written: str) -> str:
     name = written.removeprefix("*.")
     if written != "*" and (name.startswith("[") or _HOST.fullmatch(name) is None):
         raise ValueError(
-            f"{written!r} is not a name of a host; write it without scheme, port and path, e.g. "
+            f"{written!r} is not a host name; write it without scheme, port and path, e.g. "
             "node-7.example.net, or *.example.net"
         )
     return written

@@ -60,7 +60,7 @@ def announce(p: Poller, turn: Turn) -> Poller:
             else reported.verdict
         )
         if verdict.state is State.DUPLICATE and p.link.claimed:
-            detail = "the VM is observed here from now on; no update yet"
+            detail = "the agent now observes the VM at this path; no update yet"
             verdict = Verdict(State.CONNECTING, Reason.FIRST_ATTEMPT, detail)
     if reported is None or _differ(reported.verdict, verdict):
         p = _report(p, verdict, turn, heartbeat=False)
@@ -123,7 +123,7 @@ def _end_excluded(p: Poller, turn: Turn) -> Poller:
             p = replace(p, process=replace(p.process, identity=identity))
         if p.before is not None:
             p = replace(p, before=replace(p.before, state=State.GONE))
-        detail = f"{p.decision.why}; the agent does not observe it any more"
+        detail = f"{p.decision.why}; the agent no longer observes the VM"
         p = _report(p, Verdict(State.GONE, Reason.EXCLUDED, detail), turn, heartbeat=False)
     turn.do(Disclaim())
     return _retire(p, turn)

@@ -26,7 +26,7 @@ def mistakes_in_names(names: Collection[str]) -> Iterator[str]:
     for name in names:
         if _NAME.fullmatch(name) is None or len(name) > NAME_MAX_CHARACTERS:
             yield (
-                f"{printable(name, NAME_MAX_CHARACTERS)!r} is not a name of a label; use 1 to "
+                f"{printable(name, NAME_MAX_CHARACTERS)!r} is not a label name; use 1 to "
                 f"{NAME_MAX_CHARACTERS} letters, digits, underscores and dots, and start with a letter"
             )
         other = known.setdefault(name.replace(".", "_"), name)
@@ -49,7 +49,7 @@ def mistakes_in_pattern(pattern: str) -> Iterator[str]:
 def mistake_in_value(value: str) -> str | None:
     """Return what is wrong with a configured value, and what to do; `None`: nothing."""
     if not value or len(value) > VALUE_MAX_CHARACTERS or not value.isprintable():
-        return f"not the value of a label; use 1 to {VALUE_MAX_CHARACTERS} printable characters"
+        return f"not a label value; use 1 to {VALUE_MAX_CHARACTERS} printable characters"
     return None
 
 

@@ -269,7 +269,7 @@ class Examination:
         found = Findings()
         found.passed(Code.TIME_LIMIT)
         for category in self._late:
-            detail = f"the checks did not end within {self._time_limit_s:g} s, and nothing is shown of them"
+            detail = f"the checks did not end within {self._time_limit_s:g} s, so their results are missing"
             found.error(Code.TIME_LIMIT, category, detail)
         return found
 

@@ -203,7 +203,7 @@ class Connection:
     def _domain(self, path: str, uuid: str) -> Any:
         handle = self._domains.get(uuid)
         if handle is None:
-            raise LibvirtUnreachable(path, LinkFault.MISSING, "libvirt has no such domain running")
+            raise LibvirtUnreachable(path, LinkFault.MISSING, "libvirt has no running domain with this uuid")
         return handle
 
     def close(self) -> None:
@@ -298,7 +298,7 @@ class _ShortPath:
             status = os.fstat(self._descriptor)
             if (status.st_dev, status.st_ino) != (expected.mark.device, expected.mark.inode):
                 os.close(self._descriptor)
-                raise OSError(f"{expected.path} is another socket than the one that was found")
+                raise OSError(f"{expected.path} is not the socket that was found")
             self.uri = f"{self.uri.partition('?')[0]}?socket=/proc/self/fd/{self._descriptor}"
         elif socket is not None and len(socket.encode()) > 107:
             folder, name = os.path.split(socket)

@@ -291,7 +291,7 @@ class KeptConnection:
             raise self._disconnected(path)
         found = self._domains.get(uuid)
         if found is None:
-            why = self._why_ended.get(uuid, "libvirt has no such domain running")
+            why = self._why_ended.get(uuid, "libvirt has no running domain with this uuid")
             raise LibvirtUnreachable(path, LinkFault.MISSING, why)
         link = DomainLink(path, self._mark(found), found, self)
         self._links[uuid] = link
@@ -398,7 +398,7 @@ def _unexpected(uri: str, error: BaseException) -> str:
         error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
     *_, frame = traceback.extract_tb(error.__traceback__)
     name, place = type(error).__name__, f"{os.path.basename(frame.filename)}:{frame.lineno} {frame.name}"
-    detail = "a bug of the agent, or the host has no threads or memory left; the connection is made again"
+    detail = "a bug in the agent, or the host is out of threads or memory; the agent reconnects"
     log.error("libvirt failed", uri=uri, error=name, place=place, detail=detail)
     return f"unexpected {name}; see the log"
 

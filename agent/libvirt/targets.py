@@ -58,7 +58,7 @@ def mistakes(uri: str) -> Iterator[str]:
     elif parts.scheme != "test" and parts.path not in _DAEMONS:
         yield f"{uri!r} has neither the path /system nor /session; {example}"
     elif parts.fragment or "#" in uri:
-        yield f"{uri!r} has a fragment: remove it, from the # on"
+        yield f"{uri!r} has a fragment; remove the # and what follows it"
     elif any(not each.startswith("/") for each in parse_qs(parts.query).get("socket", ())):
         yield f"{uri!r} has a socket that is not an absolute path; {example}"
 

@@ -108,7 +108,7 @@ def unexpected(sink: str, error: BaseException) -> str:
         f"{Path(frame.filename).name}:{frame.lineno} {frame.name}"
         for frame in reversed(traceback.extract_tb(cause.__traceback__ or error.__traceback__)[-_PLACES:])
     )
-    detail = "a bug of the agent; report it with this line"
+    detail = "a bug in the agent; report it with this log line"
     log.error("sink failed", sink=sink, error=type(cause).__name__, places=places, detail=detail)
     return f"unexpected {type(cause).__name__} in the sink; see the log, and report it"
 

@@ -222,7 +222,7 @@ class Fleet:
             # The boundary: a bug met on one VM must not stop the others.
             self._services.counters.add(Count.VM_FAILURES)
             failed = True
-            detail = "a bug of the agent; the VM is observed again after a pause; report it"
+            detail = "a bug in the agent; report it; the agent observes the VM again after a pause"
             log.exception("vm task failed", path=str(seen.address), detail=detail)
             self._services.claims.disclaim(seen.address)
         finally:

@@ -264,7 +264,10 @@ class VmTask:
                     "statistics are no counters",
                     path=str(self.poller.endpoint.address),
                     statistics=sorted(statistics),
-                    detail="they fell although the guest runs on; use no differences or rates of them",
+                    detail=(
+                        "they decreased although the guest did not restart; do not compute"
+                        " differences or rates from them"
+                    ),
                 )
             case Retire():
                 services.emissions.retire(self.poller.endpoint.address)

@@ -111,7 +111,7 @@ class Cluster:
             try:
                 metadata = await connection.send(MetadataRequest([]))
                 if not metadata.brokers:
-                    detail = f"{address.source}: {address} knows no brokers yet; check the cluster"
+                    detail = f"{address.source}: {address} does not know any broker yet; check the cluster"
                     raise KafkaTrouble(Fault.CONNECTION, "", detail)
             except Exception as error:  # noqa: BLE001 - whatever a broker answers
                 trouble = failure(address, Stage.VERSIONS, error)

@@ -212,7 +212,7 @@ class BrokerConnection(AIOKafkaConnection):
     def _answer_max_bytes(self) -> int:
         """Return how large the next answer may be. To decode it takes up to 0.5 s for 1 MiB."""
         if not self._requests:
-            raise UnusableAnswer("sends an answer without a request; use the port of a broker")
+            raise UnusableAnswer("sent an answer without a request; use the port of a broker")
         _, request, _ = self._requests[0]
         is_large = request is not None and request.API_KEY in (_PRODUCE, _METADATA)
         return _LARGE_ANSWER_MAX_BYTES if is_large else _ANSWER_MAX_BYTES

@@ -91,7 +91,9 @@ def no_answer(address: BrokerAddress, stage: Stage) -> str:
     """Return what to say of an attempt that waits for an answer."""
     match stage:
         case Stage.READING:
-            return "kafka: the certificates or the password are not read yet; check the disk of this host"
+            return (
+                "kafka: the certificates or the password have not been read yet; check the disk of this host"
+            )
         case Stage.RESOLVING:
             return f"{address.source}: the resolver does not answer for {address}; check the DNS of this host"
         case Stage.CONNECTING:

@@ -89,11 +89,11 @@ def of_file(content: bytes) -> str:
     try:
         token = content.decode("ascii").strip()
     except UnicodeDecodeError:
-        raise TokenError("is not a token, which is ASCII; write the token alone to it") from None
+        raise TokenError("contains characters other than ASCII; write only the token to it") from None
     if not token:
         raise TokenError("is empty; write the token to it")
     if _TOKEN.fullmatch(token) is None:
-        raise TokenError("has more than a token; write the token alone, without `Bearer`")
+        raise TokenError("contains more than a token; write only the token, without `Bearer`")
     return token
 
 
@@ -128,10 +128,10 @@ def of_answer(body: bytes) -> Token:
         answer = msgspec.json.decode(body, type=_Answer)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise TokenError(
-            "answers without a token in JSON; check that the URL is that of the tokens"
+            "answers without a token in JSON; check that the URL is that of the token endpoint"
         ) from None
     if answer.token_type.lower() != "bearer":
-        raise TokenError("issues tokens of another type than Bearer; let it issue bearer tokens")
+        raise TokenError("issues tokens that are not bearer tokens; configure it to issue bearer tokens")
     if len(answer.access_token) > TOKEN_BYTES_MAX:
         raise TokenError(f"issues a token of more than {TOKEN_BYTES_MAX:,} bytes; reduce its claims")
     if _TOKEN.fullmatch(answer.access_token) is None:

@@ -135,7 +135,7 @@ class _Official:
             result = self._exporter.export_request(request)
         except Exception as error:  # noqa: BLE001 - the boundary: whatever a backend answers is an outcome
             # Not its text or its traceback: a library may quote a header.
-            detail = "a bug of the agent; report it with this line"
+            detail = "a bug in the agent; report it with this log line"
             log.error("otlp export crashed", error=type(error).__name__, detail=detail)
             return self._attempts.end(
                 Outcome(accepted=False, detail=f"internal error: {type(error).__name__}; report it")

@@ -71,7 +71,7 @@ def bearer(text: str) -> Mapping[str, str]:
     if not token:
         raise ValueError("is empty; write the token to it")
     if " " in token or _VALUE.fullmatch(token) is None:
-        raise ValueError("has more than a token; write the token alone, without `Bearer`")
+        raise ValueError("contains more than a token; write only the token, without `Bearer`")
     return checked({"authorization": f"Bearer {token}"})
 
 

@@ -94,7 +94,7 @@ class DiskSpool:
     def problem(self) -> str | None:
         """Why records are lost or may be; `None`: they are safe."""
         if self.trouble is not None:
-            kept = "records are kept in memory until it can be; fix the disk"
+            kept = "records are kept in memory until it can be written; fix the disk"
             return f"the spool cannot be written ({self.trouble.fault}); {kept}"
         if self._losses.is_losing:
             return "the spool drops its oldest records because it is full or they are too old"
@@ -125,7 +125,7 @@ class DiskSpool:
         self._counters.add(Count.QUEUED, reason=queue.sink)
         if record.size_bytes + len(record.id) > RECORD_BYTES_MAX:
             self._counters.add(Count.DROPPED, reason=f"{queue.sink}:too_large")
-            detail = f"larger than {RECORD_BYTES_MAX} bytes; the next one of its VM is queued as before"
+            detail = f"larger than {RECORD_BYTES_MAX} bytes; later records of the VM are not affected"
             log.error("record dropped", sink=queue.sink, id=record.id[:1000], detail=detail)
             return
         queue.position += 1

@@ -114,7 +114,7 @@ def _blocks(connection: sqlite3.Connection, queue: Queue) -> Iterator[str]:
     before = 0
     for first, last in checked(connection.execute(f"SELECT first, last FROM {queue} ORDER BY first")):
         if last <= settled:
-            yield f"{queue} {first}: the block is settled, but was not deleted"
+            yield f"{queue} {first}: all records of the block are done, but it was not deleted"
         elif first <= before:
             yield f"{queue} {first}: the block begins before the last record of another one, {before}"
         before = last

@@ -78,7 +78,7 @@ def _lines(file: Path) -> Iterator[list[str]]:
 
 def _refusal(host: str) -> PlainTextResponse:
     text = (
-        f"web.allowed_hosts: {host[:_SHOWN_MAX]!a} is not known as a name of this host; "
+        f"web.allowed_hosts: {host[:_SHOWN_MAX]!a} is not a known name of this host; "
         "add it, or use the address\n"
     )
     return PlainTextResponse(text, status_code=421, headers={"x-content-type-options": "nosniff"})

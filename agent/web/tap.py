@@ -108,7 +108,7 @@ def _position(text: str | None) -> int | None:
     if text is None:
         return None
     if not (text.isascii() and text.isdecimal() and len(text) <= POSITION_DIGITS_MAX):
-        raise BadRequestError("after: not a position; use `next` of the last answer")
+        raise BadRequestError("after: not a valid position; use `next` of the last answer")
     return int(text)
 
 

@@ -161,7 +161,7 @@ def test_monitors_above_the_bound_are_counted(case: Case, monkeypatch: pytest.Mo
 
     found = case.run()
 
-    assert found[Code.SOCKETS_BOUND]["detail"].startswith("2 more VMs not looked at")
+    assert found[Code.SOCKETS_BOUND]["detail"].startswith("2 more VMs not checked")
 
 
 def test_a_large_spool_is_not_verified_as_a_whole(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,5 +94,5 @@ def judge_host(facts: HostFacts) -> Findings:
             found.warning(Code.HOST_ID_STABLE, facts.id_file, detail)
     found.passed(Code.HOST_NAME, facts.name)
     if facts.name.lower() in _PLACEHOLDERS:
-        found.warning(Code.HOST_NAME, "host.name", f"{facts.name!r} does not name this host among others")
+        found.warning(Code.HOST_NAME, "host.name", f"{facts.name!r} is a name that many hosts have")
     return found

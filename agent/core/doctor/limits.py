@@ -44,23 +44,25 @@ def judge_limits(facts: LimitFacts) -> Findings:
     found = Findings()
     if facts.files_max is not None:
         needed = DESCRIPTORS_RESERVED + facts.vms
-        found.passed(Code.LIMIT_FILES, f"at most {facts.files_max}")
+        found.passed(Code.LIMIT_FILES, f"limit {facts.files_max}")
         if facts.files_max < needed:
-            detail = f"at most {facts.files_max}; {counted(facts.vms, 'VM')} and the rest need {needed}"
+            detail = (
+                f"the limit is {facts.files_max}; the agent needs {needed} for {counted(facts.vms, 'VM')}"
+            )
             found.error(Code.LIMIT_FILES, "RLIMIT_NOFILE", detail)
     if facts.memory_max_bytes is not None:
         needed = MEMORY_BASE_BYTES + facts.vms * MEMORY_OF_A_VM_BYTES + facts.buffer_bytes
-        found.passed(Code.LIMIT_MEMORY, f"at most {facts.memory_max_bytes // _MIB} MiB")
+        found.passed(Code.LIMIT_MEMORY, f"limit {facts.memory_max_bytes // _MIB} MiB")
         if facts.memory_max_bytes < needed:
             detail = (
-                f"at most {facts.memory_max_bytes // _MIB} MiB; {counted(facts.vms, 'VM')} and full buffers"
-                f" can take {needed // _MIB} MiB"
+                f"the limit is {facts.memory_max_bytes // _MIB} MiB; {counted(facts.vms, 'VM')} and full"
+                f" buffers can use {needed // _MIB} MiB"
             )
             found.warning(Code.LIMIT_MEMORY, "memory.max", detail)
     if facts.clock_is_synchronized is not None:
         found.passed(Code.CLOCK_SYNCHRONIZED)
         if not facts.clock_is_synchronized:
-            detail = "the kernel reports that no time service disciplines the clock"
+            detail = "the kernel reports that no time service synchronizes the clock"
             found.warning(Code.CLOCK_SYNCHRONIZED, "", detail)
     return found
 

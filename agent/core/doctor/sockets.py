@@ -139,7 +139,7 @@ def judge_vms(vms: Sequence[VmFact], *, by_agent: bool, left_out: int = 0) -> Fi
                 what(code, each.subject, each.detail)
     if left_out:
         detail = (
-            f"{counted(left_out, 'more VM')} not looked at; barograph status shows those of a running agent"
+            f"{counted(left_out, 'more VM')} not checked; barograph status shows those of a running agent"
         )
         found.warning(Code.SOCKETS_BOUND, "", detail)
     return found

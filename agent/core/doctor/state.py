@@ -93,7 +93,7 @@ def _permissions(found: Findings, at: DirectoryFacts) -> None:
     if not at.exists:
         return
     if not at.owner_problem and not at.is_owner:
-        found.warning(Code.STATE_OWNER, at.path, f"it belongs to {at.owner}, and this user is another one")
+        found.warning(Code.STATE_OWNER, at.path, f"it belongs to {at.owner}, not to the user of this command")
     found.passed(Code.STATE_PRIVATE)
     if at.mode & 0o077 and not at.is_sticky:
         found.warning(Code.STATE_PRIVATE, at.path, f"its mode is {at.mode:04o}, so other users may open it")

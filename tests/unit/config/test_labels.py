@@ -68,7 +68,7 @@ def test_a_resource_attribute_that_is_no_label_is_ignored_alone(tmp_path: Path) 
     assert len(config.labels) == 32
     assert "a_b" not in config.labels
     assert len(config.cautions) == 1 + 1 + 9
-    assert config.cautions[0].message.startswith("'app/name' is ignored: 'app/name' is not a name of a label")
+    assert config.cautions[0].message.startswith("'app/name' is ignored: 'app/name' is not a label name")
 
 
 def test_labels_of_domains_come_from_their_name_and_their_metadata(

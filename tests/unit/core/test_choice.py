@@ -191,7 +191,7 @@ def test_a_vm_that_was_observed_before_ends_with_one_event_and_keeps_its_recorde
 
     (event,) = story.states
     assert (event.state, event.reason, event.previous_state) == (State.GONE, "excluded", State.REPORTING)
-    assert event.detail == "vms.exclude[0] matches this VM; the agent does not observe it any more"
+    assert event.detail == "vms.exclude[0] matches this VM; the agent no longer observes the VM"
     assert event.vm is not None
     assert (event.vm.id, event.vm.id_source, event.vm.uuid) == (UUID, "uuid", UUID)
     assert counted(story)["Forget"] == 0

@@ -29,7 +29,7 @@ def test_a_name_is_letters_digits_underscores_and_dots(name: str) -> None:
 def test_any_other_name_is_refused_with_what_to_write(name: str) -> None:
     (wrong,) = mistakes_in_names([name])
 
-    assert "is not a name of a label; use 1 to 64 letters, digits, underscores and dots" in wrong
+    assert "is not a label name; use 1 to 64 letters, digits, underscores and dots" in wrong
     assert wrong.isprintable()
 
 

@@ -61,7 +61,7 @@ def test_a_token_is_kept_for_a_share_of_its_life(
         (b'{"access_token": "\xff"}', "answers without a token in JSON"),
         (b"[" * 60_000, "answers without a token in JSON"),
         (b'{"x":' + b"[" * 60_000, "answers without a token in JSON"),
-        (b'{"access_token": "a", "token_type": "mac"}', "another type than Bearer"),
+        (b'{"access_token": "a", "token_type": "mac"}', "tokens that are not bearer tokens"),
         (b'{"access_token": "a", "expires_in": 3}', "expire within 5 s; raise"),
         (b'{"access_token": "a", "expires_in": -1e400}', "without a token|expire within 5 s"),
         (b'{"access_token": "a", "expires_in": "soon"}', "expire within 5 s"),
@@ -82,7 +82,7 @@ def test_an_answer_that_cannot_be_used_is_named(body: bytes, words: str) -> None
         (b" \n", "is empty"),
         (b"Bearer abc", "without `Bearer`"),
         (b"abc\x01auth=x", "more than a token"),
-        (b"\xff\xfe", "is not a token"),
+        (b"\xff\xfe", "contains characters other than ASCII"),
         (b"a" * 32_769, "larger than 32,768 bytes"),
     ],
 )

@@ -357,6 +357,6 @@ async def test_a_disk_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(kafka_connection, "_ssl_context", read)
 
-    text = await said(sink_to("127.0.0.1:1", tls=Tls()), "not read yet")
+    text = await said(sink_to("127.0.0.1:1", tls=Tls()), "not been read yet")
 
-    assert "the certificates or the password are not read yet; check the disk of this host" in text
+    assert "the certificates or the password have not been read yet; check the disk of this host" in text

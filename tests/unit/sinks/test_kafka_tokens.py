@@ -310,7 +310,7 @@ async def test_a_token_file_is_read_at_each_login(tmp_path: Path) -> None:
         with pytest.raises(SinkUnavailable, match=r"kafka.sasl.oauth.token_file: .* cannot be read: No such"):
             await sink.send([record(1)])
         file.write_text("first token\n")
-        with pytest.raises(SinkUnavailable, match=r"token_file: .* has more than a token"):
+        with pytest.raises(SinkUnavailable, match=r"token_file: .* contains more than a token"):
             await sink.send([record(1)])
         file.write_text("first.token\n")
         with pytest.raises(SinkUnavailable, match=r"refuses the token \(invalid_token\)") as refused:

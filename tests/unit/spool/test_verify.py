@@ -138,7 +138,7 @@ def test_a_sample_newer_than_the_memory_of_its_vm_is_found(path: Path) -> None:
         ),
         (
             "UPDATE totals SET settled = 9, total = 0 WHERE name = 'states'",
-            "states 3: the block is settled, but was not deleted",
+            "states 3: all records of the block are done, but it was not deleted",
         ),
         ("UPDATE dead_letters SET kind = 'nonsense'", "dead_letters 1: record "),
         ("UPDATE dead_letters SET value = x'78'", "dead_letters 1: record "),

@@ -85,7 +85,7 @@ async def test_a_refusal_names_the_setting_and_repeats_no_markup() -> None:
     assert [each.status for each in answers] == [200, 200, 200]
     assert refused.status == 421
     assert refused.body == (
-        b"web.allowed_hosts: 'evil.example' is not known as a name of this host; add it, or use the address\n"
+        b"web.allowed_hosts: 'evil.example' is not a known name of this host; add it, or use the address\n"
     )
     assert refused.headers["content-type"].startswith("text/plain")
     assert refused.headers["x-content-type-options"] == "nosniff"
