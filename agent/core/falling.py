@@ -1,4 +1,4 @@
-"""What it means that counters fell: a restart, a wrap at 32 bits, or a statistic that is no counter.
+"""What it means that counters fell: a restart, a wrap at 32 bits, or a statistic that is not a counter.
 
 A restart is a boot, or a snapshot that was loaded: it sets all counters back. A wrap or a rate concerns one
 of several: 32-bit guests count events, KiB, or pages of 4 KiB in 32 bits, and old Windows balloon services

@@ -39,7 +39,7 @@ QMP."""
 
 _FAULT_DETAILS = {
     LinkFault.SILENT: "the socket accepts connections but sends no greeting: another client uses the monitor,"
-    " QEMU hangs, or this is no QMP monitor but, for example, a guest agent or the HTTP API of another VMM"
+    " QEMU hangs, or it is not a QMP monitor but, for example, a guest agent or the HTTP API of another VMM"
     " (Cloud Hypervisor, Firecracker); give the agent its own monitor (a second -qmp option), or narrow the"
     " globs",
     LinkFault.BUSY: "other clients use the monitor and are queued for it, or QEMU hangs; give the agent its"

@@ -16,10 +16,10 @@ from agent.host.files import read_at
 
 ROOT = "/sys/fs/cgroup"
 DEPTH_MAX = 32
-"""Cgroups between one and the root: the rest is not looked at."""
+"""Cgroups between one and the root: the rest is ignored."""
 
 PATH_MAX = 1024
-"""Characters of a path that are used: a longer one is not looked at."""
+"""Characters of a path that are used: a longer one is ignored."""
 
 ENTRIES_MAX = 20_000
 """Directory entries that a search for pods looks at."""

@@ -69,7 +69,7 @@ class Locks(Protocol):
 
 
 class KeptConnection:
-    """A libvirt and the connection to it, which is made again when lost. Owned by the event loop's thread."""
+    """A libvirt and the connection to it, which is reopened when lost. Owned by the event loop's thread."""
 
     def __init__(
         self,

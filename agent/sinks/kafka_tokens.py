@@ -2,7 +2,7 @@
 
 Rules, each with a test in tests/unit/sinks/test_kafka_tokens.py:
 
-- a file is read at each login; an endpoint is asked once 80 % of a token's life are over, and by one login at
+- a file is read at each login; an endpoint is asked after 80 % of a token's lifetime, and by one login at
   a time, whatever the number of brokers and topics;
 - while an endpoint fails, the last token is used until it expires; then logins fail at once, with the reason,
   until the next attempt is due;

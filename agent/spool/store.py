@@ -90,7 +90,7 @@ class Totals:
     """What is in the file after a commit."""
 
     rows: Mapping[str, int]  # by table: each queue's, and the dead letters
-    used_bytes: int  # of the pages in use; the write-ahead log comes on top
+    used_bytes: int  # of the pages in use; the write-ahead log is not included
     dropped: Dropped = field(default_factory=dict[tuple[str, Loss], int])  # by this commit
     rescued: bool = False  # the file had been deleted and was written again
 

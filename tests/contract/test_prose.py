@@ -56,6 +56,7 @@ def test_what_is_read_has_none_of_the_words_ruled_out(area: str) -> None:
         ("a.py", 'def f():\n    """Return it.\n\n    Nobody calls it.\n    """\n', [4]),
         ("a.py", 'say(f"{count} records wait")\n', [1]),
         ("a.py", "nobody = somebody(owed, 'nobody')\n", []),
+        ("a.md", "There is no monitor.\n\nIt is no QMP monitor.", [3]),
         ("a.yaml", "key: text  # lest it stops\n", [1]),
         ("a.sh", "rm /var/lib/barograph/owed.json # what is owed\n", [1]),
     ],

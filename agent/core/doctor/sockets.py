@@ -117,7 +117,7 @@ def judge_vms(vms: Sequence[VmFact], *, by_agent: bool, left_out: int = 0) -> Fi
     Args:
         vms: each VM once.
         by_agent: whether the running agent found the states; it knows what one reading does not show.
-        left_out: how many VMs were not looked at.
+        left_out: how many VMs were not checked.
     """
     found = Findings()
     reporting = sum(each.state == State.REPORTING for each in vms)

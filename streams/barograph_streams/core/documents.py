@@ -98,7 +98,7 @@ class Sample(Struct, frozen=True):
     statistics: Annotated[dict[str, Count], Meta(max_length=256)]
     previous: Previous | UnsetType = UNSET
     redelivered: bool = False
-    data: msgspec.Raw | UnsetType = UNSET  # of a CloudEvent in structured mode, which is no sample itself
+    data: msgspec.Raw | UnsetType = UNSET  # of a CloudEvent in structured mode, which is not a sample itself
 
     @property
     def is_polled(self) -> bool:
