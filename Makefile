@@ -17,7 +17,7 @@ export VIRTUAL_ENV := $(VENV)
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-streams streams test test-long check check-types check-tests fuzz bench bench-streams format lock lab release release-commit release-rehearsal audit
+.PHONY: help setup demo demo-streams docs streams test test-long check check-types check-tests fuzz bench bench-streams format lock lab release release-commit release-rehearsal audit
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -53,6 +53,11 @@ demo-streams: setup ## show the stream jobs on a small fleet: pressure, a leak a
 streams: setup ## set up Flink for the stream jobs (800 MB), and print how to run them
 	@python -m tests.lab.setup flink
 	@python -m tests.lab.flink
+
+docs: setup ## build the docs site into build/docs; a broken link or a page without navigation is an error
+	@python -m sphinx --quiet --fail-on-warning --fresh-env --builder html --conf-dir docs/site \
+	  --doctree-dir $(CACHE)/docs-$(notdir $(VENV)) . build/docs
+	@echo "open build/docs/index.html"
 
 check: setup ## what a change may break at once: format, lint, spelling, layers, types, all tests without a lab
 	@ruff format --check --quiet .
