@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any, cast
 
+import jsonschema
 import pytest
 
 from tests.contract.schema_files import DOCUMENTS, SCHEMAS, newest
@@ -48,3 +49,15 @@ def test_every_field_of_a_document_is_on_the_page(document: str) -> None:
     fields = cast(dict[str, Any], newest(document)["properties"])
 
     assert [name for name in fields if f'"{name}"' not in TEXT and f"`{name}`" not in TEXT] == []
+
+
+def test_the_record_in_the_page_of_the_stream_jobs_is_valid() -> None:
+    page = (PAGE.parent / "streams.md").read_text()
+    records = [
+        json.loads(_COMMENT.sub("", text)) for text in re.findall(r"^```jsonc\n(.*?)^```", page, re.M | re.S)
+    ]
+    schema = json.loads((SCHEMAS / "pressure/v1/1.0.schema.json").read_text())
+
+    assert len(records) == 1
+    validator: Any = jsonschema.Draft202012Validator(schema)
+    validator.validate(records[0])
