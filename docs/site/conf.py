@@ -31,6 +31,7 @@ NAVIGATION = {
     "Operate": [
         "docs/troubleshooting",
         "docs/operations",
+        "docs/upgrading",
         "docs/doctor",
         "docs/runbooks",
         "docs/scale",
@@ -50,6 +51,7 @@ NAVIGATION = {
         "CONTRIBUTING",
         "docs/architecture",
         "docs/style",
+        "docs/releasing",
         "tests/README",
         "tests/data/recorded_series/README",
         "streams/README",
