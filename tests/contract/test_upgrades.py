@@ -161,11 +161,11 @@ def test_a_renamed_setting_is_detected(copy: Path, folder: Path) -> None:
 
 
 def test_a_renamed_value_of_the_chart_is_detected(copy: Path) -> None:
-    edit(copy / "chart/defaults.yaml", "\nmaxUnavailable:", "\nunavailableMax:")
+    edit(copy / "chart/defaults.yaml", "\npriorityClass:", "\nclassOfPriority:")
 
     (problem,) = recordings.values_problems(copy)
 
-    assert "'unavailableMax' was unexpected" in problem
+    assert "'classOfPriority' was unexpected" in problem
 
 
 def test_a_renamed_topic_and_one_that_is_too_short_are_detected(copy: Path) -> None:
