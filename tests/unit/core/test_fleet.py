@@ -69,6 +69,16 @@ def test_a_scan_asks_no_more_vms_to_leave_while_enough_of_them_make_room() -> No
     assert take_in(crowded, vms, room) == Change(crowded, ())
 
 
+def test_no_vm_leaves_for_an_owner_who_would_then_have_as_many() -> None:
+    room = Room(vms=10_000, monitors=45)
+    before = settled(monitors(1000, 23) | monitors(1001, 22), room)
+
+    change = take_in(before, monitors(1000, 23) | monitors(1001, 30), room)
+
+    assert held(before) == held(change.fleet) == {1000: 23, 1001: 22}
+    assert not change.fleet.leaving
+
+
 def test_domains_do_not_count_as_monitors() -> None:
     domains: dict[Address, Owner] = {Domain("qemu:///system", f"{n:03}"): "qemu:///system" for n in range(50)}
 
