@@ -11,7 +11,6 @@ from release.running import Failed
 MANIFEST, SUMS, SIGNATURE = "MANIFEST.json", "SHA256SUMS", "SHA256SUMS.sig"
 
 _IMAGE = "its base image and the layers of the container engine differ from build to build"
-_PACKAGE = "RECORD in it lists files that the installer writes in each build"
 
 _KINDS: Mapping[str, tuple[str, str]] = {
     "*-py3-none-any.whl": ("wheel", ""),
@@ -20,8 +19,8 @@ _KINDS: Mapping[str, tuple[str, str]] = {
     "barograph-image-*": ("image", _IMAGE),
     "barograph-*-requirements.lock": ("locked dependencies of the wheel", ""),
     "barograph-*.tar.gz": ("sdist", ""),
-    "*.deb": ("Debian package", _PACKAGE),
-    "*.rpm": ("RPM package", _PACKAGE),
+    "*.deb": ("Debian package", ""),
+    "*.rpm": ("RPM package", ""),
     "*.cdx.json": ("SBOM, CycloneDX", ""),
     "NOTES.md": ("release notes", ""),
 }

@@ -63,8 +63,14 @@ def _share(trees: list[Path], common: Path) -> None:
     """Move each distribution that all trees have alike into `common`, and delete what is not imported."""
     for tree in (*trees, common):
         shutil.rmtree(tree / "bin", ignore_errors=True)
-        for needless in (".lock", ".gitignore", "CACHEDIR.TAG", *_made_by_uv(tree)):
+        made_by_uv = _made_by_uv(tree)
+        for needless in (".lock", ".gitignore", "CACHEDIR.TAG", *made_by_uv):
             (tree / needless).unlink(missing_ok=True)
+        for record in tree.glob("*/RECORD"):  # names them with digests that differ from build to build
+            lines = record.read_text().splitlines(keepends=True)
+            record.write_text(
+                "".join(each for each in lines if Path(each.rsplit(",", 2)[0]) not in made_by_uv)
+            )
     records = [{each.parent.name: each.read_text() for each in tree.glob("*/RECORD")} for tree in trees]
     for name, record in records[0].items():
         if any(other.get(name) != record for other in records[1:]):
