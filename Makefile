@@ -70,7 +70,7 @@ check-types: setup # one process, and most of the CPU of a check: beside the tes
 	@basedpyright --level warning
 
 check-tests: setup
-	@python -m pytest -q --hypothesis-profile quick -m "not long and not slow" --numprocesses 2 --dist worksteal \
+	@python -m pytest -q --hypothesis-profile quick -m "not long and not slow" --numprocesses 4 --dist worksteal \
 	  tests/unit tests/model tests/contract tests/golden
 
 lab: setup ## build what the tests need: guest, libvirt, Kafka, Flink, Collector, Prometheus
