@@ -177,7 +177,7 @@ def main(names: Sequence[str], out: Path) -> int:
     out.mkdir(parents=True, exist_ok=True)
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
-        run("tar", "-x", "-C", folder, stdin=run("git", "archive", "HEAD", cwd=ROOT))
+        run("tar", "-x", "-C", folder, stdin=run("git", "-c", "tar.umask=0022", "archive", "HEAD", cwd=ROOT))
         environ = {**os.environ, "SOURCE_DATE_EPOCH": str(epoch_s)}
         tag = tags[0] if tags else None
         if tag is not None and (wrong := list(tagged.problems(Path(folder), tag))):
