@@ -13,7 +13,7 @@ from agent.errors import LinkFault, QmpUnreachable
 from agent.qmp.link import Settings, open_link
 from agent.qmp.openings import Openings
 from tests.lab import setup
-from tests.lab.process import kill, start, wait_until
+from tests.lab.process import kill, listens_at, start, wait_until
 from tests.lab.qemu import idle
 from tests.unit.qmp.peer import read_stats
 
@@ -53,7 +53,7 @@ async def test_a_storage_daemon_is_no_vm(folder: Path) -> None:
     argv = ["qemu-storage-daemon", "--chardev", f"socket,id=c,path={path},server=on,wait=off"]
     process = start([*argv, "--monitor", "chardev=c"], log)
     try:
-        wait_until(path.exists, "the storage daemon", process, log, 20)
+        wait_until(lambda: listens_at(path), "the storage daemon", process, log, 20)
         with anyio.fail_after(30), pytest.raises(QmpUnreachable) as caught:
             async with open_link(str(path), SETTINGS, Openings(1)) as link:
                 await link.introduce()

@@ -20,6 +20,7 @@ from tests.integration.watching import Document, Lines, watch
 from tests.lab import qemu, setup
 from tests.lab.agent import AgentProcess, agent
 from tests.lab.observer import Observer
+from tests.lab.process import listens_at
 
 pytestmark = pytest.mark.guest
 
@@ -185,7 +186,7 @@ def test_a_qemu_that_is_replaced_under_its_vm_is_observed_in_the_new_one(folder:
         lines.wait_for_samples("a", 3)
         pool = stack.enter_context(ThreadPoolExecutor(1))
         starting = pool.submit(start_incoming, stack, folder, memory, (main, cpr))
-        lines.wait((folder / "cpr").exists, "the new QEMU waits for the state", 30)
+        lines.wait(lambda: listens_at(folder / "cpr"), "the new QEMU waits for the state", 30)
         with qemu.Monitor(old.hands) as monitor:
             monitor.command("migrate-set-parameters", mode="cpr-transfer")
             monitor.command("migrate", channels=[main, cpr])

@@ -10,8 +10,8 @@ from pathlib import Path
 from simulator.demo.process import cpu_s, die_with_parent, kill, start, wait_until
 
 __all__ = [
-    "cpu_s", "die_with_parent", "free_port", "is_running", "kill", "listens", "no_child_left", "start",
-    "status_of", "wait_until",
+    "cpu_s", "die_with_parent", "free_port", "is_running", "kill", "listens", "listens_at", "no_child_left",
+    "start", "status_of", "wait_until",
 ]  # fmt: skip
 
 
@@ -38,6 +38,16 @@ def listens(port: int, host: str = "127.0.0.1") -> bool:
         return False
 
 
+def listens_at(path: Path) -> bool:
+    """Return whether a Unix socket accepts connections, without connecting to it.
+
+    A socket is in the file system from `bind` on, and refuses every connection until `listen`.
+    Source: proc_net_unix, flags (`__SO_ACCEPTCON`).
+    """
+    rows = (line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:])
+    return any(row[7:] == [str(path)] and int(row[3], 16) & _ACCEPTS_CONNECTIONS for row in rows)
+
+
 def free_port() -> int:
     """Return a local port without a listener, below those that the kernel gives to clients.
 
@@ -51,6 +61,7 @@ def free_port() -> int:
             return port
 
 
+_ACCEPTS_CONNECTIONS = 0x10000
 _CHANCE = random.SystemRandom()  # Hypothesis seeds the other one
 _PORT_MIN = 10_000
 _NODE_PORT_MIN = 30_000  # of Kubernetes
