@@ -25,7 +25,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 import anyio
 from anyio.lowlevel import RunVar
@@ -49,7 +49,8 @@ async def in_thread(function: Callable[[], T], discard: Callable[[T], object] | 
 
     Args:
         function: called in the thread.
-        discard: called on the event loop with the result if the caller was canceled, to release it.
+        discard: called with the result if the caller was canceled, to release it: on the event loop, or in
+            the thread if the loop has ended.
     """
     limiter = _limiter.get(None)
     if limiter is None:
@@ -73,7 +74,7 @@ async def in_thread(function: Callable[[], T], discard: Callable[[T], object] | 
         if discard is not None and call.error is None:
             discard(cast("T", call.result))
 
-    call = thread.submit(function, ended)
+    call = thread.submit(function, ended, release)
     thread.end()
     try:
         await call.done.wait()
@@ -115,12 +116,15 @@ class Call(Generic[T]):
             self.error = error
 
 
+_Job: TypeAlias = tuple[Call[Any], Callable[[], None], Callable[[], None]]
+
+
 class WorkerThread:
     """One daemon thread. Made on an event loop and used from it, until `end`."""
 
     def __init__(self, name: str) -> None:
         self._loop = asyncio.get_running_loop()
-        self._jobs: queue.SimpleQueue[tuple[Call[Any], Callable[[], None]] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
@@ -129,15 +133,21 @@ class WorkerThread:
         """Whether the thread has not ended."""
         return self._thread.is_alive()
 
-    def submit(self, function: Callable[[], T], ended: Callable[[], None] = lambda: None) -> Call[T]:
+    def submit(
+        self,
+        function: Callable[[], T],
+        ended: Callable[[], None] = lambda: None,
+        orphaned: Callable[[], None] = lambda: None,
+    ) -> Call[T]:
         """Have `function` called after those submitted before.
 
         Args:
             function: called in the thread.
             ended: called on the event loop after `done` is set, also if nothing waits for the call.
+            orphaned: called in the thread instead if the event loop has ended.
         """
         call = Call(function)
-        self._jobs.put((call, ended))
+        self._jobs.put((call, ended, orphaned))
         return call
 
     async def run(self, function: Callable[[], T]) -> T:
@@ -161,7 +171,7 @@ class WorkerThread:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            call, ended = job
+            call, ended, orphaned = job
             call.perform()
 
             def finish(call: Call[Any] = call, ended: Callable[[], None] = ended) -> None:
@@ -169,5 +179,6 @@ class WorkerThread:
                 ended()
 
             if not self.report(finish):
+                orphaned()
                 self.end()
-            del job, call, ended, finish  # an idle thread keeps no result
+            del job, call, ended, orphaned, finish  # an idle thread keeps no result
