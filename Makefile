@@ -17,7 +17,7 @@ export VIRTUAL_ENV := $(VENV)
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-streams docs streams test test-long check check-types check-tests fuzz bench bench-streams format lock lab release release-commit release-rehearsal audit
+.PHONY: help setup demo demo-streams docs streams test test-long check check-types check-tests fuzz bench bench-streams format lock lab build-tools release release-commit release-rehearsal audit
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -99,6 +99,8 @@ bench: setup ## measure readings per sample, lag, CPU and memory, with QEMU, lib
 bench-streams: setup ## measure records/s per core and state of the stream jobs, beside a bare copy on Flink
 	@python -m tests.lab.setup kafka flink
 	@python -m tests.lab.bench_streams
+
+build-tools: $(BUILD_READY) # in a target of its own, for who must not set them up twice at once
 
 release: setup $(BUILD_READY) ## build a release of the checked-out commit into dist/
 	@UV=$(UV) BUILD_PYTHON=$(BUILD)/bin/python python -m release $(PARTS)

@@ -13,6 +13,9 @@ from tests.lab.process import no_child_left
 
 FAILED = pytest.StashKey[bool]()
 
+_LOGS_SHOWN, _LOG_END_BYTES = 8, 3_000
+"""How many logs of a failed test are shown, and how much of each: its folder may be on another machine."""
+
 SLOWEST_FIRST: Sequence[str] = (
     "test_states_on_real_guests",
     "test_hypervisor_contract",
@@ -89,7 +92,11 @@ def folder(request: pytest.FixtureRequest) -> Generator[Path]:
     yield path
     node: pytest.Item = request.node
     if node.stash.get(FAILED, False):
-        node.add_report_section("teardown", "logs", f"kept in {path}: {', '.join(kept(path))}")
+        files = kept(path)
+        node.add_report_section("teardown", "logs", f"kept in {path}: {', '.join(files)}")
+        for name in [name for name in files if name.endswith((".log", ".err"))][:_LOGS_SHOWN]:
+            end = (path / name).read_bytes()[-_LOG_END_BYTES:].decode(errors="replace")
+            node.add_report_section("teardown", name, end)
     else:
         shutil.rmtree(path, ignore_errors=True)
 

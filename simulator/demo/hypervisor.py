@@ -11,8 +11,8 @@ from typing import cast
 
 from simulator.demo.process import PACKAGE_ROOT, kill, start, wait_until
 
-_START_TIMEOUT_S = 60.0
-_ORDER_TIMEOUT_S = 30.0
+_START_TIMEOUT_S = 120.0
+_ORDER_TIMEOUT_S = 60.0
 
 
 class Hypervisor:

@@ -120,7 +120,7 @@ class AgentProcess:
         """Return the resident memory, shared pages included (proc(5), statm)."""
         return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * resource.getpagesize()
 
-    def wait_for_log(self, text: str, timeout_s: float = 30.0) -> None:
+    def wait_for_log(self, text: str, timeout_s: float = 120.0) -> None:
         """Wait until the log contains `text`.
 
         Raises:
@@ -143,10 +143,18 @@ class AgentProcess:
         if self.process.poll() is not None:
             raise RuntimeError(f"the agent has ended:\n{self.stderr.read_text()[-4000:]}")
 
-    def stop(self, timeout_s: float = 30.0) -> int:
-        """Send SIGTERM, wait for the end and return the exit code."""
+    def stop(self, timeout_s: float = 120.0) -> int:
+        """Send SIGTERM, wait for the end and return the exit code.
+
+        Raises:
+            RuntimeError: the timeout has expired; the message has the end of its log.
+        """
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout_s)
+        try:
+            return self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            said = self.stderr.read_text(errors="replace")[-4000:]
+            raise RuntimeError(f"the agent did not stop within {timeout_s} s:\n{said}") from None
 
     def kill(self) -> None:
         """Send SIGKILL and wait for the end."""

@@ -4,6 +4,8 @@ import os
 import subprocess
 from pathlib import Path
 
+from tests.lab.cache import locked, run
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -27,8 +29,11 @@ def rehearse(out: Path, version: str) -> str:
 
 def _make(target: str, out: Path, *words: str, **variables: str) -> str:
     environ = {**os.environ, "OUT": str(out), **variables}
-    command = ["make", "--no-print-directory", "-C", str(ROOT), target, *words]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=600, env=environ)
+    make = ["make", "--no-print-directory", "-C", str(ROOT)]
+    with locked("build-tools"):  # which two test processes would set up at the same time
+        run([*make, "build-tools"], env=environ)
+    command = [*make, target, *words]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=1800, env=environ)
     if done.returncode:
         raise RuntimeError(done.stdout + done.stderr)
     return done.stdout + done.stderr

@@ -57,7 +57,7 @@ def barograph(*words: str, env: Mapping[str, str] | None = None) -> subprocess.C
     """Run one of the other commands to its end."""
     argv = [sys.executable, "-m", "agent", *words]
     environ = {**clean_environ(), **(env or {})}
-    return subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60, env=environ)
+    return subprocess.run(argv, check=False, capture_output=True, text=True, timeout=180, env=environ)
 
 
 def clean_environ() -> dict[str, str]:

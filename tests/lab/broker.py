@@ -73,7 +73,7 @@ class Broker:
         Raises:
             RuntimeError: its storage cannot be formatted.
         """
-        if self._format.wait(60):
+        if self._format.wait(180):
             raise RuntimeError(f"Kafka's storage can not be formatted; see {self.log}")
         self._process = self._java("kafka.Kafka", self._config)
 
@@ -99,7 +99,7 @@ class Broker:
         """SIGCONT."""
         self._signal(signal.SIGCONT)
 
-    def stop(self, timeout_s: float = 30.0) -> None:
+    def stop(self, timeout_s: float = 120.0) -> None:
         """SIGTERM: an orderly end, as in a rollout."""
         if self._process is not None:
             self._process.terminate()

@@ -189,7 +189,7 @@ class Collector:
         self._config = folder / "collector.yaml"
         self._config.write_text(json.dumps(config))
 
-    def start(self, timeout_s: float = 60.0) -> None:
+    def start(self, timeout_s: float = 120.0) -> None:
         """Start it, and return once it listens."""
         log = self._folder / "collector.log"
         self._process = process = start([setup.collector(), "--config", f"file:{self._config}"], log)

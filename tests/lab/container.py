@@ -20,7 +20,7 @@ class Container:
         argv = [*run_argv("--name", self.name, *options, image=image), *words]
         self.process = start(argv, self.stdout, errors=self.stderr)
 
-    def wait_for(self, holds: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
+    def wait_for(self, holds: Callable[[], bool], what: str, timeout_s: float = 180.0) -> None:
         """Return once `holds()`.
 
         Raises:
@@ -37,7 +37,7 @@ class Container:
         """Run a command inside it to its end."""
         return podman("exec", self.name, *words)
 
-    def stop(self, timeout_s: float = 30.0) -> int:
+    def stop(self, timeout_s: float = 120.0) -> int:
         """SIGTERM; return its exit code."""
         podman("kill", "--signal=TERM", self.name)
         return self.process.wait(timeout_s)
@@ -59,7 +59,7 @@ def run_to_its_end(
 ) -> subprocess.CompletedProcess[str]:
     """Run the image to its end."""
     argv = [*run_argv(*options, image=image), *words]
-    return subprocess.run(argv, check=False, capture_output=True, text=True, timeout=120)
+    return subprocess.run(argv, check=False, capture_output=True, text=True, timeout=300)
 
 
 def output_of(*words: str, entrypoint: str = "barograph") -> str:

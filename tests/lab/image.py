@@ -151,7 +151,7 @@ def run_argv(*options: str, image: str = NAME) -> list[str]:
 
 def podman(*words: str) -> subprocess.CompletedProcess[str]:
     """Run podman on the lab's images to its end."""
-    return subprocess.run([*PODMAN, *words], check=False, capture_output=True, text=True, timeout=120)
+    return subprocess.run([*PODMAN, *words], check=False, capture_output=True, text=True, timeout=300)
 
 
 def inspect(name: str) -> dict[str, Any]:

@@ -99,7 +99,7 @@ class RealKafka:
         """
         admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
         settings = {name.replace("_", "."): value for name, value in config.items()}
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while True:
             topic = NewTopic(name, partitions, self._replication, config=settings)
             created = cast(
@@ -107,7 +107,7 @@ class RealKafka:
                 admin.create_topics([topic]),  # pyright: ignore[reportUnknownMemberType]
             )
             try:
-                created[name].result(30)
+                created[name].result(120)
             except KafkaException as error:
                 code = cast(KafkaError, error.args[0]).code()
                 if code == KafkaError.TOPIC_ALREADY_EXISTS:
@@ -118,7 +118,7 @@ class RealKafka:
             else:
                 break
         # The controller has it; a broker learns of it some time later.
-        while admin.list_topics(name, timeout=30).topics[name].error is not None:
+        while admin.list_topics(name, timeout=120).topics[name].error is not None:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"the broker does not know topic {name}")
             time.sleep(0.05)
@@ -127,9 +127,9 @@ class RealKafka:
         """Delete a topic, and return once it is gone from the first broker."""
         admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
         deleted = cast(Mapping[str, Future[None]], admin.delete_topics([name]))  # pyright: ignore[reportUnknownMemberType]
-        deleted[name].result(30)
+        deleted[name].result(120)
 
-    def wait_until_in_sync(self, topic: str, timeout_s: float = 60.0) -> None:
+    def wait_until_in_sync(self, topic: str, timeout_s: float = 180.0) -> None:
         """Return once every replica of the topic is in sync and leads what it should lead.
 
         Raises:
@@ -155,7 +155,7 @@ class RealKafka:
         for broker in self.brokers:
             broker.thaw()
 
-    def stop(self, timeout_s: float = 30.0) -> None:
+    def stop(self, timeout_s: float = 120.0) -> None:
         """SIGTERM, one after the other."""
         for broker in self.brokers:
             broker.stop(timeout_s)
@@ -202,7 +202,7 @@ def real_kafka(folder: Path, *, host: str = "127.0.0.1", **overrides: str) -> Ge
 
 
 def consume(
-    bootstrap: str, topics: Sequence[str], timeout_s: float = 90.0, *, committed: bool = True
+    bootstrap: str, topics: Sequence[str], timeout_s: float = 180.0, *, committed: bool = True
 ) -> list[Received]:
     """Read everything the topics hold now, in order per partition.
 

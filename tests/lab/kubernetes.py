@@ -80,7 +80,7 @@ class Node:
 
     # --- what tests do with it ---
 
-    def kubectl(self, *words: str, stdin: str | None = None, timeout_s: float = 60.0) -> str:
+    def kubectl(self, *words: str, stdin: str | None = None, timeout_s: float = 180.0) -> str:
         """Return what kubectl says.
 
         Raises:
@@ -117,7 +117,7 @@ class Node:
         """SIGKILL it, and return once another one runs, after some seconds: its pods go on meanwhile."""
         before = self._kubelet()
         os.kill(before, signal.SIGKILL)
-        self._wait("kubelet", lambda: self._kubelet() not in (before, 0) and listens(10250, ADDRESS), 60)
+        self._wait("kubelet", lambda: self._kubelet() not in (before, 0) and listens(10250, ADDRESS), 180)
 
     def _kubelet(self) -> int:
         """Return its process id; 0: it does not run at this moment."""
@@ -154,7 +154,7 @@ class Node:
         _make_bridge()
         self._start_control_plane()
         self._begin("box", ["unshare", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc", *_BOX])
-        self._wait("box", lambda: self._box() is not None, 10)
+        self._wait("box", lambda: self._box() is not None, 120)
         self._start_containerd()
         pause = self.folder / "pause.tar"
         docker_archive(pause, _PAUSE, {"pause": self._bin / "pause"}, entrypoint=["/pause"])
@@ -204,7 +204,7 @@ class Node:
                 "--kubelet-preferred-address-types=InternalIP",
             ],
         )
-        self._wait("kube-apiserver", lambda: self._says("ok", "get", "--raw", "/readyz"), 60)
+        self._wait("kube-apiserver", lambda: self._says("ok", "get", "--raw", "/readyz"), 180)
         common = ["--kubeconfig", self.kubeconfig, "--leader-elect=false", "--bind-address", "127.0.0.1"]
         for name, more in {
             "kube-controller-manager": ["--service-account-private-key-file", key],
@@ -220,7 +220,7 @@ class Node:
         config.write_text(_CONTAINERD.format(folder=self.folder, pause=_PAUSE, cni=self._cni, bin=self._bin))
         self._begin("containerd", [*self._in_box(), self._bin / "containerd", "--config", config])
         socket = self.folder / "containerd.sock"
-        self._wait("containerd", lambda: self._answers([self._bin / "ctr", "-a", socket, "version"]), 30)
+        self._wait("containerd", lambda: self._answers([self._bin / "ctr", "-a", socket, "version"]), 120)
 
     def _start_kubelet(self) -> None:
         config = {
@@ -257,7 +257,7 @@ class Node:
                 *("--hostname-override", NAME, "--node-ip", ADDRESS),
             ],
         )
-        self._wait("kubelet", self._node_is_ready, 60)
+        self._wait("kubelet", self._node_is_ready, 180)
 
     def _dns_config(self) -> Path:
         path = self.folder / "Corefile"

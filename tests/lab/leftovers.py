@@ -23,11 +23,11 @@ def open_descriptors() -> AbstractSet[str]:
 
 
 async def assert_none_left(look: Callable[[], AbstractSet[T]], before: AbstractSet[T]) -> None:
-    """Wait up to five seconds until `look` shows nothing that was not there before.
+    """Wait up to thirty seconds until `look` shows nothing that was not there before.
 
     A socket is closed in a later turn of the loop than the link that had it.
     """
-    deadline_s = anyio.current_time() + 5
+    deadline_s = anyio.current_time() + 30
     gc.collect()
     while (left := look() - before) and anyio.current_time() < deadline_s:  # noqa: ASYNC110 - no event to wait for
         await anyio.sleep(0.01)

@@ -96,7 +96,7 @@ class Daemon:
         log = self.folder / "begin.log"
         self._first = start([*apart, "sh", "-c", _SCRIPT, "sh", *words], log)
         try:
-            wait_until((self.folder / "begun").exists, name, self._first, log, 60)
+            wait_until((self.folder / "begun").exists, name, self._first, log, 120)
             self._init = int(_children(self._first.pid)[0])
             self.start()
         except BaseException:
@@ -192,7 +192,7 @@ class Daemon:
 
     def _end_daemon(self, number: int) -> None:
         os.kill(self.pid, number)
-        _wait(lambda: not Path(f"/proc/{self.pid}").exists(), f"libvirtd {self.name} ends", 30)
+        _wait(lambda: not Path(f"/proc/{self.pid}").exists(), f"libvirtd {self.name} ends", 120)
 
     def end(self) -> None:
         """End everything here: libvirtd and every QEMU."""
@@ -200,9 +200,9 @@ class Daemon:
             each.forget()
         kill(self._first)
         init = getattr(self, "_init", 0)
-        _wait(lambda: not init or not Path(f"/proc/{init}").exists(), f"all of {self.name} ends", 30)
+        _wait(lambda: not init or not Path(f"/proc/{init}").exists(), f"all of {self.name} ends", 120)
 
-    def virsh(self, *words: str, timeout_s: float = 30.0) -> str:
+    def virsh(self, *words: str, timeout_s: float = 120.0) -> str:
         """Have virsh do something, and return what it says.
 
         Raises:
@@ -219,7 +219,7 @@ class Daemon:
         """Return a command that is run among the daemon's mounts."""
         return ["nsenter", "--target", str(self._init), "--mount", *argv]
 
-    def _run(self, *argv: str, timeout_s: float = 30.0) -> str:
+    def _run(self, *argv: str, timeout_s: float = 120.0) -> str:
         done = subprocess.run(
             self.inside(*argv), check=False, capture_output=True, text=True, timeout=timeout_s
         )
@@ -299,7 +299,7 @@ class Daemon:
         if booted:
             saved = self.lab / f"{name}.saved"
             copy_as(_booted(shape), saved, redefine)
-            self.virsh("restore", f"{_LAB}/{saved.name}", timeout_s=60)
+            self.virsh("restore", f"{_LAB}/{saved.name}", timeout_s=180)
             saved.unlink()
         else:
             start = ("create", str(file)) if transient else ("start", name)
@@ -336,7 +336,7 @@ class Domain:
         """State and reason in virsh's words: `paused (user)`."""
         return self.virsh("domstate", "--reason").strip()
 
-    def virsh(self, command: str, *words: str, timeout_s: float = 30.0) -> str:
+    def virsh(self, command: str, *words: str, timeout_s: float = 120.0) -> str:
         """Have virsh do something to it: `suspend`, `resume`, `destroy`, `reset`, `managedsave`, `undefine`.
 
         Raises:
@@ -358,7 +358,7 @@ class Domain:
         """Open the tests' own monitor."""
         return Monitor(self.truth)
 
-    def order(self, words: str, timeout_s: float = 30.0) -> None:
+    def order(self, words: str, timeout_s: float = 120.0) -> None:
         """Give the guest an order and wait until it has followed it.
 
         Raises:
@@ -368,7 +368,7 @@ class Domain:
         if words == "reboot":
             self._boots += 1
 
-    def wait_until_booted(self, timeout_s: float = 180.0) -> None:
+    def wait_until_booted(self, timeout_s: float = 300.0) -> None:
         """Return once the guest takes orders; after the order `reboot`, once it does so again.
 
         Raises:
@@ -403,7 +403,7 @@ class Domain:
         argv = self.daemon.virsh_argv("migrate", self.name, *way, *at, *words)
         return start(self.daemon.inside(*argv), self._migration_log)
 
-    def migrate(self, to: Daemon, *words: str, timeout_s: float = 60.0) -> "Domain":
+    def migrate(self, to: Daemon, *words: str, timeout_s: float = 180.0) -> "Domain":
         """Migrate it, and return what it is there.
 
         Raises:
@@ -536,7 +536,7 @@ def _booted(shape: str) -> Path:
                 domain.wait_until_booted()
                 domain.order("dirty 56")  # so that free memory is zero, and takes no room in the file
                 domain.order("clean")
-                domain.virsh("save", str(work / "state"), timeout_s=120)
+                domain.virsh("save", str(work / "state"), timeout_s=300)
     return cache.place(name, inputs) / "state"
 
 

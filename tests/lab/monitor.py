@@ -13,7 +13,7 @@ BALLOON = "/machine/peripheral/balloon0"
 class Monitor:
     """A blocking QMP client for one more monitor than the agent's."""
 
-    def __init__(self, path: Path, timeout_s: float = 30.0, *, patience_s: float = 30.0) -> None:
+    def __init__(self, path: Path, timeout_s: float = 60.0, *, patience_s: float = 60.0) -> None:
         """Connect, waiting for a listener at most `patience_s`, and for each answer at most `timeout_s`."""
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(timeout_s)
@@ -33,7 +33,11 @@ class Monitor:
             try:
                 self._socket.connect(str(path))
                 return
-            except (FileNotFoundError, ConnectionRefusedError):
+            except (
+                FileNotFoundError,
+                ConnectionRefusedError,
+                BlockingIOError,
+            ):  # the last: its queue is full
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.01)
@@ -98,7 +102,7 @@ class Monitor:
         """Read the polling interval."""
         return cast(int, self.get("guest-stats-polling-interval"))
 
-    def wait_for_update(self, timeout_s: float = 90.0) -> int:
+    def wait_for_update(self, timeout_s: float = 180.0) -> int:
         """Return the `last-update` of the first update after now. The interval must be set.
 
         Raises:

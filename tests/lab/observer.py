@@ -46,7 +46,7 @@ class Observer:
         argv = [sys.executable, "-m", "tests.lab.observer", self._file, *truths]
         self._process = start(argv, log, cwd=Path(__file__).parents[2])
         try:
-            wait_until(self._file.exists, "the observer", self._process, log, 20)
+            wait_until(self._file.exists, "the observer", self._process, log, 120)
         except BaseException:
             kill(self._process)
             raise
@@ -67,7 +67,7 @@ class Observer:
             RuntimeError: it had ended before.
         """
         self._process.terminate()
-        if self._process.wait(10) != 0:
+        if self._process.wait(60) != 0:
             raise RuntimeError(f"the observer ended before its time; see {self._file.parent}/observer.log")
         return self.updates()
 
@@ -102,7 +102,7 @@ class _Watched:
     def connect(self) -> None:
         connection = socket.socket(socket.AF_UNIX)
         try:
-            connection.settimeout(10)
+            connection.settimeout(60)
             connection.connect(self.path)
             stream = connection.makefile("rb")
             stream.readline()

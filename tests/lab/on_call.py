@@ -62,14 +62,20 @@ def host_in_trouble(folder: Path, env: Mapping[str, str]) -> Generator[tuple[Age
         stack.callback(Monitor(hypervisor.vm("mail-3").qmp).close)
         process = stack.enter_context(agent(folder / "agent", *words, env=more))
         process.wait_for_log(" web ", 120)
-        _begin(hypervisor)
+        _begin(hypervisor, process)
         yield process, f"http://127.0.0.1:{port}/"
 
 
-def _begin(hypervisor: Hypervisor) -> None:
+def _begin(hypervisor: Hypervisor, process: AgentProcess) -> None:
+    def contended() -> bool:
+        lines = process.stderr.read_text().splitlines()
+        return any("cache-4" in line and "reason=contended" in line for line in lines)
+
     with hypervisor.vm("cache-4").monitor() as rival:
-        deadline = time.monotonic() + 15
-        while time.monotonic() < deadline:
+        deadline = time.monotonic() + 180
+        while not contended():
+            if time.monotonic() > deadline:
+                raise RuntimeError("the agent does not leave cache-4 to the other client")
             with suppress(RuntimeError):
                 rival.set_interval(0)
             time.sleep(0.5)

@@ -1,5 +1,6 @@
 """Processes that tests start, their status, and a check that none is left."""
 
+import os
 import random
 import socket
 import time
@@ -32,7 +33,7 @@ def is_running(pid: int) -> bool:
 def listens(port: int, host: str = "127.0.0.1") -> bool:
     """Return whether a listener accepts connections on a local port."""
     try:
-        with socket.create_connection((host, port), 1):
+        with socket.create_connection((host, port), 5):
             return True
     except OSError:
         return False
@@ -51,24 +52,32 @@ def listens_at(path: Path) -> bool:
 def free_port() -> int:
     """Return a local port without a listener, below those that the kernel gives to clients.
 
-    Otherwise a client's connection may have the port of a service when the service is started again.
+    Otherwise a client's connection may have the port of a service when the service is started again. No
+    port is returned twice, since a service may listen on it much later; other test processes get others.
     """
     clients_from = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    end = max(_PORT_MIN + 1_000, min(clients_from, _NODE_PORT_MIN))
     while True:
-        port = _CHANCE.randrange(_PORT_MIN, max(_PORT_MIN + 1_000, min(clients_from, _NODE_PORT_MIN)))
+        port = _CHANCE.randrange(_PORT_MIN + worker % workers, end, workers)
+        if port in _GIVEN:
+            continue
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
+            _GIVEN.add(port)
             return port
 
 
 _ACCEPTS_CONNECTIONS = 0x10000
+_GIVEN: set[int] = set()
 _CHANCE = random.SystemRandom()  # Hypothesis seeds the other one
 _PORT_MIN = 10_000
 _NODE_PORT_MIN = 30_000  # of Kubernetes
 
 
 @contextmanager
-def no_child_left(grace_s: float = 2.0) -> Generator[None]:
+def no_child_left(grace_s: float = 30.0) -> Generator[None]:
     """Assert that every process started in the block has ended and been waited for when the block ends."""
     before = _children()
     yield

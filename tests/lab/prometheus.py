@@ -66,13 +66,13 @@ class Prometheus:
             self.log,
         )
 
-    def wait_until_ready(self, timeout_s: float = 90.0) -> None:
+    def wait_until_ready(self, timeout_s: float = 180.0) -> None:
         """Return once it takes data."""
         wait_until(self._ready, "Prometheus", self.process, self.log, timeout_s)
 
     def _ready(self) -> bool:
         try:
-            with _direct.open(f"{self._url}/-/ready", timeout=1):
+            with _direct.open(f"{self._url}/-/ready", timeout=5):
                 return True
         except OSError:
             return False

@@ -65,9 +65,9 @@ class Vm:
         self._process = start([*self._argv, *resumed], self.log, env=self._env)
         self._boots = 0 if resumed else 1
         try:
-            wait_until(self._answers, self.name, self._process, self.log, 60)
+            wait_until(self._answers, self.name, self._process, self.log, 120)
             if resumed:
-                wait_until(self._runs, f"{self.name} resumes", self._process, self.log, 60)
+                wait_until(self._runs, f"{self.name} resumes", self._process, self.log, 120)
         except BaseException:
             self.kill()
             raise
@@ -105,7 +105,7 @@ class Vm:
         """Open the tests' own monitor."""
         return Monitor(self.truth)
 
-    def order(self, words: str, timeout_s: float = 90.0) -> None:
+    def order(self, words: str, timeout_s: float = 120.0) -> None:
         """Give the guest an order and wait until it has followed it.
 
         Raises:
@@ -115,7 +115,7 @@ class Vm:
         if words == "reboot":
             self._boots += 1
 
-    def wait_until_booted(self, timeout_s: float = 180.0) -> None:
+    def wait_until_booted(self, timeout_s: float = 300.0) -> None:
         """Return once the guest takes orders; after the order `reboot`, once it does so again.
 
         Raises:

@@ -285,13 +285,13 @@ def scripted_kafka_thread(peer: Peer, tls: ssl.SSLContext | None = None) -> Gene
 
     thread = threading.Thread(target=asyncio.run, args=[run()], daemon=True)
     thread.start()
-    if not running.wait(10):
+    if not running.wait(60):
         raise RuntimeError("the broker does not start")
     try:
         yield address[0]
     finally:
         ending.set()
-        thread.join(10)
+        thread.join(60)
 
 
 def _token(body: bytes) -> bytes:

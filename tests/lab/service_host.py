@@ -71,7 +71,7 @@ class ServiceHost:
         """Return what systemd says of the service."""
         return self.do("systemctl", "show", "barograph", "--value", "-p", name).strip()
 
-    def wait(self, holds: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
+    def wait(self, holds: Callable[[], bool], what: str, timeout_s: float = 180.0) -> None:
         """Return once `holds()`.
 
         Raises:

@@ -19,7 +19,7 @@ class SimulatedVm:
         self.truth = hypervisor.folder / f"{name}.truth"
         self._hypervisor = hypervisor
 
-    def order(self, order: str, timeout_s: float = 30.0) -> object:
+    def order(self, order: str, timeout_s: float = 60.0) -> object:
         """Send an order of `simulator.orders`, which include those of the lab's real guests.
 
         Raises:
