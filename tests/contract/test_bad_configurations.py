@@ -76,7 +76,7 @@ def test_the_command_reports_every_problem_exits_with_2_and_starts_nothing(
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=180,
         env={"PATH": os.environ["PATH"], **environ},
     )
 

@@ -331,7 +331,7 @@ def caught_by(model: Model, old: str, new: str) -> str | None:
             text=True,
             cwd=copy,
             env=os.environ | {"BAROGRAPH_HYPOTHESIS": "seeded"},
-            timeout=600,
+            timeout=1800,
         )
     failed = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("FAILED ")]
     if failed:

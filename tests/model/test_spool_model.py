@@ -205,7 +205,7 @@ class Agent:
         self.portal.call(ending)
         for each in futures:
             with suppress(CancelledError):
-                each.result(10)
+                each.result(60)
 
     def counted(self, count: Count, sink: str) -> int:
         """Sum one counter over its reasons."""

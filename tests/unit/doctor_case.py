@@ -116,7 +116,7 @@ class Case:
         if self.within:
             argv = [*self.within, sys.executable, "-m", "agent", *words]
             environ = {**os.environ, **self.environ}
-            done = subprocess.run(argv, env=environ, capture_output=True, text=True, timeout=60, check=False)
+            done = subprocess.run(argv, env=environ, capture_output=True, text=True, timeout=180, check=False)
             return json.loads(done.stdout)["findings"]
         with as_user(self.user):
             result = CliRunner().invoke(cli, words, env=self.environ, prog_name="barograph")

@@ -149,7 +149,7 @@ def shown(app: Top) -> str:
 
 
 async def until(pilot: Pilot[None], app: Top, text: str, *, there: bool = True) -> str:
-    for _ in range(600):
+    for _ in range(2400):
         if (text in shown(app)) is there:
             return shown(app)
         await pilot.pause(0.05)

@@ -86,4 +86,4 @@ def test_an_answer_that_trickles_ends_at_the_timeout(start: bytes) -> None:
     with listening(talk) as port, pytest.raises(NoAnswerError):
         ask("127.0.0.1", port, "/livez", within_s=0.5, bytes_max=1 << 20)
 
-    assert time.monotonic() - began_s < 10
+    assert time.monotonic() - began_s < 30

@@ -47,7 +47,7 @@ def imported(folder: Path, settings: Mapping[str, str]) -> set[str]:
             if "no VM found" in line:
                 process.send_signal(signal.SIGTERM)
                 break
-        out, rest = process.communicate(timeout=60)
+        out, rest = process.communicate(timeout=180)
     assert out, seen + rest
     return {name.partition(".")[0] for name in json.loads(out.splitlines()[-1])}
 

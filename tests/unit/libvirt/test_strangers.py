@@ -72,7 +72,7 @@ async def connected(*uris: str) -> AsyncGenerator[Connections, None]:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         while not condition():  # noqa: ASYNC110 - what is awaited has no event
             await anyio.sleep(0.005)
 

@@ -39,7 +39,7 @@ async def read_stats(link: Link, balloon_path: str = BALLOON) -> Reading | BadAn
         answered.set()
 
     link.read_stats(balloon_path, take)
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         await answered.wait()
     if isinstance(answers[0], QmpCommandError):
         raise answers[0]

@@ -65,7 +65,7 @@ async def heard_in(session: Sequence[bytes], pauses: frozenset[int]) -> list[str
     with theirs:
         async with anyio.create_task_group() as group:
             group.start_soon(speak)
-            with anyio.fail_after(10):
+            with anyio.fail_after(60):
                 await client.begin(ours)
                 for _ in session[2:]:
                     try:

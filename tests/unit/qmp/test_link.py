@@ -218,7 +218,7 @@ async def test_a_cancelled_call_leaves_the_link_usable_and_its_late_answer_is_dr
             await link.read_run_state()
         cancelled.set()
 
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             assert await link.read_run_state() == "running"
         assert scope.cancelled_caught
 
@@ -238,7 +238,7 @@ async def test_answers_in_another_order_reach_who_asked() -> None:
         answers[name] = await question()
 
     async with serving(script) as path, open_link(path, SETTINGS, openings()) as link:
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as group:
                 group.start_soon(ask, "state", link.read_run_state)
                 group.start_soon(ask, "actual", link.read_actual)
@@ -282,7 +282,7 @@ async def test_whatever_ends_a_link_is_told_to_all_who_wait(said: bytes, fault: 
         faults.append(caught.value.fault)
 
     async with serving(script) as path, open_link(path, SETTINGS, openings()) as link:
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as group:
                 group.start_soon(note, link.next_event)
                 group.start_soon(note, link.read_run_state)
@@ -319,7 +319,7 @@ async def test_what_nobody_asked_for_is_passed_over(odd: bytes) -> None:
         await peer.wait_closed()
 
     async with serving(script) as path, open_link(path, SETTINGS, openings()) as link:
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             assert await link.read_run_state() == "running"
             assert await link.read_run_state() == "paused"
 
@@ -336,7 +336,7 @@ async def test_a_link_is_dead_when_its_block_has_ended() -> None:
             await question()
         faults.append(caught.value.fault)
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         async with serving(script) as path, anyio.create_task_group() as group:
             async with open_link(path, SETTINGS, openings()) as link:
                 group.start_soon(note, link.read_run_state)
@@ -359,7 +359,7 @@ async def test_closing_does_not_wait_for_a_peer_that_reads_no_more() -> None:
                 link.read_stats(BALLOON + "x" * 1000, print)
             closing_at_s = anyio.current_time()
 
-        assert anyio.current_time() - closing_at_s < 0.5
+        assert anyio.current_time() - closing_at_s < 4  # it would wait until the peer has gone
 
 
 async def test_events_before_the_end_are_still_returned() -> None:
@@ -407,9 +407,9 @@ async def test_a_flood_ends_the_link(flood: bytes) -> None:
 
     settings = Settings(greeting_timeout_s=5.0, events_per_s_max=100)
     async with serving(script) as path, open_link(path, settings, openings()) as link:
-        with anyio.fail_after(5), pytest.raises(QmpUnreachable) as caught:
+        with anyio.fail_after(60), pytest.raises(QmpUnreachable) as caught:
             await link.read_run_state()
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             await closed.wait()
 
     assert caught.value.fault is LinkFault.FLOODING
@@ -424,7 +424,7 @@ async def test_the_words_of_a_flood_name_the_event() -> None:
 
     settings = Settings(greeting_timeout_s=5.0, events_per_s_max=100)
     async with serving(script) as path, open_link(path, settings, openings()) as link:
-        with anyio.fail_after(5), pytest.raises(QmpUnreachable) as caught:
+        with anyio.fail_after(60), pytest.raises(QmpUnreachable) as caught:
             await link.read_run_state()
 
     assert caught.value.fault is LinkFault.FLOODING
@@ -441,7 +441,7 @@ async def test_a_storm_of_events_that_are_not_used_leaves_the_link_open() -> Non
         await peer.wait_closed()
 
     async with serving(script) as path, open_link(path, Settings(greeting_timeout_s=5.0), openings()) as link:
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             assert await link.read_run_state() == "paused"
             assert await link.next_event() == MonitorEvent(MonitorEventKind.STOP)
 
@@ -506,7 +506,7 @@ async def test_answers_that_were_asked_for_count_towards_a_flood() -> None:
 
     settings = Settings(greeting_timeout_s=5.0, events_per_s_max=100)
     async with serving(script) as path, open_link(path, settings, openings()) as link:
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             await link.read_run_state()
             await link.read_run_state()
             with pytest.raises(QmpUnreachable) as caught:
@@ -555,7 +555,7 @@ async def test_a_flood_lets_others_run_between_any_two_of_its_messages(flood: by
         anyio.create_task_group() as group,
     ):
         group.start_soon(count_turns)
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             await link.read_run_state()
             await link.read_run_state()
         done.set()

@@ -35,7 +35,7 @@ class Kernel:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         while not holds():  # noqa: ASYNC110 - nobody sets an event for it
             await anyio.sleep(0.01)
 

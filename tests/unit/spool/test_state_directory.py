@@ -70,7 +70,7 @@ def make_reachable(directory: Path) -> None:
 def command(*words: str) -> subprocess.CompletedProcess[str]:
     """Run a command of the agent as root."""
     return subprocess.run(
-        [sys.executable, "-m", "agent", *words], check=False, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "agent", *words], check=False, capture_output=True, text=True, timeout=180
     )
 
 

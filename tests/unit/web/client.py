@@ -49,7 +49,7 @@ async def ask(
     more: Mapping[str, str] | None = None,
 ) -> Answer:
     """Send one request, and read until the server closes."""
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async with await anyio.connect_tcp("127.0.0.1", port_of(url)) as stream:
             headers = f"host: {host}\r\naccept-encoding: {accept_encoding}\r\n"
             headers += "".join(f"{name}: {value}\r\n" for name, value in (more or {}).items())

@@ -65,7 +65,7 @@ async def test_a_slow_client_is_disconnected_at_the_deadline(words: bytes) -> No
             client.sendall(words)
             await anyio.sleep(0.6)  # past the deadline; there is nothing to wait on from outside
             client.setblocking(False)
-            with anyio.fail_after(10):
+            with anyio.fail_after(60):
                 while not is_over(client):
                     await anyio.wait_readable(client)
 
@@ -78,7 +78,7 @@ async def test_a_flood_of_silent_connections_is_bounded_and_keeps_no_client_out(
         answer = await ask(url, "/")
         closed = 0
         for stream in silent:
-            with anyio.move_on_after(0.05):
+            with anyio.move_on_after(0.5):
                 with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
                     await stream.receive()
                 closed += 1
@@ -92,7 +92,7 @@ async def test_a_flood_of_silent_connections_is_bounded_and_keeps_no_client_out(
 async def test_a_request_larger_than_the_bound_is_refused(end: bytes) -> None:
     received = b""
     async with open_web(settings(), APP) as url:
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             async with await anyio.connect_tcp("127.0.0.1", port_of(url)) as stream:
                 await stream.send(b"GET /?" + b"x" * 16_384 + end)
                 with suppress(anyio.BrokenResourceError):  # the server may close before it has read all
@@ -124,4 +124,4 @@ async def test_a_response_under_way_delays_the_end_only_briefly() -> None:
     took_s = time.monotonic() - began_s
     await client.aclose()
 
-    assert took_s < 5
+    assert took_s < 30

@@ -76,7 +76,7 @@ async def test_without_news_the_answer_comes_when_the_wait_is_over() -> None:
     now.tap.read(None, Wanted())
     now.tap.put(RecordKind.AGENT_STATE, b"{}")
 
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         answer = await page.answer("1", None, ["sample"])
 
     assert b'"next":1' in answer
@@ -104,7 +104,7 @@ async def test_readers_are_bounded_and_a_place_is_free_again_when_one_has_its_an
     async def read() -> None:
         await page.answer("0", None, [])
 
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as group:
             for _ in range(READERS_MAX):
                 group.start_soon(read)
