@@ -1,5 +1,10 @@
-"""What all tests use: the event loop, a folder kept on failure, a check for leftover processes, the order."""
+"""What all tests use: the event loop, a folder kept on failure, a check for leftover processes, the order.
 
+How many examples Hypothesis makes: profile quick in `make check`, else short or BAROGRAPH_HYPOTHESIS. But for
+the long form they are the same each time, and none has a deadline.
+"""
+
+import os
 import shutil
 import signal
 import tempfile
@@ -8,6 +13,7 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, Phase, settings
 
 from tests.lab.process import no_child_left
 
@@ -47,6 +53,24 @@ SLOWEST_FIRST: Sequence[str] = (
     "test_spool_model",
 )
 """The files that take longest, by the summary at the end of a run: see `pytest_terminal_summary`."""
+
+_CHECKS = [HealthCheck.too_slow, HealthCheck.filter_too_much]
+
+settings.register_profile(
+    "short",
+    max_examples=150,
+    stateful_step_count=40,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=_CHECKS,
+)
+settings.register_profile("quick", settings.get_profile("short"), max_examples=40)
+settings.register_profile(
+    "long", max_examples=10_000, stateful_step_count=60, deadline=None, suppress_health_check=_CHECKS
+)
+# A seeded fault only has to be caught, so the history that catches it need not be made shorter.
+settings.register_profile("seeded", settings.get_profile("short"), phases=[Phase.generate])
+settings.load_profile(os.environ.get("BAROGRAPH_HYPOTHESIS", "short"))
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell without job control starts background jobs with SIGINT ignored, and children inherit that.
