@@ -42,6 +42,7 @@ def lag_p99_ms(
         once_reporting(lines)
         time.sleep(steady_after + 1 + seconds)
         until_ms = time.time() * 1000 - 300
+        time.sleep(1)  # in which the last one is read
         before_the_end(lines)
         assert process.stop() == 0
         shown = observer.stop()
