@@ -52,7 +52,7 @@ class OwnedClient(Watcher):
         return {name.removeprefix("balloon."): value for name, value in fields.items()}
 
     def stats(self) -> tuple[int, dict[str, int]]:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while "last-update" not in (told := self.told()):  # busy, as after a reset
             assert time.monotonic() < deadline, told
         return told["last-update"], {
@@ -87,7 +87,7 @@ class OwnedClient(Watcher):
     def actual(self) -> int:
         return self.told()["current"] * 1024
 
-    def wait_for(self, names: list[str], timeout_s: float = 60.0) -> list[dict[str, object]]:
+    def wait_for(self, names: list[str], timeout_s: float = 180.0) -> list[dict[str, object]]:
         missing, seen = list(names), list[dict[str, object]]()
         deadline = time.monotonic() + timeout_s
         while missing:

@@ -7,7 +7,6 @@ emulates: only what QEMU promises is compared, with room.
 """
 
 import time
-from itertools import pairwise
 from typing import cast
 
 from tests.integration.hypervisor_kinds import QUICK_S, UNSET, AnyKind
@@ -20,36 +19,38 @@ def test_from_0_an_update_at_once_and_then_one_an_interval(any_kind: AnyKind) ->
     time.sleep(1.1)  # past the second of the first buffer
 
     before, asked = client.stats(), time.monotonic()
-    assert client.interval(2) == {}
+    assert client.interval(2 * int(QUICK_S)) == {}
     first, _ = client.next_update(after=before)
+    assert first - asked < QUICK_S
+
+    changed = time.monotonic()
+    assert client.interval(2) == {}
     second, _ = client.next_update()
     third, _ = client.next_update()
-
-    assert first - asked < QUICK_S
-    # The first may have been seen late, on a busy machine.
-    assert 1.5 < second - first < 2 + QUICK_S
-    assert 3.5 < third - first < 4 + 2 * QUICK_S
+    # Each may have been seen late, on a busy machine.
+    assert 1.99 < second - changed < 2 + QUICK_S
+    assert 3.98 < third - changed < 4 + 2 * QUICK_S
 
 
 def test_the_same_interval_again_changes_nothing(any_kind: AnyKind) -> None:
     client = any_kind.watch(any_kind.guest())
     assert client.interval(2) == {}
-    deadline = time.monotonic() + 8
+    deadline = time.monotonic() + 120
     updates = 0
     last = client.stats()
-    while time.monotonic() < deadline:
+    while updates < 3:  # there would be none after the first
+        assert time.monotonic() < deadline, f"{updates} updates"
         assert client.interval(2) == {}
         updates += (now := client.stats()) != last
         last = now
         time.sleep(0.1)
 
-    assert updates >= 3
-
 
 def test_intervals_that_alternate_faster_than_they_last_starve_it(any_kind: AnyKind) -> None:
     client = any_kind.watch(any_kind.guest())
+    time.sleep(1.1)  # past the second of the first buffer
     assert client.interval(3) == {}
-    time.sleep(QUICK_S)
+    client.next_update()
     before = client.stats()
 
     for value in (4, 3) * 5:
@@ -64,30 +65,30 @@ def test_intervals_that_alternate_faster_than_they_last_starve_it(any_kind: AnyK
 
 def test_switched_off_it_stands_and_keeps_its_values(any_kind: AnyKind) -> None:
     client = any_kind.watch(any_kind.guest())
-    assert client.interval(1) == {}
+    assert client.interval(2) == {}
     client.next_update()
-    time.sleep(0.3)
+    time.sleep(0.3)  # long before the guest is asked again
 
     assert client.interval(0) == {}
 
-    client.stands(2.5)
+    client.stands(3.0)
     assert client.stats()[0] > 0
 
 
 def test_the_timer_is_on_the_vms_clock(any_kind: AnyKind) -> None:
     client = any_kind.watch(any_kind.guest())
-    assert client.interval(3) == {}
+    assert client.interval(4) == {}
     client.next_update()
     time.sleep(1)
 
     client.pause()
     assert client.run_state() == "paused"
-    client.stands(3.5)
+    client.stands(4.5)
     client.resume()
     resumed = time.monotonic()
     took = client.next_update()[0] - resumed
 
-    assert 1.0 < took < 2 + QUICK_S  # what was left of the interval
+    assert 0.5 < took < 3 + QUICK_S  # what was left of the interval; the pause may have begun late
     assert [event["event"] for event in client.wait_for(["STOP", "RESUME"])] == ["STOP", "RESUME"]
 
 
@@ -96,7 +97,7 @@ def test_switched_on_while_stopped_the_guest_is_asked_when_the_vm_runs(any_kind:
     time.sleep(1.1)
     client.pause()
     before = client.stats()
-    assert client.interval(5) == {}
+    assert client.interval(2 * int(QUICK_S)) == {}
     client.stands(1.2)
 
     client.resume()
@@ -137,7 +138,7 @@ def test_a_driver_that_leaves_and_comes_back(any_kind: AnyKind) -> None:
     assert client.interval_now() == 1
 
     vm.order("load")
-    assert client.stats() != before
+    client.next_update(after=before)
     client.next_update()
 
 
@@ -148,12 +149,12 @@ def test_a_crashed_guest_is_silent_and_the_vm_runs_on(any_kind: AnyKind) -> None
     client.next_update()
 
     vm.order("crash")
-    deadline = time.monotonic() + 60  # it may report once more while it crashes
+    deadline = time.monotonic() + 180  # it may report once more while it crashes
     last = None
     while (now := client.stats()) != last:
         assert time.monotonic() < deadline, now
         last = now
-        time.sleep(1.5)
+        time.sleep(3)
 
     client.stands(2.5)
     assert client.run_state() == "running"
@@ -174,7 +175,7 @@ def test_a_reset_keeps_interval_and_values_and_polling_comes_back(any_kind: AnyK
     assert after[1]["stat-total-memory"] == before[1]["stat-total-memory"]
 
     client.wait_for(["RESET"])
-    client.next_update(80, every_s=0.5)  # a guest that boots under emulation is slowed by each question
+    client.next_update(300, every_s=0.5)  # a guest that boots under emulation is slowed by each question
     client.next_update()
     assert client.interval_now() == 1
 
@@ -191,19 +192,19 @@ def test_the_balloons_size_follows_and_says_so_once_a_second(any_kind: AnyKind) 
 
     assert 100 << 20 < sizes[0] < 128 << 20
     assert sizes == sorted(sizes, reverse=True)
-    assert at_s[1] - at_s[0] < 2 * QUICK_S
-    for earlier_s, later_s in pairwise(at_s[1:]):
-        assert 0.5 < later_s - earlier_s < 1 + QUICK_S
+    assert at_s[1] - at_s[0] < QUICK_S
+    assert len(sizes) <= at_s[-1] - at_s[0] + 2  # once a second
     assert client.actual() == 100 << 20
 
-    total = client.stats()[1]["stat-total-memory"]
+    before = client.stats()
+    total = before[1]["stat-total-memory"]
     assert client.interval(1) == {}
-    time.sleep(QUICK_S)
+    client.next_update(after=before)
     assert total - client.stats()[1]["stat-total-memory"] == 28 << 20
 
     client.resize(128 << 20)
     client.wait_for(["BALLOON_CHANGE"])
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 180
     while client.actual() != 128 << 20:
         assert time.monotonic() < deadline
         time.sleep(0.05)
