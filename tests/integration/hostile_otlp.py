@@ -202,7 +202,7 @@ def grpc_backend(seed: int) -> Generator[str]:
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
-        server.stop(0).wait(5)
+        server.stop(0).wait(30)
         pool.shutdown()
 
 
@@ -282,7 +282,7 @@ longest = ""
 
 async def main():
     global failed, settled, wrong, longest
-    chosen = Settings(endpoint=endpoint, protocol=protocol, signal="logs", timeout_s=0.1)
+    chosen = Settings(endpoint=endpoint, protocol=protocol, signal="logs", timeout_s=0.3)
     sink = otlp_logs.OtlpLogsSink(chosen, AGENT)
     for number in range(1, answers + 1):
         events = [replace(view().state, sequence=2 * number + each) for each in range(2)]
@@ -308,7 +308,7 @@ from agent.sinks import otlp_points
 from tests.unit.sinks.views import AGENT, sample, view
 
 endpoint, protocol, answers = sys.argv[1], sys.argv[2], int(sys.argv[3])
-exporter = open_exporter(Settings(endpoint=endpoint, protocol=protocol, timeout_s=0.1))
+exporter = open_exporter(Settings(endpoint=endpoint, protocol=protocol, timeout_s=0.3))
 failed = settled = wrong = 0
 longest = ""
 for number in range(answers):

@@ -117,7 +117,7 @@ class Backend:
         if answer.status == 200 and not answer.silent:
             self.accepted.append(request)
         if answer.silent:
-            self._ending.wait(60)
+            self._ending.wait(300)
         return answer
 
     def logs(self) -> list[str]:
@@ -227,7 +227,7 @@ class GrpcBackend(Backend):
     def close(self) -> None:
         """End it, and every answer that is held back."""
         self._ending.set()
-        self._server.stop(0).wait(5)
+        self._server.stop(0).wait(30)
         self._pool.shutdown()
 
 

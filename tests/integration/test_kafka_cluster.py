@@ -86,14 +86,14 @@ class Delivering:
             self._tell()
             await anyio.sleep(PAUSE_S)
 
-    async def more(self, batches: int, within_s: float = 60.0) -> None:
+    async def more(self, batches: int, within_s: float = 180.0) -> None:
         """Return once so many more batches are settled of which none was begun before now."""
         goal = self.batches + batches + 1
         with anyio.fail_after(within_s):
             while self.batches < goal:
                 await self._changed.wait()
 
-    async def failing(self, within_s: float = 60.0) -> None:
+    async def failing(self, within_s: float = 180.0) -> None:
         """Return once a batch has failed."""
         before = self.failures
         with anyio.fail_after(within_s):
@@ -112,7 +112,7 @@ class Delivering:
 async def start_again(cluster: RealKafka, number: int, topic: str) -> None:
     def start() -> None:
         cluster.brokers[number].begin()
-        cluster.brokers[number].wait_until_listening(60)
+        cluster.brokers[number].wait_until_listening(180)
         cluster.wait_until_in_sync(topic)
 
     await anyio.to_thread.run_sync(start)
@@ -178,7 +178,7 @@ async def test_a_cluster_that_hangs_is_left_in_time_and_gets_everything_when_it_
             await sink.send(late)
         begun_s = time.monotonic()
         await sink.aclose()
-        assert time.monotonic() - begun_s < 2.0
+        assert time.monotonic() - begun_s < 15.0  # not until the cluster goes on
     finally:
         cluster.thaw()
 
@@ -189,7 +189,7 @@ async def test_a_cluster_that_hangs_is_left_in_time_and_gets_everything_when_it_
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_with_one_broker_dead_and_one_hung_at_once_delivery_waits_and_goes_on_without_the_dead(
     cluster: RealKafka,
 ) -> None:

@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import anyio
-import anyio.lowlevel
 import anyio.to_thread
 
 from agent.errors import SinkUnavailable
@@ -67,7 +66,7 @@ async def test_an_agent_has_one_connection_and_few_requests(own_kafka: RealKafka
 
     assert connections == [own_kafka.port]
     for name, batches in made.items():
-        assert batches <= seconds / LINGER_S + 1, (name, made, seconds)
+        assert batches <= seconds / LINGER_S + 2, (name, made, seconds)
 
 
 def run_agent(own_kafka: RealKafka, folder: Path) -> tuple[list[int], float, dict[str, int]]:
@@ -85,14 +84,16 @@ def run_agent(own_kafka: RealKafka, folder: Path) -> tuple[list[int], float, dic
     with ExitStack() as stack:
         stack.enter_context(simulated(folder, vms=20))
         process = stack.enter_context(agent(folder, *words, env={**env, "BAROGRAPH_MEMORY__INTERVAL": "1s"}))
-        wait_until(lambda: all(count().values()), "records of each kind", process.process, process.stderr, 60)
+        wait_until(
+            lambda: all(count().values()), "records of each kind", process.process, process.stderr, 240
+        )
         before, began_s = count(), time.monotonic()
         wait_until(
             lambda: count()["samples"] >= before["samples"] + 5,
             "samples",
             process.process,
             process.stderr,
-            60,
+            240,
         )
         seconds = time.monotonic() - began_s
         made = {name: after - before[name] for name, after in count().items()}
@@ -101,13 +102,13 @@ def run_agent(own_kafka: RealKafka, folder: Path) -> tuple[list[int], float, dic
     return connections, seconds, made
 
 
-def sinks_sharing(bootstrap: str, *topics: str, delivery_timeout_s: float = 10.0) -> list[KafkaSink]:
+def sinks_sharing(bootstrap: str, *topics: str, delivery_timeout_s: float = 60.0) -> list[KafkaSink]:
     """Return a sink for each topic, over the same connections."""
     connections = Connections()
     settings = Settings(
         bootstrap_servers=tuple(bootstrap.split(",")),
         delivery_timeout_s=delivery_timeout_s,
-        request_timeout_s=min(delivery_timeout_s, 5.0),
+        request_timeout_s=min(delivery_timeout_s, 30.0),
         compression="none",
     )
     return [KafkaSink(settings, topic, f"kafka.{topic}", connections=connections) for topic in topics]
@@ -137,12 +138,12 @@ async def test_sinks_share_one_connection_to_each_broker() -> None:
         still = connections_to(cluster.bootstrap, _own_pid())
         for sink in sinks[1:]:
             await sink.aclose()
-        await anyio.lowlevel.checkpoint()
-        left = connections_to(cluster.bootstrap, _own_pid())
+        with anyio.fail_after(60):
+            while connections_to(cluster.bootstrap, _own_pid()):  # noqa: ASYNC110 - the kernel's list
+                await anyio.sleep(0.01)
 
     assert len(found) == len(set(found)) == 3, found
     assert sorted(still) == sorted(found)
-    assert left == []
 
 
 def _own_pid() -> int:
@@ -152,7 +153,7 @@ def _own_pid() -> int:
 async def test_a_topic_whose_batches_fail_costs_another_topic_nothing() -> None:
     with cluster_of("good") as cluster:
         cluster.refuse_topic("bad", 3)
-        good, bad = sinks_sharing(cluster.bootstrap, "good", "bad", delivery_timeout_s=2.0)
+        good, bad = sinks_sharing(cluster.bootstrap, "good", "bad", delivery_timeout_s=6.0)
         sent = many(300)
         failed = anyio.Event()
 

@@ -15,7 +15,7 @@ from tests.lab.agent import agent
 from tests.lab.scripted_kafka import METADATA, Peer, scripted_kafka_thread
 
 DEADLINE_S = 2.0  # of the shutdown; the default is longer
-SLACK_S = 4.0  # to stop the interpreter on a busy machine
+SLACK_S = 25.0  # to stop the interpreter on a busy machine
 SCRAM = {
     "BAROGRAPH_KAFKA__SASL__MECHANISM": "SCRAM-SHA-256",
     "BAROGRAPH_KAFKA__SASL__USERNAME": "barograph",
@@ -43,7 +43,8 @@ def test_a_resolver_that_hangs_is_named_and_holds_up_no_stop(folder: Path) -> No
     if os.geteuid() != 0:
         pytest.skip("needs root, for a resolv.conf of its own")
     settings = folder / "resolv.conf"
-    settings.write_text("nameserver 127.0.53.53\noptions timeout:30 attempts:5\n")
+    address = f"127.53.{os.getpid() >> 8 & 255}.{os.getpid() & 255 or 1}"  # another one in each process
+    settings.write_text(f"nameserver {address}\noptions timeout:30 attempts:5\n")
     own_settings = [
         "unshare",
         "--mount",
@@ -53,7 +54,7 @@ def test_a_resolver_that_hangs_is_named_and_holds_up_no_stop(folder: Path) -> No
         "-",
     ]
     with socket.socket(type=socket.SOCK_DGRAM) as silent:
-        silent.bind(("127.0.53.53", 53))
+        silent.bind((address, 53))
         degrades_and_stops(folder, "kafka.example:9092", "the resolver does not answer", own_settings)
 
 
@@ -77,7 +78,7 @@ def degrades_and_stops(folder: Path, address: str, words: str, within: Sequence[
     assert "hunter2" not in log
     assert "Traceback" not in log
     assert took_s < DEADLINE_S + SLACK_S
-    assert used_s < 10
+    assert used_s < 60  # the iterations would take minutes
 
 
 def kafka(url: str) -> dict[str, str]:

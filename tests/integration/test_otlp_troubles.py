@@ -31,7 +31,7 @@ TLS = Path(__file__).parents[1] / "data" / "tls"
 CA = TLS / "ca.pem"
 Protocol = Literal["http", "grpc"]
 TOLD_WITHIN_S = 2.0
-SLACK_S = 3.0  # for a busy machine and the first import of the exporters; their own timeout is 10 s
+SLACK_S = 13.0  # for a busy machine and the first import of the exporters; their own timeout is 25 s here
 
 
 @pytest.fixture(params=["http", "grpc"])
@@ -83,7 +83,7 @@ class Secure:
 
         server.add_generic_rpc_handlers((EveryCall(export),))
         server.start()
-        self._stack.callback(lambda: server.stop(0).wait(5))
+        self._stack.callback(lambda: server.stop(0).wait(30))
         return port
 
 
@@ -106,7 +106,7 @@ def secure(protocol: Protocol, certificate: str, authority: Path | None = None) 
 
 async def told(settings: Settings) -> str:
     """Return why the sink is degraded, and check that it was told in time, in one line of the log too."""
-    sink = OtlpSink(replace(settings, interval_s=30.0), AGENT, Counters())
+    sink = OtlpSink(replace(settings, interval_s=30.0, timeout_s=25.0), AGENT, Counters())
     problem, took_s = "", 0.0
     with capture_logs() as logs, anyio.fail_after(60):
         async with anyio.create_task_group() as group:
@@ -177,7 +177,7 @@ def test_a_ca_that_the_system_trusts_is_trusted(protocol: Protocol, tmp_path: Pa
     with secure(protocol, "server.pem") as backend:
         script = f'mount --bind {store} {BUNDLE} && exec "$0" -c "$1" {backend.endpoint} {protocol}'
         argv = ["unshare", "--mount", "sh", "-c", script, sys.executable, PROGRAM]
-        ended = subprocess.run(argv, env=environ, capture_output=True, text=True, timeout=110, check=False)
+        ended = subprocess.run(argv, env=environ, capture_output=True, text=True, timeout=300, check=False)
 
     assert ended.returncode == 0, ended.stderr
 
@@ -197,7 +197,7 @@ async def test_a_token_and_a_ca_are_read_again_when_their_files_change(
             endpoint=backend.endpoint,
             protocol=protocol,
             interval_s=0.1,
-            timeout_s=2.0,
+            timeout_s=10.0,
             ca_file=ca_file,
             bearer_token_file=token_file,
             headers_file=headers_file,
@@ -217,7 +217,7 @@ async def test_a_token_and_a_ca_are_read_again_when_their_files_change(
                     == ("Bearer second-token", "two")
                 )
             )
-            assert sink.status.health is Health.OK
+            await until(lambda: sink.status.health is Health.OK)
             token_file.write_text("")  # truncated before it is written: the last one stays in use
             count = len(backend.headers)
             await until(lambda: len(backend.headers) > count + 1)

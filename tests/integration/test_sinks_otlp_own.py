@@ -35,7 +35,7 @@ LEVELS = Levels(
 PAGE = Path(__file__).parents[2] / "docs/metrics.md"
 
 
-def settings(endpoint: str, timeout_s: float = 1.0) -> Settings:
+def settings(endpoint: str, timeout_s: float = 10.0) -> Settings:
     return Settings(endpoint=endpoint, protocol="http", interval_s=0.2, timeout_s=timeout_s)
 
 
@@ -104,7 +104,7 @@ async def test_a_backend_that_is_away_is_named_once_and_then_told_again(http: Ht
 
 async def test_a_backend_that_never_answers_costs_neither_the_loop_nor_the_end(http: HttpBackend) -> None:
     http.answer = lambda _: Answer(silent=True)
-    own = OwnTelemetry(settings(http.endpoint, timeout_s=30), AGENT, lambda: snapshot(Counters(), LEVELS))
+    own = OwnTelemetry(settings(http.endpoint, timeout_s=60), AGENT, lambda: snapshot(Counters(), LEVELS))
     longest_s = took_s = 0.0
 
     async def turn() -> None:
@@ -123,8 +123,8 @@ async def test_a_backend_that_never_answers_costs_neither_the_loop_nor_the_end(h
         took_s = time.monotonic() - began_s
         group.cancel_scope.cancel()
 
-    assert longest_s < 5
-    assert took_s < 15  # the answer is overdue after 30 s
+    assert longest_s < 10
+    assert took_s < 40  # the answer is overdue after 60 s
 
 
 async def test_what_is_looked_at_is_looked_at_on_the_loop_and_once_a_cycle(http: HttpBackend) -> None:

@@ -27,7 +27,7 @@ from agent.spool.store import Bounds
 from agent.telemetry import Count, Counters
 
 DAY_MS = 86_400_000
-GROWTH_MAX = 1.05
+GROWTH_MAX = 1.1
 SPARE_BYTES = 8 << 20
 """Free pages that the spool keeps in its file."""
 AT_ONCE = GatherSettings(pause_ns=1_000_000, slow_pause_ns=1_000_000)

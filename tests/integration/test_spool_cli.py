@@ -19,7 +19,7 @@ SAMPLES = "barograph.spool-cli.samples"
 STATES = "barograph.spool-cli.states"
 
 
-def wait(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
+def wait(condition: Callable[[], bool], what: str, timeout_s: float = 240.0) -> None:
     deadline_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline_s, f"no {what}"

@@ -70,7 +70,7 @@ def test_what_has_no_default_must_be_set() -> None:
 
 @pytest.mark.long
 @pytest.mark.alone
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_real_api_server_takes_them_and_refuses_an_unknown_field(node: Node) -> None:
     node.kubectl("apply", "--filename", str(CRD))
     node.kubectl("wait", "--for=condition=Established", "crd/flinkdeployments.flink.apache.org")

@@ -67,7 +67,7 @@ def expected(records: list[Sent]) -> tuple[dict[str, int], dict[str, int], dict[
     return vms, hosts, memory
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_the_fleet_at_a_glance_is_that_of_the_newest_records(own_kafka: RealKafka, folder: Path) -> None:
     need("flink")
     records = sent(seed=5)
@@ -93,13 +93,13 @@ def test_the_fleet_at_a_glance_is_that_of_the_newest_records(own_kafka: RealKafk
 
     with job(folder / "job", "pressure", own_kafka.bootstrap) as running:
         running.start_sql(file)
-        deadline_s = time.monotonic() + 400
+        deadline_s = time.monotonic() + 900
         half = len(records) // 2
         for start, part in ((0, records[:half]), (half, records[half:])):
             for topic, key, document in part:
                 producer.produce(topic, json.dumps(document).encode(), key=key)
             producer.produce("barograph.vm.quality", b"{", key="x")
-            assert producer.flush(60) == 0
+            assert producer.flush(240) == 0
             while newest() != expected(records[: start + len(part)]):
                 assert running.is_running(), running.log.read_text()[-4000:]
                 assert time.monotonic() < deadline_s, (newest(), expected(records[: start + len(part)]))

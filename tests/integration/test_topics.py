@@ -102,7 +102,7 @@ def run_by_hand(line: str, folder: Path) -> str:
     script, *words = shlex.split(line)
     classes = f"{setup.kafka()}/*:{setup.kafka_tools()}/*"
     command = ["java", "-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", classes, CLASSES[script], *words]
-    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, check=False)
+    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=400, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout
 
@@ -153,7 +153,7 @@ def test_create_makes_what_is_missing_and_changes_nothing(
     assert findings(topics("check -o json", broker.bootstrap, names), states) == {"replicas": "warning"}
 
 
-@pytest.mark.timeout(600)  # each printed command starts a JVM
+@pytest.mark.timeout(2400)  # each printed command starts a JVM
 def test_the_printed_commands_are_enough_for_the_agent_and_no_more(
     broker: RealKafka, names: dict[str, str], tmp_path: Path
 ) -> None:
