@@ -31,7 +31,7 @@ def ask(url: str, path: str, host: str | None = None) -> tuple[int, str]:
     """Return status and text of an answer, whatever the status; `host` is sent instead of the URL's."""
     headers = {} if host is None else {"Host": host}
     try:
-        with _direct.open(urllib.request.Request(url + path, headers=headers), timeout=10) as answer:
+        with _direct.open(urllib.request.Request(url + path, headers=headers), timeout=60) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()

@@ -40,14 +40,14 @@ class DomainLines(Lines):
         """Return its states and reasons, without heartbeats."""
         return [(each["state"], each["reason"]) for each in self.states_of(path) if not each["heartbeat"]]
 
-    def wait_until(self, path: str, state: str, reason: str | None = None, timeout_s: float = 90.0) -> float:
+    def wait_until(self, path: str, state: str, reason: str | None = None, timeout_s: float = 150.0) -> float:
         """Return how long it took until the domain is in `state`, in seconds."""
 
         def is_in() -> bool:
             last = self.said(path)[-1:]
             return bool(last) and last[0][0] == state and reason in (None, last[0][1])
 
-        return self.wait(is_in, f"{state} {reason or ''}; it went {self.said(path)}", timeout_s)
+        return self.wait(is_in, f"{path} {state} {reason or ''}", timeout_s)
 
     def last_words(self, path: str) -> Mapping[str, str]:
         """Return its newest state event."""

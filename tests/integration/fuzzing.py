@@ -92,7 +92,7 @@ def fuzz(folder: Path, messages: int, peers: int, seed: int, *, seconds_max: flo
             seconds, cpu_s = time.monotonic() - begun_s, process.cpu_s() - cpu_s
             until_ms = time.time() * 1000 - 1000
             hostile.terminate()
-            hostile.wait(20)
+            hostile.wait(120)
         said = json.loads(report.read_text())
         assert process.stop() == 0, process.stderr.read_text()[-4000:]
         log = process.stderr.read_text()
@@ -163,7 +163,7 @@ def _peers(kind: str, folder: Path, count: int, seed: int, there: Path) -> Gener
     argv = [sys.executable, "-m", "tests.lab.fuzz_peer", kind, folder, str(count), str(seed), report]
     process = start(argv, log, cwd=_ROOT)
     try:
-        wait_until(there.exists, kind, process, log, 20)
+        wait_until(there.exists, kind, process, log, 120)
         yield process
     finally:
         kill(process)

@@ -174,8 +174,8 @@ def serving(present: Present) -> Generator[str]:
     thread = threading.Thread(target=anyio.run, args=(serve,))
     thread.start()
     try:
-        assert ready.wait(30)
+        assert ready.wait(120)
         yield urls[0]
     finally:
         anyio.from_thread.run_sync(stop[0].cancel, token=tokens[0])
-        thread.join(30)
+        thread.join(120)

@@ -52,7 +52,7 @@ class Release:
         Helm's own `--wait` counts a node that may be without (`maxUnavailable`) as one that has its pod.
         """
         try:
-            self.kubectl("rollout", "status", "daemonset/barograph", "--timeout=90s", timeout_s=100)
+            self.kubectl("rollout", "status", "daemonset/barograph", "--timeout=240s", timeout_s=260)
         except RuntimeError as error:
             raise RuntimeError(f"{error}\n{self.trouble()}") from error
 
@@ -105,7 +105,7 @@ class Release:
         resident, most = (int(status[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM"))
         return resident, most, group_memory_bytes(self.pid) / 2**20
 
-    def wait_until_replaced(self, old: str, timeout_s: float = 60.0) -> None:
+    def wait_until_replaced(self, old: str, timeout_s: float = 180.0) -> None:
         """Return once another pod than `old` is ready."""
 
         def replaced() -> bool:
@@ -138,7 +138,7 @@ class Release:
             for each in vms
         }
 
-    def wait(self, holds: Callable[[], bool], what: str, timeout_s: float = 60.0) -> float:
+    def wait(self, holds: Callable[[], bool], what: str, timeout_s: float = 180.0) -> float:
         """Return how long it took until `holds()`, in seconds."""
         begun_s = time.monotonic()
         while not holds():

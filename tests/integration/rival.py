@@ -66,7 +66,7 @@ class Rival:
 
     def __enter__(self) -> "Rival":
         self._thread.start()
-        deadline_s = time.monotonic() + 10
+        deadline_s = time.monotonic() + 60
         while not self.turns and time.monotonic() < deadline_s:
             time.sleep(0.001)
         return self

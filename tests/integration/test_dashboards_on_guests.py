@@ -17,7 +17,6 @@ from tests.integration.test_dashboards import filled
 from tests.integration.test_web import url_when_told
 from tests.lab import qemu, setup
 from tests.lab.agent import agent
-from tests.lab.process import free_port
 from tests.lab.prometheus import Prometheus, prometheus
 
 INTERVAL_S = 10
@@ -30,7 +29,7 @@ NAMES = (
 )  # without a sample the agent does not know the balloon of the last one
 ENV = {
     "BAROGRAPH_WEB__ENABLED": "true",
-    "BAROGRAPH_WEB__LISTEN": f"127.0.0.1:{free_port()}",
+    "BAROGRAPH_WEB__LISTEN": "127.0.0.1:0",
     "BAROGRAPH_MEMORY__INTERVAL": "1s",
     "BAROGRAPH_LINES__ENABLED": "true",
 }

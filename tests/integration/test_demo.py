@@ -109,9 +109,9 @@ def test_an_interrupted_demo_restores_intervals_prints_its_summary_and_leaves_no
     with no_child_left():
         demo = start([sys.executable, "-u", "-m", "tests.lab.demo"], log, cwd=ROOT)
         try:
-            wait_until(lambda: all_polled(log.read_text()), "the demo", demo, log, 90)
+            wait_until(lambda: all_polled(log.read_text()), "the demo", demo, log, 240)
             demo.send_signal(signal.SIGINT)
-            code = demo.wait(60)
+            code = demo.wait(180)
         finally:
             kill(demo)
 

@@ -11,7 +11,7 @@ from tests.lab.agent import agent, barograph
 from tests.lab.process import free_port
 from tests.lab.sim import Hypervisor, SimulatedVm, simulated
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(900)  # each run of the command has deadlines of its own
 
 UUID = "11111111-2222-4333-8444-555555555555"
 

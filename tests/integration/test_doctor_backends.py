@@ -12,7 +12,7 @@ from tests.lab.collector import collector
 from tests.lab.kafka import real_kafka
 from tests.lab.libvirt import libvirtd
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 
 def test_the_topics_are_missing_until_they_are_created(folder: Path) -> None:

@@ -16,7 +16,7 @@ from tests.lab.libvirt import libvirtd
 from tests.lab.process import free_port
 from tests.lab.sim import simulated
 
-pytestmark = pytest.mark.timeout(600)  # it may have to be built
+pytestmark = pytest.mark.timeout(1800)  # it may have to be built
 
 NOBODY = 65534
 

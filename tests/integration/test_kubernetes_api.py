@@ -9,7 +9,7 @@ import pytest
 from tests.lab import helm
 from tests.lab.kubernetes import Node
 
-pytestmark = [pytest.mark.alone, pytest.mark.long, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.alone, pytest.mark.long, pytest.mark.timeout(900)]
 
 
 @pytest.mark.parametrize("values", [*helm.CI, *helm.EXAMPLES], ids=helm.named)

@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.alone,
     pytest.mark.long,
     pytest.mark.usefixtures("real_libvirt"),
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(1200),
 ]
 
 TAG = f"{__version__}-libvirt"
@@ -66,7 +66,7 @@ def test_the_libvirt_of_a_node_is_watched_as_nobody_by_its_read_only_socket(
                 ("libvirt", uuid)
             }
 
-        released.wait(there, "samples of the domain", 60)
+        released.wait(there, "samples of the domain")
         assert user_of(released) == ("65534", "", "")
 
 
@@ -89,11 +89,11 @@ def test_the_launchers_of_a_node_are_watched_as_they_come_and_go(
                 "web"
             }
 
-        released.wait(there, "samples of the launcher's domain", 90)
+        released.wait(there, "samples of the launcher's domain")
         assert user_of(released) == (str(LIBVIRT_QEMU), "", "")
 
     def gone() -> bool:
         return any(each["state"] == "gone" for each in documents(pods_kafka, states) if "vm" in each)
 
-    released.wait(gone, "the domain's end", 60)
+    released.wait(gone, "the domain's end")
     assert (released.restarts, released.ready) == (0, True)

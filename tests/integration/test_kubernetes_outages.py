@@ -27,7 +27,7 @@ from tests.lab.observer import Observer
 from tests.lab.prometheus import prometheus
 from tests.lab.sim import simulated
 
-pytestmark = [pytest.mark.guest, pytest.mark.alone, pytest.mark.long, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.guest, pytest.mark.alone, pytest.mark.long, pytest.mark.timeout(900)]
 
 
 @pytest.fixture
@@ -75,7 +75,6 @@ def outage(released: Release, folder: Path, kafka: RealKafka, seconds: float) ->
         released.wait(
             lambda: any(each["last_update"] > back_s for each in documents(kafka, topics[0])),
             "what came after",
-            90,
         )
         shown = observer.stop()[vm.truth]
 
@@ -87,7 +86,7 @@ def outage(released: Release, folder: Path, kafka: RealKafka, seconds: float) ->
     print(f"Kafka away for {seconds} s: {len(during)} samples waited, all arrived, no restart, always ready")
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_a_kafka_that_is_away_restarts_nothing_and_costs_nothing(
     released: Release, folder: Path, own_pods_kafka: RealKafka
 ) -> None:
@@ -101,7 +100,7 @@ def test_a_kafka_that_is_away_for_five_minutes_restarts_nothing_and_costs_nothin
     outage(released, folder, own_pods_kafka, 300)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_what_a_hundred_vms_at_ten_seconds_cost(
     released: Release, folder: Path, pods_kafka: RealKafka
 ) -> None:

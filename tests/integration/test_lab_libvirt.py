@@ -19,7 +19,7 @@ def balloon(domain: Domain) -> dict[str, int]:
     return {name: int(value) for name, value in fields.items()}
 
 
-def comes(holds: Callable[[], bool], timeout_s: float = 20.0) -> bool:
+def comes(holds: Callable[[], bool], timeout_s: float = 120.0) -> bool:
     deadline = time.monotonic() + timeout_s
     while not holds():
         if time.monotonic() > deadline:
@@ -41,9 +41,12 @@ def test_a_domain_tells_through_libvirt_what_its_second_monitor_shows(folder: Pa
             truth.wait_for_update()
             domain.set_period(3)
             assert truth.interval_s() == 3
-            truth.wait_for_update()  # long enough to read it twice
-            shown, statistics = truth.guest_stats()
-            told = balloon(domain)
+            truth.wait_for_update()
+            while True:
+                shown, statistics = truth.guest_stats()
+                told = balloon(domain)
+                if truth.guest_stats()[0] == shown:  # no other one has come between
+                    break
 
         assert (told["last-update"], told["unused"]) == (shown, statistics["stat-free-memory"] // 1024)
         assert "web &amp; co" in domain.virsh("metadata", "http://openstack.org/xmlns/libvirt/nova/1.1")
@@ -110,7 +113,7 @@ def test_a_domain_moves_between_two_daemons_unless_that_is_cancelled(folder: Pat
         assert comes(lambda: "g" in domains(two))
         assert comes(lambda: "Outgoing" in here.virsh("domjobinfo"))
         here.virsh("domjobabort")
-        assert moving.wait(20) == 1
+        assert moving.wait(120) == 1
         assert (here.state, domains(two)) == ("running (restored)", [])
 
         here.virsh("migrate-setspeed", "1000")

@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.guest,
     pytest.mark.alone,
     pytest.mark.usefixtures("real_libvirt"),
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(900),
 ]
 
 SIZES = ("swap_in", "swap_out", "free_memory", "total_memory", "available_memory", "disk_caches")
@@ -79,6 +79,7 @@ def run_into_kafka(folder: Path, kafka: RealKafka, seconds: float) -> tuple[list
         steady_ms = time.time() * 1000
         time.sleep(max(seconds - STEADY_AFTER, 5))
         until_ms = time.time() * 1000 - 500
+        time.sleep(1)  # in which the last one is read
         assert process.stop() == 0
         conserved(process)
         seen = observer.stop()
@@ -128,7 +129,7 @@ def lags_of_the_others(folder: Path, daemon: Daemon, domains: Sequence[Domain], 
     ):
         lines = DomainLines(process)
         for domain in domains:
-            lines.wait_until(path_of(domain), "reporting", timeout_s=60)
+            lines.wait_until(path_of(domain), "reporting")
         time.sleep(STEADY_AFTER)
         from_ms = time.time() * 1000
         if stop:

@@ -10,7 +10,7 @@ from tests.integration.watching import PROMPT_S
 from tests.lab.agent import agent, barograph
 from tests.lab.libvirt import libvirtd, nova
 
-pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("real_libvirt"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("real_libvirt"), pytest.mark.timeout(900)]
 
 STALLED_S = 6.0  # at 1 s
 
@@ -32,7 +32,7 @@ def test_a_domain_reports_and_its_driver_its_pause_and_its_end_are_told(folder: 
             assert sample["polling_interval_s"] == 1
 
             domain.order("unload")
-            assert lines.wait_until(path, "stalled", "no_advance") < STALLED_S + 2
+            assert lines.wait_until(path, "stalled", "no_advance") < STALLED_S + 15
             domain.order("load")
             lines.wait_until(path, "reporting")
 
@@ -45,7 +45,7 @@ def test_a_domain_reports_and_its_driver_its_pause_and_its_end_are_told(folder: 
 
             domain.order("reboot")
             lines.wait_until(path, "waiting", "rebooted")
-            domain.wait_until_booted(120)
+            domain.wait_until_booted()
             domain.order("load")
             before = len(lines.samples("g"))
             lines.wait_until(path, "reporting")
@@ -58,7 +58,7 @@ def test_a_domain_reports_and_its_driver_its_pause_and_its_end_are_told(folder: 
             assert "destroyed" in lines.last_words(path)["detail"]
 
             domain.start()
-            domain.wait_until_booted(120)
+            domain.wait_until_booted()
             domain.order("load")
             lines.wait_until(path, "reporting")
             domain.kill()
@@ -73,7 +73,7 @@ def test_a_domain_saved_restored_and_undefined(folder: Path) -> None:
         with agent(folder / "a", *watch(daemon), env=with_bindings()) as process:
             lines = DomainLines(process)
             lines.wait_for_samples("g", 3)
-            domain.virsh("managedsave", timeout_s=60)
+            domain.virsh("managedsave")
             lines.wait_until(path, "gone", "missing")
             assert "saved to disk" in lines.last_words(path)["detail"]
             before = len(lines.samples("g"))
@@ -154,9 +154,10 @@ def test_a_domain_that_moves_and_one_whose_move_is_cancelled(folder: Path) -> No
             lines.wait_for_samples("g", 3)
             domain.virsh("migrate-setspeed", "1")
             going = domain.begin_migration(two)
+            lines.wait(lambda: "Outgoing" in domain.virsh("domjobinfo"), "the migration")
             time.sleep(2)
             domain.virsh("domjobabort")
-            assert going.wait(30) != 0
+            assert going.wait(120) != 0
             before = len(lines.samples("g"))
             lines.wait_for_samples("g", before + 3)
             assert lines.said(path_of(domain))[-1] == ("reporting", "advancing")
@@ -165,7 +166,7 @@ def test_a_domain_that_moves_and_one_whose_move_is_cancelled(folder: Path) -> No
             moved = domain.migrate(two)
             lines.wait_until(path_of(domain), "gone", "missing")
             assert "migrated" in lines.last_words(path_of(domain))["detail"]
-            lines.wait_until(there, "reporting", timeout_s=60)
+            lines.wait_until(there, "reporting")
             before = len(lines.samples("g"))
             lines.wait_for_samples("g", before + 2)
             assert moved.state.startswith("running")

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import pytest
-
 from agent.core.explanations import explain
 from agent.core.reading import State
 from tests.contract.generate_rules import source
@@ -26,16 +24,15 @@ def rows(url: str) -> dict[str, list[Any]]:
 
 
 def wait_for_troubles(url: str) -> dict[str, list[Any]]:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     wanted = {name: each.state for name, each in TROUBLES.items()}
-    found: dict[str, str] = {}
-    while (
-        not wanted.items() <= found.items() or sum(each == "reporting" for each in found.values()) < HEALTHY
-    ):
+    while True:
+        shown = rows(url)
+        found = {name: str(row[6]) for name, row in shown.items()}
+        if wanted.items() <= found.items() and sum(each == "reporting" for each in found.values()) >= HEALTHY:
+            return shown
         assert time.monotonic() < deadline, found
         time.sleep(1)
-        found = {name: row[6] for name, row in rows(url).items()}
-    return rows(url)
 
 
 def flat(text: str) -> str:
@@ -56,7 +53,6 @@ def alert_for(state: str, reason: str) -> str | None:
     return None
 
 
-@pytest.mark.timeout(400)
 def test_each_trouble_has_its_reason_and_its_next_step_in_each_place(folder: Path) -> None:
     with host_in_trouble(folder, {}) as (process, url):
         shown = wait_for_troubles(url)
@@ -72,7 +68,7 @@ def test_each_trouble_has_its_reason_and_its_next_step_in_each_place(folder: Pat
         detail = json.loads(details[name])["vm"]
         known = [explain(State(trouble.state), reason) for reason in trouble.reasons]
         steps = [flat(each.next_step) for each in known if each is not None]
-        assert overview["now_ms"] - 300_000 < shown[name][9] <= overview["now_ms"], "since when"
+        assert overview["now_ms"] - 900_000 < shown[name][9] <= overview["now_ms"], "since when"
         assert detail["state"]["reason"] in trouble.reasons
         assert flat(detail["explanation"]["next_step"]) in steps, name
         assert name in plain, name

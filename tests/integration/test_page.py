@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -30,12 +30,13 @@ WORST_FIRST = (
     *("idle-9", "web-1", "web-2"),
 )
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
 def browser() -> Generator[Browser]:
     need("chromium")
+    expect.set_options(timeout=60_000)  # 5 s by default
     with chromium() as running:
         yield running
 
@@ -60,7 +61,7 @@ def opened(
 ) -> Generator[Page]:
     """A page with its first values. What the browser refused or the script could not do fails the test."""
     context = browser.new_context(viewport=size, color_scheme=scheme, java_script_enabled=scripts)
-    context.set_default_timeout(30_000)
+    context.set_default_timeout(120_000)
     wrong: list[str] = []
     page = context.new_page()
     page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
@@ -94,13 +95,21 @@ def focused(page: Page) -> str:
     return page.evaluate("document.activeElement.textContent")
 
 
+def comes(page: Page, look: Callable[[Page], object], expected: object) -> None:
+    """Wait until `look` shows what is expected: what follows a key may take a turn of the page's loop."""
+    deadline_s = time.monotonic() + 60
+    while (found := look(page)) != expected:
+        assert time.monotonic() < deadline_s, f"{found} and not {expected}"
+        page.wait_for_timeout(20)
+
+
 def test_the_vms_are_shown_worst_first_with_the_host_and_the_agent_above(
     browser: Browser, host: tuple[Present, str]
 ) -> None:
     with opened(browser, host[1]) as page:
-        assert tuple(names(page)) == WORST_FIRST
+        comes(page, names, list(WORST_FIRST))
         expect(page.locator("#summary")).to_have_text("9 VMs: 3 under pressure, 3 silent")
-        assert page.title() == "(6) node-7 \N{EN DASH} Barograph"
+        expect(page).to_have_title("(6) node-7 \N{EN DASH} Barograph")
         row = page.locator("#vms tbody tr", has_text="batch-7")
         expect(row).to_contain_text("oom")
         expect(row).to_contain_text("% of 8.0 GiB")
@@ -145,24 +154,24 @@ def test_it_can_be_walked_with_the_keyboard(browser: Browser, host: tuple[Presen
             page.keyboard.press("Tab")
             if page.evaluate("document.activeElement.closest('#vms tbody') !== null"):
                 break
-        assert focused(page) == WORST_FIRST[0]
+        comes(page, focused, WORST_FIRST[0])
         page.keyboard.press("ArrowDown")
         page.keyboard.press("ArrowDown")
-        assert focused(page) == WORST_FIRST[2]
+        comes(page, focused, WORST_FIRST[2])
         page.keyboard.press("End")
-        assert focused(page) == WORST_FIRST[-1]
+        comes(page, focused, WORST_FIRST[-1])
         page.keyboard.press("/")
         page.keyboard.type("dark stalled")
-        assert names(page) == ["dark-stalled"]
+        comes(page, names, ["dark-stalled"])
         page.keyboard.press("ArrowDown")
-        assert focused(page) == "dark-stalled"
+        comes(page, focused, "dark-stalled")
         page.keyboard.press("Enter")
         page.wait_for_selector("#detail canvas")
-        assert focused(page) == "dark-stalled"
+        comes(page, focused, "dark-stalled")
         assert page.evaluate("document.activeElement.id") == "detail-name"
         page.keyboard.press("Escape")
         page.wait_for_selector("#vms tbody a")
-        assert (names(page), focused(page)) == (["dark-stalled"], "dark-stalled")
+        comes(page, lambda page: (names(page), focused(page)), (["dark-stalled"], "dark-stalled"))
 
 
 def test_a_link_leads_to_the_same_view(browser: Browser, host: tuple[Present, str]) -> None:
@@ -179,7 +188,7 @@ def test_a_link_leads_to_the_same_view(browser: Browser, host: tuple[Present, st
     assert shown == sorted(WORST_FIRST[:6], reverse=True)
     with opened(browser, url) as page:
         page.wait_for_selector("#vms tbody a")
-        assert names(page) == shown
+        comes(page, names, shown)
     with opened(browser, f"{host[1]}#vm={id_of('db-3')}") as page:
         expect(page.locator("#detail h2")).to_have_text("db-3")
         page.click("text=All VMs")
@@ -249,7 +258,7 @@ def test_an_update_touches_what_changed_and_a_hidden_tab_asks_for_nothing(browse
         )
         changed = replace(views[2], state=replace(views[2].state, state=State.STALLED, reason="no_advance"))
         present.views = [*views[:2], changed, *views[3:]]
-        for _ in range(100):  # a response is reused for a second of the agent's time
+        for _ in range(600):  # a response is reused for a second of the agent's time
             page.clock.fast_forward(6_000)
             if "stalled" in page.locator("#vms tbody tr:not(.spacer)").first.inner_text():
                 break
@@ -300,13 +309,13 @@ def test_of_a_thousand_vms_those_in_sight_are_in_the_document(browser: Browser) 
         expect(page.locator("#vms")).to_have_attribute("aria-rowcount", "1001")
         page.locator("#vms tbody a").first.focus()
         page.keyboard.press("End")
-        last = focused(page)
+        comes(page, focused, "vm-0999")
         rows_at_the_end = page.locator("#vms tbody tr").count()
         place = page.evaluate("document.activeElement.closest('tr').getAttribute('aria-rowindex')")
         page.keyboard.press("Home")
-        first = focused(page)
+        comes(page, focused, "vm-0000")
 
-    assert (first, last, place) == ("vm-0000", "vm-0999", "1001")
+    assert place == "1001"
     assert max(rows, rows_at_the_end) < 60
 
 

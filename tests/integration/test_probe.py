@@ -13,7 +13,7 @@ from tests.lab.agent import agent, barograph
 from tests.lab.libvirt import libvirtd
 from tests.lab.qemu import Vm
 
-pytestmark = [pytest.mark.guest, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 
 
 def probed(*words: str, status: int = 0, hint: str = "", env: Mapping[str, str] | None = None) -> Any:

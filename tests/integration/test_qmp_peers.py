@@ -17,7 +17,7 @@ from tests.lab.process import kill, listens_at, start, wait_until
 from tests.lab.qemu import idle
 from tests.unit.qmp.peer import read_stats
 
-SETTINGS = Settings(greeting_timeout_s=10.0)
+SETTINGS = Settings(greeting_timeout_s=60.0)
 
 
 def this_qemu() -> tuple[str, ...]:
@@ -35,7 +35,7 @@ async def test_a_monitor_that_indents_its_messages_is_read_as_any_other(
     pretty = (*chardev, "-mon", "chardev=c,mode=control,pretty=on")
     with idle(folder, "vm", *pretty, command=command()):
         async with open_link(str(path), SETTINGS, Openings(1)) as link:
-            with anyio.fail_after(30):
+            with anyio.fail_after(120):
                 found = await link.introduce()
                 reading = await read_stats(link)
 
@@ -53,8 +53,8 @@ async def test_a_storage_daemon_is_no_vm(folder: Path) -> None:
     argv = ["qemu-storage-daemon", "--chardev", f"socket,id=c,path={path},server=on,wait=off"]
     process = start([*argv, "--monitor", "chardev=c"], log)
     try:
-        wait_until(lambda: listens_at(path), "the storage daemon", process, log, 20)
-        with anyio.fail_after(30), pytest.raises(QmpUnreachable) as caught:
+        wait_until(lambda: listens_at(path), "the storage daemon", process, log, 120)
+        with anyio.fail_after(120), pytest.raises(QmpUnreachable) as caught:
             async with open_link(str(path), SETTINGS, Openings(1)) as link:
                 await link.introduce()
     finally:

@@ -11,7 +11,7 @@ import pytest
 from agent import __version__
 from tests.integration.releasing import ROOT, rehearse, release
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(2400)
 
 
 def sums(folder: Path) -> dict[str, str]:

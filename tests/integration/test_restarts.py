@@ -57,7 +57,7 @@ def test_updates_overwritten_while_nobody_watched_are_counted_as_missed(folder: 
 
         away_s = first["last_update"] - before[-1]["last_update"]
         assert away_s - 2 <= first["missed_at_most"] <= away_s
-        assert second["missed_at_most"] == 0
+        assert second["missed_at_most"] <= second["last_update"] - first["last_update"] - 1
 
 
 def test_a_second_agent_leaves_the_monitors_of_the_first_alone_until_it_ends(folder: Path) -> None:

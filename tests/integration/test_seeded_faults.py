@@ -18,6 +18,6 @@ SHORT_FORM = {name: model.faults[::3] for name, model in MODELS.items() if name 
     ],
     ids=[f"{name}-{number}" for name, model in MODELS.items() for number, _ in enumerate(model.faults, 1)],
 )
-@pytest.mark.timeout(660)
+@pytest.mark.timeout(1860)
 def test_a_seeded_fault_is_caught(name: str, old: str, new: str) -> None:
     assert caught_by(MODELS[name], old, new) is not None, f"no test fails with {new!r} in place of {old!r}"

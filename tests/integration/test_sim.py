@@ -10,7 +10,7 @@ def test_every_update_is_in_the_log_as_a_monitor_shows_it(folder: Path) -> None:
         seen: dict[Path, list[int]] = {}
         for vm in hypervisor.vms:
             with vm.monitor() as truth:
-                seen[vm.truth] = [truth.wait_for_update(5) for _ in range(2)]
+                seen[vm.truth] = [truth.wait_for_update() for _ in range(2)]
         logged = hypervisor.updates()
 
     assert set(logged) == set(seen)

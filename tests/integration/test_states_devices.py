@@ -67,7 +67,7 @@ def test_a_second_balloon_is_refused_by_qemu_and_the_first_goes_on(
 
     two = ("-device", "virtio-balloon-pci") * 2
     argv = [*each_qemu, "-M", "q35", "-nodefaults", "-display", "none", "-S", *two]
-    done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=120)
     assert done.returncode != 0
     assert "Only one balloon device is supported" in done.stderr
 

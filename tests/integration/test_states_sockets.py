@@ -53,7 +53,7 @@ def test_a_socket_deleted_under_a_living_link_changes_nothing_until_qemu_goes(fo
         assert {state for state, _ in lines.words(vm.qmp)} == {"connecting", "reporting"}
 
         vm.kill()
-        lines.wait_for_state(vm.qmp, "gone", 3)
+        lines.wait_for_state(vm.qmp, "gone")
         assert lines.words(vm.qmp)[-1] == ("gone", "missing")
 
 
@@ -62,7 +62,7 @@ def test_a_socket_file_nobody_listens_on_yet_is_unreachable_until_qemu_does(fold
         early.bind(str(folder / "g.qmp"))
     with agent(folder, *watch(folder)) as process:
         lines = Lines(process)
-        lines.wait_for_state(folder / "g.qmp", "unreachable", 5)
+        lines.wait_for_state(folder / "g.qmp", "unreachable")
         assert lines.words(folder / "g.qmp")[-1] == ("unreachable", "refused")
 
         with qemu.guest(folder, "g") as vm:
@@ -78,12 +78,12 @@ def test_a_socket_that_may_not_be_written_is_denied_until_it_may(folder: Path) -
         vm.qmp.chmod(0)
         with agent(folder, *watch(folder), within=plain) as process:
             lines = Lines(process)
-            lines.wait_for_state(vm.qmp, "unreachable", 5)
+            lines.wait_for_state(vm.qmp, "unreachable")
             assert lines.words(vm.qmp)[-1] == ("unreachable", "denied")
             assert "permission denied" in lines.states(vm.qmp)[-1]["detail"]
 
             vm.qmp.chmod(0o700)
-            lines.wait_for_state(vm.qmp, "reporting", 40)  # tried again after 30 s at the latest
+            lines.wait_for_state(vm.qmp, "reporting")  # tried again after 30 s at the latest
             lines.wait_for_samples("g", 2)
 
 
@@ -111,7 +111,7 @@ def wedged(vm: qemu.Vm, folder: Path) -> Generator[None]:
     """QEMU's main loop waits for a file, as it does for storage that hangs: a pipe that nobody reads yet."""
     pipe = folder / "pipe"
     os.mkfifo(pipe)
-    with qemu.Monitor(vm.hands, timeout_s=60) as monitor:
+    with qemu.Monitor(vm.hands, timeout_s=300) as monitor:
         dump = threading.Thread(
             target=monitor.command,
             args=("pmemsave",),
@@ -123,7 +123,7 @@ def wedged(vm: qemu.Vm, folder: Path) -> Generator[None]:
             yield
         finally:
             pipe.read_bytes()
-            dump.join(10)
+            dump.join(120)
 
 
 def test_a_qemu_wedged_in_its_main_loop_is_unreachable_and_back_when_it_goes_on(folder: Path) -> None:
@@ -131,9 +131,9 @@ def test_a_qemu_wedged_in_its_main_loop_is_unreachable_and_back_when_it_goes_on(
         lines = Lines(process)
         before = len(lines.wait_for_samples("g", 3))
         with wedged(vm, folder):
-            lines.wait_for_state(vm.qmp, "unreachable", 5)
+            lines.wait_for_state(vm.qmp, "unreachable")
             said = lines.words(vm.qmp)[-1]
-        lines.wait_for_state(vm.qmp, "reporting", 5)
+        lines.wait_for_state(vm.qmp, "reporting")
         samples = lines.wait_for_samples("g", before + 3)
 
         assert said == ("unreachable", "no_answer")
@@ -153,10 +153,10 @@ def test_a_qemu_wedged_as_it_starts_is_unreachable_until_it_goes_on(folder: Path
     try:
         with agent(folder, *watch(folder)) as process:
             lines = Lines(process)
-            lines.wait_for_state(folder / "g.qmp", "unreachable", 10)
+            lines.wait_for_state(folder / "g.qmp", "unreachable")
             assert lines.words(folder / "g.qmp")[-1] == ("unreachable", "no_answer")
 
             pipe.write_bytes(b"go")
-            lines.wait_for_state(folder / "g.qmp", "no-balloon", 60)  # it has none
+            lines.wait_for_state(folder / "g.qmp", "no-balloon")  # it has none
     finally:
         kill(qemu_process)

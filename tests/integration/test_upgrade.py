@@ -55,7 +55,7 @@ def test_the_agent_delivers_what_every_release_left(
     words = ("--monitor", f"{folder}/*.qmp", "--kafka", embedded_kafka.bootstrap)
 
     with agent(folder / "run", *words, state=state, env=KEPT) as process:
-        wait_until(lambda: queued(state) == 0, "delivery", process.process, process.stderr, timeout_s=60)
+        wait_until(lambda: queued(state) == 0, "delivery", process.process, process.stderr, timeout_s=240)
         assert process.stop() == 0
         totals = conserved(process)
 

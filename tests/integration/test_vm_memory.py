@@ -14,7 +14,7 @@ from tests.lab import qemu
 from tests.lab.agent import agent
 from tests.lab.libvirt import libvirtd
 
-pytestmark = [pytest.mark.guest, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(1200)]
 
 EACH_SECOND = {"BAROGRAPH_MEMORY__INTERVAL": "1s"}
 MIB = 1 << 20
@@ -84,7 +84,10 @@ def test_given_and_taken_stand_beside_each_other_for_each_kind_of_vm(folder: Pat
         lines.wait(
             lambda: memory_of(lines, "vmem")[-1]["configured"]["plugged_bytes"] == 192 * MIB, "virtio-mem"
         )
-        lines.wait_for_samples("vmem", len(lines.samples("vmem")) + 2)
+        lines.wait(
+            lambda: lines.samples("vmem")[-1]["statistics"]["total_memory"] - before == 64 * MIB,
+            "the guest's total",
+        )
         found = {name: next_memory(lines, name) for name in vms}
         taken = {name: resident_bytes(vm.pid) for name, vm in vms.items()}
         totals = {
@@ -95,7 +98,7 @@ def test_given_and_taken_stand_beside_each_other_for_each_kind_of_vm(folder: Pat
     for name, memory in found.items():
         base_bytes = (256 if name == "vmem" else 128) * MIB
         assert memory["configured"]["base_bytes"] == base_bytes, name
-        assert abs(memory["process"]["resident_bytes"] - taken[name]) < 32 * MIB, name
+        assert abs(memory["process"]["resident_bytes"] - taken[name]) < 64 * MIB, name
         assert memory["process"]["swap_bytes"] >= 0
         assert memory["interval_s"] == 1
     assert {name: memory["state"] for name, memory in found.items()} == {
@@ -153,5 +156,5 @@ def test_a_domain_has_its_memory_from_libvirt(folder: Path) -> None:
     assert memory["configured"]["base_bytes"] == 128 * MIB
     assert memory["configured"]["plugged_bytes"] == 0
     assert memory["balloon"]["deflate_on_oom"] is False
-    assert abs(memory["process"]["resident_bytes"] - taken) < 32 * MIB
+    assert abs(memory["process"]["resident_bytes"] - taken) < 64 * MIB
     assert "cgroup" not in memory

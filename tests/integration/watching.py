@@ -14,10 +14,10 @@ Document = Mapping[str, Any]
 STALL_DEADLINE_S = 6.0
 """The default at an interval of 1 s: max(3 x 1 s, 1 s + 5 s)."""
 
-PROMPT_S = 3.0
+PROMPT_S = 5.0
 """How soon an event must show on a busy machine; without the event, a deadline of seconds passes."""
 
-STARTS_WITHIN_S = 30.0
+STARTS_WITHIN_S = 120.0
 """How long an agent may take until its first log line, before a wait for one of its records begins."""
 
 
@@ -69,7 +69,7 @@ class Lines:
         self.wait(lambda: len(self.samples(name)) >= count, f"{count} samples of {name}")
         return self.samples(name)[:count]
 
-    def wait(self, condition: Callable[[], bool], what: str, timeout_s: float = 90.0) -> float:
+    def wait(self, condition: Callable[[], bool], what: str, timeout_s: float = 150.0) -> float:
         """Wait until `condition` holds; return how many seconds it took.
 
         They are counted from the agent's first log line: on a busy machine Python takes its time to start.
@@ -80,20 +80,22 @@ class Lines:
             if time.monotonic() < starts_by_s and not self._process.stderr.stat().st_size:
                 begun_s = time.monotonic()
             if time.monotonic() - begun_s > timeout_s or self._process.process.poll() is not None:
-                raise AssertionError(
-                    f"not seen within {timeout_s} s: {what}\n{self._process.stderr.read_text()[-3000:]}"
-                )
+                records = "\n".join(json.dumps(each) for each in self.all()[-5:])
+                log = self._process.stderr.read_text()[-3000:]
+                code = self._process.process.poll()
+                ended = "" if code is None else f"; the agent ended with {code}"
+                raise AssertionError(f"not seen within {timeout_s} s: {what}{ended}\n{log}\n{records}")
             time.sleep(0.02)
         return time.monotonic() - begun_s
 
-    def wait_for_state(self, path: Path, state: str, timeout_s: float = 90.0) -> float:
+    def wait_for_state(self, path: Path, state: str, timeout_s: float = 150.0) -> float:
         """Wait until the VM is in `state`; return how many seconds it took."""
 
         def is_in() -> bool:
             records = self.states(path)
             return bool(records) and records[-1]["state"] == state
 
-        return self.wait(is_in, f"{path.name} {state}; it went {self.words(path)}", timeout_s)
+        return self.wait(is_in, f"{path.name} {state}", timeout_s)
 
 
 def conserved(process: AgentProcess) -> Mapping[str, int]:
