@@ -77,9 +77,10 @@ lab: setup ## build what the tests need: guest, libvirt, Kafka, Flink, Collector
 	@python -m tests.lab.setup
 	@python -m tests.lab.qemu # boots the guests that most tests resume
 
-test: lab ## run all tests: most in parallel, then those that measure time, alone
+test: lab ## run all tests: most in parallel, then those that measure time, in pairs and alone
 	@python -m pytest -q -m "not long and not alone" --numprocesses 5 --dist loadfile --no-loadscope-reorder
-	@python -m pytest -q -m "alone and not long"
+	@python -m pytest -q -m "paired and not long" --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/integration
+	@python -m pytest -q -m "alone and not paired and not long" tests/integration
 
 test-long: lab ## run the long forms of the tests, and print their figures
 	@BAROGRAPH_HYPOTHESIS=long python -m pytest -q tests/model

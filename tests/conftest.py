@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, Phase, settings
 from tests.lab.process import no_child_left
 
 FAILED = pytest.StashKey[bool]()
+INTEGRATION = Path(__file__).parent / "integration"
 
 _LOGS_SHOWN, _LOG_END_BYTES = 8, 3_000
 """How many logs of a failed test are shown, and how much of each: its folder may be on another machine."""
@@ -51,6 +52,8 @@ SLOWEST_FIRST: Sequence[str] = (
     "test_helm_chart",
     "test_spool_power_cut",
     "test_spool_model",
+    "test_kubernetes",
+    "test_fleet_troubles",
 )
 """The files that take longest, by the summary at the end of a run: see `pytest_terminal_summary`."""
 
@@ -78,7 +81,17 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start the longest files first: one that starts last would run while all other workers are idle."""
+    """Start the longest files first: one that starts last would run while all other workers are idle.
+
+    Raises:
+        pytest.UsageError: `make test` would not run a test, because of its marks.
+    """
+    for item in items:
+        marks = {mark.name for mark in item.iter_markers()}
+        if "paired" in marks and "alone" not in marks:
+            raise pytest.UsageError(f"{item.nodeid} is marked paired: mark it alone as well")
+        if "alone" in marks and not item.path.is_relative_to(INTEGRATION):
+            raise pytest.UsageError(f"{item.nodeid} is marked alone: move it to {INTEGRATION.name}/")
     places = {name: place for place, name in enumerate(SLOWEST_FIRST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 

@@ -20,6 +20,7 @@ from tests.lab.scripted_kafka import Peer, scripted_kafka_thread
 pytestmark = [
     pytest.mark.guest,
     pytest.mark.alone,
+    pytest.mark.paired,
     pytest.mark.usefixtures("real_qemu"),
     pytest.mark.timeout(900),
 ]

@@ -26,6 +26,7 @@ from tests.lab.observer import Observer
 pytestmark = [
     pytest.mark.guest,
     pytest.mark.alone,
+    pytest.mark.paired,
     pytest.mark.usefixtures("real_qemu"),
     pytest.mark.timeout(900),
 ]

@@ -34,7 +34,7 @@ from tests.lab.openshift import CHARTS, RESTRICTED, openshift
 from tests.lab.process import free_port, listens
 from tests.lab.prometheus import prometheus
 
-pytestmark = [pytest.mark.guest, pytest.mark.alone, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.guest, pytest.mark.alone, pytest.mark.paired, pytest.mark.timeout(1200)]
 
 WITHIN_S = 60.0
 """The promise: samples and metrics that soon after `helm install`."""

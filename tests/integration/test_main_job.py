@@ -16,7 +16,12 @@ from tests.lab.measure import Arrived, Shown, compare, quantile
 from tests.lab.observer import Observer
 from tests.lab.process import wait_until
 
-pytestmark = [pytest.mark.guest, pytest.mark.alone, pytest.mark.usefixtures("real_qemu")]
+pytestmark = [
+    pytest.mark.guest,
+    pytest.mark.alone,
+    pytest.mark.paired,
+    pytest.mark.usefixtures("real_qemu"),
+]
 
 
 def samples_of(records: Sequence[Received], name: str) -> list[Arrived]:

@@ -16,6 +16,7 @@ from tests.lab.measure import STEADY_AFTER
 pytestmark = [
     pytest.mark.guest,
     pytest.mark.alone,
+    pytest.mark.paired,
     pytest.mark.usefixtures("real_qemu"),
     pytest.mark.timeout(900),
 ]

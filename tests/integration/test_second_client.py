@@ -100,6 +100,7 @@ def judge(*rounds: dict[str, list[float]]) -> None:
 
 
 @pytest.mark.alone
+@pytest.mark.paired
 @best_of_three
 def test_no_second_client_waits_for_a_second(folder: Path) -> None:
     judge(visits_at_random(folder, 21))
