@@ -15,6 +15,9 @@ export PATH := $(BIN):$(PATH)
 export BAROGRAPH_CACHE := $(CACHE)
 export VIRTUAL_ENV := $(VENV)
 export PYTHONDONTWRITEBYTECODE :=
+# pytest compiles each test file once and keeps the result. In a new checkout one process does that, since several
+# that start at once would each compile all files. What is wrong with a file is reported by the run that follows.
+compile-tests = @test -d $(firstword $(1))/__pycache__ || python -m pytest -q --collect-only $(1) > /dev/null 2>&1 || true
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-streams docs streams test test-long check check-types check-tests fuzz bench bench-streams format lock lab build-tools release release-commit release-rehearsal audit
@@ -70,6 +73,7 @@ check-types: setup # one process, and most of the CPU of a check: beside the tes
 	@basedpyright --level warning
 
 check-tests: setup
+	$(call compile-tests,tests/unit tests/model tests/contract tests/golden)
 	@python -m pytest -q --hypothesis-profile quick -m "not long and not slow" --numprocesses 4 --dist worksteal \
 	  tests/unit tests/model tests/contract tests/golden
 
@@ -78,6 +82,7 @@ lab: setup ## build what the tests need: guest, libvirt, Kafka, Flink, Collector
 	@python -m tests.lab.qemu # boots the guests that most tests resume
 
 test: lab ## run all tests: most in parallel, then those that measure time, in pairs and alone
+	$(call compile-tests,tests/integration tests/unit tests/model tests/contract tests/golden)
 	@python -m pytest -q -m "not long and not alone" --numprocesses 5 --dist loadfile --no-loadscope-reorder
 	@python -m pytest -q -m "paired and not long" --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/integration
 	@python -m pytest -q -m "alone and not paired and not long" tests/integration
