@@ -20,7 +20,7 @@ export PYTHONDONTWRITEBYTECODE :=
 compile-tests = @test -d $(firstword $(1))/__pycache__ || python -m pytest -q --collect-only $(1) > /dev/null 2>&1 || true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-streams docs streams test test-long check check-types check-tests fuzz bench bench-streams format lock lab build-tools release release-commit release-rehearsal audit
+.PHONY: help setup demo demo-streams docs streams test test-long check check-words check-types check-tests fuzz bench bench-streams format lock lab build-tools release release-commit release-rehearsal audit
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -65,9 +65,11 @@ docs: setup ## build the docs site into build/docs; a broken link or a page with
 check: setup ## what a change may break at once: format, lint, spelling, layers, types, all tests without a lab
 	@ruff format --check --quiet .
 	@ruff check --quiet .
+	@$(MAKE) --no-print-directory --jobs 3 --output-sync=target check-words check-types check-tests
+
+check-words: setup # spelling and layers, a few seconds
 	@codespell
 	@lint-imports --no-cache > $(CACHE)/lint-imports.log 2>&1 || { cat $(CACHE)/lint-imports.log; exit 1; }
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target check-types check-tests
 
 check-types: setup # one process, and most of the CPU of a check: beside the tests
 	@basedpyright --level warning
