@@ -14,7 +14,7 @@ It makes up for what the library lacks, and keeps its peculiarities from the res
   one;
 - it reads on without a pause while messages are buffered: here they yield to other tasks, and too many end
   the link. Events that the agent does not use cost little, and many more of them are allowed. Of all monitors
-  together so many are read, and no more (flood.py).
+  together so many are read, and no more (budget.py).
 """
 
 import asyncio
@@ -38,8 +38,9 @@ from agent.core.shares import Owner
 from agent.core.wording import printable
 from agent.errors import LinkFault, QmpCommandError, QmpUnreachable
 from agent.qmp import allowlist, parsing
-from agent.qmp.flood import Budget, FloodingError, FloodWindow
+from agent.qmp.flood import FloodingError, FloodWindow
 from agent.qmp.framing import Frame, Framer
+from agent.qmp.turns import ReadTurns
 
 _READ_MAX_BYTES = 64 * 1024
 """Read at once."""
@@ -79,12 +80,13 @@ class MonitorClient(QMPClient):
     """
 
     def __init__(
-        self, path: str, *, events_per_s_max: int, budget: Budget | None = None, owner: Owner = None
+        self, path: str, *, events_per_s_max: int, turns: ReadTurns | None = None, owner: Owner = None
     ) -> None:
         super().__init__(readbuflen=_READ_MAX_BYTES)
         self.logger = _SILENT
         self._path = path
-        self._flood = FloodWindow(events_per_s_max, budget, owner)
+        self._turns = turns or ReadTurns()
+        self._flood = FloodWindow(events_per_s_max, self._turns.budget, owner)
         self._framer = Framer()
         self._message_bytes = 0
         self._skipped = 0  # since other tasks ran
@@ -230,7 +232,7 @@ class MonitorClient(QMPClient):
             message = await self._next_message()
             serial = message.get("id")
             question = self._waiting.pop(serial, None) if type(serial) is int else None
-            self._weigh(message)
+            self._weigh(message, asked_for=question is not None)
             if question is None:  # an event, or an answer to no open question
                 self._take_event(message)
                 await asyncio.sleep(0)
@@ -270,28 +272,29 @@ class MonitorClient(QMPClient):
         if reader is None:
             raise AssertionError("a message before `begin`")
         while True:
-            pause_s = self._flood.pause_s(time.monotonic())
-            if pause_s > 0:
-                await self._read_nothing(pause_s)
+            if self._flood.needs_turn(time.monotonic()):
+                await self._wait_for_turn()
+                self._flood.begin_turn(time.monotonic())
             frame = framer.take()
             if frame is not None:
                 return frame
             data = await reader.read(_READ_MAX_BYTES)
             if not data:
                 raise EOFError("hung up" if framer.is_empty else "hung up in the middle of a message")
-            self._flood.add_read(time.monotonic())
+            self._flood.add_read()
+            self._turns.set_timer()
             framer.feed(data)
 
-    async def _read_nothing(self, pause_s: float) -> None:
+    async def _wait_for_turn(self) -> None:
         """Leave what comes in the kernel: taking it into a buffer costs as much as reading it."""
         writer = self._writer
         transport = None if writer is None else cast(asyncio.Transport, writer.transport)
         if transport is None or not transport.is_reading():  # the stream's buffer is full: it reads nothing
-            await asyncio.sleep(pause_s)
+            await self._turns.turn(self._flood.owner)
             return
         transport.pause_reading()
         try:
-            await asyncio.sleep(pause_s)
+            await self._turns.turn(self._flood.owner)
         finally:
             if not transport.is_closing():
                 transport.resume_reading()
@@ -303,8 +306,8 @@ class MonitorClient(QMPClient):
             and parsing.parse_event(message) is None
         )
 
-    def _weigh(self, message: Mapping[str, object]) -> None:
-        self._flood.add(message.get("event"), self._message_bytes, time.monotonic())
+    def _weigh(self, message: Mapping[str, object], *, asked_for: bool = False) -> None:
+        self._flood.add(message.get("event"), self._message_bytes, time.monotonic(), asked_for=asked_for)
 
     def _take_answer(self, question: _Question, message: Mapping[str, object]) -> None:
         _require_answer(message)

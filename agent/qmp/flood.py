@@ -1,36 +1,14 @@
-"""Counts the messages of a monitor in windows of a second, and reports a flood. Pure: time is an argument.
-
-All monitors together have a budget, so that many which stay just below the bound of one do not use up a core.
-While it is used up, those that have sent more than any VM does are not read. Where several owners
-(core/shares.py) have monitors, those of an owner who has used more than a share are not read either, apart
-from a few messages: anyone may have many monitors that send little each.
-"""
+"""Counts the messages of a monitor in windows of a second, and reports a flood. Pure: time is an argument."""
 
 from collections import Counter
+from typing import Any
 
 from agent.core.shares import Owner
 from agent.core.wording import printable
+from agent.qmp.budget import READ_COST, TURN_COST, TURN_S, UNUSED_FACTOR, Budget
 
 _WEIGHT_BYTES = 1024
 """A message counts once more for each of these: events take 100 to 500 bytes, a reading 900."""
-
-UNUSED_FACTOR = 10
-"""Events that the agent does not use, for each message allowed: a disk that fails under `werror=report` makes
-an event for each request."""
-
-BUDGET_PER_S = 5_000
-"""Messages of all monitors together: a fraction of a core."""
-
-_BUDGET_WINDOW_S = 0.1
-
-READ_COST = UNUSED_FACTOR // 2
-"""Of a read, in events that are not used: bytes that come one by one cost reads, and make no message."""
-
-NEVER_PAUSED_PER_S = 30
-"""Messages of a monitor that is read in any case: a VM sends fewer, at its introduction too."""
-
-_NEVER_PAUSED_MIN_PER_S = 1
-"""The same for one of the many monitors of an owner who has used more than a share."""
 
 _NAMES_MAX = 16
 """Names of events that are counted: a VM floods with one or two."""
@@ -45,79 +23,38 @@ class FloodingError(Exception):
     """More messages than the bound. The message names the bound and the most frequent event."""
 
 
-class Budget:
-    """What all monitors may send together."""
-
-    def __init__(self, messages_per_s: int = BUDGET_PER_S) -> None:
-        """Count nothing yet; an event that is not used counts as a message divided by `UNUSED_FACTOR`."""
-        self._messages_per_s = messages_per_s
-        self._left_max = messages_per_s * UNUSED_FACTOR * _BUDGET_WINDOW_S
-        self._left = self._left_max
-        self._used: Counter[Owner] = Counter()  # in the present window
-        self._ends_s = 0.0
-        self._senders: Counter[Owner] = Counter()  # monitors that have sent in the present second
-        self._senders_before: Counter[Owner] = Counter()  # in the second before
-        self._second_ends_s = 0.0
-
-    def enter(self, owner: Owner, now_s: float) -> None:
-        """Take in that a monitor sends. Call it once a second for each that does."""
-        if now_s >= self._second_ends_s:
-            is_next = now_s < self._second_ends_s + 1.0
-            self._senders_before = self._senders if is_next else Counter()
-            self._senders, self._second_ends_s = Counter(), now_s + 1.0
-        self._senders[owner] += 1
-
-    def use(self, owner: Owner, amount: int, now_s: float) -> None:
-        """Use some of the present window's budget, in events that are not used."""
-        if now_s >= self._ends_s:
-            self._ends_s, self._left = now_s + _BUDGET_WINDOW_S, self._left_max
-            self._used.clear()
-        self._left -= amount
-        self._used[owner] += amount
-
-    def pause_s(self, owner: Owner, messages: float, now_s: float) -> float:
-        """Return how long not to read a monitor that has sent so many messages in this second; 0: read it."""
-        if self._left > 0 or now_s >= self._ends_s or messages <= self._never_paused(owner):
-            return 0.0
-        return self._ends_s - now_s
-
-    def _never_paused(self, owner: Owner) -> float:
-        owners = len(self._senders.keys() | self._senders_before.keys())
-        if owners <= 1 or self._used[owner] <= self._left_max / owners:
-            return NEVER_PAUSED_PER_S
-        monitors = max(1, self._senders[owner], self._senders_before[owner])
-        share = self._messages_per_s / owners / monitors
-        return min(NEVER_PAUSED_PER_S, max(_NEVER_PAUSED_MIN_PER_S, share))
-
-
 class FloodWindow:
-    """The messages of the present second."""
+    """The messages of the present second, and the turn of the link if it has one (budget.py)."""
 
-    def __init__(self, messages_per_s_max: int, budget: Budget | None = None, owner: Owner = None) -> None:
+    def __init__(self, messages_per_s_max: int, budget: Budget[Any], owner: Owner = None) -> None:
         """Count nothing yet; of events that are not used, `UNUSED_FACTOR` times as many are allowed."""
-        self._budget = budget or Budget()
-        self._owner = owner
+        self.owner = owner
+        self._budget = budget
         self._messages_per_s_max = messages_per_s_max
         self._start_s = 0.0
         self._used = 0
         self._unused = 0
-        self._reads = 0
         self._names: Counter[str] = Counter()
+        self._turn_left = 0
+        self._turn_ends_s = 0.0
 
-    def add(self, event: object, size_bytes: int, now_s: float) -> None:
+    def add(self, event: object, size_bytes: int, now_s: float, *, asked_for: bool = False) -> None:
         """Count a message that is used. Answers count too: they lead to further commands.
 
         Args:
             event: the name of the event; anything else for an answer.
             size_bytes: of the message.
             now_s: the monotonic clock.
+            asked_for: it answers a command. Of the budget only its length uses something, because the agent
+                chooses how many commands it sends.
 
         Raises:
             FloodingError: the messages of this second are more than the bound.
         """
         self._begin(now_s)
-        self._used += _weight(size_bytes)
-        self._budget.use(self._owner, UNUSED_FACTOR * _weight(size_bytes), now_s)
+        weight = _weight(size_bytes)
+        self._used += weight
+        self._use(UNUSED_FACTOR * (weight - asked_for))
         if isinstance(event, str):
             self._count_name(event)
         self._check(self._used, self._messages_per_s_max)
@@ -126,28 +63,31 @@ class FloodWindow:
         """Count an event that the agent does not use; arguments and errors are those of `add`."""
         self._begin(now_s)
         self._unused += _weight(size_bytes)
-        self._budget.use(self._owner, _weight(size_bytes), now_s)
+        self._use(_weight(size_bytes))
         self._count_name(event)
         self._check(self._unused, self._messages_per_s_max * UNUSED_FACTOR)
 
-    def add_read(self, now_s: float) -> None:
+    def add_read(self) -> None:
         """Count a read, whether it completed a message or not."""
-        self._begin(now_s)
-        self._reads += 1
-        self._budget.use(self._owner, READ_COST, now_s)
+        self._use(READ_COST)
 
-    def pause_s(self, now_s: float) -> float:
-        """Return how long not to read this monitor, for the sake of the others; mostly 0."""
-        if now_s - self._start_s >= 1.0:
-            return 0.0
-        sent = self._used + (self._unused + self._reads * READ_COST) / UNUSED_FACTOR
-        return self._budget.pause_s(self._owner, sent, now_s)
+    def needs_turn(self, now_s: float) -> bool:
+        """Return whether this monitor must not be read now, for the sake of the others; mostly it may."""
+        has_turn = self._turn_left > 0 and now_s < self._turn_ends_s
+        return not has_turn and not self._budget.is_free
+
+    def begin_turn(self, now_s: float) -> None:
+        """Begin a turn: the monitor is read even if the budget is used up."""
+        self._turn_left, self._turn_ends_s = TURN_COST, now_s + TURN_S
+
+    def _use(self, cost: int) -> None:
+        self._turn_left -= cost
+        self._budget.use(cost)
 
     def _begin(self, now_s: float) -> None:
         if now_s - self._start_s >= 1.0:
-            self._start_s, self._used, self._unused, self._reads = now_s, 0, 0, 0
+            self._start_s, self._used, self._unused = now_s, 0, 0
             self._names.clear()
-            self._budget.enter(self._owner, now_s)
 
     def _count_name(self, event: str) -> None:
         if event in self._names or len(self._names) < _NAMES_MAX:

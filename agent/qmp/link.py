@@ -21,9 +21,9 @@ from agent.qmp.allowlist import INTERVAL
 from agent.qmp.balloon import PLACES, choose_balloon
 from agent.qmp.client import MonitorClient
 from agent.qmp.endpoint import Endpoint, Identify, unknown_peer
-from agent.qmp.flood import Budget
 from agent.qmp.lookout import Lookout
 from agent.qmp.openings import Openings
+from agent.qmp.turns import ReadTurns
 from agent.threads import in_thread
 
 T = TypeVar("T")
@@ -201,7 +201,7 @@ async def open_link(
     openings: Openings,
     *,
     owner: Owner = None,
-    budget: Budget | None = None,
+    turns: ReadTurns | None = None,
     look_first: bool = False,
     mark: SocketMark | None = None,
     identify: Identify = unknown_peer,
@@ -216,7 +216,7 @@ async def open_link(
         settings: the deadline and the bound on messages.
         openings: have a turn before connecting that ends before the block begins.
         owner: the owner of the turn, and of what the monitor uses of the budget.
-        budget: what all monitors may send together.
+        turns: what all monitors share while they send more than their budget.
         look_first: do not connect if other connections already wait to be accepted; it is BUSY then.
         mark: the socket to connect to; any other is `SocketReplaced`. `None`: any.
         identify: finds the process that listens, by its pid; called in a thread.
@@ -225,7 +225,7 @@ async def open_link(
         QmpUnreachable: MISSING, REFUSED, DENIED, BUSY, SILENT, NOT_QMP, HUNG_UP, NO_ANSWER (silent after
             its greeting), FLOODING or PROTOCOL.
     """
-    client = MonitorClient(path, events_per_s_max=settings.events_per_s_max, budget=budget, owner=owner)
+    client = MonitorClient(path, events_per_s_max=settings.events_per_s_max, turns=turns, owner=owner)
     connection: socket.socket | None = None
     try:
         async with openings.turn(owner):
@@ -254,7 +254,7 @@ class QmpOpener:
         self._settings = settings
         self._identify = identify
         self._openings = Openings(settings.opening_at_once)
-        self._budget = Budget()
+        self._turns = ReadTurns()
         self._lookout = Lookout()
 
     async def run(self) -> None:
@@ -276,7 +276,7 @@ class QmpOpener:
             self._settings,
             self._openings,
             owner=owner,
-            budget=self._budget,
+            turns=self._turns,
             look_first=look_first,
             mark=mark,
             identify=self._identify,

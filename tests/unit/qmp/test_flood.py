@@ -1,19 +1,19 @@
 """When a monitor sends more than a VM can, and how that is reported."""
 
+from collections.abc import Callable
+
 import pytest
 
-from agent.qmp.flood import (
-    NEVER_PAUSED_PER_S,
-    READ_COST,
-    UNUSED_FACTOR,
-    Budget,
-    FloodingError,
-    FloodWindow,
-)
+from agent.qmp.budget import TURN_COST, TURN_S, UNUSED_FACTOR, Budget
+from agent.qmp.flood import FloodingError, FloodWindow
+
+
+def window_of(messages_per_s_max: int) -> FloodWindow:
+    return FloodWindow(messages_per_s_max, Budget[object]())
 
 
 def test_more_messages_than_the_bound_in_one_second_are_a_flood() -> None:
-    window = FloodWindow(3)
+    window = window_of(3)
     for _ in range(3):
         window.add(None, 100, 5.0)
 
@@ -24,14 +24,14 @@ def test_more_messages_than_the_bound_in_one_second_are_a_flood() -> None:
 
 
 def test_each_second_is_counted_anew() -> None:
-    window = FloodWindow(3)
+    window = window_of(3)
     for second in range(10):
         for _ in range(3):
             window.add("STOP", 100, float(second + 1))
 
 
 def test_a_long_message_counts_once_more_for_each_kib() -> None:
-    window = FloodWindow(3)
+    window = window_of(3)
     window.add(None, 2 * 1024, 1.0)
 
     with pytest.raises(FloodingError):
@@ -39,7 +39,7 @@ def test_a_long_message_counts_once_more_for_each_kib() -> None:
 
 
 def test_events_that_are_not_used_have_a_bound_of_their_own_and_the_most_frequent_is_named() -> None:
-    window = FloodWindow(3)
+    window = window_of(3)
     for _ in range(3 * UNUSED_FACTOR - 1):
         window.add_unused("BLOCK_IO_ERROR", 100, 1.0)
     window.add_unused("JOB_STATUS_CHANGE", 100, 1.0)
@@ -49,72 +49,47 @@ def test_events_that_are_not_used_have_a_bound_of_their_own_and_the_most_frequen
         window.add_unused("BLOCK_IO_ERROR", 100, 1.0)
 
 
-def test_while_the_budget_of_all_is_used_up_only_those_that_send_much_are_not_read() -> None:
-    budget = Budget(messages_per_s=1000)
-    noisy, quiet = (FloodWindow(500, budget) for _ in range(2))
+SENDINGS: dict[str, Callable[[FloodWindow], object]] = {
+    "event": lambda window: window.add("STOP", 100, 7.0),
+    "answer to nothing": lambda window: window.add(None, 100, 7.0),
+    "events that are not used": lambda window: [window.add_unused("JOB", 100, 7.0) for _ in range(10)],
+    "reads": lambda window: [window.add_read() for _ in range(2)],
+    "each KiB of an answer": lambda window: window.add(None, 1024, 7.0, asked_for=True),
+}
+
+
+@pytest.mark.parametrize("send", SENDINGS.values(), ids=SENDINGS)
+def test_whatever_a_monitor_sends_uses_the_budget_of_all(send: Callable[[FloodWindow], object]) -> None:
+    budget = Budget[object](messages_per_s=50)
+    noisy, other = (FloodWindow(500, budget) for _ in range(2))
+    assert not other.needs_turn(7.0)
+
+    send(noisy)
+
+    assert noisy.needs_turn(7.0)
+    assert other.needs_turn(7.0)
+
+
+def test_answers_that_were_asked_for_use_none_of_it() -> None:
+    window = FloodWindow(500, Budget[object](messages_per_s=50))
     for _ in range(100):
-        assert noisy.pause_s(7.0) == 0.0
-        noisy.add("STOP", 100, 7.0)
-    for _ in range(NEVER_PAUSED_PER_S):
-        quiet.add("STOP", 100, 7.02)
+        window.add(None, 900, 7.0, asked_for=True)
 
-    assert noisy.pause_s(7.02) == pytest.approx(0.08)
-    assert quiet.pause_s(7.02) == 0.0
-    assert noisy.pause_s(7.1) == 0.0
-    assert noisy.pause_s(9.0) == 0.0
+    assert not window.needs_turn(7.0)
 
 
-def test_an_event_that_is_not_used_costs_a_tenth_of_the_budget_of_others() -> None:
-    budget = Budget(messages_per_s=1000)
-    noisy = FloodWindow(500, budget)
-    for _ in range(999):
-        noisy.add_unused("JOB", 100, 7.0)
-    assert noisy.pause_s(7.0) == 0.0
+def test_a_turn_ends_once_it_is_used_or_is_not_used() -> None:
+    budget = Budget[object]()
+    window = FloodWindow(500, budget)
+    budget.use(1_000_000)
+    assert window.needs_turn(7.0)
 
-    noisy.add_unused("JOB", 100, 7.0)
+    window.begin_turn(7.0)
+    for _ in range(TURN_COST):
+        assert not window.needs_turn(7.0)
+        window.add_unused("JOB", 100, 7.0)
+    assert window.needs_turn(7.0)
 
-    assert noisy.pause_s(7.0) > 0.0
-
-
-def test_a_read_that_completes_no_message_uses_the_budget_too() -> None:
-    budget = Budget(messages_per_s=1000)
-    trickling = FloodWindow(500, budget)
-    for _ in range(100 * UNUSED_FACTOR // READ_COST - 1):
-        trickling.add_read(7.0)
-    assert trickling.pause_s(7.0) == 0.0
-
-    trickling.add_read(7.0)
-
-    assert trickling.pause_s(7.0) == pytest.approx(0.1)
-
-
-def test_many_monitors_of_one_owner_that_send_little_each_do_not_use_up_the_budget_of_others() -> None:
-    budget = Budget(messages_per_s=1000)
-    many = [FloodWindow(500, budget, owner=1001) for _ in range(100)]
-    other = FloodWindow(500, budget, owner=107)
-    for _ in range(6):
-        for each in (*many, other):
-            each.add("STOP", 100, 7.0)
-
-    assert all(each.pause_s(7.0) > 0.0 for each in many)
-    assert other.pause_s(7.0) == 0.0
-
-
-def test_of_each_of_the_many_monitors_of_an_owner_some_messages_are_read() -> None:
-    budget = Budget(messages_per_s=10)
-    many = [FloodWindow(500, budget, owner=1001) for _ in range(100)]
-    FloodWindow(500, budget, owner=107).add("STOP", 100, 7.0)
-    for each in many:
-        each.add("STOP", 100, 7.0)
-
-    assert all(each.pause_s(7.0) == 0.0 for each in many)
-
-
-def test_the_monitors_of_the_only_owner_are_read_whatever_their_number() -> None:
-    budget = Budget(messages_per_s=1000)
-    many = [FloodWindow(500, budget, owner=107) for _ in range(100)]
-    for _ in range(NEVER_PAUSED_PER_S):
-        for each in many:
-            each.add("STOP", 100, 7.0)
-
-    assert all(each.pause_s(7.0) == 0.0 for each in many)
+    window.begin_turn(8.0)
+    assert not window.needs_turn(8.0)
+    assert window.needs_turn(8.0 + TURN_S)

@@ -11,9 +11,9 @@ import pytest
 from agent.core.events import Given, MonitorEvent, MonitorEventKind
 from agent.core.reading import Peer, Reading
 from agent.errors import LinkFault, QmpCommandError, QmpNotAllowed, QmpUnreachable
-from agent.qmp.flood import Budget
 from agent.qmp.link import Link, Settings, open_link
 from agent.qmp.openings import Openings
+from agent.qmp.turns import ReadTurns
 from tests.unit.qmp.peer import BALLOON, GREETING, SETTINGS, Client, Script, read_stats, serving
 
 Ask = Callable[[Link], Awaitable[object]]
@@ -448,7 +448,6 @@ async def test_a_storm_of_events_that_are_not_used_leaves_the_link_open() -> Non
 
 async def test_monitors_that_send_much_are_read_no_faster_than_the_budget_of_all() -> None:
     """Ten thousand events are a second's budget. Without it they are read in a fraction of one."""
-    budget = Budget(messages_per_s=1000)
 
     async def noisy(peer: Client) -> None:
         await peer.greet()
@@ -460,12 +459,12 @@ async def test_monitors_that_send_much_are_read_no_faster_than_the_budget_of_all
     settings, took_s = Settings(greeting_timeout_s=5.0), list[float]()
 
     async def ask(path: str) -> None:
-        async with open_link(path, settings, limiter, budget=budget) as link:
+        async with open_link(path, settings, limiter, turns=turns) as link:
             begun_s = anyio.current_time()
             assert await link.read_run_state() == "running"
             took_s.append(anyio.current_time() - begun_s)
 
-    limiter = openings()
+    limiter, turns = openings(), ReadTurns(messages_per_s=1000)
     async with serving(noisy) as path:
         with anyio.fail_after(60):
             async with anyio.create_task_group() as group:
@@ -477,7 +476,7 @@ async def test_monitors_that_send_much_are_read_no_faster_than_the_budget_of_all
 
 
 async def test_bytes_that_come_one_by_one_use_the_budget_of_all_and_the_link_goes_on() -> None:
-    budget = Budget(messages_per_s=100)
+    turns = ReadTurns(messages_per_s=100)
 
     async def trickling(peer: Client) -> None:
         await peer.greet()
@@ -485,13 +484,13 @@ async def test_bytes_that_come_one_by_one_use_the_budget_of_all_and_the_link_goe
         for _ in range(2_000):
             await peer.send(b" ")
             await anyio.lowlevel.checkpoint()
-            spent.append(budget.pause_s(None, float("inf"), anyio.current_time()) > 0)
+            spent.append(not turns.budget.is_free)
         await peer.say({"return": {"status": "running"}, "id": 1})
         await peer.wait_closed()
 
     spent: list[bool] = []
     settings = Settings(greeting_timeout_s=5.0)
-    async with serving(trickling) as path, open_link(path, settings, openings(), budget=budget) as link:
+    async with serving(trickling) as path, open_link(path, settings, openings(), turns=turns) as link:
         with anyio.fail_after(60):
             assert await link.read_run_state() == "running"
 

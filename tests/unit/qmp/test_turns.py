@@ -1,0 +1,65 @@
+"""Links that wait for their turn to be read, on the event loop."""
+
+import asyncio
+
+import anyio
+
+from agent.qmp.budget import TURN_COST
+from agent.qmp.turns import ReadTurns
+
+
+async def _rounds(count: list[int]) -> None:
+    while True:
+        count[0] += 1
+        await asyncio.sleep(0)
+
+
+async def test_two_turns_never_begin_in_the_same_round_of_the_event_loop() -> None:
+    turns, rounds, began = ReadTurns(), [0], list[int]()
+    turns.budget.use(1_000_000)
+
+    async def link(owner: int) -> None:
+        for _ in range(3):
+            await turns.turn(owner)
+            began.append(rounds[0])
+            turns.budget.use(TURN_COST)
+
+    with anyio.fail_after(60):
+        async with asyncio.TaskGroup() as group:
+            counter = group.create_task(_rounds(rounds))
+            async with asyncio.TaskGroup() as links:
+                for number in range(50):
+                    links.create_task(link(1000 + number % 3))
+            counter.cancel()
+
+    assert len(began) == 150
+    assert len(set(began)) == 150
+
+
+async def test_a_link_that_is_closed_while_it_waits_delays_no_other() -> None:
+    turns, had_turn = ReadTurns(), list[str]()
+    turns.budget.use(1_000_000)
+
+    async def link(name: str) -> None:
+        await turns.turn(1001)
+        had_turn.append(name)
+
+    with anyio.fail_after(60):
+        async with asyncio.TaskGroup() as group:
+            closed = group.create_task(link("closed"))
+            group.create_task(link("other"))
+            await asyncio.sleep(0)
+            closed.cancel()
+
+    assert had_turn == ["other"]
+
+
+async def test_a_budget_that_was_used_is_filled_up_without_a_link_that_waits() -> None:
+    turns = ReadTurns()
+    turns.budget.use(1_000)
+    assert not turns.budget.is_free
+    turns.set_timer()
+
+    with anyio.fail_after(60):
+        while not turns.budget.is_full:  # noqa: ASYNC110 - nobody sets an event for it
+            await asyncio.sleep(0.005)
