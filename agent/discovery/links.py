@@ -38,8 +38,8 @@ def find(path: str) -> tuple[str, os.stat_result]:
             or the directory of a socket that has several names.
         OSError: a part of the path is missing or not readable, or the links form a loop.
     """
-    opened = [os.open("/", _FLAGS)]  # the directories down to `names`, and what is open last
-    names: list[str] = []
+    # At most three descriptors, however long the path is: links need theirs.
+    here, names = os.open("/", _FLAGS), list[str]()  # an open directory, and its path
     ahead = path.split("/")[::-1]
     followed = 0
     try:
@@ -47,35 +47,41 @@ def find(path: str) -> tuple[str, os.stat_result]:
             part = ahead.pop()
             if part in ("", "."):
                 continue
-            if part == "..":
-                if names:
-                    names.pop()
-                    os.close(opened.pop())
+            if part == "..":  # from the root again: others may have moved `here` to another directory
+                ahead.extend(names[-2::-1])
+                names.clear()
+                here = _root_in_place_of(here)
                 continue
-            file = os.open(part, _FLAGS, dir_fd=opened[-1])
-            opened.append(file)
-            status = os.fstat(file)
-            is_link = stat.S_ISLNK(status.st_mode)
-            hard_linked = stat.S_ISSOCK(status.st_mode) and status.st_nlink > 1
-            if (is_link or hard_linked) and _others_may_change(os.fstat(opened[-2]), status):
-                raise ForeignLinkError("/" + "/".join([*names, part]))
-            if not is_link:
-                names.append(part)
-                continue
+            file = os.open(part, _FLAGS, dir_fd=here)
+            try:
+                status = os.fstat(file)
+                is_link = stat.S_ISLNK(status.st_mode)
+                hard_linked = stat.S_ISSOCK(status.st_mode) and status.st_nlink > 1
+                if (is_link or hard_linked) and _others_may_change(os.fstat(here), status):
+                    raise ForeignLinkError("/" + "/".join([*names, part]))
+                if not is_link:
+                    names.append(part)
+                    here, file = file, here
+                    continue
+                target = os.readlink("", dir_fd=file)
+            finally:
+                os.close(file)
             followed += 1
             if followed > _LINKS_MAX:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
-            target = os.readlink("", dir_fd=file)
-            os.close(opened.pop())
             if target.startswith("/"):
                 names.clear()
-                while len(opened) > 1:
-                    os.close(opened.pop())
+                here = _root_in_place_of(here)
             ahead.extend(target.split("/")[::-1])
-        return "/" + "/".join(names), os.fstat(opened[-1])
+        return "/" + "/".join(names), os.fstat(here)
     finally:
-        for file in opened:
-            os.close(file)
+        os.close(here)
+
+
+def _root_in_place_of(file: int) -> int:
+    root = os.open("/", _FLAGS)
+    os.close(file)
+    return root
 
 
 def _others_may_change(directory: os.stat_result, link: os.stat_result) -> bool:

@@ -1,4 +1,5 @@
 import os
+import resource
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -119,6 +120,21 @@ def test_a_socket_with_a_second_name_where_others_may_write_is_refused(folder: P
     with pytest.raises(ForeignLinkError):
         find(str(folder / "open" / "a"))
     assert find(str(folder / "theirs"))[0] == str(folder / "theirs")
+
+
+def test_a_long_path_takes_no_more_descriptors_than_a_short_one(folder: Path) -> None:
+    deep = folder.joinpath(*["d"] * 40)
+    deep.mkdir(parents=True)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open("/", os.O_PATH)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 3, hard))
+    try:
+        found, _ = find(f"{deep}/../d")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert found == str(deep)
 
 
 def test_no_descriptor_is_left(folder: Path) -> None:
