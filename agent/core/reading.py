@@ -5,6 +5,7 @@ clock (`_ms`) where they are emitted. Seconds (`_s`) are QEMU's own: `last-updat
 polling interval are whole seconds on the wire.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -121,12 +122,17 @@ class Configured:
     observed_at_ms: int
 
 
+SERVICE_MANAGER_PID = 1
+"""It is no VM: it listens on sockets for other processes (systemd.socket(5))."""
+
+
 @dataclass(frozen=True, slots=True)
 class Peer:
     """The process at the other end of a monitor's socket. A pid is used again; with its start it is not."""
 
     pid: int
     started_ticks: int  # since the host's boot: field 22 of /proc/PID/stat
+    user_id: int | None = dataclasses.field(default=None, compare=False)  # root if it can be root again
 
 
 @dataclass(frozen=True, slots=True)

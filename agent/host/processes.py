@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from agent.core.numbers import EXACT_MAX
-from agent.core.reading import Peer
+from agent.core.reading import SERVICE_MANAGER_PID, Peer
+from agent.core.shares import ROOT
 from agent.host.files import read_at
 
 _STAT_MAX_BYTES = 4096
@@ -43,16 +44,22 @@ def identify(pid: int, user_id: int, proc: str = "/proc") -> Peer | None:
 
     `user_id` is the user that called listen(2). `None` also if the process cannot be the one that called it,
     because it runs as other users: the pid may have been reused. A process of root may have changed its user.
+    `None` for the service manager.
     """
+    if pid == SERVICE_MANAGER_PID:
+        return None
     try:
         with _directory(pid, proc) as directory:
             started_ticks = start_ticks(read_at(directory, "stat", _STAT_MAX_BYTES))
             users = _USERS.search(read_at(directory, "status", _STATUS_MAX_BYTES))
     except OSError:
         return None
-    if started_ticks is None or users is None or (user_id and user_id not in map(int, users[1].split())):
+    if started_ticks is None or users is None:
         return None
-    return Peer(pid, started_ticks)
+    user_ids = [int(each) for each in users[1].split()]
+    if user_id and user_id not in user_ids:
+        return None
+    return Peer(pid, started_ticks, ROOT if ROOT in user_ids else user_ids[1])
 
 
 def read_process(peer: Peer, proc: str = "/proc") -> ProcessFiles | None:

@@ -8,7 +8,8 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from agent.core.reading import Peer, SocketMark
+from agent.core.reading import SERVICE_MANAGER_PID, Peer, SocketMark
+from agent.core.shares import ROOT
 from agent.errors import LinkFault, QmpUnreachable, SocketReplaced
 from agent.qmp import backlog
 
@@ -32,7 +33,7 @@ class Endpoint:
     """A connected, non-blocking socket, the mark of the socket file it was connected through, and its peer.
 
     `peer` None: the process is in another PID namespace, has ended, or is hidden from this user.
-    `owner_id` None: the user who runs it is not known.
+    `owner_id` None: the user whose VM it is, is not known.
     """
 
     connection: socket.socket
@@ -116,13 +117,39 @@ _CREDENTIALS = struct.Struct("iII")  # pid, uid, gid
 
 
 def _peer_of(connection: socket.socket, identify: Identify) -> tuple[Peer | None, int | None]:
-    """Return the process that listens on the socket, and its user: those that called listen(2)."""
+    """Return the process that called listen(2) on the socket, and the user whose VM it is."""
     try:
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         pid, user_id, _ = _CREDENTIALS.unpack(credentials)
     except (OSError, struct.error):
         return None, None
-    return identify(pid, user_id) if pid > 0 else None, user_id
+    peer = identify(pid, user_id) if pid > 0 else None
+    return peer, _owner_of(pid, user_id, peer)
+
+
+def _owner_of(pid: int, user_id: int, peer: Peer | None) -> int | None:
+    """Return the user with whose rights a monitor counts; `None`: not known.
+
+    The kernel keeps the user that called listen(2). Root may have done so for another user, who must not have
+    root's rights: as a QEMU that has given up root since (`-run-with user=`), as a process that has left its
+    socket to another one and ended, or as a service manager. A process in another PID namespace (pid 0)
+    cannot be looked at.
+    """
+    if user_id != ROOT or pid <= 0:
+        return user_id
+    if peer is not None and peer.user_id is not None:
+        return peer.user_id
+    return ROOT if pid != SERVICE_MANAGER_PID and _runs(pid) else None
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)  # a look: no signal is sent; works also where /proc hides the process
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def mark_of(status: os.stat_result) -> SocketMark:

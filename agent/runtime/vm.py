@@ -50,7 +50,7 @@ from agent.core.memory import Memory
 from agent.core.ownership import IntervalChange
 from agent.core.poller import Poller, PollSettings, remember
 from agent.core.reading import Origin, Reading, Refusal, Sample, SocketMark, StateEvent
-from agent.core.shares import Owner, is_pod
+from agent.core.shares import ROOT, Owner, is_pod
 from agent.errors import Declined, StateFileError, Unreachable
 from agent.runtime import clock
 from agent.runtime.alarms import Alarms
@@ -284,10 +284,14 @@ class VmTask:
 
     @property
     def _claimant(self) -> Owner:
-        """What runs the VM: the pod, which chooses its users, or else the user who listens."""
+        """What runs the VM: the pod, which chooses its users, or else the user who listens.
+
+        Where a user may replace the socket, root's rights are not believed.
+        """
         if is_pod(self.owner):
             return self.owner
-        return None if self._link is None else self._link.owner
+        listener = None if self._link is None else self._link.owner
+        return self.owner if listener == ROOT and self.owner is not None else listener
 
     # --- the link ---
 

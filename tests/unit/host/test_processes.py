@@ -66,6 +66,25 @@ def test_a_process_of_another_user_is_not_the_one_that_listens(
     assert identify(7, user_id, str(tmp_path)) == (Peer(7, 4711) if is_known else None)
 
 
+@pytest.mark.parametrize(
+    ("users", "user_id"),
+    [("0 0 0 0", 0), ("107 107 107 107", 107), ("1000 107 107 107", 107), ("107 107 0 107", 0)],
+)
+def test_a_process_that_can_be_root_again_counts_as_roots(tmp_path: Path, users: str, user_id: int) -> None:
+    process(tmp_path, 7, status=f"Name:\tqemu\nUid:\t{users.replace(' ', chr(9))}\n")
+
+    peer = identify(7, 0, str(tmp_path))
+
+    assert peer is not None
+    assert peer.user_id == user_id
+
+
+def test_a_service_manager_is_no_vm(tmp_path: Path) -> None:
+    process(tmp_path, 1)
+
+    assert identify(1, 0, str(tmp_path)) is None
+
+
 def test_a_process_without_users_is_not_known(tmp_path: Path) -> None:
     process(tmp_path, 7, status="Name:\tUid:\nVmRSS:\t 5 kB\n")
 

@@ -1,5 +1,7 @@
 import os
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
 from collections import Counter
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import LinkFault, QmpUnreachable, SocketReplaced
+from agent.host.processes import identify
 from agent.qmp import backlog as backlog_module
 from agent.qmp.endpoint import connect, mark_of
 from tests.lab.leftovers import open_descriptors
@@ -173,3 +176,55 @@ def test_a_socket_replaced_while_we_connect_is_found(folder: Path) -> None:
         replacing.join()
 
     assert set(faults) <= {LinkFault.HUNG_UP}  # replaced again at each attempt
+
+
+# --- the user whose VM it is ---
+
+LISTEN = """
+import os, socket, sys
+path, user, leave = sys.argv[1:]
+listening = socket.socket(socket.AF_UNIX)
+listening.bind(path)
+os.chmod(path, 0o777)
+listening.listen()
+child = os.fork() if leave else 0
+if child:
+    os._exit(0)
+if user:
+    os.setresgid(int(user), int(user), int(user))
+    os.setresuid(int(user), int(user), int(user))
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can listen for another user")
+@pytest.mark.parametrize(
+    ("user", "leave", "owner"),
+    [("", "", 0), (str(NOBODY), "", NOBODY), (str(NOBODY), "leave", None)],
+    ids=["root", "a process that has given up root", "a process that has left its socket to another one"],
+)
+def test_a_socket_that_root_made_for_another_user_is_not_roots(
+    folder: Path, user: str, leave: str, owner: int | None
+) -> None:
+    path = folder / "a.qmp"
+    words = [sys.executable, "-c", LISTEN, str(path), user, leave]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        if leave:
+            process.wait()
+        endpoint = connect(str(path), identify=identify)
+        endpoint.connection.close()
+
+        assert endpoint.owner_id == owner
+        process.communicate()
+
+
+def test_a_monitor_whose_process_is_not_known_is_that_of_the_user_who_listens(folder: Path) -> None:
+    with ExitStack() as stack:
+        listen(folder / "a.qmp", stack)
+        endpoint = connect(str(folder / "a.qmp"))
+        stack.enter_context(endpoint.connection)
+
+        assert endpoint.owner_id == os.geteuid()

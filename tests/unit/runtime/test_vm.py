@@ -213,6 +213,17 @@ async def test_the_id_of_a_vm_in_a_pod_is_not_taken_by_another_pod_whatever_its_
     assert found == {second if other_pod else first}
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can listen as root")
+@pytest.mark.parametrize("directory_of", [0, 1001])
+async def test_a_listener_of_roots_in_a_users_directory_has_not_roots_rights(directory_of: int) -> None:
+    emitted = Emitted()
+    async with serving(answering("prelaunch")) as first, serving(answering("running")) as second:
+        services = seen_as_another_users(around(emitted), first)
+        found = await duplicates_of(services, emitted, (first, 0), (second, directory_of), states=4)
+
+    assert found == {first if directory_of == 0 else second}
+
+
 async def test_after_a_restart_a_monitor_of_another_user_that_comes_first_returns_the_id_to_its_vm() -> None:
     emitted = Emitted()
     async with serving(answering("running")) as strangers, serving(answering("running")) as ours:
