@@ -8,13 +8,14 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from agent.core.shares import Owner
 from agent.threads import Call, WorkerThread
 
 T = TypeVar("T")
 
 
 class HeldThreads:
-    """Counts the threads that are held by calls nothing waits for any more, by libvirt and in all.
+    """Counts the threads that are held by calls nothing waits for any more, by libvirt, by owner and in all.
 
     A libvirt may belong to any user, and one that never answers holds a thread for each attempt. The count
     outlives a connection, so that a socket that is created again does not get new threads.
@@ -25,37 +26,54 @@ class HeldThreads:
 
         Args:
             each_max: threads of one libvirt from which on it is refused.
-            all_max: threads in all from which on every libvirt is refused; `None`: no bound.
+            all_max: threads in all from which on the libvirts of owners with their share of them are refused;
+                `None`: no bound.
         """
         self._each_max = each_max
         self._all_max = all_max
         self._held: Counter[str] = Counter()
+        self._held_of: Counter[Owner] = Counter()
 
-    def refusal(self, uri: str) -> str | None:
+    def refusal(self, uri: str, owner: Owner) -> str | None:
         """Return why no call may be made to this libvirt now; `None`: it may."""
         held = self._held[uri]
         if held >= self._each_max:
             return f"the daemon does not answer: {held} calls have not ended; restart it"
-        if self._all_max is not None and (total := self._held.total()) >= self._all_max:
-            return f"too many libvirt daemons do not answer: {total} calls have not ended; restart them"
+        if self._all_max is None or self._held.total() < self._all_max:
+            return None
+        of_owner = self._held_of[owner]
+        if of_owner >= max(1, self._all_max // len(self._held_of)):
+            return f"too many libvirt daemons do not answer: {of_owner} calls have not ended; restart them"
         return None
 
-    def hold(self, uri: str) -> None:
+    def hold(self, uri: str, owner: Owner) -> None:
         """Count a thread."""
         self._held[uri] += 1
+        self._held_of[owner] += 1
 
-    def release(self, uri: str) -> None:
+    def release(self, uri: str, owner: Owner) -> None:
         """Stop counting a thread: its call has ended."""
-        self._held[uri] -= 1
-        if not self._held[uri]:
-            del self._held[uri]
+        _subtract(self._held, uri)
+        _subtract(self._held_of, owner)
+
+
+def _subtract(counter: Counter[T], key: T) -> None:
+    counter[key] -= 1
+    if not counter[key]:
+        del counter[key]
 
 
 class Caller:
     """Makes the calls of one connection, and reuses idle threads. Owned by the event loop's thread."""
 
     def __init__(
-        self, name: str, on_late: Callable[[], None], *, uri: str = "", held: HeldThreads | None = None
+        self,
+        name: str,
+        on_late: Callable[[], None],
+        *,
+        uri: str = "",
+        owner: Owner = None,
+        held: HeldThreads | None = None,
     ) -> None:
         """Start no thread yet.
 
@@ -63,9 +81,11 @@ class Caller:
             name: of the threads.
             on_late: called whenever an abandoned call has returned.
             uri: of the libvirt, for `held`.
+            owner: of the libvirt, for `held`.
             held: counts the threads that calls hold.
         """
         self._uri = uri
+        self._owner = owner
         self._held = held
         self._holding: set[Call[Any]] = set()
         self._name = name
@@ -106,7 +126,7 @@ class Caller:
     def _hold(self, call: Call[Any]) -> None:
         if self._held is not None and call not in self._holding:
             self._holding.add(call)
-            self._held.hold(self._uri)
+            self._held.hold(self._uri, self._owner)
 
     def close(self) -> None:
         """Let idle threads end now, and the others after their calls. Does not wait."""
@@ -122,7 +142,7 @@ class Caller:
             self._idle.append(thread)
         if self._held is not None and call in self._holding:
             self._holding.remove(call)
-            self._held.release(self._uri)
+            self._held.release(self._uri, self._owner)
         if call in self._abandoned:
             self._abandoned.remove(call)
             self._on_late()

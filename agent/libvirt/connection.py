@@ -23,6 +23,7 @@ from agent.core.address import Domain
 from agent.core.events import LinkEvent
 from agent.core.reading import SocketMark
 from agent.core.reconnecting import Opening, Reconnecting
+from agent.core.shares import Owner
 from agent.core.wording import counted
 from agent.errors import Declined, LibvirtUnreachable, LinkFault
 from agent.libvirt import api, qmp_terms
@@ -81,6 +82,7 @@ class KeptConnection:
         counters: Counters,
         on_change: Callable[[], None],
         locks: Locks | None = None,
+        owner: Owner = None,
         held: HeldThreads | None = None,
         domains_max: int | None = None,
         label_sources: qmp_terms.LabelSources = qmp_terms.NO_SOURCES,
@@ -95,11 +97,13 @@ class KeptConnection:
             counters: the agent's own metrics.
             on_change: called when domains start or stop, or the connection is made or lost.
             locks: taken before connecting; `None`: other agents may use it too.
+            owner: of the share of `held` that it counts to.
             held: bounds the threads that a libvirt holds which does not answer.
             domains_max: how many domains are used; `None`: all.
             label_sources: where labels of the domains come from.
         """
         self.uri = uri
+        self.owner: Owner = owner
         self.expected: api.FoundSocket | None = None
         """The socket to connect to, as discovery found it; `None`: any."""
         self.read_only = read_only
@@ -117,7 +121,7 @@ class KeptConnection:
         self._label_sources = label_sources
         self._unusable: Mapping[str, str] = {}
         self._left_out = 0
-        self._caller = Caller("libvirt calls", self._late, uri=uri, held=self._held)
+        self._caller = Caller("libvirt calls", self._late, uri=uri, owner=owner, held=self._held)
         self._introductions = anyio.CapacityLimiter(INTRODUCTIONS_AT_ONCE)
         self._domains: dict[str, Found] = {}
         self._links: dict[str, DomainLink] = {}
@@ -350,7 +354,7 @@ class KeptConnection:
         return await self._caller.call(function)
 
     def _refuse_if_held(self) -> None:
-        refusal = self._held.refusal(self.uri)
+        refusal = self._held.refusal(self.uri, self.owner)
         if refusal is not None:
             raise LibvirtUnreachable(self.uri, LinkFault.DISCONNECTED, refusal)
 

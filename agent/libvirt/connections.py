@@ -13,6 +13,7 @@ from anyio.abc import TaskGroup
 
 from agent.core.address import Domain
 from agent.core.reading import IntervalPolicy, SocketMark
+from agent.core.shares import ROOT, FairQueue, Owner
 from agent.errors import LibvirtUnreachable, LinkFault
 from agent.libvirt.api import FoundSocket
 from agent.libvirt.calls import HeldThreads
@@ -30,9 +31,11 @@ SOCKETS_MAX, DOMAINS_MAX = 512, 64
 the glob matches can run such a libvirt; a URI is the operator's choice and has no bound."""
 
 FOUND_THREADS_HELD_MAX = 64
-"""Threads that all libvirts found by their sockets may hold with calls that do not end."""
+"""Threads that all libvirts found by their sockets may hold with calls that do not end. Beyond it only those
+of owners (core/shares.py) that hold less than their share get more."""
 
 NO_MARKS: Mapping[str, SocketMark] = MappingProxyType({})
+NO_OWNERS: Mapping[str, Owner] = MappingProxyType({})
 
 _OVER_BOUND = f"more than {SOCKETS_MAX} libvirt sockets; use a narrower glob"
 
@@ -46,6 +49,7 @@ class RunningDomain:
     name: str | None
     labels: Mapping[str, str]
     place: Place
+    owner: Owner
 
 
 class Connections:
@@ -73,25 +77,39 @@ class Connections:
             task_status.started()
             await anyio.sleep_forever()
 
-    def see_sockets(self, sockets: Mapping[str, Place], marks: Mapping[str, SocketMark] = NO_MARKS) -> None:
+    def see_sockets(
+        self,
+        sockets: Mapping[str, Place],
+        marks: Mapping[str, SocketMark] = NO_MARKS,
+        owners: Mapping[str, Owner] = NO_OWNERS,
+    ) -> None:
         """Connect to each of these sockets, and disconnect from those seen before and missing now.
+
+        Over the bound, the owners have equal shares: of those with the most, the newest are left out.
 
         Args:
             sockets: the place whose glob each matches, by path.
             marks: the sockets that were found at these paths; nothing else is connected to there.
+            owners: of the sockets, by path.
         """
-        seen = {uri_of_socket(path, owner_of(path)): place for path, place in sorted(sockets.items())}
-        found = {uri_of_socket(path, owner_of(path)): FoundSocket(path, mark) for path, mark in marks.items()}
-        for uri in self._kept.keys() - seen.keys() - self._named:
+        uris = {path: uri_of_socket(path, owner_of(path)) for path in sorted(sockets)}
+        seen = {uri: sockets[path] for path, uri in uris.items() if uri not in self._named}
+        found = {uris[path]: FoundSocket(path, mark) for path, mark in marks.items() if path in uris}
+        owner_by_uri = {uri: owners.get(path) for path, uri in uris.items()}
+        turns = FairQueue[str]()
+        for uri in (*self._kept, *seen):  # those that are connected to come first
+            if uri in seen:
+                turns.put(owner_by_uri[uri], uri)
+        used = {turns.take() for _ in range(min(len(seen), SOCKETS_MAX))}
+        for uri in self._kept.keys() - used - self._named:
             _, _, scope = self._kept.pop(uri)
             scope.cancel()
-        new = [uri for uri in seen if uri not in self._kept]
-        room = max(SOCKETS_MAX - len(self._kept.keys() - self._named), 0)
-        for uri in new[:room]:
-            self._keep(uri, seen[uri])
+        for uri in seen:
+            if uri in used and uri not in self._kept:
+                self._keep(uri, seen[uri], owner_by_uri[uri])
         for uri, (connection, _, _) in self._kept.items():  # before any of them connects
             connection.expected = found.get(uri)
-        self._over_bound = tuple(new[room:])
+        self._over_bound = tuple(uri for uri in seen if uri not in used)
         self._change()
 
     def unusable(self) -> Mapping[str, str]:
@@ -101,9 +119,10 @@ class Connections:
             reasons |= connection.unusable()
         return reasons
 
-    def _keep(self, uri: str, place: Place) -> None:
+    def _keep(self, uri: str, place: Place, owner: Owner = None) -> None:
         connection = self._connection(
             uri,
+            owner=owner,
             read_only=place.policy is IntervalPolicy.OBSERVE,
             locks=self._locks,
             domains_max=None if uri in self._named else DOMAINS_MAX,
@@ -126,12 +145,14 @@ class Connections:
         uri: str,
         *,
         read_only: bool,
+        owner: Owner = None,
         locks: Locks | None = None,
         domains_max: int | None = None,
         label_sources: LabelSources = NO_SOURCES,
     ) -> KeptConnection:
         return KeptConnection(
             uri,
+            owner=owner,
             held=self._held_by_named if uri in self._named else self._held_by_found,
             domains_max=domains_max,
             label_sources=label_sources,
@@ -160,7 +181,14 @@ class Connections:
     def domains(self) -> Sequence[RunningDomain]:
         """Return the running domains of all libvirts, by address; of an unavailable one, those last known."""
         found = [
-            RunningDomain(address, mark, domain.name, _with_pod(domain.labels, address.uri), place)
+            RunningDomain(
+                address,
+                mark,
+                domain.name,
+                _with_pod(domain.labels, address.uri),
+                place,
+                _share_of(connection),
+            )
             for connection, place, _ in self._kept.values()
             for address, (mark, domain) in connection.domains().items()
         ]
@@ -225,6 +253,11 @@ class Connections:
                 yield link
         finally:
             scope.cancel()
+
+
+def _share_of(connection: KeptConnection) -> Owner:
+    """Return the owner of a libvirt's domains: of a found one, the user or pod that made its socket."""
+    return connection.uri if connection.owner in (None, ROOT) else connection.owner
 
 
 def _with_pod(labels: Mapping[str, str], uri: str) -> Mapping[str, str]:

@@ -61,7 +61,7 @@ class Sightings:
                 each.labels,
                 each.place.policy,
                 each.place.interval_s,
-                owner=each.address.uri,
+                owner=each.owner,
             )
             for each in self._connections.domains()
         )
@@ -93,6 +93,7 @@ class Sightings:
             self._connections.see_sockets(
                 {str(seen.address): place for place, scan in self._sockets.items() for seen in scan.seen},
                 {str(seen.address): seen.mark for scan in self._sockets.values() for seen in scan.seen},
+                {str(seen.address): seen.owner for scan in self._sockets.values() for seen in scan.seen},
             )
             self._changed.set()
 

@@ -159,6 +159,15 @@ FILLED: Mapping[str, Sequence[str]] = {
     "locks of monitors that were not looked for": [
         "unit/discovery/test_locks.py::test_the_locks_of_monitors_that_are_not_looked_for_are_bounded"
     ],
+    "libvirts found by their sockets; domains of each": [
+        "unit/libvirt/test_strangers.py::test_a_bounded_number_of_sockets_is_connected_to",
+        "unit/libvirt/test_strangers.py::test_an_owner_with_many_sockets_leaves_room_for_those_of_another",
+        "unit/libvirt/test_strangers.py::test_a_found_libvirt_has_a_bounded_number_of_domains_and_the_others_are_reported",
+    ],
+    "calls to found libvirts that do not end": [
+        "unit/libvirt/test_strangers.py::test_a_silent_socket_that_is_made_anew_holds_a_bounded_number_of_threads",
+        "unit/libvirt/test_strangers.py::test_silent_sockets_hold_a_bounded_number_of_threads_in_all",
+    ],
     "events of one libvirt": ["unit/libvirt/test_strangers.py::test_a_flood_of_events_ends_the_connection"],
     "log lines for paths that one scan refuses": [
         "unit/runtime/test_fleet.py::test_refused_paths_have_a_bounded_number_of_log_lines"

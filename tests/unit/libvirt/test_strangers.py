@@ -134,6 +134,54 @@ async def test_silent_sockets_hold_a_bounded_number_of_threads_in_all(
         answer.set()
 
 
+async def test_silent_sockets_of_one_owner_refuse_no_libvirt_of_another(
+    peers: dict[str, Callable[[], Peer]],
+) -> None:
+    answer = threading.Event()
+
+    def silent() -> Peer:
+        answer.wait(60)
+        return Peer()
+
+    sockets = [f"/{number}" for number in range(connections.FOUND_THREADS_HELD_MAX + 10)]
+    peers |= dict.fromkeys(sockets, silent)
+    peers["/honest"] = Peer
+    owners = dict.fromkeys(sockets, 1001)
+    try:
+        async with connected() as libvirts:
+            for socket in sockets:
+                libvirts.see_sockets({socket: GLOB}, owners=owners)
+                await anyio.sleep(0.005)
+            libvirts.see_sockets({sockets[0]: GLOB, "/honest": GLOB}, owners={**owners, "/honest": 107})
+
+            await until(lambda: len(libvirts.domains()) == 1)
+            refused = libvirts.problems[f"qemu+unix:///system?socket={sockets[0]}"]
+            assert "calls have not ended" in refused or refused == "not connected yet"
+    finally:
+        answer.set()
+
+
+async def test_an_owner_with_many_sockets_leaves_room_for_those_of_another(
+    peers: dict[str, Callable[[], Peer]],
+) -> None:
+    sockets = [f"/{number:04}" for number in range(SOCKETS_MAX + 3)]
+    peers |= dict.fromkeys([*sockets, "/z"], lambda: Peer(domains=1))
+    owners = {**dict.fromkeys(sockets, 1001), "/z": 107}
+    honest = "qemu+unix:///system?socket=/z"
+
+    async with connected() as libvirts:
+        libvirts.see_sockets(dict.fromkeys(sockets, GLOB), owners=owners)
+        assert len(libvirts) == SOCKETS_MAX
+
+        libvirts.see_sockets(dict.fromkeys([*sockets, "/z"], GLOB), owners=owners)
+        assert len(libvirts) == SOCKETS_MAX
+        assert len(libvirts.unusable()) == 4
+        assert honest not in libvirts.unusable()
+
+        await until(lambda: any(each.owner == 107 for each in libvirts.domains()))
+        assert {each.owner for each in libvirts.domains()} <= {107, 1001}
+
+
 async def test_a_found_libvirt_has_a_bounded_number_of_domains_and_the_others_are_reported(
     peers: dict[str, Callable[[], Peer]],
 ) -> None:
