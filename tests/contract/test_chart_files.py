@@ -55,3 +55,32 @@ def test_every_value_is_used_and_every_value_used_is_there() -> None:
     used = set(re.findall(r"\.Values\.(\w+)", templates))
 
     assert used == source.keys() - {"global"}
+
+
+@pytest.mark.parametrize(
+    ("path", "start"),
+    [
+        ("fullnameOverride", ""),
+        ("image.digest", "sha256:" + "0" * 64),
+        ("image.repository", "localhost/a"),
+        ("image.repository", "registry.example"),
+        ("image.tag", "1"),
+        ("monitoring.runbooks", "https://example.com/"),
+        ("nameOverride", "a"),
+        ("openshift.securityContextConstraints.name", "a"),
+        ("podMonitor.interval", "1s"),
+        ("priorityClass.name", "a"),
+        ("secret.existingSecret", "a"),
+        ("secret.kafkaPasswordKey", "a"),
+        ("serviceAccount.name", "a"),
+        ("state.path", "/var/lib/barograph"),
+        ("updateStrategy.maxUnavailable", "1%"),
+    ],
+)
+@pytest.mark.parametrize("more", ["\n  privileged: true", "\nx.io: y/z", ", privileged: true", '"', " #"])
+def test_a_value_that_templates_write_without_quotes_adds_nothing(path: str, start: str, more: str) -> None:
+    schema = SCHEMA
+    for name in path.split("."):
+        schema = schema["properties"][name]
+
+    assert not jsonschema.Draft202012Validator(schema).is_valid(start + more)  # pyright: ignore[reportUnknownMemberType]
