@@ -1,7 +1,8 @@
 """When Python collects cyclic garbage: rarely, and only among new objects.
 
 A full collection visits every object, and no VM is read meanwhile. With 1,000 VMs these pauses dominate the
-lag. Objects that live as long as their VM are therefore frozen (`gc.freeze`) after one collection.
+lag. Objects that live as long as their VM are therefore frozen (`gc.freeze`) after one collection. The
+thresholds of the collector are in `agent/__init__.py`, since most objects are made by imports.
 """
 
 import contextlib
@@ -9,9 +10,6 @@ import ctypes
 import gc
 
 import anyio
-
-THRESHOLDS = (10_000, 20, 20)
-"""Python's defaults are 700, 10, 10. One sample makes a few hundred objects and almost no cycles."""
 
 SETTLED_AFTER_S = 10.0
 """Start-up makes most of the objects that stay: links, tasks, histories."""
@@ -50,10 +48,9 @@ async def keep_pauses_short(
 ) -> None:
     """Freeze the objects that exist: now, after the start, and from time to time; until canceled.
 
-    Newer objects are collected more often.
+    Newer objects are collected more often. The first time nothing is collected: that would delay the scan.
     """
-    gc.set_threshold(*THRESHOLDS)
-    freeze()
+    gc.freeze()
     await anyio.sleep(settled_after_s)
     while True:
         freeze()
