@@ -16,9 +16,6 @@ from dataclasses import dataclass
 
 from msgspec import Struct
 
-GATHER_NS = 2_000_000
-"""VMs that become due within this time are read in one call: far below a guest's own jitter."""
-
 TOGETHER_MAX = 64
 """VMs in one call, so that the last one is not read long after it was due."""
 

@@ -47,7 +47,7 @@ class Deliverer:
         self._on_output_closed = on_output_closed  # stops the agent
         self._delivery = Delivery()
         self._settled = 0  # records, since the start
-        self._closing = anyio.Event()
+        self._pause: anyio.CancelScope | None = None  # the last wait
         self._problem: str | None = None  # why the last attempt failed, or why the present one lasts
         self._is_reported = False  # the trouble is in the log
         self._sending_since_s: float | None = None
@@ -71,7 +71,8 @@ class Deliverer:
     def close(self) -> None:
         """Deliver what is queued without retries, then stop. `done` is set at the end."""
         self._delivery = delivery.close(self._delivery)
-        self._closing.set()
+        if self._pause is not None:
+            self._pause.cancel()
 
     async def run(self) -> None:
         """Deliver until closed or canceled. The queue keeps or counts the records that are left."""
@@ -203,14 +204,8 @@ class Deliverer:
 
     async def _wait(self, until_ns: int | None, now_ns: int) -> None:
         delay_s = math.inf if until_ns is None else (until_ns - now_ns) / 1e9
-        with anyio.move_on_after(delay_s):
-            async with anyio.create_task_group() as group:
-
-                async def closing() -> None:
-                    await self._closing.wait()
-                    group.cancel_scope.cancel()
-
-                group.start_soon(closing)
-                if until_ns is None:
-                    await self._queue.arrival()
-                    group.cancel_scope.cancel()
+        with anyio.move_on_after(delay_s) as self._pause:
+            if until_ns is None:
+                await self._queue.arrival()
+            else:
+                await anyio.sleep_forever()

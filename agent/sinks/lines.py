@@ -70,15 +70,17 @@ class LinesSink:
         data = memoryview(self._cut + b"".join(lines))
         cut_bytes, done_bytes = len(self._cut), 0
         try:
-            with anyio.fail_after(self._settings.write_timeout_s) as scope:
-                while done_bytes < len(data):
-                    await anyio.lowlevel.checkpoint()  # where a cancellation, or the deadline, takes effect
-                    call = self._begin(data[done_bytes:])
-                    self._late = _Late(call, left, lines, cut_bytes, done_bytes)
-                    piece_bytes = await self._end(self._late)
-                    done_bytes += piece_bytes
-                    if piece_bytes:
-                        scope.deadline = anyio.current_time() + self._settings.write_timeout_s
+            deadline_s = anyio.current_time() + self._settings.write_timeout_s
+            while done_bytes < len(data):
+                await anyio.lowlevel.checkpoint()  # where a cancellation takes effect
+                call = self._begin(data[done_bytes:])
+                self._late = _Late(call, left, lines, cut_bytes, done_bytes)
+                piece_bytes = await self._end(self._late)
+                done_bytes += piece_bytes
+                if piece_bytes:
+                    deadline_s = anyio.current_time() + self._settings.write_timeout_s
+                elif anyio.current_time() >= deadline_s:
+                    raise TimeoutError
         except (BrokenPipeError, ConnectionResetError) as error:
             raise OutputClosed("standard output: closed by the reader") from error
         except TimeoutError as error:
