@@ -5,13 +5,11 @@ import os
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from agent import __version__
-from agent.cli.doctor_bundle import Part, parts, write_bundle
-from agent.cli.doctor_text import document, lines
 from agent.cli.flags import (
     EXIT_CANNOT_START,
     EXIT_NEGATIVE,
@@ -30,6 +28,9 @@ from agent.config import Flags
 from agent.core.findings import Finding, Level, worst
 from agent.errors import ConfigError, Problem
 from agent.redaction import Redactor
+
+if TYPE_CHECKING:
+    from agent.cli.doctor_bundle import Part
 
 
 class Output(StrEnum):
@@ -92,7 +93,9 @@ def doctor(
         state_directory=state_directory,
         web=web,
     )
-    # Imports the libraries of all sinks, which --help must not wait for.
+    # Imports the libraries of all sinks and all checks, which the other commands must not wait for.
+    from agent.cli.doctor_bundle import parts
+    from agent.cli.doctor_text import document
     from agent.doctor.examination import configure, examine
 
     redact = Redactor()
@@ -119,7 +122,9 @@ def _refuse_bundle(bundle: str | None) -> None:
         refuse(ConfigError([Problem("--bundle", f"{bundle!r} exists; use the name of a new file")]))
 
 
-def _write(bundle: str, found: list[Part], redact: Redactor) -> None:
+def _write(bundle: str, found: "list[Part]", redact: Redactor) -> None:
+    from agent.cli.doctor_bundle import write_bundle
+
     try:
         names = write_bundle(bundle, found, redact)
     except OSError as error:
@@ -131,6 +136,8 @@ def _write(bundle: str, found: list[Part], redact: Redactor) -> None:
 def _print(
     findings: Sequence[Finding], redact: Redactor, output: Output, *, pre: bool, is_complete: bool
 ) -> None:
+    from agent.cli.doctor_text import document, lines
+
     if output is Output.JSON:
         typer.echo(redact(json.dumps(document(findings, __version__, pre=pre), indent=2, ensure_ascii=False)))
         return
