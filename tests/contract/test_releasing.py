@@ -116,6 +116,12 @@ def test_another_tag_is_refused(tree: Path) -> None:
     assert found.startswith("tag v9.8.8: the version in agent/__init__.py is 9.8.7")
 
 
+def test_no_fragment_is_named_by_a_number_which_would_appear_as_an_issue_in_the_changelog() -> None:
+    fragments = [each.name for each in (ROOT / "changelog.d").glob("*.md")]
+
+    assert [name for name in fragments if not re.fullmatch(r"\+[a-z0-9-]+\.[a-z]+\.md", name)] == []
+
+
 def test_the_notes_are_the_section_of_the_version() -> None:
     assert tagged.section(CHANGELOG, "9.8.7") == "# barograph 9.8.7 (2026-12-01)\n\n## Added\n\n- This.\n"
     assert tagged.section(CHANGELOG, "0.1.0") == "# barograph 0.1.0 (2026-01-01)\n\n- That.\n"

@@ -17,7 +17,9 @@ from tests.lab import debian
 from tests.lab.cache import cache, locked, made, place, run, say
 
 ROOT = Path(__file__).parents[2]
-NAME = "localhost/barograph:lab"
+_CHECKOUT = hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]
+NAME = f"localhost/barograph:lab-{_CHECKOUT}"
+"""Each checkout has its own image, so that tests of two checkouts can run at the same time."""
 NAME_LIBVIRT = f"{NAME}-libvirt"
 BASE = "localhost/barograph-base:lab"
 
@@ -29,7 +31,8 @@ _BUILT_FROM = (
     "requirements.lock", "requirements-build.lock",
 )  # fmt: skip
 _BUILT_FROM_LABEL = "barograph.lab.built-from"
-_KEPT = 3
+_CHECKOUT_LABEL = "barograph.lab.checkout"
+_KEPT = 6
 
 
 def tools() -> None:
@@ -94,13 +97,23 @@ def image(name: str = NAME) -> str:
                     f"LIBVIRT={'yes' if name == NAME_LIBVIRT else 'no'}",
                     "--label",
                     f"{_BUILT_FROM_LABEL}={_inputs()}",
+                    "--label",
+                    f"{_CHECKOUT_LABEL}={ROOT}",
                     "--tag",
                     name,
                     ROOT,
                 ]
             )
+            _remove_images_of_deleted_checkouts()
             run([*PODMAN, "image", "prune", "--force", "--filter=until=24h"])  # each layer is kept for a day
     return name
+
+
+def _remove_images_of_deleted_checkouts() -> None:
+    listed = run([*PODMAN, "images", "--format=json", "--filter", f"label={_CHECKOUT_LABEL}"])
+    for each in cast(list[dict[str, Any]], json.loads(listed)):
+        if not Path(each["Labels"][_CHECKOUT_LABEL]).is_dir():
+            podman("image", "rm", each["Id"])  # fails while a container uses it
 
 
 def build_options() -> list[str]:
