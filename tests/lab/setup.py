@@ -171,21 +171,26 @@ def newer_guest() -> Path:
             say("building the newer guest: the cloud kernel of Debian's backports")
             with tempfile.TemporaryDirectory() as folder:
                 debian.unpack_newest_kernel(Path(folder))
-                _pack_guest(Path(folder), work, NEWER_GUEST_MODULES, all_needed=False)
+                _pack_guest(Path(folder), work, NEWER_GUEST_MODULES)
     return place("newer-guest", NEWER_GUEST_INPUTS)
 
 
-def _pack_guest(
-    kernel: Path, work: Path, modules: Sequence[str] = GUEST_MODULES, *, all_needed: bool = True
-) -> None:
-    """Write `vmlinuz` and `initrd.gz`. Without `all_needed`, a missing module is part of the kernel."""
+def _pack_guest(kernel: Path, work: Path, modules: Sequence[str] = GUEST_MODULES) -> None:
+    """Write `vmlinuz` and `initrd.gz`, with those of the modules that are not part of the kernel."""
     root = kernel / "initrd"
     (root / "modules").mkdir(parents=True)
     (root / "bin").mkdir()
     shutil.copy2(_busybox() or "busybox", root / "bin" / "busybox")
+    trees = [kernel / each for each in ("lib", "usr") if (kernel / each).is_dir()]
+    built_in = {
+        Path(line).stem.replace("-", "_")
+        for tree in trees
+        for listed in tree.rglob("modules.builtin")
+        for line in listed.read_text().split()
+    }
     for name in modules:
-        found = sorted((kernel / "lib").rglob(f"{name}.ko*")) + sorted((kernel / "usr").rglob(f"{name}.ko*"))
-        if not found and not all_needed:
+        found = [each for tree in trees for each in sorted(tree.rglob(f"{name}.ko*"))]
+        if not found and name.replace("-", "_") in built_in:
             continue
         if not found:
             raise CannotHave(f"Debian's cloud kernel has no module {name} any more: see GUEST_MODULES")
