@@ -1,13 +1,14 @@
 """`barograph topics`: check the agent's topics in Kafka, create them, or print the commands that do."""
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Annotated, NoReturn
 
 import typer
 
-from agent.cli.flags import EXIT_NEGATIVE, ConfigFlag, KafkaFlag, in_loop, load_config, refuse
+from agent.cli.flags import EXIT_NEGATIVE, INSTALLED, ConfigFlag, KafkaFlag, in_loop, load_config, refuse
 from agent.config import Config, Flags
 from agent.config.units import parse_duration
 from agent.core.findings import Finding, Level, worst
@@ -17,7 +18,13 @@ from agent.core.wording import counted
 from agent.errors import ConfigError, Problem
 from agent.redaction import Redactor
 
-commands = typer.Typer(help="Check and create the topics in Kafka.", no_args_is_help=True)
+commands = typer.Typer(
+    help=(
+        "Check and create the topics in Kafka. Without --kafka, --config and BAROGRAPH_CONFIG, reads the"
+        " installed file, /etc/barograph/barograph.yaml, if it exists."
+    ),
+    no_args_is_help=True,
+)
 
 _PARTITIONS_MAX = 10_000
 _REPLICAS_MAX = 100
@@ -179,6 +186,8 @@ def create(
 
 
 def _load(config: str | None, kafka: str | None) -> Config:
+    if kafka is None and Flags(config=config).config_file(os.environ) is None and os.path.exists(INSTALLED):
+        config = INSTALLED
     configured = load_config(Flags(config=config, kafka=kafka), monitors_needed=False)
     if configured.kafka is None:
         _refuse("kafka.bootstrap_servers", "not set, so there are no topics; set it")

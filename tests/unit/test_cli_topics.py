@@ -3,6 +3,7 @@
 import json
 import shlex
 import socket
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -46,6 +47,17 @@ def test_a_dry_run_in_json() -> None:
     commands = json.loads(done.stdout)["commands"]
     assert any("--partitions 10 --replication-factor 3" in command for command in commands)
     assert commands[-1].startswith("kafka-acls.sh --bootstrap-server a:9092 --add --allow-principal User:x ")
+
+
+def test_without_another_configuration_the_installed_file_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "barograph.yaml"
+    file.write_text("kafka: {bootstrap_servers: ['installed.invalid:9092']}")
+    monkeypatch.setattr("agent.cli.topics.INSTALLED", str(file))
+
+    assert "installed.invalid:9092" in topics("create --dry-run").stdout
+    assert "installed.invalid" not in topics("create --dry-run --kafka other.invalid:9092").stdout
 
 
 @pytest.mark.parametrize(
