@@ -24,7 +24,7 @@ from pathlib import Path
 import yaml
 
 from agent import __version__
-from release import manifest, signature, tagged
+from release import image_archive, manifest, signature, tagged
 from release.packages import package
 from release.running import Failed, run, say
 from release.tree import PLATFORMS, make_tree
@@ -116,7 +116,7 @@ def sbom(release: Release, place: Path) -> None:
 
 
 def image(release: Release) -> None:
-    """the image, as an OCI archive"""
+    """the image, as `podman save` writes it"""
     podman, base = release.tool("PODMAN", "podman"), release.environ.get("BASE")
     moment = datetime.fromtimestamp(release.epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     labels = {"VERSION": __version__, "REVISION": release.revision, "CREATED": moment} | (
@@ -125,11 +125,14 @@ def image(release: Release) -> None:
     arguments = [word for name, value in labels.items() for word in ("--build-arg", f"{name}={value}")]
     options = release.tool("IMAGE_OPTIONS", "")
     tag = f"localhost/barograph:{__version__}"
-    build = ("build", "--quiet", "--format=docker", "--timestamp", release.epoch_s, *options, *arguments)
+    # The identity label would name the version of the container engine.
+    alike = ("--no-cache", "--identity-label=false", "--timestamp", release.epoch_s)
+    build = ("build", "--quiet", "--format=docker", *alike, *options, *arguments)
     run(*podman, *build, "--tag", tag, "--file", release.source / "Containerfile", release.source)
     target = release.out / f"barograph-image-{__version__}.tar"
     target.unlink(missing_ok=True)
     run(*podman, "save", "--quiet", "--format=docker-archive", "--output", target, tag)
+    image_archive.rewrite(target)
 
 
 def notes(release: Release) -> None:

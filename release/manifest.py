@@ -10,7 +10,7 @@ from release.running import Failed
 
 MANIFEST, SUMS, SIGNATURE = "MANIFEST.json", "SHA256SUMS", "SHA256SUMS.sig"
 
-_IMAGE = "its base image and the layers of the container engine differ from build to build"
+_IMAGE = "it depends on the base image and on the version of podman"
 
 _KINDS: Mapping[str, tuple[str, str]] = {
     "*-py3-none-any.whl": ("wheel", ""),

@@ -1,15 +1,19 @@
 """What a tagged commit must have to be released, and what a downloader verifies."""
 
+import hashlib
+import io
+import json
 import re
 import shutil
 import subprocess
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from agent import __version__
-from release import manifest, tagged
+from release import image_archive, manifest, tagged
 from release.running import Failed
 from release.signature import PRINCIPAL, sign
 from release.version import set_version, versions
@@ -126,6 +130,41 @@ def test_the_notes_are_the_section_of_the_version() -> None:
     assert tagged.section(CHANGELOG, "9.8.7") == "# barograph 9.8.7 (2026-12-01)\n\n## Added\n\n- This.\n"
     assert tagged.section(CHANGELOG, "0.1.0") == "# barograph 0.1.0 (2026-01-01)\n\n- That.\n"
     assert tagged.section(CHANGELOG, "9.8") == ""
+
+
+def image_archive_of(path: Path, build: str) -> Path:
+    """Write an archive as podman does; `build` names what is different in each build."""
+    config = {
+        "container": build,
+        "config": {"Hostname": build, "User": "10001:10001"},
+        "history": [{"created_by": "RUN true", "comment": f"FROM {build}"}],
+        "rootfs": {"type": "layers", "diff_ids": ["sha256:1"]},
+    }
+    manifest = [{"Config": f"{build}.json", "RepoTags": ["localhost/barograph:9.8.7"], "Layers": ["1.tar"]}]
+    files = {"1.tar": b"a layer", f"{build}.json": config, "manifest.json": manifest}
+    with tarfile.open(path, "w") as archive:
+        for name, value in files.items():
+            content = value if isinstance(value, bytes) else json.dumps(value).encode()
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return path
+
+
+def test_an_image_of_the_same_layers_is_the_same_bytes(tmp_path: Path) -> None:
+    archives = [image_archive_of(tmp_path / f"{build}.tar", build) for build in ("one", "two")]
+
+    for archive in archives:
+        image_archive.rewrite(archive)
+
+    assert archives[0].read_bytes() == archives[1].read_bytes()
+    with tarfile.open(archives[0]) as archive:
+        files = {member.name: archive.extractfile(member) for member in archive}
+        contents = {name: file.read() for name, file in files.items() if file is not None}
+    (image,) = json.loads(contents["manifest.json"])
+    assert contents[image["Layers"][0]] == b"a layer"
+    assert image["Config"] == f"{hashlib.sha256(contents[image['Config']]).hexdigest()}.json"
+    assert json.loads(contents[image["Config"]])["config"] == {"User": "10001:10001"}
 
 
 # --- what a downloader verifies ---

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 import tarfile
 import zipfile
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from agent import __version__
+from tests.integration.conftest import need
 from tests.integration.releasing import ROOT, rehearse, release
+from tests.lab import image
 
 pytestmark = pytest.mark.timeout(2400)
 
@@ -41,6 +44,21 @@ def test_wheel_sdist_schemas_and_chart_are_the_same_bytes_each_time(folder: Path
         f"barograph-schemas-{__version__}.tar.gz",
         "NOTES.md",
     }
+
+
+@pytest.mark.long
+def test_the_image_is_the_same_bytes_each_time(folder: Path) -> None:
+    need("image")
+    variables = {"PODMAN": shlex.join(image.PODMAN), "IMAGE_OPTIONS": shlex.join(image.BUILD_OPTIONS)}
+    base = image.have_base()
+    release(folder / "a", "image", BASE=base, **variables)
+    release(folder / "b", "image", BASE=base, **variables, TZ="Asia/Tokyo", PYTHONHASHSEED="7")
+    image.podman("untag", f"localhost/barograph:{__version__}")
+
+    made = sums(folder / "a")
+
+    assert made == sums(folder / "b")
+    assert set(made) == {f"barograph-image-{__version__}.tar", "MANIFEST.json"}
 
 
 def test_the_parts_have_in_them_what_they_are_for(folder: Path) -> None:

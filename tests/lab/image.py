@@ -23,6 +23,12 @@ NAME = f"localhost/barograph:lab-{_CHECKOUT}"
 NAME_LIBVIRT = f"{NAME}-libvirt"
 BASE = "localhost/barograph-base:lab"
 
+BUILD_OPTIONS = (
+    *("--quiet", "--pull=never", "--isolation=chroot", "--network=host", "--format=docker"),
+    *("--volume", "/etc/ssl/certs:/etc/ssl/certs:ro"),
+)
+"""What `podman build` needs without a registry, and with the machine's own certificates."""
+
 _PACKAGES = ("podman", "runc", "debootstrap", "ca-certificates")
 BASE_INPUTS = "1 bookworm python3 python3-venv ca-certificates"
 _NEEDLESS = ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale")
@@ -90,7 +96,8 @@ def image(name: str = NAME) -> str:
                 [
                     *PODMAN,
                     "build",
-                    *build_options(),
+                    *BUILD_OPTIONS,
+                    *("--build-arg", f"BASE={BASE}", "--file", ROOT / "Containerfile"),
                     "--build-arg",
                     f"VERSION={__version__}",
                     "--build-arg",
@@ -114,21 +121,6 @@ def _remove_images_of_deleted_checkouts() -> None:
     for each in cast(list[dict[str, Any]], json.loads(listed)):
         if not Path(each["Labels"][_CHECKOUT_LABEL]).is_dir():
             podman("image", "rm", each["Id"])  # fails while a container uses it
-
-
-def build_options() -> list[str]:
-    """Return what `podman build` needs without a registry, and with the machine's own certificates."""
-    return [
-        *(
-            "--quiet",
-            "--pull=never",
-            "--isolation=chroot",
-            "--network=host",
-            "--format=docker",
-        ),
-        *("--build-arg", f"BASE={BASE}", "--volume", "/etc/ssl/certs:/etc/ssl/certs:ro"),
-        *("--file", str(ROOT / "Containerfile")),
-    ]
 
 
 def image_tar(name: str = NAME) -> Path:
