@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from agent import __version__
 from release.manual import FILES
+from release.packages import package as build_package
 from tests.integration.conftest import need
 from tests.integration.releasing import ROOT, release
 from tests.lab import debian
@@ -26,6 +28,7 @@ pytestmark = pytest.mark.timeout(2400)  # the host and the package may have to b
 EXPOSURE_MAX = 1.6  # without ProtectProc=invisible, which hides the QEMU processes
 INSTALL = ("dpkg", "--force-unsafe-io", "--install")  # no fsync for each of four thousand files
 LIBVIRT = "libvirt: [{{uri: 'qemu+unix:///system?socket={socket}-ro', policy: observe}}]\n"
+OLDER = "0.0.1"
 CONFIG = "monitors: [/run/vm/*.qmp]\npolling: {{interval: {interval}}}\nspool: {{mode: disk}}\n"
 
 
@@ -40,14 +43,31 @@ def packages(session_folder: Path) -> Mapping[str, Path]:
 
 
 def older(package: Path) -> Path:
-    """Return a copy of a .deb with the version 0.0.1."""
+    """Return a copy of a .deb with the version 0.0.1 and a module that the package does not have."""
     tree, copy = package.parent / "older", package.parent / "older.deb"
     run(["dpkg-deb", "--raw-extract", package, tree])
     control = tree / "DEBIAN/control"
-    control.write_text(re.sub(r"(?m)^Version: .*$", "Version: 0.0.1", control.read_text()))
+    control.write_text(re.sub(r"(?m)^Version: .*$", f"Version: {OLDER}", control.read_text()))
+    add_former_module(tree)
     run(["dpkg-deb", "--build", "-Znone", "--root-owner-group", tree, copy])
     shutil.rmtree(tree)
     return copy
+
+
+def older_rpm(packages: Mapping[str, Path]) -> Path:
+    """Return an .rpm with the version 0.0.1 and a module that the package does not have."""
+    tree = packages["deb"].parent / "older"
+    run(["dpkg-deb", "--extract", packages["deb"], tree])
+    add_former_module(tree)
+    try:
+        return build_package(tree, ROOT, 1_700_000_000, "rpm", "amd64", OLDER, packages["deb"].parent)
+    finally:
+        shutil.rmtree(tree)
+
+
+def add_former_module(tree: Path) -> None:
+    (tree / "opt/barograph/lib/common/agent/former").mkdir()
+    (tree / "opt/barograph/lib/common/agent/former/__init__.py").write_text("")
 
 
 @dataclass(frozen=True)
@@ -280,7 +300,10 @@ def test_it_watches_a_real_qemu_and_a_real_domain_and_is_upgraded_and_purged(
         host.do("systemctl", "start", "barograph")
         host.wait(lambda: read_by(host) == {("plain", "qmp"), ("owned", "libvirt")}, "samples of both", 300)
         first = host.property("MainPID")
-        host.do(*INSTALL, f"/dist/{packages['deb'].name}")
+        upgraded = host.try_to(*INSTALL, f"/dist/{packages['deb'].name}")
+        assert upgraded.returncode == 0, upgraded.stderr
+        assert "not empty" not in upgraded.stderr
+        assert former_module_on(host) == ""
         host.wait(lambda: host.property("MainPID") not in ("0", first), "another process")
         host.begin_log()
         host.wait(lambda: read_by(host) == {("plain", "qmp"), ("owned", "libvirt")}, "samples of both", 300)
@@ -288,6 +311,11 @@ def test_it_watches_a_real_qemu_and_a_real_domain_and_is_upgraded_and_purged(
         host.do("dpkg", "--purge", "barograph")
         assert left_on(host) == before
         assert host.try_to("getent", "passwd", "barograph").returncode != 0
+
+
+def former_module_on(host: ServiceHost) -> str:
+    """Return what is left of the module that only the older package has."""
+    return host.do("find", "/opt/barograph", "-name", "former*")
 
 
 def read_by(host: ServiceHost) -> set[tuple[str, str]]:
@@ -339,7 +367,7 @@ def test_another_python_of_the_distribution_is_prepared_for(
 
 
 @pytest.mark.long
-def test_the_rpm_s_scripts_install_and_remove_it(
+def test_the_rpm_is_installed_upgraded_from_an_older_version_and_erased(
     installed: tuple[ServiceHost, Hypervisor], packages: Mapping[str, Path]
 ) -> None:
     host, hypervisor = installed
@@ -347,16 +375,26 @@ def test_the_rpm_s_scripts_install_and_remove_it(
     before = left_on(host)
     rpm = ("rpm", "--nodeps")  # rpm does not know Debian's packages
 
-    host.do(*rpm, "--install", f"/dist/{packages['rpm'].name}")
+    host.do(*rpm, "--install", f"/dist/{older_rpm(packages).name}")
+    assert host.do("rpm", "--query", "barograph").startswith(f"barograph-{OLDER}-")
     configure(host, CONFIG.format(interval="1s"))
     host.do("sh", "-c", "chown barograph /run/vm/*.qmp")
     host.do("systemctl", "start", "barograph")
     host.wait(lambda: intervals(hypervisor) == {1}, "polling is switched on")
     wait_for_more_samples(host)
     first = host.property("MainPID")
-    host.do(*rpm, "--upgrade", "--replacepkgs", f"/dist/{packages['rpm'].name}")
+
+    host.do(*rpm, "--upgrade", f"/dist/{packages['rpm'].name}")
+    assert host.do("rpm", "--query", "barograph").startswith(f"barograph-{__version__}-")
+    assert former_module_on(host) == ""
+    assert "interval: 1s" in host.do("cat", "/etc/barograph/barograph.yaml")
     host.wait(lambda: host.property("MainPID") not in ("0", first), "another process")
     wait_for_more_samples(host)
+    assert intervals(hypervisor) == {1}
+    for name in ("vm0001", "vm0002"):
+        told = [each for each in samples(host) if each["vm"]["name"] == name]
+        assert [each["sequence"] for each in told] == list(range(1, len(told) + 1))
+    assert host.do("sh", "-c", "find /opt/barograph/lib/common/agent -name '*.pyc' | head -n 1") != ""
 
     host.do(*rpm, "--erase", "barograph")
     assert intervals(hypervisor) == {0}
