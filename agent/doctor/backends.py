@@ -11,6 +11,7 @@ from agent.libvirt.targets import Place
 from agent.redaction import Redactor
 from agent.sinks import otlp_reach
 from agent.sinks.otlp_settings import Settings as OtlpSettings
+from agent.sinks.otlp_settings import authority
 from agent.threads import in_thread
 
 LIBVIRT_DEADLINE_S = 5.0
@@ -22,9 +23,9 @@ async def reach_otlp(settings: Sequence[OtlpSettings], redact: Redactor) -> Sequ
     """Send a request without content for each signal."""
     found: list[OtlpFact] = []
     for each in settings:
-        fact = OtlpFact(
-            each.signal, each.endpoint, stage="answer", detail=f"no answer within {_OTLP_DEADLINE_S:g} s"
-        )
+        setting, peer = each.endpoint_setting, authority(each.endpoint)
+        detail = f"{setting}: no answer from {peer} within {_OTLP_DEADLINE_S:g} s; check {setting} and DNS"
+        fact = OtlpFact(each.signal, peer, setting, stage="answer", detail=detail)
         with anyio.move_on_after(_OTLP_DEADLINE_S):
             fact = await in_thread(partial(otlp_reach.reach, each, redact.add, redact))
         found.append(fact)

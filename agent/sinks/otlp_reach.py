@@ -32,7 +32,8 @@ _WORDS = (
 def reach(settings: Settings, add_secret: Callable[[str], None], redact: Callable[[str], str]) -> OtlpFact:
     """Return how the backend answers a request of the signal of `settings`."""
     settings = replace(settings, timeout_s=min(settings.timeout_s, TIMEOUT_MAX_S))
-    fact = OtlpFact(settings.signal, authority(settings.endpoint), settings.endpoint.startswith("https:"))
+    peer, has_tls = authority(settings.endpoint), settings.endpoint.startswith("https:")
+    fact = OtlpFact(settings.signal, peer, settings.endpoint_setting, has_tls)
     try:
         if settings.protocol == "http":
             return _over_http(settings, fact, add_secret, redact)

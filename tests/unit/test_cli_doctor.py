@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from agent.cli import cli
+from agent.core.doctor.backends import OtlpFact, judge_otlp
 from agent.core.doctor.codes import Code
 from agent.libvirt import reach
 from agent.libvirt.targets import Place
@@ -180,6 +181,53 @@ def test_brokers_above_the_bound_are_not_connected_to(case: Case, monkeypatch: p
 
     assert found[Code.BROKER_CONNECT]["level"] == "error"
     assert found.get(Code.BROKER_RESOLVE, {"level": "ok"})["level"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "wrong", "hint"),
+    [
+        ("http://nowhere.invalid:4318/v1/logs", "cannot be resolved", "check it and the host's DNS"),
+        ("http://127.0.0.1:{closed}/v1/logs", "is unreachable", "check the address and port in SETTING, the"),
+        ("http://127.0.0.1:{open}/wrong", "no OTLP at this path", "correct the path in SETTING, or set"),
+    ],
+    ids=["name", "port", "path"],
+)
+def test_a_finding_about_the_backend_of_logs_names_its_setting(
+    case: Case, endpoint: str, wrong: str, hint: str
+) -> None:
+    backend = doctor_backend_causes.http_backend(case, "metrics", "logs")
+    where = endpoint.format(open=backend.port, closed=free_port())
+    case.environ["BAROGRAPH_OTLP__LOGS_ENDPOINT"] = where
+
+    found = case.run()
+
+    assert found[Code.OTLP_ACCEPTED]["level"] == "ok"
+    assert found[Code.OTLP_LOGS]["detail"].startswith("otlp.logs_endpoint: ")
+    assert wrong in found[Code.OTLP_LOGS]["detail"]
+    assert found[Code.OTLP_LOGS]["hint"].startswith(hint.replace("SETTING", "otlp.logs_endpoint"))
+
+
+def test_a_backend_of_logs_that_does_not_answer_in_time_is_named_with_its_setting(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    doctor_backend_causes.http_backend(case, "metrics", "logs")
+    case.environ["BAROGRAPH_OTLP__LOGS_ENDPOINT"] = "http://127.0.0.1:1/v1/logs"
+    monkeypatch.setattr("agent.doctor.backends._OTLP_DEADLINE_S", 0.0)
+
+    found = case.run()[Code.OTLP_LOGS]
+
+    assert found["detail"] == "otlp.logs_endpoint: no answer from 127.0.0.1:1 within 0 s"
+    assert found["hint"] == "check otlp.logs_endpoint and DNS"
+
+
+def test_a_remedy_is_told_from_an_answer_that_contains_semicolons(case: Case) -> None:
+    words = "otlp.endpoint: h:4317 is unreachable (gRPC UNAVAILABLE: all; refused); check the port"
+    fact = OtlpFact("metrics", "h:4317", stage="connect", detail=words)
+
+    found = judge_otlp([fact], logs_required=False).bad[0]
+
+    assert found.detail.endswith("refused)")
+    assert found.hint == "check the port"
 
 
 def test_sockets_of_libvirt_above_the_bound_are_left_out(

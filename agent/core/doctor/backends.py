@@ -27,6 +27,7 @@ class OtlpFact:
 
     signal: str  # "metrics", "logs"
     endpoint: str  # host:port
+    setting: str = "otlp.endpoint"  # the setting that it is from
     has_tls: bool = False
     stage: str = ""  # "resolve", "connect", "tls", "login", "answer" if it failed
     detail: str = ""
@@ -116,7 +117,8 @@ def judge_otlp(facts: Sequence[OtlpFact], *, logs_required: bool) -> Findings:
             found.passed(Code.OTLP_LOGS)
             if each.is_unsupported or each.stage:
                 add = found.error if logs_required else found.warning
-                add(Code.OTLP_LOGS, each.endpoint, detail, "" if each.is_unsupported else hint)
+                hint = _without_logs(each) if each.is_unsupported else hint
+                add(Code.OTLP_LOGS, each.endpoint, detail, hint)
             continue
         steps = [code for code in _OTLP_STEPS if code is not Code.OTLP_TLS or each.has_tls]
         failed = _OF_OTLP_STAGE.get(each.stage, Code.OTLP_ACCEPTED) if each.stage else None
@@ -131,6 +133,13 @@ def judge_otlp(facts: Sequence[OtlpFact], *, logs_required: bool) -> Findings:
                 detail = f"the clock of {each.endpoint} is {abs(ahead_s):.0f} s {other} that of this host"
                 found.warning(Code.CLOCK_AGREES, "", detail)
     return found
+
+
+def _without_logs(fact: OtlpFact) -> str:
+    """Return what to do about a backend that has no logs at the path; an empty text: what the check says."""
+    if fact.setting == "otlp.endpoint":
+        return ""
+    return f"correct the path in {fact.setting}, or set otlp.logs: false"
 
 
 def judge_libvirt(facts: Sequence[LibvirtFact]) -> Findings:
@@ -157,6 +166,9 @@ def _passed(found: Findings, steps: Sequence[Code], failed: Sequence[Code | None
 
 
 def _split(words: str) -> tuple[str, str]:
-    """Return what is wrong and what to do: messages have both, separated by a semicolon."""
-    detail, _, hint = words.partition("; ")
-    return detail, hint
+    """Return what is wrong and what to do: messages have both, separated by a semicolon.
+
+    What is wrong may quote a text from outside that contains others.
+    """
+    detail, separator, hint = words.rpartition("; ")
+    return (detail, hint) if separator else (hint, "")

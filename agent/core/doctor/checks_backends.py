@@ -194,7 +194,10 @@ BACKEND_CHECKS: Mapping[Code, Check] = {
         _OTLP,
         "the backend accepts logs",
         "changes of state are sent as logs, and the backend accepts none",
-        "add a logs pipeline to the backend, or set `otlp.logs: false`",
+        (
+            "add a logs pipeline to the backend, set `otlp.logs_endpoint` to the URL of one that accepts"
+            " logs, or set `otlp.logs: false`"
+        ),
     ),
     Code.CLOCK_AGREES: Check(
         _OTLP,
