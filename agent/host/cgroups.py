@@ -57,15 +57,15 @@ class Cgroups:
     def memory(self, path: str, now_ms: int) -> CgroupMemory | None:
         """Return the memory of the cgroup at `path`, or of the next one above that accounts memory.
 
-        The root is none of these. `None`: there is none, or not a hierarchy of version 2.
+        `None`: there is none, or not a hierarchy of version 2. The kernel accounts no memory at its root, but
+        the root of a container is a cgroup like others.
         """
-        parts = [part for part in path.split("/") if part not in ("", ".")]
-        if ".." in parts or len(parts) > DEPTH_MAX or len(path) > PATH_MAX:
-            return None
-        above = ["/".join(parts[:depth]) for depth in range(len(parts), 0, -1)]
+        above = _upwards(path)
         for place, each in enumerate(above):
             figures = self._figures_of(each)
             if figures is None:
+                if place == 0 and not self._is_there(each):
+                    return None  # another hierarchy than the one that the path is from
                 continue
             limits = [limit for limit in map(self._limit_of, above[place:]) if limit is not None]
             return CgroupMemory(
@@ -83,11 +83,9 @@ class Cgroups:
 
         The root has a limit where it is that of a container.
         """
-        parts = [part for part in path.split("/") if part not in ("", ".")]
-        if ".." in parts or len(parts) > DEPTH_MAX or len(path) > PATH_MAX:
-            return None
-        places = ["/".join(parts[:depth]) for depth in range(len(parts), -1, -1)]
-        return min((limit for limit in map(self._limit_of, places) if limit is not None), default=None)
+        return min(
+            (limit for limit in map(self._limit_of, _upwards(path)) if limit is not None), default=None
+        )
 
     def pod(self, uid: str) -> str | None:
         """Return the path of the cgroup of the pod with this uid; `None`: not found."""
@@ -137,6 +135,9 @@ class Cgroups:
             self._limits[path] = _size(self._read(path, "memory.max"))
         return self._limits[path]
 
+    def _is_there(self, path: str) -> bool:
+        return os.path.isdir(f"{self._root}/{path}")
+
     def _read(self, path: str, name: str) -> bytes:
         try:
             directory = os.open(f"{self._root}/{path}", _DIRECTORY)
@@ -148,6 +149,14 @@ class Cgroups:
             return b""
         finally:
             os.close(directory)
+
+
+def _upwards(path: str) -> list[str]:
+    """Return the paths of a cgroup and of those above it, up to the root, which is ""; none: not usable."""
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if ".." in parts or len(parts) > DEPTH_MAX or len(path) > PATH_MAX:
+        return []
+    return ["/".join(parts[:depth]) for depth in range(len(parts), -1, -1)]
 
 
 def _size(text: bytes) -> int | None:

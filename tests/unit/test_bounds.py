@@ -203,7 +203,7 @@ FILLED: Mapping[str, Sequence[str]] = {
         "unit/host/test_processes.py::test_no_more_of_a_file_is_read_than_its_bound"
     ],
     "cgroups between one and the root; the path of one": [
-        "unit/host/test_cgroups.py::test_the_root_and_what_is_not_below_it_have_no_figures"
+        "unit/host/test_cgroups.py::test_what_is_not_below_the_root_has_no_figures"
     ],
     "directory entries in a search for pods": [
         "unit/host/test_cgroups.py::test_the_search_for_pods_is_bounded"

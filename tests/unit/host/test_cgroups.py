@@ -58,12 +58,28 @@ def test_a_cgroup_without_an_account_of_memory_is_that_of_the_one_above(tmp_path
     assert memory.path == "/machine.slice/q.scope"
 
 
-@pytest.mark.parametrize("path", ["/", "/absent", "/../a", "/a/../../etc", "/" + "x/" * 40, "/" + "x" * 2000])
-def test_the_root_and_what_is_not_below_it_have_no_figures(tmp_path: Path, path: str) -> None:
+@pytest.mark.parametrize("path", ["/absent", "/../a", "/a/../../etc", "/" + "x/" * 40, "/" + "x" * 2000])
+def test_what_is_not_below_the_root_has_no_figures(tmp_path: Path, path: str) -> None:
     cgroup(tmp_path, "", "700")
     cgroup(tmp_path, "a", "700")
 
     assert Cgroups(str(tmp_path / "a")).memory(path, 5) is None
+
+
+@pytest.mark.parametrize("path", ["/", "/unaccounted"])
+def test_the_root_of_a_container_has_figures_and_that_of_the_host_has_none(tmp_path: Path, path: str) -> None:
+    (tmp_path / "host/unaccounted").mkdir(parents=True)
+    cgroup(tmp_path, "container", "700", maximum="1000")
+    cgroup(tmp_path, "container/accounted", "600", maximum="2000")
+    (tmp_path / "container/unaccounted").mkdir()
+
+    assert Cgroups(str(tmp_path / "host")).memory(path, 5) is None
+    memory = Cgroups(str(tmp_path / "container")).memory(path, 5)
+    assert memory is not None
+    assert (memory.path, memory.current_bytes, memory.limit_bytes) == ("/", 700, 1000)
+    memory = Cgroups(str(tmp_path / "container")).memory("/accounted", 5)
+    assert memory is not None
+    assert (memory.path, memory.limit_bytes) == ("/accounted", 1000)
 
 
 @pytest.mark.parametrize("odd", ["", "-1", "1e3", "9007199254740992", "7 7", "max"])
