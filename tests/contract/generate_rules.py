@@ -15,8 +15,6 @@ SOURCE = ROOT / "monitoring/alerts.yaml"
 RULES = ROOT / "monitoring/barograph.rules.yaml"
 IN_THE_CHART = ROOT / "helm/barograph/files/monitoring"
 RUNBOOKS = ROOT / "docs/runbooks.md"
-RUNBOOKS_URL = "https://barograph.invalid/docs/runbooks.md"
-"""A placeholder: nothing can be fetched there. The chart's value `monitoring.runbooks` replaces it."""
 
 _COMMAND = "python -m tests.contract.generate_rules"
 _VM = "VM {{ or $labels.qemu_vm_name $labels.qemu_vm_id $labels.qemu_vm_monitor_path }}"
@@ -39,16 +37,17 @@ def expression(alert: Mapping[str, Any]) -> str:
 def rules() -> str:
     """Return the rule file of Prometheus."""
     table = source()
+    runbooks_url = table["runbooks"]
     groups = [
         {"name": "barograph.records", "rules": table["records"]},
         {"name": "barograph.pressure", "interval": f"{STEP_S}s", "rules": pressure_records()},
-        {"name": "barograph.alerts", "rules": [_rule(alert) for alert in table["alerts"]]},
+        {"name": "barograph.alerts", "rules": [_rule(alert, runbooks_url) for alert in table["alerts"]]},
     ]
     text = yaml.safe_dump({"groups": groups}, sort_keys=False, width=10_000)
     return f"# Generated from monitoring/alerts.yaml: `{_COMMAND}`.\n{text}"
 
 
-def _rule(alert: Mapping[str, Any]) -> dict[str, Any]:
+def _rule(alert: Mapping[str, Any], runbooks_url: str) -> dict[str, Any]:
     return {
         "alert": alert["alert"],
         "expr": expression(alert),
@@ -57,7 +56,7 @@ def _rule(alert: Mapping[str, Any]) -> dict[str, Any]:
         "annotations": {
             "summary": _named(alert["summary"], _VM, _HOST),
             "description": alert["description"],
-            "runbook_url": f"{RUNBOOKS_URL}#{alert['alert'].lower()}",
+            "runbook_url": f"{runbooks_url}#{alert['alert'].lower()}",
         },
     }
 
@@ -80,8 +79,8 @@ def runbooks() -> str:
 def _section(alert: Mapping[str, Any]) -> str:
     delay = "at once" if alert["for"] == "0m" else f"after {alert['for']}"
     summary = re.sub(r"\{\{ \$labels\.(\w+) \}\}", r"`\1`", alert["summary"])
-    meaning = re.sub(r"\{\{ \$labels\.(\w+) \}\}", r"`\1`", alert["description"])
-    meaning = re.sub(r"\{\{ \$value[^}]*\}\}", "N", meaning)
+    described = alert.get("meaning", alert["description"])
+    meaning = re.sub(r"\{\{ \$labels\.(\w+) \}\}", r"`\1`", described)
     return (
         f"\n## {alert['alert']}\n\n{summary}. Severity `{alert['severity']}`, {delay}.\n\n"
         f"```promql\n{alert['expr']}\n```\n\n"

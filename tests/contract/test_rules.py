@@ -22,6 +22,21 @@ def test_every_alert_has_a_section_and_every_section_an_alert() -> None:
     assert re.findall(r"^## (.+)$", RUNBOOKS.read_text(), re.MULTILINE) == _ALERTS
 
 
+def test_each_meaning_in_a_runbook_is_complete() -> None:
+    """A description with a value makes no sense without one."""
+    for alert in source()["alerts"]:
+        assert ("meaning" in alert) == ("$value" in alert["description"]), alert["alert"]
+    assert "{{" not in RUNBOOKS.read_text()
+
+
+def test_the_chart_replaces_the_address_of_the_runbooks() -> None:
+    values = yaml.safe_load((ROOT / "helm/barograph/values.yaml").read_text())
+    template = (ROOT / "helm/barograph/templates/prometheusrule.yaml").read_text()
+
+    assert values["monitoring"]["runbooks"] == source()["runbooks"]
+    assert f'replace "{source()["runbooks"]}" $.Values.monitoring.runbooks' in template
+
+
 def test_every_alert_is_tested_word_for_word_and_seen_to_clear() -> None:
     tests = yaml.safe_load((ROOT / "monitoring/tests/alerts.yaml").read_text())["tests"]
 

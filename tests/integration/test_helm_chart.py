@@ -14,7 +14,7 @@ import kubernetes_validate.utils
 import pytest
 import yaml
 
-from tests.contract.generate_rules import RULES, RUNBOOKS_URL
+from tests.contract.generate_rules import RULES, source
 from tests.integration.conftest import need
 from tests.lab import helm, setup
 
@@ -171,7 +171,7 @@ def test_rules_and_dashboards_are_off_by_default_and_those_of_monitoring_by_a_va
     default = found(helm.render_with(SOCKETS))
     manifests = helm.render("--values", helm.CHART / "ci/monitoring-values.yaml")
     rule = helm.one(manifests, "PrometheusRule")
-    kept = yaml.safe_load(RULES.read_text().replace(RUNBOOKS_URL, "https://docs.example/runbooks"))
+    kept = yaml.safe_load(RULES.read_text().replace(source()["runbooks"], "https://docs.example/runbooks"))
 
     boards = {f"barograph-dashboard-{name}" for name in ("fleet", "host", "vm", "agent", "streams")}
     assert default == {"barograph"}
