@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from textwrap import wrap
 
 from agent.cli.status_document import Status, Vm, order, plain, span
-from agent.core.explanations import PRESSURE
+from agent.core.explanations import PRESSURE, component_step
 from agent.core.pressure import PressureLevel
 from agent.core.urgency import Urgency
 
@@ -22,7 +22,6 @@ _NAME_CHARACTERS_MAX = 24
 _PATH_CHARACTERS_MAX = 4_096
 _TEXT_CHARACTERS_MAX = 400
 _COLUMNS = 80
-_COMPONENT_STEP = "see this component in docs/operations.md, and the agent's log"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,8 @@ def _of_agent(status: Status) -> Iterator[Problem]:
         if each.state == "degraded":
             since_s = (status.now_ms - each.since_ms) / 1000
             code = f"agent/component/{name}"
-            yield Problem(code, Urgency.UNEXPECTED, status.host_name, each.why, _COMPONENT_STEP, since_s)
+            step = component_step(name)
+            yield Problem(code, Urgency.UNEXPECTED, status.host_name, each.why, step, since_s)
     starting = status.agent is not None and status.agent.state == "starting"
     if not status.vms and not starting:
         meaning = "the agent found no VM"

@@ -7,7 +7,7 @@ from enum import StrEnum
 from textwrap import wrap
 
 from agent.cli.status_document import Status, Vm, plain, size, span
-from agent.cli.status_problems import advice
+from agent.cli.status_problems import Problem, advice, problem_lines, problems
 from agent.cli.status_table import Row, rows
 
 CHANGES_MAX = 1_000
@@ -20,6 +20,7 @@ _COLUMNS = 78
 _TEXT_CHARACTERS_MAX = 600
 _STATISTICS_MAX = 40
 _CHANGES_SHOWN_MAX = 20
+_PROBLEMS_SHOWN_MAX = 100
 
 
 class Sort(StrEnum):
@@ -108,6 +109,17 @@ class Changes:
     def of(self, key: Key) -> Sequence[Change]:
         """Return the changes of a VM, newest first."""
         return [each for each in reversed(self._changes) if each.key == key]
+
+
+def problem_screen(statuses: Sequence[Status], lost: Sequence[Problem]) -> Iterator[str]:
+    """Yield all problems with the next step of each, most urgent first, in lines of at most 80 columns."""
+    found = [*lost, *(problem for each in statuses for problem in problems(each))]
+    yield f"Problems: {len(found)}"
+    for problem in sorted(found, key=lambda problem: problem.urgency)[:_PROBLEMS_SHOWN_MAX]:
+        yield ""
+        yield from problem_lines(problem, with_host=len(statuses) + len(lost) > 1)
+    if len(found) > _PROBLEMS_SHOWN_MAX:
+        yield f"and {len(found) - _PROBLEMS_SHOWN_MAX} more"
 
 
 def detail_lines(row: Row, changes: Sequence[Change]) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """The screen of `barograph top`. Only this file imports textual. It decides nothing: top_model.py does."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import ClassVar
 
 import anyio
@@ -13,9 +13,9 @@ from textual.widgets import DataTable, Footer, Input, Static
 
 from agent.cli.hosts import Answer
 from agent.cli.status_document import Status, plain
-from agent.cli.status_problems import problems
+from agent.cli.status_problems import Problem, problems, unreachable
 from agent.cli.status_table import Row, columns, host_lines
-from agent.cli.top_model import ROWS_MAX, Changes, Key, Sort, arranged, detail_lines, key_of
+from agent.cli.top_model import ROWS_MAX, Changes, Key, Sort, arranged, detail_lines, key_of, problem_screen
 from agent.core.urgency import Urgency
 
 _HOST_LINES_MAX = 8
@@ -27,18 +27,17 @@ _STYLES: Mapping[Urgency, str] = {
 }
 
 
-class Detail(Screen[None]):
-    """All that is known of one VM."""
+class Page(Screen[None]):
+    """Lines of text above the table, until a key closes them."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,enter", "app.pop_screen", "Back"),
         Binding("q", "app.quit", "Quit"),
     ]
 
-    def __init__(self, key: Key) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.key = key
-        self._text = Static(id="detail", markup=False)
+        self._text = Static(id="text", markup=False)
 
     def compose(self) -> ComposeResult:
         """Return the widgets."""
@@ -46,9 +45,21 @@ class Detail(Screen[None]):
             yield self._text
         yield Footer(show_command_palette=False)
 
-    def show(self, lines: Sequence[str]) -> None:
+    def show(self, lines: Iterable[str]) -> None:
         """Show these lines."""
         self._text.update("\n".join(lines))
+
+
+class Detail(Page):
+    """All that is known of one VM."""
+
+    def __init__(self, key: Key) -> None:
+        super().__init__()
+        self.key = key
+
+
+class Problems(Page):
+    """All problems, with the next step of each."""
 
 
 class Vms(DataTable[Text]):
@@ -70,6 +81,7 @@ class Top(App[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q", "quit", "Quit"),
         Binding("s", "sort", "Sort"),
+        Binding("w", "problems", "Problems"),
         Binding("slash", "filter", "Filter", key_display="/"),
         Binding("p,space", "pause", "Pause"),
         Binding("escape", "clear", "Clear"),
@@ -120,7 +132,7 @@ class Top(App[None]):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Return whether a key works now: those of the table only where it is shown."""
-        return action not in ("sort", "filter", "clear") or not isinstance(self.screen, Detail)
+        return action not in ("sort", "problems", "filter", "clear") or not isinstance(self.screen, Page)
 
     async def _keep_asking(self) -> None:
         while True:
@@ -135,6 +147,10 @@ class Top(App[None]):
     @property
     def _statuses(self) -> Sequence[Status]:
         return [each.status for each in self._answers if each.status is not None]
+
+    @property
+    def _lost(self) -> Sequence[Problem]:
+        return [unreachable(str(each.place), each.error) for each in self._answers if each.status is None]
 
     def _show(self) -> None:
         if not self._table.is_attached:  # the screen is being closed
@@ -152,10 +168,12 @@ class Top(App[None]):
         self._fill(found[:ROWS_MAX])
         if isinstance(self.screen, Detail):
             self._show_detail(self.screen)
+        elif isinstance(self.screen, Problems):
+            self.screen.show(problem_screen(statuses, self._lost))
 
     def _summary(self, count: int) -> str:
         wrong = sum(len(problems(each)) for each in self._statuses)
-        wrong += sum(each.status is None for each in self._answers)
+        wrong += len(self._lost)
         parts = [f"VMs: {count}", f"problems: {wrong}", f"sort: {self._sort.value}"]
         if count > ROWS_MAX:
             parts.append(f"the first {ROWS_MAX} are shown")
@@ -196,6 +214,11 @@ class Top(App[None]):
     def action_sort(self) -> None:
         """Use the next order."""
         self._sort = self._sort.next
+        self._show()
+
+    async def action_problems(self) -> None:
+        """Show all problems."""
+        await self.push_screen(Problems())
         self._show()
 
     def action_pause(self) -> None:

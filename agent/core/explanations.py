@@ -231,6 +231,21 @@ PRESSURE: Mapping[PressureLevel, Advice] = {
 """By the level, but for `none`. docs/pressure.md shows the same texts."""
 
 
+_COMPONENT_STEPS: Mapping[str, str] = {
+    "discovery": "run `barograph doctor`, which checks each glob and each libvirt",
+    "spool": "run `barograph doctor`, which checks the state directory; see docs/operations.md",
+    "kafka": "run `barograph doctor`, which checks each broker and each topic; records stay queued",
+    "otlp": "run `barograph doctor`, which checks the backend",
+    "lines": "check the program that reads the standard output of the agent",
+}
+"""By the part of the component's name before the first dot."""
+
+
+def component_step(name: str) -> str:
+    """Return what to do about a degraded component of the agent. Its `why` has the cause."""
+    return _COMPONENT_STEPS.get(name.partition(".")[0], "see the log of the agent")
+
+
 def explain(state: State, reason: str) -> Explanation | None:
     """Return the explanation; `None`: the reason is not known here."""
     if state is State.PAUSED:

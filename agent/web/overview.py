@@ -14,8 +14,9 @@ import msgspec
 from agent.contract.payloads import Agent
 from agent.core.address import Address
 from agent.core.agent_state import AgentEvent
+from agent.core.explanations import component_step
 from agent.core.headroom import headroom
-from agent.core.health import WHY_CHARACTERS_MAX, Component
+from agent.core.health import WHY_CHARACTERS_MAX, Component, Health
 from agent.core.history import REASON_CHARACTERS_MAX, Values, VmHistory
 from agent.core.host_memory import HostMemoryEvent
 from agent.core.numbers import EXACT_MAX
@@ -100,7 +101,7 @@ class OverviewPage:
             "host_id": identity.host_id,
             "host_name": printable(identity.host_name, NAME_CHARACTERS_MAX),
             "agent": {"state": event.state.value, "since_ms": event.since_ms},
-            "components": {name: _component(each) for name, each in components.items()},
+            "components": {name: _component(name, each) for name, each in components.items()},
             "outlook": outlook,
             "host": None if host_memory is None else _host(host_memory, views),
         }
@@ -198,9 +199,15 @@ def _row(view: VmView, key: str, history: VmHistory | None) -> Row:
     )
 
 
-def _component(component: Component) -> dict[str, object]:
+def _component(name: str, component: Component) -> dict[str, object]:
     why = printable(component.text, WHY_CHARACTERS_MAX)
-    return {"state": component.health.value, "since_ms": component.since_ms, "why": why}
+    step = component_step(name) if component.health is Health.DEGRADED else None
+    return {
+        "state": component.health.value,
+        "since_ms": component.since_ms,
+        "why": why,
+        "next_step": step,
+    }
 
 
 def _short(rate: float | None) -> float | None:

@@ -9,7 +9,8 @@ from html import escape
 
 from agent.contract.payloads import Agent
 from agent.core.agent_state import AgentEvent
-from agent.core.health import Component
+from agent.core.explanations import component_step
+from agent.core.health import Component, Health
 from agent.core.reading import VmView
 from agent.core.urgency import level_now, urgency_of
 from agent.core.wording import printable
@@ -50,11 +51,11 @@ def page_parts(
         "<table><tr><th>component<th>state<th>since<th>why</tr>\n"
     )
     for name, each in components.items():
-        state = each.health.value
-        yield (
-            f'<tr><td>{_text(name)}<td class="{state}">{state}<td>{_utc(each.since_ms)}<td>{_text(each.text)}'
-            "</tr>\n"
-        )
+        state, why = each.health.value, each.text
+        if each.health is Health.DEGRADED:
+            why = f"{why}; next: {component_step(name)}"
+        since = _utc(each.since_ms)
+        yield f'<tr><td>{_text(name)}<td class="{state}">{state}<td>{since}<td>{_text(why)}</tr>\n'
     yield (
         "</table>\n<table><tr><th>VM<th>pressure<th>state<th>reason<th>since<th>last update<th>free"
         "<th>available<th>total<th>detail</tr>\n"

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from agent.cli import cli
 from agent.cli.hosts import Answer, Place
 from agent.cli.status_document import Status, parse
-from agent.cli.top_model import CHANGES_MAX, Changes, Sort, arranged, detail_lines, key_of
+from agent.cli.top_model import CHANGES_MAX, Changes, Sort, arranged, detail_lines, key_of, problem_screen
 from agent.cli.top_screen import Top
 from tests.unit.test_cli_health import HOST
 from tests.unit.test_cli_status import document, parsed, vm
@@ -176,7 +176,7 @@ async def test_the_worst_vm_is_first_and_the_keys_are_at_the_bottom() -> None:
 
     start = next(number for number, line in enumerate(lines) if line.startswith("VM "))
     assert [line.split()[0] for line in lines[start + 1 : start + 4]] == ["c", "b", "[red]x[/]"]
-    assert all(key in lines[-1] for key in ("Detail", "Quit", "Sort", "Filter", "Pause", "Clear"))
+    assert all(key in lines[-1] for key in ("Detail", "Quit", "Sort", "Problems", "Filter", "Pause", "Clear"))
     assert all(len(line) <= 80 for line in lines)
 
 
@@ -216,6 +216,41 @@ async def test_the_detail_follows_the_vm() -> None:
         await until(pilot, app, "this VM is not shown any more")
         await pilot.press("escape")
         await until(pilot, app, "VMs: 0; problems: 1; sort: urgency")
+
+
+@pytest.mark.anyio
+async def test_the_problems_have_their_next_steps_those_of_the_agent_too() -> None:
+    parts = {"kafka.samples": {"state": "degraded", "why": "no broker"}, "spool": {"state": "ok", "why": ""}}
+    agents = Agents(document(*VMS, components=parts))
+    app = top(agents)
+    async with app.run_test(size=(80, 40)) as pilot:
+        await until(pilot, app, "VMs: 3; problems: 3")
+        await pilot.press("w")
+        text = await until(pilot, app, "agent/component/kafka.samples  for 2h")
+        agents.texts = [document(*VMS), ""]
+        lost = await until(pilot, app, "no status: refused")
+        agents.texts = [document()]
+        await pilot.press("s", "escape")
+        await until(pilot, app, "VMs: 0; problems: 1; sort: urgency")
+
+    assert text.startswith("Problems: 3\n")
+    assert [line for line in text.splitlines() if line.startswith("vm/")] == [
+        "vm/pressure/oom  for 100s",
+        "vm/stalled/no_advance  for 2h",
+    ]
+    assert "next: run barograph doctor, which checks each broker" in text
+    assert text.count("next: ") == 3
+    assert lost.startswith("Problems: 3\n\nagent/unreachable  h:1\n")
+    assert all(len(line) <= 80 for line in [*text.splitlines(), *lost.splitlines()])
+
+
+def test_the_problems_are_bounded() -> None:
+    hosts = [parsed(vm("a", "stalled", reason="no_advance"), host=f"h{number}") for number in range(120)]
+
+    lines = list(problem_screen(hosts, []))
+
+    assert lines[0] == "Problems: 120"
+    assert lines[-1] == "and 20 more"
 
 
 @pytest.mark.anyio

@@ -39,7 +39,7 @@ export function showComponents(table, values) {
   const { components, outlook, now_ms: nowMs } = values;
   const rows = Object.entries(components).map(([name, each]) => {
     const queue = outlook.queues[name];
-    return [name, each.state, span((nowMs - each.since_ms) / 1000), ...numbers(queue, nowMs), forecast(name, queue, outlook.spool), each.why];
+    return [name, each.state, span((nowMs - each.since_ms) / 1000), ...numbers(queue, nowMs), forecast(name, queue, outlook.spool), whyAndNext(each)];
   });
   const body = table.tBodies[0];
   while (body.rows.length > rows.length) body.lastElementChild.remove();
@@ -52,6 +52,10 @@ export function showComponents(table, values) {
     row.forEach((text, column) => setText(body.rows[place].cells[column], text));
     body.rows[place].cells[1].className = row[1];
   });
+}
+
+function whyAndNext({ why, next_step: step }) {
+  return step === null ? why : `${why}; next: ${step.replaceAll("`", "")}`;
 }
 
 function numbers(queue, nowMs) {
