@@ -3,10 +3,10 @@
 import json
 import os
 import socket
+import time
 from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import anyio
 from typer.testing import CliRunner
@@ -15,11 +15,11 @@ from agent import __version__
 from agent.cli import cli
 from agent.config import Flags
 from agent.core.doctor.codes import Code
-from agent.core.doctor.limits import AgentFacts, LimitFacts, judge_agent, judge_limits
 from agent.core.findings import Finding
 from agent.doctor.examination import examine
 from agent.redaction import Redactor
-from tests.lab.process import free_port
+from agent.spool.directory_lock import is_in_use, lock
+from tests.lab.process import free_port, kill, start
 from tests.unit.doctor_case import OTHER, Case, red
 from tests.unit.spool.letters import fill, refused, sample
 from tests.unit.test_cli_health import answering
@@ -228,8 +228,6 @@ def _(case: Case) -> Generator[None]:
 
 @red(Code.STATE_LOCK)
 def _(case: Case) -> Generator[None]:
-    from agent.spool.directory_lock import lock
-
     descriptor = lock(case.state)
     case.with_web(f"127.0.0.1:{free_port()}")
     yield
@@ -266,29 +264,34 @@ def _(case: Case) -> Generator[None]:
     case.within = ["prlimit", "--nofile=1024:1024"]
 
 
-def limits(**changed: Any) -> list[Finding]:
-    good: dict[str, Any] = {
-        "files_max": 65_536,
-        "memory_max_bytes": 2**30,
-        "buffer_bytes": 2**26,
-        "vms": 1000,
-        "clock_is_synchronized": True,
-    }
-    return judge_limits(LimitFacts(**{**good, **changed})).in_order()
+def in_a_container(memory_max_mib: int) -> list[str]:
+    """Return a command that runs its arguments where the root of the cgroups has this limit."""
+    limit = "/sys/fs/cgroup/memory.max"
+    script = f'mount -t tmpfs none /sys/fs/cgroup && echo {memory_max_mib << 20} >{limit} && exec "$@"'
+    return ["unshare", "--mount", "sh", "-c", script, "sh"]
 
 
-@red(Code.LIMIT_MEMORY)
+@red(Code.LIMIT_MEMORY, as_root=True)
 def _(case: Case) -> Generator[None]:
-    case.judged = limits(memory_max_bytes=2**27)
+    case.words = ["--pre"]
+    case.within = in_a_container(64)
     yield
-    case.judged = limits(memory_max_bytes=2**28)
+    case.within = in_a_container(512)
+
+
+def with_clock(state: int) -> list[str]:
+    """Return a command that runs its arguments with this state of the kernel's clock (adjtimex(2))."""
+    calls = "adjtimex,clock_adjtime"
+    injected = [f"--trace={calls}", f"--inject={calls}:retval={state}"]
+    return ["strace", "--quiet=all", "--follow-forks", "--seccomp-bpf", "--output=/dev/null", *injected]
 
 
 @red(Code.CLOCK_SYNCHRONIZED)
 def _(case: Case) -> Generator[None]:
-    case.judged = limits(clock_is_synchronized=False)
+    case.words = ["--pre"]
+    case.within = with_clock(5)  # TIME_ERROR
     yield
-    case.judged = limits()
+    case.within = with_clock(0)  # TIME_OK
 
 
 @red(Code.TIME_LIMIT)
@@ -360,9 +363,14 @@ def _(case: Case) -> Generator[None]:
     answers(case, health())
 
 
-@red(Code.AGENT_USER)
+@red(Code.AGENT_USER, as_root=True)
 def _(case: Case) -> Generator[None]:
-    facts = AgentFacts(place="127.0.0.1:19464", version=__version__, user="barograph")
-    case.judged = judge_agent(facts, __version__, "root").in_order()
+    os.chown(case.state, OTHER, OTHER)
+    answers(case, health())
+    as_other = ["setpriv", f"--reuid={OTHER}", f"--regid={OTHER}", "--clear-groups"]
+    holder = start([*as_other, "flock", "--no-fork", case.state, "sleep", "600"], case.folder / "holder.log")
+    case.stack.callback(kill, holder)
+    while is_in_use(case.state) is not True:
+        time.sleep(0.01)
     yield
-    case.judged = judge_agent(facts, __version__, "barograph").in_order()
+    case.user = OTHER

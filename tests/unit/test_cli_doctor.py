@@ -28,7 +28,13 @@ from tests.unit.doctor_case import AS_ROOT, RED, Case
 
 assert all((doctor_backend_causes, doctor_causes, doctor_peers, doctor_pod_causes))
 
-SLOW = {Code.BROKER_TLS, Code.LIBVIRT_BINDINGS, Code.LIMIT_FILES}
+SLOW = {
+    Code.BROKER_TLS,
+    Code.CLOCK_SYNCHRONIZED,
+    Code.LIBVIRT_BINDINGS,
+    Code.LIMIT_FILES,
+    Code.LIMIT_MEMORY,
+}
 """Causes that run the command in a process of its own."""
 
 
