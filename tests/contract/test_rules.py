@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from agent.contract.metrics import GUEST_METRICS, HOST_METRICS, PRESSURE_METRICS, prometheus_name
-from agent.telemetry import INSTRUMENTS
+from agent.telemetry import INSTRUMENTS, LAG_BOUNDS_S
 from tests.contract.generate_rules import ROOT, RUNBOOKS, made, source
 
 _ALERTS = [alert["alert"] for alert in source()["alerts"]]
@@ -27,6 +27,13 @@ def test_each_meaning_in_a_runbook_is_complete() -> None:
     for alert in source()["alerts"]:
         assert ("meaning" in alert) == ("$value" in alert["description"]), alert["alert"]
     assert "{{" not in RUNBOOKS.read_text()
+
+
+def test_the_limit_of_the_lag_is_a_bound_of_the_histogram() -> None:
+    """Between two bounds Prometheus interpolates: it would take a lag of 2.6 s for one of 8 s."""
+    (expr,) = (alert["expr"] for alert in source()["alerts"] if alert["alert"] == "BarographLagging")
+
+    assert float(expr.rpartition("> ")[2]) in LAG_BOUNDS_S
 
 
 def test_the_chart_replaces_the_address_of_the_runbooks() -> None:
