@@ -16,7 +16,7 @@ from tests.integration.conftest import need
 from tests.lab import setup
 
 FOLDER = ROOT / "tests/data/recorded_series"
-KINDS = ("scraped", "otlp")
+KINDS = ("scraped", "otlp", "agents_scraped", "agents_otlp")
 STEP_S = 15
 MARGIN_S = 60
 """promtool has one sample each 15 s and evaluates at the same instants; Prometheus has other instants."""
@@ -25,19 +25,34 @@ MARGIN_S = 60
 LATE_S = 150
 """From an event in a guest until a rule sees it: the stall deadline, the scrape and the evaluation."""
 
-CAUSES: Mapping[str, tuple[str, float, float]] = {
-    "BarographAgentDown": ("node-8", 24, 31),
-    "BarographBacklogOld": ("node-8", 5, 13),
-    "BarographDropping": ("node-8", 8, 22),
-    "QemuVmStalled": ("driver", 3, 11),
-    "QemuVmUnreachable": ("frozen", 3, 11),
-    "QemuVmLockedOut": ("held", 0, 13),
-    "QemuVmContended": ("contended", 3, 24),
-    "QemuVmMemoryPressure": ("thrash", 2 + 3 + 5, 13 + 15),  # more than 5 % after 3 minutes: it begins again
-    "QemuVmOomKill": ("oom", 3, 3 + 15),
-    "QemuVmMemoryLow": ("low", 1 + 30, 33 + 15),
+CAUSES: Mapping[str, Mapping[str, tuple[str, float, float]]] = {
+    "scraped": {
+        "BarographAgentDown": ("node-8", 24, 31),
+        "BarographBacklogOld": ("node-8", 5, 13),
+        "BarographDropping": ("node-8", 8, 22),
+        "QemuVmStalled": ("driver", 3, 11),
+        "QemuVmUnreachable": ("frozen", 3, 11),
+        "QemuVmLockedOut": ("held", 0, 13),
+        "QemuVmContended": ("contended", 3, 24),
+        "QemuVmMemoryPressure": ("thrash", 2 + 3 + 5, 13 + 15),  # more than 5 % after 3 minutes: again
+        "QemuVmOomKill": ("oom", 3, 3 + 15),
+        "QemuVmMemoryLow": ("low", 1 + 30, 33 + 15),
+    },
+    "agents_scraped": {
+        "BarographDeadLetters": ("node-3", 0, 12),
+        "BarographSpoolFilling": ("node-2", 0, 18 + 2),
+        "BarographHostMemoryLow": ("node-2", 1, 13),
+        "QemuVmOomKill": ("oom", 3, 3 + 15),
+    },
 }
-"""By alert: the VM or host, the minute at which its condition held, and the one at which it ended."""
+"""By recording and alert: the VM or host, and the minutes at which its condition began and ended."""
+
+LEVELS: Mapping[str, Mapping[str, int]] = {
+    "scraped": {"low": 1, "thrash": 2, "oom": 3},
+    "agents_scraped": {"oom": 3},
+    "agents_otlp": {"oom": 3},
+}
+"""By recording and guest: the highest level of pressure. All other guests stay at 0."""
 
 Document = Mapping[str, Any]
 
@@ -71,6 +86,13 @@ def expected(document: Document, alert: str, at_s: int) -> list[Document]:
         for each in spans(document, alert)
         if each["from_s"] <= at_s <= each["until_s"]
     ]
+
+
+def firing(document: Document, alert: str, at_s: int) -> list[Document]:
+    """Return the series of the firing alerts, for alerts whose texts change from evaluation to evaluation."""
+    found = [each["labels"] for each in spans(document, alert) if each["from_s"] <= at_s <= each["until_s"]]
+    texts = [",".join(f"{name}={json.dumps(value)}" for name, value in each.items()) for each in found]
+    return [{"labels": f'ALERTS{{alertstate="firing",{text}}}', "value": 1} for text in texts]
 
 
 def instants(document: Document, alert: str, end_s: int) -> Iterator[int]:
@@ -110,7 +132,8 @@ def test_each_alert_fires_and_clears_as_in_the_real_prometheus_word_for_word(
     need("promtool")
     document = recording(kind)
     last_s = end_s(document)
-    alerts = [each["alert"] for each in source()["alerts"] if each["alert"] not in texts_with_values()]
+    with_values = texts_with_values()
+    alerts = [each["alert"] for each in source()["alerts"]]
 
     run_promtool(
         tmp_path,
@@ -118,15 +141,26 @@ def test_each_alert_fires_and_clears_as_in_the_real_prometheus_word_for_word(
         alert_rule_test=[
             {"alertname": alert, "eval_time": f"{at_s}s", "exp_alerts": expected(document, alert, at_s)}
             for alert in alerts
+            if alert not in with_values
+            for at_s in instants(document, alert, last_s)
+        ],
+        promql_expr_test=[
+            {
+                "expr": f'ALERTS{{alertname="{alert}",alertstate="firing"}}',
+                "eval_time": f"{at_s}s",
+                "exp_samples": firing(document, alert, at_s),
+            }
+            for alert in with_values
             for at_s in instants(document, alert, last_s)
         ],
     )
 
 
-def test_the_rules_and_the_agent_give_each_guest_the_same_highest_level(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", LEVELS)
+def test_the_rules_and_the_agent_give_each_guest_the_same_highest_level(kind: str, tmp_path: Path) -> None:
     """When it is reached may differ, since the recording does not have every sample."""
     need("promtool")
-    document = recording("scraped")
+    document = recording(kind)
     highest = [f"max_over_time({name}[1h])" for name in ("qemu_vm:pressure:level", "qemu_vm_pressure_level")]
 
     run_promtool(
@@ -138,7 +172,7 @@ def test_the_rules_and_the_agent_give_each_guest_the_same_highest_level(tmp_path
                 "eval_time": f"{end_s(document)}s",
                 "exp_samples": [
                     {"labels": labels_of(document, name), "value": level}
-                    for name, level in (("low", 1), ("thrash", 2), ("oom", 3))
+                    for name, level in LEVELS[kind].items()
                 ],
             },
             {
@@ -159,11 +193,12 @@ def labels_of(document: Document, name: str) -> str:
     )
 
 
-def test_each_alert_fires_within_its_for_and_clears_after_its_cause() -> None:
-    document = recording("scraped")
+@pytest.mark.parametrize("kind", CAUSES)
+def test_each_alert_fires_within_its_for_and_clears_after_its_cause(kind: str) -> None:
+    document = recording(kind)
     delays = {each["alert"]: duration_s(each["for"]) for each in source()["alerts"]}
 
-    for alert, (subject, from_minute, until_minute) in CAUSES.items():
+    for alert, (subject, from_minute, until_minute) in CAUSES[kind].items():
         found = [each for each in spans(document, alert) if subject in json.dumps(each["labels"])]
         assert found, alert
         due_s = from_minute * 60 + delays[alert]

@@ -1,0 +1,220 @@
+"""Plays troubles on a clock, and writes what two Prometheus servers stored and alerted on meanwhile."""
+
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.lab import qemu, setup
+from tests.lab.agent import AgentProcess, agent
+from tests.lab.process import free_port, kill
+from tests.lab.prometheus import Prometheus
+from tests.lab.recorded_series import HELD, TIMED, Firing, as_document, held, notation, timed
+
+STEP_S = 15
+"""The interval of scrapes, of OTLP and of the rules."""
+
+_WRITE_EVERY_S = 300.0
+_SHOWN_FOLDER = "/run/vms"  # instead of the temporary one
+
+
+@dataclass
+class Host:
+    """One hypervisor: its VMs and its agent, which a step may end and start again."""
+
+    name: str
+    folder: Path
+    arguments: Sequence[str]
+    env: Mapping[str, str]
+    within: Sequence[str] = ()
+    port: int = field(default_factory=free_port)
+    stack: ExitStack = field(default_factory=ExitStack)
+    process: AgentProcess | None = None
+
+    def start(self) -> None:
+        """Start the agent."""
+        digit = self.name[-1]
+        words = ["--monitor", f"{self.folder}/*.qmp", "--host-id", digit * 32, "--host-name", self.name]
+        env = {
+            "BAROGRAPH_WEB__ENABLED": "true",
+            "BAROGRAPH_WEB__LISTEN": f"127.0.0.1:{self.port}",
+            "BAROGRAPH_OTLP__INTERVAL": f"{STEP_S}s",
+            **self.env,
+        }
+        started = agent(self.folder, *words, *self.arguments, env=env, within=self.within)
+        self.process = self.stack.enter_context(started)
+
+    @property
+    def running(self) -> AgentProcess:
+        """The agent that was started last."""
+        assert self.process is not None
+        return self.process
+
+    def kill(self) -> None:
+        """End the agent as a host does that loses power."""
+        kill(self.running.process)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that happens to a VM or an agent."""
+
+    minute: float
+    subject: str
+    words: str
+    act: Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Habit:
+    """Something that is done again and again, every few seconds."""
+
+    from_minute: float
+    until_minute: float
+    act: Callable[[], object]
+
+
+def guests(stack: ExitStack, folder: Path, names: Sequence[str]) -> dict[str, qemu.Vm]:
+    """Boot guests of Linux 6.12 on the newer QEMU, which give all statistics. Each has a disk to swap to."""
+    vms: dict[str, qemu.Vm] = {}
+    for number, name in enumerate(names, 1):
+        disk = folder / f"{name}.disk"
+        with disk.open("wb") as file:
+            file.truncate(256 << 20)
+        vms[name] = stack.enter_context(
+            qemu.guest(
+                folder,
+                name,
+                *("-drive", f"file={disk},if=virtio,format=raw,cache=unsafe"),
+                uuid=f"00000000-0000-4000-8000-{folder.name[-1]}{number:011d}",
+                command=setup.newer_qemu(),
+                image=setup.newer_guest(),
+            )
+        )
+        print(f"{name} has booted", flush=True)
+    return vms
+
+
+class Recording:
+    """What one Prometheus has, from the start of the first step."""
+
+    def __init__(
+        self,
+        server: Prometheus,
+        start_s: float,
+        folder: Path,
+        more: Sequence[str] = (),
+        leaves_out: Callable[[Mapping[str, str]], bool] = lambda metric: False,
+    ) -> None:
+        """Create it.
+
+        Args:
+            server: the Prometheus.
+            start_s: the time that is 0 in the recording.
+            folder: its path is replaced in all texts.
+            more: further metrics that have the time of the scrape.
+            leaves_out: returns whether a series with these labels is left out.
+        """
+        self._server = server
+        self._start_s = start_s
+        self._folder = str(folder)
+        self._names = (*HELD, *more, *TIMED)
+        self._leaves_out = leaves_out
+        self._firings: dict[str, Firing] = {}
+
+    def watch(self) -> None:
+        """Note the alerts that fire now, with their texts."""
+        now_s = time.time() - self._start_s
+        for alert in self._server.alerts():
+            if alert["state"] != "firing":
+                continue
+            labels = self._shown(alert["labels"])
+            key = f"{sorted(labels.items())} {alert['activeAt']}"
+            known = self._firings.get(key)
+            first_s = now_s if known is None else known.first_s
+            self._firings[key] = Firing(labels, self._shown(alert["annotations"]), first_s, now_s)
+
+    def write(self, path: Path, done: Sequence[Step]) -> None:
+        """Write the series and the alerts so far."""
+        steps = int((time.time() - self._start_s) / STEP_S)
+        end_s = self._start_s + steps * STEP_S
+        series: dict[str, str] = {}
+        for name in self._names:
+            points = self._points(name, end_s) if name in TIMED else {}
+            for each in self._server.query_range(name, self._start_s, end_s, STEP_S):
+                if self._leaves_out(each["metric"]):
+                    continue
+                key = self._key(name, each["metric"])
+                values = {round((at - self._start_s) / STEP_S): value for at, value in each["values"]}
+                seconds = (
+                    timed(points.get(key, {}), values, STEP_S, steps)
+                    if name in TIMED
+                    else held(values, STEP_S, steps)
+                )
+                series[key] = notation(seconds, steps * STEP_S)
+        events = [{"minute": each.minute, "subject": each.subject, "what": each.words} for each in done]
+        path.write_text(as_document(events, series, list(self._firings.values())))
+
+    def _points(self, name: str, end_s: float) -> dict[str, dict[int, str]]:
+        """Return the samples of each series as they are stored, by second."""
+        found = self._server.query(f"{name}[{round(end_s - self._start_s)}s]", end_s)
+        return {
+            self._key(name, each["metric"]): {
+                round(at - self._start_s): value for at, value in each["values"] if at >= self._start_s
+            }
+            for each in found
+        }
+
+    def _key(self, name: str, metric: Mapping[str, Any]) -> str:
+        labels = sorted((key, value) for key, value in self._shown(metric).items() if key != "__name__")
+        inside = ",".join(f'{key}="{value}"' for key, value in labels)
+        return f"{name}{{{inside}}}"
+
+    def _shown(self, texts: Mapping[str, Any]) -> dict[str, str]:
+        return {key: str(value).replace(self._folder, _SHOWN_FOLDER) for key, value in texts.items()}
+
+
+def next_start_s() -> float:
+    """Return the next instant that is a multiple of the interval."""
+    return float(int(time.time() / STEP_S + 1) * STEP_S)
+
+
+def play(
+    recordings: Mapping[Path, Recording],
+    start_s: float,
+    minutes: float,
+    steps: Sequence[Step],
+    habits: Sequence[Habit] = (),
+) -> None:
+    """Do each step at its minute, and write the recordings every 5 minutes and at the end.
+
+    A step that fails is printed, and the rest goes on: an hour of recording would be lost otherwise.
+    """
+    todo = sorted(steps, key=lambda step: step.minute)
+    done: list[Step] = []
+    written_s = time.time()
+    while (now_s := time.time()) < start_s + minutes * 60:
+        while todo and now_s >= start_s + todo[0].minute * 60:
+            step = todo.pop(0)
+            print(f"{step.minute:4.0f} min  {step.subject}: {step.words}", flush=True)
+            try:
+                step.act()
+            except (AssertionError, OSError, RuntimeError):
+                traceback.print_exc()
+            else:
+                done.append(step)
+        for habit in habits:
+            if habit.from_minute * 60 < now_s - start_s < habit.until_minute * 60:
+                habit.act()
+        for each in recordings.values():
+            each.watch()
+        if now_s - written_s > _WRITE_EVERY_S:
+            written_s = now_s
+            for path, each in recordings.items():
+                each.write(path, done)
+        time.sleep(3)
+    for path, each in recordings.items():
+        each.write(path, done)
