@@ -371,6 +371,7 @@ def _(case: Case) -> Generator[None]:
     holder = start([*as_other, "flock", "--no-fork", case.state, "sleep", "600"], case.folder / "holder.log")
     case.stack.callback(kill, holder)
     while is_in_use(case.state) is not True:
+        assert holder.poll() is None, (case.folder / "holder.log").read_text()
         time.sleep(0.01)
     yield
     case.user = OTHER
