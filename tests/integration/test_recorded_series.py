@@ -42,15 +42,19 @@ CAUSES: Mapping[str, Mapping[str, tuple[str, float, float]]] = {
         "BarographDeadLetters": ("node-3", 0, 12),
         "BarographSpoolFilling": ("node-2", 0, 18 + 2),
         "BarographHostMemoryLow": ("node-2", 1, 13),
+        "BarographLagging": ("node-3", 14, 27 + 5),
         "QemuVmOomKill": ("oom", 3, 3 + 15),
     },
 }
 """By recording and alert: the VM or host, and the minutes at which its condition began and ended."""
 
+OF_DELAYED_SCRAPES = {"BarographLagging"}
+"""promtool cannot repeat it: a stopped agent answers scrapes late, and the series have a fixed grid."""
+
 LEVELS: Mapping[str, Mapping[str, int]] = {
     "scraped": {"low": 1, "thrash": 2, "oom": 3},
-    "agents_scraped": {"oom": 3},
-    "agents_otlp": {"oom": 3},
+    "agents_scraped": {"low": 1, "oom": 3},
+    "agents_otlp": {"low": 1, "oom": 3},
 }
 """By recording and guest: the highest level of pressure. All other guests stay at 0."""
 
@@ -132,7 +136,8 @@ def test_each_alert_fires_and_clears_as_in_the_real_prometheus_word_for_word(
     need("promtool")
     document = recording(kind)
     last_s = end_s(document)
-    with_values = texts_with_values()
+    with_values = texts_with_values() - OF_DELAYED_SCRAPES
+    skipped = with_values | OF_DELAYED_SCRAPES
     alerts = [each["alert"] for each in source()["alerts"]]
 
     run_promtool(
@@ -141,7 +146,7 @@ def test_each_alert_fires_and_clears_as_in_the_real_prometheus_word_for_word(
         alert_rule_test=[
             {"alertname": alert, "eval_time": f"{at_s}s", "exp_alerts": expected(document, alert, at_s)}
             for alert in alerts
-            if alert not in with_values
+            if alert not in skipped
             for at_s in instants(document, alert, last_s)
         ],
         promql_expr_test=[
