@@ -1,6 +1,7 @@
 """The chart of the stream jobs: the manifests are what the Flink Kubernetes Operator's CRD allows."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +15,8 @@ from tests.lab.helm import KUBERNETES, helm
 from tests.lab.kubernetes import Node
 
 ROOT = Path(__file__).parents[2]
-CHART = ROOT / "streams/deploy/barograph-streams"
+STREAMS = ROOT / "streams"
+CHART = STREAMS / "deploy/barograph-streams"
 CRD = ROOT / "tests/data/flinkdeployments.crd.yaml"
 NEEDED = "image=registry.example/barograph-streams:0.1.0,storage=s3://b/s,kafka.bootstrapServers=kafka:9092"
 
@@ -59,6 +61,16 @@ def test_each_job_is_a_deployment_that_the_crd_allows(more: str) -> None:
         == len(manifests)
         == len(yaml.safe_load((CHART / "values.yaml").read_text())["jobs"]) - ("null" in more)
     )
+
+
+def test_the_image_is_built_from_a_folder_that_has_what_it_copies() -> None:
+    """The root of the tree has a .containerignore that leaves out streams/."""
+    copied = re.findall(r"^COPY (?!--from)(\S+) ", (STREAMS / "Containerfile").read_text(), re.MULTILINE)
+    commands = re.findall(r"^podman build .*", (ROOT / "docs/streams.md").read_text(), re.MULTILINE)
+
+    assert len(copied) >= 3
+    assert [name for name in copied if not (STREAMS / name).exists()] == []
+    assert [command.split()[-1] for command in commands] == [STREAMS.name]
 
 
 def test_what_has_no_default_must_be_set() -> None:
