@@ -43,9 +43,11 @@ def produce(kafka: RealKafka, stream: Sequence[Sent]) -> None:
     assert producer.flush(240) == 0
 
 
-def written_to(kafka: RealKafka, *, committed: bool = True) -> tuple[dict[str, list[bytes]], list[bytes]]:
+def written_to(
+    kafka: RealKafka, timeout_s: float = 90.0, *, committed: bool = True
+) -> tuple[dict[str, list[bytes]], list[bytes]]:
     """Return the values of each VM in order, and the dead letters."""
-    received = consume(kafka.bootstrap, [PRESSURE_TOPIC, DEAD_LETTER_TOPIC], committed=committed)
+    received = consume(kafka.bootstrap, [PRESSURE_TOPIC, DEAD_LETTER_TOPIC], timeout_s, committed=committed)
     records: defaultdict[str, list[bytes]] = defaultdict(list)
     for each in received:
         if each.topic == PRESSURE_TOPIC:

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import cast
 
 import confluent_kafka
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -248,6 +256,34 @@ def consume(
         return sorted(received, key=lambda each: (each.topic, each.partition, each.offset))
     finally:
         consumer.close()
+
+
+def unread(bootstrap: str, topic: str, group: str, timeout_s: float = 90.0) -> int:
+    """Return how many offsets of a topic a consumer group has not committed."""
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": uuid.uuid4().hex, "log_level": 0})
+    try:
+        ends = _ends(consumer, [topic], timeout_s)
+    finally:
+        consumer.close()
+    asked = ConsumerGroupTopicPartitions(group, [TopicPartition(*place) for place in ends])
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+    answers = cast(
+        Mapping[str, Future[ConsumerGroupTopicPartitions]],
+        admin.list_consumer_group_offsets([asked]),  # pyright: ignore[reportUnknownMemberType]
+    )
+    places = answers[group].result(timeout_s).topic_partitions or []
+    committed = {(each.topic, each.partition): max(0, each.offset) for each in places}
+    return sum(end - committed.get(place, 0) for place, end in ends.items())
+
+
+def forget(bootstrap: str, group: str, timeout_s: float = 90.0) -> None:
+    """Delete what a consumer group has committed. It must have no members."""
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+    deleted = cast(
+        Mapping[str, Future[None]],
+        admin.delete_consumer_groups([group]),  # pyright: ignore[reportUnknownMemberType]
+    )
+    deleted[group].result(timeout_s)
 
 
 def _ends(consumer: Consumer, topics: Sequence[str], timeout_s: float) -> dict[tuple[str, int], int]:
