@@ -1,8 +1,9 @@
 """Run `make demo-streams`: three stream jobs, and what they write about a small fleet, for two minutes.
 
-The records are those of agents, made from values: five days of each VM first, then live ones in which half a
-minute passes each second. One VM leaks memory, one comes under pressure and recovers, and one host goes dark.
-The demo shows only what it reads from the topics of the jobs, on a real Kafka.
+The records are those of agents, made from values: five days of each VM first, then live ones. A round of
+samples takes a second, in which half a minute passes. One VM leaks memory, one comes under pressure and
+recovers, and one host goes dark. The demo shows only what it reads from the topics of the jobs, on a real
+Kafka.
 """
 
 import json
@@ -34,6 +35,11 @@ WRITTEN = (pressure_job.TOPIC, leak_job.TOPIC, quality_job.HOST_TOPIC)
 VMS = ("web-1", "web-2", "web-3", "db-1", "db-2", "cache-1")
 STARVED, LEAKING = VMS.index("web-3"), VMS.index("db-1")
 HOSTS: Mapping[str, str] = {agent.host_name: agent.host_id for agent in AGENTS[:2]}
+NAMES: Mapping[str, str] = {vm_id(number): name for number, name in enumerate(VMS)} | {
+    host_id: name for name, host_id in HOSTS.items()
+}
+"""By the key of a record."""
+
 DARK = 1
 """The host that stops; VMs are on the hosts in turn."""
 
@@ -43,8 +49,12 @@ HISTORY_H = 5 * 24
 SPEED = 30
 """Seconds of the VMs in a second."""
 
-STARVES_AT_S, DARK_AT_S, RECOVERS_AT_S = 10, 15, 40
-LIVE_S = 120
+STARVES_AT, DARK_AT, RECOVERS_AT = 10, 15, 40
+"""Rounds of samples. A round takes a second, longer on a busy machine."""
+
+LIVE_S = 300
+"""At most; the demo ends as soon as all has been seen, after about 80 rounds."""
+
 START_S = 600
 HEARTBEAT_MS = 10_000
 
@@ -126,8 +136,9 @@ class Shown:
         self.newest: dict[tuple[str, str], dict[str, Any]] = {}  # by topic and key
         self.seen: dict[str, list[str]] = {}  # the levels of a VM and the conditions of a host, in order
 
-    def poll(self, timeout_s: float) -> None:
-        """Take in what has arrived."""
+    def poll(self, timeout_s: float) -> list[str]:
+        """Take in what has arrived. Return the changes as texts."""
+        news: list[str] = []
         for message in self._consumer.consume(500, timeout_s):
             if message.error() is not None:
                 continue
@@ -137,6 +148,8 @@ class Shown:
             what = document.get("level") or document.get("condition")
             if what and (not (known := self.seen.setdefault(key, [])) or known[-1] != what):
                 known.append(what)
+                news.append(f"{NAMES.get(key, key)}: {what}")
+        return news
 
     def close(self) -> None:
         """Close the consumer."""
@@ -223,15 +236,19 @@ def begin(fleet: Fleet, shown: Shown, jobs: Sequence[flink.Job]) -> None:
 def follow(console: Console, fleet: Fleet, shown: Shown, jobs: Sequence[flink.Job]) -> None:
     """Show the live part. It ends when all has been seen, or after `LIVE_S`."""
     is_live = console.is_terminal and not console.is_dumb_terminal
-    began_s = time.monotonic()
+    began_s, round_ = time.monotonic(), 0
     with Live(console=console) if is_live else nullcontext() as screen:
         while (passed_s := time.monotonic() - began_s) < LIVE_S and not shown.is_complete():
-            dark = passed_s > DARK_AT_S
-            fleet.samples(SPEED, starves=STARVES_AT_S < passed_s < RECOVERS_AT_S, dark=dark)
+            round_ += 1
+            dark = round_ > DARK_AT
+            fleet.samples(SPEED, starves=STARVES_AT < round_ < RECOVERS_AT, dark=dark)
             fleet.states(dark=dark)
-            shown.poll(1)
+            news = shown.poll(1)
             if screen is not None:
-                screen.update(shown.table(f"records of the jobs · {LIVE_S - passed_s:.0f} s left"))
+                screen.update(shown.table(f"records of the jobs · {passed_s:.0f} s"))
+            else:
+                for line in news:
+                    console.print(f"{passed_s:4.0f} s  {line}", highlight=False)
             for job in jobs:
                 if not job.is_running():
                     raise RuntimeError(f"a job has ended: {job.log.read_text()[-2000:]}")
