@@ -68,7 +68,12 @@ class SteppedThread(WorkerThread):
         self.jobs: list[Call[object]] = []
         self.free = False  # nobody looks any more: do them at once
 
-    def submit(self, function: Callable[[], T], ended: Callable[[], None] = lambda: None) -> Call[T]:
+    def submit(
+        self,
+        function: Callable[[], T],
+        ended: Callable[[], None] = lambda: None,
+        orphaned: Callable[[], None] = lambda: None,
+    ) -> Call[T]:
         job = Call(function)
         self.jobs.append(cast("Call[object]", job))
         if self.free:
