@@ -23,8 +23,9 @@ from tests.integration.conftest import need
 from tests.lab import qemu
 from tests.lab.agent import agent
 from tests.lab.flink import Job, job
+from tests.lab.guest_troubles import run_out, swap
 from tests.lab.kafka import RealKafka, consume
-from tests.lab.record_series import guests, run_out, swap
+from tests.lab.played_troubles import guests
 from tests.lab.wall_clock import WallClock
 
 INTERVAL_S = 10
