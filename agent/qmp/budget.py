@@ -29,7 +29,7 @@ TURN_S = 0.05
 """A turn that was not used by then is over: saved turns would be used by all links at the same time."""
 
 FILL_S = 0.02
-"""The budget is filled up after this time, and holds as much."""
+"""The budget holds as much as it is filled up with in this time."""
 
 _OWED_S = 0.1
 """What was used beyond the budget delays all links by at most this."""
@@ -44,11 +44,6 @@ class Budget(Generic[T]):
         self._left = self._left_max = self._per_s * FILL_S
         self._filled_s = 0.0
         self._waiting = FairQueue[T]()
-
-    @property
-    def is_full(self) -> bool:
-        """Return whether nothing needs to be filled up."""
-        return self._left >= self._left_max
 
     @property
     def is_free(self) -> bool:

@@ -281,8 +281,8 @@ class MonitorClient(QMPClient):
             data = await reader.read(_READ_MAX_BYTES)
             if not data:
                 raise EOFError("hung up" if framer.is_empty else "hung up in the middle of a message")
+            self._turns.fill()
             self._flood.add_read()
-            self._turns.set_timer()
             framer.feed(data)
 
     async def _wait_for_turn(self) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import time
 
 from agent.core.shares import Owner
-from agent.qmp.budget import BUDGET_PER_S, FILL_S, Budget
+from agent.qmp.budget import BUDGET_PER_S, Budget
 
 
 class ReadTurns:
@@ -14,26 +14,33 @@ class ReadTurns:
         """Create it; all links together may send so many messages."""
         self.budget = Budget[asyncio.Future[None]](messages_per_s)
         self._timer: asyncio.Handle | None = None
+        self._is_filled = False  # in this round of the event loop
+
+    def fill(self) -> None:
+        """Fill up the budget if this is the first call in a round of the event loop. Call it at each read."""
+        if self._is_filled:
+            return
+        self._is_filled = True
+        self.budget.fill(time.monotonic())
+        asyncio.get_running_loop().call_soon(self._end_round)
+
+    def _end_round(self) -> None:
+        self._is_filled = False
 
     async def turn(self, owner: Owner) -> None:
         """Wait for the turn of a link."""
         turn = asyncio.get_running_loop().create_future()
         self.budget.wait(owner, turn)
-        self.set_timer()
+        self._set_timer()
         try:
             await turn
         finally:
             self.budget.discard(owner, turn)
 
-    def set_timer(self) -> None:
-        """Have the budget filled up and the next turn begun. Call it after the budget was used."""
-        if self._timer is not None:
-            return
+    def _set_timer(self) -> None:
         after_s = self.budget.next_turn_s
-        if after_s is None and self.budget.is_full:
-            return
-        after_s = FILL_S if after_s is None else after_s
-        self._timer = asyncio.get_running_loop().call_later(after_s, self._go_on)
+        if self._timer is None and after_s is not None:
+            self._timer = asyncio.get_running_loop().call_later(after_s, self._go_on)
 
     def _go_on(self) -> None:
         """Begin at most one turn: its link runs before the next one begins, and uses some of the budget."""
@@ -42,4 +49,4 @@ class ReadTurns:
         turn = self.budget.take_turn()
         if turn is not None and not turn.done():
             turn.set_result(None)
-        self.set_timer()
+        self._set_timer()

@@ -91,7 +91,7 @@ def test_a_link_that_has_ended_waits_no_longer() -> None:
 def test_what_is_saved_and_what_is_owed_are_bounded() -> None:
     budget = used_up()
     budget.fill(1000.0)
-    assert budget.is_full
+    assert budget.is_free
     budget.use(PER_S * FILL_S)
     assert not budget.is_free
 
