@@ -14,7 +14,7 @@ It makes up for what the library lacks, and keeps its peculiarities from the res
   one;
 - it reads on without a pause while messages are buffered: here they yield to other tasks, and too many end
   the link. Events that the agent does not use cost little, and many more of them are allowed. Of all monitors
-  together so many are read, and no more (budget.py).
+  together so many are read, and no more (core/read_budget.py).
 """
 
 import asyncio
@@ -290,11 +290,11 @@ class MonitorClient(QMPClient):
         writer = self._writer
         transport = None if writer is None else cast(asyncio.Transport, writer.transport)
         if transport is None or not transport.is_reading():  # the stream's buffer is full: it reads nothing
-            await self._turns.turn(self._flood.owner)
+            await self._turns.turn(self._flood.owner, self._flood)
             return
         transport.pause_reading()
         try:
-            await self._turns.turn(self._flood.owner)
+            await self._turns.turn(self._flood.owner, self._flood)
         finally:
             if not transport.is_closing():
                 transport.resume_reading()

@@ -3,9 +3,9 @@
 from collections import Counter
 from typing import Any
 
+from agent.core.read_budget import READ_COST, TURN_COST, TURN_S, UNUSED_FACTOR, Budget
 from agent.core.shares import Owner
 from agent.core.wording import printable
-from agent.qmp.budget import READ_COST, TURN_COST, TURN_S, UNUSED_FACTOR, Budget
 
 _WEIGHT_BYTES = 1024
 """A message counts once more for each of these: events take 100 to 500 bytes, a reading 900."""
@@ -24,7 +24,7 @@ class FloodingError(Exception):
 
 
 class FloodWindow:
-    """The messages of the present second, and the turn of the link if it has one (budget.py)."""
+    """The messages of the present second, and the turn of the link if it has one (core/read_budget.py)."""
 
     def __init__(self, messages_per_s_max: int, budget: Budget[Any], owner: Owner = None) -> None:
         """Count nothing yet; of events that are not used, `UNUSED_FACTOR` times as many are allowed."""
@@ -82,7 +82,7 @@ class FloodWindow:
 
     def _use(self, cost: int) -> None:
         self._turn_left -= cost
-        self._budget.use(cost)
+        self._budget.use(self.owner, self, cost)
 
     def _begin(self, now_s: float) -> None:
         if now_s - self._start_s >= 1.0:

@@ -1,10 +1,10 @@
-"""Has links that must not be read now wait for their turn. budget.py decides whose turn it is, and when."""
+"""Makes links that must not be read now wait for their turn. core/read_budget.py decides whose turn it is."""
 
 import asyncio
 import time
 
+from agent.core.read_budget import BUDGET_PER_S, Budget
 from agent.core.shares import Owner
-from agent.qmp.budget import BUDGET_PER_S, Budget
 
 
 class ReadTurns:
@@ -12,7 +12,8 @@ class ReadTurns:
 
     def __init__(self, messages_per_s: int = BUDGET_PER_S) -> None:
         """Create it; all links together may send so many messages."""
-        self.budget = Budget[asyncio.Future[None]](messages_per_s)
+        self.budget = Budget[object](messages_per_s)
+        self._turns: dict[object, asyncio.Future[None]] = {}
         self._timer: asyncio.Handle | None = None
         self._is_filled = False  # in this round of the event loop
 
@@ -27,15 +28,16 @@ class ReadTurns:
     def _end_round(self) -> None:
         self._is_filled = False
 
-    async def turn(self, owner: Owner) -> None:
-        """Wait for the turn of a link."""
-        turn = asyncio.get_running_loop().create_future()
-        self.budget.wait(owner, turn)
+    async def turn(self, owner: Owner, link: object) -> None:
+        """Wait for the turn of a link. It must not wait already."""
+        turn = self._turns[link] = asyncio.get_running_loop().create_future()
+        self.budget.wait(owner, link)
         self._set_timer()
         try:
             await turn
         finally:
-            self.budget.discard(owner, turn)
+            self.budget.discard(owner, link)
+            del self._turns[link]
 
     def _set_timer(self) -> None:
         after_s = self.budget.next_turn_s
@@ -43,10 +45,10 @@ class ReadTurns:
             self._timer = asyncio.get_running_loop().call_later(after_s, self._go_on)
 
     def _go_on(self) -> None:
-        """Begin at most one turn: its link runs before the next one begins, and uses some of the budget."""
+        """Begin at most one turn, so that few links are read in the same round."""
         self._timer = None
         self.budget.fill(time.monotonic())
-        turn = self.budget.take_turn()
-        if turn is not None and not turn.done():
+        link = self.budget.take_turn()
+        if link is not None and not (turn := self._turns[link]).done():
             turn.set_result(None)
         self._set_timer()

@@ -113,7 +113,7 @@ FILLED: Mapping[str, Sequence[str]] = {
     "messages and reads of all monitors": [
         "unit/qmp/test_link.py::test_monitors_that_send_much_are_read_no_faster_than_the_budget_of_all",
         "unit/qmp/test_link.py::test_bytes_that_come_one_by_one_use_the_budget_of_all_and_the_link_goes_on",
-        "unit/qmp/test_budget.py::test_no_more_is_read_than_the_budget_and_no_less",
+        "unit/core/test_read_budget.py::test_no_more_is_read_than_the_budget_and_no_less",
     ],
     "commands that QEMU has not read or answered": [
         "unit/qmp/test_link.py::test_a_peer_that_reads_no_more_ends_the_link_before_our_commands_pile_up"

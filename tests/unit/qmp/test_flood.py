@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from agent.qmp.budget import TURN_COST, TURN_S, UNUSED_FACTOR, Budget
+from agent.core.read_budget import TURN_COST, TURN_S, UNUSED_FACTOR, Budget
 from agent.qmp.flood import FloodingError, FloodWindow
 
 
@@ -81,7 +81,7 @@ def test_answers_that_were_asked_for_use_none_of_it() -> None:
 def test_a_turn_ends_once_it_is_used_or_is_not_used() -> None:
     budget = Budget[object]()
     window = FloodWindow(500, budget)
-    budget.use(1_000_000)
+    budget.use(0, None, 1_000_000)
     assert window.needs_turn(7.0)
 
     window.begin_turn(7.0)
