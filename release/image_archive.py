@@ -21,18 +21,29 @@ def rewrite(archive: Path) -> None:
         Failed: it is not such an archive.
     """
     rewritten = archive.with_suffix(".rewritten")
-    with tarfile.open(archive) as source, tarfile.open(rewritten, "w") as target:
-        (image,) = json.loads(_content(source, "manifest.json"))
-        config = _encoded(_without_ids(json.loads(_content(source, image["Config"]))))
-        image["Config"] = f"{hashlib.sha256(config).hexdigest()}.json"
-        _add(target, "manifest.json", _encoded([image]))
-        _add(target, image["Config"], config)
-        for name in dict.fromkeys(image["Layers"]):
-            layer = source.getmember(name)
-            entry = tarfile.TarInfo(name)
-            entry.size = layer.size
-            target.addfile(entry, source.extractfile(layer))
-    rewritten.replace(archive)
+    try:
+        with tarfile.open(archive) as source, tarfile.open(rewritten, "w") as target:
+            _copy(source, target)
+        rewritten.replace(archive)
+    except (KeyError, ValueError, tarfile.TarError) as error:
+        raise Failed(f"{archive}: not an archive with one image: {error}") from error
+    finally:
+        rewritten.unlink(missing_ok=True)
+
+
+def _copy(source: tarfile.TarFile, target: tarfile.TarFile) -> None:
+    (image,) = json.loads(_content(source, "manifest.json"))
+    config = _encoded(_without_ids(json.loads(_content(source, image["Config"]))))
+    image["Config"] = f"{hashlib.sha256(config).hexdigest()}.json"
+    _add(target, "manifest.json", _encoded([image]))
+    _add(target, image["Config"], config)
+    for name in dict.fromkeys(image["Layers"]):
+        layer = source.getmember(name)
+        if not layer.isreg():
+            raise ValueError(f"{name} is not a regular file")
+        entry = tarfile.TarInfo(name)
+        entry.size = layer.size
+        target.addfile(entry, source.extractfile(layer))
 
 
 def _without_ids(config: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,10 @@ from agent.threads import Call, WorkerThread
 T = TypeVar("T")
 
 
+OWNERS_FACTOR = 4
+"""From so many times the bound of threads in all on, no owner gets one more: owners may be many."""
+
+
 class HeldThreads:
     """Counts the threads that are held by calls nothing waits for any more, by libvirt, by owner and in all.
 
@@ -26,8 +30,8 @@ class HeldThreads:
 
         Args:
             each_max: threads of one libvirt from which on it is refused.
-            all_max: threads in all from which on the libvirts of owners with their share of them are refused;
-                `None`: no bound.
+            all_max: threads in all from which on the libvirts of owners with their share of them are refused,
+                and from `OWNERS_FACTOR` times as many on all libvirts; `None`: no bound.
         """
         self._each_max = each_max
         self._all_max = all_max
@@ -39,12 +43,13 @@ class HeldThreads:
         held = self._held[uri]
         if held >= self._each_max:
             return f"the daemon does not answer: {held} calls have not ended; restart it"
-        if self._all_max is None or self._held.total() < self._all_max:
+        held = self._held.total()
+        if self._all_max is None or held < self._all_max:
             return None
         of_owner = self._held_of[owner]
-        if of_owner >= max(1, self._all_max // len(self._held_of)):
-            return f"too many libvirt daemons do not answer: {of_owner} calls have not ended; restart them"
-        return None
+        if of_owner < max(1, self._all_max // len(self._held_of)) and held < self._all_max * OWNERS_FACTOR:
+            return None
+        return f"too many libvirt daemons do not answer: {held} calls have not ended; restart them"
 
     def hold(self, uri: str, owner: Owner) -> None:
         """Count a thread."""

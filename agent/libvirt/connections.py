@@ -101,9 +101,11 @@ class Connections:
             if uri in seen:
                 turns.put(owner_by_uri[uri], uri)
         used = {turns.take() for _ in range(min(len(seen), SOCKETS_MAX))}
-        for uri in self._kept.keys() - used - self._named:
-            _, _, scope = self._kept.pop(uri)
-            scope.cancel()
+        for uri in self._kept.keys() - self._named:
+            connection, _, scope = self._kept[uri]
+            if uri not in used or connection.owner != owner_by_uri[uri]:  # or a socket of another owner
+                del self._kept[uri]
+                scope.cancel()
         for uri in seen:
             if uri in used and uri not in self._kept:
                 self._keep(uri, seen[uri], owner_by_uri[uri])
@@ -242,7 +244,9 @@ class Connections:
     async def _open_once(self, domain: Domain, *, read_only: bool) -> AsyncGenerator[DomainLink, None]:
         for wrong in mistakes(domain.uri):  # it may come from a file of the service's user, and root opens it
             raise LibvirtUnreachable(str(domain), LinkFault.DISCONNECTED, wrong)
-        connection = self._connection(domain.uri, read_only=read_only)
+        kept = self._kept.get(domain.uri)
+        owner = None if kept is None else kept[0].owner
+        connection = self._connection(domain.uri, read_only=read_only, owner=owner)
         scope = self._start(connection)
         try:
             with anyio.move_on_after(FIRST_ATTEMPT_S):

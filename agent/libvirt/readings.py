@@ -71,7 +71,8 @@ class Readings:
                 batch = [self._waiting.pop(uuid) for uuid in list(self._waiting)[:TOGETHER_MAX]]
                 if not self._waiting:
                     self._wanted = anyio.Event()
-                await self._read(batch, group)
+                if batch:  # not all of them have been forgotten meanwhile
+                    await self._read(batch, group)
 
     async def _read(self, batch: Sequence[Request], group: TaskGroup) -> None:
         while await self._has_room():

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import select
 import socket
 import stat
 import struct
@@ -137,19 +138,25 @@ def _owner_of(pid: int, user_id: int, peer: Peer | None) -> int | None:
     """
     if user_id != ROOT or pid <= 0:
         return user_id
-    if peer is not None and peer.user_id is not None:
-        return peer.user_id
-    return ROOT if pid != SERVICE_MANAGER_PID and _runs(pid) else None
+    if pid == SERVICE_MANAGER_PID or not _runs(pid):
+        return None
+    return ROOT if peer is None or peer.user_id is None else peer.user_id
 
 
 def _runs(pid: int) -> bool:
+    """Return whether a process runs, also where /proc hides it. One that has ended may still have its pid."""
     try:
-        os.kill(pid, 0)  # a look: no signal is sent; works also where /proc hides the process
+        process = os.pidfd_open(pid)
     except ProcessLookupError:
         return False
     except OSError:
         return True
-    return True
+    try:
+        ended = select.poll()
+        ended.register(process, select.POLLIN)
+        return not ended.poll(0)
+    finally:
+        os.close(process)
 
 
 def mark_of(status: os.stat_result) -> SocketMark:

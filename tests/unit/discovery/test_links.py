@@ -1,5 +1,4 @@
 import os
-import resource
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.discovery.links import ForeignLinkError, find, resolve
+from tests.unit.discovery.descriptors import descriptors_left
 
 NOBODY = 65534
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's files")
@@ -125,14 +125,8 @@ def test_a_socket_with_a_second_name_where_others_may_write_is_refused(folder: P
 def test_a_long_path_takes_no_more_descriptors_than_a_short_one(folder: Path) -> None:
     deep = folder.joinpath(*["d"] * 40)
     deep.mkdir(parents=True)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest = os.open("/", os.O_PATH)
-    os.close(lowest)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 3, hard))
-    try:
+    with descriptors_left(3):
         found, _ = find(f"{deep}/../d")
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
     assert found == str(deep)
 

@@ -1,5 +1,4 @@
 import os
-import resource
 import socket
 import subprocess
 import tempfile
@@ -15,6 +14,7 @@ from agent.core.reading import Access
 from agent.discovery import walk
 from agent.discovery.globs import MonitorGlob, Settings
 from agent.discovery.scan import RefusedReason, Scan, scan
+from tests.unit.discovery.descriptors import descriptors_left
 
 NOBODY = 65534
 
@@ -356,9 +356,7 @@ def test_what_could_not_be_looked_for_is_told_from_what_is_not_there(folder: Pat
                 stack.callback(os.seteuid, 0)
                 os.seteuid(NOBODY)
         else:
-            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-            stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
-            resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, hard))
+            stack.enter_context(descriptors_left(0))
 
         shut = look(f"{folder}/vms/*.sock")
 

@@ -5,7 +5,7 @@ import threading
 import anyio
 import pytest
 
-from agent.libvirt.calls import Caller
+from agent.libvirt.calls import OWNERS_FACTOR, Caller, HeldThreads
 
 
 @pytest.fixture
@@ -53,3 +53,19 @@ async def test_threads_are_reused_and_end_when_the_caller_is_closed() -> None:
     caller.close()
     await anyio.to_thread.run_sync(thread.join, 60)
     assert mine() == []
+
+
+def test_threads_of_very_many_owners_are_bounded() -> None:
+    held = HeldThreads(8, 64)
+    for owner in range(5_000):
+        if held.refusal(f"{owner}", owner) is None:
+            held.hold(f"{owner}", owner)
+    refused = [held.refusal(f"{owner}", owner) for owner in range(5_000)]
+
+    assert (
+        refused.count("too many libvirt daemons do not answer: 256 calls have not ended; restart them")
+        == 5_000
+    )
+    held.release("0", 0)
+    assert held.refusal("0", 0) is None
+    assert OWNERS_FACTOR * 64 == 256

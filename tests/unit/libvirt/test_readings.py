@@ -204,6 +204,21 @@ async def test_a_domain_forgotten_is_not_asked_again() -> None:
         assert "a" not in asker.answers
 
 
+async def test_the_only_domain_that_waits_may_be_forgotten_during_a_call() -> None:
+    hypervisor = Hypervisor(takes_s=0.05)
+    async with reading(hypervisor, Counters()) as asker:
+        asker.ask("a")
+        while not hypervisor.calls:  # noqa: ASYNC110 - it is called in a thread
+            await anyio.sleep(0.001)
+        asker.ask("b")
+        asker.readings.forget("b")
+        await asker.answered("a")
+        asker.ask("c")
+        await asker.answered("c")
+
+    assert hypervisor.calls == [("a",), ("c",)]
+
+
 async def test_a_refusal_is_told_to_all_whose_call_it_was() -> None:
     hypervisor = Hypervisor(refuses=True)
     async with reading(hypervisor, Counters()) as asker:

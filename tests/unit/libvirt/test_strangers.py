@@ -137,28 +137,41 @@ async def test_silent_sockets_hold_a_bounded_number_of_threads_in_all(
 async def test_silent_sockets_of_one_owner_refuse_no_libvirt_of_another(
     peers: dict[str, Callable[[], Peer]],
 ) -> None:
-    answer = threading.Event()
+    answer, begun = threading.Event(), list[None]()
 
     def silent() -> Peer:
-        answer.wait(60)
+        begun.append(None)
+        answer.wait(600)
         return Peer()
 
-    sockets = [f"/{number}" for number in range(connections.FOUND_THREADS_HELD_MAX + 10)]
-    peers |= dict.fromkeys(sockets, silent)
+    sockets = [f"/{number}" for number in range(connections.FOUND_THREADS_HELD_MAX)]
+    peers |= dict.fromkeys([*sockets, "/more"], silent)
     peers["/honest"] = Peer
-    owners = dict.fromkeys(sockets, 1001)
+    owners = {**dict.fromkeys([*sockets, "/more"], 1001), "/honest": 107}
     try:
         async with connected() as libvirts:
-            for socket in sockets:
+            for number, socket in enumerate(sockets):
                 libvirts.see_sockets({socket: GLOB}, owners=owners)
-                await anyio.sleep(0.005)
-            libvirts.see_sockets({sockets[0]: GLOB, "/honest": GLOB}, owners={**owners, "/honest": 107})
+                await until(lambda number=number: len(begun) > number)
+            libvirts.see_sockets(dict.fromkeys(["/more", "/honest"], GLOB), owners=owners)
 
             await until(lambda: len(libvirts.domains()) == 1)
-            refused = libvirts.problems[f"qemu+unix:///system?socket={sockets[0]}"]
-            assert "calls have not ended" in refused or refused == "not connected yet"
+            await until(
+                lambda: "64 calls have not ended" in libvirts.problems["qemu+unix:///system?socket=/more"]
+            )
     finally:
         answer.set()
+
+
+async def test_a_socket_that_another_owner_has_replaced_counts_to_that_owner(
+    peers: dict[str, Callable[[], Peer]],
+) -> None:
+    peers["/a"] = lambda: Peer(domains=1)
+
+    async with connected() as libvirts:
+        for owner in (1001, 107):
+            libvirts.see_sockets({"/a": GLOB}, owners={"/a": owner})
+            await until(lambda owner=owner: [each.owner for each in libvirts.domains()] == [owner])
 
 
 async def test_an_owner_with_many_sockets_leaves_room_for_those_of_another(

@@ -201,8 +201,13 @@ sys.stdin.read()
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can listen for another user")
 @pytest.mark.parametrize(
     ("user", "leave", "owner"),
-    [("", "", 0), (str(NOBODY), "", NOBODY), (str(NOBODY), "leave", None)],
-    ids=["root", "a process that has given up root", "a process that has left its socket to another one"],
+    [
+        ("", "", 0),
+        (str(NOBODY), "", NOBODY),
+        (str(NOBODY), "ended", None),
+        (str(NOBODY), "waited for", None),
+    ],
+    ids=["root", "has given up root", "has left its socket to another process", "and was waited for"],
 )
 def test_a_socket_that_root_made_for_another_user_is_not_roots(
     folder: Path, user: str, leave: str, owner: int | None
@@ -212,7 +217,9 @@ def test_a_socket_that_root_made_for_another_user_is_not_roots(
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
-        if leave:
+        if leave:  # it has ended, and its parent has not waited for it
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        if leave == "waited for":
             process.wait()
         endpoint = connect(str(path), identify=identify)
         endpoint.connection.close()
