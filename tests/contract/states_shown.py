@@ -62,7 +62,7 @@ SHOWN: tuple[tuple[State, str, str, str, str], ...] = (
     (
         State.CONNECTING,
         Reason.SETTLING,
-        "found with an old update",
+        "found with an old last update",
         _STORIES,
         "test_a_vm_whose_last_update_is_old_is_settling_until_its_deadline",
     ),
@@ -118,7 +118,7 @@ SHOWN: tuple[tuple[State, str, str, str, str], ...] = (
     (
         State.UNREACHABLE,
         LinkFault.HUNG_UP,
-        "a peer that hangs up again and again",
+        "a peer that closes the link repeatedly",
         _STORIES,
         "test_a_peer_that_hangs_up_again_and_again_is_unreachable",
     ),
@@ -153,7 +153,7 @@ SHOWN: tuple[tuple[State, str, str, str, str], ...] = (
     (
         State.UNREACHABLE,
         LinkFault.PROTOCOL,
-        "a peer that answers nonsense",
+        "a peer that sends invalid answers",
         "tests/unit/qmp/test_link_opening.py",
         "test_each_bad_opening_has_its_fault",
     ),
