@@ -31,7 +31,7 @@ def demo(
     vms: Annotated[
         int | None,
         typer.Option(
-            "--vms", metavar="N", min=1, max=VMS_MAX, help="Number of VMs; default: as the scenario defines."
+            "--vms", metavar="N", min=1, max=VMS_MAX, help="Number of VMs; default: depends on the scenario."
         ),
     ] = None,
     seconds: Annotated[
@@ -41,7 +41,7 @@ def demo(
             metavar="S",
             min=SECONDS_MIN,
             max=SECONDS_MAX,
-            help="Duration; default: as the scenario defines.",
+            help="Duration; default: depends on the scenario.",
         ),
     ] = None,
     interval: Annotated[

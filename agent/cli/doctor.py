@@ -63,12 +63,14 @@ def doctor(
     ] = False,
     output: Annotated[Output, typer.Option("--output", "-o", help="Print text or JSON.")] = Output.TEXT,
     fail_on: Annotated[
-        FailOn, typer.Option("--fail-on", help="Lowest level of a finding that makes the exit code 1.")
+        FailOn, typer.Option("--fail-on", help="Lowest finding level that causes exit code 1.")
     ] = FailOn.ERROR,
     bundle: Annotated[
         str | None,
         typer.Option(
-            "--bundle", metavar="FILE", help="Also write the files that a bug report needs to a new .tar.gz."
+            "--bundle",
+            metavar="FILE",
+            help="Also write a new .tar.gz with the files that a bug report needs.",
         ),
     ] = None,
     dry_run: Annotated[

@@ -45,7 +45,7 @@ def probe(
 ) -> None:
     """Query one VM once and print its state and sample as JSON.
 
-    Changes nothing in the VM unless --enable-polling is given. Where there is no sample, or polling is off, a
+    Changes nothing in the VM unless --enable-polling is given. If there is no sample, or polling is off, a
     line on stderr says what to do. Exit code 1: there is no sample.
     """
     try:

@@ -48,7 +48,10 @@ FileFlag = Annotated[
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Numbers = Annotated[
-    list[int] | None, typer.Argument(metavar="NUMBER", help="Numbers that list shows.", show_default=False)
+    list[int] | None,
+    typer.Argument(
+        metavar="NUMBER", help="Numbers of dead letters, from the output of list.", show_default=False
+    ),
 ]
 AllFlag = Annotated[bool, typer.Option("--all", help="All dead letters.")]
 
@@ -134,7 +137,7 @@ def requeue_letters(
     state_directory: StateDirectoryFlag = None,
     file: FileFlag = None,
 ) -> None:
-    """Move dead letters back to the queues. The next start sends them, marked as redelivered.
+    """Move dead letters back to the queues. The agent sends them at its next start, marked as redelivered.
 
     First fix the reason why they were refused. The agent must not be running. Exit code 1: there is no
     dead letter with a given number, or one is unreadable; nothing was changed.

@@ -47,7 +47,7 @@ PrincipalFlag = Annotated[
     typer.Option(
         "--principal",
         metavar="TYPE:NAME",
-        help="The agent's user in the printed ACLs; default: User: and kafka.sasl.username.",
+        help="The agent's user in the printed ACLs; default: User: followed by kafka.sasl.username.",
     ),
 ]
 OutputFlag = Annotated[Output, typer.Option("--output", "-o", help="Print text or JSON.")]

@@ -43,7 +43,7 @@ def parse_pairs(text: str) -> dict[str, str]:
         if not equals:
             raise ValueError(f"{part!r} is not NAME=VALUE; separate pairs by commas")
         if _BAD_ESCAPE.search(part):
-            raise ValueError(f"{part!r} has a % that begins no escape; write %25 for it")
+            raise ValueError(f"{part!r} has a % that does not begin an escape; write %25 instead")
         try:
             pairs[unquote(name.strip(), errors="strict")] = unquote(value.strip(), errors="strict")
         except UnicodeDecodeError as error:

@@ -43,7 +43,7 @@ _BY_REASON: Mapping[str, Explanation] = {
             "no answer yet; after `duplicate`: the agent now observes the VM at this path, and"
             " waits for its first update"
         ),
-        "wait for a second, or for one polling interval",
+        "wait for 1 s, or for one polling interval",
     ),
     Reason.SETTLING: Explanation(
         State.CONNECTING,
@@ -137,7 +137,7 @@ _BY_REASON: Mapping[str, Explanation] = {
     Reason.CANNOT_SET: Explanation(
         State.OFF,
         "QEMU refused the interval, or the change could not be recorded",
-        "see the detail; it has QEMU's error, or the problem of the state directory",
+        "see the detail; it has QEMU's error, or the problem with the state directory",
     ),
     Reason.NO_UPDATE_YET: Explanation(
         State.WAITING,

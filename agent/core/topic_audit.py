@@ -76,7 +76,7 @@ def _idempotence(facts: ClusterFacts, cluster: Cluster) -> Iterator[Finding]:
         case False:
             yield Finding(Code.IDEMPOTENCE, Level.OK, "", "the agent's user may write idempotently")
         case None:
-            detail = "whether the agent's user may write idempotently is not known"
+            detail = "it is not known whether the agent's user may write idempotently"
             hint = "run the command again"
             yield Finding(Code.IDEMPOTENCE, Level.WARNING, "", detail, hint)
 
@@ -86,7 +86,7 @@ def _write(topic: Topic, known: TopicFacts, cluster: Cluster) -> Finding:
         return Finding(Code.WRITE, Level.OK, topic.name, "the agent's user may write to the topic")
     command = grant(cluster, topic.name, "Write")
     if known.may_write is None:
-        detail = "whether the agent's user may write to the topic is not visible (before Kafka 2.3)"
+        detail = "brokers before Kafka 2.3 do not show whether the agent's user may write to the topic"
         hint = "compare the ACLs of the topic: Describe and Write"
         return Finding(Code.WRITE, Level.WARNING, topic.name, detail, hint)
     detail, hint = "the agent's user may not write to the topic", "allow Write on it for the agent's user"

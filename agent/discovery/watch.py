@@ -110,7 +110,7 @@ async def _try(look: Callable[[], Survey], last: Survey) -> Survey:
         return await in_thread(look)
     except _NO_RESOURCES as error:
         why = f"cannot be scanned: {error or type(error).__name__}"
-        detail = f"{why}; what was found before is kept; free memory or threads"
+        detail = f"{why}; the agent keeps the results of the last scan; free memory or threads"
         kept = RefusedPath("/", RefusedReason.UNREADABLE, detail)
         others = tuple(each for each in last.scan.refused if each.path != kept.path)
         return replace(last, scan=_with_refused(replace(last.scan, refused=others), (kept,)))

@@ -147,8 +147,8 @@ class KeptConnection:
         reasons = {str(Domain(self.uri, uuid)): why for uuid, why in self._unusable.items()}
         if self._left_out:
             reasons[self.uri] = (
-                f"{counted(self._left_out, 'domain')} left out: at most {self._domains_max} are used of a"
-                " libvirt that is found by its socket; configure it by `uri`"
+                f"{counted(self._left_out, 'domain')} left out: at most {self._domains_max} are observed"
+                " through each socket of `sockets`; configure this libvirt by `uri`"
             )
         return reasons
 

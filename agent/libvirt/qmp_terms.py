@@ -182,7 +182,7 @@ def checked_path(path: str) -> str:
     if len(path) > _METADATA_PATH_MAX_CHARACTERS or _METADATA_PATH.fullmatch(path) is None:
         raise ValueError(
             f"{printable(path, _METADATA_PATH_MAX_CHARACTERS)!r} is not a path of elements; write e.g. "
-            "instance/flavor/@name, without a prefix of the namespace"
+            "instance/flavor/@name, without a namespace prefix"
         )
     return path
 

@@ -148,7 +148,7 @@ class Fleet:
                 detail=refused.detail,
             )
         if (others := len(refusals) - REFUSALS_LOGGED_MAX) > 0:
-            detail = "too many for a line each; narrow the globs, or remove what is not needed there"
+            detail = "too many to log each one; narrow the globs, or remove the paths that are not needed"
             log.warning("monitors refused", others=others, detail=detail)
         self._refused = frozenset(refused.path for refused in scan.refused)
         watched = {address: seen for address, seen in self._seen.items() if address in self._fleet.watched}
@@ -179,14 +179,14 @@ class Fleet:
                         task.happened(event)
                 case Full(address, limit):
                     detail = (
-                        f"the agent has room for {limit}; it observes this VM when another ends; narrow the"
-                        " globs, or raise the limit of open files (LimitNOFILE)"
+                        f"the agent has reached its limit of {limit}; it observes this VM when another ends;"
+                        " narrow the globs, or raise the limit of open files (LimitNOFILE)"
                     )
                     self._log_refused(address, detail)
                 case Crowded(address, owner, others):
                     detail = (
-                        f"the agent has no more room, and {shown(owner)} has the most VMs: this one and"
-                        f" {others} others, the newest, make room for VMs of other owners"
+                        f"the agent has reached its limit, and {shown(owner)} has the most VMs: this one and"
+                        f" {others} others, the newest, are not observed, to make room for other owners"
                     )
                     self._log_refused(address, detail)
 

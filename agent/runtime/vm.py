@@ -261,7 +261,7 @@ class VmTask:
                 services.counters.add(_COUNTS[counted], amount)
             case FoundNoCounters(statistics):
                 log.warning(
-                    "statistics are no counters",
+                    "statistics are not counters",
                     path=str(self.poller.endpoint.address),
                     statistics=sorted(statistics),
                     detail=(

@@ -103,7 +103,7 @@ class VmMemoryRounds:
             self._late = None
             return _outcome(call)
         self._late = call
-        log.warning("files of the host do not answer", within_s=READ_WITHIN_S, vms=len(subjects))
+        log.warning("host files not read in time", within_s=READ_WITHIN_S, vms=len(subjects))
         return _NOTHING
 
 
@@ -112,5 +112,5 @@ def _outcome(call: Call[Mapping[Address, HostView]]) -> Mapping[Address, HostVie
         return call.outcome()
     except Exception:
         # The boundary: a bug met in a file of the host must not stop the collection.
-        log.exception("files of the host cannot be read")
+        log.exception("host files cannot be read")
         return _NOTHING

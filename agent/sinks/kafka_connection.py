@@ -230,7 +230,8 @@ class BrokerConnection(AIOKafkaConnection):
         offered = [plain(str(each)) for each in handshake.enabled_mechanisms or ()][:10]
         if handshake.error_code == _ILLEGAL_SASL_STATE:
             detail = (
-                f"the listener of {self.address} has no login; remove the section, or use a SASL listener"
+                f"the listener of {self.address} does not use SASL; remove the section, or use a SASL"
+                " listener"
             )
             raise _refused("kafka.sasl", detail)
         if handshake.error_code == _UNSUPPORTED_MECHANISM or (

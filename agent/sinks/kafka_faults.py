@@ -111,7 +111,7 @@ def no_answer(address: BrokerAddress, stage: Stage) -> str:
         case Stage.TOKEN:
             return (
                 "kafka.sasl.oauth: no token yet; check the token endpoint and the route to it, or the disk "
-                "with the file of the token"
+                "that contains the token file"
             )
         case Stage.LOGIN:
             return f"kafka.sasl: {address} does not answer the login; check the broker"

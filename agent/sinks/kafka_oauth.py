@@ -85,7 +85,7 @@ def of_file(content: bytes) -> str:
         TokenError: there is none.
     """
     if len(content) > TOKEN_BYTES_MAX:
-        raise TokenError(f"is larger than {TOKEN_BYTES_MAX:,} bytes; write the token alone to it")
+        raise TokenError(f"is larger than {TOKEN_BYTES_MAX:,} bytes; write only the token to it")
     try:
         token = content.decode("ascii").strip()
     except UnicodeDecodeError:
@@ -135,7 +135,7 @@ def of_answer(body: bytes) -> Token:
     if len(answer.access_token) > TOKEN_BYTES_MAX:
         raise TokenError(f"issues a token of more than {TOKEN_BYTES_MAX:,} bytes; reduce its claims")
     if _TOKEN.fullmatch(answer.access_token) is None:
-        raise TokenError("issues a token with characters that no bearer token has; check the server")
+        raise TokenError("issues a token with characters not allowed in a bearer token; check the server")
     if answer.expires_in is None:
         return Token(answer.access_token, KEPT_DEFAULT_S, KEPT_DEFAULT_S)
     lifetime_s = _seconds(answer.expires_in)

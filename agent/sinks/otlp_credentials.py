@@ -73,7 +73,7 @@ def _parsed(path: Path, parse: Callable[[str], T]) -> T:
     try:
         return parse(path.read_text(encoding="ascii"))
     except UnicodeDecodeError:
-        raise ValueError(f"{str(path)!r} has characters other than ASCII") from None
+        raise ValueError(f"{str(path)!r} has characters other than ASCII; remove them") from None
     except ValueError as error:
         raise ValueError(f"{str(path)!r} {error}") from None
 

@@ -121,7 +121,7 @@ def of_status(status: int, reason: str, text: str, settings: Settings) -> str:
         case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
             return f"otlp.headers: the backend refuses the credentials ({answer}); {_CREDENTIALS}"
         case HTTPStatus.NOT_FOUND | HTTPStatus.METHOD_NOT_ALLOWED:
-            return f"{name}: the backend has no OTLP at this path ({answer}); check the path"
+            return f"{name}: the backend does not serve OTLP at this path ({answer}); check the path"
         case HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
             return f"the proxy refuses the request ({answer}); put user name and password into its URL"
         case HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
@@ -167,7 +167,7 @@ def of_grpc(code: str, details: str, settings: Settings) -> str:
         case "UNAUTHENTICATED" | "PERMISSION_DENIED":
             return f"otlp.headers: the backend refuses the credentials ({answer}); {_CREDENTIALS}"
         case "UNIMPLEMENTED":
-            words = f"{name}: the backend has no OTLP over gRPC here ({answer})"
+            words = f"{name}: the backend does not serve OTLP over gRPC here ({answer})"
             return f"{words}; check the port, or set otlp.protocol: http"
         case "DEADLINE_EXCEEDED":
             words = f"otlp.timeout: no answer from {peer} within {settings.timeout_s:g} s"

@@ -30,8 +30,8 @@ def checked(headers: Mapping[str, str]) -> Mapping[str, str]:
             raise ValueError(f"{lower!r} cannot be set; remove it")
         if _VALUE.fullmatch(value) is None:
             raise ValueError(
-                f"the value of {lower!r} contains unprintable characters or others than ASCII; remove them, "
-                "e.g. a line break"
+                f"the value of {lower!r} contains unprintable or non-ASCII characters, e.g. a line break; "
+                "remove them"
             )
         if lower in found:
             raise ValueError(f"{lower!r} is set twice; remove one")

@@ -156,5 +156,5 @@ def decode_block(row: BlockRow) -> Rows:
     except (cramjam.DecompressionError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Undecodable(f"block {first}: {error}") from error
     if written != len(raw) or len(found) != last - first + 1:
-        raise Undecodable(f"block {first}: other records than its row says")
+        raise Undecodable(f"block {first}: the records do not match its row")
     return [(position, Record(*each)) for position, each in enumerate(found, first)]

@@ -172,7 +172,7 @@ def act_as_owner(directory: Path) -> None:
         os.setresgid(group, group, group)
         os.setresuid(user, user, user)
     except OSError as error:
-        message = f"belongs to the user {user}, which root cannot become here: {error.strerror}"
+        message = f"belongs to the user {user}, and root cannot switch to it: {error.strerror}"
         raise StateFileError(f"{directory}: {message}; run the command as that user") from error
 
 

@@ -105,7 +105,7 @@ async def test_logins_acls_and_certificates(secured: Secured) -> None:
     await refused("requires TLS or a login", secured.login)
     await refused("answers with TLS; set kafka.tls.enabled: true", secured.tls)
     await refused("is not trusted (self-signed certificate", secured.tls, tls=Tls())
-    await refused("has no login", secured.kafka.bootstrap, PLAIN)
+    await refused("does not use SASL", secured.kafka.bootstrap, PLAIN)
     await refused("allow IdempotentWrite", secured.login, SCRAM_512)
     secured.allow(ResourceType.TOPIC, "another", AclOperation.WRITE)
     await refused(f"topic {TOPIC}: not authorized to write", secured.login, SCRAM_512)

@@ -273,7 +273,7 @@ async def test_a_name_that_cannot_be_resolved_is_named(protocol: Protocol) -> No
     [
         ("401 Unauthorized", ("otlp.headers: ", "refuses the credentials", "otlp.bearer_token_file")),
         ("403 Forbidden", ("otlp.headers: ", "refuses the credentials")),
-        ("404 Not Found", ("otlp.endpoint: ", "has no OTLP at this path")),
+        ("404 Not Found", ("otlp.endpoint: ", "does not serve OTLP at this path")),
         ("413 Content Too Large", ("too large for the backend",)),
         ("429 Too Many Requests", ("otlp.interval: ", "throttles")),
     ],

@@ -192,7 +192,7 @@ VM_CHECKS: Mapping[Code, Check] = {
         Category.VMS,
         "the agent can set the polling interval",
         "QEMU refused the interval, or the change could not be recorded",
-        "see the detail: it has QEMU's error, or the problem of the state directory",
+        "see the detail: it has QEMU's error, or the problem with the state directory",
         When.AFTER,
     ),
     Code.VM_DRIVER: Check(

@@ -46,7 +46,7 @@ def test_resource_attributes_are_not_read_where_the_sdk_is_disabled(tmp_path: Pa
     ("variable", "says"),
     [
         ("a=b,c", "ignored: 'c' is not NAME=VALUE"),
-        ("a=b,c=%zz", "ignored: 'c=%zz' has a % that begins no escape"),
+        ("a=b,c=%zz", "ignored: 'c=%zz' has a % that does not begin an escape"),
         ("a=b,c=%ff", "ignored: 'c=%ff' is not UTF-8"),
     ],
 )

@@ -65,8 +65,8 @@ def test_a_token_is_kept_for_a_share_of_its_life(
         (b'{"access_token": "a", "expires_in": 3}', "expire within 5 s; raise"),
         (b'{"access_token": "a", "expires_in": -1e400}', "without a token|expire within 5 s"),
         (b'{"access_token": "a", "expires_in": "soon"}', "expire within 5 s"),
-        (b'{"access_token": ""}', "characters that no bearer token has"),
-        (b'{"access_token": "a\\u0001b=c"}', "characters that no bearer token has"),
+        (b'{"access_token": ""}', "characters not allowed in a bearer token"),
+        (b'{"access_token": "a\\u0001b=c"}', "characters not allowed in a bearer token"),
         (b'{"access_token": "%s"}' % (b"a" * 32_769), "more than 32,768 bytes"),
     ],
 )

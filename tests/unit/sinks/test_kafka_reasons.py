@@ -138,7 +138,7 @@ async def test_a_broker_that_works_takes_the_record() -> None:
         (Peer(close_at=frozenset({METADATA})), None, CLOSED),
         (Peer(silent_at=frozenset({API_VERSIONS})), None, "does not answer the first request; if it"),
         (Peer(mechanisms=("PLAIN", "X"), handshake_error=33), SCRAM, "does not offer.* one of PLAIN, X"),
-        (Peer(handshake_error=34), SCRAM, "kafka.sasl: the listener of .* has no login; remove the section"),
+        (Peer(handshake_error=34), SCRAM, "kafka.sasl: the listener of .* does not use SASL; remove the"),
         (Peer(password="other"), SCRAM, r"refuses the user name or the password \(Auth"),
         (Peer(password="other"), PLAIN, "kafka.sasl: .* refuses the user name or the password"),
         (Peer(login_error=(58, "bad\x1b[31m\nwords" + "x" * 5000)), PLAIN, r"the password \(bad \[31m words"),

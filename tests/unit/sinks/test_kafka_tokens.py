@@ -179,7 +179,7 @@ REFUSED = http(
         (http(b"", "503 Busy"), r"fails \(HTTP 503 Busy\)", Fault.CONNECTION),
         (http(b"", "429 Slow"), r"fails \(HTTP 429 Slow\)", Fault.CONNECTION),
         (http(b"<html>"), "answers without a token in JSON", Fault.SETTING),
-        (http(b'{"access_token":"a b"}'), "characters that no bearer token has", Fault.SETTING),
+        (http(b'{"access_token":"a b"}'), "characters not allowed in a bearer token", Fault.SETTING),
         (HEAD + b"Content-Encoding: gzip\r\nContent-Length: 1\r\n\r\nx", "without a token", Fault.SETTING),
         (b"SSH-2.0-x\r\n", "does not answer in HTTP/1.1; check its port", Fault.SETTING),
         (socket.socket.close, "ended the connection", Fault.CONNECTION),

@@ -20,7 +20,7 @@ def test_a_token_has_a_line_break_at_its_end() -> None:
         ("a: secret\nA: secret", "is set twice"),
         ("a: secret\na: secret", "line 2 repeats a header"),
         ("secret secret: a", "the name of header 1 is not valid"),
-        ("a: secr\u00e9t", "unprintable characters or others than ASCII"),
+        ("a: secr\u00e9t", "unprintable or non-ASCII characters"),
         ("Content-Length: secret", "'content-length' cannot be set"),
         ("grpc-timeout: secret", "'grpc-timeout' cannot be set"),
         ("x-bin: secret", "'x-bin' cannot be set"),

@@ -99,7 +99,7 @@ def test_a_row_with_nothing_in_a_column_is_told_as_undecodable(column: int) -> N
         (forged(b"\x00" * (100 << 20), claimed_bytes=100), "failed to write whole buffer"),
         (forged(b"\xdd\x7f\xff\xff\xff"), "Expected `array` of length <="),
         (forged(msgspec.msgpack.encode([encode_record(record(1))] * 600)), "Expected `array` of length <="),
-        (forged(msgspec.msgpack.encode([encode_record(record(1))] * 2)), "other records than its row says"),
+        (forged(msgspec.msgpack.encode([encode_record(record(1))] * 2)), "the records do not match its row"),
         (forged(msgspec.msgpack.encode([encode_record(record(1))]), records=1 << 40), "impossible number"),
         (forged(msgspec.msgpack.encode([encode_record(record(1))]), records=-5), "impossible number"),
         (forged(msgspec.msgpack.encode([("nonsense", "", "", 1, b"", b"")])), "Invalid enum value"),
