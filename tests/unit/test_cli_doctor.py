@@ -194,7 +194,11 @@ def test_brokers_above_the_bound_are_not_connected_to(case: Case, monkeypatch: p
     [
         ("http://nowhere.invalid:4318/v1/logs", "cannot be resolved", "check it and the host's DNS"),
         ("http://127.0.0.1:{closed}/v1/logs", "is unreachable", "check the address and port in SETTING, the"),
-        ("http://127.0.0.1:{open}/wrong", "no OTLP at this path", "correct the path in SETTING, or set"),
+        (
+            "http://127.0.0.1:{open}/wrong",
+            "does not serve OTLP at this path",
+            "correct the path in SETTING, or set",
+        ),
     ],
     ids=["name", "port", "path"],
 )
