@@ -108,7 +108,7 @@ bench-streams: setup ## measure records/s per core and state of the stream jobs,
 	@python -m tests.lab.setup kafka flink
 	@python -m tests.lab.bench_streams
 
-build-tools: $(BUILD_READY) # in a target of its own, for who must not set them up twice at once
+build-tools: $(BUILD_READY) # a target of its own, so that two processes do not set them up at the same time
 
 release: setup $(BUILD_READY) ## build a release of the checked-out commit into dist/
 	@UV=$(UV) BUILD_PYTHON=$(BUILD)/bin/python python -m release $(PARTS)

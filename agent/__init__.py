@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 gc.set_threshold(10_000, 20, 20)
 
 # pydantic searches all installed packages for plugins. The agent needs none.
-os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 # structlog imports rich where it is installed, to draw tracebacks, which takes memory and time at each start.
 # The agent writes plain ones (runtime/logs.py).

@@ -179,6 +179,6 @@ class WorkerThread:
                 ended()
 
             if not self.report(finish):
-                orphaned()
                 self.end()
+                orphaned()
             del job, call, ended, orphaned, finish  # an idle thread keeps no result

@@ -116,7 +116,7 @@ def sbom(release: Release, place: Path) -> None:
 
 
 def image(release: Release) -> None:
-    """the image, as `podman save` writes it"""
+    """the image, as an archive for `podman load`"""
     podman, base = release.tool("PODMAN", "podman"), release.environ.get("BASE")
     moment = datetime.fromtimestamp(release.epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     labels = {"VERSION": __version__, "REVISION": release.revision, "CREATED": moment} | (

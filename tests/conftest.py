@@ -1,7 +1,7 @@
 """What all tests use: the event loop, a folder kept on failure, a check for leftover processes, the order.
 
-How many examples Hypothesis makes: profile quick in `make check`, else short or BAROGRAPH_HYPOTHESIS. But for
-the long form they are the same each time, and none has a deadline.
+How many examples Hypothesis makes: profile quick in `make check`, else short or BAROGRAPH_HYPOTHESIS. Except
+in the long form, they are the same each time, and none has a deadline.
 """
 
 import gc

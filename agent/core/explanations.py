@@ -234,7 +234,7 @@ PRESSURE: Mapping[PressureLevel, Advice] = {
 _COMPONENT_STEPS: Mapping[str, str] = {
     "discovery": "run `barograph doctor`, which checks each glob and each libvirt",
     "spool": "run `barograph doctor`, which checks the state directory; see docs/operations.md",
-    "kafka": "run `barograph doctor`, which checks each broker and each topic; records stay queued",
+    "kafka": "run `barograph doctor`, which checks each broker and each topic",
     "otlp": "run `barograph doctor`, which checks the backend",
     "lines": "check the program that reads the standard output of the agent",
 }

@@ -53,7 +53,7 @@ def page_parts(
     for name, each in components.items():
         state, why = each.health.value, each.text
         if each.health is Health.DEGRADED:
-            why = f"{why}; next: {component_step(name)}"
+            why = f"{why}; next: {component_step(name).replace('`', '')}"
         since = _utc(each.since_ms)
         yield f'<tr><td>{_text(name)}<td class="{state}">{state}<td>{since}<td>{_text(why)}</tr>\n'
     yield (
