@@ -408,6 +408,31 @@ class Piece:
     there: Callable[[], bool]
 
 
+def virtiofsd() -> Path:
+    """Return what shares a folder with a VM: in Debian 12 with QEMU, later a package of its own."""
+    qemu()
+    debian.install(["virtiofsd"], "shares files with a VM", there=lambda: _virtiofsd() is not None)
+    return cast(Path, _virtiofsd())
+
+
+def cgroup_host() -> None:
+    """See that there is what a host with cgroups of version 2 is made of.
+
+    Raises:
+        CannotHave: also where we are not root.
+    """
+    if os.geteuid() != 0:
+        raise CannotHave("this is not root, who alone can share the root file system with a VM")
+    newer_guest()
+    newer_qemu()
+    virtiofsd()
+
+
+def _virtiofsd() -> Path | None:
+    places = (Path("/usr/lib/qemu/virtiofsd"), Path("/usr/libexec/virtiofsd"))
+    return next((each for each in places if each.exists()), None)
+
+
 def _on_path(*names: str) -> Callable[[], bool]:
     return lambda: all(shutil.which(name) is not None for name in names)
 
@@ -477,6 +502,16 @@ PIECES: Mapping[str, Piece] = {
     "newer-qemu": Piece(newer_qemu, _built("newer-qemu", " ".join(NEWER_QEMU_PACKAGES))),
     "guest": Piece(guest, _built("guest", GUEST_INPUTS)),
     "newer-guest": Piece(newer_guest, _built("newer-guest", NEWER_GUEST_INPUTS)),
+    "cgroup-host": Piece(
+        cgroup_host,
+        lambda: (
+            os.geteuid() == 0
+            and _on_path(QEMU)()
+            and _virtiofsd() is not None
+            and _built("newer-qemu", " ".join(NEWER_QEMU_PACKAGES))()
+            and _built("newer-guest", NEWER_GUEST_INPUTS)()
+        ),
+    ),
     "kafka": Piece(kafka, lambda: _on_path("java")() and _built("kafka", KAFKA_POM)()),
     "kafka-tools": Piece(kafka_tools, _built("kafka-tools", KAFKA_TOOLS)),
     "collector": Piece(collector, _built("collector", COLLECTOR_BUILDER + COLLECTOR_MANIFEST)),
