@@ -90,6 +90,7 @@ test: lab ## run all tests: most in parallel, then those that measure time, in p
 	@python -m pytest -q -m "alone and not paired and not long" tests/integration
 
 test-long: lab ## run the long forms of the tests, and print their figures
+	@python -m tests.lab.setup cgroup-host
 	@BAROGRAPH_HYPOTHESIS=long python -m pytest -q tests/model
 	@python -m pytest -q -s -m long
 
