@@ -123,7 +123,7 @@ class Configured:
 
 
 SERVICE_MANAGER_PID = 1
-"""It is no VM: it listens on sockets for other processes (systemd.socket(5))."""
+"""The process that listens on sockets for other processes (systemd.socket(5)). It is not a VM."""
 
 
 @dataclass(frozen=True, slots=True)
