@@ -12,6 +12,7 @@ from agent.cli.status_document import Status, Vm, order, plain, span
 from agent.core.explanations import PRESSURE, component_step
 from agent.core.pressure import PressureLevel
 from agent.core.urgency import Urgency
+from agent.core.wording import without_backticks
 
 UNREACHABLE = "agent/unreachable"
 NO_VMS = "agent/no-vms"
@@ -108,8 +109,8 @@ def problem_lines(problem: Problem, *, with_host: bool) -> Sequence[str]:
     lines = [plain("  ".join(parts), _COLUMNS)]
     if problem.vms:
         lines += _indented(_names(problem.vms))
-    lines += _indented(plain(_unquoted(problem.meaning), _TEXT_CHARACTERS_MAX))
-    lines += _indented(f"next: {plain(_unquoted(problem.next_step), _TEXT_CHARACTERS_MAX)}")
+    lines += _indented(plain(without_backticks(problem.meaning), _TEXT_CHARACTERS_MAX))
+    lines += _indented(f"next: {plain(without_backticks(problem.next_step), _TEXT_CHARACTERS_MAX)}")
     return lines
 
 
@@ -125,10 +126,6 @@ def _name(name: str) -> str:
     if not text.startswith("/") or len(text) <= _NAME_CHARACTERS_MAX:
         return plain(text, _NAME_CHARACTERS_MAX)
     return f"...{text[3 - _NAME_CHARACTERS_MAX :]}"
-
-
-def _unquoted(text: str) -> str:
-    return text.replace("`", "")
 
 
 def _indented(text: str) -> Sequence[str]:

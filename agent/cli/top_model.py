@@ -9,6 +9,7 @@ from textwrap import wrap
 from agent.cli.status_document import Status, Vm, plain, size, span
 from agent.cli.status_problems import Problem, advice, problem_lines, problems
 from agent.cli.status_table import Row, rows
+from agent.core.wording import without_backticks
 
 CHANGES_MAX = 1_000
 """Changes of state that are remembered, of all VMs."""
@@ -169,5 +170,5 @@ def _memory(vm: Vm) -> str:
 
 
 def _named(name: str, text: str) -> Sequence[str]:
-    shown = plain(text.replace("`", ""), _TEXT_CHARACTERS_MAX) or "-"
+    shown = plain(without_backticks(text), _TEXT_CHARACTERS_MAX) or "-"
     return wrap(shown, _COLUMNS, initial_indent=f"{name:<11}", subsequent_indent=" " * 11)

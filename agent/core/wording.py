@@ -6,6 +6,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'s' * (count != 1)}"
 
 
+def without_backticks(text: str) -> str:
+    """Return a text of the documentation for a place that shows no Markdown."""
+    return text.replace("`", "")
+
+
 def printable(text: str, characters_max: int) -> str:
     """Return a peer's text bounded and printable: without control, bidi and surrogate characters."""
     shown = text[:characters_max]

@@ -38,7 +38,7 @@ def find(path: str) -> tuple[str, os.stat_result]:
             or the directory of a socket that has several names.
         OSError: a part of the path is missing or not readable, or the links form a loop.
     """
-    # At most three descriptors, however long the path is: links need theirs.
+    # At most two descriptors, however long the path is: links need theirs.
     here, names = os.open("/", _FLAGS), list[str]()  # an open directory, and its path
     ahead = path.split("/")[::-1]
     followed = 0

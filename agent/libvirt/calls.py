@@ -43,13 +43,13 @@ class HeldThreads:
         held = self._held[uri]
         if held >= self._each_max:
             return f"the daemon does not answer: {held} calls have not ended; restart it"
-        held = self._held.total()
-        if self._all_max is None or held < self._all_max:
+        total = self._held.total()
+        if self._all_max is None or total < self._all_max:
             return None
-        of_owner = self._held_of[owner]
-        if of_owner < max(1, self._all_max // len(self._held_of)) and held < self._all_max * OWNERS_FACTOR:
+        share = max(1, self._all_max // len(self._held_of))
+        if self._held_of[owner] < share and total < self._all_max * OWNERS_FACTOR:
             return None
-        return f"too many libvirt daemons do not answer: {held} calls have not ended; restart them"
+        return f"too many libvirt daemons do not answer: {total} calls have not ended; restart them"
 
     def hold(self, uri: str, owner: Owner) -> None:
         """Count a thread."""

@@ -13,7 +13,7 @@ from agent.core.explanations import component_step
 from agent.core.health import Component, Health
 from agent.core.reading import VmView
 from agent.core.urgency import level_now, urgency_of
-from agent.core.wording import printable
+from agent.core.wording import printable, without_backticks
 from agent.web.documents import age_s
 from agent.web.overview import name_of
 
@@ -53,7 +53,7 @@ def page_parts(
     for name, each in components.items():
         state, why = each.health.value, each.text
         if each.health is Health.DEGRADED:
-            why = f"{why}; next: {component_step(name).replace('`', '')}"
+            why = f"{why}; next: {without_backticks(component_step(name))}"
         since = _utc(each.since_ms)
         yield f'<tr><td>{_text(name)}<td class="{state}">{state}<td>{since}<td>{_text(why)}</tr>\n'
     yield (

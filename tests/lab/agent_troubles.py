@@ -39,12 +39,8 @@ def leaves_out(metric: Mapping[str, str]) -> bool:
 
 def squeeze(vm: qemu.Vm) -> None:
     """Let programs of the guest allocate and free memory again and again, with 4 % of it left."""
-    with vm.monitor() as monitor:
-        _, stats = monitor.guest_stats()
-    left = stats["stat-available-memory"] - stats["stat-total-memory"] * 4 // 100
     vm.order("swap")
-    vm.order("room 400")
-    vm.order(f"dirty {left >> 20}")
+    fill(vm, 40)
     vm.order("churn")
 
 
@@ -121,7 +117,7 @@ def record(folder: Path, into: Path, minutes: float) -> None:
         steps = [
             Step(0, "node-2", "the Kafka brokers are down", lambda: None),
             Step(0, "node-3", "the topic of the samples accepts 200 bytes at most", lambda: None),
-            Step(1, "low", "the guest fills its memory to 2 %", lambda: fill(vms["low"])),
+            Step(1, "low", "the guest fills its memory to 2 %", lambda: fill(vms["low"], 22)),
             Step(1, "stalls", "programs allocate and free memory", lambda: squeeze(vms["stalls"])),
             Step(1, "node-2", "3 % of the host's memory is available", lambda: show_available(meminfo, 3)),
             Step(

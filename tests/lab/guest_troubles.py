@@ -13,11 +13,11 @@ from tests.lab.prometheus import prometheus
 MINUTES = 50
 
 
-def fill(vm: qemu.Vm) -> None:
-    """Leave the guest a little more than 2 % of its memory."""
+def fill(vm: qemu.Vm, left_permille: int) -> None:
+    """Leave the guest this part of its memory."""
     with vm.monitor() as monitor:
         _, stats = monitor.guest_stats()
-    left = stats["stat-available-memory"] - stats["stat-total-memory"] * 22 // 1000
+    left = stats["stat-available-memory"] - stats["stat-total-memory"] * left_permille // 1000
     vm.order("room 400")
     vm.order(f"dirty {left >> 20}")
 
@@ -49,7 +49,7 @@ def _steps(
 ) -> list[Step]:
     thrash = vms["thrash"]
     return [
-        Step(1, "low", "the guest fills its memory to 2 %", lambda: fill(vms["low"])),
+        Step(1, "low", "the guest fills its memory to 2 %", lambda: fill(vms["low"], 22)),
         Step(2, "thrash", "the guest works with more than its memory, and swaps", lambda: swap(thrash)),
         Step(3, "oom", "the guest's kernel kills a process", lambda: run_out(vms["oom"])),
         Step(3, "driver", "the guest unloads its balloon driver", lambda: vms["driver"].order("unload")),

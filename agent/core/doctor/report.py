@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from agent.core.doctor.checks import CHECKS
 from agent.core.doctor.codes import Code
 from agent.core.findings import Finding, Level
-from agent.core.wording import counted, printable
+from agent.core.wording import counted, printable, without_backticks
 
 SHOWN_MAX = 5
 """Findings of one check that are listed; the rest is counted."""
@@ -61,7 +61,7 @@ def merged(parts: Iterable[Findings]) -> Findings:
 
 def hint_of(code: Code) -> str:
     """Return the fixed hint of a check, without Markdown."""
-    text = CHECKS[code].step.replace("`", "")
+    text = without_backticks(CHECKS[code].step)
     while "](" in text:  # [text](target)
         before, _, rest = text.partition("[")
         words, _, rest = rest.partition("](")
