@@ -17,7 +17,7 @@ os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 # structlog imports rich where it is installed, to draw tracebacks, which takes memory and time at each start.
 # The agent writes plain ones (runtime/logs.py).
 if "rich" not in sys.modules:
-    sys.modules["rich"] = None  # type: ignore[assignment]  # an import of it now raises ImportError
+    sys.modules["rich"] = None  # pyrefly: ignore[unsupported-operation]  # an import of it now raises ImportError
     import_module("structlog")
 
     del sys.modules["rich"]

@@ -85,7 +85,7 @@ async def run(config: Config, reload_config: Callable[[], Config]) -> bool:
     redact = Redactor(config.secrets)
     logs.configure(config.log.level, config.log.format, redact)
     for caution in config.cautions:
-        log.warning("configuration", setting=caution.place, problem=caution.message)
+        log.warning("configuration warning", setting=caution.place, problem=caution.message)
     raise_descriptor_limit()
     use_one_arena()
     host = config.host_identity()
@@ -229,7 +229,10 @@ class _Run:
                     collection.start_soon(keep_pauses_short)
                     if self._config.memory_interval_s is not None:
                         rounds = VmMemoryRounds(
-                            self._fleet.pollers, self._recorder, self._config.memory_interval_s
+                            self._fleet.pollers,
+                            self._recorder,
+                            self._config.memory_interval_s,
+                            self._fleet.owner_of,
                         )
                         collection.start_soon(rounds.run)
                     collection.start_soon(self._open_monitor.run)
@@ -304,7 +307,11 @@ class _Run:
     def _on_first_scan(self, collection: TaskGroup, scan: Scan) -> None:
         self._discovered = len(scan.seen)
         if not scan.seen:
-            detail = "no socket matches the globs, and libvirt has no domain; start a VM, or check both"
+            detail = (
+                "every socket that matches a glob was refused; see the log lines `monitor refused`"
+                if scan.refused
+                else "no socket matches the globs, and libvirt has no domain; start a VM, or check both"
+            )
             log.warning("no VM found", refused=len(scan.refused), detail=detail)
         self._reporter.enter(AgentPhase.RUNNING, f"found {counted(len(scan.seen), 'monitor')}")
         self._manager.ready()

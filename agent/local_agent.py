@@ -35,7 +35,8 @@ def ask(host: str, port: int, path: str, *, within_s: float, bytes_max: int) -> 
         finally:
             timer.cancel()
     except (OSError, HTTPException) as error:
-        raise NoAnswerError(printable(str(error), _MESSAGE_MAX_CHARACTERS)) from error
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise NoAnswerError(printable(why, _MESSAGE_MAX_CHARACTERS)) from error
     finally:
         connection.close()
     if ended.is_set():

@@ -79,7 +79,7 @@ class Count(StrEnum):
     READINGS = "readings", "{reading}", "Answers to guest-stats accepted as readings."
     SAMPLES = "samples", "{sample}", "New samples recorded."
     REPEATS = "repeats", "{reading}", "Readings without a new update."
-    COALESCED = "coalesced", "{update}", "Updates in the same second as the one before, so not recorded."
+    COALESCED = "coalesced", "{update}", "Updates in the same second as the previous one, not recorded."
     MISSED = "missed_at_most", "{update}", "Updates overwritten before they were read, as an upper bound."
     READINGS_REFUSED = (
         "readings_refused", "{reading}", "Malformed answers to guest-stats, by reason.",
@@ -142,7 +142,7 @@ COMPONENT_HEALTH = Instrument(
         "barograph.component.health",
         "1",
         "updowncounter",
-        "1 for the health of the component, 0 for all others.",
+        "1 for the current health of the component, 0 for each other value.",
     ),
     (COMPONENT, HEALTH),
     tuple(health.value for health in Health),
@@ -269,8 +269,8 @@ class Levels:
     spool_limit_bytes: int | None = None
     dead_letters: int | None = None
     cpu_s: float = 0.0
-    memory_bytes: int = 0
-    descriptors: int = 0
+    memory_bytes: int | None = 0  # None: it cannot be read now
+    descriptors: int | None = 0
     host_memory: HostMemoryEvent | None = None
 
 

@@ -128,8 +128,8 @@ class VmsConfig(Section):
     exclude: Rules = Field(
         default=(),
         description=(
-            "VMs that match any of these rules are not observed. A rule by path or label, or for a libvirt "
-            "domain any rule, is decided without a link. For a rule by name or uuid, the agent connects to a "
-            "monitor once for each QEMU process."
+            "VMs that match any of these rules are not observed. The agent applies a rule by path or label, "
+            "and any rule for a libvirt domain, without connecting to the VM. For a rule by name or uuid, it "
+            "connects to a monitor once for each QEMU process."
         ),
     )

@@ -213,6 +213,10 @@ def _reason(error: Exception) -> str:
 
 def _id_from(file: str, findings: list[Finding]) -> str:
     path = ("host", "id_file")
+    if _is_missing(file):
+        step = "run systemd-machine-id-setup on the host, use another file, or set host.id"
+        findings.append(Finding(path, f"{file!r} is missing; {step}"))
+        return ""
     content = _content(file, path, findings)
     if content is None:
         return ""
@@ -222,6 +226,14 @@ def _id_from(file: str, findings: list[Finding]) -> str:
         findings.append(Finding(path, f"{file!r} has no ID; run systemd-machine-id-setup, or set host.id"))
         return ""
     return found
+
+
+def _is_missing(file: str) -> bool:
+    try:
+        os.stat(file)
+    except OSError as error:
+        return isinstance(error, FileNotFoundError)  # after another error it is not known
+    return False
 
 
 def _hostname(findings: list[Finding]) -> str:

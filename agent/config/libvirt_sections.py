@@ -46,8 +46,9 @@ class MetadataConfig(Section):
     )
     path: Annotated[str, AfterValidator(checked_path), Takes("path")] = Field(
         description=(
-            "Names of elements below `<metadata>`, separated by `/`, and `@` with the name of an attribute "
-            "for its value instead of the text. The first element that matches counts."
+            "Names of elements below `<metadata>`, separated by `/`. The label has the text of the element "
+            "or, if the path ends with `/@` and the name of an attribute, the value of the attribute. "
+            "The first element that matches counts."
         )
     )
 

@@ -30,6 +30,6 @@ def _text(tree: dict[str, Any], path: SettingPath) -> str:
     value: object = tree
     for name in path:
         value = cast("dict[str, object]", value)[name]
-    if isinstance(value, list | tuple):
+    if isinstance(value, Sequence) and not isinstance(value, str):
         return ",".join(map(str, cast("Sequence[object]", value)))
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -150,8 +150,7 @@ class PollingConfig(Section):
         description=(
             "What to do at a clean exit with the intervals that the agent changed: `give-back` restores "
             "them, `keep` leaves them for the next start. Default: `keep` where the spool is on disk, so "
-            "that a restart resumes and does not switch polling off and on for a whole fleet; else "
-            "`give-back`."
+            "that the restart of a fleet does not disable and enable polling everywhere; else `give-back`."
         ),
     )
     recheck: Annotated[WrittenDuration, within("1s", "1h")] = Field(
@@ -261,15 +260,16 @@ class BufferConfig(Section):
     size: Annotated[WrittenSize, within("64KiB", "64GiB")] = Field(
         default=Size(64 * 2**20),
         description=(
-            "Size of the queue in memory of each sink without a spool, and of the spool while its disk "
-            "cannot be written. When it is full, the oldest records are dropped and counted: those of memory "
-            "first, then samples, states last. 64 MiB hold about 50 minutes of 100 VMs at 5 s."
+            "Size of a queue in memory. Without a spool, each sink has such a queue; with a spool, there is "
+            "one while the disk cannot be written. When it is full, the oldest records are dropped and "
+            "counted: memory records first, then samples, states last. 64 MiB hold about 50 minutes of 100 "
+            "VMs at 5 s."
         ),
     )
 
 
 class SpoolConfig(Section):
-    """The queues on disk for Kafka and OTLP's logs, and the memory of each VM that survives a restart."""
+    """The queues on disk for Kafka and OTLP's logs, and what the agent remembers about each VM."""
 
     mode: SpoolMode = Field(
         default=SpoolMode.AUTO,
@@ -282,9 +282,10 @@ class SpoolConfig(Section):
     size: Annotated[WrittenSize, within("32MiB", "1TiB")] = Field(
         default=Size(2**30),
         description=(
-            "Maximum size of the file. When it is full, records are dropped and counted: the oldest of "
-            "memory first, then samples, states last. Includes the memory of VMs, about 1 KiB each. 1 GiB "
-            "holds some 7,000,000 samples: 100 VMs at 10 s for 8 days, 1,000 for 20 hours."
+            "How much of the file may be in use. At this limit, records are dropped and counted: the oldest "
+            "memory records first, then samples, states last. Includes what the agent remembers about VMs, "
+            "about 1 KiB each. 1 GiB holds some 7,000,000 samples: 100 VMs at 10 s for 8 days, 1,000 for 20 "
+            "hours."
         ),
     )
     age: Annotated[WrittenDuration, within("1m", "365d")] = Field(

@@ -284,10 +284,10 @@ def _syntax(error: yaml.MarkedYAMLError) -> str:
         hint = "remove one"
     elif "undefined alias" in problem:  # its name, and that of a tag, may be a secret without quotes
         problem, hint = "found an alias without an anchor", "quote a text that begins with *"
-    elif "aliases stand for" in problem:
+    elif "aliases are expanded" in problem:
         hint = "use fewer aliases"
-    elif "looks like one" in problem:
-        hint = "put a text in quotes"
+    elif "looks like a date" in problem:
+        hint = "if it is text, put it in quotes"
     elif "could not determine a constructor" in problem:
         problem, hint = "unknown tag", "remove it, or quote a text that begins with !"
     return f"not YAML: {problem}{context}; {hint}"
@@ -325,15 +325,15 @@ class _Loader(yaml.SafeLoader):
 
     def construct_document(self, node: yaml.Node) -> object:
         if _values(node, {}) > VALUES_MAX:
-            problem = f"more than {VALUES_MAX:,} values, with those that aliases stand for"
+            problem = f"more than {VALUES_MAX:,} values after aliases are expanded"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
-        return cast(object, super().construct_document(node))  # pyright: ignore[reportUnknownMemberType]
+        return cast(object, super().construct_document(node))
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> object:
         try:
-            return cast(object, super().construct_object(node, deep))  # pyright: ignore[reportUnknownMemberType]
+            return cast(object, super().construct_object(node, deep))
         except ValueError as error:  # a date that the calendar does not have, a number of too many digits
-            problem = "not a date or a number, although it looks like one"
+            problem = "this value looks like a date or a number, but is not valid"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:

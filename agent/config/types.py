@@ -39,7 +39,7 @@ class OnExit(StrEnum):
 
 
 class SpoolMode(StrEnum):
-    """Where records are queued for Kafka, and whether the memory of VMs survives the agent."""
+    """Where records are queued for Kafka, and whether VMs are remembered after a restart."""
 
     AUTO = "auto"
     DISK = "disk"
@@ -307,8 +307,12 @@ def _parameters(pairs: Mapping[str, str]) -> Mapping[str, str]:
 
 def _extensions(pairs: Mapping[str, str]) -> Mapping[str, str]:
     for name, value in pairs.items():
-        if _EXTENSION.fullmatch(name) is None or name == "auth" or not value.isascii():
-            raise ValueError(f"{name[:40]!r} is not a SASL extension; use letters for the name, and ASCII")
+        if name == "auth":
+            raise ValueError("'auth' is not a SASL extension but the token; remove it")
+        if _EXTENSION.fullmatch(name) is None:
+            raise ValueError(f"{name[:40]!r} is not the name of a SASL extension; use only letters")
+        if not value.isascii():
+            raise ValueError(f"{name[:40]!r} has a value with characters that are not ASCII; use only ASCII")
     return _bounded(pairs)
 
 

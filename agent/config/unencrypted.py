@@ -31,7 +31,7 @@ def _to_brokers(written: Written) -> Iterator[Problem]:
         case SaslMechanism.OAUTHBEARER:
             risk = "sends the token in clear text"
         case _:
-            risk = "lets others read and change the records, and try passwords against a recorded login"
+            risk = "lets others read and change the records, and guess the password from a recorded login"
     yield Problem(
         "kafka.sasl.mechanism", f"{mechanism.value} without TLS {risk}; set kafka.tls.enabled: true"
     )

@@ -213,7 +213,7 @@ def _message(error: ErrorDetails) -> str:
         case "value_error":
             return str(context["error"])
         case "missing":
-            return "missing; every section of monitors needs one"
+            return f"missing; every entry of {dotted(error['loc'][:-2])} needs one"
         case "enum" | "literal_error":
             return f"{_shown(error['input'])} is not valid; use {context['expected']}{_near(error)}"
         case "greater_than_equal":

@@ -89,7 +89,7 @@ HOST_MEMORY: tuple[HostMetric, ...] = (
          _ksm(lambda ksm: ksm.sharing_bytes)),
     _row("ksm.unshared", "Memory that KSM checks again and again without finding a twin.",
          _ksm(lambda ksm: ksm.unshared_bytes)),
-    _row("ksm.profit", "Memory that KSM saves, less what its own data takes; may be negative.",
+    _row("ksm.profit", "Memory that KSM saves, minus the memory that it uses itself; may be negative.",
          _ksm(lambda ksm: ksm.profit_bytes)),
     _row("vms.actual", "Sum of the balloon values (actual) of all VMs with a known value.",
          lambda event: _bytes(event.vms.actual)),

@@ -202,7 +202,8 @@ STATE: Final = Metric(
     "qemu.vm.state",
     "1",
     "updowncounter",
-    "1 for the state of the VM, 0 for all others (over OTLP these are sent at a change and once a minute).",
+    "1 for the current state of the VM, 0 for each other state (over OTLP, a 0 is sent at a change and once a"
+    " minute).",
 )
 STATE_REASON: Final = Metric(
     "qemu.vm.state_reason",

@@ -136,7 +136,7 @@ _TABLE = (
         "counter",
         "Processes killed because memory ran out.",
         "9.2",
-        "6.12 or before, after 6.1",
+        "between 6.2 and 6.12",
         "OOM_KILL",
     ),
     Statistic(
@@ -145,7 +145,7 @@ _TABLE = (
         "counter",
         "Allocations that waited for memory to be reclaimed.",
         "9.2",
-        "6.12 or before, after 6.1",
+        "between 6.2 and 6.12",
         "ALLOCSTALL, all zones",
     ),
     Statistic(
@@ -154,7 +154,7 @@ _TABLE = (
         "counter",
         "Memory scanned by background reclaim.",
         "9.2",
-        "6.12 or before, after 6.1",
+        "between 6.2 and 6.12",
         "PGSCAN_KSWAPD in pages",
     ),
     Statistic(
@@ -163,7 +163,7 @@ _TABLE = (
         "counter",
         "Memory scanned by programs that waited for memory (direct reclaim).",
         "9.2",
-        "6.12 or before, after 6.1",
+        "between 6.2 and 6.12",
         "PGSCAN_DIRECT in pages",
     ),
     Statistic(
@@ -172,7 +172,7 @@ _TABLE = (
         "counter",
         "Memory reclaimed by background reclaim.",
         "9.2",
-        "6.12 or before, after 6.1",
+        "between 6.2 and 6.12",
         "PGSTEAL_KSWAPD in pages",
     ),
     Statistic(
@@ -181,7 +181,7 @@ _TABLE = (
         "counter",
         "Memory reclaimed by programs that waited for memory (direct reclaim).",
         "9.2",
-        "6.12 or before, after 6.1",
+        "between 6.2 and 6.12",
         "PGSTEAL_DIRECT in pages",
     ),
 )

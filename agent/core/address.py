@@ -8,6 +8,7 @@ back.
 import re
 from enum import StrEnum
 from typing import ClassVar
+from zlib import crc32
 
 from msgspec import Struct
 
@@ -51,6 +52,14 @@ def parse_address(text: str) -> Address:
     if text.startswith("/") or "://" not in uri:
         return MonitorPath(text)
     return Domain(uri, uuid)
+
+
+def place_of(address: Address) -> float:
+    """Return a number in [0, 1) that is the same at each start and differs from VM to VM.
+
+    What is due for many VMs at once is spread by it.
+    """
+    return crc32(str(address).encode(errors="surrogateescape")) / 2**32
 
 
 _OTHER_SOCKET = re.compile(

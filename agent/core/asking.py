@@ -5,7 +5,7 @@ from msgspec.structs import replace
 from agent.core import holding
 from agent.core.events import Ask, Asking, Away, CloseLink, Idle, Opening, OpenLink, Question
 from agent.core.ownership import IntervalChange
-from agent.core.poller import SECOND_NS, Link, Poller
+from agent.core.poller import SECOND_NS, Link, Poller, Schedule
 from agent.core.turn import Turn
 from agent.errors import LinkFault
 
@@ -13,8 +13,15 @@ OPENING_BACKSTOP_NS = 300 * SECOND_NS
 """An attempt may wait for its turn among those opened at once; the edge has the greeting's own deadline."""
 
 CHECK_SPACING_NS = 40_000_000
-"""The shortest time between two checks: an event is looked into at once, and a stream of events or of refused
-readings 25 times a second. A check may find a new device, whose interval is then recorded on disk and set."""
+"""The shortest time between two checks. A check may find a new device, whose interval is then recorded on
+disk and set."""
+
+CHECKS_AT_ONCE = 25
+"""Checks that follow each other so closely: an event is looked into at once, and so are those of a reboot."""
+
+CHECK_EVERY_NS = SECOND_NS
+"""The time between two checks in a stream of events or of refused readings: each may change the state, and a
+state event is a record. The samples of a VM are no more either: `last-update` has whole seconds."""
 
 
 def proceed(p: Poller, turn: Turn) -> Poller:
@@ -47,11 +54,24 @@ def _ask(p: Poller, turn: Turn) -> Poller:
             return p
         return leave(p, at_ns, turn) if p.process.ran else _look_again(p, at_ns, turn)
     if question is Question.CHECK:
-        no_check_before_ns = turn.mono_ns + CHECK_SPACING_NS
-        p = replace(p, schedule=replace(p.schedule, no_check_before_ns=no_check_before_ns))
+        p = replace(p, schedule=_checking(p, turn.mono_ns))
     turn.do(_ask_effect(p, question, turn))
     deadline_ns = turn.mono_ns + turn.settings.reading_deadline_ns
     return replace(p, phase=Asking(question, turn.mono_ns, deadline_ns))
+
+
+def _checking(p: Poller, mono_ns: int) -> Schedule:
+    """Return the schedule with one more check, which delays the next one if there were many.
+
+    Those of a visit do not count: visits are few, and only there the state is seen.
+    """
+    schedule = replace(p.schedule, no_check_before_ns=mono_ns + CHECK_SPACING_NS)
+    if holding.is_visited(p):
+        return schedule
+    until_ns = max(schedule.checks_until_ns, mono_ns) + CHECK_EVERY_NS
+    all_at_once_ns = until_ns - (CHECKS_AT_ONCE - 1) * CHECK_EVERY_NS
+    no_check_before_ns = max(schedule.no_check_before_ns, all_at_once_ns)
+    return replace(schedule, no_check_before_ns=no_check_before_ns, checks_until_ns=until_ns)
 
 
 def _ask_effect(p: Poller, question: Question, turn: Turn) -> Ask:

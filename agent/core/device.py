@@ -1,13 +1,13 @@
 """The process and its balloon: identity, run state, device, polling interval. Part of `step`."""
 
-from zlib import crc32
-
 from msgspec.structs import replace
 
 from agent.core import epochs, holding, ownership, pacing
+from agent.core.address import place_of
+from agent.core.asking import CHECK_SPACING_NS
 from agent.core.choice import Traits, decide
 from agent.core.epochs import History
-from agent.core.events import Away, Checked, CloseLink, Forget, Given, Idle, Introduced
+from agent.core.events import Asking, Away, Checked, CloseLink, Forget, Given, Idle, Introduced
 from agent.core.ownership import Ownership
 from agent.core.poller import SECOND_NS, Cadence, Interval, Poller, Process
 from agent.core.reading import Balloon, Configured, Resident, State, VmId, VmIdentity
@@ -26,7 +26,6 @@ def introduced(p: Poller, event: Introduced, turn: Turn) -> Poller:
     balloon = None if event.actual_bytes is None else Balloon(event.actual_bytes, turn.now.unix_ms)
     p = replace(
         p,
-        phase=Idle(),
         history_id=identity.id,
         process=replace(p.process, identity=identity, balloon=balloon),
     )
@@ -39,14 +38,26 @@ def introduced(p: Poller, event: Introduced, turn: Turn) -> Poller:
 
 
 def checked(p: Poller, event: Introduced | Checked, turn: Turn) -> Poller:
-    """Return the poller with what a check read; the next check is due after `recheck_ns`."""
-    schedule = replace(p.schedule, check_at_ns=turn.mono_ns + turn.settings.recheck_ns)
+    """Return the poller with what a check read."""
     same_device = event.balloon_path == p.process.balloon_path
-    p = replace(
-        p, phase=Idle(), schedule=schedule, process=_with_given(p.process, event.given, turn, same_device)
-    )
+    p = check_answered(p, turn)
+    p = replace(p, process=_with_given(p.process, event.given, turn, same_device))
     p = _with_balloon(p, event.balloon_path, event.interval_s, turn)
     return _with_run_state(p, event.run_state, turn)
+
+
+def check_answered(p: Poller, turn: Turn) -> Poller:
+    """Return the poller after the answer to a check; the next one is due after `recheck_ns`.
+
+    It is due soon if an event asked for it after this check had begun. A check is several commands, so its
+    answers may be older than the event: a VM that resumed meanwhile would count as paused. A reading that is
+    due comes first, so that a stream of events does not keep the VM from being read.
+    """
+    assert isinstance(p.phase, Asking)
+    check_at_ns = turn.mono_ns + turn.settings.recheck_ns
+    if p.schedule.check_at_ns > p.phase.asked_ns:
+        check_at_ns = min(check_at_ns, turn.mono_ns + CHECK_SPACING_NS)
+    return replace(p, phase=Idle(), schedule=replace(p.schedule, check_at_ns=check_at_ns))
 
 
 def _with_given(process: Process, given: Given, turn: Turn, same_device: bool) -> Process:
@@ -137,7 +148,7 @@ def _decide_interval(p: Poller, interval_s: int, turn: Turn) -> Poller:
     if wish.set_to_s is not None and before.set_to_s is None and not wish.ownership.times_set:
         # A VM that was migrated within this host comes alone, and its guest has been asked until now.
         spread_ns = turn.settings.spread_ns if p.attempts.other_address is None else 0
-        set_at_ns = turn.mono_ns + int(spread_ns * _place(str(p.endpoint.address)))
+        set_at_ns = turn.mono_ns + int(spread_ns * place_of(p.endpoint.address))
         if set_at_ns > turn.mono_ns:  # another client may set it until then: check again first
             check_at_ns = min(check_at_ns, set_at_ns)
     return replace(
@@ -145,11 +156,6 @@ def _decide_interval(p: Poller, interval_s: int, turn: Turn) -> Poller:
         interval=Interval(wish.ownership, wish.set_to_s, set_at_ns),
         schedule=replace(p.schedule, check_at_ns=check_at_ns),
     )
-
-
-def _place(path: str) -> float:
-    """Return a number in [0, 1) that is the same at each start and differs from VM to VM."""
-    return crc32(path.encode(errors="surrogateescape")) / 2**32
 
 
 def _interval_read(p: Poller, interval_s: int, turn: Turn) -> Poller:

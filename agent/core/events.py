@@ -181,7 +181,7 @@ class PathMissing(Struct, frozen=True):
 
 
 class PathRefused(Struct, frozen=True):
-    """Discovery sees the VM's address, and it must not be used any more."""
+    """Discovery sees the VM's address, and it must not be used any more, or it makes room for others."""
 
 
 class Duplicate(Struct, frozen=True):

@@ -21,16 +21,24 @@ class Explanation:
 _BY_REASON: Mapping[str, Explanation] = {
     LinkFault.MISSING: Explanation(
         State.GONE,
-        (
-            "QEMU quit, the socket or its directory was removed, or the agent now refuses the path;"
-            " with libvirt: the domain is not running"
-        ),
-        "nothing; if QEMU still runs, see the log line `monitor refused` for this path",
+        ("QEMU quit, or the socket or its directory was removed; with libvirt: the domain is not running"),
+        "nothing; if QEMU still runs, its socket was deleted: restart QEMU",
     ),
     LinkFault.REFUSED: Explanation(
         State.GONE,
         "no listener on the socket, and QEMU answered there before",
         "nothing; you may delete the socket file",
+    ),
+    Reason.NOT_OBSERVED: Explanation(
+        State.GONE,
+        (
+            "the agent now refuses the path, or it has reached its limit of VMs and stopped observing this"
+            " one to make room for VMs of another user or pod; the VM may still be running"
+        ),
+        (
+            "see the log line `monitor refused`: correct the path, narrow the globs, or raise the limit of"
+            " open files (`LimitNOFILE`)"
+        ),
     ),
     Reason.EXCLUDED: Explanation(
         State.GONE,
@@ -40,15 +48,15 @@ _BY_REASON: Mapping[str, Explanation] = {
     Reason.FIRST_ATTEMPT: Explanation(
         State.CONNECTING,
         (
-            "no answer yet; after `duplicate`: the agent now observes the VM at this path, and"
-            " waits for its first update"
+            "no answer yet. If the previous state was `duplicate`: the agent now observes the VM at this path"
+            " and waits for its first update"
         ),
-        "wait for 1 s, or for one polling interval",
+        "wait for 1 s; after `duplicate`, wait for one polling interval",
     ),
     Reason.SETTLING: Explanation(
         State.CONNECTING,
-        "it answers; its last update is old, and the next one is not due yet",
-        "wait: within `polling.stall_deadline` it becomes `reporting` or `stalled`",
+        "the VM answers; its last update is old, and the next one is not due yet",
+        "wait: the VM becomes `reporting` or `stalled` within `polling.stall_deadline`",
     ),
     Reason.UUID_IN_USE: Explanation(
         State.DUPLICATE,
@@ -61,15 +69,15 @@ _BY_REASON: Mapping[str, Explanation] = {
     LinkFault.SILENT: Explanation(
         State.NO_GREETING,
         (
-            "another client uses the monitor, QEMU hangs, or the socket is not a QMP monitor (but a"
-            " guest agent or HTTP API)"
+            "another client uses the monitor, QEMU hangs, or the socket is not a QMP monitor but, for"
+            " example, that of a guest agent or an HTTP API"
         ),
         "give the agent its own monitor: a second `-qmp`; match only QMP monitors in the globs",
     ),
     LinkFault.BUSY: Explanation(
         State.NO_GREETING,
-        "other clients are already queued for the monitor, or QEMU hangs",
-        "give the agent its own monitor",
+        "another client uses the monitor and others wait for it, or QEMU hangs",
+        "give the agent its own monitor: a second `-qmp`",
     ),
     LinkFault.NOT_QMP: Explanation(
         State.NO_GREETING,
@@ -86,7 +94,7 @@ _BY_REASON: Mapping[str, Explanation] = {
     ),
     LinkFault.DENIED: Explanation(
         State.UNREACHABLE,
-        "permission denied",
+        "the agent has no permission for the socket",
         "run the agent as the socket's owner, or in a group with write permission",
     ),
     LinkFault.HUNG_UP: Explanation(
@@ -105,7 +113,7 @@ _BY_REASON: Mapping[str, Explanation] = {
     ),
     LinkFault.FLOODING: Explanation(
         State.UNREACHABLE,
-        "the peer sends more events than a VM normally does; the detail names the most frequent one",
+        "the peer sends more messages than a VM normally does; the detail names the most frequent event",
         "find out which program created this socket",
     ),
     LinkFault.PROTOCOL: Explanation(
@@ -118,7 +126,9 @@ _BY_REASON: Mapping[str, Explanation] = {
         "libvirt's daemon is unreachable or does not answer; its VMs may still be running",
         "check libvirtd or virtqemud, and the permissions of its socket",
     ),
-    Reason.NO_DEVICE: Explanation(State.NO_BALLOON, "no virtio balloon", "add `-device virtio-balloon-pci`"),
+    Reason.NO_DEVICE: Explanation(
+        State.NO_BALLOON, "QEMU has no virtio balloon", "add `-device virtio-balloon-pci`"
+    ),
     Reason.POLLING_DISABLED: Explanation(
         State.OFF,
         "the interval is 0, and the policy is `observe`",
@@ -137,11 +147,14 @@ _BY_REASON: Mapping[str, Explanation] = {
     Reason.CANNOT_SET: Explanation(
         State.OFF,
         "QEMU refused the interval, or the change could not be recorded",
-        "see the detail; it has QEMU's error, or the problem with the state directory",
+        (
+            "fix the cause in the detail, which is QEMU's error or a problem with the state directory; the"
+            " agent tries again with each heartbeat (`polling.heartbeat`)"
+        ),
     ),
     Reason.NO_UPDATE_YET: Explanation(
         State.WAITING,
-        "`last-update` is 0",
+        "the guest has sent no update yet",
         (
             "wait until the guest has booted, or load virtio_balloon in it; some guests (FreeBSD) send"
             " no updates"
@@ -232,10 +245,10 @@ PRESSURE: Mapping[PressureLevel, Advice] = {
 
 
 _COMPONENT_STEPS: Mapping[str, str] = {
-    "discovery": "run `barograph doctor`, which checks each glob and each libvirt",
-    "spool": "run `barograph doctor`, which checks the state directory; see docs/operations.md",
-    "kafka": "run `barograph doctor`, which checks each broker and each topic",
-    "otlp": "run `barograph doctor`, which checks the backend",
+    "discovery": "run `barograph doctor` with the agent's settings, to check the globs and libvirts",
+    "spool": "run `barograph doctor` with the agent's settings, to check the state directory",
+    "kafka": "run `barograph doctor` with the agent's settings, to check each broker",
+    "otlp": "run `barograph doctor` with the agent's settings, to check the backend",
     "lines": "check the program that reads the standard output of the agent",
 }
 """By the part of the component's name before the first dot."""

@@ -112,6 +112,7 @@ class Socket(Struct, frozen=True):
 
     present: bool = True
     mark: SocketMark | None = None
+    refused: bool = False  # it is there, and must not be used any more
 
 
 class Link(Struct, frozen=True):
@@ -200,6 +201,7 @@ class Schedule(Struct, frozen=True):
 
     check_at_ns: int = 0
     no_check_before_ns: int = 0  # whatever happens: see asking.CHECK_SPACING_NS
+    checks_until_ns: int = 0  # until then the checks so far would have lasted, one in asking.CHECK_EVERY_NS
     actual_at_ns: int | None = None
 
 

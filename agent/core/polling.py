@@ -293,7 +293,7 @@ def _refused(p: Poller, detail: str, turn: Turn) -> Poller:
             pace = pacing.read_at(pace, p.running.read(turn.mono_ns) + pace.interval_ns)
             return _check_at(replace(p, phase=Idle(), cadence=replace(p.cadence, pace=pace)), turn.mono_ns)
         case Question.CHECK:
-            return _check_at(replace(p, phase=Idle()), turn.mono_ns + turn.settings.recheck_ns)
+            return device.check_answered(p, turn)
         case Question.ACTUAL:
             return _without_actual_due(p)
         case Question.REMEMBER | Question.SET_INTERVAL:
@@ -354,7 +354,7 @@ def _path_missing(p: Poller, turn: Turn) -> Poller:
 
 def _path_refused(p: Poller, turn: Turn) -> Poller:
     """Return the poller without a link: what the path leads to must not be used, not even if it is open."""
-    p = replace(p, socket=replace(p.socket, present=False))
+    p = replace(p, socket=replace(p.socket, present=False, refused=True))
     return asking.leave_removed_socket(p, turn)
 
 

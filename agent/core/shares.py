@@ -7,6 +7,7 @@ each of them, where everyone may create files.
 """
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Generic, TypeAlias, TypeVar
 
 Owner: TypeAlias = int | str | None
@@ -40,6 +41,11 @@ def owner_below(above: Owner, path: str, user_id: int) -> Owner:
 def is_pod(owner: Owner) -> bool:
     """Return whether the owner is a pod."""
     return isinstance(owner, str) and owner.startswith(_POD_OWNER)
+
+
+def pod_uid(owner: Owner) -> str | None:
+    """Return the uid of the pod that is the owner; `None`: the owner is no pod."""
+    return owner.removeprefix(_POD_OWNER) if isinstance(owner, str) and is_pod(owner) else None
 
 
 def shown(owner: Owner) -> str:
@@ -78,3 +84,18 @@ class FairQueue(Generic[T]):
         items.pop(item, None)
         if not items:
             self._items.pop(owner, None)
+
+
+def equal_shares(owners: Mapping[T, Owner], first: Sequence[T], count_max: int) -> set[T]:
+    """Return at most `count_max` items. Over the bound, the owners have equal shares.
+
+    Args:
+        owners: of all items.
+        first: items that come before the others of their owner; those not in `owners` are ignored.
+        count_max: the bound.
+    """
+    turns = FairQueue[T]()
+    for item in (*first, *owners):
+        if item in owners:
+            turns.put(owners[item], item)
+    return {turns.take() for _ in range(min(len(owners), count_max))}

@@ -17,6 +17,7 @@ class Reason(StrEnum):
     """Reasons besides the link's faults and QEMU's run states. Readers treat unknown ones as "other"."""
 
     EXCLUDED = "excluded"  # the configuration excludes the VM; the last event of it
+    NOT_OBSERVED = "not_observed"  # the path is refused, or makes room for others; the last event of the VM
     FIRST_ATTEMPT = "first_attempt"  # no answer yet, or polling has just been switched on
     SETTLING = "settling"  # the VM answers; its last update is old, and the next one is not due yet
     UUID_IN_USE = "uuid_in_use"  # another monitor on this host already has this uuid
@@ -42,16 +43,15 @@ _FAULT_DETAILS = {
     " QEMU hangs, or it is not a QMP monitor but, for example, a guest agent or the HTTP API of another VMM"
     " (Cloud Hypervisor, Firecracker); give the agent its own monitor (a second -qmp option), or narrow the"
     " globs",
-    LinkFault.BUSY: "other clients use the monitor and are queued for it, or QEMU hangs; give the agent its"
-    " own monitor (a second -qmp option)",
+    LinkFault.BUSY: "another client uses the monitor and others wait for it, or QEMU hangs; give the agent"
+    " its own monitor (a second -qmp option)",
     LinkFault.NOT_QMP: "not a QMP monitor; match only QMP monitors in the globs, or replace the socket",
-    LinkFault.NOT_A_VM: "QMP, but not of a VM: the peer lacks the commands of a VM, as qemu-storage-daemon"
-    " does; narrow the globs; the agent tries again when the socket is replaced",
+    LinkFault.NOT_A_VM: "the peer uses QMP but is not a VM (for example, qemu-storage-daemon); narrow the"
+    " globs; the agent tries again when the socket is replaced",
     LinkFault.DENIED: "permission denied; run the agent as the socket's owner, or in a group that may write"
     " to it",
     LinkFault.REFUSED: "no listener on the socket; start QEMU, or correct the glob",
-    LinkFault.MISSING: "the socket was removed, or the agent now refuses its path (see the log line monitor"
-    " refused)",
+    LinkFault.MISSING: "the socket was removed",
     LinkFault.NO_ANSWER: "no answer on an open link: QEMU is stopped or hangs; check the QEMU process",
 }
 
@@ -82,6 +82,7 @@ class Facts(Struct, frozen=True):
     claimed: bool  # the VM was introduced on this link, and its id is claimed
     fault: LinkFault | None  # how the link, or the last attempt at it, ended
     fault_detail: str
+    path_refused: bool  # the agent must not use the path any more, or leaves it to make room
     greeted_before: bool  # this very socket sent a greeting before
     other_address: Address | None  # where this uuid is observed already
     overdue: bool  # a question is past its deadline
@@ -135,6 +136,12 @@ def judge(f: Facts) -> Verdict | None:
 
 
 def _judge_no_link(f: Facts) -> Verdict | None:
+    if f.fault is LinkFault.MISSING and f.path_refused:
+        detail = (
+            "the agent no longer observes the VM: it refuses the path now, or makes room for the VMs of other"
+            " owners (see the log line monitor refused); the VM may still be running"
+        )
+        return Verdict(State.GONE, Reason.NOT_OBSERVED, detail)
     if f.fault is not None:
         # libvirt gives the reason why a domain ended; a socket does not.
         detail = f.fault_detail if f.via is Via.LIBVIRT else _FAULT_DETAILS.get(f.fault, f.fault_detail)

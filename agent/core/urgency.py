@@ -68,3 +68,11 @@ def level_now(view: VmView) -> PressureLevel | None:
 def urgency_of(view: VmView) -> Urgency:
     """Return the place of a VM of this agent in the order."""
     return urgency(view.state.state, view.state.reason, level_now(view))
+
+
+def since_ms_of(view: VmView) -> int:
+    """Return since when the VM has had its state, or the level of pressure that makes it urgent."""
+    pressure = view.pressure
+    if pressure is not None and urgency_of(view) <= Urgency.LOW:
+        return pressure.since_s * 1000
+    return view.state.since_ms

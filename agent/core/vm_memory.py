@@ -1,20 +1,23 @@
 """What is known of each VM's memory from outside its guest: which VMs have a record, and what it says. Pure.
 
-A round reads the host's files of all VMs at once, and makes one record for each VM of this host whose
-identity is known: also for one whose guest reports nothing.
+A round makes one record for each VM of this host whose identity is known: also for one whose guest reports
+nothing. It handles the VMs in slices with pauses between them, because one pass over the host's files of all
+VMs would delay the readings of their balloons.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.core.address import Address
 from agent.core.numbers import EXACT_MAX
 from agent.core.poller import Poller
 from agent.core.reading import CgroupMemory, Now, Peer, ProcessMemory, State, VmId, VmMemory
+from agent.core.shares import Owner, is_pod, pod_uid
 
 _POD_UID = re.compile(r"/pods/(?P<uid>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/")
-"""In the path of a volume, as the kubelet makes it: /var/lib/kubelet/pods/UID/volumes/..."""
+"""In the path of a volume, as the kubelet makes it: /var/lib/kubelet/pods/UID/volumes/... Of a configured URI
+only: another user can give a directory such a path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,12 @@ class HostView:
 
 NOTHING_SEEN = HostView(None, None)
 
+SLICE_VMS = 20
+"""So many VMs take some 20 ms of CPU."""
+
+SLICE_PAUSE_S = 0.4
+"""Between two slices. 100 VMs take less than the default of `kafka.linger`: their records fill one batch."""
+
 
 @dataclass(frozen=True, slots=True)
 class Amounts:
@@ -47,7 +56,18 @@ class Amounts:
     resident_bytes: int | None
 
 
-def chosen(pollers: Iterable[Poller]) -> list[Poller]:
+def slices(ids: Sequence[VmId]) -> Iterator[Sequence[VmId]]:
+    """Yield the VMs of a round, slice by slice."""
+    for first in range(0, len(ids), SLICE_VMS):
+        yield ids[first : first + SLICE_VMS]
+
+
+def pause_s(vms: int, interval_s: float) -> float:
+    """Return the pause between two slices. A round of so many VMs takes at most half of the interval."""
+    return min(SLICE_PAUSE_S, interval_s * SLICE_VMS / max(2 * vms, 1))
+
+
+def chosen(pollers: Iterable[Poller]) -> Mapping[VmId, Poller]:
     """Return the VMs that have a record: each identity once, and none that has ended."""
     by_id: dict[VmId, Poller] = {}
     for poller in pollers:
@@ -56,15 +76,21 @@ def chosen(pollers: Iterable[Poller]) -> list[Poller]:
             continue
         if reported.verdict.state not in (State.GONE, State.DUPLICATE):
             by_id.setdefault(identity.id, poller)
-    return list(by_id.values())
+    return by_id
 
 
-def subject(poller: Poller) -> Subject:
-    """Return what to look for in the host's files."""
+def subject(poller: Poller, owner: Owner) -> Subject:
+    """Return what to look for in the host's files. `owner` is that of the VM's share."""
     address, configured = poller.endpoint.address, poller.process.configured
-    found = _POD_UID.search(str(address))
     base_bytes = 0 if configured is None else configured.base_bytes
-    return Subject(address, poller.process.peer, None if found is None else found["uid"], base_bytes)
+    return Subject(address, poller.process.peer, _pod_of(owner), base_bytes)
+
+
+def _pod_of(owner: Owner) -> str | None:
+    if is_pod(owner) or not isinstance(owner, str):
+        return pod_uid(owner)
+    found = _POD_UID.search(owner)
+    return None if found is None else found["uid"]
 
 
 def describe(

@@ -11,6 +11,9 @@ import stat
 _LINKS_MAX = 40
 """The kernel's own limit on the links in one path (MAXSYMLINKS)."""
 
+_OPENS_MAX = 4_096
+"""Parts of a path to open. The longest path has half as many, but each `..` starts at the root again."""
+
 _FLAGS = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -36,12 +39,13 @@ def find(path: str) -> tuple[str, os.stat_result]:
     Raises:
         ForeignLinkError: a user other than root and the agent's own can change a symbolic link on the path,
             or the directory of a socket that has several names.
-        OSError: a part of the path is missing or not readable, or the links form a loop.
+        OSError: a part of the path is missing or not readable, the links form a loop, or there are too many
+            `..`.
     """
     # At most two descriptors, however long the path is: links need theirs.
     here, names = os.open("/", _FLAGS), list[str]()  # an open directory, and its path
     ahead = path.split("/")[::-1]
-    followed = 0
+    followed = opened = 0
     try:
         while ahead:
             part = ahead.pop()
@@ -52,6 +56,9 @@ def find(path: str) -> tuple[str, os.stat_result]:
                 names.clear()
                 here = _root_in_place_of(here)
                 continue
+            opened += 1
+            if opened > _OPENS_MAX:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
             file = os.open(part, _FLAGS, dir_fd=here)
             try:
                 status = os.fstat(file)

@@ -7,8 +7,6 @@ lib/hypervisor/hv_kvm (kvm-hypervisor/ctrl/<instance>.qmp and .kvmd); Kata Conta
 (/vm/qmp-sigterm.sock).
 """
 
-from pathlib import PurePosixPath
-
 _ONE_CLIENT = "a monitor serves one client, and its owner would lose the VM"
 
 _LIBVIRT = (
@@ -21,7 +19,7 @@ _INCUS = (
     " glob: set raw.qemu to -qmp unix:...,server=on,wait=off"
 )
 
-_GANETI = ("kvm-hypervisor", "ctrl")
+_GANETI = ["kvm-hypervisor", "ctrl"]
 _KATA = (
     f"the monitor of Kata's runtime: {_ONE_CLIENT}. Use extra-monitor.sock beside it: set"
     ' extra_monitor_socket = "qmp" in Kata\'s configuration'
@@ -31,21 +29,21 @@ _KVMD = f"the monitor of Ganeti's kvmd: {_ONE_CLIENT}. Use the instance's other 
 
 def owned_by_libvirt(path: str) -> str | None:
     """Return what to do instead if libvirt owns this monitor; else `None`."""
-    pure = PurePosixPath(path)
-    return _LIBVIRT if pure.name == "monitor.sock" and pure.parent.name.startswith("domain-") else None
+    directories, _, name = path.rpartition("/")
+    is_owned = name == "monitor.sock" and directories.rpartition("/")[2].startswith("domain-")
+    return _LIBVIRT if is_owned else None
 
 
 def owned_by_incus(path: str) -> str | None:
     """Return what to do instead if Incus or LXD owns this monitor; else `None`."""
-    return _INCUS if PurePosixPath(path).name == "qemu.monitor" else None
+    return _INCUS if path.endswith("/qemu.monitor") else None
 
 
 def owned_by_another(path: str) -> str | None:
     """Return what to do instead if another manager holds this monitor all the time; else `None`."""
-    pure = PurePosixPath(path)
-    if pure.name == "qmp.sock" and pure.parts[-4:-2] in (("vc", "vm"), ("vc", "sbs")):
+    if path.endswith("/qmp.sock") and path.split("/")[-4:-2] in (["vc", "vm"], ["vc", "sbs"]):
         return _KATA
-    return _KVMD if pure.suffix == ".kvmd" and pure.parts[-3:-1] == _GANETI else None
+    return _KVMD if path.endswith(".kvmd") and path.split("/")[-3:-1] == _GANETI else None
 
 
 def shared(path: str) -> bool:
@@ -53,5 +51,5 @@ def shared(path: str) -> bool:
 
     Of Proxmox, Ganeti and NeonVM.
     """
-    pure = PurePosixPath(path)
-    return "qemu-server" in pure.parts[:-1] or pure.parts[-3:-1] == _GANETI or pure.name == "qmp-sigterm.sock"
+    *directories, name = path.split("/")
+    return "qemu-server" in directories or directories[-2:] == _GANETI or name == "qmp-sigterm.sock"

@@ -134,8 +134,8 @@ def survey(settings: Settings) -> Survey:
         glob = settings.monitors[number].glob
         owners = [owner for owner, left in walk.left_out.items() if left == number]
         detail = (
-            f"more than {settings.found_max} paths or directories match; the agent ignores some that"
-            f" belong to {_named(owners)}, which have the most; narrow the glob"
+            f"more than {settings.found_max} paths or directories match; the agent ignores some paths of the"
+            f" owners that have the most: {_named(owners)}; narrow the glob"
         )
         refused[glob] = RefusedPath(glob, RefusedReason.TOO_MANY, detail)
     return Survey(

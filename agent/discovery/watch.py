@@ -13,7 +13,7 @@ from functools import partial
 from typing import Protocol, cast
 
 import anyio
-from inotify_simple import INotify, flags, parse_events  # pyright: ignore[reportUnknownVariableType]
+from inotify_simple import INotify, flags, parse_events
 
 from agent.discovery.globs import Settings
 from agent.discovery.locks import Locks
@@ -150,7 +150,7 @@ class _Watcher:
                 self.refused = (_unwatched(directory, why, "narrow the globs"),)
                 return
             try:
-                number = self._notify.add_watch(directory, _CHANGES)  # pyright: ignore[reportUnknownMemberType]
+                number = self._notify.add_watch(directory, _CHANGES)
             except (FileNotFoundError, NotADirectoryError, PermissionError):
                 continue  # the directory above reports that it comes, or changes its mode
             except OSError as error:
@@ -189,7 +189,10 @@ class _Watcher:
 
 
 def _unwatched(directory: str, why: str, remedy: str = "raise fs.inotify.max_user_watches") -> RefusedPath:
-    detail = f"changes here and below are seen only at rescans: {why}; {remedy}"
+    detail = (
+        "changes in this directory, and in others that could not be watched, are noticed only at rescans:"
+        f" {why}; {remedy}"
+    )
     return RefusedPath(directory, RefusedReason.UNWATCHED, detail)
 
 

@@ -17,6 +17,7 @@ class Mount:
 
     place: str
     type: str  # such as "ext4"
+    root: str = "/"  # what of the file system is mounted
 
 
 def mount_of(path: str, mountinfo: str = "/proc/self/mountinfo") -> Mount | None:
@@ -36,8 +37,12 @@ def mount_of(path: str, mountinfo: str = "/proc/self/mountinfo") -> Mount | None
         fields = before.split(" ")
         if not separated or len(fields) < 6:
             continue
-        place = _OCTAL.sub(lambda match: chr(int(match[1], 8)), fields[4])
+        place = _plain(fields[4])
         below = real == place or real.startswith(place.rstrip("/") + "/")
         if below and (best is None or len(place) >= len(best.place)):  # a later mount covers an earlier one
-            best = Mount(place, after.split(" ", 1)[0])
+            best = Mount(place, after.split(" ", 1)[0], _plain(fields[3]))
     return best
+
+
+def _plain(field: str) -> str:
+    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), field)

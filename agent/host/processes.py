@@ -27,6 +27,12 @@ _USERS = re.compile(
 )  # real, effective, saved, of the file system
 _KIB = 1024
 
+_HOST_PID_NAMESPACE = 0xEFFFFFFC
+"""Its inode (the kernel's PROC_PID_INIT_INO)."""
+
+_QEMU_NAMES = (b"qemu-", b"kvm)")
+"""How the name of a QEMU process begins, with what ends it: QEMU's programs, and Debian's link."""
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessFiles:
@@ -44,13 +50,14 @@ def identify(pid: int, user_id: int, proc: str = "/proc") -> Peer | None:
 
     `user_id` is the user that called listen(2). `None` also if the process cannot be the one that called it,
     because it runs as other users: the pid may have been reused. A process of root may have changed its user.
-    `None` for the service manager.
+    `None` for the service manager. In a container QEMU itself may have its pid.
     """
-    if pid == SERVICE_MANAGER_PID:
-        return None
     try:
         with _directory(pid, proc) as directory:
-            started_ticks = start_ticks(read_at(directory, "stat", _STAT_MAX_BYTES))
+            stat = read_at(directory, "stat", _STAT_MAX_BYTES)
+            if pid == SERVICE_MANAGER_PID and not (_is_contained(proc) and _is_qemu(stat)):
+                return None
+            started_ticks = start_ticks(stat)
             users = _USERS.search(read_at(directory, "status", _STATUS_MAX_BYTES))
     except OSError:
         return None
@@ -122,6 +129,18 @@ def _sizes(status: bytes) -> Mapping[str, int]:
         if (size := int(kib) * _KIB) <= EXACT_MAX:
             sizes.setdefault(name.decode(), size)
     return sizes
+
+
+def _is_contained(proc: str) -> bool:
+    """Return whether this process is in another PID namespace than the host's."""
+    try:
+        return os.stat(f"{proc}/self/ns/pid").st_ino != _HOST_PID_NAMESPACE
+    except OSError:
+        return False
+
+
+def _is_qemu(stat: bytes) -> bool:
+    return stat.partition(b"(")[2].startswith(_QEMU_NAMES)
 
 
 @contextmanager

@@ -84,7 +84,7 @@ class Deliverer:
         finally:
             dropped = self._queue.abandon()
             if dropped:
-                detail = "raise shutdown.deadline; with Kafka, spool.mode: disk keeps them"
+                detail = "raise shutdown.deadline, or set spool.mode to disk"
                 log.error("records dropped at shutdown", sink=self._sink.name, records=dropped, detail=detail)
             self.done.set()
             try:

@@ -21,7 +21,8 @@ from agent.core.fleet import ROOM, Change, Crowded, Full, Notify, Pause, Room, S
 from agent.core.memory import RETIRED_MAX, Memory, RetiredMemories
 from agent.core.poller import Poller, begin, remember
 from agent.core.reading import SocketMark, VmId
-from agent.core.shares import shown
+from agent.core.shares import Owner, shown
+from agent.core.wording import counted
 from agent.discovery.scan import RefusedReason, Scan, Seen
 from agent.runtime.vm import VmServices, VmTask
 from agent.telemetry import Count
@@ -95,6 +96,11 @@ class Fleet:
     def pollers(self) -> Sequence[Poller]:
         """Return what is known of each VM that has a task."""
         return [task.poller for task in self._running.values()]
+
+    def owner_of(self, address: Address) -> Owner:
+        """Return the owner of the share of a VM; `None`: not known, or the VM has no task."""
+        task = self._running.get(address)
+        return None if task is None else task.owner
 
     @property
     def remembered(self) -> int:
@@ -178,15 +184,19 @@ class Fleet:
                     if task is not None:
                         task.happened(event)
                 case Full(address, limit):
+                    unit = "VM" if limit == self._room.vms else "monitor"
                     detail = (
-                        f"the agent has reached its limit of {limit}; it observes this VM when another ends;"
-                        " narrow the globs, or raise the limit of open files (LimitNOFILE)"
+                        f"the agent has reached its limit of {counted(limit, unit)}; it observes this VM when"
+                        " it stops observing another one; narrow the globs, or raise the limit of open files"
+                        " (LimitNOFILE)"
                     )
                     self._log_refused(address, detail)
                 case Crowded(address, owner, others):
+                    more = f"; it stopped observing {counted(others, 'other VM')} too" if others else ""
                     detail = (
-                        f"the agent has reached its limit, and {shown(owner)} has the most VMs: this one and"
-                        f" {others} others, the newest, are not observed, to make room for other owners"
+                        "the agent has reached its limit of VMs; to make room for VMs of other owners, it"
+                        f" stopped observing this VM; its owner, {shown(owner)}, has the most VMs{more};"
+                        " narrow the globs, or raise the limit of open files (LimitNOFILE)"
                     )
                     self._log_refused(address, detail)
 

@@ -40,7 +40,24 @@ def levels(
         spool_limit_bytes=None if spool is None else spool.limit_bytes,
         dead_letters=None if spool is None else spool.totals.rows.get(DEAD_LETTERS, 0),
         cpu_s=time.process_time(),
-        memory_bytes=int((_SELF / "statm").read_bytes().split()[1]) * _PAGE_BYTES,
-        descriptors=len(os.listdir(_SELF / "fd")),
+        memory_bytes=resident_bytes(),
+        descriptors=descriptors(),
         host_memory=recorder.newest_host_memory(),
     )
+
+
+def resident_bytes() -> int | None:
+    """Return the resident memory of this process; `None`: no descriptor is left to read it with."""
+    try:
+        return int((_SELF / "statm").read_bytes().split()[1]) * _PAGE_BYTES
+    except OSError:
+        return None
+
+
+def descriptors() -> int | None:
+    """Return how many descriptors this process has; `None`: none is left to count them with."""
+    try:
+        # The size is their number since Linux 6.2, and needs no descriptor.
+        return (_SELF / "fd").stat().st_size or len(os.listdir(_SELF / "fd"))
+    except OSError:
+        return None

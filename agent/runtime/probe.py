@@ -78,6 +78,7 @@ async def probe(
     deadline_s: float,
     wait_for_update: bool,
     access: Access = Access.HOLD,
+    mark: SocketMark | None = None,
 ) -> Finding:
     """Ask the VM at `address` until its state is known, or the deadline has passed.
 
@@ -89,6 +90,7 @@ async def probe(
         deadline_s: how long to try at most.
         wait_for_update: polling is being enabled; wait for the guest's first answer.
         access: `share` connects to no monitor that other clients wait for, and leaves within 100 ms.
+        mark: the socket that discovery has judged; no other is connected to. `None`: any.
     """
     listener = _Listener(wait_for_update)
     services = VmServices(
@@ -100,7 +102,7 @@ async def probe(
         counters=Counters(),
         alarms=Alarms(readings_at_once=1),
     )
-    task = VmTask(begin(address, path_id(host_id, address), access), services)
+    task = VmTask(begin(address, path_id(host_id, address), access, mark=mark), services)
     with anyio.move_on_after(deadline_s):
         async with anyio.create_task_group() as group:
             group.start_soon(services.alarms.run)

@@ -45,7 +45,7 @@ class _Lines:
         self.lines, self.left_out = 0, Counter()
 
 
-_DETAIL = "barograph status lists the VMs; log.level: debug logs each change"
+_DETAIL = "barograph status lists the VMs; to log each change, set log.level to debug"
 
 
 class StateLines:

@@ -118,7 +118,7 @@ def end_after(within_s: float, leave: Callable[[int], object] = os._exit) -> Non
 
 
 def _end(within_s: float, leave: Callable[[int], object]) -> None:
-    detail = "the shutdown did not end in time; records and intervals on disk are kept"
+    detail = "the shutdown did not end in time; the state directory is kept for the next start"
     write = partial(log.error, "stop abandoned", after_s=within_s, detail=detail)
     last_line = threading.Thread(target=write, name="last log line", daemon=True)  # the log may hang, too
     last_line.start()

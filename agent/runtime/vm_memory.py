@@ -1,7 +1,6 @@
 """The task that records the memory of each VM, as its host sees it, at an interval.
 
-One thread reads the files of all VMs, once for each interval. If they hang, the records come without what
-they show.
+One thread reads the files of the VMs, slice by slice. If they hang, the records come without what they show.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,12 +9,12 @@ from typing import Protocol
 
 import anyio
 import structlog
-from anyio.lowlevel import checkpoint
 
 from agent.core import vm_memory
 from agent.core.address import Address
 from agent.core.poller import Poller
-from agent.core.reading import VmMemory
+from agent.core.reading import VmId, VmMemory
+from agent.core.shares import Owner
 from agent.core.vm_memory import HostView, Subject
 from agent.host import vms
 from agent.runtime import clock
@@ -27,10 +26,7 @@ FIRST_AFTER_S = 10.0
 """Most VMs are known by then. A shorter interval makes it shorter."""
 
 READ_WITHIN_S = 5.0
-"""How long reading the files of all VMs may take. A file of the kernel takes some 20 us."""
-
-_AT_ONCE = 50
-"""Records made before other tasks run."""
+"""How long reading the files of one slice may take. A file of the kernel takes some 20 us."""
 
 _NOTHING: Mapping[Address, HostView] = {}
 
@@ -49,6 +45,7 @@ class VmMemoryRounds:
         pollers: Callable[[], Sequence[Poller]],
         records: Records,
         interval_s: float,
+        owner_of: Callable[[Address], Owner],
         look: Callable[[Sequence[Subject], int], Mapping[Address, HostView]] = vms.look,
     ) -> None:
         """Create it.
@@ -57,11 +54,13 @@ class VmMemoryRounds:
             pollers: what is known of each VM now.
             records: takes the records.
             interval_s: the time between two rounds.
+            owner_of: the owner of a VM's share, by the address of the VM.
             look: reads the host's files of the VMs; called in the thread.
         """
         self._pollers = pollers
         self._records = records
         self._interval_s = interval_s
+        self._owner_of = owner_of
         self._look = look
         self._round = 0
         self._late: Call[Mapping[Address, HostView]] | None = None
@@ -81,12 +80,21 @@ class VmMemoryRounds:
 
     async def _make_round(self, thread: WorkerThread) -> None:
         self._round += 1
-        chosen = vm_memory.chosen(self._pollers())
-        subjects = [vm_memory.subject(each) for each in chosen]
+        ids = list(vm_memory.chosen(self._pollers()))
+        pause_s = vm_memory.pause_s(len(ids), self._interval_s)
+        at_s = anyio.current_time()
+        for part in vm_memory.slices(ids):
+            await anyio.sleep_until(at_s)
+            at_s += pause_s
+            await self._record(part, thread)
+
+    async def _record(self, ids: Sequence[VmId], thread: WorkerThread) -> None:
+        """Make the records of one slice. A VM that has ended since the round began has none."""
+        known = vm_memory.chosen(self._pollers())
+        pollers = [known[each] for each in ids if each in known]
+        subjects = [vm_memory.subject(each, self._owner_of(each.endpoint.address)) for each in pollers]
         seen = await self._seen(subjects, thread)
-        for place, poller in enumerate(chosen):
-            if place % _AT_ONCE == _AT_ONCE - 1:
-                await checkpoint()
+        for poller in pollers:
             self._records.vm_memory(
                 vm_memory.describe(
                     poller, seen, sequence=self._round, interval_s=round(self._interval_s), now=clock.now()

@@ -167,8 +167,11 @@ class DiskSpool:
                 try:
                     await self._thread.run(partial(mark_stale, self._path))
                 except SpoolError as error:
-                    detail = "if the agent is killed now, sequence numbers may be used twice; fix the disk"
-                    log.error("spool mark not removed", problem=str(error), detail=detail)
+                    detail = (
+                        "spool.sqlite.vouched cannot be removed; if the agent is killed now, its next run"
+                        " uses an old spool, and sequence numbers may be used twice; fix the disk"
+                    )
+                    log.error("spool still marked as current", problem=str(error), detail=detail)
         self._sent_from_memory = True
 
     def sent_from_memory(self, batch: Rows) -> None:
@@ -238,8 +241,11 @@ class DiskSpool:
         try:
             await self._thread.run(partial(mark_current, self._path))
         except SpoolError as error:
-            detail = "if the agent ends now, its next run begins new epochs; fix the disk"
-            log.warning("spool mark not written", problem=str(error), detail=detail)
+            detail = (
+                "spool.sqlite.vouched cannot be written; if the agent ends now, its next run begins new"
+                " epochs; fix the disk"
+            )
+            log.warning("spool not marked current", problem=str(error), detail=detail)
         else:
             self._is_current = True
 

@@ -2,15 +2,22 @@
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 
 import anyio
 import structlog
 
+from agent.spool.queues import DEAD_LETTERS, Queue
 from agent.spool.store import Dropped, Loss
 
 log = structlog.get_logger("barograph.spool")
 
 _LOG_EVERY_S = 60.0
+
+_WHAT_TO_DO: Mapping[str, str] = {
+    Queue.LOGS: "restore the OTLP backend, or raise spool.size or spool.age",
+    DEAD_LETTERS: "requeue or drop dead letters, or raise spool.size",
+}
 
 
 class LossLog:
@@ -35,7 +42,7 @@ class LossLog:
         if now_s < self._logged_at_s + _LOG_EVERY_S:
             return
         for (table, loss), count in self._losses.items():
-            detail = "restore Kafka, or raise spool.size or spool.age"
+            detail = _WHAT_TO_DO.get(table, "restore Kafka, or raise spool.size or spool.age")
             log.error("oldest records dropped", table=table, reason=loss.value, records=count, detail=detail)
         self._losses.clear()
         self._logged_at_s = now_s

@@ -74,7 +74,7 @@ class QueueTable:
         )
         self.records -= sum(min(last, position) - max(first - 1, self.settled) for first, last in blocks)
         self.settled = position
-        self._delete(connection, "first <= ?1 AND last <= ?1", position)
+        self._delete(connection, "first <= ? AND last <= ?", position, position)
 
     def append(self, connection: sqlite3.Connection, rows: Rows) -> None:
         """Write records behind all others."""
@@ -96,8 +96,9 @@ class QueueTable:
         # Up to the first one young enough; those after it are not read.
         return self._drop(
             connection,
-            f"first > ?1 AND first < coalesce((SELECT first FROM {self.queue} "
-            "WHERE first > ?1 AND newest_ms >= ?2 ORDER BY first LIMIT 1), 9e18)",
+            f"first > ? AND first < coalesce((SELECT first FROM {self.queue} "
+            "WHERE first > ? AND newest_ms >= ? ORDER BY first LIMIT 1), 9e18)",
+            after,
             after,
             before_ms,
         )
@@ -139,7 +140,7 @@ def span_of(age_ms: int) -> int:
 def blocks_after(connection: sqlite3.Connection, queue: Queue, position: int) -> Iterator[BlockRow]:
     """Return the blocks with records after a position, in order, the oldest first."""
     return connection.execute(
-        f"SELECT first, last, newest_ms, content FROM {queue} WHERE last > ?1 AND "
-        f"first >= (SELECT coalesce(max(first), 0) FROM {queue} WHERE first <= ?1 + 1) ORDER BY first",
-        (position,),
+        f"SELECT first, last, newest_ms, content FROM {queue} WHERE last > ? AND "
+        f"first >= (SELECT coalesce(max(first), 0) FROM {queue} WHERE first <= ? + 1) ORDER BY first",
+        (position, position),
     )

@@ -114,9 +114,9 @@ def _blocks(connection: sqlite3.Connection, queue: Queue) -> Iterator[str]:
     before = 0
     for first, last in checked(connection.execute(f"SELECT first, last FROM {queue} ORDER BY first")):
         if last <= settled:
-            yield f"{queue} {first}: all records of the block are done, but it was not deleted"
+            yield f"{queue} {first}: the block has no queued records, but it was not deleted"
         elif first <= before:
-            yield f"{queue} {first}: the block begins before the last record of another one, {before}"
+            yield f"{queue} {first}: the block overlaps the previous block, whose last record is {before}"
         before = last
 
 
@@ -124,9 +124,9 @@ def _letters(connection: sqlite3.Connection) -> Iterator[tuple[int, Record | Und
     rows: Iterator[tuple[int, *RecordRow]] = connection.execute(
         f"SELECT position, kind, id, key, timestamp_ms, headers, value FROM {DEAD_LETTERS} ORDER BY position"
     )
-    for position, *columns in rows:
+    for position, kind, identifier, key, timestamp_ms, headers, value in rows:
         try:
-            yield position, decode_checked_record(tuple(columns))
+            yield position, decode_checked_record((kind, identifier, key, timestamp_ms, headers, value))
         except Undecodable as error:
             yield position, error
 

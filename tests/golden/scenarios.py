@@ -371,7 +371,7 @@ def domain() -> Told:
 
 def reporting(**how: object) -> Told:
     """Return a VM that has reported for three seconds."""
-    story = Told(**how)  # pyright: ignore[reportArgumentType]
+    story = Told(**how)  # pyrefly: ignore[bad-argument-type]
     story.update()
     story.start()
     story.run_s(3)

@@ -198,6 +198,6 @@ def _letters(path: Path) -> dict[str, str]:
             "detail": letter.detail,
             "record": record_document(letter.record),
         }
-        document["record"]["value"] = texts.out_of(letter.record.value.decode())  # pyright: ignore[reportIndexIssue]
+        document["record"]["value"] = texts.out_of(letter.record.value.decode())
         lines.append(json.dumps(document) + "\n")
     return {"state/dead_letters.jsonl": "".join(lines), "texts/state/dead_letters.txt": texts.file()}

@@ -40,7 +40,7 @@ class _Batch:
 
 
 class _Sender:
-    sender_task = None
+    sender_task: None = None
 
     async def _send_produce_req(self, node_id: int, batches: object) -> None: ...
 
@@ -91,7 +91,7 @@ async def _sent() -> str:
     texts, lines = Texts(), list[str]()
     for record in _records():
         producer = _Producer()
-        client = KafkaClient(producer, LibraryWarnings("golden"))  # pyright: ignore[reportArgumentType]
+        client = KafkaClient(producer, LibraryWarnings("golden"))  # pyrefly: ignore[bad-argument-type]
         await Round(client, names[Queue.of(record)], _PARTITIONS).send([record])
         for topic, partition, batch in producer.sent:
             for given in batch.records:

@@ -175,8 +175,8 @@ SIMULATED = (
 
 SPOOL = (
     (
-        'self._delete(connection, "first <= ?1 AND last <= ?1", position)',
-        'self._delete(connection, "first <= ?1 AND last <= ?1 + 1", position)',
+        'self._delete(connection, "first <= ? AND last <= ?", position, position)',
+        'self._delete(connection, "first <= ? AND last <= ? + 1", position, position)',
     ),
     ("        self.settled = position\n", ""),
     ("after = max(after, self.settled)", "pass"),
@@ -209,7 +209,7 @@ STREAMS = (
     ("elif is_new and epoch.first <= sequence <= epoch.highest:", "elif is_new:"),
     ("if epoch is None and sample.redelivered:", "if False:"),
     ("state.unopened.pop(sample.epoch, None) or _new_epoch()", "_new_epoch()"),
-    ("epoch.highest = epoch.highest, max(epoch.highest, to)", "epoch.highest = epoch.highest, to"),
+    ("    if to <= after:\n        return 0\n    epoch.highest", "    epoch.highest"),
     ("if next(reversed(epochs)) == sample.epoch else Outcome.SUPERSEDED", "if True else Outcome.SUPERSEDED"),
     ("if reading.outcome is Outcome.KEPT and sample.is_polled:", "if reading.outcome is Outcome.KEPT:"),
     ("_forget_oldest(epochs, EPOCHS_KEPT)", "pass"),

@@ -131,7 +131,7 @@ class FleetModel(RuleBasedStateMachine):
             assert all(held[owner_of(waiting)] + 1 >= held[other] for other in may_leave)
         for address in crowded:
             newest = list(self.reported)[list(self.reported).index(address) :]
-            assert all(each in crowded for each in newest if owner_of(each) == owner_of(address))
+            assert all(each in self.fleet.leaving for each in newest if owner_of(each) == owner_of(address))
 
     @rule(address=ADDRESSES)
     def retire(self, address: Address) -> None:

@@ -92,7 +92,7 @@ class Sink:
 
     batch_records_max = 3
     batch_bytes_max = 1 << 20
-    problem = None
+    problem: str | None = None
 
     def __init__(self, queue: Queue) -> None:
         self.queue = queue
@@ -165,7 +165,7 @@ class Agent:
     def in_memory(self, queue: Queue) -> set[int]:
         """Return the records that it has and the file has not, or that it is sending."""
         its = self.spool.queue(queue)
-        rows = (*its.front, *its.committing, *its._taken)  # pyright: ignore[reportPrivateUsage]
+        rows = (*its.front, *its.committing, *its._taken)  # pyrefly: ignore[protected-access]
         return {number_of(each) for _, each in rows}
 
     def append(self, record: Record, memory: Memory) -> None:
@@ -187,12 +187,12 @@ class Agent:
     @property
     def store(self) -> Store | None:
         """The open file."""
-        return self.spool._store  # pyright: ignore[reportPrivateUsage]
+        return self.spool._store  # pyrefly: ignore[protected-access]
 
     def resize(self, pages_max: int) -> None:
         """Have the disk take no more than so many pages, or what it has already."""
         if self.store is not None:
-            connection = self.store._connection  # pyright: ignore[reportPrivateUsage]
+            connection = self.store._connection  # pyrefly: ignore[protected-access]
             self.portal.call(connection.execute, f"PRAGMA max_page_count = {pages_max}")
 
     def let_go(self) -> None:

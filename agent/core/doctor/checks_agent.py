@@ -8,7 +8,7 @@ AGENT_CHECKS: Mapping[Code, Check] = {
     Code.STATE_DIRECTORY: Check(
         Category.STATE,
         "the directory exists or can be created",
-        "the path is not a directory, or neither it nor a directory above it can be used",
+        "the path, or a directory above it, is not a directory or cannot be used",
         "create it for the agent's user, or set `state_directory`",
     ),
     Code.STATE_OWNER: Check(

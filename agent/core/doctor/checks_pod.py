@@ -28,7 +28,7 @@ POD_CHECKS: Mapping[Code, Check] = {
     Code.POD_STATE: Check(
         _POD,
         "the state directory is mounted",
-        "the directory is part of the container, so its records are lost when the pod ends",
+        "the directory is part of the container or of the pod, so its records are lost when the pod ends",
         "mount `/var/lib/barograph` of the node with `hostPath`",
     ),
     Code.POD_TOKEN: Check(

@@ -17,7 +17,7 @@ VM_CHECKS: Mapping[Code, Check] = {
     Code.CONFIG_UNKNOWN: Check(
         Category.CONFIGURATION,
         "every setting and every variable is known",
-        ("this version does not have a setting in the file, or a variable that begins with `BAROGRAPH_`"),
+        "this version does not know a setting in the file, or a variable that begins with `BAROGRAPH_`",
         "correct the name; [configuration.md](configuration.md) lists all settings",
     ),
     Code.CONFIG_VALID: Check(
@@ -60,8 +60,8 @@ VM_CHECKS: Mapping[Code, Check] = {
         Category.HOST,
         "the ID of the host survives a reboot",
         (
-            "the file with the ID is on a file system in memory, so each boot makes a new ID, and "
-            "every VM gets a new one"
+            "the file with the ID is on a file system in memory, so each boot makes a new ID for "
+            "the host and for every VM without a uuid"
         ),
         "run `systemd-machine-id-setup --commit`, or set `host.id`",
     ),
@@ -185,14 +185,17 @@ VM_CHECKS: Mapping[Code, Check] = {
         Category.VMS,
         "no other client disables polling",
         "another client keeps setting the polling interval to 0",
-        "find that client and stop it, or exclude the VM (`vms.exclude`)",
+        "stop that client, then restart the agent; or exclude the VM (`vms.exclude`)",
         When.AFTER,
     ),
     Code.VM_INTERVAL: Check(
         Category.VMS,
         "the agent can set the polling interval",
         "QEMU refused the interval, or the change could not be recorded",
-        "see the detail: it has QEMU's error, or the problem with the state directory",
+        (
+            "fix the cause in the detail, which is QEMU's error or a problem with the state directory; the"
+            " agent tries again with each heartbeat (`polling.heartbeat`)"
+        ),
         When.AFTER,
     ),
     Code.VM_DRIVER: Check(

@@ -15,6 +15,7 @@ class Directory:
 
     path: str
     file_system: str  # "": unknown
+    ends_with_pod: bool = False  # an emptyDir, or the runtime's volume for a VOLUME of the image
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +55,9 @@ def judge_pod(facts: PodFacts) -> Findings:
         more = facts.capabilities & ~NEEDED_CAPABILITIES
         if more:
             found.warning(
-                Code.POD_PRIVILEGES, "", f"the agent has {more.bit_count()} capabilities more than it needs"
+                Code.POD_PRIVILEGES,
+                "",
+                f"the agent has {more.bit_count()} Linux capabilities that it does not need",
             )
     return found
 
@@ -63,4 +66,7 @@ def _mounted(found: Findings, code: Code, directory: Directory) -> None:
     found.passed(code)
     if directory.file_system in _LAYERS:
         detail = f"{directory.path} is a layer of the image, and not mounted from the node"
+        found.error(code, directory.path, detail)
+    elif directory.ends_with_pod:
+        detail = f"{directory.path} is a volume that ends with the pod, and not mounted from the node"
         found.error(code, directory.path, detail)

@@ -7,7 +7,7 @@ from agent.core.doctor.checks import CHECKS
 from agent.core.doctor.codes import Category, Code, When
 from agent.core.doctor.report import Findings
 from agent.core.findings import Level
-from agent.core.reading import State
+from agent.core.reading import SocketMark, State
 from agent.core.states import Reason
 from agent.core.wording import counted
 from agent.errors import LinkFault
@@ -28,6 +28,7 @@ class SocketFile:
 
     path: str
     owner: str  # user:group and mode, for people
+    mark: SocketMark
     may_connect: bool
     agent_sets: bool = False  # the policy lets the agent set the interval
 

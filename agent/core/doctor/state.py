@@ -71,7 +71,7 @@ def judge_state(facts: StateFacts) -> Findings:
     elif at.file_system in _OF_A_NETWORK:
         detail = (
             f"{at.looked_at} is on {at.file_system}; SQLite needs locks, which such a file system does "
-            "not always give"
+            "not always provide"
         )
         found.warning(Code.STATE_FILE_SYSTEM, at.path, detail)
     _space(found, facts)

@@ -426,7 +426,7 @@ def test_lines_are_on_without_another_sink_or_as_configured(
 
 def test_a_configuration_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        bare().effective = bare().effective  # pyright: ignore[reportAttributeAccessIssue]  the point of the test
+        bare().effective = bare().effective  # pyrefly: ignore[read-only]  # the point of the test
 
 
 # --- secrets ---
@@ -582,5 +582,5 @@ def test_a_value_that_only_looks_like_a_number_or_a_date_is_refused(value: str, 
     file = tmp_path / "barograph.yaml"
     file.write_text(f"interval: {value}\n")
 
-    with pytest.raises(ConfigError, match="put a text in quotes"):
+    with pytest.raises(ConfigError, match="if it is text, put it in quotes"):
         load(Flags(config=str(file)), {})

@@ -120,7 +120,7 @@ VALIDATORS = {document: Draft202012Validator(newest(document)) for document in D
 
 
 def problems(document: str, value: Any) -> list[str]:
-    errors = VALIDATORS[document].iter_errors(value)  # pyright: ignore[reportUnknownMemberType]: its stub is untyped
+    errors = VALIDATORS[document].iter_errors(value)
     return [f"{error.json_path}: {error.message}" for error in errors]
 
 

@@ -171,7 +171,7 @@ class Story:
 
 def reporting(**how: object) -> Story:
     """Return the story of a VM that has reported for some seconds; `how` is that of `Story`."""
-    story = Story(**how)  # pyright: ignore[reportArgumentType]
+    story = Story(**how)  # pyrefly: ignore[bad-argument-type]
     story.update()
     story.start()
     story.run_s(5)

@@ -249,7 +249,7 @@ def test_a_link_is_closed_when_its_path_is_refused(access: Access) -> None:
 
     assert CloseLink() in effects
     assert Retire() in effects
-    assert story.words[-1] == ("gone", "missing")
+    assert story.words[-1] == ("gone", "not_observed")
 
 
 def test_a_link_whose_path_has_only_gone_lives_on() -> None:

@@ -48,7 +48,7 @@ from agent.core.events import (
     StateWanted,
     Tick,
 )
-from agent.core.poller import Poller
+from agent.core.poller import SECOND_NS, Poller, PollSettings
 from agent.core.polling import ANSWERS, IGNORED, Step, step, wakeup_at
 from agent.core.reading import SocketMark
 from agent.errors import LinkFault
@@ -184,7 +184,8 @@ class HaltingStory(Story):
 
 def story_in(situation: Situation) -> Story:
     """Return a story that has come to the situation by itself."""
-    story = HaltingStory(interval_s=0)
+    # No heartbeat comes before the deadlines.
+    story = HaltingStory(interval_s=0, settings=PollSettings(interval_s=1, heartbeat_ns=3_600 * SECOND_NS))
     story.update()
     if isinstance(situation, Question):
         if situation is Question.ACTUAL:  # asked of a VM that was known before its link failed

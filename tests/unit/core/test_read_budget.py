@@ -146,7 +146,7 @@ def test_keys_that_wait_no_longer_are_forgotten() -> None:
         queue.use(0, 1.0)
         assert queue.next() == 0
 
-    assert len(queue._used) < 1_500  # pyright: ignore[reportPrivateUsage]
+    assert len(queue._used) < 1_500  # pyrefly: ignore[protected-access]
 
 
 def test_while_links_wait_no_other_is_read_without_a_turn() -> None:

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.core.shares import ROOT, FairQueue, Owner, owner_below
+from agent.core.shares import ROOT, FairQueue, Owner, equal_shares, owner_below
 
 ITEMS = st.lists(st.tuples(st.sampled_from([0, 1, 2, "pod x"]), st.integers(0, 99)), unique=True)
 
@@ -67,3 +67,10 @@ def test_an_owner_is_the_topmost_that_is_not_root() -> None:
     assert owner_below(ROOT, pod, 0) == "pod 0a1b2c3d-0000-4000-8000-000000000001"
     assert owner_below("pod x", f"{pod}/volumes", 107) == "pod x"
     assert owner_below(1000, "/home/a/pods/0a1b2c3d-0000-4000-8000-000000000001", 1000) == 1000
+
+
+def test_over_the_bound_owners_have_equal_shares_and_items_named_first_stay() -> None:
+    owners = {"a1": 1, "a2": 1, "a3": 1, "b1": 2}
+
+    assert equal_shares(owners, ["a3", "ended"], 2) == {"a3", "b1"}
+    assert equal_shares(owners, [], 9) == set(owners)

@@ -13,6 +13,7 @@ REPORTING = Facts(
     claimed=True,
     fault=None,
     fault_detail="",
+    path_refused=False,
     greeted_before=True,
     other_address=None,
     overdue=False,

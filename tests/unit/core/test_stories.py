@@ -11,6 +11,7 @@ from agent.core.address import MonitorPath
 from agent.core.events import (
     Ask,
     Asking,
+    Checked,
     CloseLink,
     Counted,
     CountReading,
@@ -143,6 +144,27 @@ def test_the_vms_clock_stands_still_from_the_moment_stop_is_heard() -> None:
     story.now_ns += 500_000_000
 
     assert story.poller.running.read(story.now_ns) == before_ns
+
+
+@pytest.mark.parametrize("answer", ["paused", "refused"])
+def test_a_vm_that_resumes_while_a_check_is_in_flight_is_checked_again(answer: str) -> None:
+    story = reporting(run_state="running")
+    story.run_state = "paused"
+    story.hear(MonitorEventKind.STOP)
+    story.pass_s(1)
+    before = Checked("paused", story.balloon_path, story.interval_s)
+
+    story.mute = True
+    story.hear(MonitorEventKind.STOP)
+    assert story.asked[-1].question is Question.CHECK
+    story.now_ns += 5_000_000
+    story.hear(MonitorEventKind.RESUME)
+    story.now_ns += 5_000_000
+    story.mute, story.run_state = False, "running"
+    story.feed(before if answer == "paused" else Refused("busy"))
+    story.pass_s(0.1)
+
+    assert story.words[-1] == ("reporting", "advancing")
 
 
 def test_a_migration_names_qemus_own_word() -> None:
@@ -306,7 +328,7 @@ def test_overwritten_updates_are_counted_on_the_next_sample() -> None:
     story.mute = False
     story.update()
     assert asked == story.poller.phase
-    story.feed(story.answer(Ask(Question.READ)))  # pyright: ignore[reportArgumentType]
+    story.feed(story.answer(Ask(Question.READ)))  # pyrefly: ignore[bad-argument-type]
 
     assert 4 <= story.samples[-1].missed_at_most <= 6
 
@@ -322,7 +344,7 @@ def test_a_reading_past_its_deadline_is_unreachable_and_the_late_answer_ends_it(
 
     story.mute = False
     story.update()
-    story.feed(story.answer(Ask(Question.READ)))  # pyright: ignore[reportArgumentType]
+    story.feed(story.answer(Ask(Question.READ)))  # pyrefly: ignore[bad-argument-type]
 
     assert story.words[-1] == ("reporting", "advancing")
     assert "stalled" not in dict(story.words)
@@ -574,9 +596,9 @@ def test_an_interval_that_cannot_be_remembered_is_not_set() -> None:
     def refuse(effect: object) -> object:
         if isinstance(effect, Ask) and effect.question is Question.REMEMBER:
             return Refused("disk full")
-        return answer(effect)  # pyright: ignore[reportArgumentType]
+        return answer(effect)  # pyrefly: ignore[bad-argument-type]
 
-    story.answer = refuse  # pyright: ignore[reportAttributeAccessIssue]
+    story.answer = refuse  # pyrefly: ignore[bad-assignment]
     story.update()
     story.start()
 
@@ -747,10 +769,10 @@ def test_a_visit_that_takes_too_long_ends_and_the_next_one_goes_on() -> None:
     answer = story.answer
 
     def slow_disk(effect: object) -> object:
-        said = answer(effect)  # pyright: ignore[reportArgumentType]
+        said = answer(effect)  # pyrefly: ignore[bad-argument-type]
         return None if isinstance(effect, Ask) and effect.question is Question.REMEMBER else said
 
-    story.answer = slow_disk  # pyright: ignore[reportAttributeAccessIssue]
+    story.answer = slow_disk  # pyrefly: ignore[bad-assignment]
     story.update()
     story.start()
     assert questions(story)[-1] is Question.REMEMBER
@@ -784,9 +806,9 @@ def test_a_duplicate_names_the_other_path_and_takes_over_when_it_is_free() -> No
     def claim(effect: object) -> object:
         if isinstance(effect, Ask) and effect.question is Question.CLAIM and taken:
             return Duplicate(MonitorPath("/run/vm/first.qmp"))
-        return answer(effect)  # pyright: ignore[reportArgumentType]
+        return answer(effect)  # pyrefly: ignore[bad-argument-type]
 
-    story.answer = claim  # pyright: ignore[reportAttributeAccessIssue]
+    story.answer = claim  # pyrefly: ignore[bad-assignment]
     story.update()
     story.start()
     assert story.words[-1] == ("duplicate", "uuid_in_use")
@@ -805,8 +827,8 @@ def test_a_held_monitor_is_no_greeting_and_tried_ever_more_rarely() -> None:
     waits: list[float] = []
     for _ in range(8):
         story.feed(LinkFailed(LinkFault.SILENT, "no greeting"))
-        at_ns = story.poller.phase.retry_at_ns or 0  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownVariableType]
-        waits.append((at_ns - story.now_ns) / 1e9)  # pyright: ignore[reportUnknownArgumentType]
+        at_ns = story.poller.phase.retry_at_ns or 0  # pyrefly: ignore[missing-attribute]
+        waits.append((at_ns - story.now_ns) / 1e9)
         story.pass_s(waits[-1] + 0.001)
 
     assert story.words[-1] == ("no-greeting", "silent")
@@ -857,6 +879,22 @@ def test_an_unchanged_state_is_repeated_and_says_when_it_is_void() -> None:
     assert [each.sequence for each in story.states] == list(range(1, len(story.states) + 1))
 
 
+def test_heartbeats_of_vms_that_were_found_together_are_spread_over_the_last_tenth_of_the_period() -> None:
+    settings = PollSettings(interval_s=1, heartbeat_ns=300 * SECOND_NS)
+    addresses = [MonitorPath(f"/run/vm/{number}.qmp") for number in range(100)]
+    due_s: list[float] = []
+    for address in addresses:
+        story = Story(settings=settings)
+        story.poller = begin(address, VmId("path-id"), Access.HOLD)
+        story.start()
+        assert story.poller.reported is not None
+        due_s.append((story.poller.reported.heartbeat_at_ns - story.now_ns) / SECOND_NS)
+
+    assert all(270 <= each <= 300 for each in due_s)
+    for tenth in range(10):
+        assert sum(270 + 3 * tenth <= each < 273 + 3 * tenth for each in due_s) <= 25
+
+
 def test_a_restart_knows_what_an_earlier_run_set() -> None:
     from agent.core.events import Opened
     from agent.core.ownership import IntervalChange
@@ -896,7 +934,7 @@ def test_the_first_sample_of_an_epoch_is_unsolicited_although_we_have_just_asked
     assert [each.origin for each in story.samples] == [Origin.UNSOLICITED]
 
 
-def test_a_stream_of_events_is_looked_into_within_50_ms_and_25_times_a_second_at_most() -> None:
+def test_a_stream_of_events_is_looked_into_within_50_ms_25_times_and_then_once_a_second() -> None:
     story = reporting()
     first = len(story.asked)
 
@@ -906,10 +944,21 @@ def test_a_stream_of_events_is_looked_into_within_50_ms_and_25_times_a_second_at
         story.pass_s(0.002)
         story.run_state = "paused" if number % 2 else "running"
         story.hear(MonitorEventKind.STOP if number % 2 else MonitorEventKind.RESUME)
-    story.pass_s(0.05)
+    story.pass_s(1)
 
     assert 20 <= questions(story)[first:].count(Question.CHECK) <= 28
     assert story.words[-1] == ("paused", "paused")
+
+    first = len(story.asked)
+    for number in range(5000):
+        story.pass_s(0.002)
+        story.hear(MonitorEventKind.STOP if number % 2 else MonitorEventKind.RESUME)
+    assert 9 <= questions(story)[first:].count(Question.CHECK) <= 12
+
+    story.pass_s(60)  # of quiet
+    first = len(story.asked)
+    story.hear(MonitorEventKind.RESUME)
+    assert questions(story)[first] is Question.CHECK
 
 
 class _Fickle(Story):

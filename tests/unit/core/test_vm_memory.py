@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from agent.core import vm_memory
-from agent.core.address import Domain, MonitorPath
+from agent.core.address import MonitorPath
 from agent.core.events import BalloonChanged, Given, LinkFailed, PathMissing
 from agent.core.poller import Poller
 from agent.core.reading import (
@@ -14,8 +14,10 @@ from agent.core.reading import (
     ProcessMemory,
     SocketMark,
     State,
+    VmId,
     VmMemory,
 )
+from agent.core.shares import ROOT, Owner, owner_below
 from agent.core.vm_memory import Amounts, HostView, Subject
 from agent.errors import LinkFault
 from tests.unit.core.driving import MIB, Story
@@ -59,7 +61,7 @@ def test_a_vm_without_a_balloon_has_a_record_without_the_balloons_part() -> None
 
     assert memory.state is State.NO_BALLOON
     assert (memory.balloon, memory.deflate_on_oom) == (None, None)
-    assert vm_memory.chosen([story.poller]) == [story.poller]
+    assert list(vm_memory.chosen([story.poller]).values()) == [story.poller]
     assert vm_memory.amounts(memory) == Amounts(512 * MIB, None, 300 * MIB)
 
 
@@ -70,10 +72,10 @@ def test_a_vm_that_does_not_answer_keeps_what_is_known_and_one_that_is_gone_has_
     story.feed(LinkFailed(LinkFault.DENIED, "permission denied"))
     assert described(story.poller).state is State.UNREACHABLE
     assert described(story.poller).configured is not None
-    assert vm_memory.chosen([story.poller]) == [story.poller]
+    assert list(vm_memory.chosen([story.poller]).values()) == [story.poller]
 
     story.feed(PathMissing())
-    assert vm_memory.chosen([story.poller]) == []
+    assert vm_memory.chosen([story.poller]) == {}
 
 
 def test_a_vm_that_is_not_known_yet_has_no_record_and_each_id_has_one() -> None:
@@ -81,8 +83,32 @@ def test_a_vm_that_is_not_known_yet_has_no_record_and_each_id_has_one() -> None:
     unknown.mute = True
     known = Story().start().poller
 
-    assert vm_memory.chosen([unknown.start().poller]) == []
-    assert vm_memory.chosen([known, known]) == [known]
+    assert vm_memory.chosen([unknown.start().poller]) == {}
+    assert list(vm_memory.chosen([known, known]).values()) == [known]
+
+
+@pytest.mark.parametrize(
+    ("vms", "interval_s", "slices", "lasts_s"),
+    [
+        (0, 60, 0, 0),
+        (1, 60, 1, 0),
+        (20, 60, 1, 0),
+        (100, 60, 5, 2),
+        (1_000, 60, 50, 20),
+        (10_000, 60, 500, 30),
+    ],
+)
+def test_a_round_is_made_in_slices_and_takes_at_most_half_of_the_interval(
+    vms: int, interval_s: float, slices: int, lasts_s: float
+) -> None:
+    ids = [VmId(f"{number}") for number in range(vms)]
+
+    made = list(vm_memory.slices(ids))
+
+    assert [each for part in made for each in part] == ids
+    assert len(made) == slices
+    assert all(len(part) <= 20 for part in made)
+    assert max(slices - 1, 0) * vm_memory.pause_s(vms, interval_s) == pytest.approx(lasts_s, rel=0.25)
 
 
 def test_deflate_on_oom_is_that_of_the_device_until_another_one_comes() -> None:
@@ -134,34 +160,36 @@ def test_huge_pages_count_as_resident_in_the_sums() -> None:
     assert vm_memory.amounts(memory).resident_bytes == 1 + 2 * MIB
 
 
+UID = "5f0c1e4e-28a6-4f0e-9a5f-0123456789ab"
+
+
 @pytest.mark.parametrize(
-    ("address", "uid"),
+    ("owner", "uid"),
     [
-        (MonitorPath("/var/lib/kubelet/pods/5f0c1e4e-28a6-4f0e-9a5f-0123456789ab/volumes/x/a.qmp"), True),
-        (
-            Domain(
-                "qemu:///session?socket=/host/pods/5f0c1e4e-28a6-4f0e-9a5f-0123456789ab/volumes/l/sock",
-                "5f0c1e4e-28a6-4f0e-9a5f-0123456789ac",
-            ),
-            True,
-        ),
-        (MonitorPath("/run/vm/5f0c1e4e-28a6-4f0e-9a5f-0123456789ab/a.qmp"), False),
-        (MonitorPath("/pods/short/a.qmp"), False),
+        (owner_below(ROOT, f"/host/pods/{UID}", ROOT), UID),
+        (f"qemu:///session?socket=/host/pods/{UID}/volumes/l/sock", UID),  # a URI that is configured
+        ("qemu:///system", None),
+        (1001, None),
+        (None, None),
     ],
 )
-def test_a_pods_uid_is_in_the_path_of_its_volume(address: MonitorPath | Domain, uid: bool) -> None:
-    story = Story().start()
-    poller = story.poller
-    endpoint = replace(poller.endpoint, address=address)
-    found = vm_memory.subject(replace(poller, endpoint=endpoint))
+def test_the_pod_of_a_vm_is_the_owner_of_its_socket(owner: Owner, uid: str | None) -> None:
+    assert vm_memory.subject(Story().start().poller, owner).pod_uid == uid
 
-    assert found.pod_uid == ("5f0c1e4e-28a6-4f0e-9a5f-0123456789ab" if uid else None)
+
+def test_a_user_who_gives_a_directory_the_path_of_a_pods_volume_is_not_that_pod() -> None:
+    poller = Story().start().poller
+    address = MonitorPath(f"/home/a/pods/{UID}/volumes/x/a.qmp")
+    endpoint = replace(poller.endpoint, address=address)
+    owner = owner_below(1001, str(address), 1001)
+
+    assert vm_memory.subject(replace(poller, endpoint=endpoint), owner).pod_uid is None
 
 
 def test_the_subject_has_the_peer_and_what_it_must_map() -> None:
     story = Story(given=Given(512 * MIB, 64 * MIB), peer=Peer(7, 4711)).start()
 
-    assert vm_memory.subject(story.poller) == Subject(
+    assert vm_memory.subject(story.poller, None) == Subject(
         MonitorPath("/run/vm/a.qmp"), Peer(7, 4711), None, 512 * MIB
     )
 

@@ -131,6 +131,16 @@ def test_a_long_path_takes_no_more_descriptors_than_a_short_one(folder: Path) ->
     assert found == str(deep)
 
 
+def test_a_path_with_many_steps_back_ends(folder: Path) -> None:
+    deep = folder.joinpath(*["d"] * 30)
+    deep.mkdir(parents=True)
+    (folder / "link").symlink_to(f"{deep}" + "/../d" * 800)
+
+    assert find(f"{deep}" + "/../d" * 100)[0] == str(deep)
+    with pytest.raises(OSError, match="symbolic links"):
+        find(str(folder / "link"))
+
+
 def test_no_descriptor_is_left(folder: Path) -> None:
     (folder / "a" / "b").mkdir(parents=True)
     (folder / "a" / "link").symlink_to(folder / "a" / "b")

@@ -7,7 +7,7 @@ from agent.host.mounts import Mount, mount_of
 MOUNTS = r"""22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/root rw
 23 22 0:21 / /srv rw - tmpfs tmpfs rw
 24 23 0:22 / /srv/with\040space rw,noatime master:1 - nfs4 server:/x rw
-25 22 0:23 / /srv rw - xfs /dev/sdb rw
+25 22 0:23 /a\040b /srv rw - xfs /dev/sdb rw
 a broken line
 """
 
@@ -21,7 +21,7 @@ def listed(tmp_path: Path) -> str:
 def test_the_longest_mount_applies_and_of_two_at_one_place_the_later(tmp_path: Path) -> None:
     mounts = listed(tmp_path)
 
-    assert mount_of("/srv/state", mounts) == Mount("/srv", "xfs")
+    assert mount_of("/srv/state", mounts) == Mount("/srv", "xfs", "/a b")
     assert mount_of("/srv2", mounts) == Mount("/", "ext4")
     assert mount_of("/srv/with space/state", mounts) == Mount("/srv/with space", "nfs4")
 

@@ -317,8 +317,8 @@ async def test_the_vms_of_one_owner_make_room_for_those_of_another(folder: Path)
                 group.start_soon(fleet.follow, scans(), list[Scan]().append)
 
     details = [str(line.get("detail")) for line in logs if line["event"] == "monitor refused"]
-    assert "the agent has reached its limit of 4" in details[0]
-    assert "user 1000 has the most VMs: this one and 0 others" in details[1]
+    assert "the agent has reached its limit of 4 monitors;" in details[0]
+    assert "this VM; its owner, user 1000, has the most VMs; narrow" in details[1]
 
 
 def mark(path: Path) -> SocketMark:

@@ -166,7 +166,7 @@ def seen_as_another_users(shared: VmServices, path: str) -> VmServices:
     ) -> AsyncGenerator[Link, None]:
         async with shared.open_link(address, look_first=look_first, mark=mark) as link:
             if str(address) == path:
-                link.owner = os.geteuid() + 1  # pyright: ignore[reportAttributeAccessIssue]
+                link.owner = os.geteuid() + 1  # pyrefly: ignore[read-only]
             yield link
 
     return replace(shared, open_link=open_link)

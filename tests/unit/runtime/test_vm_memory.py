@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from agent.core.address import Address
-from agent.core.reading import ProcessMemory, VmMemory
+from agent.core.poller import Poller
+from agent.core.reading import ProcessMemory, VmId, VmMemory
 from agent.core.vm_memory import HostView, Subject
 from agent.runtime import vm_memory
 from agent.runtime.vm_memory import VmMemoryRounds
@@ -50,9 +52,11 @@ class Files:
     held: threading.Event | None = None
     raises: bool = False
     looks: int = 0
+    vms: list[int] = field(default_factory=list[int])  # in each look
 
     def look(self, subjects: Sequence[Subject], now_ms: int) -> Mapping[Address, HostView]:
         self.looks += 1
+        self.vms.append(len(subjects))
         if self.held is not None:
             self.held.wait(30)
         if self.raises:
@@ -61,11 +65,11 @@ class Files:
 
 
 @asynccontextmanager
-async def rounds(files: Files) -> AsyncGenerator[Records]:
+async def rounds(files: Files, pollers: Sequence[Poller] = ()) -> AsyncGenerator[Records]:
     records = Records()
-    poller = Story().start().poller
+    known = pollers or [Story().start().poller]
     async with anyio.create_task_group() as group:
-        group.start_soon(VmMemoryRounds(lambda: [poller], records, 0.05, files.look).run)
+        group.start_soon(VmMemoryRounds(lambda: known, records, 0.05, lambda _: None, files.look).run)
         try:
             yield records
         finally:
@@ -82,6 +86,28 @@ async def test_each_round_has_one_look_and_a_record_of_each_vm_with_the_next_num
 
     assert [each.sequence for each in records.all[:3]] == [1, 2, 3]
     assert {each.process for each in records.all} == {SEEN.process}
+
+
+def pollers_of(vms: int) -> list[Poller]:
+    poller = Story().start().poller
+    identity = poller.process.identity
+    assert identity is not None
+    return [
+        replace(poller, process=replace(poller.process, identity=replace(identity, id=VmId(f"{number}"))))
+        for number in range(vms)
+    ]
+
+
+async def test_a_round_of_many_vms_is_made_in_slices_and_a_vm_that_ends_meanwhile_is_left_out() -> None:
+    files, pollers = Files(), pollers_of(45)
+    async with rounds(files, pollers) as records:
+        await records.until(20)
+        del pollers[-1]
+        await records.until(90)
+
+    assert files.vms[:4] == [20, 20, 4, 20]
+    assert [each.sequence for each in records.all[:88]] == [1] * 44 + [2] * 44
+    assert [each.vm.id for each in records.all[:44]] == [f"{number}" for number in range(44)]
 
 
 async def test_files_that_hang_are_asked_once_and_the_records_come_without_them(

@@ -56,7 +56,7 @@ def waiting(path: Path) -> list[Record]:
         return [
             record
             for queue in ("samples", "states", "memory")
-            for _, record in store.read(queue, after=0, size_bytes_max=1 << 30)  # pyright: ignore[reportArgumentType]
+            for _, record in store.read(queue, after=0, size_bytes_max=1 << 30)  # pyrefly: ignore[bad-argument-type]
         ]
     finally:
         store.close()

@@ -39,7 +39,7 @@ async def running(
 ) -> AsyncGenerator[DiskSpool]:
     """A spool that commits, as in the agent."""
     quick = Settings(directory=directory, gathering=QUICK)
-    settings = replace(quick, **how)  # pyright: ignore[reportArgumentType]
+    settings = replace(quick, **how)  # pyrefly: ignore[bad-argument-type]
     async with open_spool(settings, counters or Counters(), lambda: NOW_MS) as spool:
         async with anyio.create_task_group() as group:
             group.start_soon(spool.run)
@@ -180,9 +180,9 @@ async def test_after_a_kill_in_that_time_the_next_run_begins_new_epochs(tmp_path
                 if each != FILE_NAME:
                     shutil.copy(f"{tmp_path}/{each}", at_the_kill)
 
-    async with running(at_the_kill if killed else tmp_path) as spool:  # pyright: ignore[reportPossiblyUnboundVariable]
+    async with running(at_the_kill if killed else tmp_path) as spool:  # pyrefly: ignore[unbound-name]
         assert list(spool.memories) == ([] if killed else ["/run/vm/a.qmp"])
-    async with running(at_the_kill if killed else tmp_path) as spool:  # pyright: ignore[reportPossiblyUnboundVariable]
+    async with running(at_the_kill if killed else tmp_path) as spool:  # pyrefly: ignore[unbound-name]
         assert list(spool.memories) == ([] if killed else ["/run/vm/a.qmp"])
 
 
@@ -353,7 +353,7 @@ async def test_a_start_that_is_canceled_leaves_no_file_open(tmp_path: Path) -> N
     with anyio.CancelScope(shield=True), anyio.fail_after(60):
         while open_files(tmp_path):  # the thread closes it
             await checkpoint()
-    spool._thread.end()  # pyright: ignore[reportPrivateUsage]
+    spool._thread.end()  # pyrefly: ignore[protected-access]
 
 
 async def test_a_record_too_large_for_a_block_is_dropped_and_counted(tmp_path: Path) -> None:
@@ -482,7 +482,7 @@ async def test_a_hung_disk_delays_neither_collection_nor_the_end(tmp_path: Path)
             open_spool(Settings(directory=tmp_path), Counters(), lambda: NOW_MS) as spool,
             anyio.create_task_group() as group,
         ):
-            group.start_soon(spool._thread.run, wait)  # pyright: ignore[reportPrivateUsage]
+            group.start_soon(spool._thread.run, wait)  # pyrefly: ignore[protected-access]
             await anyio.to_thread.run_sync(hung.wait)
             group.start_soon(spool.run)
             for n in range(2000):  # goes on taking records in

@@ -3,7 +3,7 @@
 import os
 import signal
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -41,8 +41,8 @@ def ids(rows: Sequence[tuple[int, Record]]) -> list[str]:
     return [each.id for _, each in rows]
 
 
-def waiting(totals: Totals) -> tuple[int, int, int]:
-    return tuple(totals.rows[table] for table in (Queue.SAMPLES, Queue.STATES, DEAD_LETTERS))  # pyright: ignore[reportReturnType]
+def waiting(totals: Totals) -> tuple[int, ...]:
+    return tuple(totals.rows[table] for table in (Queue.SAMPLES, Queue.STATES, DEAD_LETTERS))
 
 
 def test_after_a_kill_a_commit_is_in_the_file_completely_or_not_at_all(path: Path) -> None:
@@ -51,8 +51,8 @@ def test_after_a_kill_a_commit_is_in_the_file_completely_or_not_at_all(path: Pat
     if child == 0:
         store = open_store(path, Bounds())
         store.commit(Change(now_ms=NOW_MS, records=at(2, [record(2)]), memories=[memory(sequence=2)]))
-        store._connection.execute("BEGIN IMMEDIATE")  # pyright: ignore[reportPrivateUsage]
-        store._apply(Change(now_ms=NOW_MS, records=at(3, [record(3)]), memories=[memory(sequence=3)]))  # pyright: ignore[reportPrivateUsage]
+        store._connection.execute("BEGIN IMMEDIATE")  # pyrefly: ignore[protected-access]
+        store._apply(Change(now_ms=NOW_MS, records=at(3, [record(3)]), memories=[memory(sequence=3)]))  # pyrefly: ignore[protected-access]
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
 
@@ -287,9 +287,9 @@ def _broken_page(path: Path) -> None:
     ],
 )
 def test_a_file_of_a_newer_format_of_another_program_or_damaged_is_recognized_and_left_unchanged(
-    path: Path, damage: object, fault: SpoolFault
+    path: Path, damage: Callable[[Path], object], fault: SpoolFault
 ) -> None:
-    damage(path)  # pyright: ignore[reportCallIssue, reportUnknownVariableType]
+    damage(path)
     content = path.read_bytes()
 
     with pytest.raises(SpoolError) as told:

@@ -138,7 +138,7 @@ def test_a_sample_newer_than_the_memory_of_its_vm_is_found(path: Path) -> None:
         ),
         (
             "UPDATE totals SET settled = 9, total = 0 WHERE name = 'states'",
-            "states 3: all records of the block are done, but it was not deleted",
+            "states 3: the block has no queued records, but it was not deleted",
         ),
         ("UPDATE dead_letters SET kind = 'nonsense'", "dead_letters 1: record "),
         ("UPDATE dead_letters SET value = x'78'", "dead_letters 1: record "),
@@ -193,7 +193,7 @@ def test_a_damaged_block_and_one_that_overlaps_another_are_found(path: Path) -> 
 
     problems = verify(path).problems
 
-    assert "samples 2: the block begins before the last record of another one, 2" in problems
+    assert "samples 2: the block overlaps the previous block, whose last record is 2" in problems
     assert "samples 4: block 4: wrong checksum" in problems
 
 
