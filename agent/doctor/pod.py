@@ -10,6 +10,8 @@ from agent.host.mounts import mount_of
 
 _TOKEN = "var/run/secrets/kubernetes.io/serviceaccount/token"
 _STATUS_MAX_BYTES = 16 * 1024
+# The kubelet's for an emptyDir, containerd's for a VOLUME of the image. CRI-O makes the latter in a layer.
+_OF_PODS = ("/volumes/kubernetes.io~empty-dir/", "/io.containerd.grpc.v1.cri/containers/")
 
 
 def look_at_pod(
@@ -47,7 +49,9 @@ def fixed_part(glob: str) -> str:
 
 def _directory(path: str, root: Path) -> Directory:
     mount = mount_of(path, str(root / "proc/self/mountinfo"))
-    return Directory(path, "" if mount is None else mount.type)
+    if mount is None:
+        return Directory(path, "")
+    return Directory(path, mount.type, ends_with_pod=any(each in mount.root for each in _OF_PODS))
 
 
 def _capabilities(root: Path) -> int | None:

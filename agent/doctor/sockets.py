@@ -54,21 +54,22 @@ async def probe_monitors(
     found: dict[str, Finding] = {}
     limiter = anyio.CapacityLimiter(_AT_ONCE)
 
-    async def look(path: str) -> None:
+    async def look(each: SocketFile) -> None:
         async with limiter:
-            found[path] = await probe(
-                MonitorPath(path),
+            found[each.path] = await probe(
+                MonitorPath(each.path),
                 host_id,
                 observing,
                 open_link,
                 deadline_s=_DEADLINE_S,
                 wait_for_update=False,
                 access=Access.SHARE,
+                mark=each.mark,
             )
 
     async with anyio.create_task_group() as group:
         for each in sockets:
-            group.start_soon(look, each.path)
+            group.start_soon(look, each)
     return _vms([(each, found[each.path]) for each in sockets]), len(may_connect) - len(sockets)
 
 
@@ -128,7 +129,7 @@ def _files(found: Scan, policy: IntervalPolicy) -> list[SocketFile]:
         # connect(2) needs write permission on the file, for the effective user.
         may = os.access(path, os.W_OK, effective_ids=True)
         sets = (each.policy or policy) is not IntervalPolicy.OBSERVE
-        files.append(SocketFile(path, _owner(status), may, sets))
+        files.append(SocketFile(path, _owner(status), each.mark, may, sets))
     return files
 
 

@@ -11,7 +11,9 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 
 _NETLINK_SOCK_DIAG = 4
 _BY_FAMILY, _ERROR, _DONE = 20, 2, 3  # SOCK_DIAG_BY_FAMILY, NLMSG_ERROR, NLMSG_DONE
@@ -21,6 +23,7 @@ _SHOW_VFS, _SHOW_RQLEN = 0x2, 0x10  # UDIAG_SHOW_VFS, UDIAG_SHOW_RQLEN
 _VFS, _RQLEN = 1, 4  # UNIX_DIAG_VFS, UNIX_DIAG_RQLEN
 
 _HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, pid
+_START = struct.Struct("=IH")  # of a nlmsghdr
 _ASK = struct.Struct("=BBHIIIII")  # unix_diag_req: family, protocol, pad, states, inode, show, cookie
 _ANSWER = struct.Struct("=BBBBIII")  # unix_diag_msg: family, type, state, pad, inode, cookie
 _ATTRIBUTE = struct.Struct("=HH")  # nlattr: length, type
@@ -32,6 +35,15 @@ _USUAL = struct.Struct("=IH26xIIIII4x8x")
 _USUAL_VFS, _USUAL_RQLEN = (
     int.from_bytes(_ATTRIBUTE.pack(12, type), sys.byteorder) for type in (_VFS, _RQLEN)
 )
+
+# The shortest entry with a file and a queue: a listener without a file (an abstract name) has a shorter one.
+_SHORTEST = _HEADER.size + _ANSWER.size + 2 * (_ATTRIBUTE.size + _PAIR.size)
+
+_LOOKING_SHARE_MAX = 0.2
+"""Of the time, spent on looks: any user can make the list long."""
+
+_SHORT_LOOK_S = 0.1
+"""A look that takes no longer delays no other. 100,000 listeners take so long; a host has thousands."""
 
 _ANSWER_WITHIN_S = 1.0
 _READ_BYTES = 1 << 16
@@ -46,17 +58,22 @@ def file_of(device: int, inode: int) -> File:
     return inode & 0xFFFF_FFFF, os.major(device) << 20 | os.minor(device)  # as in linux/kdev_t.h
 
 
-def waiting(status: os.stat_result) -> int | None:
+Look = Callable[[], dict[File, int]]
+"""Returns how many connections wait at each socket file, or raises OSError, as `queues` does."""
+
+
+def waiting(status: os.stat_result, look: Look | None = None) -> int | None:
     """Return how many connections wait to be accepted at a socket file. Call it in a worker thread.
 
     Args:
         status: of the socket file.
+        look: `None`: `queues`.
 
     Returns:
         `None` if the kernel does not show it, or the listener is in another network namespace.
     """
     try:
-        return queues().get(file_of(status.st_dev, status.st_ino))
+        return (look or queues)().get(file_of(status.st_dev, status.st_ino))
     except OSError:
         return None
 
@@ -73,6 +90,55 @@ def queues() -> dict[File, int]:
         raise OSError(errno.EPROTO, f"sock_diag: {error}") from error
 
 
+class SharedLooks:
+    """The kernel's list, read for at most a fifth of the time. Call it in worker threads.
+
+    Another user of the host can have a million sockets, and the list has them all.
+    """
+
+    def __init__(self, look: Look = queues, clock: Callable[[], float] = time.monotonic) -> None:
+        """Read nothing yet; `clock` returns seconds."""
+        self._look = look
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._seen: dict[File, int] = {}
+        self._not_before_s = clock()
+
+    def __call__(self) -> dict[File, int]:
+        """Return the list; the same one again if reading it takes long.
+
+        Raises:
+            OSError: as `queues` does.
+        """
+        with self._lock:
+            if self._clock() >= self._not_before_s:
+                self._read()
+            return self._seen
+
+    def newest(self) -> dict[File, int]:
+        """Return the list as it is now.
+
+        Raises:
+            OSError: as `queues` does, or reading it takes long and would be too often.
+        """
+        if self._lock.acquire(timeout=_SHORT_LOOK_S):
+            try:
+                if self._clock() >= self._not_before_s:
+                    self._read()
+                    return self._seen
+            finally:
+                self._lock.release()
+        raise OSError(errno.EBUSY, "sock_diag: the list of sockets is long")
+
+    def _read(self) -> None:
+        began_s = self._clock()
+        self._seen = self._look()
+        ended_s = self._clock()
+        took_s = ended_s - began_s
+        if took_s > _SHORT_LOOK_S:
+            self._not_before_s = ended_s + took_s * (1 / _LOOKING_SHARE_MAX - 1)
+
+
 def _listeners() -> Iterator[tuple[tuple[int, int], int]]:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
         kernel.settimeout(_ANSWER_WITHIN_S)
@@ -86,16 +152,17 @@ def _listeners() -> Iterator[tuple[tuple[int, int], int]]:
                 continue
             at = 0
             while at < len(data):
-                length, kind, *_ = _HEADER.unpack_from(data, at)
+                length, kind = _START.unpack_from(data, at)
+                if length < _HEADER.size:
+                    raise OSError(errno.EPROTO, "sock_diag: a message without a length")
                 if kind == _DONE:
                     return
                 if kind == _ERROR:
                     raise OSError(-_ERROR_CODE.unpack_from(data, at + _HEADER.size)[0], "sock_diag")
-                if length < _HEADER.size:
-                    raise OSError(errno.EPROTO, "sock_diag: a message without a length")
-                found = dict(_attributes(data[at + _HEADER.size + _ANSWER.size : at + length]))
-                if _VFS in found and _RQLEN in found:
-                    yield _PAIR.unpack(found[_VFS]), _PAIR.unpack(found[_RQLEN])[0]
+                if length >= _SHORTEST:
+                    found = dict(_attributes(data[at + _HEADER.size + _ANSWER.size : at + length]))
+                    if _VFS in found and _RQLEN in found:
+                        yield _PAIR.unpack(found[_VFS]), _PAIR.unpack(found[_RQLEN])[0]
                 at += _aligned(length)
 
 

@@ -38,6 +38,8 @@ from agent.core.shares import Owner
 from agent.core.wording import printable
 from agent.errors import LinkFault, QmpCommandError, QmpUnreachable
 from agent.qmp import allowlist, parsing
+from agent.qmp.descriptors import DescriptorsSentError
+from agent.qmp.endpoint import violation
 from agent.qmp.flood import FloodingError, FloodWindow
 from agent.qmp.framing import Frame, Framer
 from agent.qmp.turns import ReadTurns
@@ -352,6 +354,8 @@ class MonitorClient(QMPClient):
     def _fault_of(self, error: Exception) -> LinkFault:
         if isinstance(error, FloodingError):
             return LinkFault.FLOODING
+        if isinstance(error, DescriptorsSentError):
+            return LinkFault.PROTOCOL
         if isinstance(error, EOFError | OSError):
             return LinkFault.HUNG_UP
         return LinkFault.PROTOCOL if self.greeted else LinkFault.NOT_QMP
@@ -375,8 +379,6 @@ def _detail(fault: LinkFault, error: Exception) -> str:
         case LinkFault.NOT_QMP:
             return "the peer does not speak QMP"
         case LinkFault.PROTOCOL:
-            problem = error.error_message if isinstance(error, ProtocolError) else str(error)
-            remedy = "find out which program created the socket"
-            return f"the peer violated the QMP protocol: {problem:.200}; {remedy}"
+            return violation(error.error_message if isinstance(error, ProtocolError) else str(error))
         case _:
             return str(error)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from agent.core.reading import SERVICE_MANAGER_PID, Peer, SocketMark
 from agent.core.shares import ROOT
 from agent.errors import LinkFault, QmpUnreachable, SocketReplaced
-from agent.qmp import backlog
+from agent.qmp.backlog import Look, queues, waiting
+from agent.qmp.descriptors import DescriptorsSentError, MonitorSocket, is_closing
 
 _ATTEMPTS = 3
 """How often the socket may be replaced while connecting before the attempt fails."""
@@ -57,6 +58,7 @@ def connect(
     look_first: bool = False,
     expected: SocketMark | None = None,
     identify: Identify = unknown_peer,
+    look: Look = queues,
 ) -> Endpoint:
     """Connect to the socket file at `path`, without waiting for the peer. Call it in a worker thread.
 
@@ -64,16 +66,19 @@ def connect(
     connected to, whatever happens to the path meanwhile, and the path may have any length (sun_path holds 108
     bytes).
 
-    With `look_first` it is BUSY, and nothing is connected, if the kernel shows that other connections wait to
-    be accepted, including one that the agent gave up.
+    With `look_first` it is BUSY, and nothing is connected, if `look` shows that other connections wait to be
+    accepted, including one that the agent gave up.
 
     With `expected` nothing is connected if the path leads to any other socket: discovery has not judged that
     one, and another user may have made the path lead there.
 
     Raises:
         SocketReplaced: the path leads to another socket than `expected`.
-        QmpUnreachable: MISSING, REFUSED, DENIED, BUSY, NOT_QMP (not a socket), or HUNG_UP for the rest.
+        QmpUnreachable: MISSING, REFUSED, DENIED, BUSY, NOT_QMP (not a socket), PROTOCOL (an earlier peer sent
+            descriptors that are not closed yet), or HUNG_UP for the rest.
     """
+    if is_closing(path):
+        raise QmpUnreachable(path, LinkFault.PROTOCOL, violation(str(DescriptorsSentError())))
     try:
         for _ in range(_ATTEMPTS):
             file = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -83,12 +88,12 @@ def connect(
                     raise SocketReplaced(path)
                 if not stat.S_ISSOCK(status.st_mode):
                     raise QmpUnreachable(path, LinkFault.NOT_QMP, "not a socket")
-                if look_first and backlog.waiting(status):
+                if look_first and waiting(status, look):
                     raise QmpUnreachable(
                         path, LinkFault.BUSY, "connections are already queued for the monitor"
                     )
                 try:
-                    connection = _connect_through(file)
+                    connection = _connect_through(path, file)
                     return Endpoint(connection, mark_of(status), *_peer_of(connection, identify))
                 except ConnectionRefusedError:
                     # The opened file refused: a new one may have replaced it.
@@ -102,8 +107,13 @@ def connect(
     raise QmpUnreachable(path, LinkFault.HUNG_UP, "the socket was replaced repeatedly while connecting")
 
 
-def _connect_through(file: int) -> socket.socket:
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+def violation(problem: str) -> str:
+    """Return the detail of `LinkFault.PROTOCOL`: what the peer did, and what to do."""
+    return f"the peer violated the QMP protocol: {problem:.200}; find out which program created the socket"
+
+
+def _connect_through(path: str, file: int) -> socket.socket:
+    connection = MonitorSocket(path)
     try:
         # Non-blocking: with a full backlog, connect would wait; now it fails with EAGAIN.
         connection.setblocking(False)
@@ -124,39 +134,71 @@ def _peer_of(connection: socket.socket, identify: Identify) -> tuple[Peer | None
         pid, user_id, _ = _CREDENTIALS.unpack(credentials)
     except (OSError, struct.error):
         return None, None
-    peer = identify(pid, user_id) if pid > 0 else None
-    return peer, _owner_of(pid, user_id, peer)
+    if pid <= 0:  # in another PID namespace
+        return None, user_id
+    try:
+        process = _open_process(connection, pid)
+    except ProcessLookupError:
+        return None, _owner_of(pid, user_id, None, runs=False)
+    try:
+        peer = identify(pid, user_id)
+        # Asked after `identify`: another process cannot have had the pid before this one ended.
+        runs = process is None or not _has_ended(process)
+    finally:
+        if process is not None:
+            os.close(process)
+    return (peer if runs else None), _owner_of(pid, user_id, peer, runs=runs)
 
 
-def _owner_of(pid: int, user_id: int, peer: Peer | None) -> int | None:
+def _owner_of(pid: int, user_id: int, peer: Peer | None, *, runs: bool) -> int | None:
     """Return the user with whose rights a monitor counts; `None`: not known.
 
     The kernel keeps the user that called listen(2). Root may have done so for another user, who must not have
     root's rights: as a QEMU that has given up root since (`-run-with user=`), as a process that has left its
-    socket to another one and ended, or as a service manager. A process in another PID namespace (pid 0)
-    cannot be looked at.
+    socket to another one and ended, or as a service manager.
     """
-    if user_id != ROOT or pid <= 0:
+    if user_id != ROOT:
         return user_id
-    if pid == SERVICE_MANAGER_PID or not _runs(pid):
+    if not runs or (pid == SERVICE_MANAGER_PID and peer is None):
         return None
     return ROOT if peer is None or peer.user_id is None else peer.user_id
 
 
-def _runs(pid: int) -> bool:
-    """Return whether a process runs, also where /proc hides it. One that has ended may still have its pid."""
+_SO_PEERPIDFD = getattr(socket, "SO_PEERPIDFD", 77)
+"""A descriptor of the process itself, also once another one has its pid (Linux 6.5)."""
+
+_HAS_ENDED = frozenset({errno.EINVAL, errno.ESRCH})
+"""How kernels before 6.16 report that the process has ended and its parent has waited for it."""
+
+
+def _open_process(connection: socket.socket, pid: int) -> int | None:
+    """Return a pidfd of the process that called listen(2), also where /proc hides it; `None`: there is none.
+
+    On a kernel without SO_PEERPIDFD it is that of the process that has the pid now.
+
+    Raises:
+        ProcessLookupError: it has ended.
+    """
     try:
-        process = os.pidfd_open(pid)
+        return connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+    except OSError as error:
+        if error.errno in _HAS_ENDED:
+            raise ProcessLookupError(error.errno, os.strerror(error.errno)) from error
+        if error.errno != errno.ENOPROTOOPT:
+            return None
+    try:
+        return os.pidfd_open(pid)
     except ProcessLookupError:
-        return False
+        raise
     except OSError:
-        return True
-    try:
-        ended = select.poll()
-        ended.register(process, select.POLLIN)
-        return not ended.poll(0)
-    finally:
-        os.close(process)
+        return None
+
+
+def _has_ended(process: int) -> bool:
+    """Return whether a process has ended. Until its parent has waited for it, it keeps its pid."""
+    ended = select.poll()
+    ended.register(process, select.POLLIN)
+    return bool(ended.poll(0))
 
 
 def mark_of(status: os.stat_result) -> SocketMark:

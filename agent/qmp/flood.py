@@ -96,11 +96,13 @@ class FloodWindow:
     def _check(self, count: int, limit: int) -> None:
         if count <= limit:
             return
-        flood = f"more than {limit} messages in one second (each KiB counts as one)"
+        flood = (
+            f"more than {limit} messages in one second (a message counts once, and once more for each KiB)"
+        )
         if self._names:
             [(event, _)] = self._names.most_common(1)
             name = printable(event, _EVENT_SHOWN_MAX)
-            flood += f", most of the events {name}; {_CAUSES.get(event, _UNKNOWN_CAUSE)}"
+            flood += f"; most frequent event: {name}; {_CAUSES.get(event, _UNKNOWN_CAUSE)}"
         raise FloodingError(flood)
 
 

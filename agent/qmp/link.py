@@ -18,6 +18,7 @@ from agent.deadline import answer_within
 from agent.errors import LinkFault, QmpCommandError, QmpUnreachable
 from agent.qmp import endpoint, parsing
 from agent.qmp.allowlist import INTERVAL
+from agent.qmp.backlog import Look, SharedLooks, queues
 from agent.qmp.balloon import PLACES, choose_balloon
 from agent.qmp.client import MonitorClient
 from agent.qmp.endpoint import Endpoint, Identify, unknown_peer
@@ -123,7 +124,7 @@ class Link:
         return self._parse(parsing.parse_run_state, await self._client.call("query-status"))
 
     async def read_actual(self) -> int | None:
-        """Return the balloon's actual size in bytes; `None`: QEMU has no balloon that works.
+        """Return the balloon's actual size in bytes; `None`: not known, or QEMU has no balloon that works.
 
         On QEMU 7.2 this walks QEMU's whole device tree: do not call it for every sample.
         """
@@ -205,6 +206,7 @@ async def open_link(
     look_first: bool = False,
     mark: SocketMark | None = None,
     identify: Identify = unknown_peer,
+    look: Look = queues,
 ) -> AsyncGenerator[Link, None]:
     """Connect, read the greeting and negotiate; the link is closed at the end of the block in any case.
 
@@ -220,6 +222,7 @@ async def open_link(
         look_first: do not connect if other connections already wait to be accepted; it is BUSY then.
         mark: the socket to connect to; any other is `SocketReplaced`. `None`: any.
         identify: finds the process that listens, by its pid; called in a thread.
+        look: shows which connections wait, for `look_first`; called in a thread.
 
     Raises:
         QmpUnreachable: MISSING, REFUSED, DENIED, BUSY, SILENT, NOT_QMP, HUNG_UP, NO_ANSWER (silent after
@@ -230,7 +233,14 @@ async def open_link(
     try:
         async with openings.turn(owner):
             found = await in_thread(
-                partial(endpoint.connect, path, look_first=look_first, expected=mark, identify=identify),
+                partial(
+                    endpoint.connect,
+                    path,
+                    look_first=look_first,
+                    expected=mark,
+                    identify=identify,
+                    look=look,
+                ),
                 discard=lambda found: found.connection.close(),
             )
             connection = found.connection
@@ -255,7 +265,8 @@ class QmpOpener:
         self._identify = identify
         self._openings = Openings(settings.opening_at_once)
         self._turns = ReadTurns()
-        self._lookout = Lookout()
+        self._looks = SharedLooks()
+        self._lookout = Lookout(self._looks)
 
     async def run(self) -> None:
         """Look which clients wait at the monitors of open links, until canceled."""
@@ -280,6 +291,7 @@ class QmpOpener:
             look_first=look_first,
             mark=mark,
             identify=self._identify,
+            look=self._looks.newest,
         ) as link:
             with self._lookout.watching(link.mark, link.tell):
                 yield link

@@ -37,9 +37,7 @@ class _Watched:
 class Lookout:
     """The links whose monitors are looked at."""
 
-    def __init__(
-        self, look: Callable[[], dict[backlog.File, int]] = backlog.queues, every_s: float = LOOK_S
-    ) -> None:
+    def __init__(self, look: backlog.Look = backlog.queues, every_s: float = LOOK_S) -> None:
         """Create it; `look` returns the length of each listener's queue, and runs in a worker thread."""
         self._look = look
         self._every_s = every_s
@@ -63,6 +61,7 @@ class Lookout:
     async def run(self) -> None:
         """Look until canceled. Without links it does not look."""
         thread: WorkerThread | None = None
+        last: dict[backlog.File, int] | None = None
         try:
             while True:
                 if not self._watched:
@@ -81,6 +80,9 @@ class Lookout:
                     if error.errno in _PASSING or isinstance(error, TimeoutError):
                         continue
                     queues = {}  # sock_diag is not available
+                if queues is last:  # a long list is not read at each look
+                    continue
+                last = queues
                 for each in watched:
                     if each in self._watched:
                         _judge(each, queues.get(each.file))

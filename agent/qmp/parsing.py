@@ -55,12 +55,16 @@ def parse_interval_s(answer: object) -> int:
     return answer
 
 
-def parse_actual_bytes(answer: object) -> int:
-    """Return the balloon's `actual` in bytes, from `query-balloon`."""
+def parse_actual_bytes(answer: object) -> int | None:
+    """Return the balloon's `actual` in bytes, from `query-balloon`; `None`: not known.
+
+    QEMU subtracts a number of pages that the guest writes, and does not compare it with the VM's memory: the
+    result may be negative (hw/virtio/virtio-balloon.c, virtio_balloon_stat).
+    """
     actual = _object(answer, "query-balloon").get("actual")
-    if type(actual) is not int or not 0 <= actual < 2**63:
+    if type(actual) is not int:
         raise ValueError("query-balloon did not answer with a size")
-    return actual
+    return actual if 0 <= actual < 2**63 else None
 
 
 def parse_memory_sizes(answer: object) -> tuple[int, int] | None:
@@ -94,9 +98,10 @@ def parse_event(message: Mapping[str, object]) -> LinkEvent | None:
     if name != "BALLOON_CHANGE":
         return _MONITOR_EVENTS.get(name)
     try:
-        return BalloonChanged(parse_actual_bytes(message.get("data")))
+        actual_bytes = parse_actual_bytes(message.get("data"))
     except ValueError:
         return None
+    return None if actual_bytes is None else BalloonChanged(actual_bytes)
 
 
 def _object(answer: object, what: str) -> Mapping[str, object]:

@@ -10,6 +10,7 @@ from agent.doctor.pod import look_at_pod
 from tests.unit.doctor_case import Case, red
 
 MOUNTED = ("/host/machine-id", "/run/vm", "/var/lib/barograph")
+EMPTY_DIR = "/var/lib/kubelet/pods/0b1c/volumes/kubernetes.io~empty-dir/state"
 NO_CAPABILITIES, ALL_CAPABILITIES = "0000000000000000", "000001ffffffffff"
 
 
@@ -20,12 +21,13 @@ def looked(
     capabilities: str = NO_CAPABILITIES,
     *,
     token: bool = False,
+    source: str = "/x",
 ) -> list[Finding]:
     root = case.folder / "root"
     proc = root / "proc/self"
     proc.mkdir(parents=True, exist_ok=True)
     lines = ["1 0 0:1 / / rw - overlay overlay rw"]
-    lines += [f"2 1 8:1 /x {path} rw - ext4 /dev/sda1 rw" for path in mounted]
+    lines += [f"2 1 8:1 {source} {path} rw - ext4 /dev/sda1 rw" for path in mounted]
     (proc / "mountinfo").write_text("\n".join(lines))
     (proc / "status").write_text(f"Name:\tx\nCapEff:\t{capabilities}\n")
     file = root / "var/run/secrets/kubernetes.io/serviceaccount/token"
@@ -48,6 +50,6 @@ def _pod(code: Code, fails: Callable[[Case], list[Finding]]) -> None:
 _pod(Code.POD_NODE_NAME, lambda case: looked(case, socket.gethostname()))
 _pod(Code.POD_MACHINE_ID, lambda case: looked(case, mounted=MOUNTED[1:]))
 _pod(Code.POD_MONITORS, lambda case: looked(case, mounted=(MOUNTED[0], MOUNTED[2])))
-_pod(Code.POD_STATE, lambda case: looked(case, mounted=MOUNTED[:2]))
+_pod(Code.POD_STATE, lambda case: looked(case, source=EMPTY_DIR))
 _pod(Code.POD_TOKEN, lambda case: looked(case, token=True))
 _pod(Code.POD_PRIVILEGES, lambda case: looked(case, capabilities=ALL_CAPABILITIES))

@@ -1,6 +1,8 @@
 import os
 import socket
+import threading
 from collections.abc import Generator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -67,3 +69,77 @@ def test_who_looks_first_does_not_join_those_who_wait(folder: Path, listener: so
     assert backlog.waiting(os.stat(path)) == 1
     listener.accept()[0].close()
     endpoint.connect(path, look_first=True).connection.close()
+
+
+def test_a_long_list_is_read_for_a_fifth_of_the_time_whoever_asks() -> None:
+    clock, looks = Clock(), list[float]()
+
+    def look() -> dict[backlog.File, int]:
+        looks.append(clock.now_s)
+        clock.now_s += took_s
+        return {(1, 2): len(looks)}
+
+    shared = backlog.SharedLooks(look, clock)
+    took_s = 0.5
+    for number in range(200):  # looks for clients that wait, and visits
+        if number % 2:
+            shared()
+        else:
+            with suppress(OSError):
+                shared.newest()
+        clock.now_s += 0.05
+
+    assert len(looks) * took_s <= clock.now_s / 5 + took_s
+    assert shared() == {(1, 2): len(looks)}
+
+    took_s, seen = 0.001, len(looks)
+    clock.now_s += 10
+    for number in range(1, 100):  # a short list is always the newest
+        assert shared.newest() == {(1, 2): seen + number}
+
+
+def test_no_monitor_is_busy_by_a_list_of_earlier(folder: Path, listener: socket.socket) -> None:
+    path, clock = str(folder / "a.sock"), Clock()
+
+    def look() -> dict[backlog.File, int]:
+        clock.now_s += 1.0  # a long list
+        return backlog.queues()
+
+    shared = backlog.SharedLooks(look, clock)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(path)
+        with pytest.raises(QmpUnreachable):
+            endpoint.connect(path, look_first=True, look=shared.newest)
+        listener.accept()[0].close()
+
+    endpoint.connect(path, look_first=True, look=shared.newest).connection.close()
+
+
+def test_nobody_waits_for_the_long_look_of_another_thread() -> None:
+    began, go_on = threading.Event(), threading.Event()
+
+    def look() -> dict[backlog.File, int]:
+        began.set()
+        go_on.wait(60)
+        return {}
+
+    shared = backlog.SharedLooks(look)
+    thread = threading.Thread(target=shared)
+    thread.start()
+    began.wait(60)
+    try:
+        with pytest.raises(OSError, match="long"):
+            shared.newest()
+    finally:
+        go_on.set()
+        thread.join(60)
+
+
+class Clock:
+    """Seconds that pass when they are told to."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s

@@ -18,6 +18,7 @@ from agent.qmp.endpoint import connect, mark_of
 from tests.lab.leftovers import open_descriptors
 
 NOBODY = 65534
+SO_PASSRIGHTS = 83  # Linux 6.16
 
 
 @pytest.fixture
@@ -178,6 +179,26 @@ def test_a_socket_replaced_while_we_connect_is_found(folder: Path) -> None:
     assert set(faults) <= {LinkFault.HUNG_UP}  # replaced again at each attempt
 
 
+def test_a_peer_can_send_no_descriptor(folder: Path) -> None:
+    """The kernel would close it in the thread of the event loop, and some take as long as the peer wants."""
+    one, other = socket.socketpair()
+    with one, other:
+        try:
+            one.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0)
+        except OSError:
+            pytest.skip("the kernel has no SO_PASSRIGHTS")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(folder / "a.qmp"))
+        server.listen()
+        connection = connect(str(folder / "a.qmp")).connection
+        peer, _ = server.accept()
+        with connection, peer:
+            with pytest.raises(PermissionError):
+                socket.send_fds(peer, [b"{}"], [server.fileno()])
+            peer.sendall(b"{}")
+            assert connection.recv(9) == b"{}"
+
+
 # --- the user whose VM it is ---
 
 LISTEN = """
@@ -226,6 +247,91 @@ def test_a_socket_that_root_made_for_another_user_is_not_roots(
 
         assert endpoint.owner_id == owner
         process.communicate()
+
+
+REUSE = """
+import os, socket, sys
+from pathlib import Path
+from agent.host.processes import identify
+from agent.qmp import endpoint
+
+path, kernel_knows = sys.argv[1:]
+if not kernel_knows:
+    endpoint._SO_PEERPIDFD = 0x7fff
+listening = socket.socket(socket.AF_UNIX)
+listening.bind(path)
+first = os.fork()
+if not first:
+    listening.listen()
+    os._exit(0)
+os.waitpid(first, 0)
+Path("/proc/sys/kernel/ns_last_pid").write_text(str(first - 1))
+again = os.fork()
+if not again:
+    os.execvp("sleep", ["sleep", "600"])
+assert again == first, (first, again)
+found = endpoint.connect(path, identify=identify)
+print(found.owner_id, found.peer is not None)
+os.kill(again, 9)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can choose a pid")
+@pytest.mark.parametrize(
+    ("kernel_knows", "shown"), [("yes", "None False"), ("", "0 True")], ids=["Linux 6.5", "before"]
+)
+def test_a_later_process_of_root_with_the_same_pid_gives_no_rights(
+    folder: Path, kernel_knows: str, shown: str
+) -> None:
+    if not knows_the_peer():
+        pytest.skip("the kernel has no SO_PEERPIDFD")
+    own_pids = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
+    words = [*own_pids, sys.executable, "-c", REUSE, str(folder / "a.qmp"), kernel_knows]
+    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=120)
+
+    assert done.stdout == f"{shown}\n", done.stderr
+
+
+FIRST = """
+import os, socket, sys
+from pathlib import Path
+from agent.host.processes import identify
+from agent.qmp import endpoint
+
+path, name = sys.argv[1:]
+Path("/proc/self/comm").write_text(name)
+listening = socket.socket(socket.AF_UNIX)
+listening.bind(path)
+listening.listen()
+if not (child := os.fork()):
+    found = endpoint.connect(path, identify=identify)
+    print(found.owner_id, found.peer is not None, flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a PID namespace")
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("qemu-system-x86", "0 True"), ("kvm", "0 True"), ("systemd", "None False"), ("kvmd", "None False")],
+)
+def test_the_first_process_of_a_container_is_known_if_it_is_qemu(folder: Path, name: str, shown: str) -> None:
+    own_pids = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
+    words = [*own_pids, sys.executable, "-c", FIRST, str(folder / "a.qmp"), name]
+    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=120)
+
+    assert done.stdout == f"{shown}\n", done.stderr
+
+
+def knows_the_peer() -> bool:
+    one, other = socket.socketpair()
+    with one, other:
+        try:
+            os.close(one.getsockopt(socket.SOL_SOCKET, 77))
+        except OSError:
+            return False
+        return True
 
 
 def test_a_monitor_whose_process_is_not_known_is_that_of_the_user_who_listens(folder: Path) -> None:

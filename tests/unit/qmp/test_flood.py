@@ -18,7 +18,8 @@ def test_more_messages_than_the_bound_in_one_second_are_a_flood() -> None:
         window.add(None, 100, 5.0)
 
     with pytest.raises(
-        FloodingError, match=r"^more than 3 messages in one second \(each KiB counts as one\)$"
+        FloodingError,
+        match=r"^more than 3 messages in one second \(a message counts once, and once more for each KiB\)$",
     ):
         window.add(None, 100, 5.9)
 
@@ -45,7 +46,7 @@ def test_events_that_are_not_used_have_a_bound_of_their_own_and_the_most_frequen
     window.add_unused("JOB_STATUS_CHANGE", 100, 1.0)
     window.add(None, 100, 1.0)
 
-    with pytest.raises(FloodingError, match=r"more than 30 .* events BLOCK_IO_ERROR; a disk of the VM fails"):
+    with pytest.raises(FloodingError, match=r"more than 30 .* event: BLOCK_IO_ERROR; a disk of the VM fails"):
         window.add_unused("BLOCK_IO_ERROR", 100, 1.0)
 
 

@@ -31,7 +31,7 @@ class Kernel:
         shown = self.shown.pop(0) if len(self.shown) > 1 else self.shown[0]
         if isinstance(shown, Exception):
             raise shown
-        return shown
+        return dict(shown)
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -61,6 +61,22 @@ async def test_a_client_that_waits_is_told_at_each_look() -> None:
 async def test_a_listener_that_is_not_shown_is_told_once_and_not_for_one_look() -> None:
     assert await told(Kernel({}, {FILE: 0}, {}, {}, {FILE: 0}), HERE, 5) == []
     assert await told(Kernel({FILE: 1}), NOT_HERE, UNSEEN_LOOKS + 2) == [OthersUnseen()]
+
+
+async def test_a_list_that_was_not_read_again_is_no_further_look() -> None:
+    kernel = Kernel({})
+    events: list[LinkEvent] = []
+    times = iter([0.0, 0.0, 5.0])  # the list took five seconds
+    lookout = Lookout(backlog.SharedLooks(kernel, lambda: next(times, 6.0)), every_s=0.01)
+    async with anyio.create_task_group() as group:
+        group.start_soon(lookout.run)
+        with lookout.watching(NOT_HERE, events.append):
+            await until(lambda: kernel.looks == 1)
+            await anyio.sleep(0.01 * 5 * UNSEEN_LOOKS)
+        group.cancel_scope.cancel()
+
+    assert kernel.looks == 1
+    assert events == []
 
 
 async def test_a_host_that_is_out_of_something_says_nothing_of_the_clients() -> None:

@@ -31,6 +31,8 @@ UUID = "5f0c1e4e-28a6-4f0e-9a5f-0123456789ab"
         (parsing.parse_memory_sizes, {"base-memory": 1, "plugged-memory": None}, None),
         (parsing.parse_memory_sizes, [4096], None),
         (parsing.parse_actual_bytes, {"actual": 134217728}, 134217728),
+        (parsing.parse_actual_bytes, {"actual": -17592051822592}, None),
+        (parsing.parse_actual_bytes, {"actual": 2**63}, None),
     ],
 )
 def test_an_answer_as_documented_is_read(
@@ -66,8 +68,7 @@ def test_an_answer_as_documented_is_read(
         (parsing.parse_interval_s, 1.0),
         (parsing.parse_interval_s, "1"),
         (parsing.parse_actual_bytes, {}),
-        (parsing.parse_actual_bytes, {"actual": -1}),
-        (parsing.parse_actual_bytes, {"actual": 2**63}),
+        (parsing.parse_actual_bytes, {"actual": 1.0}),
         (parsing.parse_actual_bytes, {"actual": True}),
     ],
 )
@@ -105,6 +106,7 @@ def test_an_event_that_matters_is_read(message: Mapping[str, object], event: Lin
         {"event": "BALLOON_CHANGE", "data": [4096]},
         {"event": "BALLOON_CHANGE", "data": {"actual": True}},
         {"event": "BALLOON_CHANGE", "data": {"actual": 2**63}},
+        {"event": "BALLOON_CHANGE", "data": {"actual": -4096}},
         {"return": {}},
     ],
 )
