@@ -8,9 +8,9 @@ import os
 import re
 import threading
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -19,7 +19,9 @@ from agent.core.reading import SocketMark
 from agent.core.wording import printable
 from agent.errors import LibvirtRefused, LibvirtUnreachable, LinkFault
 from agent.libvirt import qmp_terms
+from agent.libvirt.event_loops import EventLoop, event_loops
 from agent.libvirt.qmp_terms import LabelSources
+from agent.libvirt.relay import Relay
 from agent.libvirt.targets import NOT_INSTALLED, owner_of, socket_of, uri_of_socket
 
 KEEPALIVE_S, KEEPALIVES = 5, 3
@@ -71,7 +73,7 @@ class Look:
 
 
 class Subscriber(Protocol):
-    """Called with events, in libvirt's own thread."""
+    """Called with events, in the thread of the connection's event loop."""
 
     def lifecycle(self, uuid: str, event: int, detail: int) -> None: ...
     def event(self, uuid: str, event: LinkEvent) -> None: ...
@@ -81,9 +83,14 @@ class Subscriber(Protocol):
 class Connection:
     """One open connection. Made by `open_connection`."""
 
-    def __init__(self, library: Any, handle: Any) -> None:
+    def __init__(self, library: Any, handle: Any, loop: EventLoop, relay: Relay | None = None) -> None:
         self._library = library
         self._handle = handle
+        self._loop = loop
+        self._relay = relay
+        self._changed = threading.Condition()
+        self._calls = 0  # in progress
+        self._closing = False
         self._callbacks: list[int] = []
         # Kept only here: releasing the last handle closes the connection, which may block.
         self._domains: dict[str, Any] = {}
@@ -108,7 +115,7 @@ class Connection:
 
         def closed(_conn: object, reason: int, _opaque: object) -> None:
             why = {1: "the daemon closed the connection", 2: "the daemon does not answer"}
-            subscriber.closed(why.get(reason, "the connection ended"))
+            subscriber.closed(_problem_of(self._relay) or why.get(reason, "the connection ended"))
 
         with self._translating():
             for name, callback in (
@@ -207,41 +214,82 @@ class Connection:
         return handle
 
     def close(self) -> None:
-        """Close the connection. No more events come."""
-        library, handle = self._library, self._handle
-        self._domains = {}
-        for step in (
-            *(lambda number=number: handle.domainEventDeregisterAny(number) for number in self._callbacks),
-            handle.unregisterCloseCallback,
-            handle.close,
-        ):
-            try:
-                step()
-            except library.libvirtError:
-                continue  # the connection has ended already
+        """Close the connection and wait until its event loop and relay have ended. No more events come.
+
+        It waits for the calls in progress as well: libvirt frees a connection once its last reference is
+        released, even if another thread is making a call on it.
+        """
+        with self._changed:
+            self._closing = True
+        try:
+            self._domains = {}
+            self._unsubscribe()
+            with self._changed:
+                self._changed.wait_for(lambda: not self._calls)
+            self._domains = {}
+            self._unsubscribe()  # what a call in progress has subscribed to
+            for step in (self._handle.unregisterCloseCallback, self._handle.close):
+                self._try(step)
+        finally:
+            _end(self._loop, self._relay)
+
+    def _unsubscribe(self) -> None:
+        while self._callbacks:
+            self._try(partial(self._handle.domainEventDeregisterAny, self._callbacks.pop()))
+
+    def _try(self, step: Callable[[], object]) -> None:
+        """Go on if the connection has ended already, or the daemon refuses."""
+        with suppress(self._library.libvirtError, UnicodeDecodeError):
+            step()
 
     @contextmanager
     def _translating(self, path: str = "") -> Generator[None]:
-        """Turn libvirt's exceptions into the agent's errors."""
-        library = self._library
+        """Turn libvirt's exceptions into the agent's errors, and keep the connection open meanwhile."""
+        with self._in_progress(path), event_loops().using(self._loop):
+            library = self._library
+            try:
+                yield
+            except library.libvirtError as error:
+                said, code = _said(error), error.get_error_code()
+                if code in (library.VIR_ERR_NO_DOMAIN, library.VIR_ERR_OPERATION_INVALID):
+                    raise LibvirtUnreachable(path, LinkFault.MISSING, said) from error
+                if not self.is_alive():
+                    said = _problem_of(self._relay) or said
+                    raise LibvirtUnreachable(path, LinkFault.DISCONNECTED, said) from error
+                raise LibvirtRefused(f"{path}: {said}" if path else said) from error
+            except UnicodeDecodeError as error:  # also instead of an error whose message is not UTF-8
+                raise LibvirtRefused(f"{path}: {_NOT_UTF8}" if path else _NOT_UTF8) from error
+
+    @contextmanager
+    def _in_progress(self, path: str) -> Generator[None]:
+        with self._changed:
+            if self._closing:
+                raise LibvirtUnreachable(path, LinkFault.DISCONNECTED, "the connection was closed")
+            self._calls += 1
         try:
             yield
-        except library.libvirtError as error:
-            said, code = _said(error), error.get_error_code()
-            if code in (library.VIR_ERR_NO_DOMAIN, library.VIR_ERR_OPERATION_INVALID):
-                raise LibvirtUnreachable(path, LinkFault.MISSING, said) from error
-            if not self.is_alive():
-                raise LibvirtUnreachable(path, LinkFault.DISCONNECTED, said) from error
-            raise LibvirtRefused(f"{path}: {said}" if path else said) from error
-        except UnicodeDecodeError as error:  # also instead of an error whose message is not UTF-8
-            raise LibvirtRefused(f"{path}: {_NOT_UTF8}" if path else _NOT_UTF8) from error
+        finally:
+            with self._changed:
+                self._calls -= 1
+                self._changed.notify_all()
 
 
-def open_connection(place: str, *, read_only: bool, expected: FoundSocket | None = None) -> Connection:
+def open_connection(
+    place: str,
+    *,
+    read_only: bool,
+    expected: FoundSocket | None = None,
+    message_max_bytes: int | None = None,
+) -> Connection:
     """Connect to a libvirt, given its URI or the path of its socket.
 
-    With `expected` nothing is connected if the path leads to any other socket: discovery has not judged that
-    one, and the user who owns the directory may have made the path lead there.
+    Args:
+        place: the URI or path.
+        read_only: whether the connection is read-only.
+        expected: nothing is connected if the path leads to any other socket: discovery has not judged that
+            one, and the user who owns the directory may have made the path lead there.
+        message_max_bytes: the connection ends at a longer message of the daemon's; `None`: the library has
+            the only limit, 32 MiB.
 
     Raises:
         LibvirtUnreachable: DISCONNECTED.
@@ -251,21 +299,63 @@ def open_connection(place: str, *, read_only: bool, expected: FoundSocket | None
     except ImportError as error:
         raise LibvirtUnreachable(place, LinkFault.DISCONNECTED, NOT_INSTALLED) from error
     uri = place if "://" in place else uri_of_socket(place, owner_of(place))
+    relay = None
     try:
-        with _ShortPath(uri, expected) as short:
+        relay = None if message_max_bytes is None else Relay(message_max_bytes)
+        with _new_loop(relay) as loop, _ShortPath(uri, expected) as short:
             handle = library.openReadOnly(short.uri) if read_only else library.open(short.uri)
+            if relay is not None and not relay.has_stepped_in:
+                handle.close()
+                raise LibvirtUnreachable(place, LinkFault.DISCONNECTED, _UNBOUNDED)
     except (library.libvirtError, OSError) as error:
+        if (problem := _problem_of(relay)) is not None:
+            raise LibvirtUnreachable(place, LinkFault.DISCONNECTED, problem) from error
         said = _DESCRIPTOR_PATH.sub("", f"no connection to {_said(error)}")
         said = _DESCRIPTOR.sub("the socket", said)
         if "user record" in said or "group record" in said:
             said += (
                 ": the daemon accepts only clients whose user and group it can look up; run the agent as a"
-                " user that exists there, as uid 65534, or as root"
+                " user that exists on the daemon's system, as uid 65534, or as root"
             )
         raise LibvirtUnreachable(place, LinkFault.DISCONNECTED, said) from error
     except UnicodeDecodeError as error:
         raise LibvirtUnreachable(place, LinkFault.DISCONNECTED, _NOT_UTF8) from error
-    return Connection(library, handle)
+    return Connection(library, handle, loop, relay)
+
+
+@contextmanager
+def _new_loop(relay: Relay | None) -> Generator[EventLoop]:
+    """Use a new event loop in the block. If that raises, the loop and the relay end."""
+    try:
+        loop = event_loops().open(None if relay is None else relay.step_in)
+    except BaseException:
+        if relay is not None:
+            relay.close()
+        raise
+    try:
+        with event_loops().using(loop):
+            yield loop
+    except BaseException:
+        _end(loop, relay)
+        raise
+
+
+def _end(loop: EventLoop, relay: Relay | None) -> None:
+    """Wait until both have ended: so a daemon that keeps one busy holds a thread that is counted."""
+    loop.close()
+    loop.join()
+    if relay is not None:
+        relay.close()
+
+
+def _problem_of(relay: Relay | None) -> str | None:
+    return None if relay is None else relay.problem
+
+
+_UNBOUNDED = (
+    "the size of messages cannot be limited: libvirt's client library has not added its socket to the event"
+    " loop; use another version of libvirt, or configure this libvirt by `uri`"
+)
 
 
 def _said(error: Exception) -> str:
@@ -312,19 +402,20 @@ class _ShortPath:
 
 
 @cache
-def _library() -> Any:
-    """Return libvirt-python with its event loop running; libvirt has one event loop for the process."""
+def _loaded_library() -> Any:
     library: Any = import_module("libvirt")
     library.registerErrorHandler(_silent, None)  # the default writes every error to stderr
-    library.virEventRegisterDefaultImpl()
-    run: Callable[[], object] = library.virEventRunDefaultImpl
-
-    def forever() -> None:
-        while True:
-            run()
-
-    threading.Thread(target=forever, name="libvirt events", daemon=True).start()
+    event_loops().register(library)
     return library
+
+
+def _library() -> Any:
+    """Return libvirt-python, which uses our event loops."""
+    with _LOADING:
+        return _loaded_library()
+
+
+_LOADING = threading.Lock()
 
 
 def _silent(_context: object, _error: object) -> None:

@@ -1,71 +1,20 @@
 """Calls into libvirt, several at a time, each in a thread of its own.
 
 A call returns when QEMU or libvirt's daemon answers, or never. An abandoned call keeps its thread until it
-returns; its late result is discarded and counted.
+returns; its late result is discarded and counted. If the result is a connection, it is closed in a thread as
+well, since closing may block.
 """
 
-from collections import Counter
+import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
+from agent.core.held_threads import HeldThreads
 from agent.core.shares import Owner
 from agent.threads import Call, WorkerThread
 
 T = TypeVar("T")
-
-
-OWNERS_FACTOR = 4
-"""From so many times the bound of threads in all on, no owner gets one more: owners may be many."""
-
-
-class HeldThreads:
-    """Counts the threads that are held by calls nothing waits for any more, by libvirt, by owner and in all.
-
-    A libvirt may belong to any user, and one that never answers holds a thread for each attempt. The count
-    outlives a connection, so that a socket that is created again does not get new threads.
-    """
-
-    def __init__(self, each_max: int, all_max: int | None = None) -> None:
-        """Create it.
-
-        Args:
-            each_max: threads of one libvirt from which on it is refused.
-            all_max: threads in all from which on the libvirts of owners with their share of them are refused,
-                and from `OWNERS_FACTOR` times as many on all libvirts; `None`: no bound.
-        """
-        self._each_max = each_max
-        self._all_max = all_max
-        self._held: Counter[str] = Counter()
-        self._held_of: Counter[Owner] = Counter()
-
-    def refusal(self, uri: str, owner: Owner) -> str | None:
-        """Return why no call may be made to this libvirt now; `None`: it may."""
-        held = self._held[uri]
-        if held >= self._each_max:
-            return f"the daemon does not answer: {held} calls have not ended; restart it"
-        total = self._held.total()
-        if self._all_max is None or total < self._all_max:
-            return None
-        share = max(1, self._all_max // len(self._held_of))
-        if self._held_of[owner] < share and total < self._all_max * OWNERS_FACTOR:
-            return None
-        return f"too many libvirt daemons do not answer: {total} calls have not ended; restart them"
-
-    def hold(self, uri: str, owner: Owner) -> None:
-        """Count a thread."""
-        self._held[uri] += 1
-        self._held_of[owner] += 1
-
-    def release(self, uri: str, owner: Owner) -> None:
-        """Stop counting a thread: its call has ended."""
-        _subtract(self._held, uri)
-        _subtract(self._held_of, owner)
-
-
-def _subtract(counter: Counter[T], key: T) -> None:
-    counter[key] -= 1
-    if not counter[key]:
-        del counter[key]
 
 
 class Caller:
@@ -97,6 +46,7 @@ class Caller:
         self._on_late = on_late
         self._idle: list[WorkerThread] = []
         self._abandoned: set[Call[Any]] = set()
+        self._discard: dict[Call[Any], Callable[[Any], object]] = {}
         self._closed = False
 
     @property
@@ -107,16 +57,33 @@ class Caller:
     def begin(self, function: Callable[[], T]) -> Call[T]:
         """Have `function` called now."""
         thread = self._idle.pop() if self._idle else WorkerThread(self._name)
-        call: Call[T] = thread.submit(function, lambda: self._returned(call, thread))
+        call: Call[T] = thread.submit(partial(_call, function), lambda: self._returned(call, thread))
         return call
 
-    async def call(self, function: Callable[[], T]) -> T:
-        """Call `function` and wait for it. If canceled, the call is abandoned."""
+    async def call(self, function: Callable[[], T], discard: Callable[[T], object] | None = None) -> T:
+        """Call `function` and wait for it. If canceled, the call is abandoned.
+
+        Args:
+            function: called in a thread.
+            discard: called in a thread with the result if nothing waits for it any more, to release it.
+        """
         call = self.begin(function)
         try:
-            return await call.wait()
+            await call.done.wait()
+        except BaseException:
+            if discard is not None:
+                self._discard[call] = discard
+                if call.done.is_set():
+                    self._release(call)
+            raise
         finally:
             self.abandon(call)
+        return call.outcome()
+
+    def _release(self, call: Call[Any]) -> None:
+        discard = self._discard.pop(call, None)
+        if discard is not None and call.error is None:
+            self.leave(partial(discard, call.result))
 
     def abandon(self, call: Call[Any]) -> None:
         """Discard the result of `call`, unless it has returned already."""
@@ -151,3 +118,19 @@ class Caller:
         if call in self._abandoned:
             self._abandoned.remove(call)
             self._on_late()
+        self._release(call)
+
+
+def _call(function: Callable[[], T]) -> T:
+    """Call `function`. An error that it raises keeps none of its handles.
+
+    The thread that releases the last handle closes the connection: it must not be that of the event loop.
+    """
+    try:
+        return function()
+    except BaseException as error:
+        raised: BaseException | None = error
+        while raised is not None:
+            traceback.clear_frames(raised.__traceback__)
+            raised = raised.__cause__ or raised.__context__
+        raise

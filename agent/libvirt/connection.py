@@ -21,6 +21,7 @@ from anyio.lowlevel import current_token
 from agent.core import reconnecting
 from agent.core.address import Domain
 from agent.core.events import LinkEvent
+from agent.core.held_threads import HeldThreads
 from agent.core.reading import SocketMark
 from agent.core.reconnecting import Opening, Reconnecting
 from agent.core.shares import Owner
@@ -28,7 +29,7 @@ from agent.core.wording import counted
 from agent.errors import Declined, LibvirtUnreachable, LinkFault
 from agent.libvirt import api, qmp_terms
 from agent.libvirt.api import Found, Look
-from agent.libvirt.calls import Caller, HeldThreads
+from agent.libvirt.calls import Caller
 from agent.libvirt.link import DomainLink
 from agent.libvirt.readings import Readings, Request
 from agent.telemetry import Count, Counters
@@ -85,6 +86,7 @@ class KeptConnection:
         owner: Owner = None,
         held: HeldThreads | None = None,
         domains_max: int | None = None,
+        message_max_bytes: int | None = None,
         label_sources: qmp_terms.LabelSources = qmp_terms.NO_SOURCES,
     ) -> None:
         """Create it; `keep` connects.
@@ -100,6 +102,8 @@ class KeptConnection:
             owner: of the share of `held` that it counts to.
             held: bounds the threads that a libvirt holds which does not answer.
             domains_max: how many domains are used; `None`: all.
+            message_max_bytes: the connection ends at a longer message of the daemon's; `None`: the client
+                library's limit.
             label_sources: where labels of the domains come from.
         """
         self.uri = uri
@@ -118,6 +122,7 @@ class KeptConnection:
         self._locks = locks
         self._held = held or HeldThreads(THREADS_HELD_MAX)
         self._domains_max = domains_max
+        self._message_max_bytes = message_max_bytes
         self._label_sources = label_sources
         self._unusable: Mapping[str, str] = {}
         self._left_out = 0
@@ -147,8 +152,8 @@ class KeptConnection:
         reasons = {str(Domain(self.uri, uuid)): why for uuid, why in self._unusable.items()}
         if self._left_out:
             reasons[self.uri] = (
-                f"{counted(self._left_out, 'domain')} left out: at most {self._domains_max} are observed"
-                " through each socket of `sockets`; configure this libvirt by `uri`"
+                f"{counted(self._left_out, 'domain')} not observed: the limit is {self._domains_max} domains"
+                " for a libvirt that `sockets` finds; configure this libvirt by `uri`, which has no limit"
             )
         return reasons
 
@@ -189,7 +194,14 @@ class KeptConnection:
         # not be many of them.
         self._refuse_if_held()
         opened = await self._caller.call(
-            partial(api.open_connection, self.uri, read_only=self.read_only, expected=self.expected)
+            partial(
+                api.open_connection,
+                self.uri,
+                read_only=self.read_only,
+                expected=self.expected,
+                message_max_bytes=self._message_max_bytes,
+            ),
+            discard=api.Connection.close,
         )
         try:
             self._lost, self._rescan = anyio.Event(), anyio.Event()
@@ -408,7 +420,7 @@ def _unexpected(uri: str, error: BaseException) -> str:
 
 
 class _EventForwarder:
-    """Passes events from libvirt's thread to the event loop's, which all libvirts share; up to a bound."""
+    """Passes events from the thread of the connection to the event loop of the agent, up to a bound."""
 
     def __init__(self, connection: KeptConnection) -> None:
         self._connection = connection

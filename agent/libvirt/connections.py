@@ -12,14 +12,15 @@ import anyio
 from anyio.abc import TaskGroup
 
 from agent.core.address import Domain
+from agent.core.held_threads import HeldThreads
 from agent.core.reading import IntervalPolicy, SocketMark
-from agent.core.shares import ROOT, FairQueue, Owner
+from agent.core.shares import ROOT, Owner, equal_shares
 from agent.errors import LibvirtUnreachable, LinkFault
 from agent.libvirt.api import FoundSocket
-from agent.libvirt.calls import HeldThreads
 from agent.libvirt.connection import THREADS_HELD_MAX, KeptConnection, Locks
 from agent.libvirt.link import DomainLink
 from agent.libvirt.qmp_terms import NO_SOURCES, LabelSources
+from agent.libvirt.relay import MESSAGE_MAX_BYTES
 from agent.libvirt.targets import Place, Settings, mistakes, owner_of, pod_of, uri_of_socket
 from agent.telemetry import Counters
 
@@ -93,22 +94,19 @@ class Connections:
             owners: of the sockets, by path.
         """
         uris = {path: uri_of_socket(path, owner_of(path)) for path in sorted(sockets)}
-        seen = {uri: sockets[path] for path, uri in uris.items() if uri not in self._named}
         found = {uris[path]: FoundSocket(path, mark) for path, mark in marks.items() if path in uris}
-        owner_by_uri = {uri: owners.get(path) for path, uri in uris.items()}
-        turns = FairQueue[str]()
-        for uri in (*self._kept, *seen):  # those that are connected to come first
-            if uri in seen:
-                turns.put(owner_by_uri[uri], uri)
-        used = {turns.take() for _ in range(min(len(seen), SOCKETS_MAX))}
-        for uri in self._kept.keys() - self._named:
-            connection, _, scope = self._kept[uri]
-            if uri not in used or connection.owner != owner_by_uri[uri]:  # or a socket of another owner
-                del self._kept[uri]
+        seen = {
+            uri: (sockets[path], owners.get(path)) for path, uri in uris.items() if uri not in self._named
+        }
+        connected = [uri for uri in self._kept if uri not in self._named]
+        used = equal_shares({uri: owner for uri, (_, owner) in seen.items()}, connected, SOCKETS_MAX)
+        for uri in connected:
+            if uri not in used or self._kept[uri][0].owner != seen[uri][1]:  # or a socket of another owner
+                _, _, scope = self._kept.pop(uri)
                 scope.cancel()
-        for uri in seen:
+        for uri, (place, owner) in seen.items():
             if uri in used and uri not in self._kept:
-                self._keep(uri, seen[uri], owner_by_uri[uri])
+                self._keep(uri, place, owner)
         for uri, (connection, _, _) in self._kept.items():  # before any of them connects
             connection.expected = found.get(uri)
         self._over_bound = tuple(uri for uri in seen if uri not in used)
@@ -157,6 +155,7 @@ class Connections:
             owner=owner,
             held=self._held_by_named if uri in self._named else self._held_by_found,
             domains_max=domains_max,
+            message_max_bytes=None if uri in self._named or owner == ROOT else MESSAGE_MAX_BYTES,
             label_sources=label_sources,
             boot_mark=boot_mark(),
             read_only=read_only,
@@ -247,6 +246,7 @@ class Connections:
         kept = self._kept.get(domain.uri)
         owner = None if kept is None else kept[0].owner
         connection = self._connection(domain.uri, read_only=read_only, owner=owner)
+        connection.expected = None if kept is None else kept[0].expected
         scope = self._start(connection)
         try:
             with anyio.move_on_after(FIRST_ATTEMPT_S):

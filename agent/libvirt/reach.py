@@ -7,6 +7,7 @@ from agent.core.doctor.backends import LibvirtFact
 from agent.core.reading import IntervalPolicy
 from agent.errors import LibvirtUnreachable
 from agent.libvirt.api import open_connection
+from agent.libvirt.relay import MESSAGE_MAX_BYTES
 from agent.libvirt.targets import Place
 
 SOCKETS_MAX = 32
@@ -26,7 +27,7 @@ def reach(target: str, policy: IntervalPolicy) -> LibvirtFact:
     """Connect as the agent does under this policy; if that fails, try a read-only connection."""
     read_only = policy is IntervalPolicy.OBSERVE
     try:
-        open_connection(target, read_only=read_only).close()
+        _connect(target, read_only=read_only)
     except LibvirtUnreachable as error:
         denied = any(word in error.detail.lower() for word in _DENIED)
         return LibvirtFact(target, error.detail, reads=not read_only and _reads(target), is_denied=denied)
@@ -35,7 +36,12 @@ def reach(target: str, policy: IntervalPolicy) -> LibvirtFact:
 
 def _reads(target: str) -> bool:
     try:
-        open_connection(target, read_only=True).close()
+        _connect(target, read_only=True)
     except LibvirtUnreachable:
         return False
     return True
+
+
+def _connect(target: str, *, read_only: bool) -> None:
+    message_max_bytes = None if "://" in target else MESSAGE_MAX_BYTES
+    open_connection(target, read_only=read_only, message_max_bytes=message_max_bytes).close()

@@ -79,7 +79,7 @@ def test_a_stopped_libvirtd_is_unreachable_and_back_when_it_goes_on(folder: Path
 
 def test_a_libvirtd_killed_and_started_again_is_unreachable_and_back_by_itself(folder: Path) -> None:
     with watched(folder) as (daemon, path, lines):
-        for end in (daemon.kill, lambda: daemon._end_daemon(15)):  # pyright: ignore[reportPrivateUsage]
+        for end in (daemon.kill, lambda: daemon._end_daemon(15)):  # pyrefly: ignore[protected-access]
             end()
             assert lines.wait_until(path, "unreachable", "disconnected") < PROMPT_S
             time.sleep(1)
@@ -136,6 +136,35 @@ def test_pods_come_and_go_with_their_libvirts(folder: Path) -> None:
                 assert sample["vm"]["labels"] == {"kubevirt_namespace": "shop", "kubevirt_vmi_name": name}
         for path in paths:
             lines.wait_until(path, "gone", "missing")
+
+
+def test_a_libvirt_behind_a_relay_is_used_as_one_that_is_configured(folder: Path) -> None:
+    kubelet = folder / "kubelet"
+    (kubelet / "pods").mkdir(parents=True)
+    # The interval is so long that nothing but an event shows a change.
+    words = ["--libvirt", f"{kubelet}/pods/*/volumes/*/*/virtqemud-sock", "--interval", "3600s"]
+    with virt_launcher(kubelet, folder, "one") as daemon:
+        domain = daemon.domain("g")
+        path = path_of(domain)
+        with agent(folder / "a", *words, env=with_bindings()) as process:
+            lines = DomainLines(process)
+            lines.wait_until(path, "reporting")
+            lines.wait(lambda: "<stats period='3600'/>" in domain.virsh("dumpxml"), "its interval is set")
+            for number in range(2):
+                domain.virsh("suspend")
+                lines.wait_until(path, "paused")
+                domain.virsh("resume")
+                lines.wait_until(path, "reporting")
+                daemon.restart()
+                lines.wait(
+                    lambda number=number: _lost(lines, path) > number,
+                    "the connection was lost by the restart",
+                )
+                lines.wait_until(path, "reporting")
+
+
+def _lost(lines: DomainLines, path: str) -> int:
+    return [state for state, _ in lines.said(path)].count("unreachable")
 
 
 def test_without_the_extra_the_way_to_get_it_is_named(folder: Path) -> None:

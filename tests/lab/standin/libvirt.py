@@ -1,16 +1,16 @@
 """Stands in for libvirt-python, with as many simulated domains as wanted: its folder goes on `PYTHONPATH`.
 
-It is what the agent calls, and no more. Below it there is no libvirt and no QEMU, so it shows what hundreds
-of domains cost the agent and how often it asks; not what the asking costs a libvirt. How long a libvirt
-takes for each domain of a bulk call is a setting, since it asks one QEMU after the other. (libvirt's own
-`test:///` driver would not do: its domains have no balloon statistics.)
+It is what the agent and `tests.lab.bare_libvirt` call, and no more. Below it there is no libvirt and no QEMU,
+so it shows what hundreds of domains cost a caller and how often it asks; not what a call costs libvirt. How
+long libvirt takes for each domain of a bulk call is a setting, since it asks one QEMU after the other.
+(libvirt's own `test:///` driver would not do: its domains have no balloon statistics.)
 
 `STANDIN_DOMAINS`, `STANDIN_PERIOD_S`, `STANDIN_ANSWER_MS` say what there is. Each call is written to
 `STANDIN_LOG`: name, number of domains.
 """
 
 import os
-import threading
+import socket
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 VIR_CONNECT_LIST_DOMAINS_ACTIVE = 1
 VIR_DOMAIN_STATS_STATE = 1
 VIR_DOMAIN_STATS_BALLOON = 4
+VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE = 1
 VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT = 1 << 29
 VIR_DOMAIN_AFFECT_LIVE = 1
 VIR_DOMAIN_EVENT_ID_LIFECYCLE = 0
@@ -63,6 +64,10 @@ class virDomain:  # libvirt-python's name
         """Return its uuid."""
         return self._uuid
 
+    def name(self) -> str:
+        """Return its name."""
+        return f"vm-{self._number}"
+
     def ID(self) -> int:
         """Return the number of this run of it."""
         return self._number + 1
@@ -76,7 +81,7 @@ class virDomain:  # libvirt-python's name
         """Return what the agent reads of its definition."""
         _called("XMLDesc", 1)
         return (
-            f"<domain type='kvm' id='{self.ID()}'><name>vm-{self._number}</name><uuid>{self._uuid}</uuid>"
+            f"<domain type='kvm' id='{self.ID()}'><name>{self.name()}</name><uuid>{self._uuid}</uuid>"
             "<memory unit='KiB'>4194304</memory><devices><memballoon model='virtio'>"
             f"<stats period='{self.period_s}'/><alias name='balloon0'/></memballoon></devices></domain>"
         )
@@ -123,6 +128,12 @@ class virConnect:  # libvirt-python's name
         _called("listAllDomains", len(self._domains))
         return list(self._domains)
 
+    def getAllDomainStats(
+        self, _stats: int = 0, _flags: int = 0
+    ) -> list[tuple[virDomain, Mapping[str, int]]]:
+        """Ask all, one after the other."""
+        return self.domainListGetStats(self._domains)
+
     def domainListGetStats(
         self, domains: Sequence[virDomain], _stats: int = 0, _flags: int = 0
     ) -> list[tuple[virDomain, Mapping[str, int]]]:
@@ -167,12 +178,13 @@ class virConnect:  # libvirt-python's name
 
 def open(_uri: str | None = None) -> virConnect:  # libvirt-python's name
     """Connect."""
+    _add_socket()
     return virConnect()
 
 
 def openReadOnly(_uri: str | None = None) -> virConnect:  # libvirt-python's name
     """Connect."""
-    return virConnect()
+    return open()
 
 
 def registerErrorHandler(_handler: Callable[..., object], _context: object) -> int:
@@ -180,12 +192,22 @@ def registerErrorHandler(_handler: Callable[..., object], _context: object) -> i
     return 0
 
 
-def virEventRegisterDefaultImpl() -> int:
-    """Have no events."""
-    return 0
+def virEventRegisterImpl(*functions: Callable[..., object]) -> None:
+    """Have no events. The first function adds a handle, the third removes one."""
+    _event_functions[:] = functions
 
 
-def virEventRunDefaultImpl() -> int:
-    """Wait for an event that never comes."""
-    threading.Event().wait()
-    return 0
+def _add_socket() -> None:
+    """Add the connection's socket to the event loop, as the library does before it uses it, and close it."""
+    if _event_functions:
+        ends = socket.socketpair()
+        _event_functions[2](_event_functions[0](ends[0].fileno(), 0, print, None))
+        for end in ends:
+            end.close()
+
+
+_event_functions: list[Callable[..., object]] = []
+
+
+def virEventInvokeFreeCallback(_opaque: object) -> None:
+    """Have nothing to free."""

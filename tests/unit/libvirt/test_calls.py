@@ -5,7 +5,7 @@ import threading
 import anyio
 import pytest
 
-from agent.libvirt.calls import OWNERS_FACTOR, Caller, HeldThreads
+from agent.libvirt.calls import Caller
 
 
 @pytest.fixture
@@ -55,17 +55,23 @@ async def test_threads_are_reused_and_end_when_the_caller_is_closed() -> None:
     assert mine() == []
 
 
-def test_threads_of_very_many_owners_are_bounded() -> None:
-    held = HeldThreads(8, 64)
-    for owner in range(5_000):
-        if held.refusal(f"{owner}", owner) is None:
-            held.hold(f"{owner}", owner)
-    refused = [held.refusal(f"{owner}", owner) for owner in range(5_000)]
+async def test_an_error_keeps_no_handle_for_the_event_loops_thread_to_release() -> None:
+    released: list[str] = []
 
-    assert (
-        refused.count("too many libvirt daemons do not answer: 256 calls have not ended; restart them")
-        == 5_000
-    )
-    held.release("0", 0)
-    assert held.refusal("0", 0) is None
-    assert OWNERS_FACTOR * 64 == 256
+    class Handle:
+        def __del__(self) -> None:
+            released.append(threading.current_thread().name)
+
+    def fail() -> None:
+        handle = Handle()
+        try:
+            raise KeyError(id(handle))
+        except KeyError as error:
+            raise ValueError("refused") from error
+
+    caller = Caller("test calls", lambda: None)
+    with pytest.raises(ValueError, match="refused") as raised:
+        await caller.call(fail)
+    assert released == ["test calls"]
+    assert raised.value.__traceback__ is not None  # the log says where it was raised
+    caller.close()

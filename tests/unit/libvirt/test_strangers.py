@@ -4,7 +4,7 @@ import os
 import socket
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,16 @@ import anyio
 import pytest
 
 from agent.core.reading import IntervalPolicy, SocketMark
+from agent.core.shares import ROOT
 from agent.errors import LibvirtRefused, LibvirtUnreachable
 from agent.libvirt import api, connection, connections, qmp_terms
 from agent.libvirt.connections import DOMAINS_MAX, SOCKETS_MAX, Connections
+from agent.libvirt.event_loops import event_loops
 from agent.libvirt.qmp_terms import STARTED
+from agent.libvirt.reach import reach
 from agent.libvirt.targets import Place, Settings
 from agent.telemetry import Counters
+from tests.lab.lingering import lingering
 from tests.lab.standin import libvirt as standin
 
 GLOB = Place(sockets="/run/pods/*/virtqemud-sock", policy=IntervalPolicy.OBSERVE)
@@ -47,18 +51,44 @@ class Domain(standin.virDomain):
         return self._xml(super().XMLDesc().replace(f"vm-{self._number}", self._name))
 
 
-@pytest.fixture
-def peers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[], Peer]]:
-    """What each socket connects to, by its path in the URI; the stand-in takes the library's place."""
-    by_socket: dict[str, Callable[[], Peer]] = {}
+class Peers(dict[str, Callable[[], Peer]]):
+    """What each socket connects to, by its path in the URI."""
 
-    def connect(uri: str | None = None) -> Peer:
+    adds_socket = True
+    """Whether the stand-in for the library adds a socket to the event loop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relayed: set[str] = set()
+        """The paths of connections that go through a relay."""
+
+    def connect(self, uri: str | None = None) -> Peer:
         assert uri is not None
-        return by_socket[uri.partition("?socket=")[2]]()
+        path = uri.partition("?socket=")[2]
+        if self.adds_socket and add_socket():
+            self.relayed.add(path)
+        return self[path]()
 
-    monkeypatch.setattr(standin, "openReadOnly", connect)
+
+@pytest.fixture
+def peers(monkeypatch: pytest.MonkeyPatch) -> Peers:
+    """Have the stand-in take the library's place."""
+    peers = Peers()
+    monkeypatch.setattr(standin, "openReadOnly", peers.connect)
     monkeypatch.setattr(api, "_library", lambda: standin)
-    return by_socket
+    return peers
+
+
+def add_socket() -> bool:
+    """Add a socket to the event loop, as the library does when it has connected, and close it.
+
+    Return whether a relay has taken its place.
+    """
+    librarys, daemons = socket.socketpair()
+    with librarys, daemons:
+        before = os.fstat(librarys.fileno()).st_ino
+        event_loops().remove(event_loops().add_handle(librarys.fileno(), 0, print, None))
+        return os.fstat(librarys.fileno()).st_ino != before
 
 
 @asynccontextmanager
@@ -77,12 +107,13 @@ async def until(condition: Callable[[], object]) -> None:
             await anyio.sleep(0.005)
 
 
-def calling() -> int:
-    return sum(thread.name == "libvirt calls" for thread in threading.enumerate())
+def calling(name: str = "libvirt calls") -> set[threading.Thread]:
+    """Return the threads of a name. Compare sets: threads of an earlier test may be about to end."""
+    return {thread for thread in threading.enumerate() if thread.name == name}
 
 
 async def test_a_silent_socket_that_is_made_anew_holds_a_bounded_number_of_threads(
-    peers: dict[str, Callable[[], Peer]],
+    peers: Peers,
 ) -> None:
     answer, opened = threading.Event(), threading.Semaphore(0)
 
@@ -98,7 +129,7 @@ async def test_a_silent_socket_that_is_made_anew_holds_a_bounded_number_of_threa
                 libvirts.see_sockets({"/a": GLOB})
                 await anyio.sleep(0.005)
                 libvirts.see_sockets({})
-            assert calling() - before <= connections.THREADS_HELD_MAX
+            assert len(calling() - before) <= connections.THREADS_HELD_MAX
 
             libvirts.see_sockets({"/a": GLOB})
             uri = "qemu+unix:///system?socket=/a"
@@ -110,8 +141,178 @@ async def test_a_silent_socket_that_is_made_anew_holds_a_bounded_number_of_threa
         answer.set()
 
 
+async def test_event_loops_that_are_kept_busy_hold_a_bounded_number_of_threads(
+    peers: Peers,
+) -> None:
+    go_on, loops = threading.Event(), event_loops()
+
+    def stay(_number: int, _opaque: object) -> None:
+        go_on.wait(60)
+
+    class Lingering(Peer):
+        timer = 0
+
+        def registerCloseCallback(self, _callback: Callable[..., object], _opaque: object) -> int:
+            self.timer = loops.add_timer(0, stay, None)
+            return 0
+
+        def unregisterCloseCallback(self) -> int:
+            return loops.remove(self.timer)
+
+    peers["/a"], before = Lingering, calling("libvirt events")
+    uri = "qemu+unix:///system?socket=/a"
+    try:
+        async with connected() as libvirts:
+            for _ in range(3 * connections.THREADS_HELD_MAX):
+                libvirts.see_sockets({"/a": GLOB})
+                await until(lambda: libvirts.domains() or "not ended" in libvirts.problems.get(uri, ""))
+                libvirts.see_sockets({})
+            # One more may have been opened before the last one was counted.
+            assert len(calling("libvirt events") - before) <= connections.THREADS_HELD_MAX + 1
+            libvirts.see_sockets({"/a": GLOB})
+            await until(lambda: "calls have not ended" in libvirts.problems.get(uri, ""))
+
+            go_on.set()
+            await until(lambda: not libvirts.problems and len(libvirts.domains()) == 1)
+    finally:
+        go_on.set()
+    await until(lambda: calling("libvirt events") <= before)
+
+
+async def test_relays_that_are_kept_busy_hold_a_bounded_number_of_threads(
+    peers: Peers,
+) -> None:
+    stack, before = ExitStack(), calling("libvirt relay")
+
+    class Lingering(Peer):
+        """Sends a descriptor whose closing lasts until the stack is closed."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self._librarys, daemons = socket.socketpair()
+            with stack.enter_context(lingering(300)) as one:
+                socket.send_fds(daemons, [bytes(1)], [one.fileno()])  # read only once this copy is closed
+            self._number = event_loops().add_handle(self._librarys.fileno(), 0, print, None)
+            daemons.close()
+
+        def close(self) -> int:
+            event_loops().remove(self._number)
+            self._librarys.close()
+            return 0
+
+    peers.adds_socket = False
+    peers["/a"] = Lingering
+    uri = "qemu+unix:///system?socket=/a"
+    with stack:
+        async with connected() as libvirts:
+            for _ in range(3 * connections.THREADS_HELD_MAX):
+                libvirts.see_sockets({"/a": GLOB})
+                await until(lambda: libvirts.domains() or "not ended" in libvirts.problems.get(uri, ""))
+                libvirts.see_sockets({})
+            assert len(calling("libvirt relay") - before) <= connections.THREADS_HELD_MAX + 1
+            libvirts.see_sockets({"/a": GLOB})
+            await until(lambda: "calls have not ended" in libvirts.problems.get(uri, ""))
+
+            peers.adds_socket, peers["/a"] = True, Peer
+            stack.close()
+            await until(lambda: not libvirts.problems and len(libvirts.domains()) == 1)
+    await until(lambda: calling("libvirt relay") <= before)
+
+
+async def test_messages_are_limited_of_a_found_libvirt_that_is_not_roots(peers: Peers) -> None:
+    peers |= dict.fromkeys(["/named", "/roots", "/users", "/pods", "/unknown"], Peer)
+    owners = {"/roots": ROOT, "/users": 107, "/pods": "pod 0b1c7a52-3b0e-4a3f-9f0a-3d6a0a7a1c55"}
+
+    async with connected("qemu+unix:///system?socket=/named") as libvirts:
+        libvirts.see_sockets(dict.fromkeys(["/roots", "/users", "/pods", "/unknown"], GLOB), owners=owners)
+        await until(lambda: len(libvirts.domains()) == 5)
+    assert peers.relayed == {"/users", "/pods", "/unknown"}
+
+
+def test_messages_are_limited_of_a_socket_that_doctor_connects_to(peers: Peers) -> None:
+    peers |= dict.fromkeys(["/named", "/a"], Peer)
+
+    for place in ("qemu+unix:///system?socket=/named", "/a"):
+        assert not reach(place, IntervalPolicy.OBSERVE).fault
+    assert peers.relayed == {"/a"}
+
+
+async def test_a_library_that_adds_no_socket_to_the_event_loop_is_not_used_for_a_found_libvirt(
+    peers: Peers,
+) -> None:
+    peers.adds_socket = False
+    peers |= dict.fromkeys(["/named", "/a"], Peer)
+
+    async with connected("qemu+unix:///system?socket=/named") as libvirts:
+        libvirts.see_sockets({"/a": GLOB})
+        await until(lambda: len(libvirts.domains()) == 1)
+        await until(lambda: "cannot be limited" in "".join(libvirts.problems.values()))
+
+
+async def test_a_connection_that_nothing_waits_for_any_more_is_closed_in_a_thread_of_its_own(
+    peers: Peers,
+) -> None:
+    answer, begun, closed = threading.Event(), threading.Event(), list[threading.Thread]()
+
+    class Late(Peer):
+        def close(self) -> int:
+            closed.append(threading.current_thread())
+            return 0
+
+    def late() -> Peer:
+        begun.set()
+        answer.wait(60)
+        return Late()
+
+    peers["/a"], before = late, calling("libvirt events")
+    async with connected() as libvirts:
+        libvirts.see_sockets({"/a": GLOB})
+        await until(begun.is_set)
+        libvirts.see_sockets({})
+        await anyio.sleep(0.05)
+        answer.set()
+        await until(lambda: closed)
+    assert closed[0].name == "libvirt calls"
+    await until(lambda: calling("libvirt events") <= before)
+
+
+def refusal(opened: api.Connection) -> str:
+    with pytest.raises(LibvirtUnreachable) as raised:
+        opened.set_period("/a", "unknown", 1)
+    return raised.value.detail
+
+
+def test_a_connection_is_not_closed_while_a_call_is_in_progress() -> None:
+    answer, begun, events = threading.Event(), threading.Event(), list[str]()
+
+    class Slow(Peer):
+        def listAllDomains(self, _flags: int = 0) -> list[standin.virDomain]:
+            begun.set()
+            answer.wait(60)
+            events.append("answered")
+            return super().listAllDomains()
+
+        def close(self) -> int:
+            events.append("closed")
+            return 0
+
+    opened = api.Connection(standin, Slow(), event_loops().open())
+    call = threading.Thread(target=opened.look_around, args=({},))
+    call.start()
+    assert begun.wait(60)
+    closing = threading.Thread(target=opened.close)
+    closing.start()
+    closing.join(0.05)
+    while "the connection was closed" not in refusal(opened):  # the closing has yet to begin
+        pass
+    answer.set()
+    for thread in (call, closing):
+        thread.join(60)
+    assert events == ["answered", "closed"]
+
+
 async def test_silent_sockets_hold_a_bounded_number_of_threads_in_all(
-    peers: dict[str, Callable[[], Peer]],
+    peers: Peers,
 ) -> None:
     answer, before = threading.Event(), calling()
 
@@ -128,14 +329,14 @@ async def test_silent_sockets_hold_a_bounded_number_of_threads_in_all(
                 libvirts.see_sockets({socket: GLOB})
                 await anyio.sleep(0.005)
             libvirts.see_sockets({})
-            assert calling() - before <= connections.FOUND_THREADS_HELD_MAX + 2
+            assert len(calling() - before) <= connections.FOUND_THREADS_HELD_MAX + 2
             await until(lambda: len(libvirts.domains()) == 1)  # one that is configured is not affected
     finally:
         answer.set()
 
 
 async def test_silent_sockets_of_one_owner_refuse_no_libvirt_of_another(
-    peers: dict[str, Callable[[], Peer]],
+    peers: Peers,
 ) -> None:
     answer, begun = threading.Event(), list[None]()
 
@@ -164,7 +365,7 @@ async def test_silent_sockets_of_one_owner_refuse_no_libvirt_of_another(
 
 
 async def test_a_socket_that_another_owner_has_replaced_counts_to_that_owner(
-    peers: dict[str, Callable[[], Peer]],
+    peers: Peers,
 ) -> None:
     peers["/a"] = lambda: Peer(domains=1)
 
@@ -175,7 +376,7 @@ async def test_a_socket_that_another_owner_has_replaced_counts_to_that_owner(
 
 
 async def test_an_owner_with_many_sockets_leaves_room_for_those_of_another(
-    peers: dict[str, Callable[[], Peer]],
+    peers: Peers,
 ) -> None:
     sockets = [f"/{number:04}" for number in range(SOCKETS_MAX + 3)]
     peers |= dict.fromkeys([*sockets, "/z"], lambda: Peer(domains=1))
@@ -196,7 +397,7 @@ async def test_an_owner_with_many_sockets_leaves_room_for_those_of_another(
 
 
 async def test_a_found_libvirt_has_a_bounded_number_of_domains_and_the_others_are_reported(
-    peers: dict[str, Callable[[], Peer]],
+    peers: Peers,
 ) -> None:
     peers["/a"] = lambda: Peer(domains=20_000)
     peers["/named"] = lambda: Peer(domains=DOMAINS_MAX + 5)
@@ -210,10 +411,10 @@ async def test_a_found_libvirt_has_a_bounded_number_of_domains_and_the_others_ar
         assert len(found) == DOMAINS_MAX
         ((uri, why),) = libvirts.unusable().items()
         assert uri == "qemu+unix:///system?socket=/a"
-        assert "19936 domains left out: at most 64" in why
+        assert "19936 domains not observed: the limit is 64" in why
 
 
-async def test_a_bounded_number_of_sockets_is_connected_to(peers: dict[str, Callable[[], Peer]]) -> None:
+async def test_a_bounded_number_of_sockets_is_connected_to(peers: Peers) -> None:
     sockets = [f"/{number:04}" for number in range(SOCKETS_MAX + 3)]
     peers |= dict.fromkeys(sockets, lambda: Peer(domains=0))
 
@@ -229,7 +430,7 @@ async def test_a_bounded_number_of_sockets_is_connected_to(peers: dict[str, Call
 
 @pytest.mark.parametrize("period", ["10' x='" + "y" * 3_000_000, "-1", "9" * 5000, "ten"])
 async def test_a_domain_with_an_unusable_definition_is_reported_and_not_used(
-    peers: dict[str, Callable[[], Peer]], period: str
+    peers: Peers, period: str
 ) -> None:
     peers["/a"] = lambda: Peer(xml=lambda xml: xml.replace("period='10'", f"period='{period}'"))
 
@@ -243,7 +444,7 @@ async def test_a_domain_with_an_unusable_definition_is_reported_and_not_used(
 
 
 async def test_the_pod_of_a_socket_is_a_label_that_the_pod_cannot_choose(
-    peers: dict[str, Callable[[], Peer]],
+    peers: Peers,
 ) -> None:
     pod = "0b1c7a52-3b0e-4a3f-9f0a-3d6a0a7a1c55"
     path = f"/var/lib/kubelet/pods/{pod}/volumes/libvirt-runtime/sock"
@@ -299,7 +500,7 @@ def raise_not_utf8() -> Peer:
 
 
 async def test_text_that_is_not_utf8_ends_at_most_the_connection(
-    peers: dict[str, Callable[[], Peer]],
+    peers: Peers,
 ) -> None:
     peers |= {"/a": raise_not_utf8, "/b": lambda: NotUtf8("listing"), "/c": Peer}
 
@@ -318,6 +519,7 @@ async def test_only_the_socket_that_was_found_is_connected_to(
     opened: list[str] = []
 
     def connect(uri: str) -> Peer:
+        add_socket()
         opened.append(os.path.realpath(uri.partition("?socket=")[2]))
         return Peer()
 
@@ -342,18 +544,44 @@ async def test_only_the_socket_that_was_found_is_connected_to(
     assert opened == [str(found)]
 
 
+async def test_also_to_write_only_the_socket_that_was_found_is_connected_to(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def connect(_uri: str) -> Peer:
+        add_socket()
+        return Peer()
+
+    monkeypatch.setattr(standin, "openReadOnly", connect)
+    monkeypatch.setattr(standin, "open", connect)
+    monkeypatch.setattr(api, "_library", lambda: standin)
+    path, others = tmp_path / "sock", tmp_path / "others"
+    for each in (path, others):
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(each))
+
+    async with connected() as libvirts:
+        libvirts.see_sockets({str(path): GLOB}, {str(path): mark_of(path)})
+        await until(libvirts.domains)
+        (domain,) = libvirts.domains()
+        async with libvirts.open_to_write(domain.address):
+            pass
+        path.unlink()
+        path.symlink_to(others)
+        with pytest.raises(LibvirtUnreachable, match="not the socket that was found"):
+            async with libvirts.open_to_write(domain.address):
+                pass
+
+
 def mark_of(path: Path) -> SocketMark:
     status = path.stat()
     return SocketMark(status.st_dev, status.st_ino, status.st_mtime_ns)
 
 
-async def test_a_flood_of_events_ends_the_connection(
-    peers: dict[str, Callable[[], Peer]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_flood_of_events_ends_the_connection(peers: Peers, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "EVENTS_PER_S_MAX", 20)
 
     class Flooding(Peer):
-        def domainEventRegisterAny(
+        def domainEventRegisterAny(  # pyrefly: ignore[bad-override-param-name]
             self, _domain: object, number: int, callback: Callable[..., object], _opaque: object
         ) -> int:
             for _ in range(1000 if number == 0 else 0):
@@ -369,15 +597,16 @@ async def test_a_flood_of_events_ends_the_connection(
 
 
 def test_statistics_that_are_not_utf8_are_a_refusal() -> None:
-    opened = api.Connection(standin, NotUtf8("statistics"))
+    opened = api.Connection(standin, NotUtf8("statistics"), event_loops().open())
     (found,) = opened.look_around({}).new
 
     with pytest.raises(LibvirtRefused, match="not UTF-8"):
         opened.stats([found.uuid])
+    opened.close()
 
 
 async def test_what_no_daemon_should_cause_ends_only_its_connection(
-    peers: dict[str, Callable[[], Peer]],
+    peers: Peers,
 ) -> None:
     def fail() -> Peer:
         raise RuntimeError("can't start new thread")
@@ -386,13 +615,13 @@ async def test_what_no_daemon_should_cause_ends_only_its_connection(
 
     async with connected() as libvirts:
         libvirts.see_sockets(dict.fromkeys(peers, GLOB))
-        await until(lambda: len(libvirts.domains()) == 1 and len(libvirts.problems) == 1)
-        (problem,) = libvirts.problems.values()
-        assert "RuntimeError" in problem
+        await until(lambda: len(libvirts.domains()) == 1)
+        # On a busy machine a call may be late, which is the problem until it has returned.
+        await until(lambda: ["RuntimeError" in each for each in libvirts.problems.values()] == [True])
 
 
 def test_an_error_of_a_daemon_is_bounded_and_printable(
-    peers: dict[str, Callable[[], Peer]],
+    peers: Peers,
 ) -> None:
     def refuse() -> Peer:
         raise standin.libvirtError("no\n\N{RIGHT-TO-LEFT OVERRIDE}" * 100_000)
