@@ -16,14 +16,19 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from http import HTTPStatus
 from http.client import HTTPException, HTTPResponse, IncompleteRead
-from typing import Protocol, cast
+from typing import Protocol, TypeAlias, cast
 from urllib.parse import quote, unquote, urlsplit
+
+from agent.sinks.tls_stream import TlsStream
 
 ANSWER_BYTES_MAX = 64 * 1024
 """Of one answer, its headers included. The rest is not read, and the connection is closed."""
 _TUNNEL_BYTES_MAX = 16 * 1024
 _READ_BYTES = 16 * 1024
 _IN_A_PATH = "/%:@!$&'()*+,;=~-._"
+
+
+_Connection: TypeAlias = socket.socket | TlsStream
 
 
 class Stage(StrEnum):
@@ -112,7 +117,7 @@ class HttpClient:
         self._redact = redact
         self._url = urlsplit(target.url)
         self._stage = Stage.RESOLVE
-        self._socket: socket.socket | None = None
+        self._socket: _Connection | None = None
         self._stamp: Hashable = None
 
     def post(self, body: bytes, headers: Mapping[str, str], timeout_s: float) -> Answer:
@@ -156,7 +161,7 @@ class HttpClient:
         self._stage = stage
         self._at(stage)
 
-    def _open(self, context: ssl.SSLContext | None, deadline_s: float) -> socket.socket:
+    def _open(self, context: ssl.SSLContext | None, deadline_s: float) -> _Connection:
         proxy = None if self._proxy is None else urlsplit(self._proxy)
         peer = self._url if proxy is None else proxy
         self._enter(Stage.RESOLVE)
@@ -172,8 +177,8 @@ class HttpClient:
             self._enter(Stage.PROXY)
             self._tunnel(opened, deadline_s)
         self._enter(Stage.TLS)
-        opened.settimeout(_left_s(deadline_s))
-        self._socket = encrypted = context.wrap_socket(opened, server_hostname=self._url.hostname)
+        host = self._url.hostname or ""
+        self._socket = encrypted = TlsStream(opened, context, host, _left_s(deadline_s))
         return encrypted
 
     def _tunnel(self, opened: socket.socket, deadline_s: float) -> None:
@@ -194,7 +199,7 @@ class HttpClient:
         return [f"Proxy-Authorization: Basic {b64encode(pair.encode()).decode()}"]
 
     def _exchange(
-        self, opened: socket.socket, body: bytes, headers: Mapping[str, str], deadline_s: float
+        self, opened: _Connection, body: bytes, headers: Mapping[str, str], deadline_s: float
     ) -> Answer:
         self._enter(Stage.ANSWER)
         target = quote(self._url.path or "/", safe=_IN_A_PATH)
@@ -230,7 +235,7 @@ class HttpClient:
 class _Reading(io.RawIOBase):
     """Reads from a socket up to a number of bytes and an instant, whatever the size of each read."""
 
-    def __init__(self, opened: socket.socket, bytes_max: int, deadline_s: float) -> None:
+    def __init__(self, opened: _Connection, bytes_max: int, deadline_s: float) -> None:
         super().__init__()
         self._opened = opened
         self._left = bytes_max
@@ -243,7 +248,7 @@ class _Reading(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: "memoryview", /) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def readinto(self, buffer: "memoryview", /) -> int:  # pyrefly: ignore[bad-override]
         if self._left <= 0:
             raise IncompleteRead(b"")
         self._opened.settimeout(_left_s(self._deadline_s))
@@ -252,7 +257,7 @@ class _Reading(io.RawIOBase):
         return count
 
 
-def _begin(opened: socket.socket, method: str, bytes_max: int, deadline_s: float) -> HTTPResponse:
+def _begin(opened: _Connection, method: str, bytes_max: int, deadline_s: float) -> HTTPResponse:
     """Return an answer of which the headers have been read."""
     reading = cast("socket.socket", _Reading(opened, bytes_max, deadline_s))
     response = HTTPResponse(reading, method=method)
@@ -281,7 +286,7 @@ def _connected(found: list[tuple[object, ...]] | object, deadline_s: float) -> s
     raise failed
 
 
-def _send(opened: socket.socket, data: bytes, deadline_s: float) -> None:
+def _send(opened: _Connection, data: bytes, deadline_s: float) -> None:
     opened.settimeout(_left_s(deadline_s))
     opened.sendall(data)  # the timeout is for all of it
 

@@ -3,8 +3,6 @@
 Uses the connections of the sink, so names, certificates, logins and answers have the same bounds.
 """
 
-# pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false
 # aiokafka's requests have no types.
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
@@ -239,8 +237,8 @@ def _error(code: int, message: str | None) -> str:
 
 
 class _MetadataResponse_v8(Response):
-    API_KEY: ClassVar[int] = 3  # pyright: ignore[reportIncompatibleMethodOverride]
-    API_VERSION: ClassVar[int] = 8  # pyright: ignore[reportIncompatibleMethodOverride]
+    API_KEY: ClassVar[int] = 3  # pyrefly: ignore[bad-override]
+    API_VERSION: ClassVar[int] = 8  # pyrefly: ignore[bad-override]
     SCHEMA = Schema(
         ("throttle_time_ms", Int32),
         (

@@ -9,7 +9,6 @@ It works around these limits of aiokafka 0.14.0:
 - it has no type declarations: the Protocols below declare what is used.
 """
 
-# pyright: reportPrivateUsage=false
 # aiokafka has no public hard close.
 
 import asyncio

@@ -5,8 +5,6 @@ connection, and every error contained: aiokafka's metadata task ends at an error
 the producer then waits forever.
 """
 
-# pyright: reportPrivateUsage=false, reportUnknownMemberType=false
-
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial

@@ -5,13 +5,12 @@ The differences to aiokafka 0.14.0 (conn.py):
 - names are resolved, and certificates and passwords read, in a daemon thread; aiokafka uses the event loop's
   own threads, which the interpreter waits for at its end;
 - an answer may have 64 KiB, with metadata 1 MiB; aiokafka keeps as much as the peer announces;
+- TLS records without data are bounded by agent/sinks/kafka_tls.py;
 - the SCRAM login is agent/sinks/kafka_scram.py, with a bound on the iterations, and the tokens of OAUTHBEARER
   are from agent/sinks/kafka_tokens.py;
 - an error of any kind is a `KafkaError` or a `KafkaTrouble`.
 """
 
-# pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false, reportIncompatibleMethodOverride=false
 # aiokafka's connections have no types.
 
 import asyncio
@@ -49,6 +48,7 @@ from agent.sinks.kafka_faults import (
 from agent.sinks.kafka_journal import Journal
 from agent.sinks.kafka_scram import Scram, ScramError, ScramRefused
 from agent.sinks.kafka_settings import Oauth, Sasl, Settings, Tls
+from agent.sinks.kafka_tls import BoundedTls
 from agent.sinks.kafka_tokens import Tokens
 
 _ANSWER_MAX_BYTES = 64 * 1024
@@ -146,7 +146,7 @@ class BrokerConnection(AIOKafkaConnection):
             server_hostname=None if context is None else host,
         )
         writer = asyncio.StreamWriter(transport, protocol, reader, self._loop)
-        self._reader, self._writer, self._protocol = reader, writer, protocol
+        self._reader, self._writer, self._protocol = reader, writer, protocol  # pyrefly: ignore[bad-override-mutable-attribute]
 
     async def _resolved(self) -> list[tuple[int, Any]]:
         """Return the families and addresses of the host, without a thread for one that is numeric."""
@@ -172,7 +172,7 @@ class BrokerConnection(AIOKafkaConnection):
                 share_s = (deadline_s - self._loop.time()) / (len(places) - number)
                 async with asyncio.timeout(share_s):
                     await self._loop.sock_connect(one, place)
-            except (OSError, TimeoutError):
+            except OSError:
                 one.close()
                 if is_last:
                     raise
@@ -278,7 +278,9 @@ class BrokerConnection(AIOKafkaConnection):
             return
         tokens.refused(token)
         detail = f"{self.address} refuses the token ({plain(redact(why))}); compare its issuer, audience and "
-        raise _refused("kafka.sasl.oauth", f"{detail}expiry with what the broker expects, and the clocks")
+        raise _refused(
+            "kafka.sasl.oauth", f"{detail}expiry with what the broker expects, and check the clocks"
+        )
 
     async def _ask(self, redact: Callable[[str], str], token: bytes) -> bytes:
         answer = await self.send(SaslAuthenticateRequest(token))
@@ -351,6 +353,7 @@ def _ssl_context(tls: Tls) -> ssl.SSLContext:
     """Return the settings of TLS, from the files as they are now."""
     try:
         context = ssl.create_default_context(cafile=tls.ca_file)
+        context.sslobject_class = BoundedTls
         if tls.cert_file:
             context.load_cert_chain(tls.cert_file, tls.key_file, password=_no_passphrase)
     except (OSError, ValueError) as error:

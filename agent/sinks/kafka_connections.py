@@ -4,7 +4,6 @@ Each topic has a producer of its own, so that one that fails does not hold up th
 connections: three from each of ten thousand agents are more than a broker accepts by default.
 """
 
-# pyright: reportPrivateUsage=false, reportUnknownMemberType=false
 # aiokafka's connections have no types, and no public hard close.
 
 import asyncio
@@ -15,8 +14,12 @@ from weakref import WeakValueDictionary
 import anyio
 
 from agent.sinks.kafka_connection import BrokerConnection
-from agent.sinks.kafka_faults import BrokerAddress
+from agent.sinks.kafka_faults import BrokerAddress, Fault, KafkaTrouble
 from agent.sinks.kafka_journal import Journal
+
+CONNECTIONS_MAX = 128
+"""At a time. A cluster may name any number of brokers, and others with each answer; the agent keeps 256
+descriptors for all but the links to monitors."""
 
 Closed = Callable[..., None]
 """Called with a connection that was closed, and aiokafka's reason."""
@@ -41,14 +44,17 @@ class Connections:
         """Return the connection to a broker for the producer of `journal`; `dial` opens it if there is none.
 
         Raises:
-            KafkaTrouble: the broker cannot be used.
+            KafkaTrouble: the broker cannot be used, or all `CONNECTIONS_MAX` wait for an answer.
         """
         lock = self._dialing.setdefault(address, anyio.Lock())
         async with lock:  # another producer may be connecting
             connection = self._open.get(address)
             if connection is None or not connection.connected():
-                connection = self._open[address] = await dial(self._closed)
+                self._make_room()
+                connection = await dial(self._closed)
                 connection.throttled = self._throttled
+            self._open.pop(address, None)
+            self._open[address] = connection  # the last one is the most recently used
             self._used.setdefault(connection, set()).add(journal)
             return connection
 
@@ -67,6 +73,17 @@ class Connections:
                 del self._open[connection.address]
             if not producers:
                 _abort(connection)
+
+    def _make_room(self) -> None:
+        """Close connections that wait for no answer, those unused the longest first."""
+        for connection in list(self._open.values()):
+            if len(self._used) < CONNECTIONS_MAX:
+                return
+            if not connection._requests:
+                _abort(connection)
+        if len(self._used) >= CONNECTIONS_MAX:
+            detail = f"more than {CONNECTIONS_MAX} brokers have not answered yet; check the brokers"
+            raise KafkaTrouble(Fault.CONNECTION, "", detail)
 
     def _closed(self, connection: BrokerConnection, reason: Any) -> None:
         self._used.pop(connection, None)

@@ -1,6 +1,5 @@
 """Connects to each broker once, as the sink does, for `barograph doctor`. Sends no records."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # aiokafka's requests have no types.
 
 from collections.abc import Awaitable, Callable, Sequence

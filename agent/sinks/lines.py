@@ -45,7 +45,7 @@ class LinesSink:
     """Writes each record's value and a newline."""
 
     name = "lines"
-    problem = None  # `send` fails early enough
+    problem: str | None = None  # `send` fails early enough
     batch_bytes_max = 256 * 1024
     batch_records_max = 500
 

@@ -69,7 +69,7 @@ def of_attempt(stage: Stage, error: Exception, settings: Settings) -> Failure:
     if isinstance(error, TimeoutError):
         if stage is Stage.ANSWER:
             words = f"otlp.timeout: no complete answer from {peer} within {settings.timeout_s:g} s"
-            return Failure(f"{words}; check the backend, or raise it", may_pass=True)
+            return Failure(f"{words}; check the backend, or raise the timeout", may_pass=True)
         return Failure(unfinished(stage, settings), may_pass=True)
     reason = one_line(getattr(error, "strerror", None) or str(error) or type(error).__name__)
     if settings.proxy is not None and stage in (Stage.RESOLVE, Stage.CONNECT, Stage.PROXY):
@@ -127,9 +127,9 @@ def of_status(status: int, reason: str, text: str, settings: Settings) -> str:
         case HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             return f"{name}: the request is too large for the backend ({answer}); raise its limit"
         case HTTPStatus.TOO_MANY_REQUESTS:
-            return f"otlp.interval: the backend throttles ({answer}); raise it, or the limit of the backend"
+            return f"the backend throttles ({answer}); raise otlp.interval, or the limit of the backend"
         case HTTPStatus.UNSUPPORTED_MEDIA_TYPE:
-            return f"otlp.compression: the backend does not accept the request ({answer}); set it to none"
+            return f"the backend does not accept the request ({answer}); set otlp.compression to none"
         case _ if 300 <= status < 400:
             return f"{name}: the backend redirects ({answer}); set it to the final URL"
         case _:
@@ -171,7 +171,7 @@ def of_grpc(code: str, details: str, settings: Settings) -> str:
             return f"{words}; check the port, or set otlp.protocol: http"
         case "DEADLINE_EXCEEDED":
             words = f"otlp.timeout: no answer from {peer} within {settings.timeout_s:g} s"
-            return f"{words}; {_reach(settings)}, or raise it"
+            return f"{words}; {_reach(settings)}, or raise the timeout"
         case "RESOURCE_EXHAUSTED":
             return f"the backend throttles, or a message is too large ({answer}); raise its limit"
         case _:
@@ -216,5 +216,5 @@ def _tls(settings: Settings, reason: str) -> Failure:
         return Failure(words, may_pass=False)
     if "certificate required" in reason or "unknown ca" in reason or "bad certificate" in reason:
         words = f"otlp.tls.cert_file: {peer} refuses the agent's certificate ({reason})"
-        return Failure(f"{words}; set it and key_file to a certificate that it trusts", may_pass=False)
+        return Failure(f"{words}; set a certificate and key that the backend trusts", may_pass=False)
     return Failure(f"{name}: TLS with {peer} failed ({one_line(reason)}); check its log", may_pass=False)

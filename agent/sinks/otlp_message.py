@@ -76,7 +76,7 @@ class Made:
         """Add the point of a reason, and the end of the series of the one before it."""
         points = self._points(metrics.STATE_REASON)
         self._add(points, 1, time_ns, start_ns).attributes.extend(_attributes(reason))
-        if before not in (None, reason):
+        if before is not None and before != reason:
             self._end(points, before, time_ns)
 
     def end(self, ended: Collection[Metric], reason: Mapping[str, str] | None, time_ns: int) -> None:

@@ -11,11 +11,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from itertools import count
 from typing import Any
 
 import grpc
@@ -159,16 +160,26 @@ def grpc_answer(chance: random.Random) -> GrpcAnswer:
     return GrpcAnswer(body, chance.choice(codes), details, tuple(trailers), chance.random() < 0.3)
 
 
+Numbers = Iterator[int | None]
+"""The numbers of a backend's answers. `None`: the next answer is a proper one."""
+
+_PROPER = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nContent-Length: 0\r\n\r\n"
+
+
 @contextmanager
-def http_backend(seed: int) -> Generator[str]:
+def http_backend(seed: int, numbers: Numbers | None = None) -> Generator[str]:
     """A backend over HTTP; yields its endpoint."""
-    numbers = iter(range(10**9))
+    numbers = numbers or count()
     bomb(300)  # made before the first request, which has a timeout
 
     def serve(connection: socket.socket) -> None:
         with connection:
             while _request(connection):
-                pieces, keep = http_answer(random.Random(f"{seed}-{next(numbers)}"))
+                number = next(numbers)
+                if number is None:
+                    connection.sendall(_PROPER)
+                    continue
+                pieces, keep = http_answer(random.Random(f"{seed}-{number}"))
                 for piece in pieces:
                     connection.sendall(piece)
                     if len(pieces) > 2:
@@ -181,12 +192,15 @@ def http_backend(seed: int) -> Generator[str]:
 
 
 @contextmanager
-def grpc_backend(seed: int) -> Generator[str]:
+def grpc_backend(seed: int, numbers: Numbers | None = None) -> Generator[str]:
     """A backend over gRPC; yields its endpoint."""
-    numbers = iter(range(10**9))
+    numbers = numbers or count()
 
     def export(_request: bytes, context: Any) -> bytes:
-        answer = grpc_answer(random.Random(f"{seed}-{next(numbers)}"))
+        number = next(numbers)
+        if number is None:
+            return b""
+        answer = grpc_answer(random.Random(f"{seed}-{number}"))
         context.set_trailing_metadata(answer.trailers)
         if answer.compressed:
             context.set_compression(grpc.Compression.Gzip)
@@ -209,7 +223,7 @@ def grpc_backend(seed: int) -> Generator[str]:
 @contextmanager
 def http2_errors(seed: int) -> Generator[str]:
     """A peer that ends each connection (GOAWAY) or request (RST_STREAM) with any error code."""
-    numbers = iter(range(10**9))
+    numbers = count()
 
     def serve(connection: socket.socket) -> None:
         chance = random.Random(f"{seed}-{next(numbers)}")
@@ -229,7 +243,7 @@ def http2_errors(seed: int) -> Generator[str]:
 @contextmanager
 def http2_garbage(seed: int) -> Generator[str]:
     """A peer that answers with frames of HTTP/2 cut short, oversized or senseless; it may reset at last."""
-    numbers = iter(range(10**9))
+    numbers = count()
 
     def serve(connection: socket.socket) -> None:
         chance = random.Random(f"{seed}-{next(numbers)}")

@@ -17,7 +17,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
 )
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2_grpc import (
     LogsServiceServicer,
-    add_LogsServiceServicer_to_server,  # pyright: ignore[reportUnknownVariableType] # generated, untyped
+    add_LogsServiceServicer_to_server,
 )
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsPartialSuccess,
@@ -26,7 +26,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2_grpc import (
     MetricsServiceServicer,
-    add_MetricsServiceServicer_to_server,  # pyright: ignore[reportUnknownVariableType] # generated, untyped
+    add_MetricsServiceServicer_to_server,
 )
 
 
@@ -198,13 +198,13 @@ class GrpcBackend(Backend):
         backend = self
 
         class Servicer(MetricsServiceServicer):
-            def Export(
+            def Export(  # pyrefly: ignore[bad-override]
                 self, request: ExportMetricsServiceRequest, context: Any
             ) -> ExportMetricsServiceResponse:
                 return _response(answered(parse("", _metadata(context), request), context))
 
         class LogsServicer(LogsServiceServicer):
-            def Export(self, request: ExportLogsServiceRequest, context: Any) -> ExportLogsServiceResponse:
+            def Export(self, request: ExportLogsServiceRequest, context: Any) -> ExportLogsServiceResponse:  # pyrefly: ignore[bad-override]
                 answer = answered(parse_logs("", _metadata(context), request), context)
                 return ExportLogsServiceResponse.FromString(_response(answer).SerializeToString())
 

@@ -275,7 +275,7 @@ async def test_a_name_that_cannot_be_resolved_is_named(protocol: Protocol) -> No
         ("403 Forbidden", ("otlp.headers: ", "refuses the credentials")),
         ("404 Not Found", ("otlp.endpoint: ", "does not serve OTLP at this path")),
         ("413 Content Too Large", ("too large for the backend",)),
-        ("429 Too Many Requests", ("otlp.interval: ", "throttles")),
+        ("429 Too Many Requests", ("throttles", "raise otlp.interval")),
     ],
 )
 async def test_a_refusal_names_the_cause_and_the_setting(status: str, words: tuple[str, ...]) -> None:

@@ -427,7 +427,7 @@ async def test_a_certificate_that_is_not_there_is_said_and_nothing_ends(http: Ht
 async def test_a_malformed_trailer_is_a_failed_cycle(trailer: bytes) -> None:
     with grpc_backend() as backend, capture_logs() as logs:
         sink = OtlpSink(settings(backend, interval_s=0.05), AGENT, Counters())
-        answers = iter([Answer(503, {"google.rpc.retryinfo-bin": trailer})])  # pyright: ignore[reportArgumentType] # bytes in a -bin header
+        answers = iter([Answer(503, {"google.rpc.retryinfo-bin": trailer})])  # pyrefly: ignore[bad-assignment]  # bytes in a -bin header
         backend.answer = lambda _: next(answers, Answer())
 
         async with running(sink, Board(view(sample()))):
@@ -446,7 +446,7 @@ async def test_a_grpc_backend_that_asks_for_a_pause_gets_it() -> None:
     pause = RetryInfo(retry_delay=Duration(seconds=2)).SerializeToString()
     with grpc_backend() as backend:
         sink = OtlpSink(settings(backend, interval_s=0.05), AGENT, counters)
-        answers = iter([Answer(503, {"google.rpc.retryinfo-bin": pause})])  # pyright: ignore[reportArgumentType] # bytes in a -bin header
+        answers = iter([Answer(503, {"google.rpc.retryinfo-bin": pause})])  # pyrefly: ignore[bad-assignment]  # bytes in a -bin header
         asked_s: list[float] = []
 
         def answer(_: Request) -> Answer:

@@ -101,7 +101,7 @@ class Request:
 class Peer:
     """What the broker answers. Every setting can be changed while it runs."""
 
-    topic: str = "samples"
+    topic: str | None = "samples"  # None: each topic that is asked for
     partitions: int = 2
     advertised: tuple[str, int] | None = None  # None: where it listens
     versions: Sequence[tuple[int, int, int]] = tuple((key, 0, newest) for key, newest in VERSIONS)
@@ -145,19 +145,22 @@ class Peer:
                     (i16(0), i32(number), i32(1), array([(i32(1),)]), array([(i32(1),)]))
                     for number in range(0 if self.topic_error else self.partitions)
                 ]
-                topic = (i16(self.topic_error), text(self.topic), Field("i8", 0), array(partition))
+                names = _topics(request.body) if self.topic is None else [self.topic]
+                topics = [
+                    (i16(self.topic_error), text(name), Field("i8", 0), array(partition)) for name in names
+                ]
                 brokers = array([(i32(1), text(host), i32(port), text(None))])
-                return (brokers, i32(1), array([topic]))
+                return (brokers, i32(1), array(topics))
             case _:
                 return self._produced(request.body)
 
     def _produced(self, body: bytes) -> Fields:
-        produced = _partitions(body)
+        topic, produced = _partitions(body)
         if not self.produce_error:
             self.records += sum(count for _, count in produced)
         topics = [
             (
-                text(self.topic),
+                text(topic if self.topic is None else self.topic),
                 array([(i32(number), i16(self.produce_error), i64(0), i64(-1)) for number, _ in produced]),
             )
         ]
@@ -298,11 +301,23 @@ def _token(body: bytes) -> bytes:
     return body[4:]
 
 
-def _partitions(body: bytes) -> list[tuple[int, int]]:
-    """Return the partitions of a Produce request, each with its number of records (of one topic)."""
+def _topics(body: bytes) -> list[str]:
+    """Return the topics of a Metadata request."""
+    (count,) = struct.unpack_from(">i", body, 0)
+    at, found = 4, list[str]()
+    for _ in range(count):
+        (length,) = struct.unpack_from(">h", body, at)
+        found.append(body[at + 2 : at + 2 + length].decode())
+        at += 2 + length
+    return found
+
+
+def _partitions(body: bytes) -> tuple[str, list[tuple[int, int]]]:
+    """Return the topic of a Produce request, which has one, and the records in each of its partitions."""
     (name_length,) = struct.unpack_from(">h", body, 0)  # transactional ID
     at = 2 + max(name_length, 0) + 2 + 4 + 4  # acks, timeout, number of topics
     (topic_length,) = struct.unpack_from(">h", body, at)
+    topic = body[at + 2 : at + 2 + topic_length].decode()
     at += 2 + topic_length
     (count,) = struct.unpack_from(">i", body, at)
     at += 4
@@ -312,4 +327,4 @@ def _partitions(body: bytes) -> list[tuple[int, int]]:
         (records,) = struct.unpack_from(">i", body, at + 8 + 57)
         found.append((number, records))
         at += 8 + size
-    return found
+    return topic, found

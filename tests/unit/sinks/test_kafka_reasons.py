@@ -64,27 +64,27 @@ async def said(sink: KafkaSink, expected: str = "") -> str:
         sink: is closed at the end.
         expected: a pattern; reasons that do not match may come before it.
     """
-    words = ""
+    problem = refusal = ""
     async with anyio.create_task_group() as group:
 
         async def send() -> None:
-            nonlocal words
+            nonlocal refusal
             try:
                 await sink.send([record(1)])
             except SinkUnavailable as error:
-                words = str(error)
+                refusal = str(error)
                 group.cancel_scope.cancel()
 
         group.start_soon(send)
         with anyio.move_on_after(SAID_WITHIN_S):
             while True:
                 await anyio.sleep(0.05)
-                words = sink.problem or words
-                if words and re.search(expected, words):
+                problem = sink.problem or ""
+                if problem and re.search(expected, problem):
                     break
         group.cancel_scope.cancel()
     await sink.aclose()
-    return words
+    return refusal or problem
 
 
 @asynccontextmanager
@@ -224,6 +224,21 @@ async def test_a_certificate_that_is_not_trusted_and_a_wrong_name_are_told_apart
     assert "is not trusted (self-signed certificate)" in untrusted
     assert "kafka.bootstrap_servers: the certificate of 127.0.0.1" in wrong_name
     assert "is not valid for this name" in wrong_name
+
+
+async def test_an_advertised_address_gets_a_login_only_with_a_certificate_for_its_name() -> None:
+    peer = Peer()
+    async with broker(peer, server_context("localhost-cert.pem")) as address:
+        peer.advertised = ("127.0.0.1", peer.port)
+        text = await said(sink_to(at_localhost(address), sasl=PLAIN, tls=LOCALHOST), "advertised.listeners")
+
+        assert f"{ADVERTISED}the certificate of 127.0.0.1:{peer.port} is not valid for this name" in text
+        assert len(peer.logins) == peer.requests[METADATA]  # those at the bootstrap server
+
+        peer.advertised = ("localhost", peer.port)
+        sink = sink_to(at_localhost(address), sasl=PLAIN, tls=LOCALHOST)
+        assert await sink.send([record(1)]) == Receipt()
+        await sink.aclose()
 
 
 async def test_tls_to_a_plain_port_and_no_tls_to_a_tls_port_are_named() -> None:

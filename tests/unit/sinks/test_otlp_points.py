@@ -1,5 +1,3 @@
-# pyright: reportPrivateUsage=false
-
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
