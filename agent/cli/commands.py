@@ -39,6 +39,7 @@ SCHEMAS = {
     "state": "state/v1",
     "agent": "agent/v1",
     "host": "host/v1",
+    "memory": "memory/v1",
     "asyncapi": "asyncapi.yaml",
 }
 """The path of each schema below schemas/: a file, or a directory with a file for each version."""
@@ -90,7 +91,7 @@ def _root(
 @cli.command("run")
 @with_all_flags
 def run(flags: Flags) -> None:
-    """Watch the VMs of this host until SIGTERM or Ctrl-C. SIGHUP reloads the configuration.
+    """Observe the VMs of this host until SIGTERM or Ctrl-C. SIGHUP reloads the configuration.
 
     Without a sink, records are written to stdout. Flags override BAROGRAPH_* variables, which override the
     file; docs/configuration.md lists every setting.
@@ -109,8 +110,8 @@ def run(flags: Flags) -> None:
 def check_config(flags: Flags) -> None:
     """Validate the configuration and print the effective settings.
 
-    Performs the same checks as run and stops before the first side effect. Without any flag and without
-    BAROGRAPH_CONFIG, reads the installed file, /etc/barograph/barograph.yaml, if it exists.
+    Performs the checks of run, but changes nothing and contacts no VM or backend. Without any flag and
+    without BAROGRAPH_CONFIG, reads the installed file, /etc/barograph/barograph.yaml, if it exists.
     """
     if flags == Flags() and "BAROGRAPH_CONFIG" not in os.environ and os.path.exists(INSTALLED):
         flags = Flags(config=INSTALLED)
@@ -125,9 +126,9 @@ def check_config(flags: Flags) -> None:
 def give_back(config: ConfigFlag = None, state_directory: StateDirectoryFlag = None) -> None:
     """Restore every polling interval that the agent changed.
 
-    Stop the agent first. Run this command before you uninstall the agent, or if a killed agent will not start
-    again. Intervals that another client has changed since are left alone. Exit code 1: an interval is still
-    to be restored, because its VM could not be reached.
+    Run this command before you uninstall the agent, or if a killed agent will not start again. Stop the agent
+    first. The command does not restore an interval that another client has changed in the meantime. Exit code
+    1: an interval is still to be restored, because its VM could not be reached or QEMU refused the change.
     """
     configured = load_config(Flags(config=config, state_directory=state_directory), monitors_needed=False)
     from agent import once
@@ -169,8 +170,8 @@ def schema(
 ) -> None:
     """Print the schema of the configuration or of a record.
 
-    JSON Schema for the configuration, samples, states, the agent's own records and the host's memory;
-    AsyncAPI for the topics.
+    JSON Schema for the configuration, samples, states, the agent's own records and the memory of VMs and
+    hosts; AsyncAPI for the topics.
     """
     if list_names:
         typer.echo("\n".join(SCHEMAS))

@@ -77,11 +77,11 @@ def doctor(
         bool, typer.Option("--dry-run", help="With --bundle: list what would be written, and check nothing.")
     ] = False,
 ) -> None:
-    """Check this host, the agent and its destinations, and print what to do.
+    """Check this host, the agent and its destinations.
 
-    Changes nothing. Run it as the agent's user. Without --config and BAROGRAPH_CONFIG it reads
-    /etc/barograph/barograph.yaml, if there is one. docs/doctor.md describes every check. Exit code 1: a check
-    failed.
+    Prints what to do about each failure, and changes nothing. Run it as the agent's user. Without --config
+    and BAROGRAPH_CONFIG it reads /etc/barograph/barograph.yaml, if there is one. docs/doctor.md describes
+    every check. Exit code 1: a check failed.
     """
     environ = os.environ
     if config is None and not Flags().config_file(environ) and os.path.exists(INSTALLED):

@@ -16,6 +16,7 @@ import typer
 from agent.config import Config, Flags, load
 from agent.core.wording import counted
 from agent.errors import CannotListen, ConfigError, SinkUnavailable, StateFileError
+from agent.qmp.descriptors import can_refuse
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
@@ -56,11 +57,15 @@ PolicyFlag = Annotated[
 ]
 KafkaFlag = Annotated[
     str | None,
-    typer.Option("--kafka", metavar="HOST:PORT,...", help="Kafka brokers to send samples and states to."),
+    typer.Option("--kafka", metavar="HOST:PORT,...", help="Kafka brokers to send records to."),
 ]
 OtlpFlag = Annotated[
     str | None,
-    typer.Option("--otlp", metavar="URL", help="OTLP endpoint to send metrics to; port 4317 means gRPC."),
+    typer.Option(
+        "--otlp",
+        metavar="URL",
+        help="OTLP endpoint to send metrics and state changes to; port 4317 means gRPC.",
+    ),
 ]
 HostIdFlag = Annotated[
     str | None, typer.Option("--host-id", metavar="ID", help="ID of this host; default: its machine-id.")
@@ -150,7 +155,7 @@ def refuse(error: ConfigError) -> NoReturn:
 
 def in_loop(function: Callable[[Unpack[_Ts]], Awaitable[_T]], *args: *_Ts) -> _T:
     """Return what the coroutine function returns, or print why it cannot start and exit with code 3."""
-    options: dict[str, Any] = {"use_uvloop": find_spec("uvloop") is not None}
+    options: dict[str, Any] = {"use_uvloop": can_refuse() and find_spec("uvloop") is not None}
     try:
         return anyio.run(function, *args, backend_options=options)
     except (StateFileError, CannotListen) as error:

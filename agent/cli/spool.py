@@ -194,7 +194,7 @@ def _as_owner(place: _Place) -> _Place:
 def _chosen(numbers: list[int] | None, every: bool) -> list[int] | None:
     """Return the numbers; `None`: all."""
     if bool(numbers) == every:
-        refuse(ConfigError([Problem("NUMBER", "give either one or more numbers or --all")]))
+        refuse(ConfigError([Problem("NUMBER", "give numbers or --all, but not both")]))
     return numbers or None
 
 

@@ -45,10 +45,10 @@ def status(
     """Show the problems and the VMs, worst first.
 
     Sends a request to web.listen, or to each URL. docs/terminal.md lists the codes of the problems. On a
-    terminal, the table omits VMs without a problem if they do not fit; wide shows all VMs and more columns;
-    json prints the document of each agent, one per line. Exit code 1: a VM does not report, and is not
-    paused, gone or configured not to report; or one of several agents does not answer. Exit code 3: no agent
-    answers.
+    terminal, the table omits VMs without a problem if they do not fit; -o wide shows all VMs and more
+    columns; -o json prints the document of each agent, one per line. Exit code 1: a VM does not report, or
+    at least one of several agents did not answer. VMs that are gone, paused without a failure, or off by
+    configuration do not count. Exit code 3: no agent answered.
     """
     answers = in_loop(ask_all, places(url, config, web))
     statuses = [each.status for each in answers if each.status is not None]

@@ -45,6 +45,7 @@ class VmSample(msgspec.Struct, frozen=True):
     """The newest sample of a VM."""
 
     statistics: Mapping[str, Number]
+    balloon: Balloon | None = None
 
 
 class Configured(msgspec.Struct, frozen=True):
@@ -73,7 +74,6 @@ class Pressure(msgspec.Struct, frozen=True):
     """The pressure of a VM. A score that is null is not available."""
 
     level: str
-    since: Number | None = None  # Unix seconds
     score: float | None = None
     components: Mapping[str, float | None] = {}
 
@@ -90,6 +90,7 @@ class Vm(msgspec.Struct, frozen=True):
 
     state: VmState
     age_s: float | None = None
+    since_ms: Number | None = None  # of the level of pressure that makes it urgent, else of the state
     sample: VmSample | None = None
     explanation: Explanation | None = None
     pressure: Pressure | None = None
@@ -118,6 +119,10 @@ class Vm(msgspec.Struct, frozen=True):
         """The available share of the guest's memory. Old values are not shown as new ones."""
         available, total = self.statistic("available_memory"), self.statistic("total_memory")
         return None if available is None or not total else min(1.0, max(0.0, available / total))
+
+    def since_s(self, now_ms: float) -> float:
+        """Return for how long the VM has had its state, or the level of pressure that makes it urgent."""
+        return (now_ms - (self.state.since_ms if self.since_ms is None else self.since_ms)) / 1000
 
     def statistic(self, name: str) -> int | None:
         """Return a value of the newest sample, while the VM reports."""
@@ -210,8 +215,14 @@ def parse(text: bytes) -> Status:
 
 def order(vm: Vm) -> tuple[int, float, str]:
     """Return the key that sorts VMs, worst first; of the same urgency, those with the least memory."""
+    return vm.urgency, share_order(vm), vm.name
+
+
+def share_order(vm: Vm) -> float:
+    """Return the available share to sort by, in whole percent as it is shown: VMs do not change places
+    with each update. Those without a share come last."""
     share = vm.available
-    return vm.urgency, 2.0 if share is None else share, vm.name
+    return 2.0 if share is None else round(share, 2)
 
 
 def plain(text: str, characters_max: int) -> str:

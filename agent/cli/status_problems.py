@@ -71,7 +71,7 @@ def _of_vms(status: Status) -> Iterator[Problem]:
     for code, vms in groups.items():
         first = vms[0]
         meaning, step = advice(first)
-        since_s = max(_since_s(vm, status.now_ms) for vm in vms)
+        since_s = max(vm.since_s(status.now_ms) for vm in vms)
         names = [vm.name for vm in vms]
         yield Problem(code, first.urgency, status.host_name, meaning, step, since_s, names)
 
@@ -91,12 +91,6 @@ def advice(vm: Vm) -> tuple[str, str]:
     if vm.explanation is None:
         return vm.state.detail, "see docs/states.md"
     return vm.explanation.meaning, vm.explanation.next_step
-
-
-def _since_s(vm: Vm, now_ms: int) -> float:
-    if vm.urgency <= Urgency.LOW and vm.pressure is not None and vm.pressure.since is not None:
-        return now_ms / 1000 - vm.pressure.since
-    return (now_ms - vm.state.since_ms) / 1000
 
 
 def problem_lines(problem: Problem, *, with_host: bool) -> Sequence[str]:

@@ -115,7 +115,7 @@ def host_lines(status: Status) -> Iterator[str]:
 def _host_memory(status: Status) -> Iterator[str]:
     host = status.host
     if host is None:
-        yield "memory  not known"
+        yield "memory  not read yet, or memory.interval is off"
         return
     parts: list[str] = []
     if host.memory is not None:
@@ -171,8 +171,9 @@ def _score(row: Row) -> str:
 
 
 def _balloon(row: Row) -> str:
-    memory = row.vm.memory
-    return _amount(None if memory is None or memory.balloon is None else memory.balloon.actual_bytes)
+    sources = (row.vm.memory, row.vm.sample if row.vm.state.state == "reporting" else None)
+    known = (each.balloon for each in sources if each is not None and each.balloon is not None)
+    return _amount(next((each.actual_bytes for each in known if each.actual_bytes is not None), None))
 
 
 def _configured(row: Row) -> str:
@@ -187,7 +188,7 @@ def _resident(row: Row) -> str:
 
 
 _TIMES = (
-    Column("SINCE", 5, lambda row: span((row.now_ms - row.vm.state.since_ms) / 1000), is_number=True),
+    Column("SINCE", 5, lambda row: span(row.vm.since_s(row.now_ms)), is_number=True),
     Column("AGE", 4, lambda row: "-" if row.vm.age_s is None else span(row.vm.age_s), is_number=True),
 )
 _WIDE = (

@@ -74,12 +74,12 @@ def tap(
     ] = None,
     output: Annotated[Output, typer.Option("--output", "-o", help="Output format.")] = Output.TEXT,
 ) -> None:
-    """Show the records of this host or of others as they are made, until Ctrl-C.
+    """Show records as running agents make them, until Ctrl-C.
 
-    Sends requests to web.listen, or to each URL. Prints one line per record: text has at most 80 columns;
-    wide also has long names and details; json is the value that is sent to Kafka. Earlier records are not
-    shown. Messages about skipped records and agents that do not answer go to stderr. Exit code 3:
-    no agent answers. Exit code 1: the output is closed.
+    Sends requests to web.listen, or to each URL. Prints one line per record. The output format text has
+    at most 80 columns; wide adds long names and details; json prints the value that is sent to Kafka. Earlier
+    records are not shown. Messages about skipped records and agents that do not answer go to stderr.
+    Exit code 3: no agent answers. Exit code 1: the output is closed.
     """
     asked = places(url, config, web)
     query = [("vm", vm)] * (vm is not None) + [("kind", each.value) for each in dict.fromkeys(kind or ())]

@@ -20,8 +20,9 @@ def top(
 ) -> None:
     """Show a live view of the VMs, worst first.
 
-    Sends requests to web.listen, or to each URL, until it is closed. The bottom of the screen lists the keys
-    for sort, filter, pause, and one VM with its changes of state. The output has no color if NO_COLOR is set.
+    Sends requests to web.listen, or to each URL, until you quit. The bottom of the screen lists the keys to
+    sort, filter and pause, and to open one VM with its changes of state. The output has no color if NO_COLOR
+    is set.
     """
     asked = places(url, config, web)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from textwrap import wrap
 
-from agent.cli.status_document import Status, Vm, plain, size, span
+from agent.cli.status_document import Status, Vm, plain, share_order, size, span
 from agent.cli.status_problems import Problem, advice, problem_lines, problems
 from agent.cli.status_table import Row, rows
+from agent.core.urgency import Urgency
 from agent.core.wording import without_backticks
 
 CHANGES_MAX = 1_000
@@ -59,9 +60,9 @@ def arranged(statuses: Sequence[Status], sort: Sort, needle: str) -> list[Row]:
         case Sort.NAME:
             found.sort(key=lambda row: row.vm.name)
         case Sort.AVAILABLE:
-            found.sort(key=lambda row: 2.0 if row.vm.available is None else row.vm.available)
+            found.sort(key=lambda row: (share_order(row.vm), row.vm.name))
         case Sort.SINCE:
-            found.sort(key=lambda row: -row.vm.state.since_ms)
+            found.sort(key=lambda row: row.vm.since_s(row.now_ms))
         case Sort.HOST:
             found.sort(key=lambda row: row.host)
     return found
@@ -141,7 +142,10 @@ def detail_lines(row: Row, changes: Sequence[Change]) -> Iterator[str]:
     if vm.pressure is not None:
         parts = [f"{name} {each:.2f}" for name, each in vm.pressure.components.items() if each is not None]
         score = "not available" if vm.pressure.score is None else f"{vm.pressure.score:.2f}"
-        yield from _named("pressure", f"{vm.level or 'not known'}, score {score} ({', '.join(parts) or '-'})")
+        level = vm.level or "not known"
+        if vm.urgency <= Urgency.LOW:
+            level = f"{level} for {span(vm.since_s(now_ms))}"
+        yield from _named("pressure", f"{level}, score {score} ({', '.join(parts) or '-'})")
     yield from _named("memory", _memory(vm))
     if vm.sample is not None:
         for name, value in list(vm.sample.statistics.items())[:_STATISTICS_MAX]:

@@ -65,7 +65,11 @@ class Problems(Page):
 class Vms(DataTable[Text]):
     """The table, with its key in the footer."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select_cursor", "Detail")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "select_cursor", "Detail"),
+        Binding("home", "scroll_top", show=False),
+        Binding("end", "scroll_bottom", show=False),
+    ]
 
 
 class Top(App[None]):
@@ -76,7 +80,7 @@ class Top(App[None]):
     #hosts { height: auto; max-height: 10; }
     #said { height: 1; }
     #needle { display: none; border: none; height: 1; padding: 0; }
-    Vms { height: 1fr; overflow-x: hidden; }
+    Vms { height: 1fr; overflow-x: hidden; scrollbar-size-vertical: 1; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q", "quit", "Quit"),
@@ -124,9 +128,9 @@ class Top(App[None]):
         """Start to ask."""
         table = self._table
         for each in self._columns:
-            table.add_column(
-                each.title.rjust(each.width) if each.is_number else each.title, width=each.width + 1
-            )
+            gap = 0 if each is self._columns[-1] else 1  # the scroll bar takes its place
+            title = each.title.rjust(each.width) if each.is_number else each.title
+            table.add_column(title, width=each.width + gap)
         table.focus()
         self.run_worker(self._keep_asking())
 
@@ -212,9 +216,10 @@ class Top(App[None]):
         screen.show(gone if row is None else list(detail_lines(row, self._changes.of(screen.key))))
 
     def action_sort(self) -> None:
-        """Use the next order."""
+        """Use the next order, from its first VM on."""
         self._sort = self._sort.next
         self._show()
+        self._table.move_cursor(row=0)
 
     async def action_problems(self) -> None:
         """Show all problems."""

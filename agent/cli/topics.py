@@ -40,14 +40,19 @@ class Output(StrEnum):
 
 VmsFlag = Annotated[
     int | None,
-    typer.Option("--vms", metavar="N", min=1, help="VMs of all hosts, to suggest a number of partitions."),
+    typer.Option(
+        "--vms",
+        metavar="N",
+        min=1,
+        help="Number of VMs on all hosts; sets the suggested number of partitions.",
+    ),
 ]
 PrincipalFlag = Annotated[
     str | None,
     typer.Option(
         "--principal",
         metavar="TYPE:NAME",
-        help="The agent's user in the printed ACLs; default: User: followed by kafka.sasl.username.",
+        help="The agent's user in the printed ACLs; default: User:NAME with the name in kafka.sasl.username.",
     ),
 ]
 OutputFlag = Annotated[Output, typer.Option("--output", "-o", help="Print text or JSON.")]

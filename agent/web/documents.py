@@ -19,6 +19,7 @@ from agent.core.health import Component
 from agent.core.host_memory import HostMemoryEvent
 from agent.core.pressure import PressureComponent, VmPressure
 from agent.core.reading import VmView
+from agent.core.urgency import since_ms_of
 
 _SLICE_VMS = 25
 _encoder = msgspec.json.Encoder()
@@ -72,6 +73,7 @@ def vm_document(view: VmView, identity: Agent, now_ms: int) -> dict[str, object]
     return {
         "last_update": view.last_update_s,
         "age_s": age_s(view, now_ms),
+        "since_ms": since_ms_of(view),
         "state": state_document(view.state, identity),
         "explanation": _explanation(view),
         "sample": None if view.sample is None else sample_document(view.sample, identity),

@@ -1,9 +1,10 @@
 """`/metrics`: the agent's own metrics and the newest values of each VM, for scrapes. Pure.
 
-prometheus_client writes the text; only this file imports it. Names are those that Prometheus gives
-the same metrics over OTLP. A guest's values are shown only while its VM is `reporting`, with the time of its
-`last-update`: a scrape must not make an old value look new. Unknown statistics are left to OTLP and Kafka:
-QEMU chose their names, and two of them may become one name here.
+prometheus_client writes the agent's own metrics, the heads of families and the numbers; only this file
+imports it. The lines of the VMs are written here: for 1,000 VMs that takes a sixth of the time. Names are
+those that Prometheus gives the same metrics over OTLP. A guest's values are shown only while its VM is
+`reporting`, with the time of its `last-update`: a scrape must not make an old value look new. Unknown
+statistics are left to OTLP and Kafka: QEMU chose their names, and two of them may become one name here.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,9 +24,10 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.exposition import generate_latest as write_plain
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as CONTENT_TYPE_OPENMETRICS
 from prometheus_client.openmetrics.exposition import (
-    generate_latest as write_openmetrics,  # pyright: ignore[reportUnknownVariableType]: it has no types
+    generate_latest as write_openmetrics,
 )
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString as number_text
 
 from agent import telemetry
 from agent.contract import metrics
@@ -54,6 +56,7 @@ from agent.telemetry import INSTRUMENTS, Snapshot
 SLICE_SAMPLES = 250
 """Samples written without giving way to other tasks."""
 
+_SLICE_VMS = 100
 _END = "# EOF\n"
 
 
@@ -63,11 +66,14 @@ class Format:
 
     content_type: str
     write: Callable[[Collector], bytes]
+    time: Callable[[float], str]  # of a sample, from Unix seconds
     end: str
 
 
-OPENMETRICS = Format(CONTENT_TYPE_OPENMETRICS, cast("Callable[[Collector], bytes]", write_openmetrics), _END)
-PLAIN = Format(CONTENT_TYPE_PLAIN_0_0_4, write_plain, "")
+OPENMETRICS = Format(
+    CONTENT_TYPE_OPENMETRICS, cast("Callable[[Collector], bytes]", write_openmetrics), str, _END
+)
+PLAIN = Format(CONTENT_TYPE_PLAIN_0_0_4, write_plain, lambda at_s: str(int(at_s * 1000)), "")
 
 
 def format_for(accept: str) -> Format:
@@ -80,10 +86,16 @@ def metrics_parts(
 ) -> Iterator[str]:
     """Yield the text in parts: the agent's own metrics first, then those of the VMs, family by family."""
     yield "".join(_text(family, form) for family in _own(snapshot, identity))
-    vms = [(target, _labels(identifying_attributes(target, identity))) for target in targets(views, identity)]
-    yield from _info_parts(vms, form)
+    vms: list[_Vm] = []
+    every = targets(views, identity)
+    for start in range(0, len(every), _SLICE_VMS):
+        for target in every[start : start + _SLICE_VMS]:
+            labels = _labels(identifying_attributes(target, identity))
+            vms.append(_Vm(target, labels, _inside(labels)))
+        yield ""
+    yield from _slices(InfoMetricFamily("qemu_vm", "The labels of the VM."), _info_lines(vms), form)
     for metric, statistic in _VM_METRICS:
-        yield from _family_parts(metric, _samples(metric, statistic, vms), form)
+        yield from _slices(_family(metric, []), _lines(metric, statistic, vms, form), form)
     yield form.end
 
 
@@ -117,48 +129,54 @@ def _own(snapshot: Snapshot, identity: Agent) -> Iterator[Family]:
             yield _family(metric, [Sample(name, _labels(each.attributes), each.value) for each in points])
 
 
-def _info_parts(vms: Sequence[tuple[Target, dict[str, str]]], form: Format) -> Iterator[str]:
+@dataclass(frozen=True, slots=True)
+class _Vm:
+    target: Target
+    labels: Mapping[str, str]
+    inside: str  # the same as text
+
+
+def _info_lines(vms: Sequence[_Vm]) -> Iterator[str]:
     """Yield the labels of the VMs: once each, instead of on every series, whose number they would not change
     but whose size they would."""
-    family = InfoMetricFamily("qemu_vm", "The labels of the VM.")
-    samples = (
-        Sample("qemu_vm_info", labels | _labels(label_attributes(target)), 1)
-        for target, labels in vms
-        if target.vm is not None
-    )
-    yield from _slices(family, samples, form)
+    for vm in vms:
+        if vm.target.vm is not None:
+            labels = _inside({**vm.labels, **_labels(label_attributes(vm.target))})
+            yield f"qemu_vm_info{{{labels}}} 1.0\n"
 
 
-def _samples(
-    metric: Metric, statistic: str | None, vms: Sequence[tuple[Target, dict[str, str]]]
-) -> Iterator[Sample]:
+def _lines(metric: Metric, statistic: str | None, vms: Sequence[_Vm], form: Format) -> Iterator[str]:
     name = prometheus_name(metric)
-    for target, labels in vms:
+    for vm in vms:
+        target, inside = vm.target, vm.inside
         view = target.view
         if statistic is not None:
             sample = view.sample
             if sample is not None and _is_shown(target):
                 value = sample.statistics.get(statistic)
                 if value is not None:
-                    yield Sample(name, labels, value, sample.last_update_s)
+                    yield f"{name}{{{inside}}} {number_text(value)} {form.time(sample.last_update_s)}\n"
         elif metric.name in _PRESSURE_VALUES:
             pressure = view.pressure
             if pressure is not None and pressure.score is not None and _is_shown(target):
-                yield Sample(name, labels, _PRESSURE_VALUES[metric.name](pressure), pressure.last_update_s)
+                value = _PRESSURE_VALUES[metric.name](pressure)
+                yield f"{name}{{{inside}}} {number_text(value)} {form.time(pressure.last_update_s)}\n"
         elif metric is metrics.STATE:
             for state in State:
-                yield Sample(name, labels | {_STATE_LABEL: state.value}, int(view.state.state is state))
+                value = "1.0" if view.state.state is state else "0.0"
+                yield f'{name}{{{inside},{_STATE_LABEL}="{state.value}"}} {value}\n'
         elif metric is metrics.STATE_REASON:
-            yield Sample(name, labels | _labels(reason_attributes(target)), 1)
+            yield f"{name}{{{inside},{_inside(_labels(reason_attributes(target)))}}} 1.0\n"
         elif metric.name in _MEMORY_VALUES:
             memory = view.memory
             point = None if memory is None or target.vm is None else _MEMORY_VALUES[metric.name](memory)
             if point is not None:
-                yield Sample(name, labels, point.value, point.observed_at_ms / 1000)
+                at = form.time(point.observed_at_ms / 1000)
+                yield f"{name}{{{inside}}} {number_text(point.value)} {at}\n"
         else:
             value = _HOST_VALUES[metric.name](target)
             if value is not None:
-                yield Sample(name, labels, value)
+                yield f"{name}{{{inside}}} {number_text(value)}\n"
 
 
 def _is_shown(target: Target) -> bool:
@@ -189,17 +207,12 @@ _VM_METRICS: tuple[tuple[Metric, str | None], ...] = (
 )
 
 
-def _family_parts(metric: Metric, samples: Iterator[Sample], form: Format) -> Iterator[str]:
+def _slices(family: Family, lines: Iterator[str], form: Format) -> Iterator[str]:
     """Yield one family in slices. Its head precedes the first slice; without samples nothing is yielded."""
-    yield from _slices(_family(metric, []), samples, form)
-
-
-def _slices(family: Family, samples: Iterator[Sample], form: Format) -> Iterator[str]:
-    is_first = True
-    while part := list(islice(samples, SLICE_SAMPLES)):
-        family.samples = part
-        yield _text(family, form, head=is_first)
-        is_first = False
+    head = _text(family, form)
+    while part := "".join(islice(lines, SLICE_SAMPLES)):
+        yield head + part
+        head = ""
 
 
 def _family(metric: Metric, samples: list[Sample]) -> Family:
@@ -220,12 +233,17 @@ class _OneFamily(Collector):
         yield self._family
 
 
-def _text(family: Family, form: Format, *, head: bool = True) -> str:
-    text = form.write(_OneFamily(family)).decode().removesuffix(_END)
-    while not head and text.startswith("# "):
-        text = text.partition("\n")[2]
-    return text
+def _text(family: Family, form: Format) -> str:
+    return form.write(_OneFamily(family)).decode().removesuffix(_END)
 
 
 def _labels(attributes: Mapping[str, str]) -> dict[str, str]:
     return {prometheus_label(name): value for name, value in attributes.items()}
+
+
+def _inside(labels: Mapping[str, str]) -> str:
+    """Return what both formats have between the braces."""
+    return ",".join(f'{name}="{value.translate(_ESCAPED)}"' for name, value in sorted(labels.items()))
+
+
+_ESCAPED = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})

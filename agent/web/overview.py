@@ -23,7 +23,7 @@ from agent.core.numbers import EXACT_MAX
 from agent.core.outlook import Outlook
 from agent.core.reading import State, VmView
 from agent.core.states import is_expected
-from agent.core.urgency import level_now, urgency_of
+from agent.core.urgency import level_now, since_ms_of, urgency_of
 from agent.core.vm_memory import amounts
 from agent.core.wording import printable
 
@@ -52,7 +52,7 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
     state: str
     reason: str
     is_expected: bool
-    since_ms: int
+    since_ms: int  # of the level of pressure that makes it urgent, else of the state
     last_update_s: int | None
     available_bytes: int | None
     total_bytes: int | None
@@ -185,7 +185,7 @@ def _row(view: VmView, key: str, history: VmHistory | None) -> Row:
         state=state.state.value,
         reason=printable(str(state.reason), REASON_CHARACTERS_MAX),
         is_expected=is_expected(state.state, state.reason),
-        since_ms=state.since_ms,
+        since_ms=since_ms_of(view),
         last_update_s=view.last_update_s,
         available_bytes=statistics.get("available_memory"),
         total_bytes=statistics.get("total_memory"),

@@ -12,7 +12,7 @@ from agent.core.agent_state import AgentEvent
 from agent.core.explanations import component_step
 from agent.core.health import Component, Health
 from agent.core.reading import VmView
-from agent.core.urgency import level_now, urgency_of
+from agent.core.urgency import level_now, since_ms_of, urgency_of
 from agent.core.wording import printable, without_backticks
 from agent.web.documents import age_s
 from agent.web.overview import name_of
@@ -78,7 +78,7 @@ def _row(view: VmView, now_ms: int) -> str:
     return (
         f'<tr><td title="{_text(str(view.address))}">{escape(name_of(view))}<td class="{shown}">{shown}'
         f'<td class="{state.state.value}">'
-        f"{state.state.value}<td>{_text(state.reason)}<td>{_utc(state.since_ms)}"
+        f"{state.state.value}<td>{_text(state.reason)}<td>{_utc(since_ms_of(view))}"
         f'<td class="n">{age}{cells}<td>{_text(state.detail)}</tr>\n'
     )
 

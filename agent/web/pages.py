@@ -24,7 +24,7 @@ from agent.web.documents import health_document, status_parts
 from agent.web.exposition import OPENMETRICS, PLAIN, Format, format_for, metrics_parts
 from agent.web.overview import HistoryOf, OverviewPage
 from agent.web.page import page_parts
-from agent.web.rendering import Rendering, Renderings, unpacked, unpacked_size
+from agent.web.rendering import Rendering, Renderings, in_parts, unpacked, unpacked_size
 from agent.web.tap import BadRequestError, TapPage, TooManyReadersError
 
 log = structlog.get_logger("barograph.web")
@@ -170,11 +170,12 @@ def _long(
     request: Request, packed: bytes, content_type: str, headers: Mapping[str, str] = _HEADERS
 ) -> Response:
     headers = {**headers, "content-type": content_type, "vary": "accept-encoding"}
+    # In parts: what a slow client has not read yet is copied for it.
     if "gzip" in request.headers.get("accept-encoding", ""):
-        return Response(packed, headers={**headers, "content-encoding": "gzip"})
-    return StreamingResponse(
-        unpacked(packed), headers={**headers, "content-length": str(unpacked_size(packed))}
-    )
+        headers |= {"content-encoding": "gzip", "content-length": str(len(packed))}
+        return StreamingResponse(in_parts(packed), headers=headers)
+    headers["content-length"] = str(unpacked_size(packed))
+    return StreamingResponse(unpacked(packed), headers=headers)
 
 
 async def _internal_error(request: Request, error: Exception) -> Response:

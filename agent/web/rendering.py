@@ -10,7 +10,7 @@ Responses are compressed while they are rendered and kept in that form, which ne
 import time
 import zlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 
 import anyio
 
@@ -24,6 +24,7 @@ KEPT_MAX = 32
 _LEVEL = 1  # higher levels cost much more CPU and save little
 _GZIP = zlib.MAX_WBITS | 16  # zlib: with gzip's header and checksum
 _PART_BYTES = 65_536
+_PACKED_PART_BYTES = 8_192
 
 
 class Rendering:
@@ -96,12 +97,23 @@ class Renderings:
             return packed
 
 
-async def unpacked(packed: bytes) -> AsyncIterator[bytes]:
+async def in_parts(packed: bytes) -> AsyncGenerator[bytes, None]:
+    """Yield data as it is, in parts."""
+    for start in range(0, len(packed), _PART_BYTES):
+        yield packed[start : start + _PART_BYTES]
+
+
+async def unpacked(packed: bytes) -> AsyncGenerator[bytes, None]:
     """Yield gzip data unpacked, in parts, for a client that does not accept gzip."""
     gzip = zlib.decompressobj(_GZIP)
+    ahead = 0
     while not gzip.eof:
-        yield gzip.decompress(packed, _PART_BYTES)
-        packed = gzip.unconsumed_tail
+        # In small parts: zlib copies what it has not unpacked yet.
+        part = gzip.unconsumed_tail
+        if not part:
+            part = packed[ahead : ahead + _PACKED_PART_BYTES]
+            ahead += _PACKED_PART_BYTES
+        yield gzip.decompress(part, _PART_BYTES)
 
 
 def unpacked_size(packed: bytes) -> int:

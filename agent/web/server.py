@@ -4,7 +4,8 @@ Rules, each with a test in tests/unit/web/test_server.py:
 
 - the server handles no signals and writes no log lines of its own;
 - a connection serves one request, read and answered within a deadline even if the client is slow;
-- connections are bounded, and a new one closes the oldest: a flood cannot keep a probe out;
+- connections are bounded, and a new one closes another (agent/web/crowding.py): a flood cannot keep a probe
+  out;
 - a request larger than the bound is refused;
 - a request with another host's name in `Host` is refused.
 """
@@ -15,7 +16,7 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from email.utils import formatdate
 from functools import partial
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import anyio
 import structlog
@@ -25,6 +26,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from agent.errors import CannotListen
 from agent.threads import in_thread
+from agent.web.crowding import Connected, Stage, client_of, one_to_close
 from agent.web.hosts import AllowedHosts, guarded, names_of_this_host
 from agent.web.web_settings import Settings
 
@@ -45,7 +47,7 @@ async def open_web(settings: Settings, app: Starlette) -> AsyncGenerator[str, No
     listening = await _bind(settings)
     host, port = listening.getsockname()[:2]
     url = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
-    connections: _Connections = {}
+    connections: list[_Connection] = []
     server = _Server(
         uvicorn.Config(
             guarded(app, AllowedHosts({*settings.allowed_hosts, settings.host, *names_of_this_host()})),
@@ -73,8 +75,8 @@ async def open_web(settings: Settings, app: Starlette) -> AsyncGenerator[str, No
                 group.cancel_scope.deadline = anyio.current_time() + _CLOSE_TIMEOUT_S
     finally:
         listening.close()
-        for transport in connections.values():
-            transport.abort()
+        for each in connections:
+            each.transport.abort()
 
 
 async def _bind(settings: Settings) -> socket.socket:
@@ -128,14 +130,25 @@ class _Server(uvicorn.Server):
 
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
-_Connections: TypeAlias = dict[asyncio.Protocol, asyncio.Transport]
-"""The open connections, oldest first."""
+
+class _Connection(H11Protocol):
+    client_name = ""
+
+    @property
+    def connected(self) -> Connected:
+        """What decides whether this one is closed."""
+        if cast("object", self.cycle) is None:
+            return Connected(self.client_name, Stage.REQUEST)
+        return Connected(self.client_name, Stage.UNREAD if self.flow.write_paused else Stage.ANSWER)
 
 
-def _bounded(settings: Settings, connections: _Connections) -> type[asyncio.Protocol]:
-    """Return uvicorn's connection class with a deadline for slow clients and a bound on connections."""
+def _bounded(settings: Settings, connections: list[_Connection]) -> type[asyncio.Protocol]:
+    """Return uvicorn's connection class with a deadline for slow clients and a bound on connections.
 
-    class Connection(H11Protocol):
+    `connections` has the open ones, the oldest first.
+    """
+
+    class Connection(_Connection):
         _deadline: asyncio.TimerHandle | None = None
         _received_bytes = 0
 
@@ -145,10 +158,11 @@ def _bounded(settings: Settings, connections: _Connections) -> type[asyncio.Prot
             date = (b"date", formatdate(usegmt=True).encode())
             self.server_state.default_headers = [date, *self.config.encoded_headers]
             self._deadline = self.loop.call_later(settings.connection_max_s, transport.abort)
-            connections[self] = transport
-            if len(connections) > settings.connections_max:
-                oldest = next(iter(connections))
-                connections.pop(oldest).abort()
+            self.client_name = client_of(str((transport.get_extra_info("peername") or ("",))[0]))
+            if len(connections) >= settings.connections_max:
+                other = connections.pop(one_to_close([each.connected for each in connections]))
+                other.transport.abort()
+            connections.append(self)
 
         def data_received(self, data: bytes) -> None:
             # h11 bounds only a request that is incomplete, and one read can complete a larger one.
@@ -161,7 +175,8 @@ def _bounded(settings: Settings, connections: _Connections) -> type[asyncio.Prot
             self.transport.close()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            connections.pop(self, None)
+            if self in connections:
+                connections.remove(self)
             if self._deadline is not None:
                 self._deadline.cancel()
             super().connection_lost(exc)

@@ -23,7 +23,7 @@ def take(browser: Browser, url: str, name: str, *, size: str = "desktop", dark: 
 def write(page: Page, name: str) -> None:
     """Write a picture of the page, and close it. WebP is a quarter of PNG's size."""
     session = page.context.new_cdp_session(page)
-    send = cast("Callable[[str, object], Mapping[str, str]]", session.send)  # pyright: ignore[reportUnknownMemberType]
+    send = cast("Callable[[str, object], Mapping[str, str]]", session.send)
     picture = send("Page.captureScreenshot", {"format": "webp", "quality": 85})
     (IMAGES / f"{name}.webp").write_bytes(b64decode(picture["data"]))
     page.context.close()

@@ -14,6 +14,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, expect
 
 from agent.core.reading import State
+from agent.core.states import Reason
 from tests.integration.conftest import need
 from tests.integration.page_views import HOSTILE, fill, id_of, one, serving, troubled
 from tests.lab.browser import chromium
@@ -118,13 +119,28 @@ def test_the_vms_are_shown_worst_first_with_the_host_and_the_agent_above(
         stalled = page.locator("#vms tbody tr", has_text="dark-stalled")
         expect(stalled).to_contain_text("silent")
         expect(stalled).to_contain_text("was ")
+        for each in (row, stalled):
+            expect(each.locator(".level small")).to_have_text(re.compile(r"\d+ min"))
         expect(page.locator("#host")).to_contain_text("21.0 GiB of 256 GiB")
         expect(page.locator("#host")).to_contain_text("some 1.5 %, all 0.4 %")
         queue = page.locator("#components tbody tr", has_text="kafka.samples")
         expect(queue).to_contain_text("12,345")
         expect(queue).to_contain_text("does not drain")
+        degraded = page.locator("#degraded li", has_text="kafka.samples")
+        expect(degraded).to_contain_text("What to do: run barograph doctor")
+        expect(degraded).to_be_in_viewport(ratio=1)
         spool = page.locator("#components tbody tr", has_text="on disk")
         expect(spool).to_contain_text("1.5 GiB of 2.0 GiB, full in 2 h")
+
+
+def test_a_vm_that_sends_nothing_yet_is_counted_and_needs_attention(browser: Browser) -> None:
+    present = Present()
+    waiting = one(present, "new-1", state=State.WAITING, reason=Reason.NO_UPDATE_YET)
+    fill(present, [one(present, "web-1", share=0.6), waiting])
+    with serving(present) as url, opened(browser, f"{url}#show=attention") as page:
+        comes(page, names, ["new-1"])
+        expect(page.locator("#summary")).to_have_text("2 VMs: 0 under pressure, 0 silent, 1 waiting")
+        expect(page.locator("#count")).to_have_text("1 of 2 VMs")
 
 
 @pytest.mark.parametrize(
@@ -201,6 +217,10 @@ def test_one_vm_has_charts_what_to_do_and_its_history(browser: Browser, host: tu
         detail = page.locator("#detail")
         expect(detail.locator("canvas")).to_have_count(5)
         expect(detail).to_contain_text("find the killed process in the guest's kernel log")
+        now = detail.locator("section[aria-label=Now]").inner_text()
+        spans = re.search(r"oom for (\d+) min, since .*\s+reporting \(advancing\) for (\d+) min, since", now)
+        assert spans is not None, now
+        assert int(spans[1]) < int(spans[2])  # the level began 10 minutes after the state
         expect(detail.locator("section[aria-label=Identity]")).to_contain_text("label vmid107")
         expect(detail.locator("section[aria-label=States]")).to_contain_text("connectingfirst_attempt")
         expect(detail.locator("[role=img]").first).to_have_attribute(

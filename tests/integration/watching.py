@@ -69,6 +69,17 @@ class Lines:
         self.wait(lambda: len(self.samples(name)) >= count, f"{count} samples of {name}")
         return self.samples(name)[:count]
 
+    def wait_for_polls(self, name: str, *, after: int) -> list[Document]:
+        """Wait for two polled samples of a VM beyond its first `after` ones; return all beyond these.
+
+        On a busy machine several unsolicited ones come first: an answer may be late.
+        """
+        self.wait(
+            lambda: [each["origin"] for each in self.samples(name)[after:]].count("poll") >= 2,
+            f"two polled samples of {name}",
+        )
+        return self.samples(name)[after:]
+
     def wait(self, condition: Callable[[], bool], what: str, timeout_s: float = 150.0) -> float:
         """Wait until `condition` holds; return how many seconds it took.
 

@@ -165,7 +165,7 @@ class Readers:
                     await stream.send(head.encode())
                     async for part in stream:
                         answer = answer or part
-        except (OSError, TimeoutError, anyio.BrokenResourceError):
+        except (OSError, anyio.BrokenResourceError):
             answer = b""
         is_good = answer.startswith(b"HTTP/1.1 200")
         self.answers += is_good

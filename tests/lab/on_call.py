@@ -5,6 +5,7 @@ It prints the agent's address and runs until Ctrl-C. Find out with `barograph st
 to them, which is printed at the end.
 """
 
+import json
 import sys
 import tempfile
 import time
@@ -14,20 +15,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.lab.agent import AgentProcess, agent
+from tests.lab.local_http import OPENER
 from tests.lab.process import free_port
 from tests.lab.qemu import Monitor
 from tests.lab.sim import Hypervisor, simulated
 
-HEALTHY = 33
+HEALTHY = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """What is wrong with one VM: the state and its possible reasons, and what was done."""
+    """What is wrong with one VM: its state, the possible reasons, what was done, and its pressure level."""
 
     state: str
     reasons: Sequence[str]
     done: str
+    level: str | None = None
 
 
 TROUBLES: Mapping[str, Trouble] = {
@@ -38,6 +41,7 @@ TROUBLES: Mapping[str, Trouble] = {
     "legacy-5": Trouble("waiting", ("no_update_yet",), "the guest has no balloon driver"),
     "build-6": Trouble("paused", ("paused",), "an administrator paused the VM"),
     "appliance-7": Trouble("no-balloon", ("no_device",), "the VM has no balloon"),
+    "shop-8": Trouble("reporting", ("advancing",), "the guest's kernel killed a process", level="oom"),
 }
 SINK = "kafka.samples"
 """No broker listens at the address of Kafka: the trouble of the agent itself."""
@@ -58,27 +62,32 @@ def host_in_trouble(folder: Path, env: Mapping[str, str]) -> Generator[tuple[Age
         hypervisor = stack.enter_context(simulated(folder, vms=HEALTHY))
         for name in TROUBLES:
             kind = "silent" if name == "legacy-5" else "steady"
-            hypervisor.add(name, guest=kind, bus="none" if name == "appliance-7" else "pci")
+            bus = "none" if name == "appliance-7" else "pci"
+            hypervisor.add(name, guest=kind, bus=bus, version="10.0")  # which passes OOM kills on
         stack.callback(Monitor(hypervisor.vm("mail-3").qmp).close)
         process = stack.enter_context(agent(folder / "agent", *words, env=more))
         process.wait_for_log(" web ", 120)
-        _begin(hypervisor, process)
-        yield process, f"http://127.0.0.1:{port}/"
+        url = f"http://127.0.0.1:{port}/"
+        _begin(hypervisor, url)
+        yield process, url
 
 
-def _begin(hypervisor: Hypervisor, process: AgentProcess) -> None:
-    def contended() -> bool:
-        lines = process.stderr.read_text().splitlines()
-        return any("cache-4" in line and "reason=contended" in line for line in lines)
+def _begin(hypervisor: Hypervisor, url: str) -> None:
+    def reasons() -> dict[str, str]:
+        with OPENER.open(f"{url}status", timeout=60) as answer:
+            states = [vm["state"] for vm in json.load(answer)["vms"]]
+        return {Path(each["vm"]["path"]).stem: each["reason"] for each in states}
 
     with hypervisor.vm("cache-4").monitor() as rival:
         deadline = time.monotonic() + 180
-        while not contended():
+        while (found := reasons()).get("cache-4") != "contended" or found.get("shop-8") != "advancing":
             if time.monotonic() > deadline:
-                raise RuntimeError("the agent does not leave cache-4 to the other client")
+                raise RuntimeError(f"cache-4 is not left to the other client, or shop-8 is silent: {found}")
             with suppress(RuntimeError):
                 rival.set_interval(0)
             time.sleep(0.5)
+    hypervisor.vm("shop-8").order("dirty 90")
+    hypervisor.vm("shop-8").order("oom")
     hypervisor.vm("billing-2").order("unload")
     hypervisor.vm("search-1").freeze()
     hypervisor.vm("build-6").order("pause")
@@ -94,7 +103,7 @@ def main() -> int:
         print(f"{HEALTHY + len(TROUBLES)} VMs, the agent is at {url}; Ctrl-C ends", flush=True)
         process.process.wait()
     for name, trouble in TROUBLES.items():
-        print(f"{name}: {trouble.done}: {trouble.state}")
+        print(f"{name}: {trouble.done}: {trouble.level or trouble.state}")
     print(f"{SINK}: no broker listens")
     return 0
 

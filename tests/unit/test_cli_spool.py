@@ -237,9 +237,9 @@ def test_an_unusable_spool_is_reported_and_left_unchanged(
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        ("dead-letters requeue", "NUMBER: give either one or more numbers or --all"),
-        ("dead-letters drop", "NUMBER: give either one or more numbers or --all"),
-        ("dead-letters drop 1 --all", "NUMBER: give either one or more numbers or --all"),
+        ("dead-letters requeue", "NUMBER: give numbers or --all, but not both"),
+        ("dead-letters drop", "NUMBER: give numbers or --all, but not both"),
+        ("dead-letters drop 1 --all", "NUMBER: give numbers or --all, but not both"),
         ("status --file /x --config /y", "--file: cannot be combined with --config; leave one of them out"),
         (
             "verify --file /x --state-directory /y",

@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 from agent.cli import cli
 from agent.cli.status_document import Status, parse
 from agent.cli.status_problems import problems, unreachable
-from agent.cli.status_table import screen
+from agent.cli.status_table import rows, screen
 from agent.core.explanations import explain
 from agent.core.reading import State
 from agent.core.urgency import Urgency
@@ -29,7 +29,8 @@ def vm(
         "state": {"vm": {"name": name}, "state": state, "reason": reason, "since_ms": 0, "detail": "told"},
         "explanation": known and {"meaning": known.meaning, "next_step": known.next_step},
         "sample": {"statistics": statistics},
-        "pressure": {"level": level, "since": 7_100, "score": 0.5},
+        "since_ms": 7_100_000 if state == "reporting" and level != "none" else 0,
+        "pressure": {"level": level, "score": 0.5},
     }
 
 
@@ -87,9 +88,9 @@ def test_pressure_comes_first_then_unexpected_states_then_the_vms_with_the_least
 
     assert table_of(lines) == [
         ["VM", "PRESSURE", "STATE", "REASON", "SINCE", "AGE", "AVAIL"],
-        ["f", "oom", "reporting", "why", "2h", "5s", "1%"],
-        ["g", "pressure", "reporting", "why", "2h", "5s", "1%"],
-        ["e", "low", "reporting", "why", "2h", "5s", "2%"],
+        ["f", "oom", "reporting", "why", "100s", "5s", "1%"],
+        ["g", "pressure", "reporting", "why", "100s", "5s", "1%"],
+        ["e", "low", "reporting", "why", "100s", "5s", "2%"],
         ["d", "-", "stalled", "why", "2h", "5s", "-"],
         ["h", "-", "waiting", "why", "2h", "5s", "-"],
         ["b", "none", "reporting", "why", "2h", "5s", "4%"],
@@ -117,8 +118,16 @@ def test_the_host_and_the_agent_are_above() -> None:
         "PROBLEMS: 1",
         "agent/component/kafka.samples  for 2m",
         "    no broker; 7 records queued",
-        "    next: run barograph doctor, which checks each broker and each topic",
+        "    next: run barograph doctor with the agent's settings, to check each broker",
     ]
+
+
+def test_an_agent_of_an_older_version_gives_the_time_of_the_state_alone() -> None:
+    old = vm("o", "reporting", 1, level="oom")
+    old["state"]["since_ms"] = 3_600_000
+    del old["since_ms"]
+
+    assert [each.since_s for each in problems(parsed(old))] == [3600.0]
 
 
 def test_a_problem_has_a_code_since_when_which_vms_and_the_next_step() -> None:
@@ -181,7 +190,7 @@ def test_hostile_texts_are_cut_and_printable() -> None:
 def test_numbers_out_of_range_are_shown() -> None:
     odd = vm("a", "reporting", 1 << 62)
     odd["state"]["since_ms"] = -(10**17)
-    odd["pressure"]["since"] = -(10**17)
+    odd["since_ms"] = -(10**17)
     odd["pressure"]["level"] = "oom"
 
     lines = shown(parsed(odd))
@@ -208,6 +217,23 @@ def test_the_wide_form_has_more_columns() -> None:
 
     assert "CONFIGURED" in lines[0]
     assert lines[1][7:12] == ["50%", "0K", "0K", "1.0G", "3.0G"]
+
+
+def test_the_balloon_of_a_sample_is_shown_while_there_is_no_memory_record() -> None:
+    reporting, silent = vm("a", "reporting", 50), vm("s", "stalled")
+    for each in (reporting, silent):
+        each["sample"]["balloon"] = {"actual_bytes": 1 << 30}
+
+    silent_row, row = table_of(shown(parsed(reporting, silent), wide=True))[1:]
+
+    assert (row[10], silent_row[10]) == ("1.0G", "-")
+
+
+def test_vms_with_the_same_share_are_in_the_order_of_their_names() -> None:
+    more = vm("a", "reporting") | {"sample": {"statistics": {"available_memory": 504, "total_memory": 1000}}}
+    status = parsed(vm("b", "reporting", 50), more, vm("c", "reporting", 49))
+
+    assert [row.vm.name for row in rows([status])] == ["c", "a", "b"]
 
 
 @pytest.mark.parametrize(

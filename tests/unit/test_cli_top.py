@@ -13,7 +13,7 @@ from agent.cli import cli
 from agent.cli.hosts import Answer, Place
 from agent.cli.status_document import Status, parse
 from agent.cli.top_model import CHANGES_MAX, Changes, Sort, arranged, detail_lines, key_of, problem_screen
-from agent.cli.top_screen import Top
+from agent.cli.top_screen import Top, Vms
 from tests.unit.test_cli_health import HOST
 from tests.unit.test_cli_status import document, parsed, vm
 
@@ -23,7 +23,7 @@ def names(statuses: Sequence[Status], sort: Sort = Sort.URGENCY, needle: str = "
 
 
 def with_since(one: dict[str, Any], since_ms: int) -> dict[str, Any]:
-    return one | {"state": one["state"] | {"since_ms": since_ms}}
+    return one | {"since_ms": since_ms, "state": one["state"] | {"since_ms": since_ms}}
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ class Agents:
 
 def shown(app: Top) -> str:
     """Return the text on the screen."""
-    strips = app.screen._compositor.render_strips()  # pyright: ignore[reportPrivateUsage]
+    strips = app.screen._compositor.render_strips()  # pyrefly: ignore[protected-access]
     return "\n".join("".join(segment.text for segment in strip).rstrip() for strip in strips)
 
 
@@ -154,6 +154,10 @@ async def until(pilot: Pilot[None], app: Top, text: str, *, there: bool = True) 
             return shown(app)
         await pilot.pause(0.05)
     raise AssertionError(f"{text!r} {'not shown' if there else 'shown'}:\n{shown(app)}")
+
+
+def table_of(app: Top) -> Vms:
+    return app.screen.query_one(Vms)
 
 
 def top(agents: Agents) -> Top:
@@ -181,6 +185,22 @@ async def test_the_worst_vm_is_first_and_the_keys_are_at_the_bottom() -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("hosts", [1, 2])
+async def test_the_last_column_is_whole_beside_the_scroll_bar(hosts: int) -> None:
+    many = document(*(vm(f"v{number:02}", "reporting", 100) for number in range(60)))
+    agents = Agents(*[many] * hosts)
+    app = top(agents)
+    async with app.run_test(size=(80, 24)) as pilot:
+        while agents.asked < 5:  # the first screen has no scroll bar yet
+            await pilot.pause(0.05)
+        lines = (await until(pilot, app, "v05")).splitlines()
+
+    row = next(line for line in lines if "v05" in line)
+    assert "AVAIL" in next(line for line in lines if "PRESSURE" in line)
+    assert "100%" in row
+
+
+@pytest.mark.anyio
 async def test_filter_sort_and_pause() -> None:
     agents = Agents(document(*VMS))
     app = top(agents)
@@ -188,8 +208,13 @@ async def test_filter_sort_and_pause() -> None:
         await until(pilot, app, "VMs: 3")
         await pilot.press("slash", *"stal", "enter")
         await until(pilot, app, "VMs: 1; problems: 2; sort: urgency; filter: stal")
-        await pilot.press("escape", "s")
+        await pilot.press("escape", "end", "s")
         await until(pilot, app, "VMs: 3; problems: 2; sort: name")
+        assert table_of(app).cursor_row == 0  # the first of the new order
+        await pilot.press("end")
+        assert table_of(app).cursor_row == 2
+        await pilot.press("home")
+        assert table_of(app).cursor_row == 0
         await pilot.press("p")
         await until(pilot, app, "PAUSED")
         agents.texts = [document(vm("new", "gone"))]
@@ -238,7 +263,7 @@ async def test_the_problems_have_their_next_steps_those_of_the_agent_too() -> No
         "vm/pressure/oom  for 100s",
         "vm/stalled/no_advance  for 2h",
     ]
-    assert "next: run barograph doctor, which checks each broker" in text
+    assert "next: run barograph doctor with the agent's settings, to check each broker" in text
     assert text.count("next: ") == 3
     assert lost.startswith("Problems: 3\n\nagent/unreachable  h:1\n")
     assert all(len(line) <= 80 for line in [*text.splitlines(), *lost.splitlines()])
@@ -292,4 +317,4 @@ async def test_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
 
     app = top(Agents(document()))
 
-    assert any(isinstance(each, Monochrome) for each in app._filters)  # pyright: ignore[reportPrivateUsage]
+    assert any(isinstance(each, Monochrome) for each in app._filters)  # pyrefly: ignore[protected-access]

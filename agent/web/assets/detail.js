@@ -77,11 +77,12 @@ function identity(vm) {
 
 function now({ vm, level, now_ms: nowMs }) {
   const { state } = vm;
-  const badge = level && level !== "none" ? [element("span", { class: `badge ${level}` }, level), " "] : [];
+  const isPressed = level && level !== "none";
+  const since = (ms) => ` for ${span((nowMs - ms) / 1000)}, since ${time(ms)}`;
   return element("section", { "aria-label": "Now" },
-    element("p", {}, ...badge, element("strong", {}, state.state), state.reason ? ` (${state.reason})` : "",
-      ` for ${span((nowMs - state.since_ms) / 1000)}, since ${time(state.since_ms)}; newest update `,
-      vm.age_s === null ? "never" : `${span(vm.age_s)} ago`, "."),
+    ...(isPressed ? [element("p", {}, element("span", { class: `badge ${level}` }, level), since(vm.since_ms), ".")] : []),
+    element("p", {}, element("strong", {}, state.state), state.reason ? ` (${state.reason})` : "",
+      since(state.since_ms), "; newest update ", vm.age_s === null ? "never" : `${span(vm.age_s)} ago`, "."),
     element("p", {}, state.detail || ""));
 }
 

@@ -5,7 +5,7 @@ import { setText } from "./dom.js";
 import { counted, time } from "./format.js";
 import { Feed } from "./feed.js";
 import { chosen, SILENT_ATTENTION, vm } from "./rows.js";
-import { showComponents, showHost, summary } from "./summary.js";
+import { showComponents, showDegraded, showHost, summary } from "./summary.js";
 import { Table } from "./table.js";
 import * as views from "./view.js";
 
@@ -51,6 +51,7 @@ function show() {
   if (view.vm !== "") return;
   showHost(at("host"), values.host);
   showComponents(at("components"), values);
+  showDegraded(at("degraded"), values.components);
   const shown = chosen(all, view);
   table.show(shown, view, values.now_ms);
   setText(at("count"), shown.length === all.length ? "" : `${shown.length} of ${counted(all.length, "VM")}`);

@@ -9,6 +9,7 @@ const FIELDS = [
 
 export const PRESSURE_ATTENTION = 2;
 export const SILENT_ATTENTION = 3;
+export const WAITING_ATTENTION = 4; // connecting or waiting
 
 export function vm(row) {
   const made = {};
@@ -51,7 +52,7 @@ export function chosen(vms, view) {
 
 function isShown(each, show) {
   if (show === "") return true;
-  if (show === "attention") return each.attention <= SILENT_ATTENTION;
+  if (show === "attention") return each.attention <= WAITING_ATTENTION;
   return each.level === show || each.state === show;
 }
 

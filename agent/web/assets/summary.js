@@ -1,12 +1,12 @@
 // What is above the VMs: the host's memory, and the agent's components with their queues.
 
-import { element, setText } from "./dom.js";
+import { element, marked, setText } from "./dom.js";
 import { bytes, counted, NOT_KNOWN, number, percent, span } from "./format.js";
-import { PRESSURE_ATTENTION, SILENT_ATTENTION } from "./rows.js";
+import { PRESSURE_ATTENTION, SILENT_ATTENTION, WAITING_ATTENTION } from "./rows.js";
 
 export function showHost(list, host) {
   if (host === null) {
-    list.replaceChildren(element("dt", {}, "memory"), element("dd", {}, "not read yet"));
+    list.replaceChildren(element("dt", {}, "memory"), element("dd", {}, "not known"));
     return;
   }
   const share = host.total_bytes && host.available_bytes !== null ? host.available_bytes / host.total_bytes : null;
@@ -39,7 +39,7 @@ export function showComponents(table, values) {
   const { components, outlook, now_ms: nowMs } = values;
   const rows = Object.entries(components).map(([name, each]) => {
     const queue = outlook.queues[name];
-    return [name, each.state, span((nowMs - each.since_ms) / 1000), ...numbers(queue, nowMs), forecast(name, queue, outlook.spool), whyAndNext(each)];
+    return [name, each.state, span((nowMs - each.since_ms) / 1000), ...numbers(queue, nowMs), forecast(name, queue, outlook.spool), each.next_step === null ? each.why : ""];
   });
   const body = table.tBodies[0];
   while (body.rows.length > rows.length) body.lastElementChild.remove();
@@ -54,8 +54,12 @@ export function showComponents(table, values) {
   });
 }
 
-function whyAndNext({ why, next_step: step }) {
-  return step === null ? why : `${why}; next: ${step.replaceAll("`", "")}`;
+// Apart from the table, whose last columns may be out of sight.
+export function showDegraded(list, components) {
+  const items = Object.entries(components).filter(([, each]) => each.next_step !== null).map(([name, each]) =>
+    element("li", {}, element("strong", {}, `${name}: `), each.why, ". What to do: ", ...marked(each.next_step), "."));
+  const same = items.length === list.children.length && items.every((each, place) => each.isEqualNode(list.children[place]));
+  if (!same) list.replaceChildren(...items);
 }
 
 function numbers(queue, nowMs) {
@@ -81,5 +85,7 @@ export function summary(vms) {
   if (!vms.length) return "no VM found yet";
   const pressed = vms.filter((each) => each.attention <= PRESSURE_ATTENTION).length;
   const silent = vms.filter((each) => each.attention === SILENT_ATTENTION).length;
-  return `${counted(vms.length, "VM")}: ${pressed} under pressure, ${silent} silent`;
+  const waiting = vms.filter((each) => each.attention === WAITING_ATTENTION).length;
+  const found = `${counted(vms.length, "VM")}: ${pressed} under pressure, ${silent} silent`;
+  return waiting ? `${found}, ${waiting} waiting` : found;
 }

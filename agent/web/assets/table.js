@@ -2,7 +2,7 @@
 
 import { element, setAttribute, setText, svg } from "./dom.js";
 import { bytes, NOT_KNOWN, number, percent, span } from "./format.js";
-import { FIRST_DIRECTION } from "./rows.js";
+import { FIRST_DIRECTION, WAITING_ATTENTION } from "./rows.js";
 import { line, lowest } from "./spark.js";
 import { fragment } from "./view.js";
 
@@ -136,7 +136,9 @@ class Row {
   #href = "";
 
   constructor(key) {
-    this.level = element("td", { class: "level" });
+    this.badge = element("span");
+    this.since = element("small");
+    this.level = element("td", { class: "level" }, this.badge, this.since);
     this.name = element("bdi");
     this.link = element("a", {}, this.name);
     this.where = element("small");
@@ -170,6 +172,8 @@ class Row {
     }
     const ageS = vm.lastUpdateS === null ? null : Math.max(0, nowMs / 1000 - vm.lastUpdateS);
     setText(this.age, span(ageS));
+    const needsAttention = vm.attention <= WAITING_ATTENTION;
+    setText(this.since, needsAttention ? span(Math.max(0, (nowMs - vm.sinceMs) / 1000)) : "");
     const minute = Math.floor(nowMs / 60_000);
     if (vm.version !== this.#version || minute !== this.#minute) {
       setAttribute(this.path, "d", line(vm, minute));
@@ -194,9 +198,10 @@ class Row {
   #showLevel(vm) {
     const silent = vm.level === null && !vm.isExpected;
     const text = silent ? "silent" : vm.level ?? NOT_KNOWN;
-    if (this.level.textContent === text) return;
+    if (this.badge.textContent === text) return;
     const kind = silent ? "silent" : vm.level;
-    this.level.replaceChildren(element("span", { class: kind && kind !== "none" ? `badge ${kind}` : "muted" }, text));
+    this.badge.className = kind && kind !== "none" ? `badge ${kind}` : "muted";
+    setText(this.badge, text);
   }
 
   #showAvailable(vm) {

@@ -199,13 +199,15 @@ def test_the_format_is_openmetrics_unless_only_the_older_one_is_accepted(accept:
 
 
 def test_the_older_format_has_the_same_values() -> None:
-    present = Present(views=[view(sample())])
+    named = vm(name=HOSTILE)
+    present = Present(views=[view(sample(of=named), of=named)])
 
     plain = "".join(parts_of(present, PLAIN))
 
-    read = {each.name: each.timestamp for family in read_plain(plain) for each in family.samples}
-    assert read["qemu_vm_guest_memory_free_bytes"] == T0_S
-    assert "# EOF" not in plain
+    read = {each.name: each for family in read_plain(plain) for each in family.samples}
+    assert read["qemu_vm_guest_memory_free_bytes"].timestamp == T0_S
+    assert read["qemu_vm_guest_memory_free_bytes"].labels["qemu_vm_name"] == HOSTILE
+    assert not plain.endswith("# EOF\n")
 
 
 async def test_metrics_have_the_content_type_of_their_format() -> None:

@@ -196,16 +196,21 @@ async def test_the_page_shows_vms_under_pressure_first_then_silent_ones_then_the
     names = ("name-o", "name-p", "name-z", "name-silent", "name-a", "name-fine")
     assert sorted(names, key=body.index) == list(names)
     assert body.count('<td class="pressure">pressure') == 1
+    assert body.count("<td>1970-01-01 00:00:00Z") == 3  # of the states; the others have the time of the level
 
 
 async def test_the_status_has_the_pressure_with_every_component() -> None:
     newest = sample()
     known = {PressureComponent.HEADROOM: 0.75, PressureComponent.SWAP: 0.0}
-    seen = [replace(view(newest), pressure=pressure(newest, components=known)), view(path="/other")]
+    seen = [
+        replace(view(newest), pressure=pressure(newest, components=known)),
+        view(path="/other", since_ms=7_000),
+    ]
 
     shown, absent = (await answer(Present(views=seen), "/status")).json["vms"]
 
     assert absent["pressure"] is None
+    assert (shown["since_ms"], absent["since_ms"]) == ((T0_S - 60) * 1000, 7_000)
     assert shown["pressure"] == {
         "level": "pressure",
         "since": T0_S - 60,

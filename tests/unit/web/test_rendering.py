@@ -1,11 +1,14 @@
 import gzip
+import random
 import time
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import AsyncGenerator, Callable, Iterator
 
 import anyio
 import anyio.lowlevel
+import pytest
 
-from agent.web.rendering import Rendering, Renderings, unpacked, unpacked_size
+from agent.web.rendering import Rendering, Renderings, in_parts, unpacked, unpacked_size
 
 
 async def test_concurrent_requests_share_one_response() -> None:
@@ -70,6 +73,12 @@ async def test_a_stale_response_is_rendered_again() -> None:
     assert [gzip.decompress(each) for each in (first, second)] == [b"1", b"2"]
 
 
+async def test_data_is_yielded_as_it_is_in_parts() -> None:
+    parts = [each async for each in in_parts(bytes(150_000))]
+
+    assert [len(each) for each in parts] == [65_536, 65_536, 150_000 - 2 * 65_536]
+
+
 async def test_a_response_is_kept_compressed_and_unpacked_in_parts() -> None:
     packed = await Rendering(lambda: iter(["a\ud800" + "x" * 1_000_000, "", "z"])).get()
     parts = [each async for each in unpacked(packed)]
@@ -127,3 +136,23 @@ async def test_responses_by_key_are_bounded_and_built_one_at_a_time() -> None:
     assert answers == {f"vm-{number}": f"vm-{number}".encode() for number in range(10)}
     assert len(renderings) == 3
     assert at_once == {1}
+
+
+@pytest.mark.parametrize("parts_of", [in_parts, unpacked])
+async def test_a_client_that_does_not_read_has_little_of_a_response(
+    parts_of: Callable[[bytes], AsyncGenerator[bytes, None]],
+) -> None:
+    packed = gzip.compress(random.Random(1).randbytes(4 << 20))
+    tracemalloc.start()
+    try:
+        before_bytes, _ = tracemalloc.get_traced_memory()
+        clients = [parts_of(packed) for _ in range(20)]
+        for client in clients:
+            await anext(client)
+        after_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    for client in clients:
+        await client.aclose()
+
+    assert after_bytes - before_bytes < 20 * 256 * 1024

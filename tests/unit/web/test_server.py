@@ -4,6 +4,7 @@ import time
 from contextlib import suppress
 
 import anyio
+import anyio.abc
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -86,6 +87,50 @@ async def test_a_flood_of_silent_connections_is_bounded_and_keeps_no_client_out(
 
     assert answer.status == 200
     assert closed >= 36
+
+
+@pytest.mark.parametrize("words", [b"", b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n"], ids=["silent", "unread"])
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1", "127.0.0.2"], ids=["of the same address", "of another address"]
+)
+async def test_a_flood_closes_no_connection_that_is_being_answered(words: bytes, address: str) -> None:
+    asked, release = anyio.Event(), anyio.Event()
+    answers: list[bytes] = []
+
+    async def slow(_: Request) -> Response:
+        asked.set()
+        await release.wait()
+        return PlainTextResponse("slow")
+
+    app = Starlette(routes=[Route("/slow", slow), Route("/large", large)])
+    async with open_web(settings(connections_max=3, connection_max_s=120), app) as url:
+
+        async def scrape() -> None:
+            answers.append((await ask(url, "/slow")).body)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(scrape)
+            await asked.wait()
+            for _ in range(6):
+                stream = await anyio.connect_tcp("127.0.0.1", port_of(url), local_host=address)
+                group.start_soon(hold, stream, words)
+                if words:
+                    await anyio.sleep(0.05)  # until its answer fills the buffers
+            release.set()
+            with anyio.move_on_after(60):
+                while not answers:  # noqa: ASYNC110 - the answer of a task
+                    await anyio.sleep(0.01)
+            group.cancel_scope.cancel()
+
+    assert answers == [b"slow"]
+
+
+async def hold(stream: anyio.abc.SocketStream, words: bytes) -> None:
+    """Ask, and read nothing."""
+    async with stream:
+        with suppress(anyio.BrokenResourceError):
+            await stream.send(words)
+            await anyio.sleep_forever()
 
 
 @pytest.mark.parametrize("end", [b"", b" HTTP/1.1\r\nhost: x\r\n\r\n"], ids=["incomplete", "complete"])

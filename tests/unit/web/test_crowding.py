@@ -1,0 +1,38 @@
+import pytest
+
+from agent.web.crowding import Connected, Stage, client_of, one_to_close
+
+R, U, A = Stage.REQUEST, Stage.UNREAD, Stage.ANSWER
+
+
+@pytest.mark.parametrize(
+    ("held", "closed"),
+    [
+        pytest.param("aR aR aR", 0, id="the oldest"),
+        pytest.param("aA aU aR aR", 2, id="who has not asked"),
+        pytest.param("aA aU aA aU", 1, id="who does not read"),
+        pytest.param("aA aA aA", 2, id="the newest that is answered"),
+        pytest.param("bR aA aA bR aA", 4, id="of the address with the most"),
+        pytest.param("bR aA bA aR", 0, id="of any address where all have as many"),
+    ],
+)
+def test_the_one_that_is_closed(held: str, closed: int) -> None:
+    stages = {"R": R, "U": U, "A": A}
+    connected = [Connected(each[0], stages[each[1]]) for each in held.split()]
+
+    assert one_to_close(connected) == closed
+
+
+@pytest.mark.parametrize(
+    ("address", "client"),
+    [
+        ("10.0.0.1", "10.0.0.1"),
+        ("::ffff:10.0.0.1", "10.0.0.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+        ("fe80::1%eth0", "fe80::"),
+        ("::1", "::"),
+        ("", ""),
+    ],
+)
+def test_the_addresses_of_one_client_are_one(address: str, client: str) -> None:
+    assert client_of(address) == client
