@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,15 +17,20 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True)
     sql = commands.add_parser("sql", help="Run statements of Flink SQL in the embedded cluster.")
-    sql.add_argument("file", type=Path, metavar="FILE", help="The last statement inserts.")
+    sql.add_argument(
+        "file",
+        type=Path,
+        metavar="FILE",
+        help="File with statements of Flink SQL; the last one is an INSERT or a statement set.",
+    )
     run = commands.add_parser("run", help="Run a job.")
-    run.add_argument("job", choices=sorted(JOBS))
+    run.add_argument("job", choices=sorted(JOBS), help="The job to run.")
     run.add_argument("--kafka", required=True, metavar="HOST:PORT", help="Bootstrap servers.")
     run.add_argument(
         "--kafka-properties",
         type=Path,
         metavar="FILE",
-        help="Settings of Kafka's Java clients, one NAME=VALUE in a line: TLS, SASL.",
+        help="File with settings of Kafka's Java clients, such as TLS and SASL, one NAME=VALUE per line.",
     )
     run.add_argument(
         "--flink",
@@ -37,37 +43,53 @@ def parser() -> argparse.ArgumentParser:
         "--checkpoints",
         type=Path,
         metavar="FOLDER",
-        help="Where the embedded cluster keeps its checkpoints. Without it a restart reads everything again.",
+        help="Where the embedded cluster keeps checkpoints, in a folder for each job. "
+        "Without this option, a restart reads everything again.",
     )
-    run.add_argument("--checkpoint-interval-ms", type=int, default=10_000, metavar="N")
+    run.add_argument(
+        "--checkpoint-interval-ms",
+        type=int,
+        default=10_000,
+        metavar="N",
+        help="Time between two checkpoints; default: 10000.",
+    )
     for each in (run, sql):
         each.add_argument(
-            "--parallelism", type=int, metavar="N", help="By default 1, or that of the cluster."
+            "--parallelism",
+            type=int,
+            metavar="N",
+            help="Number of parallel tasks; default: 1, or the cluster's value.",
         )
         each.add_argument(
             "--jars",
             type=Path,
             default=os.environ.get("BAROGRAPH_STREAMS_JARS"),
             metavar="FOLDER",
-            help="The folder of the connector's jars (BAROGRAPH_STREAMS_JARS), unless Flink's lib/ has them.",
+            help="Folder with the jars of the Kafka connector, if Flink's lib/ does not have them. "
+            "[env: BAROGRAPH_STREAMS_JARS]",
         )
     run.add_argument(
         "--metrics-port",
         type=int,
         metavar="N",
-        help="Serve metrics for Prometheus on this port of all addresses; not with --cluster.",
+        help="Serve metrics for Prometheus on this port, on all addresses; not with --cluster.",
     )
     run.add_argument(
         "--cluster",
         action="store_true",
-        help="Take checkpoints, restarts and addresses from the cluster's configuration: for flink run.",
+        help="For `flink run`: use the cluster's own settings for checkpoints, restarts and addresses.",
     )
     return top
 
 
-def newest_checkpoint(folder: Path) -> str | None:
-    """Return the newest complete checkpoint below a folder; `None`: there is none."""
-    found = list(folder.glob("*/chk-*/_metadata"))
+def newest_checkpoint(folder: Path, job: str) -> str | None:
+    """Return the newest complete checkpoint of a job; `None`: there is none.
+
+    Args:
+        folder: of all jobs, each in a folder of its own: Flink cannot restore the checkpoint of another job.
+        job: its name.
+    """
+    found = list(folder.glob(f"{job}/*/chk-*/_metadata"))
     return str(max(found, key=lambda path: path.stat().st_mtime_ns).parent) if found else None
 
 
@@ -103,29 +125,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Flink starts a Java process when it is imported and used, so the arguments are checked first.
     from barograph_streams.shell.pipeline import LOCAL, load_reporter, metrics, run, settings
 
-    restore = words.checkpoints and newest_checkpoint(words.checkpoints)
+    checkpoints = words.checkpoints and words.checkpoints / words.job
+    restore = words.checkpoints and newest_checkpoint(words.checkpoints, words.job)
     config = dict(chosen)
     if not words.cluster:
         config = {
             **LOCAL,
-            **settings(words.checkpoints, words.checkpoint_interval_ms, restore),
+            **settings(checkpoints, words.checkpoint_interval_ms, restore),
             **(metrics(words.metrics_port) if words.metrics_port else {}),
             **chosen,
         }
         if words.metrics_port:
             load_reporter()
         sys.stderr.write(f"restoring from {restore}\n" if restore else "starting without a checkpoint\n")
-    try:
-        run(
-            JOBS[words.job],
-            kafka=words.kafka,
-            client=client,
-            jars=jars,
-            config=config,
-            parallelism=words.parallelism or (None if words.cluster else 1),
-        )
-    except KeyboardInterrupt:  # Flink's Java process ends with this one
-        return 130
+    _end_at_ctrl_c()
+    run(
+        JOBS[words.job],
+        kafka=words.kafka,
+        client=client,
+        jars=jars,
+        config=config,
+        parallelism=words.parallelism or (None if words.cluster else 1),
+    )
     return 0
 
 
@@ -138,8 +159,11 @@ def _run_sql(file: Path, jars: Sequence[Path], parallelism: int) -> int:
     from barograph_streams.shell.pipeline import LOCAL
     from barograph_streams.shell.sql import run_sql
 
-    try:
-        run_sql(text, jars=jars, config=LOCAL, parallelism=parallelism)
-    except KeyboardInterrupt:
-        return 130
+    _end_at_ctrl_c()
+    run_sql(text, jars=jars, config=LOCAL, parallelism=parallelism)
     return 0
+
+
+def _end_at_ctrl_c() -> None:
+    """End this process at SIGINT, and so Flink's Java process. Otherwise py4j logs a traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

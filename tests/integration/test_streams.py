@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import time
 import urllib.request
 import uuid
@@ -13,6 +14,7 @@ from typing import cast
 import pytest
 from confluent_kafka import Producer
 
+from barograph_streams.cli import newest_checkpoint
 from barograph_streams.core.headroom_job import TOPIC as HEADROOM_TOPIC
 from barograph_streams.core.jobs import MEMORY_TOPIC, SAMPLES_TOPIC, STATES_TOPIC
 from barograph_streams.core.pressure_job import TOPIC as PRESSURE_TOPIC
@@ -122,6 +124,7 @@ def test_a_killed_job_goes_on_from_its_checkpoint_complete_and_without_repeats(
         produce(own_kafka, stream[third : 2 * third])
         wait_for(own_kafka, running, (count(first) + count(second)) // 2, 0, committed=False)
         running.kill()
+        restored = newest_checkpoint(folder / "job" / "checkpoints", "pressure")
         produce(own_kafka, stream[2 * third :])
         port = free_port()
         running.start("--parallelism", "2", "--metrics-port", str(port))
@@ -129,6 +132,9 @@ def test_a_killed_job_goes_on_from_its_checkpoint_complete_and_without_repeats(
         found, found_dead = written_to(own_kafka)
         page = page_with(port, on_dashboards)
         log = running.log.read_text()
+        deadline_s = time.monotonic() + 120
+        while Path(restored or "").exists() and time.monotonic() < deadline_s:
+            time.sleep(0.5)
 
     assert found == records
     assert found_dead == dead
@@ -138,7 +144,8 @@ def test_a_killed_job_goes_on_from_its_checkpoint_complete_and_without_repeats(
     assert open_ports == []
     assert on_dashboards
     assert {name for name in on_dashboards if name not in page} == set()
-    assert log.count("restoring from") == 1
+    assert log.count(f"restoring from {restored}") == 1
+    assert not Path(restored or "").exists()
     assert count(first) < count(second) < count(records)
     assert min(Counter(len(values) for values in records.values())) > 1
 
@@ -178,8 +185,11 @@ def test_a_host_that_is_silent_is_dark_after_its_heartbeat(
             assert running.is_running(), running.log.read_text()[-4000:]
             assert time.monotonic() < deadline_s
             time.sleep(0.5)
+        code = running.interrupt()
 
     assert conditions == ["reporting", "dark"]
+    assert code == -signal.SIGINT
+    assert "Traceback" not in running.log.read_text()
 
 
 @pytest.mark.timeout(1200)

@@ -1,7 +1,8 @@
 """A stream job that is killed again and again under load: complete, with no repeats but the documented ones.
 
-`BAROGRAPH_STREAMS_KILLS` is the number of kills, 20 by default. In between, the broker is killed once, and
-the checkpoints are lost once: from then on the job writes all records again.
+`BAROGRAPH_STREAMS_KILLS` is the number of kills, 20 by default. Every other one comes after a commit, so that
+there is a checkpoint to restore; the others come as soon as a transaction has records. In between, the broker
+is killed once, and the checkpoints are lost once: from then on the job writes all records again.
 """
 
 import os
@@ -58,9 +59,9 @@ class Load(threading.Thread):
         self._producer.flush()
 
 
-def uncommitted(kafka: RealKafka) -> int:
-    """Return how many records the job has written, in any transaction."""
-    return count(written_to(kafka, committed=False)[0])
+def records(kafka: RealKafka, *, committed: bool) -> int:
+    """Return how many records the job has written, in committed transactions or in any."""
+    return count(written_to(kafka, committed=committed)[0])
 
 
 def is_complete(found: Written, expected: Written) -> bool:
@@ -83,11 +84,12 @@ def test_a_job_killed_many_times_is_complete_and_repeats_only_after_lost_checkpo
     lost_at, broker_at = KILLS // 2, KILLS // 4
     with job(folder / "job", "pressure", own_kafka.bootstrap, checkpoint_interval_ms=1_000) as running:
         for number in range(KILLS):
-            seen = 0 if number == 0 else uncommitted(own_kafka)
+            after_commit = number % 2 == 1
+            seen = 0 if number == 0 else records(own_kafka, committed=after_commit)
             running.start("--parallelism", str(PARALLELISM[number % len(PARALLELISM)]))
             load.allowed.release()
             deadline_s = time.monotonic() + ROUND_S
-            while uncommitted(own_kafka) <= seen:
+            while records(own_kafka, committed=after_commit) <= seen:
                 assert running.is_running(), running.log.read_text()[-4000:]
                 assert time.monotonic() < deadline_s, f"kill {number}: no record after {ROUND_S} s"
             if number == broker_at:
@@ -103,11 +105,14 @@ def test_a_job_killed_many_times_is_complete_and_repeats_only_after_lost_checkpo
             assert running.is_running(), running.log.read_text()[-4000:]
             assert time.monotonic() < deadline_s, f"{count(found)} records, {count(expected)} expected"
         found_dead = written_to(own_kafka)[1]
+        restored = running.log.read_text().count("restoring from")
 
     load.join(60)
     assert found.keys() == expected.keys()
     again = {key: values[: -len(expected[key])] for key, values in found.items()}
-    print(f"{KILLS} kills: {count(found)} records, {count(again)} of them before the loss of the checkpoints")
+    print(f"{KILLS} kills, {restored} restored checkpoints")
+    print(f"{count(found)} records, {count(again)} of them before the loss of the checkpoints")
     assert {key: expected[key][: len(values)] for key, values in again.items()} == again
     assert count(again) > 0
+    assert restored >= KILLS // 2 - 1
     assert set(found_dead) == set(dead)

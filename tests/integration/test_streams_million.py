@@ -68,7 +68,8 @@ class Expected:
 
     def totals(self) -> tuple[int, ...]:
         """Return how many samples are taken, dropped and lost, and the number of dead letters."""
-        return (*map(sum, zip(*self.counts.values(), strict=True)), len(self.dead))
+        of_all = (sum(each) for each in zip(*self.counts.values(), strict=True))
+        return (*of_all, len(self.dead))
 
 
 def batches(*, is_late: bool) -> Iterator[list[Sent]]:
@@ -87,13 +88,13 @@ def produce(kafka: RealKafka, records: list[Sent], topic: str) -> None:
     assert producer.flush(WAIT_S) == 0
 
 
-def wait_until_read(kafka: RealKafka, jobs: Mapping[str, Job]) -> None:
-    """Wait until the checkpoints of all jobs cover all samples."""
+def wait_until_read(kafka: RealKafka, topic: str, jobs: Mapping[str, Job]) -> None:
+    """Wait until the checkpoints of all jobs cover all records of a topic."""
     deadline_s = time.monotonic() + WAIT_S
     for name, running in jobs.items():
-        while left := unread(kafka.bootstrap, SAMPLES_TOPIC, f"barograph-streams-{name}"):
+        while left := unread(kafka.bootstrap, topic, f"barograph-streams-{name}"):
             assert running.is_running(), running.log.read_text()[-4000:]
-            assert time.monotonic() < deadline_s, f"{name}: {left} samples are left"
+            assert time.monotonic() < deadline_s, f"{name}: {left} records of {topic} are left"
             time.sleep(2)
 
 
@@ -146,8 +147,9 @@ def test_a_million_records_are_kept_dropped_and_counted_as_by_the_contracts_read
         ):
             pressure.start("--parallelism", str(parallelism), "--metrics-port", str(port))
             quality.start("--parallelism", str(parallelism))
-            wait_until_read(own_kafka, {"pressure": pressure, "quality": quality})
+            wait_until_read(own_kafka, SAMPLES_TOPIC, {"pressure": pressure, "quality": quality})
             produce(own_kafka, states(len(expected.counts), run, state), STATES_TOPIC)
+            wait_until_read(own_kafka, STATES_TOPIC, {"quality": quality})
             deadline_s = time.monotonic() + WAIT_S
             counts, (found, dead) = quality_of(own_kafka, state), written_to(own_kafka, WAIT_S)
             while len(counts) < len(expected.counts) or count(found) < run * count(expected.records):

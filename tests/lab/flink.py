@@ -6,13 +6,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.lab import debian
 from tests.lab.cache import CannotHave, made, place, run, say
-from tests.lab.process import cpu_s, start, status_of
+from tests.lab.process import cpu_s, is_running, start, status_of, wait_until
 
 ROOT = Path(__file__).parents[2]
 STREAMS = ROOT / "streams"
@@ -61,11 +62,16 @@ def environment() -> Path:
     return place("flink", _environment_inputs()) / "bin" / "python"
 
 
+def package() -> Path:
+    """Return the folder of Flink's Python package, which has Flink's whole distribution."""
+    return environment().parents[1] / _SITE
+
+
 def jars() -> Path:
     """Return the folder of the jars that a job needs beside Flink."""
     with made("flink-jars", _jars_inputs()) as work:
         if work is not None:
-            flink = environment().parents[1] / _SITE
+            flink = package()
             debian.install(["maven"], "fetches Flink's connector", there=lambda: bool(shutil.which("mvn")))
             debian.install(
                 ["default-jdk-headless"],
@@ -147,6 +153,22 @@ class Job:
         """Whether it has not ended."""
         return self._process is not None and self._process.poll() is None
 
+    def wait_for_checkpoint(self, timeout_s: float = 600.0) -> None:
+        """Return once it has completed a checkpoint in `checkpoints`.
+
+        Raises:
+            RuntimeError: it has ended, or has completed none in time.
+        """
+        assert self._process is not None
+        checkpoints = self._folder / "checkpoints"
+        wait_until(
+            lambda: any(checkpoints.rglob("chk-*/_metadata")),
+            "a checkpoint",
+            self._process,
+            self.log,
+            timeout_s,
+        )
+
     def pids(self) -> list[int]:
         """Return its processes: Python, and the Java process that it has started."""
         assert self._process is not None
@@ -182,6 +204,23 @@ class Job:
                 if words[3] == LISTENING and f"socket:[{words[9]}]" in sockets:
                     found.append(words[1])
         return [each for each in found if not each.startswith(LOOPBACK)]
+
+    def interrupt(self, timeout_s: float = 120.0) -> int:
+        """SIGINT it, as Ctrl-C does, and return its exit code once all of its processes have ended.
+
+        Raises:
+            TimeoutError: not in time.
+        """
+        assert self._process is not None
+        pids, deadline_s = self.pids(), time.monotonic() + timeout_s
+        os.killpg(self._process.pid, signal.SIGINT)
+        code = self._process.wait(timeout_s)
+        while any(map(is_running, pids)):
+            if time.monotonic() > deadline_s:
+                raise TimeoutError(f"processes {pids} go on after {timeout_s} s")
+            time.sleep(0.1)
+        self._process = None
+        return code
 
     def kill(self) -> None:
         """SIGKILL it: Python and the Java process that it has started."""

@@ -3,15 +3,14 @@
 `flink_copy.py BOOTSTRAP JARS CHECKPOINTS INTERVAL_MS GROUP FROM TO`, with the Python of Flink's environment.
 """
 
-# pyright: basic
 # PyFlink is not installed where the types are checked.
 
 import sys
 from pathlib import Path
 
-from pyflink.common import Configuration, WatermarkStrategy  # pyright: ignore[reportMissingImports]
-from pyflink.datastream import StreamExecutionEnvironment  # pyright: ignore[reportMissingImports]
-from pyflink.java_gateway import get_gateway  # pyright: ignore[reportMissingImports]
+from pyflink.common import Configuration, WatermarkStrategy
+from pyflink.datastream import StreamExecutionEnvironment
+from pyflink.java_gateway import get_gateway
 
 from barograph_streams.shell.pipeline import LOCAL, TRANSACTION_TIMEOUT_MS, settings
 

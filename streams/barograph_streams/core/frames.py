@@ -7,8 +7,13 @@ from barograph_streams.core.records import Place
 _HEAD = Struct(">iqH")
 
 
-def split_frame(frame: bytes) -> tuple[Place, bytes]:
-    """Return where a record was read, and its value."""
+def value_of(frame: bytes) -> bytes:
+    """Return the value of the record."""
+    _, _, length = _HEAD.unpack_from(frame)
+    return frame[_HEAD.size + length :]
+
+
+def place_of(frame: bytes) -> Place:
+    """Return where the record was read."""
     partition, offset, length = _HEAD.unpack_from(frame)
-    end = _HEAD.size + length
-    return Place(frame[_HEAD.size : end].decode(), partition, offset), frame[end:]
+    return Place(frame[_HEAD.size : _HEAD.size + length].decode(), partition, offset)

@@ -15,7 +15,7 @@ from barograph_streams.core import (
     right_size_job,
 )
 from barograph_streams.core.documents import Outcome
-from barograph_streams.core.frames import split_frame
+from barograph_streams.core.frames import place_of, value_of
 from barograph_streams.core.records import Record, dead_letter
 from barograph_streams.core.steps import Step
 
@@ -92,8 +92,8 @@ def process(
     job: Job, kept: bytes | None, key: str, frame: bytes, now_ms: int
 ) -> tuple[Step, Sequence[Record]]:
     """Return what one record of Kafka changes, and the records to write: also the dead letter."""
-    place, value = split_frame(frame)
+    value = value_of(frame)
     step = job.steps.step(kept, key, value, now_ms)
     if not step.outcome.is_dead:
         return step, step.records
-    return step, (dead_letter(job.name, step.outcome, place, key.encode(), value),)
+    return step, (dead_letter(job.name, step.outcome, place_of(frame), key.encode(), value),)

@@ -71,7 +71,8 @@ def fold(memory: Memory | None, sample: Sample) -> tuple[Memory | None, tuple[Re
             return Memory(pressure.state, level, memory.written_s), ()
         record = pressure_record(sample, pressure, None, heartbeat=True)
     else:
-        record = pressure_record(sample, pressure, memory and memory.level, heartbeat=False)
+        previous_level = None if memory is None else memory.level
+        record = pressure_record(sample, pressure, previous_level, heartbeat=False)
     return Memory(pressure.state, level, sample.last_update), (record,)
 
 

@@ -98,7 +98,7 @@ def _new_epoch() -> Epoch:
 def _fill(epoch: Epoch, sequence: int) -> bool:
     """Remove a sequence from its gap. Return False if it has arrived before."""
     gaps = epoch.gaps
-    for place in reversed(range(len(gaps))):
+    for place in range(len(gaps) - 1, -1, -1):
         first, last = gaps[place]
         if first <= sequence <= last:
             parts = (first, sequence - 1), (sequence + 1, last)
@@ -110,9 +110,17 @@ def _fill(epoch: Epoch, sequence: int) -> bool:
 
 def _advance(epoch: Epoch, to: int) -> int:
     """Move `highest`. Return how many samples are missing between the old and the new one."""
-    after, epoch.highest = epoch.highest, max(epoch.highest, to)
-    overlaps = ((max(first, after + 1), min(last, epoch.highest)) for first, last in epoch.gaps)
-    return sum(last - first + 1 for first, last in overlaps if first <= last)
+    after = epoch.highest
+    if to <= after:
+        return 0
+    epoch.highest = to
+    missing = 0
+    for first, last in reversed(epoch.gaps):  # in order, and those before `after` are of no interest
+        if last <= after:
+            break
+        if first <= to:
+            missing += min(last, to) - max(first, after + 1) + 1
+    return missing
 
 
 def _forget_oldest(entries: dict[str, Epoch], kept: int) -> None:

@@ -47,6 +47,8 @@ def settings(checkpoints: Path | None, interval_ms: int, restore: str | None) ->
         chosen["execution.checkpointing.dir"] = checkpoints.absolute().as_uri()
     if restore is not None:
         chosen["execution.state-recovery.path"] = restore
+        # Otherwise Flink keeps the checkpoint of each start for good.
+        chosen["execution.state-recovery.claim-mode"] = "CLAIM"
     return chosen
 
 

@@ -17,13 +17,14 @@ def checkpoint(folder: Path, name: str, *, at_s: int, complete: bool = True) -> 
     return path
 
 
-def test_the_newest_complete_checkpoint_of_all_jobs_is_restored(tmp_path: Path) -> None:
-    checkpoint(tmp_path, "a/chk-9", at_s=100)
-    newest = checkpoint(tmp_path, "b/chk-2", at_s=200)
-    checkpoint(tmp_path, "b/chk-3", at_s=300, complete=False)
+def test_the_newest_complete_checkpoint_of_the_job_is_restored(tmp_path: Path) -> None:
+    checkpoint(tmp_path, "leak/a/chk-9", at_s=100)
+    newest = checkpoint(tmp_path, "leak/b/chk-2", at_s=200)
+    checkpoint(tmp_path, "leak/b/chk-3", at_s=300, complete=False)
+    checkpoint(tmp_path, "quality/c/chk-4", at_s=400)
 
-    assert newest_checkpoint(tmp_path) == str(newest)
-    assert newest_checkpoint(tmp_path / "none") is None
+    assert newest_checkpoint(tmp_path, "leak") == str(newest)
+    assert newest_checkpoint(tmp_path, "pressure") is None
 
 
 def test_settings_are_read_from_lines() -> None:

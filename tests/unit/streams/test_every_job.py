@@ -44,8 +44,8 @@ def check(record: Record) -> None:
     name = record.headers["ce_dataschema"].split(":")[3]
     message = ASYNCAPI["components"]["messages"][name]
     of_value, of_headers = validators(name)
-    of_value.validate(document)  # pyright: ignore[reportUnknownMemberType]: its stub is untyped
-    of_headers.validate(dict(record.headers))  # pyright: ignore[reportUnknownMemberType]: its stub is untyped
+    of_value.validate(document)
+    of_headers.validate(dict(record.headers))
     assert message["name"] == record.headers["ce_type"] == f"{record.topic}.v1"
     assert document["schema"] == f"{record.topic}/1.0"
     assert record.headers.keys() <= ASYNCAPI["components"]["schemas"]["headers"]["properties"].keys()

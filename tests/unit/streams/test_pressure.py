@@ -21,7 +21,7 @@ def test_a_sequence_of_samples_gives_the_pressure_of_the_vectors(case: Any) -> N
     for place, each in enumerate(case["samples"]):
         if each["origin"] == "poll":
             found = advance(
-                now and now.state,
+                None if now is None else now.state,
                 epoch=each["epoch"],
                 last_update_s=each["last_update"],
                 statistics=each["statistics"],

@@ -41,7 +41,13 @@ def compare(seed: int, samples: int) -> Counter[str]:
         agent = by_agent(agent, epoch=str(epoch), last_update_s=at_s, polled=polled, statistics=statistics)
         if polled:
             job = (
-                by_job(job and job.state, epoch=str(epoch), last_update_s=at_s, statistics=statistics) or job
+                by_job(
+                    None if job is None else job.state,
+                    epoch=str(epoch),
+                    last_update_s=at_s,
+                    statistics=statistics,
+                )
+                or job
             )
         assert (agent is None) is (job is None)
         if agent is None or job is None:

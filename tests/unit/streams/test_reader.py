@@ -30,6 +30,14 @@ def test_an_epoch_that_names_an_early_end_does_not_move_the_highest_back() -> No
     assert state.lost == 3  # counted once, at the gap
 
 
+def test_samples_after_the_end_that_an_epoch_names_are_counted_from_there() -> None:
+    border = make(1, epoch=1, previous=(0, 8))
+
+    state, _ = read([make(1), make(5), border, make(10)])
+
+    assert state.lost == 3 + 3 + 1  # at the gap, at the border, and 9
+
+
 def test_the_oldest_gaps_of_an_epoch_are_forgotten_and_stay_lost() -> None:
     every_other = [make(n) for n in range(1, 2 * GAPS_KEPT + 20, 2)]
 
