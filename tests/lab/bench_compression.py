@@ -5,7 +5,6 @@ records, keys and headers that the agent sends. CPU is that of this process. The
 settings: they are levels of gzip that the client library does not use.
 """
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # aiokafka declares no types.
 
 import time

@@ -5,7 +5,6 @@ settings, a slice each in turn, so that what else the machine does hits both. En
 CPU is that of the event loop's thread: not what the brokers need.
 """
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # aiokafka declares no types.
 
 import asyncio

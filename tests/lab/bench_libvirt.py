@@ -2,7 +2,7 @@
 
 `python -m tests.lab.bench_libvirt [DOMAINS [SECONDS [INTERVAL_S [ANSWER_MS]]]]`. `ANSWER_MS` is how long
 libvirt takes for each domain of a bulk call. What a call costs a real libvirt is not in it:
-`tests.lab.compare_libvirt` has that.
+`tests.lab.bench_peers` has that.
 """
 
 import json
