@@ -16,7 +16,9 @@ from tests.integration.conftest import need
 from tests.lab import setup
 
 FOLDER = ROOT / "tests/data/recorded_series"
-KINDS = ("scraped", "otlp", "agents_scraped", "agents_otlp")
+KINDS = ("scraped", "otlp", "agents_scraped", "agents_otlp", "jobs", "silent_scraped", "stalls_scraped")
+BY_PROMTOOL = {"silent_scraped", "stalls_scraped"}
+"""Read without a Prometheus: the alerts are those that promtool finds, so no instant is uncertain."""
 STEP_S = 15
 MARGIN_S = 60
 """promtool has one sample each 15 s and evaluates at the same instants; Prometheus has other instants."""
@@ -45,8 +47,17 @@ CAUSES: Mapping[str, Mapping[str, tuple[str, float, float]]] = {
         "BarographLagging": ("node-3", 14, 27 + 5),
         "QemuVmOomKill": ("oom", 3, 3 + 15),
     },
+    "jobs": {
+        "BarographJobDeadLetters": ("quality", 1, 1 + 15),
+        "BarographJobFallsBehind": ("pressure", 2, 26),
+        "BarographJobRestarting": ("quality", 4, 14 + 15),  # the last but one restart
+        "BarographJobCheckpointsFail": ("quality", 4 + 5, 4 + 15),
+        "BarographJobDown": ("quality", 16.7, 30),
+    },
+    "silent_scraped": {"QemuVmSilent": ("node-9", 0, 61)},
+    "stalls_scraped": {"QemuVmAllocationStalls": ("stalls", 2, 13)},
 }
-"""By recording and alert: the VM or host, and the minutes at which its condition began and ended."""
+"""By recording and alert: the VM, host or job, and the minutes at which its condition began and ended."""
 
 OF_DELAYED_SCRAPES = {"BarographLagging"}
 """promtool cannot repeat it: a stopped agent answers scrapes late, and the series have a fixed grid."""
@@ -99,19 +110,18 @@ def firing(document: Document, alert: str, at_s: int) -> list[Document]:
     return [{"labels": f'ALERTS{{alertstate="firing",{text}}}', "value": 1} for text in texts]
 
 
-def instants(document: Document, alert: str, end_s: int) -> Iterator[int]:
+def instants(document: Document, alert: str, end_s: int, margin_s: int) -> Iterator[int]:
     """Yield times at which the alert's state does not depend on the instants of evaluation."""
     found = spans(document, alert)
     changes = sorted({0, end_s, *(each["from_s"] for each in found), *(each["until_s"] for each in found)})
     for begin_s, next_s in pairwise(changes):
-        if next_s - begin_s > 2 * MARGIN_S:
-            for at_s in (begin_s + MARGIN_S, next_s - MARGIN_S):
+        if next_s - begin_s > 2 * margin_s:
+            for at_s in (begin_s + margin_s, next_s - margin_s):
                 yield at_s // STEP_S * STEP_S
 
 
 def end_s(document: Document) -> int:
-    words = next(each for each in document["input_series"] if each["series"].startswith("target_info"))
-    return seconds_in(words["values"])
+    return max(seconds_in(each["values"]) for each in document["input_series"])
 
 
 def seconds_in(values: str) -> int:
@@ -135,7 +145,7 @@ def test_each_alert_fires_and_clears_as_in_the_real_prometheus_word_for_word(
 ) -> None:
     need("promtool")
     document = recording(kind)
-    last_s = end_s(document)
+    last_s, margin_s = end_s(document), 0 if kind in BY_PROMTOOL else MARGIN_S
     with_values = texts_with_values() - OF_DELAYED_SCRAPES
     skipped = with_values | OF_DELAYED_SCRAPES
     alerts = [each["alert"] for each in source()["alerts"]]
@@ -147,7 +157,7 @@ def test_each_alert_fires_and_clears_as_in_the_real_prometheus_word_for_word(
             {"alertname": alert, "eval_time": f"{at_s}s", "exp_alerts": expected(document, alert, at_s)}
             for alert in alerts
             if alert not in skipped
-            for at_s in instants(document, alert, last_s)
+            for at_s in instants(document, alert, last_s, margin_s)
         ],
         promql_expr_test=[
             {
@@ -156,7 +166,7 @@ def test_each_alert_fires_and_clears_as_in_the_real_prometheus_word_for_word(
                 "exp_samples": firing(document, alert, at_s),
             }
             for alert in with_values
-            for at_s in instants(document, alert, last_s)
+            for at_s in instants(document, alert, last_s, margin_s)
         ],
     )
 

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from tests.contract.generate_rules import RULES
-from tests.lab import qemu
 from tests.lab.agent import barograph
 from tests.lab.embedded_kafka import embedded_kafka
 from tests.lab.guest_troubles import fill, run_out, swap
@@ -35,13 +34,6 @@ def leaves_out(metric: Mapping[str, str]) -> bool:
     if "qemu_vm_id" in metric or "qemu_vm_monitor_path" in metric:
         return metric.get("host_name") in ("node-2", "node-3")
     return "le" in metric and not f"{metric.get('instance')}".startswith(("node-3", "3333"))
-
-
-def squeeze(vm: qemu.Vm) -> None:
-    """Let programs of the guest allocate and free memory again and again, with 4 % of it left."""
-    vm.order("swap")
-    fill(vm, 40)
-    vm.order("churn")
 
 
 def show_available(meminfo: Path, percent: int) -> None:
@@ -86,7 +78,7 @@ def record(folder: Path, into: Path, minutes: float) -> None:
     meminfo = folder / "meminfo"
     show_available(meminfo, 40)
     with ExitStack() as stack:
-        vms = guests(stack, first, ["low", "thrash", "oom", "stalls"])
+        vms = guests(stack, first, ["low", "thrash", "oom"])
         stack.enter_context(simulated(second, vms=30))
         stack.enter_context(simulated(third, vms=3))
         away = stack.enter_context(embedded_kafka(1))
@@ -118,7 +110,6 @@ def record(folder: Path, into: Path, minutes: float) -> None:
             Step(0, "node-2", "the Kafka brokers are down", lambda: None),
             Step(0, "node-3", "the topic of the samples accepts 200 bytes at most", lambda: None),
             Step(1, "low", "the guest fills its memory to 2 %", lambda: fill(vms["low"], 22)),
-            Step(1, "stalls", "programs allocate and free memory", lambda: squeeze(vms["stalls"])),
             Step(1, "node-2", "3 % of the host's memory is available", lambda: show_available(meminfo, 3)),
             Step(
                 2,
@@ -136,7 +127,6 @@ def record(folder: Path, into: Path, minutes: float) -> None:
             Step(13, "node-2", "40 % of the host's memory is available", lambda: show_available(meminfo, 40)),
             Step(13, "thrash", "the guest stops, and frees its memory", lambda: vms["thrash"].order("calm")),
             Step(14, "node-3", "the agent has the CPU for 4 of 12 seconds (SIGSTOP)", lambda: None),
-            Step(16, "stalls", "the guest frees its memory", lambda: vms["stalls"].order("clean")),
             Step(18, "node-2", "the Kafka brokers are back", away.bring_up),
             Step(
                 27,

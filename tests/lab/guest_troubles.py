@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.contract.generate_rules import RULES
 from tests.lab import qemu
 from tests.lab.embedded_kafka import EmbeddedKafka, embedded_kafka
-from tests.lab.played_troubles import STEP_S, Habit, Host, Recording, Step, guests, next_start_s, play
+from tests.lab.played_troubles import PORT, STEP_S, Habit, Host, Recording, Step, guests, next_start_s, play
 from tests.lab.prometheus import prometheus
 
 MINUTES = 50
@@ -69,7 +69,7 @@ def _steps(
 
 
 def record(folder: Path, into: Path, minutes: float) -> None:
-    """Record two hosts with ten VMs."""
+    """Record two hosts with twelve VMs."""
     first, second = folder / "h7", folder / "h8"
     first.mkdir()
     second.mkdir()
@@ -77,6 +77,8 @@ def record(folder: Path, into: Path, minutes: float) -> None:
         vms = guests(stack, first, ["low", "thrash", "oom", "driver", "frozen", "paused", "killed", "steady"])
         held = stack.enter_context(qemu.idle(first, "held", "-uuid", "00000000-0000-4000-8000-700000000009"))
         vms |= guests(stack, second, ["contended"])
+        vms |= guests(stack, second, ["driverless"], first=2, driver=False)
+        vms |= guests(stack, second, ["bare"], *PORT, first=3, balloon=False)
         holder = qemu.Monitor(held.qmp)
         stack.callback(holder.close)
         kafka = stack.enter_context(embedded_kafka(1))

@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from tests.lab.recorded_series import HELD, TIMED, Firing, as_document, held, no
 
 STEP_S = 15
 """The interval of scrapes, of OTLP and of the rules."""
+
+PORT = ("-device", "pcie-root-port,id=port0,chassis=1")
+"""Where a balloon can be plugged in."""
 
 _WRITE_EVERY_S = 300.0
 _SHOWN_FOLDER = "/run/vms"  # instead of the temporary one
@@ -41,9 +45,10 @@ class Host:
         env = {
             "BAROGRAPH_WEB__ENABLED": "true",
             "BAROGRAPH_WEB__LISTEN": f"127.0.0.1:{self.port}",
-            "BAROGRAPH_OTLP__INTERVAL": f"{STEP_S}s",
             **self.env,
         }
+        if "--otlp" in self.arguments:
+            env["BAROGRAPH_OTLP__INTERVAL"] = f"{STEP_S}s"
         started = agent(self.folder, *words, *self.arguments, env=env, within=self.within)
         self.process = self.stack.enter_context(started)
 
@@ -77,10 +82,28 @@ class Habit:
     act: Callable[[], object]
 
 
-def guests(stack: ExitStack, folder: Path, names: Sequence[str]) -> dict[str, qemu.Vm]:
-    """Boot guests of Linux 6.12 on the newer QEMU, which give all statistics. Each has a disk to swap to."""
+def guests(
+    stack: ExitStack,
+    folder: Path,
+    names: Sequence[str],
+    *extra: str,
+    first: int = 1,
+    driver: bool = True,
+    balloon: bool = True,
+) -> dict[str, qemu.Vm]:
+    """Boot guests of Linux 6.12 on the newer QEMU, which give all statistics. Each has a disk to swap to.
+
+    Args:
+        stack: ends them.
+        folder: of their host; its last character is a part of their uuids.
+        names: of the guests.
+        extra: more of QEMU's arguments.
+        first: the number of the first guest, from 1; each number of a host is used once.
+        driver: whether they load virtio_balloon while they boot.
+        balloon: whether they have the device.
+    """
     vms: dict[str, qemu.Vm] = {}
-    for number, name in enumerate(names, 1):
+    for number, name in enumerate(names, first):
         disk = folder / f"{name}.disk"
         with disk.open("wb") as file:
             file.truncate(256 << 20)
@@ -89,6 +112,9 @@ def guests(stack: ExitStack, folder: Path, names: Sequence[str]) -> dict[str, qe
                 folder,
                 name,
                 *("-drive", f"file={disk},if=virtio,format=raw,cache=unsafe"),
+                *extra,
+                driver=driver,
+                balloon=balloon,
                 uuid=f"00000000-0000-4000-8000-{folder.name[-1]}{number:011d}",
                 command=setup.newer_qemu(),
                 image=setup.newer_guest(),
@@ -191,30 +217,42 @@ def play(
 ) -> None:
     """Do each step at its minute, and write the recordings every 5 minutes and at the end.
 
-    A step that fails is printed, and the rest goes on: an hour of recording would be lost otherwise.
+    A failure is printed and the rest goes on, since an hour of recording would be lost otherwise. Whatever
+    ends the recording, what there is until then is written.
     """
     todo = sorted(steps, key=lambda step: step.minute)
     done: list[Step] = []
     written_s = time.time()
-    while (now_s := time.time()) < start_s + minutes * 60:
-        while todo and now_s >= start_s + todo[0].minute * 60:
-            step = todo.pop(0)
-            print(f"{step.minute:4.0f} min  {step.subject}: {step.words}", flush=True)
-            try:
-                step.act()
-            except (AssertionError, OSError, RuntimeError):
-                traceback.print_exc()
-            else:
-                done.append(step)
-        for habit in habits:
-            if habit.from_minute * 60 < now_s - start_s < habit.until_minute * 60:
-                habit.act()
-        for each in recordings.values():
-            each.watch()
-        if now_s - written_s > _WRITE_EVERY_S:
-            written_s = now_s
-            for path, each in recordings.items():
-                each.write(path, done)
-        time.sleep(3)
+    try:
+        while (now_s := time.time()) < start_s + minutes * 60:
+            while todo and now_s >= start_s + todo[0].minute * 60:
+                step = todo.pop(0)
+                print(f"{step.minute:4.0f} min  {step.subject}: {step.words}", flush=True)
+                if _succeeds(step.act):
+                    done.append(step)
+            for habit in habits:
+                if habit.from_minute * 60 < now_s - start_s < habit.until_minute * 60:
+                    _succeeds(habit.act)
+            for each in recordings.values():
+                _succeeds(each.watch)
+            if now_s - written_s > _WRITE_EVERY_S:
+                written_s = now_s
+                _write(recordings, done)
+            time.sleep(3)
+    finally:
+        _write(recordings, done)
+
+
+def _succeeds(act: Callable[[], object]) -> bool:
+    """Return whether this ended without an error; print the error otherwise."""
+    try:
+        act()
+    except Exception:  # noqa: BLE001 - whatever fails, the recording goes on
+        traceback.print_exc()
+        return False
+    return True
+
+
+def _write(recordings: Mapping[Path, Recording], done: Sequence[Step]) -> None:
     for path, each in recordings.items():
-        each.write(path, done)
+        _succeeds(partial(each.write, path, done))

@@ -2,23 +2,27 @@
 
 import json
 import urllib.parse
-import urllib.request
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tests.lab import setup
+from tests.lab.local_http import NO_ANSWER, OPENER
 from tests.lab.process import free_port, kill, start, wait_until
-
-_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever the environment says
 
 
 class Prometheus:
     """Takes OTLP at `otlp`, answers queries."""
 
     def __init__(
-        self, folder: Path, hosts: Mapping[str, str], host: str, rules: Path | None = None, every_s: int = 0
+        self,
+        folder: Path,
+        hosts: Mapping[str, str],
+        host: str,
+        rules: Path | None = None,
+        every_s: int = 0,
+        job: str = "barograph",
     ) -> None:
         """Start it.
 
@@ -28,20 +32,21 @@ class Prometheus:
             host: the address to listen on.
             rules: a rule file.
             every_s: the interval of scrapes and rules; 0: 1 s with agents to scrape, else 15 s.
+            job: the label `job` of what is scraped.
         """
         folder.mkdir(parents=True, exist_ok=True)
         port = free_port()
         self._url = f"http://{host}:{port}"
         self.otlp = f"{self._url}/api/v1/otlp"
         config = folder / "prometheus.yml"
-        job = {
-            "job_name": "barograph",
+        scraped = {
+            "job_name": job,
             "track_timestamps_staleness": True,
             "static_configs": [
                 {"targets": [target], "labels": {"instance": instance}} for instance, target in hosts.items()
             ],
         }
-        jobs = [job] if hosts else []
+        jobs = [scraped] if hosts else []
         files = [] if rules is None else [str(rules)]
         every = f"{every_s or (1 if hosts else 15)}s"
         # JSON is YAML.
@@ -72,9 +77,9 @@ class Prometheus:
 
     def _ready(self) -> bool:
         try:
-            with _direct.open(f"{self._url}/-/ready", timeout=5):
+            with OPENER.open(f"{self._url}/-/ready", timeout=5):
                 return True
-        except OSError:
+        except NO_ANSWER:
             return False
 
     def query(self, promql: str, at_s: float | None = None) -> list[dict[str, Any]]:
@@ -92,7 +97,7 @@ class Prometheus:
 
     def _get(self, path: str, **arguments: object) -> dict[str, Any]:
         words = urllib.parse.urlencode(arguments)
-        with _direct.open(f"{self._url}/api/v1/{path}?{words}", timeout=60) as answer:
+        with OPENER.open(f"{self._url}/api/v1/{path}?{words}", timeout=60) as answer:
             return json.load(answer)["data"]
 
 
@@ -105,13 +110,14 @@ def prometheus(
     host: str = "127.0.0.1",
     rules: Path | None = None,
     every_s: int = 0,
+    job: str = "barograph",
 ) -> Generator[Prometheus]:
     """A Prometheus that runs, and ends with the block; it scrapes `HOST:PORT` each second, if told to.
 
     `hosts` are several agents to scrape, each with the label `instance` that it gets.
     """
     targets = hosts or ({} if scrape is None else {scrape: scrape})
-    running = Prometheus(folder, targets, host, rules, every_s)
+    running = Prometheus(folder, targets, host, rules, every_s, job)
     try:
         running.wait_until_ready()
         yield running

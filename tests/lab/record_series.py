@@ -1,9 +1,14 @@
 """Records troubles as Prometheus stores them: `python -m tests.lab.record_series KIND FOLDER [MINUTES]`.
 
-KIND is `guests` or `agents`. Agents observe VMs while these, the hosts and the agents get into trouble. One
-Prometheus scrapes the agents, another receives their OTLP; both evaluate the rules of monitoring/. FOLDER
-gets a file of each: the series in promtool's notation, and the alerts that fired. Nothing is scaled: the
-times are those of the rules.
+| kind | records |
+| --- | --- |
+| `guests`, `agents` | agents, hosts and VMs in trouble; one Prometheus scrapes, another receives OTLP |
+| `jobs` | stream jobs in trouble; one Prometheus scrapes them |
+| `silent` | VMs without statistics for an hour; the metrics are read without a Prometheus |
+| `stalls` | a guest whose programs wait for memory; the metrics are read without a Prometheus |
+
+Each Prometheus evaluates the rules of monitoring/. FOLDER gets a file of each: the series in promtool's
+notation, and the alerts that fired. Nothing is scaled: the times are those of the rules.
 """
 
 import sys
@@ -11,10 +16,17 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.lab import agent_troubles, guest_troubles
+from tests.lab import agent_troubles, guest_troubles, job_troubles
+from tests.lab.lone_troubles import Silent, Stalls
 from tests.lab.process import no_child_left
 
-KINDS = {"guests": guest_troubles, "agents": agent_troubles}
+KINDS = {
+    "guests": guest_troubles,
+    "agents": agent_troubles,
+    "jobs": job_troubles,
+    "silent": Silent,
+    "stalls": Stalls,
+}
 
 
 def main(words: Sequence[str]) -> int:

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import yaml
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families,
+)
 
 _GUEST = (
     "memory_available_bytes memory_total_bytes paging_major_faults_total swap_in_bytes_total"
@@ -59,6 +62,42 @@ def timed(points: Mapping[int, str], steps: Mapping[int, str], step_s: int, coun
     """Return the points at their seconds, and from `steps` when the series became stale."""
     ends = {step * step_s: STALE for step in range(1, count) if step - 1 in steps and step not in steps}
     return {**ends, **points}
+
+
+def from_pages(
+    pages: Sequence[str], labels: Mapping[str, str], start_s: float, step_s: int
+) -> dict[str, str]:
+    """Return the series that the rules need, from pages in OpenMetrics' format, one for each step.
+
+    Args:
+        pages: an empty one stands for a scrape that failed.
+        labels: those of the target.
+        start_s: the time of the first page; samples with an earlier time are left out.
+        step_s: from one page to the next.
+    """
+    inside = ",".join(f'{name}="{value}"' for name, value in labels.items())
+    steps: dict[str, dict[int, str]] = {f"up{{{inside}}}": {}}
+    points: dict[str, dict[int, str]] = {}
+    for step, text in enumerate(pages):
+        steps[f"up{{{inside}}}"][step] = str(int(bool(text)))
+        for family in text_string_to_metric_families(text) if text else ():
+            for sample in family.samples:
+                if sample.name not in HELD and sample.name not in TIMED:
+                    continue
+                more = "".join(f',{name}="{value}"' for name, value in sorted(sample.labels.items()))
+                key, value = f"{sample.name}{{{inside}{more}}}", f"{sample.value:.12g}"
+                steps.setdefault(key, {})[step] = value
+                if sample.name in TIMED and sample.timestamp is not None:
+                    second = round(float(sample.timestamp) - start_s)
+                    points.setdefault(key, {}).update({second: value} if second >= 0 else {})
+    count = len(pages)
+    return {
+        name: notation(
+            timed(points[name], values, step_s, count) if name in points else held(values, step_s, count),
+            count * step_s,
+        )
+        for name, values in steps.items()
+    }
 
 
 def notation(values: Mapping[int, str], end: int) -> str:
