@@ -18,7 +18,7 @@ EXIT_STATUS: Mapping[str, str] = {
     "1": "the command ran, and its result is negative; see each command",
     "2": "the configuration or the command line is invalid; nothing was started",
     "3": "the agent cannot start, or what the command needs is not available; see each command",
-    "130": "interrupted by a second signal",
+    "130": "interrupted: run by a second signal, other commands by Ctrl-C",
 }
 FILES: Mapping[str, str] = {
     "/etc/barograph/barograph.yaml": "the configuration of the service",

@@ -36,7 +36,7 @@ def test_every_value_has_a_description_and_every_section_is_closed() -> None:
 def test_the_defaults_are_what_the_schema_allows() -> None:
     defaults = yaml.safe_load(FILES[CHART / "values.yaml"])
 
-    jsonschema.Draft202012Validator(SCHEMA).validate(defaults)  # pyright: ignore[reportUnknownMemberType]
+    jsonschema.Draft202012Validator(SCHEMA).validate(defaults)
 
 
 def test_the_chart_is_of_this_agent() -> None:
@@ -83,4 +83,4 @@ def test_a_value_that_templates_write_without_quotes_adds_nothing(path: str, sta
     for name in path.split("."):
         schema = schema["properties"][name]
 
-    assert not jsonschema.Draft202012Validator(schema).is_valid(start + more)  # pyright: ignore[reportUnknownMemberType]
+    assert not jsonschema.Draft202012Validator(schema).is_valid(start + more)

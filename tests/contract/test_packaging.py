@@ -43,3 +43,16 @@ def test_libvirt_and_nothing_else_is_found_in_the_distribution_s_directories(tmp
     found = subprocess.run(words, check=True, capture_output=True, text=True)
 
     assert found.stdout.split() == ["libvirt"]
+
+
+def test_variables_of_the_caller_add_no_code_to_the_packages_programs() -> None:
+    # The package's scripts run them as root, in the environment of the one who installs or removes it.
+    runs_python = [
+        line
+        for name in ("barograph", "prepare")
+        for line in (TREE / name).read_text().splitlines()
+        if re.search(r"bin/python$|bin/python -|\$python\" -", line)
+    ]
+
+    assert len(runs_python) == 3
+    assert all(re.search(r"python\"? -I\b", line) for line in runs_python), runs_python

@@ -4,7 +4,6 @@ import json
 import os
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +12,11 @@ from typing import Any, cast
 from tests.lab import helm, qemu, setup
 from tests.lab.kafka import RealKafka, Received, consume
 from tests.lab.kubernetes import ADDRESS, NAME, Node
+from tests.lab.local_http import NO_ANSWER, OPENER
 from tests.lab.process import cpu_s, status_of
 
 AGENTS_USER = 10001
 QEMUS_USER = 64055
-_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class Release:
@@ -120,11 +119,11 @@ class Release:
         """Return status and text of the agent's answer; (0, ""): none."""
         url = f"http://{self.pod['status']['podIP']}:19464{path}"
         try:
-            with _direct.open(url, timeout=10) as answer:
+            with OPENER.open(url, timeout=10) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
-        except OSError:
+        except NO_ANSWER:
             return 0, ""
 
     def states(self) -> dict[str, tuple[str, str]]:

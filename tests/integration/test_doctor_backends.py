@@ -1,16 +1,25 @@
 """`barograph doctor` with a real Kafka, a real Collector and a real libvirt."""
 
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.integration.conftest import need
 from tests.integration.domains import with_bindings
 from tests.integration.test_doctor import checked
+from tests.lab import polkit
 from tests.lab.agent import barograph
 from tests.lab.collector import collector
-from tests.lab.kafka import real_kafka
-from tests.lab.libvirt import libvirtd
+from tests.lab.kafka import kafka_cluster, real_kafka
+from tests.lab.libvirt import QEMU_USER, libvirtd
+
+TOPIC = "barograph.samples"
+OTHER = 1234
+"""A user without rights."""
+NOBODY = 65534  # libvirt tells polkit the names of users, so it must have one
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -38,6 +47,41 @@ def test_a_broker_that_advertises_another_name(folder: Path) -> None:
 
     assert levels["broker-resolve"] == "warning"  # another bootstrap server works
     assert levels["broker-advertised"] == "ok"
+
+
+def wait_for_leaders(admin: AdminClient, expected: Sequence[int]) -> None:
+    """Return once the partitions have these leaders; -1: none."""
+    deadline_s = time.monotonic() + 240
+    while True:
+        topic = admin.list_topics(TOPIC, timeout=120).topics.get(TOPIC)
+        leaders = [] if topic is None else [each.leader for _, each in sorted(topic.partitions.items())]
+        if leaders == expected:
+            return
+        assert time.monotonic() < deadline_s, leaders
+        time.sleep(0.1)
+
+
+@pytest.mark.alone  # three brokers need the whole machine: theirs is a session of 3 s
+def test_a_partition_without_a_leader_until_its_broker_is_back(folder: Path) -> None:
+    need("kafka")
+    with kafka_cluster(folder / "kafka") as kafka:
+        admin = AdminClient({"bootstrap.servers": kafka.bootstrap, "log_level": 0})
+        on_each_broker = NewTopic(TOPIC, 3, replica_assignment=[[1], [2], [3]])
+        admin.create_topics([on_each_broker])[TOPIC].result(120)
+
+        words = ("--pre", "--kafka", kafka.bootstrap)
+        wait_for_leaders(admin, [1, 2, 3])
+        before = checked(folder, *words)
+        kafka.brokers[2].kill()
+        wait_for_leaders(admin, [1, 2, -1])
+        without = checked(folder, *words)
+        kafka.brokers[2].begin()
+        wait_for_leaders(admin, [1, 2, 3])
+        after = checked(folder, *words)
+
+    assert before["topic-leaders"] == after["topic-leaders"] == "ok"
+    assert without["topic-leaders"] == "error"
+    assert without["broker-connect"] == "warning"  # the other two work
 
 
 def test_a_collector_without_a_pipeline_for_logs_until_it_has_one(folder: Path) -> None:
@@ -69,3 +113,44 @@ def test_a_libvirt_that_hangs_and_one_that_has_ended(folder: Path) -> None:
     ] * 4
     assert hangs["libvirt-answers"] == "error"
     assert ended["libvirt-reachable"] == "error"
+
+
+def as_user(group: int, user: int = OTHER) -> tuple[str, ...]:
+    """Return a command that runs its arguments as a user in this group, who may read files as root may."""
+    words = ("setpriv", f"--reuid={user}", f"--regid={user}", f"--groups={group}")
+    return (*words, "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
+
+
+@pytest.mark.usefixtures("real_libvirt")
+def test_a_user_who_may_not_manage_vms_until_in_the_group_of_libvirt(folder: Path) -> None:
+    config = 'unix_sock_group = "libvirt-qemu"\nunix_sock_rw_perms = "0770"\n'
+    with libvirtd(folder, "one", config=config) as daemon:
+        words, env = ("--pre", "--libvirt", daemon.uri), with_bindings(HOME=str(folder))
+        denied = checked(folder, *words, within=as_user(OTHER), **env)
+        allowed = checked(folder, *words, within=as_user(QEMU_USER), **env)
+
+    assert denied["libvirt-permission"] == "error"
+    assert denied["libvirt-reachable"] == "ok"
+    assert allowed["libvirt-permission"] == "ok"
+
+
+@pytest.mark.usefixtures("real_libvirt")
+@pytest.mark.parametrize("place", ["uri", "socket"], ids=["configured", "found, through a relay"])
+def test_a_user_whom_polkit_does_not_allow_to_manage_vms_until_it_has_a_rule(
+    folder: Path, place: str
+) -> None:
+    need("polkit")
+    with (
+        libvirtd(folder, "one", config=polkit.CONFIG) as daemon,
+        polkit.polkit(folder / "p", daemon) as asked,
+    ):
+        words, env = ("--pre", "--libvirt", str(getattr(daemon, place))), with_bindings(HOME=str(folder))
+        within = polkit.inside(daemon, *as_user(NOBODY, NOBODY))
+        denied = checked(folder, *words, within=within, **env)
+        asked.allow("nobody")
+        deadline_s = time.monotonic() + 120  # polkit sees the new rule some time later
+        while (allowed := checked(folder, *words, within=within, **env))["libvirt-permission"] != "ok":
+            assert time.monotonic() < deadline_s, allowed
+
+    assert denied["libvirt-permission"] == "error"
+    assert denied["libvirt-reachable"] == "ok"

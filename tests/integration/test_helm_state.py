@@ -65,7 +65,7 @@ def test_the_directory_and_the_agents_files_become_the_agents_alone(state: Path)
 
 
 @pytest.mark.parametrize("owner", [0, OTHER])
-@pytest.mark.parametrize("mode", [0o755, 0o700])
+@pytest.mark.parametrize("mode", [0o755, 0o700, 0])
 def test_a_directory_with_other_files_is_refused_and_left_as_it_is(
     state: Path, owner: int, mode: int
 ) -> None:
@@ -101,6 +101,38 @@ def test_links_of_the_agents_user_lead_nowhere(state: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "2 other files are left\n")
     assert {each.name for each in state.rglob("*")} == {"owed.json", "spool.sqlite.tree", "kept"}
     assert secret.read_text() == "root's"
+
+
+def test_a_file_of_a_third_user_and_what_is_no_file_stay_as_they_are(state: Path) -> None:
+    """That user may still have the file open, and write to it later."""
+    state.chmod(0o777)
+    os.chown(state / "owed.json", OTHER, OTHER)
+    os.mkfifo(state / "spool.sqlite.fifo")
+
+    assert prepare(state).stderr == ""
+
+    others = {"owed.json": OTHER, "spool.sqlite.fifo": 0}
+    assert owners(state) == dict.fromkeys((*OURS, ".barograph-state"), AGENT) | others
+    assert stat.S_IMODE(state.stat().st_mode) == 0o700
+
+
+def test_a_name_that_is_not_utf8_is_refused_like_any_other(state: Path) -> None:
+    (state / os.fsdecode(b"\xff\x1b[31m")).touch()
+
+    done = prepare(state)
+
+    assert done.returncode == 1
+    assert done.stderr.isascii()
+    assert "\x1b" not in done.stderr
+    assert "state.path: the directory has other files in it" in done.stderr
+
+
+def test_a_directory_that_cannot_be_used_is_named(state: Path) -> None:
+    done = run("prepare", state / "spool.sqlite", str(AGENT), str(AGENT))
+
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert "Not a directory" in done.stderr
+    assert owners(state) == dict.fromkeys(OURS, 0)
 
 
 def test_the_agents_files_are_removed_and_others_are_left(state: Path) -> None:

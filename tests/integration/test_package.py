@@ -1,4 +1,4 @@
-"""The Debian package on a host without Kubernetes: installed, run, reloaded, upgraded, killed, removed."""
+"""The package on a host without Kubernetes: installed, run, reloaded, upgraded, killed, removed."""
 
 import re
 import shutil
@@ -14,13 +14,13 @@ import pytest
 from agent import __version__
 from release.manual import FILES
 from release.packages import package as build_package
-from tests.integration.conftest import need
+from tests.integration.conftest import cannot_run, need
 from tests.integration.releasing import ROOT, release
 from tests.lab import debian
-from tests.lab.cache import run
+from tests.lab.cache import CannotHave, run
 from tests.lab.libvirt import libvirtd
 from tests.lab.qemu import guest
-from tests.lab.service_host import SUITES, ServiceHost, service_host
+from tests.lab.service_host import DEBIAN, UBUNTU, ServiceHost, host_image, service_host
 from tests.lab.sim import Hypervisor, simulated
 
 pytestmark = pytest.mark.timeout(2400)  # the host and the package may have to be built
@@ -28,6 +28,7 @@ pytestmark = pytest.mark.timeout(2400)  # the host and the package may have to b
 EXPOSURE_MAX = 1.6  # without ProtectProc=invisible, which hides the QEMU processes
 INSTALL = ("dpkg", "--force-unsafe-io", "--install")  # no fsync for each of four thousand files
 LIBVIRT = "libvirt: [{{uri: 'qemu+unix:///system?socket={socket}-ro', policy: observe}}]\n"
+NO_LIBVIRT = ("jammy",)  # its bindings are for a Python that is too old for the package
 OLDER = "0.0.1"
 CONFIG = "monitors: [/run/vm/*.qmp]\npolling: {{interval: {interval}}}\nspool: {{mode: disk}}\n"
 
@@ -227,30 +228,6 @@ def test_sockets_of_root_s_need_the_drop_in_and_no_more(installed: tuple[Service
     assert host.do("cat", f"{seen}/etc/shadow", f"{seen}/etc/gshadow") == ""  # InaccessiblePaths=
 
 
-def test_a_removal_touches_only_what_is_the_packages(installed: tuple[ServiceHost, Hypervisor]) -> None:
-    host, hypervisor = installed
-    host.do("systemctl", "start", "barograph")
-    host.wait(lambda: intervals(hypervisor) == {1}, "polling is switched on")
-    host.do("systemctl", "stop", "barograph")
-    assert host.do("stat", "-c", "%a %U", "/var/lib/barograph", "/var/lib/barograph/owed.json").split() == [
-        *("700", "barograph"),
-        *("600", "barograph"),
-    ]
-    plant = (
-        "echo secret > /srv/secret; mkdir /var/lib/barograph/tree; touch /var/lib/barograph/tree/kept"
-        " /etc/barograph/password; cd /var/lib/barograph; for name in .owed.json.new spool.sqlite-x; do"
-        " ln -s /srv/secret $name; chown -h barograph $name; done"
-    )
-    host.do("sh", "-c", plant)
-
-    host.do("dpkg", "--purge", "barograph")
-
-    assert intervals(hypervisor) == {0}
-    assert host.do("stat", "-c", "%U %s", "/srv/secret") == "root 7\n"
-    left = host.do("sh", "-c", "cd /var/lib/barograph; find . -mindepth 1 | sort; ls /etc/barograph")
-    assert left.split() == ["./spool.sqlite-x", "./tree", "./tree/kept", "password"]
-
-
 def test_the_service_can_do_little_else(installed: tuple[ServiceHost, Hypervisor]) -> None:
     host, _ = installed
 
@@ -274,54 +251,6 @@ def test_the_manual_and_the_completions_are_there(installed: tuple[ServiceHost, 
     assert host.do("bash", "-c", complete).strip() == "give-back"
 
 
-@pytest.mark.guest
-@pytest.mark.usefixtures("real_libvirt")
-@pytest.mark.parametrize("suite", SUITES)
-def test_it_watches_a_real_qemu_and_a_real_domain_and_is_upgraded_and_purged(
-    suite: str, request: pytest.FixtureRequest, packages: Mapping[str, Path], folder: Path
-) -> None:
-    with ExitStack() as stack:
-        if suite == "bookworm":
-            place: Place = request.getfixturevalue("debian_12")
-            place.host.do("dpkg", "--purge", "barograph")
-        else:
-            place = stack.enter_context(host_of(suite, packages))
-        host = place.host
-        host.begin_log()
-        before = left_on(host)
-        stack.enter_context(guest(place.vms, "plain"))
-        daemon = stack.enter_context(libvirtd(folder, "host", runtime=place.libvirt))
-        daemon.domain("owned", period_s=1)
-        host.do(*INSTALL, f"/dist/{packages['older'].name}")
-        host.do("sh", "-c", "chown barograph /run/vm/plain.qmp")
-        socket = f"/run/libvirt/{daemon.socket.name}"
-        configure(host, CONFIG.format(interval="1s") + LIBVIRT.format(socket=socket))
-
-        host.do("systemctl", "start", "barograph")
-        host.wait(lambda: read_by(host) == {("plain", "qmp"), ("owned", "libvirt")}, "samples of both", 300)
-        first = host.property("MainPID")
-        upgraded = host.try_to(*INSTALL, f"/dist/{packages['deb'].name}")
-        assert upgraded.returncode == 0, upgraded.stderr
-        assert "not empty" not in upgraded.stderr
-        assert former_module_on(host) == ""
-        host.wait(lambda: host.property("MainPID") not in ("0", first), "another process")
-        host.begin_log()
-        host.wait(lambda: read_by(host) == {("plain", "qmp"), ("owned", "libvirt")}, "samples of both", 300)
-
-        host.do("dpkg", "--purge", "barograph")
-        assert left_on(host) == before
-        assert host.try_to("getent", "passwd", "barograph").returncode != 0
-
-
-def former_module_on(host: ServiceHost) -> str:
-    """Return what is left of the module that only the older package has."""
-    return host.do("find", "/opt/barograph", "-name", "former*")
-
-
-def read_by(host: ServiceHost) -> set[tuple[str, str]]:
-    return {(each["vm"]["name"], each["via"]) for each in samples(host) if each["statistics"]}
-
-
 def test_the_environment_sees_libvirt_and_nothing_else_of_the_distribution(
     installed: tuple[ServiceHost, Hypervisor],
 ) -> None:
@@ -334,6 +263,20 @@ def test_the_environment_sees_libvirt_and_nothing_else_of_the_distribution(
     assert host.do("python3", "-c", "import libvirt_qemu") == ""
     assert "ModuleNotFoundError" in host.try_to(python, "-c", "import libvirt_qemu").stderr
     assert "dist-packages" not in host.do(python, "-c", "import sys; print(sys.path)")
+
+
+def test_variables_of_the_caller_add_no_code(installed: tuple[ServiceHost, Hypervisor]) -> None:
+    host, _ = installed
+    host.do("mkdir", "-p", "/tmp/others")
+    host.do(
+        "sh", "-c", "echo 'print(\"others\")' | tee /tmp/others/structlog.py /tmp/others/sitecustomize.py"
+    )
+
+    said = host.do(
+        "env", "PYTHONPATH=/tmp/others", "PYTHONSTARTUP=/tmp/others/structlog.py", "barograph", "version"
+    )
+
+    assert "others" not in said
 
 
 def test_the_files_that_the_configuration_and_the_manual_name_are_there(
@@ -366,12 +309,94 @@ def test_another_python_of_the_distribution_is_prepared_for(
     assert host.do("sh", "-c", compiled).split() == ["common", "python3.11"]
 
 
+def test_a_removal_touches_only_what_is_the_packages(installed: tuple[ServiceHost, Hypervisor]) -> None:
+    host, hypervisor = installed
+    host.do("systemctl", "start", "barograph")
+    host.wait(lambda: intervals(hypervisor) == {1}, "polling is switched on")
+    host.do("systemctl", "stop", "barograph")
+    assert host.do("stat", "-c", "%a %U", "/var/lib/barograph", "/var/lib/barograph/owed.json").split() == [
+        *("700", "barograph"),
+        *("600", "barograph"),
+    ]
+    plant = (
+        "echo secret > /srv/secret; mkdir /var/lib/barograph/tree; touch /var/lib/barograph/tree/kept"
+        " /etc/barograph/password; cd /var/lib/barograph; for name in .owed.json.new spool.sqlite-x; do"
+        " ln -s /srv/secret $name; chown -h barograph $name; done"
+    )
+    host.do("sh", "-c", plant)
+
+    host.do("dpkg", "--purge", "barograph")
+
+    assert intervals(hypervisor) == {0}
+    assert host.do("stat", "-c", "%U %s", "/srv/secret") == "root 7\n"
+    left = host.do("sh", "-c", "cd /var/lib/barograph; find . -mindepth 1 | sort; ls /etc/barograph")
+    assert left.split() == ["./spool.sqlite-x", "./tree", "./tree/kept", "password"]
+
+
+@pytest.mark.guest
+@pytest.mark.usefixtures("real_libvirt")
+@pytest.mark.parametrize("suite", [*DEBIAN, *(pytest.param(each, marks=pytest.mark.long) for each in UBUNTU)])
+def test_it_watches_a_real_qemu_and_a_real_domain_and_is_upgraded_and_purged(
+    suite: str, request: pytest.FixtureRequest, packages: Mapping[str, Path], folder: Path
+) -> None:
+    watched = {("plain", "qmp")}
+    if suite not in NO_LIBVIRT:
+        watched.add(("owned", "libvirt"))
+    if suite in UBUNTU:
+        try:
+            host_image(suite)
+        except CannotHave as error:
+            cannot_run(f"no host with Ubuntu: {error}")
+    with ExitStack() as stack:
+        if suite == "bookworm":
+            place: Place = request.getfixturevalue("debian_12")
+            place.host.do("dpkg", "--purge", "barograph")
+        else:
+            place = stack.enter_context(host_of(suite, packages))
+        host = place.host
+        host.begin_log()
+        before = left_on(host)
+        stack.enter_context(guest(place.vms, "plain"))
+        daemon = stack.enter_context(libvirtd(folder, "host", runtime=place.libvirt))
+        daemon.domain("owned", period_s=1)
+        host.do(*INSTALL, f"/dist/{packages['older'].name}")
+        host.do("sh", "-c", "chown barograph /run/vm/plain.qmp")
+        socket = f"/run/libvirt/{daemon.socket.name}"
+        libvirt = "" if suite in NO_LIBVIRT else LIBVIRT.format(socket=socket)
+        configure(host, CONFIG.format(interval="1s") + libvirt)
+
+        host.do("systemctl", "start", "barograph")
+        host.wait(lambda: read_by(host) == watched, "samples of each VM", 300)
+        first = host.property("MainPID")
+        upgraded = host.try_to(*INSTALL, f"/dist/{packages['deb'].name}")
+        assert upgraded.returncode == 0, upgraded.stderr
+        assert "not empty" not in upgraded.stderr
+        assert former_module_on(host) == ""
+        host.wait(lambda: host.property("MainPID") not in ("0", first), "another process")
+        host.begin_log()
+        host.wait(lambda: read_by(host) == watched, "samples of each VM", 300)
+
+        host.do("dpkg", "--purge", "barograph")
+        assert left_on(host) == before
+        assert host.try_to("getent", "passwd", "barograph").returncode != 0
+
+
+def former_module_on(host: ServiceHost) -> str:
+    """Return what is left of the module that only the older package has."""
+    return host.do("find", "/opt/barograph", "-name", "former*")
+
+
+def read_by(host: ServiceHost) -> set[tuple[str, str]]:
+    return {(each["vm"]["name"], each["via"]) for each in samples(host) if each["statistics"]}
+
+
 @pytest.mark.long
 def test_the_rpm_is_installed_upgraded_from_an_older_version_and_erased(
     installed: tuple[ServiceHost, Hypervisor], packages: Mapping[str, Path]
 ) -> None:
     host, hypervisor = installed
     host.do("dpkg", "--purge", "barograph")
+    host.do("rm", "-rf", "/etc/barograph")  # another test leaves a password in it
     before = left_on(host)
     rpm = ("rpm", "--nodeps")  # rpm does not know Debian's packages
 
@@ -412,5 +437,7 @@ def test_lintian_has_nothing_to_say(packages: Mapping[str, Path]) -> None:
 
 def left_on(host: ServiceHost) -> set[str]:
     places = "/etc /usr /opt /var/lib /run"
-    find = f"find {places} -xdev -name '*barograph*' -not -path '/var/lib/dpkg/*' 2>/dev/null; true"
+    # systemd before version 250 keeps /run/systemd/propagate/UNIT until the host restarts.
+    others = "-not -path '/var/lib/dpkg/*' -not -path '/run/systemd/propagate/*'"
+    find = f"find {places} -xdev -name '*barograph*' {others} 2>/dev/null; true"
     return set(host.do("sh", "-c", find).splitlines())  # dpkg takes an empty /opt away

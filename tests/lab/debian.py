@@ -1,9 +1,11 @@
-"""What the lab takes from Debian: packages installed, and some that are only unpacked."""
+"""What the lab takes from Debian: packages installed, some that are only unpacked, and root file systems."""
 
+import hashlib
 import os
 import shutil
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,7 +13,53 @@ from tests.lab.cache import CannotHave, locked, run, run_to_its_end, say
 
 KERNEL = "linux-image-cloud-amd64"
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+_UBUNTU = "http://archive.ubuntu.com/ubuntu"
+_UBUNTU_KEYRING = (
+    f"{_UBUNTU}/pool/main/u/ubuntu-keyring/ubuntu-keyring_2023.11.28.1_all.deb",
+    "36de43b15853ccae0028e9a767613770c704833f82586f28eb262f0311adb8a8",
+)
+"""Debian 12 has no package of Ubuntu's keys, so they come from Ubuntu, with this SHA-256."""
+_UBUNTU_SUITES = ("jammy", "noble")
+_TIMEOUT_S = 60.0
 _WAIT_FOR_OTHERS = ("-o", "DPkg::Lock::Timeout=300")
+
+
+def bootstrap(suite: str, root: Path, packages: Sequence[str]) -> None:
+    """Make a root file system of a release in `root`, with apt, `packages` and little else.
+
+    Args:
+        suite: the code name of a release of Debian, or of Ubuntu 22.04 (`jammy`) or 24.04 (`noble`).
+        root: the folder to make.
+        packages: the packages that it has in addition.
+
+    Raises:
+        CannotHave: debootstrap failed, or Ubuntu's keys cannot be downloaded.
+    """
+    options = ["--variant=minbase", f"--include={','.join(packages)}"]
+    if suite not in _UBUNTU_SUITES:
+        run(["debootstrap", *options, suite, root])
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        keyring = _ubuntu_keyring(Path(folder))
+        options += ["--components=main,universe", f"--keyring={keyring}"]
+        # The script of all releases of Ubuntu. An older debootstrap does not know the names of newer ones.
+        run(["debootstrap", *options, suite, root, _UBUNTU, "/usr/share/debootstrap/scripts/gutsy"])
+    sources = (f"deb {_UBUNTU} {each} main universe\n" for each in (suite, f"{suite}-updates"))
+    (root / "etc/apt/sources.list").write_text("".join(sources))
+
+
+def _ubuntu_keyring(folder: Path) -> Path:
+    url, digest = _UBUNTU_KEYRING
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response:
+            package = response.read()
+    except OSError as error:
+        raise CannotHave(f"Ubuntu's keys cannot be downloaded: {url}: {error}") from error
+    if hashlib.sha256(package).hexdigest() != digest:
+        raise CannotHave(f"{url} is not the package with Ubuntu's keys: its SHA-256 is another")
+    (folder / "keyring.deb").write_bytes(package)
+    run(["dpkg-deb", "-x", folder / "keyring.deb", folder])
+    return folder / "usr/share/keyrings/ubuntu-archive-keyring.gpg"
 
 
 def install(packages: Sequence[str], why: str, *, there: Callable[[], bool]) -> None:
@@ -62,7 +110,7 @@ def _download_kernel(folder: Path) -> None:
     depends = run(["apt-cache", "depends", "--important", KERNEL])
     names = [word for word in depends.split() if word.startswith("linux-image-") and word != KERNEL]
     if not names:
-        raise CannotHave(f"apt knows no {KERNEL}: the guest's kernel comes from Debian 12's packages")
+        raise CannotHave(f"apt knows no {KERNEL}: the guest's kernel comes from Debian's packages")
     run(["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", names[0]], cwd=folder)
 
 

@@ -37,7 +37,7 @@ _BUILT_FROM = (
     "requirements.lock", "requirements-build.lock",
 )  # fmt: skip
 _BUILT_FROM_LABEL = "barograph.lab.built-from"
-_CHECKOUT_LABEL = "barograph.lab.checkout"
+CHECKOUT_LABEL = "barograph.lab.checkout"
 _KEPT = 6
 
 
@@ -56,16 +56,15 @@ def there() -> bool:
 
 
 def base(suite: str = "bookworm") -> Path:
-    """Return the tar of the base's file system: a release of Debian with Python, no more."""
+    """Return the tar of the base's file system: a release of Debian or Ubuntu with Python, no more."""
     inputs = BASE_INPUTS.replace("bookworm", suite)
     with made("image-base", inputs) as work:
         if work is not None:
             tools()
-            say(f"making a base for images: a small Debian {suite} with Python, a minute")
+            say(f"making a base for images: a small {suite} with Python, a minute")
             with tempfile.TemporaryDirectory(dir=cache()) as folder:
                 root = Path(folder) / "root"
-                packages = "--include=python3,python3-venv,ca-certificates"
-                run(["debootstrap", "--variant=minbase", packages, suite, root])
+                debian.bootstrap(suite, root, ("python3", "python3-venv", "ca-certificates"))
                 for needless in _NEEDLESS:
                     shutil.rmtree(root / needless)
                     (root / needless).mkdir()
@@ -105,7 +104,7 @@ def image(name: str = NAME) -> str:
                     "--label",
                     f"{_BUILT_FROM_LABEL}={_inputs()}",
                     "--label",
-                    f"{_CHECKOUT_LABEL}={ROOT}",
+                    f"{CHECKOUT_LABEL}={ROOT}",
                     "--tag",
                     name,
                     ROOT,
@@ -117,9 +116,9 @@ def image(name: str = NAME) -> str:
 
 
 def _remove_images_of_deleted_checkouts() -> None:
-    listed = run([*PODMAN, "images", "--format=json", "--filter", f"label={_CHECKOUT_LABEL}"])
+    listed = run([*PODMAN, "images", "--format=json", "--filter", f"label={CHECKOUT_LABEL}"])
     for each in cast(list[dict[str, Any]], json.loads(listed)):
-        if not Path(each["Labels"][_CHECKOUT_LABEL]).is_dir():
+        if not Path(each["Labels"][CHECKOUT_LABEL]).is_dir():
             podman("image", "rm", each["Id"])  # fails while a container uses it
 
 

@@ -14,12 +14,12 @@ from uuid import uuid4
 from tests.lab.cache import locked, run, say
 from tests.lab.image import PODMAN, have_base, podman
 
-SUITES = ("bookworm", "trixie")
+DEBIAN = ("bookworm", "trixie")
 """Debian 12 and 13."""
+UBUNTU = ("jammy", "noble")
+"""Ubuntu 22.04 and 24.04."""
 _PACKAGES = "systemd systemd-sysv man-db procps python3-libvirt rpm"
-_CONTAINERFILE = f"""RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y \
- --no-install-recommends {_PACKAGES} && rm -rf /var/lib/apt/lists/*
-"""
+_MORE_PACKAGES = {"jammy": "python3.11"}  # its python3 is 3.10
 # Debian 13's systemd does not start with cgroups v1 unless told to. A container has no modules to load.
 _BOOT = "SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1 systemd.mask=systemd-modules-load.service"
 _ENVIRONMENT = ("env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root")
@@ -89,10 +89,10 @@ def service_host(suite: str, *volumes: str) -> Generator[ServiceHost]:
     """Such a host, which has booted; gone at the end of the block.
 
     Args:
-        suite: its release of Debian, one of `SUITES`.
+        suite: its release, one of `DEBIAN` and `UBUNTU`.
         volumes: what it sees of this machine, as podman has it: `FROM:TO`.
     """
-    image = _image(suite)
+    image = host_image(suite)
     name = f"barograph-test-{uuid4().hex[:12]}"
     mounts = [word for volume in volumes for word in ("--volume", volume)]
     # systemd needs its rights; without a network nobody of this machine is reached.
@@ -108,17 +108,25 @@ def service_host(suite: str, *volumes: str) -> Generator[ServiceHost]:
         podman("rm", "--force", "--time=0", name)
 
 
-def _image(suite: str) -> str:
-    """Return the image of such a host, made if it is missing."""
+def host_image(suite: str) -> str:
+    """Return the image of such a host, made if it is missing.
+
+    Raises:
+        CannotHave: it cannot be made; the message says why.
+    """
+    packages = f"{_PACKAGES} {_MORE_PACKAGES.get(suite, '')}".strip()
+    containerfile = f"""RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y \
+ --no-install-recommends {packages} && rm -rf /var/lib/apt/lists/*
+"""
     name = (
-        f"localhost/barograph-service-host-{suite}:{hashlib.sha256(_CONTAINERFILE.encode()).hexdigest()[:12]}"
+        f"localhost/barograph-service-host-{suite}:{hashlib.sha256(containerfile.encode()).hexdigest()[:12]}"
     )
     with locked(f"service-host-{suite}"):
         if podman("image", "exists", name).returncode:
             base = have_base(suite)
-            say(f"making a host with systemd, Debian {suite}, a minute")
+            say(f"making a host with systemd, {suite}, a minute")
             with tempfile.TemporaryDirectory() as folder:
-                (Path(folder) / "Containerfile").write_text(f"FROM {base}\n{_CONTAINERFILE}")
+                (Path(folder) / "Containerfile").write_text(f"FROM {base}\n{containerfile}")
                 build = ("build", "--quiet", "--pull=never", "--isolation=chroot", "--network=host")
                 run([*PODMAN, *build, "--volume", "/etc/ssl/certs:/etc/ssl/certs:ro", "--tag", name, folder])
     return name

@@ -23,6 +23,7 @@ QEMU = "qemu-system-x86_64"
 CHROMIUM = "chromium-headless-shell"
 LIBVIRT_PACKAGES = ("libvirt-daemon", "libvirt-daemon-driver-qemu", "libvirt-clients")
 LIBVIRT_BINDINGS = "python3-libvirt"
+POLKITD = Path("/usr/lib/polkit-1/polkitd")
 NEWER_QEMU_PACKAGES = ("qemu-system-x86", "qemu-system-data", "seabios")
 
 GUEST_MODULES = (
@@ -75,6 +76,11 @@ go 1.25
 require github.com/prometheus/prometheus v0.305.0
 replace github.com/fsnotify/fsnotify v1.8.0 => github.com/fsnotify/fsnotify v1.7.0
 """
+
+TELEGRAF_VERSION = "1.37.2"
+TELEGRAF = f"github.com/influxdata/telegraf/cmd/telegraf@v{TELEGRAF_VERSION}"
+TELEGRAF_TAGS = "custom,inputs.libvirt,outputs.file,serializers.influx"
+"""The plugins of a custom build (telegraf, docs/CUSTOMIZATION.md)."""
 
 HELM = "helm.sh/helm/v3/cmd/helm@v3.22.0"
 
@@ -479,6 +485,14 @@ def libvirt() -> Path:
     return place("libvirt-python", LIBVIRT_BINDINGS)
 
 
+def polkit() -> Path:
+    """Return the daemon that a libvirtd asks who may manage VMs; D-Bus is there too then."""
+    debian.install(
+        ["polkitd", "dbus"], "decides who may manage VMs", there=_on_path(str(POLKITD), "dbus-daemon")
+    )
+    return POLKITD
+
+
 def chromium() -> Path:
     """Return the browser that the page is tested in: without a display, and with a font."""
     debian.install(
@@ -491,6 +505,25 @@ def collectd() -> Path:
     """Return collectd, whose virt plugin others read libvirt with."""
     debian.install(["collectd-core"], "what others read libvirt with", there=_on_path("collectd"))
     return Path(shutil.which("collectd") or "collectd")
+
+
+def telegraf() -> Path:
+    """Return telegraf's binary, with the plugins that the comparison needs and no others.
+
+    It is not one of `PIECES`, because only the comparison needs it, and the build takes long.
+
+    Raises:
+        CannotHave: even if it is not built within half an hour.
+    """
+    inputs = f"{TELEGRAF} {TELEGRAF_TAGS}"
+    with made("telegraf", inputs) as work:
+        if work is not None:
+            tool = go()
+            say("building telegraf, up to half an hour: another tool that reads libvirt")
+            env = _go_environment(tool, GOBIN=str(work), GOFLAGS="-buildvcs=false")
+            build = [tool, "install", "-tags", TELEGRAF_TAGS, "-ldflags=-s -w", TELEGRAF]
+            run(["timeout", "30m", "nice", "--adjustment=19", *build], env=env)
+    return place("telegraf", inputs) / "telegraf"
 
 
 def _faketime() -> Path | None:
@@ -525,6 +558,7 @@ PIECES: Mapping[str, Piece] = {
             and _built("libvirt-python", LIBVIRT_BINDINGS)()
         ),
     ),
+    "polkit": Piece(polkit, _on_path(str(POLKITD), "dbus-daemon")),
     "helm": Piece(helm, _built("helm", HELM)),
     "kube-score": Piece(kube_score, _built("kube-score", KUBE_SCORE)),
     "kubernetes": Piece(kubernetes, _built("kubernetes", KUBERNETES_INPUTS)),

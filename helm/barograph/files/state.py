@@ -23,21 +23,21 @@ def refuse_foreign(names):
 
 
 def opened(directory):
-    """Return the directory, open. From here on no other user can change it."""
+    """Return the directory, open, and the user who owned it. From here on no other user can change it."""
     before = os.stat(directory)
-    if before.st_uid == 0 or before.st_mode & 0o005 == 0o005:  # root without capabilities may read it
+    readable = 0o500 if before.st_uid == 0 else 0o005  # by root without capabilities
+    if before.st_mode & readable == readable:
         refuse_foreign(os.listdir(directory))
     os.chown(directory, 0, 0)
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    mode = stat.S_IMODE(before.st_mode)
     try:
-        os.fchmod(descriptor, 0o700)
+        os.chmod(directory, 0o700)  # before it is opened, which the mode may not allow
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         refuse_foreign(os.listdir(descriptor))
     except BaseException:
-        os.fchmod(descriptor, mode)
-        os.fchown(descriptor, before.st_uid, before.st_gid)
+        os.chmod(directory, stat.S_IMODE(before.st_mode))
+        os.chown(directory, before.st_uid, before.st_gid)
         raise
-    return descriptor
+    return descriptor, before.st_uid
 
 
 def own_files(directory):
@@ -48,12 +48,13 @@ def own_files(directory):
             yield name, status
 
 
-def prepare(directory, user, group):
+def prepare(directory, owner, user, group):
     if MARKER not in os.listdir(directory):
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         os.close(os.open(MARKER, flags, 0o600, dir_fd=directory))
     for name, status in own_files(directory):
-        if status.st_nlink == 1:  # another name of the file may be anywhere
+        # Another name of the file may be anywhere, and any other user may still have the file open.
+        if status.st_nlink == 1 and status.st_uid in (0, owner, user):
             os.chown(name, user, group, dir_fd=directory, follow_symlinks=False)
     os.fchown(directory, user, group)
 
@@ -67,7 +68,12 @@ def remove(directory):
 
 if __name__ == "__main__":
     verb, path, *ids = sys.argv[1:]
-    if verb == "prepare":
-        prepare(opened(path), *map(int, ids))
-    else:
-        remove(opened(path))
+    try:
+        state, owner = opened(path)
+        if verb == "prepare":
+            prepare(state, owner, *map(int, ids))
+        else:
+            remove(state)
+    except OSError as error:
+        where = error.filename or path
+        sys.exit(f"state.path: {where!r}: {error.strerror}; correct it on the node, or use another directory")
