@@ -65,6 +65,7 @@ class Guest:
         self.ballooned_bytes = 0
         self.dirty_bytes = 0
         self.churns = kind is Kind.CHURNING
+        self.thrashes = False
         self._tags = tags
         self._random = random.Random(seed)
         self._usual_ns = self._random.uniform(1.5, 8) * MS
@@ -78,6 +79,10 @@ class Guest:
         self.crashed = False
         self.ballooned_bytes = self.dirty_bytes = 0
         self._counters = {SWAP_IN: 0, SWAP_OUT: 0, MAJOR: 0, FAULTS: 700 + self._random.randrange(300)}
+
+    def run_out_of_memory(self) -> None:
+        """Let the kernel kill a process because memory ran out."""
+        self._counters[OOM_KILLS] = self._counters.get(OOM_KILLS, 0) + 1
 
     @property
     def loads_driver(self) -> bool:
@@ -115,6 +120,11 @@ class Guest:
             used += total // 4 * ((up_ns + self._phase_ns) // (2 * SECOND) % 2)
         if self.kind is Kind.LEAKING:
             used += self._leak(up_ns, total)
+        if self.thrashes:
+            used = total
+            for tag in (SWAP_IN, SWAP_OUT):
+                counters[tag] += 32 * MIB
+            counters[MAJOR] += 1_000
         counters[FAULTS] += rng.randrange(200)
         used = min(used, total - caches)
         free = (total - used - caches) & -PAGE

@@ -8,6 +8,8 @@ Each message is a line of JSON: `{"order": ORDER, "vm": NAME}` is answered with 
 | `pause`, `cont`, `reset`, `quit`, `interval SECONDS` | as another QMP client would do it |
 | `hello` | nothing; fails if the guest does not answer |
 | `load`, `unload`, `dirty MIB`, `clean`, `churn` | the guest loads or unloads its driver, or uses memory |
+| `thrash`, `calm` | the guest works with more than its memory, and swaps, until `calm` |
+| `oom` | the guest's kernel kills a process because memory ran out |
 | `reboot`, `poweroff`, `crash` | the guest reboots, powers off or crashes |
 | `become KIND` | the guest changes its behavior |
 | `freeze`, `thaw` | as SIGSTOP and SIGCONT: nothing is accepted, read or sent in between |
@@ -36,7 +38,20 @@ from simulator.spec import BUSES, Spec
 from simulator.versions import VERSIONS
 
 _GUEST_ORDERS = frozenset(
-    {"hello", "load", "unload", "dirty", "clean", "churn", "reboot", "poweroff", "crash"}
+    {
+        "hello",
+        "load",
+        "unload",
+        "dirty",
+        "clean",
+        "churn",
+        "thrash",
+        "calm",
+        "oom",
+        "reboot",
+        "poweroff",
+        "crash",
+    }
 )
 
 
@@ -74,7 +89,7 @@ def parse_spec(members: Mapping[str, object]) -> Spec:
     try:
         values = dict(members)
         values["guest"] = Kind(str(values.get("guest", Kind.STEADY)))
-        spec = Spec(**values)  # pyright: ignore[reportArgumentType]
+        spec = Spec(**values)  # pyrefly: ignore[bad-argument-type]
     except (TypeError, ValueError) as error:
         raise Refused(str(error)) from None
     if spec.bus not in BUSES or spec.version not in VERSIONS:
@@ -157,6 +172,10 @@ def _perform_in_guest(qemu: Qemu, verb: str, argument: str, now: Now) -> None:
             qemu.guest.dirty_bytes = 0
         case "churn":
             qemu.guest.churns = True
+        case "thrash" | "calm":
+            qemu.guest.thrashes = verb == "thrash"
+        case "oom":
+            qemu.guest.run_out_of_memory()
         case "reboot":
             qemu.system_reset(now, by_guest=True)
         case "poweroff":

@@ -48,7 +48,7 @@ class Session:
             answer = self._dispatch(request, now)
         except Refused as refused:
             error = json.dumps({"class": refused.error_class, "desc": str(refused)})
-            head = f'{{"id": {request_id}, ' if request_id else "{"
+            head = f'{{"id": {request_id}, ' if request_id else "{"  # pyrefly: ignore[redundant-condition]
             return f'{head}"error": {error}}}\r\n'.encode()
         tail = f', "id": {request_id}}}' if request_id else "}"
         return f'{{"return": {answer}{tail}\r\n'.encode()

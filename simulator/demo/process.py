@@ -110,6 +110,8 @@ class AgentProcess:
         folder.mkdir(parents=True, exist_ok=True)
         self.stdout, self.stderr = folder / "agent.out", folder / "agent.err"
         argv = [*within, sys.executable, "-m", "agent", "run", *arguments]
+        # An agent that ran in the folder before has left its log in the same file.
+        self._log_begins_bytes = self.stderr.stat().st_size if self.stderr.exists() else 0
         self.process = start(argv, self.stdout, errors=self.stderr, cwd=PACKAGE_ROOT, env=env)
 
     def cpu_s(self) -> float:
@@ -121,13 +123,13 @@ class AgentProcess:
         return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * resource.getpagesize()
 
     def wait_for_log(self, text: str, timeout_s: float = 120.0) -> None:
-        """Wait until the log contains `text`.
+        """Wait until the log of this agent contains `text`.
 
         Raises:
             RuntimeError: the agent has ended or the timeout has expired; the message has the end of its log.
         """
         wait_until(
-            lambda: text in self.stderr.read_text(),
+            lambda: text.encode() in self.stderr.read_bytes()[self._log_begins_bytes :],
             f"the agent's log line {text!r}",
             self.process,
             self.stderr,

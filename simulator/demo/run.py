@@ -36,7 +36,7 @@ PARENT_BYTES_MAX = 60
 _NOT_REPORTING_MAX = 12
 """The summary names at most this many VMs that do not report."""
 
-_START_TIMEOUT_S = 60
+_START_TIMEOUT_S = 240
 _SETTINGS = {"BAROGRAPH_LINES__ENABLED": "true", "BAROGRAPH_WEB__ENABLED": "false"}
 
 

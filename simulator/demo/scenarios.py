@@ -135,11 +135,11 @@ _NEIGHBOURS = (
 
 SCENARIOS: Mapping[Scenario, Script] = {
     Scenario.DAY: Script(
-        "shows every VM state. A guest unloads and reloads its balloon driver, one panics, one reboots; a VM "
-        "is paused and its statistics are turned off; one QEMU is killed and started again, one freezes. "
-        "Others never report: no driver, no balloon, Windows without the balloon service, a "
-        "monitor used by another tool, a clone with the UUID of another VM. The agent checks the polling "
-        "intervals every second instead of every 30 s.",
+        "shows every VM state. A guest unloads and reloads its balloon driver, one panics, one reboots, "
+        "one loads its driver late; a VM is paused, and later its statistics are turned off; one QEMU is "
+        "killed and started again, one freezes. Others never report: no balloon, Windows without the balloon "
+        "service, a monitor used by another tool, a clone with the UUID of another VM. The agent checks the "
+        "polling intervals every second instead of every 30 s.",
         vms=len(_DAY),
         seconds=60,
         roles=_DAY,
@@ -162,7 +162,7 @@ SCENARIOS: Mapping[Scenario, Script] = {
         other_guests=("leaking", "churning"),
     ),
     Scenario.FLEET: Script(
-        "starts with many VMs whose statistics are off: shows how soon each has its first sample, and how "
+        "starts with many VMs whose statistics are off, and shows how soon each has its first sample and how "
         "much CPU the agent uses afterwards.",
         vms=250,
         seconds=30,

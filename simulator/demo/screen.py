@@ -202,7 +202,7 @@ def summary(
         )
     console.print(
         "lag: time from an update in QEMU until the agent read it, once the agent knew the VM's cadence.\n"
-        "learning: the longest such time before that. A silent VM is read once per polling interval, so the\n"
+        "learning: the longest lag before that. A silent VM is read once per polling interval, so the\n"
         "first update after a silence can be that late.\n",
         style="dim",
     )
@@ -275,15 +275,20 @@ def _ms(values: Sequence[float], share: float, before: str = "") -> str:
 
 
 def readings(records: Records, from_ms: float) -> str:
-    """Return a line on how often the agent read QEMU for each sample, by its own counters."""
+    """Return a line on how often the agent read QEMU for each sample, by its own counters.
+
+    A record leaves out the counters that are 0.
+    """
     states: list[Mapping[str, Any]] = records.agent
     last: Mapping[str, int] = states[-1]["counters"] if states else {}
     total = f"{count_of(last.get('readings', 0), 'reading')} for {count_of(last.get('samples', 0), 'sample')}"
     later = [each["counters"] for each in states if each["observed_at_ms"] >= from_ms]
-    samples = last.get("samples", 0) - later[0].get("samples", 0) if later else 0
+    count, samples = (
+        last.get(name, 0) - later[0].get(name, 0) if later else 0 for name in ("readings", "samples")
+    )
     if not samples:
         return f"{total} in total"
-    ratio = (last["readings"] - later[0]["readings"]) / samples
+    ratio = count / samples
     known = f"{ratio:.2f} readings per sample once the cadence was known ({count_of(samples, 'sample')})"
     return f"{known}; {total} in total"
 

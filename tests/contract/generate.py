@@ -91,9 +91,9 @@ The agent sends these metrics over OTLP and shows them at `/metrics`. Temporalit
 names in Prometheus are those of its default translation.
 
 Over OTLP each VM is a resource of its own. Its identity is also on the points, unless `identity: resource`
-is set, because Prometheus drops most attributes of a resource. Resources and scopes name the registry and its
-version in `schema_url`, `{SCHEMA_URL}`: see `schemas/metrics/manifest.yaml`. Nothing can be
-fetched there.
+is set, because Prometheus drops most attributes of a resource. The `schema_url` of resources and scopes,
+`{SCHEMA_URL}`, identifies the registry and its version (`schemas/metrics/manifest.yaml`). It is
+only a name: nothing can be fetched there.
 
 `/metrics` uses the names in Prometheus and shows attributes as labels, with `_` for `.`. The format is
 OpenMetrics, or the older text format for clients that accept only that one. A guest's values are shown only
@@ -113,7 +113,7 @@ this table has it. Do not build on these names. They are not shown at `/metrics`
 ## Pressure
 
 The agent derives these metrics from a guest's samples: [pressure.md](pressure.md). The time of a point is
-`last_update`. A sample with origin `unsolicited` has no point, and neither has a guest whose statistics give
+`last_update`. There is no point for a sample with origin `unsolicited`, or for a guest whose statistics give
 no component of the score.
 """
 
@@ -135,18 +135,18 @@ The agent sends its own metrics every `otlp.interval` from a resource of its own
 does not depend on the VMs.
 
 `barograph.lag` is an upper bound. QEMU gives the time of an update in whole seconds, so its exact arrival is
-unknown. The lag is measured from the last instant at which the update cannot have been there, to the reading
-that showed it. That instant is the last of these: the previous reading, one interval after the previous
+unknown. The lag is measured from the earliest time at which the update can have arrived, to the reading that
+showed it. That earliest time is the latest of these: the previous reading, one interval after the previous
 update, and the start of the update's own second. Only updates with origin `poll` are measured, since the age
 of others is not known. The true lag is mostly a few milliseconds.
 
-These hold at any instant, so every loss is counted. At `/metrics` all of the agent's own metrics are of one
-instant.
+These equations hold at any time, so every loss is counted. At `/metrics` all of the agent's own metrics are
+taken at the same time.
 
 - `readings` = `samples` + `repeats` + `coalesced`; together with `readings_refused` these are all answers;
 - `queued` + `carried` = `delivered` + `queue.size` + `dropped` + `dead_lettered`, for each sink;
 - `queued` to `kafka.samples` = `samples`, to `kafka.states` = `state_events` + `agent_events`, and to
-  `kafka.memory` = `memory_records`; `otlp.logs` gets those of the states that are no heartbeats.
+  `kafka.memory` = `memory_records`; `otlp.logs` gets the state records except heartbeats.
 """
 
 
@@ -164,8 +164,8 @@ _EVENTS = """
 
 Over OTLP the agent also sends each change of a VM's or its own state as a log record, unless
 `otlp.logs: false` is set or the backend accepts no logs. Each record has an event name. Its body is the
-detail, a sentence for people. Its severity is `WARN` for states that people should know of, else `INFO`. Its
-time is that of the change. Its resource is that of the VM's metrics, or of the agent's own. The identity of a
+detail, a sentence for people. Its severity is `WARN` for states that need attention, else `INFO`. Its time is
+that of the change. Its resource is that of the VM's metrics, or of the agent's own. The identity of a
 VM is on the record too, unless `identity: resource` is set. Heartbeats are not sent.
 
 If metrics and logs have different backends, set `otlp.logs_endpoint` to the whole URL for the logs. Here

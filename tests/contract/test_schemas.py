@@ -55,7 +55,7 @@ def label(path: Path) -> str:
 
 
 def failing_places(schema: Schema, document: Any) -> set[str]:
-    errors = Draft202012Validator(schema).iter_errors(document)  # pyright: ignore[reportUnknownMemberType]: its stub is untyped
+    errors = Draft202012Validator(schema).iter_errors(document)
     return {".".join(str(part) for part in error.absolute_path) or "root" for error in errors}
 
 

@@ -14,10 +14,10 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics import parser
 
 from tests.lab.agent import AgentProcess
+from tests.lab.local_http import NO_ANSWER, OPENER
 
 WEB = {"BAROGRAPH_WEB__ENABLED": "true", "BAROGRAPH_WEB__LISTEN": "127.0.0.1:0"}
 _EVERY_S = 0.1  # at two cores, three guests and an agent
-_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _parse = cast("Callable[[str], list[Metric]]", parser.text_string_to_metric_families)  # it has no types
 
 
@@ -31,7 +31,7 @@ def ask(url: str, path: str, host: str | None = None) -> tuple[int, str]:
     """Return status and text of an answer, whatever the status; `host` is sent instead of the URL's."""
     headers = {} if host is None else {"Host": host}
     try:
-        with _direct.open(urllib.request.Request(url + path, headers=headers), timeout=60) as answer:
+        with OPENER.open(urllib.request.Request(url + path, headers=headers), timeout=60) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -96,7 +96,7 @@ class Audit:
                 continue
             try:
                 _, text = ask(url, "metrics")
-            except (OSError, ValueError):  # killed, or stopped, perhaps in the middle of an answer
+            except (*NO_ANSWER, ValueError):  # killed, or stopped, perhaps in the middle of an answer
                 continue
             if not text.endswith("# EOF\n"):
                 continue

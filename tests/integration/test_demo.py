@@ -12,7 +12,7 @@ from rich.console import Console
 
 from simulator.demo.measure import STEADY_AFTER, Shown
 from simulator.demo.records import Document, Records
-from simulator.demo.screen import lags_ms, summary
+from simulator.demo.screen import lags_ms, readings, summary
 from tests.lab.process import kill, no_child_left, start, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -96,6 +96,16 @@ def test_lags_while_the_cadence_is_learned_are_separate() -> None:
     assert 800 not in steady + learning, "the first update may be older than the agent"
     assert steady == [50, 7, 7, 7, 7, 8]
     assert learning == [*[50] * (STEADY_AFTER - 1), 600, *[90] * (STEADY_AFTER - 1)]
+
+
+def test_readings_are_counted_from_a_record_without_the_counter() -> None:
+    records = Records()
+    for at_ms, counters in ((1000, {}), (2000, {"readings": 5, "samples": 4})):
+        records.add({"schema": "barograph.agent.state/1.0", "observed_at_ms": at_ms, "counters": counters})
+
+    assert readings(records, 0) == (
+        "1.25 readings per sample once the cadence was known (4 samples); 5 readings for 4 samples in total"
+    )
 
 
 def all_polled(output: str) -> bool:

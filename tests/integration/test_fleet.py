@@ -12,7 +12,7 @@ from tests.lab.agent import agent
 from tests.lab.bench_fleet import MIB, Run, measure, show
 from tests.lab.sim import simulated
 
-pytestmark = [pytest.mark.alone, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.alone, pytest.mark.paired, pytest.mark.timeout(900)]
 
 ANSWER_S = 0.014
 """What a steady guest takes at most."""

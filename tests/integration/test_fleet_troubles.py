@@ -18,7 +18,7 @@ from tests.lab.measure import Comparison, compare, quantile
 from tests.lab.qemu import BALLOON
 from tests.lab.sim import Hypervisor, SimulatedVm, simulated
 
-pytestmark = [pytest.mark.alone, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.alone, pytest.mark.paired, pytest.mark.timeout(900)]
 
 LATE_S = 3.0  # what a loaded machine may add to a deadline
 READING_DEADLINE_S = 1.0  # the default
@@ -238,7 +238,6 @@ def test_guests_off_the_beat_lose_nothing_and_do_not_stall(folder: Path) -> None
     promised(seen.lag_ms(slow, 0.99) <= 250, f"slow guests: lag p99 {seen.lag_ms(slow, 0.99):.0f} ms")
 
 
-@pytest.mark.paired
 def test_guests_that_die_stall_in_time_and_nobody_else_does(folder: Path) -> None:
     """A dying guest answers for 8 to 40 s; after that it has stalled, once its deadline is over."""
     with simulated(folder, vms=12, guests="steady:1,dying:1,slow:1") as hypervisor:

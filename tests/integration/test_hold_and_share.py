@@ -79,6 +79,7 @@ def beside_a_tool(folder: Path, interval_s: int, seconds: float) -> tuple[Met, M
 
 
 @pytest.mark.alone
+@pytest.mark.paired
 @best_of_three
 def test_a_tool_on_a_shared_monitor_never_fails_and_waits_for_a_visit_at_most(folder: Path) -> None:
     quiet, beside = beside_a_tool(folder, 2, 20)
@@ -102,6 +103,7 @@ def test_a_tool_on_a_shared_monitor_never_fails_over_minutes(folder: Path, inter
 
 
 @pytest.mark.alone
+@pytest.mark.paired
 @best_of_three
 def test_a_visit_ends_within_a_tenth_of_a_second(folder: Path) -> None:
     place = shared_folder(folder)
@@ -180,6 +182,7 @@ def test_a_held_monitor_keeps_room_for_others_and_the_next_one_gets_it(folder: P
 
 
 @pytest.mark.alone
+@pytest.mark.paired
 @best_of_three
 def test_what_hold_hears_is_said_within_fifty_milliseconds(folder: Path) -> None:
     trials = 20

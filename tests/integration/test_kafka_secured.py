@@ -1,6 +1,5 @@
 """The Kafka sink against a real broker with TLS, logins and ACLs: deliveries, and reasons."""
 
-# pyright: reportPrivateImportUsage=false, reportUnknownMemberType=false
 # confluent_kafka.admin declares no types for these.
 
 from collections.abc import Generator

@@ -19,9 +19,12 @@ from simulator.demo.measure import decoded
 from tests.lab import cache, qemu, setup
 from tests.lab.collector import Collector, Point, problems
 from tests.lab.kafka import EmbeddedKafka, RealKafka, consume
+from tests.lab.local_http import OPENER
 from tests.lab.observer import Observer
+from tests.lab.played_troubles import Habit, Step, play
 from tests.lab.process import is_running, no_child_left, start, wait_until
 from tests.lab.prometheus import Prometheus
+from tests.lab.recorded_series import from_pages
 
 ROOT = Path(__file__).parents[2]
 MIB = 1024 * 1024
@@ -365,8 +368,7 @@ def request(value: int, now_ns: int) -> Mapping[str, Any]:
 def post(url: str, document: Mapping[str, Any]) -> None:
     body = json.dumps(document).encode()
     headers = {"Content-Type": "application/json"}
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with direct.open(urllib.request.Request(f"{url}/v1/metrics", body, headers), timeout=60) as answer:
+    with OPENER.open(urllib.request.Request(f"{url}/v1/metrics", body, headers), timeout=60) as answer:
         assert answer.status == 200
 
 
@@ -430,3 +432,35 @@ def test_prometheus_takes_otlp_and_answers(own_prometheus: Prometheus) -> None:
 
     assert gauge["value"][1] == "5"
     assert gauge["metric"]["job"] == "lab"
+
+
+# --- recordings of series ---
+
+
+def test_a_recording_goes_on_after_a_step_that_fails() -> None:
+    done: list[str] = []
+
+    def times_out() -> None:
+        raise subprocess.TimeoutExpired("a command", 180)
+
+    steps = [Step(0, "a", "fails", times_out), Step(0, "b", "works", lambda: done.append("b"))]
+    play({}, time.time(), 0.01, steps, [Habit(-1, 1, times_out)])
+
+    assert done == ["b"]
+
+
+def test_pages_become_series_with_gaps_and_ends() -> None:
+    readings = "# TYPE barograph_readings counter\nbarograph_readings_total"
+    state = '# TYPE qemu_vm_state_reason gauge\nqemu_vm_state_reason{qemu_vm_name="a"} 1\n'
+    kills = "# TYPE qemu_vm_guest_oom_kills counter\nqemu_vm_guest_oom_kills_total 3 1007\n"
+    other = "# TYPE other gauge\nother 1\n"
+    pages = [f"{readings} 12345678\n{state}{kills}{other}# EOF\n", f"{readings} 12345679\n# EOF\n", ""]
+
+    series = from_pages(pages, {"job": "barograph"}, 1_000, 15)
+
+    assert series == {
+        'up{job="barograph"}': "1x29 0x14",
+        'barograph_readings_total{job="barograph"}': "12345678x14 12345679x14 stale _x14",
+        'qemu_vm_state_reason{job="barograph",qemu_vm_name="a"}': "1x14 stale _x29",
+        'qemu_vm_guest_oom_kills_total{job="barograph"}': "_x7 3 _x7 stale _x29",
+    }

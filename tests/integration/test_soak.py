@@ -39,7 +39,7 @@ class Broker:
     name = "kafka.samples"
     batch_bytes_max = 1 << 20
     batch_records_max = 1_000
-    problem = None
+    problem: str | None = None
 
     def __init__(self) -> None:
         self.away = False

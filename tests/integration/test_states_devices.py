@@ -4,9 +4,11 @@ On the machine's QEMU (Debian 12's 7.2 in CI) and on a newer one (10), as each t
 `-machine none`, which has no balloon, is in test_states_on_real_guests.
 """
 
+import socket
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -99,3 +101,36 @@ def test_memory_plugged_in_is_in_the_balloons_size_and_samples_go_on(
         assert [each["sequence"] for each in samples] == list(range(1, len(samples) + 1))
         assert len({each["epoch"] for each in samples}) == 1
         assert {state for state, _ in lines.words(vm.qmp)} == {"connecting", "reporting"}
+
+
+def write_actual(vm: qemu.Vm, qtest: Path, pages: int) -> None:
+    """Write to the balloon's configuration the size that only its driver in the guest writes."""
+    with vm.monitor() as monitor:
+        (bus,) = cast(Any, monitor.command("query-pci"))
+    (device,) = (each for each in bus["devices"] if each["qdev_id"] == "balloon0")
+    (region,) = (each for each in device["regions"] if each["bar"] == 4)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(qtest))
+        # virtio-pci.c: the device's configuration; virtio_balloon.h: `actual` is its second field.
+        client.sendall(f"writel {region['address'] + 0x2004:#x} {pages:#x}\n".encode())
+        assert client.recv(100).startswith(b"OK")
+
+
+def test_a_guest_that_writes_an_impossible_size_of_its_balloon_is_read_on(
+    folder: Path, each_qemu: Sequence[str]
+) -> None:
+    qtest = folder / "qtest"
+    extra = ("-qtest", f"unix:{qtest},server=on,wait=off", "-qtest-log", "none")
+    with qemu.guest(folder, "g", *extra, command=each_qemu) as vm:
+        write_actual(vm, qtest, 0xFFFF_FFFF)
+        with vm.monitor() as monitor:
+            assert cast(Any, monitor.command("query-balloon"))["actual"] < 0
+        with agent(folder, *watch(folder)) as process:
+            lines = Lines(process)
+            samples = lines.wait_for_samples("g", 3)
+            assert "unreachable" not in {state for state, _ in lines.words(vm.qmp)}
+            assert all("balloon" not in each for each in samples)
+
+            write_actual(vm, qtest, 1)
+            lines.wait(lambda: "balloon" in lines.samples("g")[-1], "the size of the balloon")
+            assert lines.samples("g")[-1]["balloon"]["actual_bytes"] == 128 * MIB - 4096

@@ -6,6 +6,7 @@ On the machine's QEMU (Debian 12's 7.2 in CI) and on a newer one (10), as each t
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -30,14 +31,18 @@ def reporting(folder: Path, command: Sequence[str], *extra: str) -> Generator[tu
     ):
         lines = Lines(process)
         lines.wait_for_samples("g", 3)
-        assert lines.words(vm.qmp)[-1] == ("reporting", "advancing")
+        lines.wait_for_state(vm.qmp, "reporting")
         yield vm, lines
 
 
 def since(lines: Lines, vm: qemu.Vm) -> list[tuple[str, str]]:
-    """What was said of the VM since it reported first."""
-    words = lines.words(vm.qmp)
-    return words[words.index(("reporting", "advancing")) + 1 :]
+    """What was said of the VM since it reported first.
+
+    A QEMU that had no CPU for a second is left out: on a busy machine it is `unreachable` meanwhile.
+    """
+    words = [each for each in lines.words(vm.qmp) if each != ("unreachable", "no_answer")]
+    begun = words.index(("reporting", "advancing"))
+    return [word for before, word in pairwise(words[begun:]) if word != before]
 
 
 def reset(vm: qemu.Vm, *more: str) -> None:
@@ -147,9 +152,9 @@ def test_a_suspended_guest_is_paused_and_not_stalled(folder: Path, each_qemu: Se
         with qemu.Monitor(vm.hands) as monitor:
             monitor.command("system_wakeup")
         lines.wait_for_state(vm.qmp, "reporting")
-        after = lines.wait_for_samples("g", len(before) + 2)[len(before) :]
+        after = lines.wait_for_polls("g", after=len(before))
 
         assert since(lines, vm) == [("paused", "suspended"), ("reporting", "advancing")]
-        assert [each["origin"] for each in after] == ["unsolicited", "poll"]
+        assert after[0]["origin"] == "unsolicited"
         assert max(each["missed_at_most"] for each in after) < SOON_S  # the time asleep is none missed
         assert {each["epoch"] for each in after} == {before[-1]["epoch"]}

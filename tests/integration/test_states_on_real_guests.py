@@ -27,14 +27,12 @@ def test_a_driver_unloaded_is_stalled_within_its_deadline_and_back_when_loaded(f
         silent_ms = lines.states(vm.qmp)[-1]["observed_at_ms"] - lines.samples("g")[-1]["observed_at_ms"]
         vm.order("load")
         lines.wait_for_state(vm.qmp, "reporting")
-        lines.wait(lambda: len(lines.samples("g")) >= during + 3, "three more samples")
+        came_back = lines.wait_for_polls("g", after=during)
 
         assert silent_ms > (STALL_DEADLINE_S - 1.5) * 1000
         assert took_s < STALL_DEADLINE_S + 15
         assert during - before <= 1  # one may have been under way
-        came_back = lines.samples("g")[during:]
         assert came_back[0]["origin"] == "unsolicited"
-        assert [each["origin"] for each in came_back[1:3]] == ["poll", "poll"]
         assert "unreachable" not in dict(lines.words(vm.qmp))
 
 
@@ -168,12 +166,12 @@ def test_stop_and_cont_are_paused_and_not_stalled(folder: Path) -> None:
         before = lines.samples("g")
         monitor.command("cont")
         lines.wait_for_state(vm.qmp, "reporting")
-        after = lines.wait_for_samples("g", len(before) + 2)[len(before) :]
+        after = lines.wait_for_polls("g", after=len(before))
 
         assert took_s < PROMPT_S
         assert ("paused", "paused") in lines.words(vm.qmp)
         assert after[0]["last_update"] - before[-1]["last_update"] > STALL_DEADLINE_S
-        assert [each["origin"] for each in after] == ["unsolicited", "poll"]
+        assert after[0]["origin"] == "unsolicited"
         assert "stalled" not in [state for state, _ in lines.words(vm.qmp)]
         # The time of the pause is none missed.
         assert max(each["missed_at_most"] for each in lines.samples("g")) < STALL_DEADLINE_S

@@ -8,7 +8,7 @@ import resource
 import socket
 import threading
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -68,6 +68,62 @@ def test_a_socket_file_nobody_listens_on_yet_is_unreachable_until_qemu_does(fold
         with qemu.guest(folder, "g") as vm:
             lines.wait_for_state(vm.qmp, "reporting")
             assert "gone" not in {state for state, _ in lines.words(vm.qmp)}
+
+
+class HttpApi:
+    """The HTTP API of another VMM: silent until it is asked. Keeps what each connection sends."""
+
+    def __init__(self, path: Path, first: bytes) -> None:
+        self.received: list[bytes] = []  # by each connection that has ended
+        self._first = first  # sent at once, as by a server that has no room
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return  # closed
+            with client, suppress(OSError):
+                client.sendall(self._first)
+                request = b""
+                while data := client.recv(4096):
+                    request += data
+                self.received.append(request)
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+
+NO_ROOM = b"HTTP/1.1 503 Service Unavailable\r\nServer: Firecracker API\r\nContent-Length: 0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "reason", "words"),
+    [(b"", "silent", "HTTP API of another VMM"), (NO_ROOM, "not_qmp", "not a QMP monitor")],
+    ids=["waits for a request", "answers at once"],
+)
+def test_an_http_api_in_place_of_a_monitor_is_sent_nothing_and_told_until_a_qemu_takes_its_path(
+    folder: Path, first: bytes, reason: str, words: str
+) -> None:
+    api = HttpApi(folder / "g.qmp", first)
+    with agent(folder, *watch(folder), env=OFTEN) as process:
+        lines = Lines(process)
+        lines.wait_for_state(folder / "g.qmp", "no-greeting")
+        lines.wait(lambda: bool(api.received), "the agent has left")
+        assert lines.words(folder / "g.qmp")[-1] == ("no-greeting", reason)
+        assert words in lines.states(folder / "g.qmp")[-1]["detail"]
+        assert set(api.received) == {b""}
+
+        api.close()
+        (folder / "g.qmp").unlink()
+        with qemu.guest(folder, "g") as vm:
+            lines.wait_for_state(vm.qmp, "reporting")
+            lines.wait_for_samples("g", 2)
 
 
 def test_a_socket_that_may_not_be_written_is_denied_until_it_may(folder: Path) -> None:

@@ -53,9 +53,11 @@ def agent(
     assert "vm task failed" not in (log := one.stderr.read_text(errors="replace")), log
 
 
-def barograph(*words: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run one of the other commands to its end."""
-    argv = [sys.executable, "-m", "agent", *words]
+def barograph(
+    *words: str, env: Mapping[str, str] | None = None, within: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Run one of the other commands to its end, as an argument of the command `within`, if there is one."""
+    argv = [*within, sys.executable, "-m", "agent", *words]
     environ = {**clean_environ(), **(env or {})}
     return subprocess.run(argv, check=False, capture_output=True, text=True, timeout=180, env=environ)
 

@@ -141,12 +141,12 @@ def _beside(lines: Lines, name: str, *cgroups: str) -> Mapping[str, Any]:
         return [each for each in found if each["vm"]["name"] == name]
 
     before, count = _read(cgroups), len(records())
-    # The first of them may have been made before.
-    deadline_s = time.monotonic() + 900
-    while len(records()) < count + 2:
-        if time.monotonic() > deadline_s:
-            raise TimeoutError(f"no memory record of {name}")
+
+    def has_two_more() -> bool:  # the first of them may have been made before
         time.sleep(1)  # an emulated CPU is slow: it is left to the agent
+        return len(records()) >= count + 2
+
+    lines.wait(has_two_more, f"a memory record of {name}", 900)
     record, after = records()[-1], _read(cgroups)
     _say(f"seen: {name} {record.get('cgroup')}")
     return {part: record.get(part) for part in ("cgroup", "process")} | {"before": before, "after": after}

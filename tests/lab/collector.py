@@ -149,8 +149,14 @@ def _attributes(holder: dict[str, Any]) -> tuple[tuple[str, str], ...]:
 class Collector:
     """Receives OTLP by gRPC and HTTP, and keeps every point and log record that comes out of it."""
 
-    def __init__(self, folder: Path, *, logs: bool = True) -> None:
-        """Create it; `logs`: with a pipeline for logs."""
+    def __init__(self, folder: Path, *, logs: bool = True, sends_to: str | None = None) -> None:
+        """Create it.
+
+        Args:
+            folder: for its files.
+            logs: with a pipeline for logs.
+            sends_to: the OTLP endpoint of a backend that also gets the metrics.
+        """
         self._folder = folder
         self._points: list[Point] = []
         self._logs: list[Log] = []
@@ -160,6 +166,8 @@ class Collector:
         self._server = self._receive()
         self.grpc_port, self.http_port = free_port(), free_port()
         self.grpc, self.http = f"http://127.0.0.1:{self.grpc_port}", f"http://127.0.0.1:{self.http_port}"
+        backend: dict[str, object] = {} if sends_to is None else {"otlp_http/backend": {"endpoint": sends_to}}
+        exporters = {"metrics": ["otlp_http", *backend], "logs": ["otlp_http"]}
         config = {
             "receivers": {
                 "otlp": {
@@ -176,12 +184,13 @@ class Collector:
                     "compression": "none",
                     # One request at a time: the order of points is what the tests look at.
                     "sending_queue": {"num_consumers": 1},
-                }
+                },
+                **backend,
             },
             "service": {
                 "telemetry": {"metrics": {"level": "none"}},
                 "pipelines": {
-                    signal: {"receivers": ["otlp"], "exporters": ["otlp_http"]}
+                    signal: {"receivers": ["otlp"], "exporters": exporters[signal]}
                     for signal in (("metrics", "logs") if logs else ("metrics",))
                 },
             },
@@ -258,10 +267,10 @@ class Collector:
 
 
 @contextmanager
-def collector(folder: Path, *, logs: bool = True) -> Generator[Collector]:
-    """A Collector that runs, and ends with the block."""
+def collector(folder: Path, *, logs: bool = True, sends_to: str | None = None) -> Generator[Collector]:
+    """A Collector that runs, and ends with the block; the arguments are those of `Collector`."""
     folder.mkdir(parents=True, exist_ok=True)
-    running = Collector(folder, logs=logs)
+    running = Collector(folder, logs=logs, sends_to=sends_to)
     try:
         running.start()
         yield running

@@ -27,6 +27,7 @@ from tests.lab.observer import Observer
 from tests.lab.process import no_child_left
 
 SECONDS = 60
+START_TIMEOUT_S = 240
 UNLOAD_AT_S, LOAD_AT_S, KILL_AT_S = 12, 26, 38
 STEADY_AT_S = LOAD_AT_S + STEADY_AFTER + 3
 """From here on the agent knows the cadence of the two remaining guests."""
@@ -57,6 +58,8 @@ def run(console: Console, folder: Path) -> int:
         began_ms = time.time() * 1000
         interrupted = False
         try:
+            wait_for_agent(process, reader)
+            began_ms = time.time() * 1000
             follow(console, process, reader, began_ms, steady, driverless)
         except KeyboardInterrupt:
             interrupted = True
@@ -73,6 +76,20 @@ def run(console: Console, folder: Path) -> int:
         for each in (settled.stdout + settled.stderr).splitlines():
             console.print(f"  {each}", soft_wrap=True, highlight=False)
         return 130 if interrupted else (1 if faults else 0) or code or settled.returncode
+
+
+def wait_for_agent(process: AgentProcess, reader: Reader) -> None:
+    """Wait until the agent has discovered the monitors; the minute begins then.
+
+    Raises:
+        RuntimeError: the agent has ended, or did not start within the timeout.
+    """
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not any(record["state"] == "running" for record in reader.agent):
+        process.must_be_running()
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"the agent did not start within {START_TIMEOUT_S} s")
+        time.sleep(0.05)
 
 
 def follow(
@@ -115,9 +132,9 @@ def main() -> int:
     except setup.CannotHave as error:
         console.print(
             f"real guests are not available: {error}\n\n"
-            "Running `barograph demo` with simulated guests instead. For real guests: on Debian 12, run "
-            "`make demo` as root or with sudo, which installs QEMU; elsewhere install qemu-system-x86_64 and "
-            "what is named above, then run `make demo` again.\n",
+            "Running `barograph demo` with simulated guests instead. For real guests: on Debian 12 or 13, "
+            "run `make demo` as root or with sudo, which installs QEMU; elsewhere install qemu-system-x86_64 "
+            "and what is named above, then run `make demo` again.\n",
             markup=False,
             highlight=False,
         )

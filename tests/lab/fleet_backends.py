@@ -108,7 +108,7 @@ def _main(folder: Path) -> None:
     signal.signal(signal.SIGTERM, lambda number, _: ending.append(number))
     with (
         embedded_kafka() as kafka,
-        (folder / "otlp.log").open("wb", buffering=0) as _Otlp.log,
+        (folder / "otlp.log").open("wb", buffering=0) as _Otlp.log,  # pyrefly: ignore[instance-var-assign]
         (folder / "records.jsonl").open("wb", buffering=1 << 20) as records,
     ):
         for topic in TOPICS:

@@ -72,13 +72,13 @@ def _talk(kind: str, peer: socket.socket) -> None:
                 while kind == "flood":
                     peer.sendall(EVENT.encode() * 100)
             elif kind == "garbage":
-                answer = _plausible(request) if served < 12 else None
+                answer = plausible(request) if served < 12 else None
                 words = answer or GARBAGE[served % len(GARBAGE)] % json.dumps(request.get("id"))
                 peer.sendall(words.encode())
 
 
-def _plausible(request: dict[str, object]) -> str | None:
-    """Answers that let a client get as far as the statistics."""
+def plausible(request: dict[str, object]) -> str | None:
+    """Return an answer that lets a client get as far as the statistics; `None`: there is none."""
     known: dict[object, object] = {
         "query-status": {"status": "running", "running": True},
         "query-uuid": {"UUID": "00000000-0000-0000-0000-000000000000"},

@@ -22,7 +22,9 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from tests.lab import setup
 from tests.lab.broker import Broker, new_cluster_id
+from tests.lab.cache import run
 from tests.lab.embedded_kafka import EmbeddedKafka as EmbeddedKafka
 from tests.lab.process import free_port as free_port
 
@@ -112,7 +114,7 @@ class RealKafka:
             topic = NewTopic(name, partitions, self._replication, config=settings)
             created = cast(
                 Mapping[str, Future[None]],
-                admin.create_topics([topic]),  # pyright: ignore[reportUnknownMemberType]
+                admin.create_topics([topic]),
             )
             try:
                 created[name].result(120)
@@ -134,8 +136,27 @@ class RealKafka:
     def delete_topic(self, name: str) -> None:
         """Delete a topic, and return once it is gone from the first broker."""
         admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
-        deleted = cast(Mapping[str, Future[None]], admin.delete_topics([name]))  # pyright: ignore[reportUnknownMemberType]
+        deleted = cast(Mapping[str, Future[None]], admin.delete_topics([name]))
         deleted[name].result(120)
+
+    def limit_reader(self, client_id: str, bytes_per_s: int | None) -> None:
+        """Set a quota of what a consumer reads, or remove it.
+
+        Raises:
+            RuntimeError: Kafka refused; the message has its words.
+        """
+        change = "--delete-config=consumer_byte_rate"
+        if bytes_per_s is not None:
+            change = f"--add-config=consumer_byte_rate={bytes_per_s}"
+        java = (
+            "java",
+            "-Xmx128m",
+            "-XX:TieredStopAtLevel=1",
+            "-cp",
+            f"{setup.kafka()}/*:{setup.kafka_tools()}/*",
+        )
+        words = ("--bootstrap-server", self.bootstrap, "--entity-type=clients", f"--entity-name={client_id}")
+        run([*java, "kafka.admin.ConfigCommand", "--alter", *words, change])
 
     def wait_until_in_sync(self, topic: str, timeout_s: float = 180.0) -> None:
         """Return once every replica of the topic is in sync and leads what it should lead.
@@ -249,7 +270,7 @@ def consume(
                     received.append(_received(message))
                     if received[-1].offset >= ends.get(place, 0) - 1:
                         ends.pop(place, None)
-                elif error.code() == KafkaError._PARTITION_EOF:  # pyright: ignore[reportPrivateUsage] documented
+                elif error.code() == KafkaError._PARTITION_EOF:  # documented
                     ends.pop(place, None)
                 else:
                     raise KafkaException(error)
@@ -269,7 +290,7 @@ def unread(bootstrap: str, topic: str, group: str, timeout_s: float = 90.0) -> i
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
     answers = cast(
         Mapping[str, Future[ConsumerGroupTopicPartitions]],
-        admin.list_consumer_group_offsets([asked]),  # pyright: ignore[reportUnknownMemberType]
+        admin.list_consumer_group_offsets([asked]),
     )
     places = answers[group].result(timeout_s).topic_partitions or []
     committed = {(each.topic, each.partition): max(0, each.offset) for each in places}
@@ -281,7 +302,7 @@ def forget(bootstrap: str, group: str, timeout_s: float = 90.0) -> None:
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
     deleted = cast(
         Mapping[str, Future[None]],
-        admin.delete_consumer_groups([group]),  # pyright: ignore[reportUnknownMemberType]
+        admin.delete_consumer_groups([group]),
     )
     deleted[group].result(timeout_s)
 
@@ -307,7 +328,7 @@ def _offsets(consumer: Consumer, place: TopicPartition, timeout_s: float) -> tup
         try:
             return consumer.get_watermark_offsets(place, timeout=timeout_s)
         except KafkaException as error:
-            no_leader = error.args[0].code() == KafkaError._UNKNOWN_PARTITION  # pyright: ignore[reportPrivateUsage] documented
+            no_leader = error.args[0].code() == KafkaError._UNKNOWN_PARTITION  # documented
             if not no_leader or time.monotonic() > deadline_s:
                 raise
             time.sleep(0.2)

@@ -28,7 +28,8 @@ from tests.lab.process import cpu_s, kill, start, wait_until
 from tests.lab.qemu import kernel_words
 from tests.lab.saved_domain import copy_as
 
-_USER = 64055  # Debian's libvirt-qemu; the driver does not start where the name is unknown, even if unused
+QEMU_USER = 64055
+"""Debian's libvirt-qemu, user and group. The driver does not start where the name is unknown."""
 
 # As seen among a daemon's mounts: the same for each, so that a domain's definition holds after a migration.
 _LAB = "/var/lib/libvirt/lab"
@@ -77,7 +78,7 @@ class Daemon:
     """
 
     def __init__(
-        self, folder: Path, name: str, *, runtime: Path | None, socket_name: str, session: bool
+        self, folder: Path, name: str, *, runtime: Path | None, socket_name: str, session: bool, config: str
     ) -> None:
         self.name = name
         self.folder = folder / name
@@ -89,8 +90,8 @@ class Daemon:
         self.log = self.folder / "log" / "libvirtd.log"
         self._pid = 0
         self._orders: list[Orders] = []
-        self._lay_out()
-        inputs = [str(self._found_out), str(setup.guest()), str(_USER)]
+        self._lay_out(config)
+        inputs = [str(self._found_out), str(setup.guest()), str(QEMU_USER)]
         words = [str(self.folder), f"lab-{name}", *inputs]
         apart = ["unshare", "--mount", "--pid", "--uts", "--fork", "--kill-child", "--mount-proc"]
         log = self.folder / "begin.log"
@@ -103,7 +104,7 @@ class Daemon:
             self.end()
             raise
 
-    def _lay_out(self) -> None:
+    def _lay_out(self, config: str) -> None:
         self.runtime.mkdir(parents=True, exist_ok=True)
         for each in ("lib/lab", "lib/image", "etc", "log", "cache"):
             (self.folder / each).mkdir(parents=True)
@@ -112,11 +113,11 @@ class Daemon:
         user = "" if self.session else 'user = "root"\ngroup = "root"\n'
         (self.folder / "etc" / "qemu.conf").write_text(user + _QEMU_CONF)
         host = f'host_uuid = "{uuid.uuid4()}"\n'  # a migration to the same host is refused
-        (self.folder / "etc" / "libvirtd.conf").write_text(_LIBVIRTD_CONF + host)
+        (self.folder / "etc" / "libvirtd.conf").write_text(config + _LIBVIRTD_CONF + host)
         if self.session:
             ours = [self.folder / each for each in ("lib", "etc", "log")]
             for path in (self.runtime, self.lab, self._found_out, *ours):
-                os.chown(path, _USER, _USER)
+                os.chown(path, QEMU_USER, QEMU_USER)
 
     @property
     def _found_out(self) -> Path:
@@ -163,7 +164,7 @@ class Daemon:
         if self.session:
             xdg = {"RUNTIME_DIR": "/run", "CACHE_HOME": "/var/cache", "CONFIG_HOME": "/etc"}
             words = ["HOME=/var/lib/libvirt", *(f"XDG_{name}={path}" for name, path in xdg.items())]
-            as_user = ["setpriv", f"--reuid={_USER}", f"--regid={_USER}", "--clear-groups"]
+            as_user = ["setpriv", f"--reuid={QEMU_USER}", f"--regid={QEMU_USER}", "--clear-groups"]
             argv = [*as_user, "env", *words, *argv]
         self._run("--pid", "--uts", *argv)
         self._pid = self.seen_from_here(int(pid_file.read_text()))
@@ -438,6 +439,7 @@ def libvirtd(
     runtime: Path | None = None,
     socket_name: str = "libvirt-sock",
     session: bool = False,
+    config: str = "",
 ) -> Generator[Daemon]:
     """A running libvirtd; it and every QEMU of it end with the block.
 
@@ -447,8 +449,9 @@ def libvirtd(
         runtime: the folder of its sockets, of any length; `run` in its own by default.
         socket_name: of the read-write socket; the read-only one's ends with `-ro`.
         session: run by another user than root.
+        config: more lines of libvirtd.conf.
     """
-    daemon = Daemon(folder, name, runtime=runtime, socket_name=socket_name, session=session)
+    daemon = Daemon(folder, name, runtime=runtime, socket_name=socket_name, session=session, config=config)
     try:
         yield daemon
     finally:

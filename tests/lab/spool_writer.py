@@ -108,7 +108,7 @@ def content(path: Path) -> Content:
 def opened(path: Path, level: str = "FULL") -> Store:
     """Open a spool that checkpoints more often than that of an agent."""
     store = open_store(path, Bounds())
-    connection = store._connection  # pyright: ignore[reportPrivateUsage]
+    connection = store._connection  # pyrefly: ignore[protected-access]
     connection.execute("PRAGMA wal_autocheckpoint = 40")
     if level != "FULL":  # otherwise test what `connect` sets
         connection.execute(f"PRAGMA synchronous = {level}")
