@@ -1,7 +1,7 @@
 """Which connection to close where there are too many. Pure.
 
 The client addresses with the most connections make room, so that one client cannot keep others out. Of one
-address, those that have not sent a whole request are closed first, and then those that do not read their
+address, those that have sent no whole request in time are closed first, and then those that do not read their
 answer. Of those being answered the newest is closed: if it were the oldest, a flood would let no answer that
 takes long get through.
 """
@@ -12,13 +12,17 @@ from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv6Address, ip_address
 
+_REQUEST_WITHIN_S = 1.0  # a busy agent accepts several connections before it reads from the first one
+_READ_WITHIN_S = 0.1
+
 
 class Stage(IntEnum):
     """How far a connection is. The first one is closed first."""
 
-    REQUEST = 0  # no whole request has arrived
+    REQUEST = 0  # no whole request has arrived in time
     UNREAD = 1  # the client does not read its answer
-    ANSWER = 2  # being answered
+    NEW = 2  # no whole request has arrived yet
+    ANSWER = 3  # being answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,19 @@ class Connected:
 
     client: str  # as `client_of` returns it
     stage: Stage
+
+
+def stage_of(*, asked: bool, open_s: float, unread_s: float) -> Stage:
+    """Return the stage of a connection.
+
+    Args:
+        asked: a whole request has arrived.
+        open_s: for how long the connection has been open.
+        unread_s: for how long the client has read nothing of its answer; 0 if it reads.
+    """
+    if asked:
+        return Stage.UNREAD if unread_s > _READ_WITHIN_S else Stage.ANSWER
+    return Stage.REQUEST if open_s > _REQUEST_WITHIN_S else Stage.NEW
 
 
 def client_of(address: str) -> str:

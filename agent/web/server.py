@@ -26,7 +26,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from agent.errors import CannotListen
 from agent.threads import in_thread
-from agent.web.crowding import Connected, Stage, client_of, one_to_close
+from agent.web.crowding import Connected, client_of, one_to_close, stage_of
 from agent.web.hosts import AllowedHosts, guarded, names_of_this_host
 from agent.web.web_settings import Settings
 
@@ -133,13 +133,28 @@ _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close
 
 class _Connection(H11Protocol):
     client_name = ""
+    _opened_s = 0.0
+    _unread_since_s = 0.0
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._opened_s = self.loop.time()
+        self.client_name = client_of(str((transport.get_extra_info("peername") or ("",))[0]))
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread_since_s = self.loop.time()
 
     @property
     def connected(self) -> Connected:
         """What decides whether this one is closed."""
-        if cast("object", self.cycle) is None:
-            return Connected(self.client_name, Stage.REQUEST)
-        return Connected(self.client_name, Stage.UNREAD if self.flow.write_paused else Stage.ANSWER)
+        now_s = self.loop.time()
+        stage = stage_of(
+            asked=cast("object", self.cycle) is not None,
+            open_s=now_s - self._opened_s,
+            unread_s=now_s - self._unread_since_s if self.flow.write_paused else 0.0,
+        )
+        return Connected(self.client_name, stage)
 
 
 def _bounded(settings: Settings, connections: list[_Connection]) -> type[asyncio.Protocol]:
@@ -158,7 +173,6 @@ def _bounded(settings: Settings, connections: list[_Connection]) -> type[asyncio
             date = (b"date", formatdate(usegmt=True).encode())
             self.server_state.default_headers = [date, *self.config.encoded_headers]
             self._deadline = self.loop.call_later(settings.connection_max_s, transport.abort)
-            self.client_name = client_of(str((transport.get_extra_info("peername") or ("",))[0]))
             if len(connections) >= settings.connections_max:
                 other = connections.pop(one_to_close([each.connected for each in connections]))
                 other.transport.abort()

@@ -10,6 +10,6 @@ class Settings:
     host: str  # a name or an address, an IPv6 one without brackets
     port: int  # 0: any free one
     allowed_hosts: tuple[str, ...] = ()  # names in `Host`, besides those that agent/web/hosts.py finds
-    connections_max: int = 64  # one more closes the oldest
+    connections_max: int = 64  # one more closes another (agent/web/crowding.py)
     connection_max_s: float = 10.0  # one request, from the first byte to the last of its response
     request_max_bytes: int = 16_384  # request line and headers

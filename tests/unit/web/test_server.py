@@ -125,6 +125,31 @@ async def test_a_flood_closes_no_connection_that_is_being_answered(words: bytes,
     assert answers == [b"slow"]
 
 
+async def test_those_that_ask_at_once_are_answered_beside_a_flood_that_does_not_read() -> None:
+    """The server accepts several connections before it reads the first request."""
+    async with (
+        open_web(settings(connections_max=4, connection_max_s=120), APP) as url,
+        anyio.create_task_group() as group,
+    ):
+        for _ in range(4):
+            stream = await anyio.connect_tcp("127.0.0.1", port_of(url))
+            group.start_soon(hold, stream, b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n")
+        await anyio.sleep(0.5)  # their answers fill the buffers
+        asking = [socket.create_connection(("127.0.0.1", port_of(url))) for _ in range(3)]
+        for each in asking:
+            each.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            each.settimeout(60)
+        received = [await anyio.to_thread.run_sync(read_all, each) for each in asking]
+        group.cancel_scope.cancel()
+
+    assert [each.endswith(b"hello") for each in received] == [True] * 3
+
+
+def read_all(client: socket.socket) -> bytes:
+    with client, client.makefile("rb") as file:
+        return file.read()
+
+
 async def hold(stream: anyio.abc.SocketStream, words: bytes) -> None:
     """Ask, and read nothing."""
     async with stream:
