@@ -335,6 +335,9 @@ def _channel_options(settings: Settings) -> list[tuple[str, str | int]]:
         ("grpc.max_receive_message_length", _GRPC_ANSWER_BYTES_MAX),
         ("grpc.max_metadata_size", _GRPC_METADATA_BYTES_MAX),
         ("grpc.absolute_max_metadata_size", _GRPC_METADATA_BYTES_MAX),
+        # Its own retries have no pause and no bound: a GOAWAY on each connection uses a core and gigabytes of
+        # memory until the timeout. The exporter retries by itself.
+        ("grpc.enable_retries", 0),
     ]
     # gRPC itself reads the variables in lower case alone, and decides otherwise than HTTP does.
     if settings.proxy is None:

@@ -52,7 +52,7 @@ KINDS = (
     "text/plain; charset=utf-99",
     "\xff",
 )
-LIMIT_BYTES = 200 * 2**20  # of memory, of which half is taken by the libraries
+LIMIT_BYTES = 128 * 2**20  # of memory, of which up to 60 MiB are taken by the libraries
 
 
 @cache
@@ -234,6 +234,22 @@ def http2_errors(seed: int) -> Generator[str]:
             reset = b"\0\0\4\3\0\0\0\0\1" + code
             goaway = b"\0\0\x08\7\0\0\0\0\0" + b"\0\0\0\1" + code
             connection.sendall(chance.choice((reset, goaway, reset + goaway)))
+            connection.recv(4096)
+
+    with listening(serve, backlog=64) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def http2_refusals(_seed: int) -> Generator[str]:
+    """A peer that ends each connection with a GOAWAY that leaves the request to be sent again."""
+
+    def serve(connection: socket.socket) -> None:
+        with connection:
+            connection.recv(4096)
+            connection.sendall(b"\0\0\0\4\0\0\0\0\0")  # SETTINGS
+            refused_stream = (7).to_bytes(4, "big")
+            connection.sendall(b"\0\0\x08\7\0\0\0\0\0" + b"\0\0\0\1" + refused_stream)
             connection.recv(4096)
 
     with listening(serve, backlog=64) as port:

@@ -12,6 +12,7 @@ from tests.integration.hostile_otlp import (
     grpc_backend,
     http2_errors,
     http2_garbage,
+    http2_refusals,
     http_backend,
     run,
 )
@@ -21,7 +22,9 @@ BACKENDS = [
     pytest.param(grpc_backend, "grpc", 120, id="grpc"),
     pytest.param(http2_garbage, "grpc", 20, id="http2"),
     pytest.param(http2_errors, "grpc", 20, id="http2 errors"),
+    pytest.param(http2_refusals, "grpc", 20, id="http2 refusals"),
 ]
+WITHOUT_AN_ANSWER = (http2_garbage, http2_errors, http2_refusals)
 
 
 @pytest.mark.parametrize(("backend", "protocol", "answers"), BACKENDS)
@@ -64,5 +67,5 @@ def attack(
     print(results)
 
     assert [each for each in results if each.wrong or not each.failed or each.longest >= 600] == []
-    assert backend in (http2_garbage, http2_errors) or all(each.settled for each in results)
+    assert backend in WITHOUT_AN_ANSWER or all(each.settled for each in results)
     assert max(each.peak_bytes for each in results) < LIMIT_BYTES
