@@ -1,11 +1,12 @@
 """The format of the ledger's file, `{"format": 1, "owed": [...]}`. Pure.
 
 msgspec checks the shape. The JSON text is left to `json`: a path that is not UTF-8 has lone surrogates, which
-msgspec's JSON refuses.
+msgspec's JSON refuses. `json` indents slowly, and one change writes all entries, so their texts are cached.
 """
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -36,6 +37,9 @@ class _File(msgspec.Struct):
     owed: list[_Entry]
 
 
+_TEXTS_MAX = 4096  # of a few hundred bytes each
+
+
 class NotOurFormat(Exception):
     """The content is not a ledger that this version can read. The message says why."""
 
@@ -46,19 +50,25 @@ class NewerFormat(NotOurFormat):
 
 def encode_owed(changes: Sequence[IntervalChange]) -> bytes:
     """Return the file's content."""
-    entries = [
-        _Entry(
-            path=str(each.address),
-            mark=each.mark,
-            balloon_path=each.balloon_path,
-            interval_before_s=each.interval_before_s,
-            interval_set_s=each.interval_set_s,
-            set_at_ms=each.set_at_ms,
-        )
-        for each in changes
-    ]
-    document: object = msgspec.to_builtins(_File(FORMAT, entries))
-    return json.dumps(document, indent=1, ensure_ascii=True).encode() + b"\n"
+    document: object = msgspec.to_builtins(_File(FORMAT, []))
+    text = json.dumps(document, indent=1)
+    if changes:
+        text = text.replace("[]", f"[{','.join(map(_entry_text, changes))}\n ]")
+    return text.encode() + b"\n"
+
+
+@lru_cache(_TEXTS_MAX)
+def _entry_text(change: IntervalChange) -> str:
+    entry = _Entry(
+        path=str(change.address),
+        mark=change.mark,
+        balloon_path=change.balloon_path,
+        interval_before_s=change.interval_before_s,
+        interval_set_s=change.interval_set_s,
+        set_at_ms=change.set_at_ms,
+    )
+    document: object = msgspec.to_builtins(entry)
+    return json.dumps([document], indent=1, ensure_ascii=True)[1:-2].replace("\n", "\n ")
 
 
 def decode_owed(content: bytes) -> tuple[IntervalChange, ...]:
