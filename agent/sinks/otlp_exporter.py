@@ -8,7 +8,8 @@ hooks (docs/decisions/0012). What they leave open is done by the agent:
   sinks/otlp_answers.py;
 - they read headers, certificates and more from the environment, which configures the agent only where
   docs/configuration.md names them: headers, TLS and proxy come from the settings (sinks/otlp_credentials.py);
-- they do not bound an answer: over HTTP sinks/http_post.py does, over gRPC the options of the channel;
+- they do not bound an answer: over HTTP sinks/http_post.py does, over gRPC the options of the channel, and
+  sinks/grpc_connections.py for frames that are no answer;
 - a malformed trailer of gRPC raises in their retry loop: it gets a valid one, or none.
 
 Their loggers repeat at every attempt what an `Outcome` has once.
@@ -27,6 +28,7 @@ import structlog
 from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData
 
 from agent.sinks import otlp_failures
+from agent.sinks.grpc_connections import GrpcConnections
 from agent.sinks.http_post import AttemptFailed, HttpClient, Stage
 from agent.sinks.otlp_answers import RETRY_INFO, of_grpc, of_http, of_success, retry_info
 from agent.sinks.otlp_credentials import Credentials
@@ -251,6 +253,8 @@ def _open_grpc(settings: Settings, credentials: Credentials, attempts: _Attempts
         def trailing_metadata(self) -> Any:
             return () if self._retry_after_s is None else ((RETRY_INFO, retry_info(self._retry_after_s)),)
 
+    connections = GrpcConnections()
+
     class EncodedExporter(OTLPMetricExporter):
         _stamp: Hashable = None
 
@@ -271,6 +275,11 @@ def _open_grpc(settings: Settings, credentials: Credentials, attempts: _Attempts
             )
 
         def export_request(self, request: "Request") -> MetricExportResult:
+            pause_s = connections.pause_left_s()
+            if pause_s > 0:
+                detail = otlp_failures.flooded(settings)
+                attempts.end(Outcome(accepted=False, detail=detail, retry_after_s=pause_s))
+                return MetricExportResult.FAILURE
             if self._is_tls and credentials.pem()[0] != self._stamp:
                 cast("Any", self)._channel.close()
                 self._initialize_channel_and_stub()
@@ -287,7 +296,7 @@ def _open_grpc(settings: Settings, credentials: Credentials, attempts: _Attempts
             return settings.endpoint.startswith("https://")
 
         def _initialize_channel_and_stub(self) -> None:
-            target, options = authority(settings.endpoint), _channel_options(settings)
+            target, options = authority(settings.endpoint), _channel_options(settings, connections)
             algorithm = compression[settings.compression]
             channel: grpc.Channel
             if self._is_tls:
@@ -329,8 +338,9 @@ def _open_grpc(settings: Settings, credentials: Credentials, attempts: _Attempts
     return EncodedExporter()
 
 
-def _channel_options(settings: Settings) -> list[tuple[str, str | int]]:
+def _channel_options(settings: Settings, connections: GrpcConnections) -> list[tuple[str, str | int]]:
     options: list[tuple[str, str | int]] = [
+        *connections.options(),
         ("grpc.primary_user_agent", "OTel-OTLP-Exporter-Python barograph"),
         ("grpc.max_receive_message_length", _GRPC_ANSWER_BYTES_MAX),
         ("grpc.max_metadata_size", _GRPC_METADATA_BYTES_MAX),

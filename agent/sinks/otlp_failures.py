@@ -178,6 +178,14 @@ def of_grpc(code: str, details: str, settings: Settings) -> str:
             return f"the backend failed ({answer}); check its log"
 
 
+def flooded(settings: Settings) -> str:
+    """Return why nothing is exported to a backend that has sent far more than answers over gRPC."""
+    words = (
+        f"{settings.endpoint_setting}: {authority(settings.endpoint)} sends more than answers, without end"
+    )
+    return f"{words}, so exports to it are paused; check the backend, or set otlp.protocol: http"
+
+
 # From `details` of grpcio 1.8x: the messages of BoringSSL, and gRPC's own check of the name.
 _GRPC_CERTIFICATE = (
     ("certificate has expired", 10),

@@ -6,6 +6,7 @@ reports what became of each cycle and how much memory it took.
 
 import gzip
 import json
+import queue
 import random
 import socket
 import subprocess
@@ -13,7 +14,7 @@ import sys
 import time
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import count
@@ -254,6 +255,34 @@ def http2_refusals(_seed: int) -> Generator[str]:
 
     with listening(serve, backlog=64) as port:
         yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def http2_floods(flood_bytes: int) -> Generator[tuple[str, queue.SimpleQueue[str]]]:
+    """A peer that accepts the first request of a connection, and then sends frames that ask for no answer.
+
+    Yields its endpoint, and a queue that gets `sent` and `ended` of each connection.
+    """
+    told: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def serve(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            connection.sendall(b"\0\0\0\4\0\0\0\0\0")  # SETTINGS
+            received = b""
+            while b"\1\4\0\0\0\1" not in received:  # HEADERS of the first stream
+                received += connection.recv(4096)
+            connection.sendall(b"\0\0\x14\1\4\0\0\0\1\x88\x0f\x10\x10application/grpc")
+            connection.sendall(b"\0\0\5\0\0\0\0\0\1" + bytes(5))  # an empty message
+            connection.sendall(b"\0\0\x0f\1\5\0\0\0\1\0\x0bgrpc-status\x010")
+            acknowledgment = b"\0\0\x08\6\1\0\0\0\0" + bytes(8)  # of a PING that there was not
+            connection.sendall(acknowledgment * (flood_bytes // len(acknowledgment)))
+            told.put("sent")
+            while connection.recv(65_536):
+                pass
+        told.put("ended")
+
+    with listening(serve, backlog=64) as port:
+        yield f"http://127.0.0.1:{port}", told
 
 
 @contextmanager

@@ -1,16 +1,23 @@
 """Generated answers of a hostile OTLP backend: no crash, memory bounded, every point accounted for."""
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 
 import pytest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
+from agent.sinks.otlp_cycle import Exporter
+from agent.sinks.otlp_exporter import open_exporter
+from agent.sinks.otlp_settings import Settings
+from tests.integration import otlp_backends
 from tests.integration.hostile_otlp import (
     LIMIT_BYTES,
     Result,
     grpc_backend,
     http2_errors,
+    http2_floods,
     http2_garbage,
     http2_refusals,
     http_backend,
@@ -39,6 +46,32 @@ def test_whatever_a_backend_answers_to_log_records_they_are_settled_or_kept(
     backend: Callable[[int], AbstractContextManager[str]], protocol: str, answers: int
 ) -> None:
     attack(backend, protocol, answers, logs=True)
+
+
+def test_a_backend_that_sends_more_than_answers_is_left_alone() -> None:
+    request = ExportMetricsServiceRequest()
+    with http2_floods(8 << 20) as (endpoint, told), otlp_backends.grpc_backend() as other:
+        flooded, others = opened(endpoint), opened(other.endpoint)
+        first = flooded.export(request)
+        others.export(request)
+        assert told.get(timeout=120) == "sent"
+        time.sleep(1.1)  # it looks once a second
+
+        outcome = flooded.export(request)
+        assert told.get(timeout=120) == "ended"
+        undisturbed = others.export(request)
+        flooded.shutdown()
+        others.shutdown()
+
+    assert first.accepted
+    assert "sends more than answers" in outcome.detail
+    assert outcome.retry_after_s is not None
+    assert outcome.retry_after_s >= 300
+    assert undisturbed.accepted
+
+
+def opened(endpoint: str) -> Exporter:
+    return open_exporter(Settings(endpoint=endpoint, protocol="grpc", timeout_s=30))
 
 
 @pytest.mark.long

@@ -289,6 +289,10 @@ FILLED: Mapping[str, Sequence[str]] = {
     "encrypted bytes of an answer over HTTP, and of a handshake": [
         "unit/sinks/test_tls_stream.py::test_records_without_data_are_read_up_to_a_bound"
     ],
+    "what a connection of gRPC receives between two exports": [
+        "unit/sinks/test_grpc_connections.py::test_a_connection_that_receives_without_end_is_shut_down_and_its_backend_left_alone",
+        "integration/test_hostile_otlp.py::test_a_backend_that_sends_more_than_answers_is_left_alone",
+    ],
     "an answer over gRPC; its trailers": [
         "integration/test_hostile_otlp.py::test_whatever_a_backend_answers_is_a_failed_cycle_at_worst"
     ],
