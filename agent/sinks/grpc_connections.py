@@ -20,9 +20,10 @@ from typing import Final
 _USER_TIMEOUT_MS = 60_000  # of the first channel; the next ones have more
 _KEEPALIVE_NEVER_MS = 2**31 - 2  # gRPC sets the timeout only with a keepalive
 
-_FREE_BYTES = 1 << 20
-_BYTES_PER_S = 1 << 16
-"""An answer has at most 16 KiB, and a cycle has a few."""
+_FREE_BYTES = 1 << 22
+_BYTES_PER_S = 1 << 18
+"""An answer has at most 16 KiB, and a cycle has a few. A larger one is not a flood yet: gRPC accepts 4 MiB of
+it before it refuses it."""
 
 _LOOK_EVERY_S = 1.0
 _PAUSE_MIN_S = 300.0

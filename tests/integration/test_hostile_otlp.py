@@ -50,7 +50,7 @@ def test_whatever_a_backend_answers_to_log_records_they_are_settled_or_kept(
 
 def test_a_backend_that_sends_more_than_answers_is_left_alone() -> None:
     request = ExportMetricsServiceRequest()
-    with http2_floods(8 << 20) as (endpoint, told), otlp_backends.grpc_backend() as other:
+    with http2_floods(32 << 20) as (endpoint, told), otlp_backends.grpc_backend() as other:
         flooded, others = opened(endpoint), opened(other.endpoint)
         first = flooded.export(request)
         others.export(request)

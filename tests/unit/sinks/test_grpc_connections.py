@@ -51,7 +51,7 @@ def test_a_connection_that_receives_without_end_is_shut_down_and_its_backend_lef
     with connected(flooded) as (mine, peer), connected(other) as (_, other_peer):
         clock.now_s += 10
         assert flooded.pause_left_s() == 0
-        receive(mine, peer, 3 * MIB)
+        receive(mine, peer, 7 * MIB)
         clock.now_s += 10
 
         assert flooded.pause_left_s() == 300
@@ -68,7 +68,7 @@ def test_the_pause_is_a_multiple_of_the_time_that_the_flood_may_have_lasted() ->
     clock = Clock()
     connections = GrpcConnections(clock)
     with connected(connections) as (mine, peer):
-        receive(mine, peer, 6 * MIB)
+        receive(mine, peer, 20 * MIB)
         clock.now_s += 60
 
         assert connections.pause_left_s() == 1200
@@ -79,7 +79,7 @@ def test_answers_are_not_too_much_however_many_there_have_been() -> None:
     connections = GrpcConnections(clock)
     with connected(connections) as (mine, peer):
         for _ in range(5):
-            receive(mine, peer, MIB + 10 * 65_536)
+            receive(mine, peer, 4 * MIB + 10 * MIB // 4)
             clock.now_s += 10
             assert connections.pause_left_s() == 0
         assert not is_shut_down(peer)
@@ -89,7 +89,7 @@ def test_it_looks_once_a_second_at_most() -> None:
     clock = Clock()
     connections = GrpcConnections(clock)
     with connected(connections) as (mine, peer):
-        receive(mine, peer, 3 * MIB)
+        receive(mine, peer, 7 * MIB)
         clock.now_s += 0.9
         assert connections.pause_left_s() == 0
         clock.now_s += 0.1
