@@ -163,6 +163,19 @@ def test_axe_finds_no_violation(
         assert wider <= 0
 
 
+def test_a_vm_without_values_has_no_bar_and_an_interval_of_0_is_shown(browser: Browser) -> None:
+    present = Present()
+    fill(present, [view(of=vm("off-1", "off-1"), state=State.OFF, interval_s=0)])
+    with serving(present) as url, opened(browser, url) as page:
+        page.wait_for_selector("#vms tbody a")
+        expect(page.locator("#vms .available svg")).to_be_hidden()
+        assert (
+            page.evaluate("document.querySelector('#vms .available svg').getBoundingClientRect().width") == 0
+        )
+        page.locator("#vms tbody a").click()
+        expect(page.locator("#detail section[aria-label=Identity]")).to_contain_text("polling interval0 s")
+
+
 def test_it_can_be_walked_with_the_keyboard(browser: Browser, host: tuple[Present, str]) -> None:
     with opened(browser, host[1]) as page:
         page.wait_for_selector("#vms tbody a")

@@ -71,6 +71,10 @@ export class Detail {
   }
 }
 
+function isKnown(value) {
+  return value !== null && value !== undefined;
+}
+
 function identity(vm) {
   return vm.state.vm ?? {};
 }
@@ -109,7 +113,7 @@ function facts(answer) {
     section("Identity", list([
       ["name", known.name ?? NOT_KNOWN], ["id", known.id ?? NOT_KNOWN], ["path", known.path ?? NOT_KNOWN],
       ["through", vm.state.via ?? NOT_KNOWN], ["run state", vm.state.run_state ?? NOT_KNOWN],
-      ["polling interval", vm.state.polling_interval_s ? `${vm.state.polling_interval_s} s` : NOT_KNOWN],
+      ["polling interval", isKnown(vm.state.polling_interval_s) ? `${vm.state.polling_interval_s} s` : NOT_KNOWN],
       ...Object.entries(known.labels ?? {}).map(([name, value]) => [`label ${name}`, value]),
     ])),
     section("Memory as the host sees it", list([

@@ -209,7 +209,7 @@ class Row {
     setText(this.share, vm.share === null ? "not known" : `${isOld ? "was " : ""}${percent(vm.share)}`);
     setText(this.total, vm.share === null ? "" : ` of ${bytes(vm.totalBytes)}`);
     this.available.className = isOld || vm.share === null ? "available old" : "available";
-    this.bar.classList.toggle("hidden-text", vm.share === null);
+    this.bar.classList.toggle("unknown", vm.share === null);
     this.fill.setAttribute("width", (100 * (vm.share ?? 0)).toFixed(1));
     this.fill.setAttribute("class", vm.share !== null && vm.share < SHORT_SHARE ? "fill short" : "fill");
   }
