@@ -176,7 +176,7 @@ VM_CHECKS: Mapping[Code, Check] = {
     ),
     Code.VM_POLLING: Check(
         Category.VMS,
-        "each VM is polled",
+        "the policy allows polling of each VM",
         "the polling interval is 0, and the policy `observe` does not allow the agent to set it",
         "set the interval in the manager, or use `polling.policy: fill`",
         When.AFTER,
