@@ -231,6 +231,8 @@ def test_each_panel_shows_what_the_second_monitor_shows(folder: Path) -> None:
         while wrong and time.monotonic() < deadline:
             time.sleep(1)
             before = look(vms, monitors)
+            if not 0 < before.score("full") < 1:
+                continue  # the guest is still taking its memory
             if [
                 at_s for name, at_s in before.last_update_s.items() if stored(server, name) != (at_s or None)
             ]:
@@ -240,7 +242,6 @@ def test_each_panel_shows_what_the_second_monitor_shows(folder: Path) -> None:
                 wrong = found
 
         assert wrong == []
-        assert 0 < before.score("full") < 1
 
 
 def stored(server: Prometheus, name: str) -> float | None:
