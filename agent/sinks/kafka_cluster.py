@@ -1,12 +1,13 @@
-"""How a producer of aiokafka finds its brokers: replaces three functions of its client.
+"""How a producer of aiokafka finds its brokers: replaces four functions of its client.
 
 The replacements do what aiokafka 0.14.0 does (client.py, cluster.py), with `kafka_connection.dial` for each
-connection, and every error contained: aiokafka's metadata task ends at an error that it does not expect, and
-the producer then waits forever.
+connection, with pauses between requests for metadata, and with every error contained: aiokafka's metadata
+task ends at an error that it does not expect, and the producer then waits forever.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Protocol, cast
 
@@ -22,6 +23,15 @@ from agent.sinks.kafka_faults import BrokerAddress, Fault, KafkaTrouble, Stage, 
 from agent.sinks.kafka_journal import Journal
 from agent.sinks.kafka_settings import Settings
 from agent.sinks.kafka_tokens import Tokens
+
+BROKERS_MAX = 1_000
+"""Brokers of a cluster. aiokafka tries all of them for metadata."""
+
+PARTITIONS_MAX = 20_000
+"""Partitions of the topic. aiokafka copies them with each answer."""
+
+_UPDATE_PAUSE_S = 0.25
+_UPDATE_PAUSE_MAX_S = 2.0
 
 
 class _BrokerMetadata(Protocol):
@@ -41,6 +51,7 @@ class Client(Protocol):
     cluster: _Metadata
     bootstrap: Callable[[], Any]
     _get_conn: Callable[..., Any]
+    _metadata_update: Callable[[Any, Any], Awaitable[object]]
     _topics: set[str]
     _conns: dict[object, BrokerConnection]
     _get_conn_lock: asyncio.Lock
@@ -82,14 +93,18 @@ class Cluster:
         )
         self._servers = tuple(settings.bootstrap_servers)
         self._update = client.cluster.update_metadata
+        self._ask = client._metadata_update
+        self._asked_s = -math.inf  # on the event loop's clock
+        self._pause_s = _UPDATE_PAUSE_S
         if topic:
             client._topics = {
                 topic
             }  # otherwise aiokafka asks for all topics before it sends the first record
         client.bootstrap = self._bootstrap
         client._get_conn = self._connection
+        client._metadata_update = self._ask_in_time
         client.cluster.update_metadata = self._learn
-        self._connections.follow(journal, client._on_connection_closed)
+        self._connections.follow(journal, self._closed)
 
     async def _bootstrap(self) -> None:
         """Get the metadata of the cluster from the first bootstrap server that answers.
@@ -155,9 +170,31 @@ class Cluster:
             return None
         return connection
 
+    def _closed(self, connection: BrokerConnection, reason: object) -> None:
+        conns = self._client._conns
+        for key in [key for key, each in conns.items() if each is connection]:
+            del conns[key]  # aiokafka keeps it until the same broker is needed again
+        self._client._on_connection_closed(connection, reason)
+
+    async def _ask_in_time(self, cluster: object, topics: object) -> object:
+        """Ask for metadata, after a pause if the last answer is recent.
+
+        aiokafka asks again at once while a partition has no leader.
+        """
+        if anyio.current_time() >= self._asked_s + 2 * self._pause_s:
+            self._pause_s = _UPDATE_PAUSE_S
+        elif self._asked_s + self._pause_s > anyio.current_time():
+            await anyio.sleep_until(self._asked_s + self._pause_s)
+            self._pause_s = min(2 * self._pause_s, _UPDATE_PAUSE_MAX_S)
+        try:
+            return await self._ask(cluster, topics)
+        finally:
+            self._asked_s = anyio.current_time()
+
     def _learn(self, metadata: Any) -> None:
         """Take the newest metadata; ignore what cannot be used."""
         try:
+            _check_size(metadata)
             brokers = [
                 BrokerAddress(host or "", port, node, self._has_tls)
                 for node, host, port, *_ in metadata.brokers
@@ -170,6 +207,15 @@ class Cluster:
         except Exception as error:  # noqa: BLE001 - whatever a broker answers
             detail = f"the metadata of the cluster cannot be used ({described(error)}); check the brokers"
             self._journal.topic(KafkaTrouble(Fault.CONNECTION, "", detail))
+
+
+def _check_size(metadata: Any) -> None:
+    """Raise a ValueError if the cluster is larger than any that there is."""
+    brokers = len(metadata.brokers)
+    partitions = sum(len(partitions) for *_, partitions in metadata.topics)
+    if brokers > BROKERS_MAX or partitions > PARTITIONS_MAX:
+        limit = f"at most {BROKERS_MAX} and {PARTITIONS_MAX} are used"
+        raise ValueError(f"{brokers} brokers and {partitions} partitions; {limit}")
 
 
 def topic_trouble(
