@@ -11,8 +11,9 @@ the options for keepalive, of which each channel has its own.
 import os
 import socket
 import struct
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
 from typing import Final
@@ -25,10 +26,12 @@ _BYTES_PER_S = 1 << 18
 """An answer has at most 16 KiB, and a cycle has a few. A larger one is not a flood yet: gRPC accepts 4 MiB of
 it before it refuses it."""
 
-_LOOK_EVERY_S = 1.0
-_PAUSE_MIN_S = 300.0
-_PAUSE = 20
-"""Times the time that the flood may have lasted: its share of a core is one twentieth."""
+LOOK_EVERY_S = 0.25
+"""Frames without content can take hundreds of megabytes a second of memory."""
+
+_WATCH_EVERY_S = 0.25
+
+_PAUSE_S = 300.0
 
 _BYTES_RECEIVED_OFFSET = 128  # struct tcp_info: tcpi_bytes_received, an unsigned 64-bit integer
 _TCP_INFO_BYTES = 256
@@ -37,14 +40,17 @@ _numbers = count()
 
 
 class GrpcConnections:
-    """The connections of one channel. Used by one thread."""
+    """The connections of one channel. Used by the channel's thread and by the watchdog."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Of a channel that is still to be opened with `options`."""
         self._user_timeout_ms: Final = _USER_TIMEOUT_MS + next(_numbers)
         self._clock = clock
+        self._lock = threading.Lock()
         self._looked_s = clock()
+        self._known: Sequence[int] | None = None  # descriptors; None: to be looked for
         self._received: Mapping[int, int] = {}  # bytes, by the inode of the socket
+        self._allowed_bytes = _FREE_BYTES
         self._resume_s = 0.0
 
     def options(self) -> list[tuple[str, int]]:
@@ -57,50 +63,103 @@ class GrpcConnections:
     def pause_left_s(self) -> float:
         """Shut down connections that have received too much; return for how long to send nothing.
 
-        Call it before each call on the channel. 0: send.
+        Call it before each call on the channel, and each `LOOK_EVERY_S` until it has ended. 0: send.
         """
+        with self._lock:
+            self._known = None  # the call may open another one
+            self._look()
+            return max(0.0, self._resume_s - self._clock())
+
+    def look(self) -> None:
+        """Shut down connections that have received too much. The watchdog calls it all the time."""
+        with self._lock:
+            self._look()
+
+    def shut_down(self) -> None:
+        """Shut down all connections of the channel; the next call opens another one."""
+        with self._lock:
+            self._known = None
+            for _, connection in self._open():
+                _shut_down(connection)
+
+    def _look(self) -> None:
         now_s = self._clock()
         elapsed_s = now_s - self._looked_s
-        if elapsed_s >= _LOOK_EVERY_S:
-            self._looked_s = now_s
-            if self._shut_down_flooded(_FREE_BYTES + int(elapsed_s * _BYTES_PER_S)):
-                self._resume_s = now_s + max(_PAUSE_MIN_S, elapsed_s * _PAUSE)
-        return max(0.0, self._resume_s - now_s)
+        if elapsed_s < LOOK_EVERY_S:
+            return
+        self._looked_s = now_s
+        before, received, known = self._received, dict[int, int](), list[int]()
+        for descriptor, connection in self._open():
+            known.append(descriptor)
+            with suppress(OSError):  # closed meanwhile
+                received[os.fstat(descriptor).st_ino] = _received_bytes(connection)
+        self._received, self._known = received, known
+        allowed_bytes = min(_FREE_BYTES, self._allowed_bytes + int(elapsed_s * _BYTES_PER_S))
+        self._allowed_bytes = allowed_bytes - sum(
+            count - before.get(inode, 0) for inode, count in received.items()
+        )
+        if self._allowed_bytes < 0:
+            self._allowed_bytes = _FREE_BYTES
+            self._resume_s = now_s + _PAUSE_S
+            for _, connection in self._open():
+                _shut_down(connection)
 
-    def _shut_down_flooded(self, most_bytes: int) -> bool:
-        """Shut down what has received more since the last look; return whether there was any."""
-        before, received = self._received, dict[int, int]()
-        flooded = False
-        for connection in self._open():
-            with suppress(OSError):
-                inode = os.fstat(connection.fileno()).st_ino
-                received[inode] = _received_bytes(connection)
-                if received[inode] - before.get(inode, 0) > most_bytes:
-                    flooded = True
-                    connection.shutdown(socket.SHUT_RDWR)
-        self._received = received
-        return flooded
-
-    def _open(self) -> Iterator[socket.socket]:
+    def _open(self) -> Iterator[tuple[int, socket.socket]]:
         """Yield the connections of the channel."""
-        try:
-            names = os.listdir("/proc/self/fd")
-        except OSError:
-            return  # not Linux, or no descriptor is left
-        for name in names:
+        for descriptor in _descriptors() if self._known is None else self._known:
             try:
-                # Another descriptor of the same socket: gRPC may close its own meanwhile.
-                descriptor = os.dup(int(name))
+                # Not a copy of it: closing one of a file would drop the locks that SQLite has on the file.
+                connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, descriptor)
             except OSError:
-                continue
+                continue  # not a socket
             try:
-                connection = socket.socket(fileno=descriptor)
-            except OSError:
-                os.close(descriptor)  # not a socket
-                continue
-            with connection:
                 if _user_timeout_ms(connection) == self._user_timeout_ms:
-                    yield connection
+                    yield descriptor, connection
+            finally:
+                connection.detach()  # it is gRPC's
+
+
+class _Watchdog:
+    """Looks at the connections of all channels, also between two calls, from a thread of its own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._watched: set[GrpcConnections] = set()
+        self._runs = False
+
+    def add(self, connections: GrpcConnections) -> None:
+        """Look at the connections of a channel until they are removed; idempotent."""
+        with self._lock:
+            self._watched.add(connections)
+            if not self._runs:
+                self._runs = True
+                threading.Thread(target=self._watch, name="otlp-grpc", daemon=True).start()
+
+    def remove(self, connections: GrpcConnections) -> None:
+        """Look at them no more."""
+        with self._lock:
+            self._watched.discard(connections)
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(_WATCH_EVERY_S)
+            with self._lock:
+                watched = tuple(self._watched)
+                self._runs = bool(watched)
+            if not watched:
+                return
+            for each in watched:
+                each.look()
+
+
+WATCHDOG: Final = _Watchdog()
+
+
+def _descriptors() -> Sequence[int]:
+    try:
+        return [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:
+        return ()  # not Linux, or no descriptor is left
 
 
 def _user_timeout_ms(connection: socket.socket) -> int:
@@ -112,7 +171,16 @@ def _user_timeout_ms(connection: socket.socket) -> int:
 
 
 def _received_bytes(connection: socket.socket) -> int:
-    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+    """Return how much it has received; 0 if that is not known."""
+    try:
+        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+    except OSError:
+        return 0
     if len(info) < _BYTES_RECEIVED_OFFSET + 8:
         return 0  # a kernel before Linux 4.1
     return int(struct.unpack_from("=Q", info, _BYTES_RECEIVED_OFFSET)[0])
+
+
+def _shut_down(connection: socket.socket) -> None:
+    with suppress(OSError):  # the peer was faster
+        connection.shutdown(socket.SHUT_RDWR)

@@ -28,7 +28,7 @@ import structlog
 from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData
 
 from agent.sinks import otlp_failures
-from agent.sinks.grpc_connections import GrpcConnections
+from agent.sinks.grpc_connections import LOOK_EVERY_S, WATCHDOG, GrpcConnections
 from agent.sinks.http_post import AttemptFailed, HttpClient, Stage
 from agent.sinks.otlp_answers import RETRY_INFO, of_grpc, of_http, of_success, retry_info
 from agent.sinks.otlp_credentials import Credentials
@@ -51,6 +51,7 @@ _OF_A_REQUEST = frozenset({"content-type", "content-encoding", "user-agent"})
 # gRPC decompresses up to a thousandfold what this limit lets through.
 _GRPC_ANSWER_BYTES_MAX = 16 * 1024
 _GRPC_METADATA_BYTES_MAX = 16 * 1024
+_OVERDUE_S = 1.0  # after its deadline a call is ended from outside
 
 
 class Watch:
@@ -274,7 +275,12 @@ def _open_grpc(settings: Settings, credentials: Credentials, attempts: _Attempts
                 signal="metrics",
             )
 
+        def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
+            WATCHDOG.remove(connections)
+            super().shutdown(timeout_millis, **kwargs)
+
         def export_request(self, request: "Request") -> MetricExportResult:
+            WATCHDOG.add(connections)
             pause_s = connections.pause_left_s()
             if pause_s > 0:
                 detail = otlp_failures.flooded(settings)
@@ -309,12 +315,30 @@ def _open_grpc(settings: Settings, credentials: Credentials, attempts: _Attempts
             mine = cast("Any", self)
             mine._channel, mine._client = channel, SimpleNamespace(Export=partial(watched, export))
 
-    def watched(export: Callable[..., Any], **kwargs: Any) -> "ExportMetricsServiceResponse":
+    def answered(call: Any) -> "ExportMetricsServiceResponse | None":
+        """Return the response; `None`: there is none yet."""
+        try:
+            return cast("ExportMetricsServiceResponse", call.result(LOOK_EVERY_S))
+        except grpc.FutureTimeoutError:
+            return None
+
+    def watched(export: Any, **kwargs: Any) -> "ExportMetricsServiceResponse":
         attempts.begin()
         kwargs["metadata"] = tuple(credentials.headers().items())
         attempts.watch.enter(Stage.ANSWER)
+        call = export.future(**kwargs)
+        # gRPC does not end a call at its deadline while it reads frames without end.
+        over_s = time.monotonic() + kwargs["timeout"] + _OVERDUE_S
         try:
-            response = export(**kwargs)
+            while (response := answered(call)) is None:
+                connections.pause_left_s()
+                if time.monotonic() > over_s:
+                    connections.shut_down()
+                    call.cancel()
+        except grpc.FutureCancelledError:
+            detail = otlp_failures.of_grpc("DEADLINE_EXCEEDED", "", settings)
+            attempts.end(Outcome(accepted=False, detail=detail))
+            raise Failed(codes.DEADLINE_EXCEEDED, None) from None
         except grpc.RpcError as error:
             outcome = attempts.end(of_grpc(cast("grpc.Call", error), settings, attempts.redact))
             code = cast("grpc.Call", error).code()

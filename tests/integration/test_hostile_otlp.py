@@ -1,6 +1,5 @@
 """Generated answers of a hostile OTLP backend: no crash, memory bounded, every point accounted for."""
 
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -50,15 +49,13 @@ def test_whatever_a_backend_answers_to_log_records_they_are_settled_or_kept(
 
 def test_a_backend_that_sends_more_than_answers_is_left_alone() -> None:
     request = ExportMetricsServiceRequest()
-    with http2_floods(32 << 20) as (endpoint, told), otlp_backends.grpc_backend() as other:
+    with http2_floods() as (endpoint, ended), otlp_backends.grpc_backend() as other:
         flooded, others = opened(endpoint), opened(other.endpoint)
         first = flooded.export(request)
         others.export(request)
-        assert told.get(timeout=120) == "sent"
-        time.sleep(1.1)  # it looks once a second
+        assert ended.wait(120)  # also between two exports
 
         outcome = flooded.export(request)
-        assert told.get(timeout=120) == "ended"
         undisturbed = others.export(request)
         flooded.shutdown()
         others.shutdown()
@@ -66,7 +63,7 @@ def test_a_backend_that_sends_more_than_answers_is_left_alone() -> None:
     assert first.accepted
     assert "sends more than answers" in outcome.detail
     assert outcome.retry_after_s is not None
-    assert outcome.retry_after_s >= 300
+    assert outcome.retry_after_s > 100
     assert undisturbed.accepted
 
 

@@ -289,7 +289,13 @@ FILLED: Mapping[str, Sequence[str]] = {
     "encrypted bytes of an answer over HTTP, and of a handshake": [
         "unit/sinks/test_tls_stream.py::test_records_without_data_are_read_up_to_a_bound"
     ],
-    "what a connection of gRPC receives between two exports": [
+    "brokers of a Kafka cluster; partitions of a topic": [
+        "unit/sinks/test_kafka_connections.py::test_a_cluster_larger_than_any_is_refused_with_a_reason"
+    ],
+    "requests for metadata while a partition has no leader": [
+        "unit/sinks/test_kafka_connections.py::test_a_partition_without_leader_does_not_make_the_agent_ask_all_the_time"
+    ],
+    "what the connections to a gRPC backend receive": [
         "unit/sinks/test_grpc_connections.py::test_a_connection_that_receives_without_end_is_shut_down_and_its_backend_left_alone",
         "integration/test_hostile_otlp.py::test_a_backend_that_sends_more_than_answers_is_left_alone",
     ],
