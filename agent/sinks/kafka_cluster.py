@@ -194,7 +194,7 @@ class Cluster:
     def _learn(self, metadata: Any) -> None:
         """Take the newest metadata; ignore what cannot be used."""
         try:
-            _check_size(metadata)
+            _check_size(metadata, self._topic)
             brokers = [
                 BrokerAddress(host or "", port, node, self._has_tls)
                 for node, host, port, *_ in metadata.brokers
@@ -209,10 +209,10 @@ class Cluster:
             self._journal.topic(KafkaTrouble(Fault.CONNECTION, "", detail))
 
 
-def _check_size(metadata: Any) -> None:
-    """Raise a ValueError if the cluster is larger than any that there is."""
+def _check_size(metadata: Any, topic: str) -> None:
+    """Raise a ValueError if the cluster or its topic is larger than any that there is."""
     brokers = len(metadata.brokers)
-    partitions = sum(len(partitions) for *_, partitions in metadata.topics)
+    partitions = sum(len(partitions) for _, name, *_, partitions in metadata.topics if name == topic)
     if brokers > BROKERS_MAX or partitions > PARTITIONS_MAX:
         limit = f"at most {BROKERS_MAX} and {PARTITIONS_MAX} are used"
         raise ValueError(f"{brokers} brokers and {partitions} partitions; {limit}")

@@ -112,6 +112,7 @@ async def test_connections_that_are_closed_are_not_kept() -> None:
             kept = sum(isinstance(each, BrokerConnection) for each in gc.get_objects())
             group.cancel_scope.cancel()
         await sink.aclose()
+        await anyio.wait_all_tasks_blocked()  # the peer has taken in all connections, and seen them end
 
     assert kept <= CONNECTIONS_MAX
 
