@@ -29,8 +29,6 @@ it before it refuses it."""
 LOOK_EVERY_S = 0.25
 """Frames without content can take hundreds of megabytes a second of memory."""
 
-_WATCH_EVERY_S = 0.25
-
 _PAUSE_S = 300.0
 
 _BYTES_RECEIVED_OFFSET = 128  # struct tcp_info: tcpi_bytes_received, an unsigned 64-bit integer
@@ -96,7 +94,7 @@ class GrpcConnections:
         self._received, self._known = received, known
         allowed_bytes = min(_FREE_BYTES, self._allowed_bytes + int(elapsed_s * _BYTES_PER_S))
         self._allowed_bytes = allowed_bytes - sum(
-            count - before.get(inode, 0) for inode, count in received.items()
+            size - before.get(inode, 0) for inode, size in received.items()
         )
         if self._allowed_bytes < 0:
             self._allowed_bytes = _FREE_BYTES
@@ -142,7 +140,7 @@ class _Watchdog:
 
     def _watch(self) -> None:
         while True:
-            time.sleep(_WATCH_EVERY_S)
+            time.sleep(LOOK_EVERY_S)
             with self._lock:
                 watched = tuple(self._watched)
                 self._runs = bool(watched)
