@@ -8,6 +8,7 @@ import json
 import re
 from typing import cast
 
+import msgspec
 from msgspec import Struct
 
 MESSAGE_MAX_BYTES = 64 * 1024
@@ -17,6 +18,8 @@ listing of 800 devices fits (350 indented)."""
 _NOT_BLANK = re.compile(rb"[^ \t\r\n]")
 _MARK = re.compile(rb'["{}\[\]]')
 _MARK_IN_STRING = re.compile(rb'["\\]')
+
+_decode = msgspec.json.Decoder().decode
 
 
 class Frame(Struct, frozen=True):
@@ -117,10 +120,19 @@ class Framer:
 
 
 def _parsed(text: bytes | bytearray) -> dict[str, object]:
+    message: object
     try:
-        message: object = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError("a message is not JSON") from error
+        message = _decode(text)
+    except (ValueError, RecursionError):
+        message = _parsed_slowly(text)
     if type(message) is not dict:
         raise ValueError("a message is not a JSON object")
     return cast(dict[str, object], message)
+
+
+def _parsed_slowly(text: bytes | bytearray) -> object:
+    """Parse what msgspec refuses and `json` may accept: lone surrogates, numbers out of range, NaN."""
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError("a message is not JSON") from error

@@ -80,3 +80,30 @@ def test_the_longest_message_fits() -> None:
 
     assert len(longest) == MESSAGE_MAX_BYTES
     assert taken([longest])[1] == taken([longest[:100], longest[100:] + b"\n"])[1] == MESSAGE_MAX_BYTES
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b'{"a": NaN, "b": -Infinity, "c": 1e999}',
+        b'{"a": "\\ud800", "\\udc00": "\\ud83d\\ude00"}',
+        b'{"a": "\xed\xa0\x80"}',
+        b'{"a": 18446744073709551615, "b": 18446744073709551616, "c": -9223372036854775809}',
+        b'{"a": -0, "b": -0.0, "c": 1E+5, "d": 5e-324, "e": 123456789012345678901.5}',
+        b'{"a": 1, "b": 2, "a": 3}',
+        b'{"a": "\\u0000\\/\x7f"}',
+        b'{"a": ' + b"[" * 900 + b"]" * 900 + b"}",
+    ],
+    ids=lambda said: ascii(said)[:30],
+)
+def test_all_that_python_takes_for_json_has_the_same_values(said: bytes) -> None:
+    messages, size_bytes = taken([said + b"\r\n"])
+
+    assert repr(messages) == repr([json.loads(said)])
+    assert size_bytes in (len(said), len(said) + 1)
+
+
+@pytest.mark.parametrize("value", [b'"\t"', b'"\x01"', b"01", b"1.", b".5", b"+1", b"[1,]", b'"\\x"', b"-"])
+def test_what_python_does_not_take_for_json_is_refused(value: bytes) -> None:
+    with pytest.raises(ValueError, match="not JSON"):
+        taken([b'{"a": ' + value + b"}\r\n"])
