@@ -9,8 +9,8 @@ Two rules hold here:
 2. What is not listed is refused; there is no list of what is refused.
 """
 
-import json
 from collections.abc import Callable, Mapping
+from json.encoder import encode_basestring_ascii as quoted
 from typing import cast
 
 from agent.core.ownership import INTERVAL_MAX_S
@@ -41,8 +41,6 @@ WRITABLE = frozenset({INTERVAL})
 
 _MEMBERS = frozenset({"execute", "arguments", "id"})
 
-_to_json = json.JSONEncoder(separators=(",", ":")).encode
-
 
 def encode(message: Mapping[str, object]) -> bytes:
     """Return the bytes of an allowed message.
@@ -63,13 +61,18 @@ def encode(message: Mapping[str, object]) -> bytes:
     plain = dict(cast(dict[str, object], arguments))
     _require(all(type(name) is str for name in plain), members)
     _require(_allowed(cast(str, command), plain), members)
-    wire: dict[str, object] = {"execute": command}
+    # Not `json.dumps`, which takes several times as long for so little. The values are strings and integers.
+    text = f'{{"execute":{quoted(cast(str, command))}'
     if plain:
-        wire["arguments"] = plain
+        named = [
+            f"{quoted(name)}:{quoted(value) if type(value) is str else value}"
+            for name, value in plain.items()
+        ]
+        text += f',"arguments":{{{",".join(named)}}}'
     if "id" in members:
         _require(type(members["id"]) is int, members)
-        wire["id"] = members["id"]
-    return _to_json(wire).encode("ascii")
+        text += f',"id":{members["id"]}'
+    return f"{text}}}".encode("ascii")
 
 
 def _allowed(command: str, arguments: dict[str, object]) -> bool:

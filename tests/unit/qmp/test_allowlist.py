@@ -52,6 +52,17 @@ def test_an_allowed_message_goes_out_as_it_is(message: dict[str, Any]) -> None:
     assert json.loads(allowlist.encode(message)) == expected
 
 
+@pytest.mark.parametrize("name", ["balloon0", 'a"\\/\x00\x1f\x7f', "\u00e9\U0001f600", "\ud800"])
+def test_the_bytes_are_those_that_json_makes(name: str) -> None:
+    message = {
+        "execute": "qom-set",
+        "arguments": {"path": f"/machine/{name}", "property": allowlist.INTERVAL, "value": 10},
+        "id": 2**70,
+    }
+
+    assert allowlist.encode(message) == json.dumps(message, separators=(",", ":")).encode()
+
+
 class LyingText(str):
     """Looks like an allowed word to every comparison, and is another one on the wire."""
 
