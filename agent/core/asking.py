@@ -130,7 +130,7 @@ def next_question_at(p: Poller) -> int:
         times.append(p.running.when(p.cadence.pace.due_ns))
         if _may_set_interval(p):
             times.append(p.interval.set_at_ns)
-    return min(at for at in times if at is not None)
+    return min([at for at in times if at is not None])
 
 
 def _interval_change(p: Poller, turn: Turn) -> IntervalChange:

@@ -158,35 +158,34 @@ def step(poller: Poller, event: Event, *, now: Now, chance: int, settings: PollS
     turn = Turn(now, chance, settings)
     poller = _apply(poller, event, turn)
     poller = asking.proceed(poller, turn)
-    running = poller.process.run_state == "running"
-    poller = replace(
-        poller,
-        running=poller.running.run(running, now.mono_ns),
-        observed=poller.observed.run(running and announcing.is_answering(poller), now.mono_ns),
-    )
+    poller = _with_clocks(poller, now.mono_ns)
     poller = announcing.announce(poller, turn)
     return Step(poller, tuple(turn.effects))
+
+
+def _with_clocks(p: Poller, mono_ns: int) -> Poller:
+    """Return the poller with its clocks as they run, or stand still, from now on; mostly they did before."""
+    runs = p.process.run_state == "running"
+    running = p.running.run(runs, mono_ns)
+    observed = p.observed.run(runs and announcing.is_answering(p), mono_ns)
+    if running is p.running and observed is p.observed:
+        return p
+    return replace(p, running=running, observed=observed)
 
 
 def wakeup_at(poller: Poller, settings: PollSettings) -> int | None:
     """Return when to call `step` with a `Tick` (monotonic nanoseconds); `None`: no need to."""
     if isinstance(poller.phase, Retired):
         return None
-    times = [
-        _phase_wakeup_at(poller),
-        announcing.stall_at(poller, settings),
-        None if poller.reported is None else poller.reported.heartbeat_at_ns,
-    ]
-    return min((at for at in times if at is not None), default=None)
+    heartbeat_at_ns = None if poller.reported is None else poller.reported.heartbeat_at_ns
+    times = (_phase_wakeup_at(poller), announcing.stall_at(poller, settings), heartbeat_at_ns)
+    return min([at for at in times if at is not None], default=None)
 
 
 def is_reading(poller: Poller) -> bool:
     """Return whether a reading is in flight and its deadline has not passed."""
-    match poller.phase:
-        case Asking(question=Question.READ, overdue=False):
-            return True
-        case _:
-            return False
+    phase = poller.phase
+    return isinstance(phase, Asking) and phase.question is Question.READ and not phase.overdue
 
 
 def _phase_wakeup_at(p: Poller) -> int | None:
@@ -208,17 +207,19 @@ def _phase_wakeup_at(p: Poller) -> int | None:
 
 def _apply(p: Poller, event: Event, turn: Turn) -> Poller:
     match event:
+        case Tick():  # the two of each sample come first: the cases are compared in order
+            return _tick(p, turn)
+        case Answered(reading, resident_bytes):
+            if resident_bytes is not None:
+                resident = Resident(resident_bytes, turn.now.unix_ms)
+                p = replace(p, process=replace(p.process, resident=resident))
+            return sampling.read(p, reading, turn)
         case Opened():
             return linking.opened(p, event, turn)
         case LinkFailed(fault, detail):
             return linking.failed(p, fault, detail, turn)
         case Introduced():
             return device.introduced(p, event, turn)
-        case Answered(reading, resident_bytes):
-            if resident_bytes is not None:
-                resident = Resident(resident_bytes, turn.now.unix_ms)
-                p = replace(p, process=replace(p.process, resident=resident))
-            return sampling.read(p, reading, turn)
         case Checked():
             return device.checked(p, event, turn)
         case ActualRead(actual_bytes):
@@ -250,8 +251,6 @@ def _apply(p: Poller, event: Event, turn: Turn) -> Poller:
             return linking.claim_freed(p, turn)
         case StateWanted():
             return announcing.repeat(p, turn)
-        case Tick():
-            return _tick(p, turn)
         case _:
             assert_never(event)
 

@@ -80,7 +80,9 @@ class FairQueue(Generic[T]):
 
     def discard(self, owner: Owner, item: T) -> None:
         """Remove an item if it waits."""
-        items = self._items.get(owner, {})
+        items = self._items.get(owner)
+        if items is None:
+            return
         items.pop(item, None)
         if not items:
             self._items.pop(owner, None)

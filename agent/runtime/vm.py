@@ -6,7 +6,7 @@ of a link carries the link's number, so that a late event of a closed link is no
 link.
 """
 
-from collections import deque
+import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -154,9 +154,10 @@ class VmTask:
         self._services = services
         # Events that occur while another is being applied: an answer of the agent's own, a link that ends
         # while a command is sent.
-        self._events: deque[tuple[int | None, Event]] = deque()
+        self._events: list[tuple[int | None, Event]] = []
         self._applying = True  # until `run` begins
-        self._over = anyio.Event()
+        self._is_over = False
+        self._over: asyncio.Future[None]
         self._failure: Exception | None = None
         self._group: TaskGroup
         self._link_number = 0
@@ -171,12 +172,13 @@ class VmTask:
         self._services.claims.join(address, self.happened)
         try:
             async with anyio.create_task_group() as self._group:
+                self._over = asyncio.get_running_loop().create_future()
                 self._applying = False
                 self.happened(Tick())
-                await self._over.wait()
+                await self._over
                 self._group.cancel_scope.cancel()
         finally:
-            self._over.set()  # events are ignored from now on
+            self._is_over = True  # events are ignored from now on
             self._services.claims.leave(address)
             self._services.alarms.set(self, None)
         if self._failure is not None:
@@ -188,28 +190,33 @@ class VmTask:
 
     def happened(self, event: Event, link: int | None = None) -> None:
         """Apply an event, of that link or of none; in order, also if applying another one caused it."""
-        if self._over.is_set():
+        if self._is_over:
             return
         self._events.append((link, event))
         if self._applying:
             return
         self._applying = True
         try:
-            while self._events and not self._over.is_set():
-                number, event = self._events.popleft()
+            while self._events and not self._is_over:
+                number, event = self._events.pop(0)
                 if number is None or number == self._link_number:
                     self._apply(event)
         except Exception as error:  # noqa: BLE001 - `run` raises it, and its caller contains it
             self._failure = error
-            self._over.set()
+            self._end()
         finally:
             self._applying = False
-        if not self._over.is_set():
+        if not self._is_over:
             self._services.alarms.set(
                 self,
                 polling.wakeup_at(self.poller, self._services.polling),
                 reading=polling.is_reading(self.poller),
             )
+
+    def _end(self) -> None:
+        self._is_over = True
+        if not self._over.done():  # else canceled
+            self._over.set_result(None)
 
     def _apply(self, event: Event) -> None:
         if isinstance(event, Answered):  # applied before any other task runs
@@ -224,6 +231,14 @@ class VmTask:
     def _perform(self, effect: Effect) -> None:
         services, group = self._services, self._group
         match effect:
+            case EmitSample(sample):  # the two of each sample come first: the cases are compared in order
+                services.emissions.sample(sample, remember(self.poller))
+                lag_ns = self.poller.cadence.lag_at_most_ns
+                if sample.origin is Origin.POLL and lag_ns is not None:
+                    services.counters.lag.record(lag_ns / 1e9)
+            case Ask(question=Question.READ):
+                if self._link is not None:
+                    self._read(self._link, effect, self._link_number)
             case OpenLink():
                 self._link_number += 1
                 group.start_soon(
@@ -240,9 +255,6 @@ class VmTask:
             case Ask(question=Question.CLAIM):
                 claimed = services.claims.claim(effect, self.poller.endpoint.address, self._claimant)
                 self.happened(claimed, self._link_number)
-            case Ask(question=Question.READ):
-                if self._link is not None:
-                    self._read(self._link, effect, self._link_number)
             case Ask():
                 if self._asks is not None and self._link is not None:
                     self._asks.start_soon(self._ask, self._link_number, self._link, effect)
@@ -250,11 +262,6 @@ class VmTask:
                 services.claims.disclaim(self.poller.endpoint.address)
             case Forget(mark):
                 group.start_soon(self._forget, mark)
-            case EmitSample(sample):
-                services.emissions.sample(sample, remember(self.poller))
-                lag_ns = self.poller.cadence.lag_at_most_ns
-                if sample.origin is Origin.POLL and lag_ns is not None:
-                    services.counters.lag.record(lag_ns / 1e9)
             case EmitState(event):
                 services.emissions.state(event, remember(self.poller))
             case CountReading(counted, amount):
@@ -271,7 +278,7 @@ class VmTask:
                 )
             case Retire():
                 services.emissions.retire(self.poller.endpoint.address)
-                self._over.set()
+                self._end()
 
     async def _forget(self, mark: SocketMark) -> None:
         with anyio.CancelScope(
