@@ -6,9 +6,11 @@ so only samples with origin `poll` are kept (core/pressure.py says why).
 
 import math
 from array import array
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+from msgspec import Struct
+from msgspec.structs import astuple
 
 from agent.core.address import Address
 from agent.core.pressure import NO_RATES, VmPressure, rates
@@ -36,8 +38,7 @@ _BACK_SLOTS = 6
 """The host's view of a VM and its samples come at different times: this much disorder is normal."""
 
 
-@dataclass(frozen=True, slots=True)
-class Values:
+class Values(Struct, frozen=True):
     """What is kept of a VM in one slot. `None`: not known."""
 
     available_share: float | None = None  # of the guest's total memory
@@ -48,7 +49,7 @@ class Values:
     resident_bytes: float | None = None
 
 
-COLUMNS: Sequence[str] = tuple(Values.__slots__)
+COLUMNS: Sequence[str] = Values.__struct_fields__
 _WIDTH = len(COLUMNS)
 _NO_VALUES = Values()
 
@@ -73,7 +74,7 @@ class VmHistory:
 
     def __init__(self, vm_id: VmId | None) -> None:
         self.vm_id = vm_id
-        self.changes: deque[Change] = deque(maxlen=CHANGES_MAX)
+        self.changes: list[Change] = []  # the newest `CHANGES_MAX`
         self.newest = _NO_VALUES
         self.revision = 0
         """Changes with each value added."""
@@ -139,10 +140,9 @@ class VmHistory:
         self._write(self._next - 1, values)
 
     def _write(self, place: int, values: Values) -> None:
-        for column, name in enumerate(COLUMNS):
-            value: float | None = getattr(values, name)
+        for at, value in enumerate(astuple(values), place * _WIDTH):
             if value is not None:
-                self._values[place * _WIDTH + column] = value
+                self._values[at] = value
 
     def _add_to_spark(self, minute: int, share: float | None) -> None:
         ahead = minute - self.spark_minute
@@ -202,6 +202,7 @@ class VmHistories:
             detail = printable(event.detail, DETAIL_CHARACTERS_MAX)
             reason = printable(str(event.reason), REASON_CHARACTERS_MAX)  # a run state comes from QEMU
             history.changes.append(Change(event.since_ms, event.state.value, reason, detail))
+            del history.changes[:-CHANGES_MAX]
 
     def memory(self, memory: VmMemory) -> None:
         """Add what the host sees of a VM."""

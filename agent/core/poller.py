@@ -72,8 +72,7 @@ class PollSettings:
     visit_ns: int = 80_000_000  # in `share`: leave before other clients notice (100 ms is the promise)
 
 
-@dataclass(frozen=True, slots=True)
-class Clock:
+class Clock(Struct, frozen=True):
     """A clock that can stand still. `since_ns` None: it stands still."""
 
     total_ns: int = 0

@@ -12,7 +12,6 @@ Sources: the conditions of `low` and `pressure` are those of KubeVirt's alerts o
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 
 from msgspec import Struct
@@ -174,8 +173,7 @@ def _judge(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Rates:
+class Rates(Struct, frozen=True):
     """The rates that people look at first, not limited as the components are. `None`: not available."""
 
     swap_bytes_per_s: float | None
