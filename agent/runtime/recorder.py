@@ -83,9 +83,7 @@ class Recorder:
         view = self._board.get(sample.address)
         if view is not None:
             pressure = _pressure(view, sample)
-            self._board[sample.address] = replace(
-                view, sample=sample, balloon=sample.balloon, pressure=pressure
-            )
+            self._board[sample.address] = VmView(view.state, sample, sample.balloon, view.memory, pressure)
             if self._histories is not None:
                 self._histories.sample(sample, view.pressure, pressure)
         self._emit(encode_sample(sample, self._agent, self._mode), memory, sample.vm, sample.address)
