@@ -140,6 +140,15 @@ _TYPES: Mapping[RecordKind, tuple[str, str]] = {
 }
 """CloudEvents `type` and `dataschema`; the latter is the schema's `$id`."""
 
+_HEADERS = {
+    name: f"ce_{name}"
+    for name in (
+        *("specversion", "id", "source", "type", "time", "dataschema"),
+        *("partitionkey", "sequence", "subject"),
+    )
+}
+"""The header of each attribute, in `binary` mode."""
+
 _encoder = msgspec.json.Encoder()
 
 
@@ -171,7 +180,7 @@ def _record(
         attributes["subject"] = subject
     if mode is Mode.BINARY:
         headers = [("content-type", b"application/json")]
-        headers += [(f"ce_{name}", value.encode()) for name, value in attributes.items()]
+        headers += [(_HEADERS[name], value.encode()) for name, value in attributes.items()]
         value = _encoder.encode(document)
     else:
         headers = [("content-type", b"application/cloudevents+json; charset=UTF-8")]

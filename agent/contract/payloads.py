@@ -258,4 +258,5 @@ def _host(agent: Agent) -> Document:
 
 def _text(text: str, characters_max: int = TEXT_MAX) -> str:
     """Return `text` bounded, with "?" for lone surrogates, which UTF-8 cannot encode."""
-    return text[:characters_max].encode("utf-8", "replace").decode("utf-8")
+    text = text[:characters_max]
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
