@@ -29,6 +29,7 @@ import anyio
 from msgspec import Struct
 from qemu.qmp import ConnectError, QMPClient, Runstate
 from qemu.qmp.error import ProtocolError
+from qemu.qmp.events import EventListener
 from qemu.qmp.message import Message
 from qemu.qmp.models import Greeting
 
@@ -66,6 +67,10 @@ _SILENT = logging.Logger("agent.qmp.silent")
 _SILENT.disabled = True
 
 
+_UNHEARD = EventListener()
+"""In place of the listener that the library makes for each client: its queues take 3 KB, and get nothing."""
+
+
 class _Question(Struct, frozen=True):
     """A command sent, and the callbacks for its answer."""
 
@@ -86,6 +91,8 @@ class MonitorClient(QMPClient):
     ) -> None:
         super().__init__(readbuflen=_READ_MAX_BYTES)
         self.logger = _SILENT
+        listener, self.events = self.events, _UNHEARD
+        self.remove_listener(listener)
         self._path = path
         self._turns = turns or ReadTurns()
         self._flood = FloodWindow(events_per_s_max, self._turns.budget, owner)
@@ -96,7 +103,7 @@ class MonitorClient(QMPClient):
         self._waiting: dict[int, _Question] = {}
         self._calls: dict[int, asyncio.Future[object]] = {}  # those of `call`, which fail when the link ends
         self._queue = EventQueue()
-        self._news = asyncio.Event()
+        self._news: asyncio.Future[None] | None = None  # what `next_event` waits for
         self._ended: QmpUnreachable | None = None
 
     # --- for link.py ---
@@ -181,14 +188,14 @@ class MonitorClient(QMPClient):
         while not self._queue:
             if self._ended is not None:
                 raise self._unreachable()
-            self._news.clear()
-            await self._news.wait()
+            self._news = asyncio.get_running_loop().create_future()
+            await self._news
         return self._queue.take()
 
     def tell(self, event: LinkEvent) -> None:
         """Queue an event that did not come from QEMU."""
         self._queue.put(event)
-        self._news.set()
+        self._wake()
 
     def fail(self, fault: LinkFault, error: Exception) -> QmpUnreachable:
         """End the link because an answer was not as documented; return the error to raise."""
@@ -324,7 +331,7 @@ class MonitorClient(QMPClient):
         event = parsing.parse_event(message)
         if event is not None:
             self._queue.put(event)
-            self._news.set()
+            self._wake()
         elif "error" in message and "id" not in message:
             raise ValueError("QEMU could not parse a command")
 
@@ -337,10 +344,14 @@ class MonitorClient(QMPClient):
         for answer in self._calls.values():
             if not answer.done():
                 answer.set_exception(self._unreachable())
-        self._news.set()
+        self._wake()
         # Nothing needs flushing, and a stopped QEMU would never read it.
         if self._writer is not None:
             self._writer.transport.abort()
+
+    def _wake(self) -> None:
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
 
     def _unreachable(self) -> QmpUnreachable:
         # A new one each time: an exception raised twice carries both tracebacks.
