@@ -12,22 +12,28 @@ from agent.core.lateness import extended
 @contextmanager
 def answer_within(timeout_s: float) -> Generator[anyio.CancelScope]:
     """Cancel the block after `timeout_s`; look at `cancelled_caught` of the scope for whether it was."""
-    loop = asyncio.get_running_loop()
-
-    def set_timer(deadline_s: float) -> asyncio.TimerHandle:
-        return loop.call_at(deadline_s, expire, deadline_s)
-
-    def expire(deadline_s: float) -> None:
-        nonlocal timer
-        deadline_ns = extended(int(deadline_s * 1e9), int(loop.time() * 1e9))
-        if deadline_ns is None:
-            scope.cancel()
-        else:
-            timer = set_timer(deadline_ns / 1e9)
-
     with anyio.CancelScope() as scope:
-        timer = set_timer(loop.time() + timeout_s)
+        deadline = _Deadline(scope, timeout_s)
         try:
             yield scope
         finally:
-            timer.cancel()
+            deadline.timer.cancel()
+
+
+class _Deadline:
+    """Cancels a scope. A canceled timer lets go of it, so no cycle is left for the garbage collector."""
+
+    def __init__(self, scope: anyio.CancelScope, timeout_s: float) -> None:
+        self._scope = scope
+        self._loop = asyncio.get_running_loop()
+        self.timer = self._set_timer(self._loop.time() + timeout_s)
+
+    def _set_timer(self, deadline_s: float) -> asyncio.TimerHandle:
+        return self._loop.call_at(deadline_s, self._expire, deadline_s)
+
+    def _expire(self, deadline_s: float) -> None:
+        deadline_ns = extended(int(deadline_s * 1e9), int(self._loop.time() * 1e9))
+        if deadline_ns is None:
+            self._scope.cancel()
+        else:
+            self.timer = self._set_timer(deadline_ns / 1e9)

@@ -1,6 +1,8 @@
 """Deadlines on an event loop that is blocked, as one that gets no CPU is."""
 
+import gc
 import time
+import weakref
 
 import anyio
 
@@ -46,3 +48,16 @@ async def test_silence_after_the_loop_was_blocked_is_canceled() -> None:
         await anyio.sleep_forever()
 
     assert scope.cancelled_caught
+
+
+async def test_what_ends_in_time_leaves_nothing_for_the_garbage_collector() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        with answer_within(60.0) as scope:
+            await anyio.lowlevel.checkpoint()
+        left = weakref.ref(scope)
+        del scope
+        assert left() is None
+    finally:
+        gc.enable()
