@@ -1,11 +1,12 @@
 """The format of the ledger's file, `{"format": 1, "owed": [...]}`. Pure.
 
-msgspec checks the shape. The JSON text is left to `json`: a path that is not UTF-8 has lone surrogates, which
-msgspec's JSON refuses. `json` indents slowly, and one change writes all entries, so their texts are cached.
+msgspec checks the shape. The JSON of a value is left to `json`: a path that is not UTF-8 has lone surrogates,
+which msgspec's JSON refuses. `json` indents slowly, and what it makes for that is garbage in cycles, so the
+text is composed here. One change writes all entries, so their texts are cached.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -50,25 +51,30 @@ class NewerFormat(NotOurFormat):
 
 def encode_owed(changes: Sequence[IntervalChange]) -> bytes:
     """Return the file's content."""
-    document: object = msgspec.to_builtins(_File(FORMAT, []))
-    text = json.dumps(document, indent=1)
-    if changes:
-        text = text.replace("[]", f"[{','.join(map(_entry_text, changes))}\n ]")
-    return text.encode() + b"\n"
+    owed = f"[{','.join(map(_entry_text, changes))}\n ]" if changes else "[]"
+    return f"{_object_text({'format': str(FORMAT), 'owed': owed}, depth=0)}\n".encode()
 
 
 @lru_cache(_TEXTS_MAX)
 def _entry_text(change: IntervalChange) -> str:
-    entry = _Entry(
-        path=str(change.address),
-        mark=change.mark,
-        balloon_path=change.balloon_path,
-        interval_before_s=change.interval_before_s,
-        interval_set_s=change.interval_set_s,
-        set_at_ms=change.set_at_ms,
-    )
-    document: object = msgspec.to_builtins(entry)
-    return json.dumps([document], indent=1, ensure_ascii=True)[1:-2].replace("\n", "\n ")
+    mark = change.mark
+    members = {
+        "path": json.dumps(str(change.address)),
+        "mark": _object_text(
+            {"device": str(mark.device), "inode": str(mark.inode), "mtime_ns": str(mark.mtime_ns)}, depth=3
+        ),
+        "balloon_path": json.dumps(change.balloon_path),
+        "interval_before_s": str(change.interval_before_s),
+        "interval_set_s": str(change.interval_set_s),
+        "set_at_ms": str(change.set_at_ms),
+    }
+    return f"\n  {_object_text(members, depth=2)}"
+
+
+def _object_text(members: Mapping[str, str], depth: int) -> str:
+    """Return an object as `json.dumps` indents it by 1; `depth` is the indentation of its last line."""
+    line = "\n" + " " * depth
+    return "{" + ",".join([f'{line} "{name}": {text}' for name, text in members.items()]) + line + "}"
 
 
 def decode_owed(content: bytes) -> tuple[IntervalChange, ...]:
