@@ -506,6 +506,13 @@ def test_each_series_of_a_vm_that_has_left_ends_once(identity: Identity) -> None
     assert later.points == 0
 
 
+def test_vms_with_the_same_series_share_one_set() -> None:
+    one, other = built(view(sample(T0_S))), built(view(sample(T0_S), path="/other"))
+
+    assert one.accepted.series
+    assert one.accepted.series is other.accepted.series
+
+
 def test_a_vm_that_returns_begins_its_series_again() -> None:
     first = built(view(sample(T0_S)))
     end = build_end(first.key, first.accepted, AGENT, "points", NOW_NS + SECOND_NS)
