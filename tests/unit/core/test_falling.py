@@ -304,3 +304,13 @@ def test_a_restart_that_was_taken_for_rates_hides_no_later_one() -> None:
 
     assert found(seen) == ["minor_faults"]
     assert lengths(seen) == [42, 1]
+
+
+def test_guests_that_give_the_same_statistics_share_one_set_of_their_names() -> None:
+    one, other = (
+        epochs.see(History(), Reading(1_000, {"free_memory": number}), on_time=False, unix_ms=1, chance=1)
+        for number in range(2)
+    )
+
+    assert one.history.given == {"free_memory"}
+    assert one.history.given is other.history.given
