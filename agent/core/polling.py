@@ -155,7 +155,7 @@ def step(poller: Poller, event: Event, *, now: Now, chance: int, settings: PollS
         return Step(poller)
     if isinstance(poller.phase, Asking) and poller.phase.question not in ANSWERS.get(type(event), Question):
         return Step(poller)  # the answer to a question of a link that was left
-    turn = Turn(now, chance, settings)
+    turn = Turn(now, chance, settings, now.mono_ns)
     poller = _apply(poller, event, turn)
     poller = asking.proceed(poller, turn)
     poller = _with_clocks(poller, now.mono_ns)

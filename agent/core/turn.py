@@ -16,12 +16,8 @@ class Turn(Struct, frozen=True):
     now: Now
     chance: int  # a uniform draw from [0, 2**128)
     settings: PollSettings
+    mono_ns: int  # `now` on the monotonic clock, which is what most of them need
     effects: list[Effect] = field(default_factory=list[Effect])
-
-    @property
-    def mono_ns(self) -> int:
-        """The instant on the monotonic clock."""
-        return self.now.mono_ns
 
     def do(self, effect: Effect) -> None:
         """Add an effect, to be performed after those before it."""
