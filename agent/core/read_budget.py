@@ -132,6 +132,8 @@ class Budget(Generic[L]):
     def use(self, owner: Owner, link: L, cost: float) -> None:
         """Use some of the budget, in events that are not used."""
         self._left = max(self._left - cost, -self._per_s * _OWED_S)
+        if not self._links:
+            return
         self._owners.use(owner, cost)
         if (links := self._links.get(owner)) is not None:
             links.use(link, cost)
