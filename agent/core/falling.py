@@ -84,7 +84,7 @@ def judge_fall(
         told: resets and loaded snapshots are events of this link.
     """
     fell = frozenset(
-        name for name, value in before.items() if after.get(name, value) < value and name not in no_counters
+        [name for name, value in before.items() if after.get(name, value) < value and name not in no_counters]
     )
     if not fell:
         return NO_FALL
