@@ -263,7 +263,7 @@ class DiskSpool:
     @property
     def _pending(self) -> int:
         """How many records the next commit would write."""
-        return sum(len(queue.front) for queue in self._queues.values())
+        return sum([len(queue.front) for queue in self._queues.values()])
 
     def _pend(self) -> None:
         """There is something to commit."""
@@ -305,8 +305,9 @@ class DiskSpool:
         self._counters.add(Count.SPOOL_COMMITS)
         losers = {table for table, _ in totals.dropped}
         for queue in self._queues.values():
-            self._memory_bytes -= _size_bytes(queue.committing)
-            queue.committed(keep=queue.name not in losers)
+            size_bytes = _size_bytes(queue.committing)
+            self._memory_bytes -= size_bytes
+            queue.committed(size_bytes, keep=queue.name not in losers)
         self._memory_bytes -= sum(each.record.size_bytes for each in change.refused)
         for memory in change.memories:
             self.memories[memory.path] = memory
@@ -452,7 +453,7 @@ def _now_ns() -> int:
 
 
 def _size_bytes(batch: Rows) -> int:
-    return sum(record.size_bytes for _, record in batch)
+    return sum([record.size_bytes for _, record in batch])
 
 
 @asynccontextmanager

@@ -157,16 +157,17 @@ class DiskQueue:
         self._taken = ()
         return 0
 
-    def committed(self, *, keep: bool) -> None:
+    def committed(self, size_bytes: int, *, keep: bool) -> None:
         """The commit under way has ended well. Keep its records in memory if they are the next ones and fit.
 
         Args:
+            size_bytes: of its records.
             keep: none of them has been dropped.
         """
         rows, self.committing = self.committing, ()
         are_next = self._ahead is None and self.rows == len(self._ready)
         self.rows += len(rows)
-        if keep and are_next and _size_bytes(self._ready) + _size_bytes(rows) <= READY_BYTES:
+        if keep and are_next and _size_bytes(self._ready) + size_bytes <= READY_BYTES:
             self._ready.extend(rows)
 
     def forget_expired(self, before_ms: int) -> None:
@@ -218,4 +219,4 @@ def _batch(queue: deque[tuple[int, Record]], records_max: int, size_bytes_max: i
 
 
 def _size_bytes(rows: Iterable[tuple[int, Record]]) -> int:
-    return sum(record.size_bytes for _, record in rows)
+    return sum([record.size_bytes for _, record in rows])
