@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 from agent.redaction import Redactor
 from agent.sinks import kafka_oauth
-from agent.sinks.http_post import Answer, AttemptFailed, Failure, HttpClient, Stage, Target
+from agent.sinks.http_connection import AttemptFailed, Failure, Stage, Target
+from agent.sinks.http_post import Answer, HttpClient
 from agent.sinks.kafka_faults import Fault, KafkaTrouble, plain
 from agent.sinks.kafka_oauth import SECRET_BYTES_MAX, Token, TokenError
 from agent.sinks.kafka_settings import TokenEndpoint
@@ -117,7 +118,7 @@ class _Words:
         remedy = "correct it, or add the endpoint to NO_PROXY"
         return Failure(f"{words} (HTTP {status} {plain(reason)}); {remedy}", status >= 500)
 
-    def not_http(self) -> Failure:
+    def of_other_protocol(self, reason: str) -> Failure:
         return Failure(f"{_SETTING}: {self.peer} does not answer in HTTP/1.1; check its port", may_pass=False)
 
     def of_status(self, answer: Answer) -> KafkaTrouble:

@@ -17,7 +17,7 @@ from pathlib import Path
 import anyio
 
 from agent.sinks import kafka_oauth, kafka_token_endpoint
-from agent.sinks.http_post import Stage
+from agent.sinks.http_connection import Stage
 from agent.sinks.kafka_blocking import Blocking
 from agent.sinks.kafka_faults import Fault, KafkaTrouble
 from agent.sinks.kafka_oauth import Token, TokenError

@@ -28,7 +28,7 @@ from agent.core.reading import VmView
 from agent.core.wording import counted
 from agent.redaction import Redactor
 from agent.sinks import otlp_failures, otlp_points
-from agent.sinks.http_post import Stage
+from agent.sinks.http_connection import Stage
 from agent.sinks.otlp_cycle import Cycle, CycleEnd, Exporter, Outcome, SliceReport, run_cycle
 from agent.sinks.otlp_exporter import Watch, open_exporter
 from agent.sinks.otlp_points import SentVm

@@ -4,37 +4,38 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from agent.sinks import otlp_failures
+from agent.sinks.grpc_answer import Code, GrpcAnswer
 from agent.sinks.http_post import Answer
 from agent.sinks.otlp_cycle import Outcome
 from agent.sinks.otlp_settings import Settings
 
 if TYPE_CHECKING:
-    import grpc
-    from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
     from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 
 # 400 and INVALID_ARGUMENT by the protocol's specification; 413 and 422 by what backends answer.
 _REFUSED_STATUSES = frozenset({400, 413, 422})
 _UNSUPPORTED_STATUSES = frozenset({404, 405, 501})
-RETRY_INFO = "google.rpc.retryinfo-bin"
-_RETRY_INFO_BYTES_MAX = 1024
+_RETRY_INFO = "google.rpc.retryinfo-bin"
+_STATUS_DETAILS = "grpc-status-details-bin"
+_RETRY_INFO_TYPE = "google.rpc.RetryInfo"
+_RETRYABLE = frozenset(  # as the protocol's specification has it
+    {
+        Code.CANCELLED,
+        Code.DEADLINE_EXCEEDED,
+        Code.ABORTED,
+        Code.OUT_OF_RANGE,
+        Code.UNAVAILABLE,
+        Code.DATA_LOSS,
+    }
+)
 _RETRY_AFTER_S = (0.1, 3600.0)  # what a delay that a backend requests is raised or lowered to
 
 
 def of_http(answer: Answer, settings: Settings, redact: Callable[[str], str]) -> Outcome:
     """Return the outcome of a request over HTTP."""
-    from google.protobuf.message import DecodeError
-    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
-
     kind = answer.headers.get("content-type", "")
     if 200 <= answer.status < 300:
-        message = ExportMetricsServiceResponse()  # that of logs has the same fields under the same numbers
-        if kind.startswith("application/x-protobuf"):
-            try:
-                message.ParseFromString(answer.body)
-            except DecodeError:
-                return Outcome(accepted=True)  # the status counts; the details are lost
-        return of_success(message)
+        return of_success(_response(answer.body if kind.startswith("application/x-protobuf") else b""))
     text = answer.body.decode("utf-8", "replace") if kind.startswith("text/plain") else ""
     return Outcome(
         accepted=False,
@@ -56,53 +57,54 @@ def _delay_s(requested_s: float) -> float:
     return min(max(requested_s, shortest_s), longest_s)
 
 
-def of_grpc(call: "grpc.Call", settings: Settings, redact: Callable[[str], str]) -> Outcome:
-    """Return the outcome of a call over gRPC that failed."""
-    import grpc
-
-    code = call.code()
-    details = redact(call.details() or "")
+def of_grpc(answer: GrpcAnswer, settings: Settings, redact: Callable[[str], str]) -> Outcome:
+    """Return the outcome of a call over gRPC."""
+    if answer.code is Code.OK:
+        return of_success(_response(answer.message))
     return Outcome(
         accepted=False,
-        refused=code is grpc.StatusCode.INVALID_ARGUMENT,
-        unsupported=code is grpc.StatusCode.UNIMPLEMENTED,
-        detail=otlp_failures.of_grpc(code.name, details, settings),
-        retry_after_s=_requested_delay_s(call),
+        refused=answer.code is Code.INVALID_ARGUMENT,
+        unsupported=answer.code is Code.UNIMPLEMENTED,
+        detail=otlp_failures.of_grpc(answer.code, redact(answer.details), settings),
+        retry_after_s=_requested_delay_s(answer),
     )
 
 
-def _requested_delay_s(call: "grpc.Call") -> float | None:
+def is_retryable(answer: GrpcAnswer) -> bool:
+    """Whether the same request may be sent again after a pause (OTLP's specification, "Failures")."""
+    return answer.code in _RETRYABLE or _requested_delay_s(answer) is not None
+
+
+def _requested_delay_s(answer: GrpcAnswer) -> float | None:
     """Return the delay that a trailer requests; `None`: there is none that is valid."""
     from google.protobuf.message import DecodeError
     from google.rpc.error_details_pb2 import RetryInfo
+    from google.rpc.status_pb2 import Status
 
-    for name, value in call.trailing_metadata() or ():
-        if name == RETRY_INFO and isinstance(value, bytes) and len(value) <= _RETRY_INFO_BYTES_MAX:
-            try:
-                delay = RetryInfo.FromString(value).retry_delay
-            except DecodeError:
-                continue
-            return _delay_s(delay.seconds + delay.nanos / 1e9)
-    return None
-
-
-def retry_info(delay_s: float) -> bytes:
-    """Return the trailer `RETRY_INFO` for a delay."""
-    from google.protobuf.duration_pb2 import Duration
-    from google.rpc.error_details_pb2 import RetryInfo
-
-    seconds = int(delay_s)
-    duration = Duration(seconds=seconds, nanos=int((delay_s - seconds) * 1e9))
-    return RetryInfo(retry_delay=duration).SerializeToString()
+    try:
+        details = Status.FromString(answer.binary(_STATUS_DETAILS)).details
+        encoded = [each.value for each in details if each.TypeName() == _RETRY_INFO_TYPE]
+        if value := answer.binary(_RETRY_INFO):
+            encoded.append(value)
+        if not encoded:
+            return None
+        delay = RetryInfo.FromString(encoded[0]).retry_delay
+    except DecodeError:
+        return None
+    return _delay_s(delay.seconds + delay.nanos / 1e9)
 
 
-def of_success(answer: "ExportMetricsServiceResponse | ExportLogsServiceResponse") -> Outcome:
-    """Return the outcome of a request that was accepted, perhaps in part."""
+def _response(message: bytes) -> "ExportMetricsServiceResponse":
+    from google.protobuf.message import DecodeError
     from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 
+    try:  # that of logs has the same fields under the same numbers
+        return ExportMetricsServiceResponse.FromString(message)
+    except DecodeError:
+        return ExportMetricsServiceResponse()  # the status counts; the details are lost
+
+
+def of_success(answer: "ExportMetricsServiceResponse") -> Outcome:
+    """Return the outcome of a request that was accepted, perhaps in part."""
     detail = otlp_failures.one_line(answer.partial_success.error_message)
-    if isinstance(answer, ExportMetricsServiceResponse):
-        rejected = answer.partial_success.rejected_data_points
-    else:
-        rejected = answer.partial_success.rejected_log_records
-    return Outcome(accepted=True, rejected=rejected, detail=detail)
+    return Outcome(accepted=True, rejected=answer.partial_success.rejected_data_points, detail=detail)

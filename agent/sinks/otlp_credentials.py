@@ -30,7 +30,6 @@ class Credentials:
         self._add_secret = add_secret
         self._headers = _Fresh(lambda: named, self._read_headers)
         self._context = _Fresh(lambda: list(otlp_tls.files(settings)), lambda: otlp_tls.context(settings))
-        self._pem = _Fresh(lambda: list(otlp_tls.files(settings)), lambda: otlp_tls.pem(settings))
 
     def headers(self) -> Mapping[str, str]:
         """Return the headers of a request, by name in lower case.
@@ -41,20 +40,12 @@ class Credentials:
         return self._headers.get()[1]
 
     def context(self) -> tuple[Hashable, ssl.SSLContext]:
-        """Return the TLS context for HTTP, and what identifies the content of its files.
+        """Return the TLS context, and what identifies the content of its files.
 
         Raises:
             OSError, ValueError: as `headers`.
         """
         return self._context.get()
-
-    def pem(self) -> tuple[Hashable, tuple[bytes, bytes | None, bytes | None]]:
-        """Return the trusted certificates, key and certificates for gRPC, and what identifies them.
-
-        Raises:
-            OSError, ValueError: as `headers`.
-        """
-        return self._pem.get()
 
     def _read_headers(self) -> Mapping[str, str]:
         settings = self._settings

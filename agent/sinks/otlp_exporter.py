@@ -1,57 +1,50 @@
-"""The official OTLP exporters, and access to details that they do not expose. Only this file imports them.
+"""The official OTLP exporter, and access to details that it does not expose. Only this file imports it.
 
-Those for metrics also send logs: the URL, or the method of gRPC, is another one. They provide compression and
-retries. They encode metrics of the SDK; the agent passes OTLP's own messages after that step, through private
-hooks (docs/decisions/0012). What they leave open is done by the agent:
+That for metrics over HTTP also sends logs, with another URL, and gRPC, with another transport. It provides
+compression and retries. It encodes metrics of the SDK; the agent passes OTLP's own messages after that step,
+through private hooks (docs/decisions/0012). What it leaves open is done by the agent:
 
-- they return only success or failure; the status, the partial success and the requested delay are read by
+- it returns only success or failure; the status, the partial success and the requested delay are read by
   sinks/otlp_answers.py;
-- they read headers, certificates and more from the environment, which configures the agent only where
+- it reads headers, certificates and more from the environment, which configures the agent only where
   docs/configuration.md names them: headers, TLS and proxy come from the settings (sinks/otlp_credentials.py);
-- they do not bound an answer: over HTTP sinks/http_post.py does, over gRPC the options of the channel, and
-  sinks/grpc_connections.py for frames that are no answer;
-- a malformed trailer of gRPC raises in their retry loop: it gets a valid one, or none.
+- its transports and the library of gRPC do not bound an answer; sinks/http_post.py and sinks/grpc_call.py do
+  (docs/decisions/0028).
 
-Their loggers repeat at every attempt what an `Outcome` has once.
+Its loggers repeat at every attempt what an `Outcome` has once.
 """
 
-import os
 import time
 import typing
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
-from types import SimpleNamespace
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
-from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData
+from opentelemetry.sdk.metrics.export import MetricExportResult
 
 from agent.sinks import otlp_failures
-from agent.sinks.grpc_connections import LOOK_EVERY_S, WATCHDOG, GrpcConnections
-from agent.sinks.http_post import AttemptFailed, HttpClient, Stage
-from agent.sinks.otlp_answers import RETRY_INFO, of_grpc, of_http, of_success, retry_info
+from agent.sinks.http_connection import AttemptFailed, Stage
+from agent.sinks.http_post import HttpClient
+from agent.sinks.otlp_answers import is_retryable, of_grpc, of_http
 from agent.sinks.otlp_credentials import Credentials
 from agent.sinks.otlp_cycle import Exporter, Outcome
-from agent.sinks.otlp_settings import Settings, authority, http_endpoint
+from agent.sinks.otlp_settings import Settings, http_endpoint
 
 if TYPE_CHECKING:
-    import grpc
     from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
-    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
-        ExportMetricsServiceRequest,
-        ExportMetricsServiceResponse,
-    )
+    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
     Request: typing.TypeAlias = ExportMetricsServiceRequest | ExportLogsServiceRequest
 
 log = structlog.get_logger("barograph.otlp")
 
 _OF_A_REQUEST = frozenset({"content-type", "content-encoding", "user-agent"})
-# gRPC decompresses up to a thousandfold what this limit lets through.
-_GRPC_ANSWER_BYTES_MAX = 16 * 1024
-_GRPC_METADATA_BYTES_MAX = 16 * 1024
-_OVERDUE_S = 1.0  # after its deadline a call is ended from outside
+_METHODS = {
+    "metrics": "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
+    "logs": "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
+}
 
 
 class Watch:
@@ -97,8 +90,7 @@ def _open(
     credentials = Credentials(settings, add_secret)
     credentials.headers()
     attempts = _Attempts(watch, redact)
-    opened = _open_grpc if settings.protocol == "grpc" else _open_http
-    return _Official(opened(settings, credentials, attempts), attempts)
+    return _Official(_opened(settings, credentials, attempts), attempts)
 
 
 class _Attempts:
@@ -154,19 +146,15 @@ class _Official:
         self._exporter.shutdown()
 
 
-# --- HTTP ---
-
-
-def _open_http(settings: Settings, credentials: Credentials, attempts: _Attempts) -> _OfficialExporter:
+def _opened(settings: Settings, credentials: Credentials, attempts: _Attempts) -> _OfficialExporter:
     from opentelemetry.exporter.http.transport._base import BaseHTTPResult, BaseHTTPTransport
     from opentelemetry.exporter.otlp.proto.http import Compression
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 
     if settings.endpoint.startswith("https://"):
         credentials.context()
-    client = HttpClient(
-        otlp_failures.target(settings), credentials.context, attempts.watch.enter, attempts.redact
-    )
+    transport_class = _Grpc if settings.protocol == "grpc" else _Http
+    attempt = transport_class(settings, credentials, attempts)
 
     @dataclass(frozen=True, slots=True)
     class Result(BaseHTTPResult):
@@ -192,19 +180,21 @@ def _open_http(settings: Settings, credentials: Credentials, attempts: _Attempts
         ) -> Result:
             attempts.begin()
             of_request = {
-                name: value for name, value in (headers or {}).items() if name.lower() in _OF_A_REQUEST
+                name.lower(): value
+                for name, value in (headers or {}).items()
+                if name.lower() in _OF_A_REQUEST
             }
+            timeout_s = settings.timeout_s if timeout is None else timeout
             try:
-                sent = {**of_request, **credentials.headers()}
-                answer = client.post(data or b"", sent, settings.timeout_s if timeout is None else timeout)
+                status, outcome = attempt.make(data or b"", of_request, timeout_s)
             except AttemptFailed as error:
                 attempts.end(Outcome(accepted=False, detail=error.failure.words))
                 return Result(error=error)
-            outcome = attempts.end(of_http(answer, settings, attempts.redact))
-            return Result(status_code=answer.status, reason="", retry_after_s=outcome.retry_after_s)
+            outcome = attempts.end(outcome)
+            return Result(status_code=status, reason="", retry_after_s=outcome.retry_after_s)
 
         def close(self) -> None:
-            client.close()
+            attempt.close()
 
         def is_connection_error(self, exception: Exception | None) -> bool:
             return isinstance(exception, AttemptFailed) and exception.failure.may_pass
@@ -224,156 +214,47 @@ def _open_http(settings: Settings, credentials: Credentials, attempts: _Attempts
     )
 
 
-# --- gRPC ---
+class _Http:
+    """Makes attempts over HTTP/1.1."""
+
+    def __init__(self, settings: Settings, credentials: Credentials, attempts: _Attempts) -> None:
+        self._settings = settings
+        self._credentials = credentials
+        self._redact = attempts.redact
+        target = otlp_failures.target(settings)
+        self._client = HttpClient(target, credentials.context, attempts.watch.enter, attempts.redact)
+
+    def make(self, body: bytes, headers: Mapping[str, str], timeout_s: float) -> tuple[int, Outcome]:
+        """Return HTTP's status, and the outcome; raises `AttemptFailed`."""
+        answer = self._client.post(body, {**headers, **self._credentials.headers()}, timeout_s)
+        return answer.status, of_http(answer, self._settings, self._redact)
+
+    def close(self) -> None:
+        self._client.close()
 
 
-def _open_grpc(settings: Settings, credentials: Credentials, attempts: _Attempts) -> _OfficialExporter:
-    # gRPC's core writes to stderr itself, at each attempt, and what it writes may be bytes of the backend.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    import grpc
-    from opentelemetry.exporter.otlp.proto.grpc.exporter import OTLPExporterMixin
-    from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
-    from opentelemetry.proto.collector.logs.v1.logs_service_pb2_grpc import LogsServiceStub
-    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2_grpc import MetricsServiceStub
+class _Grpc:
+    """Makes attempts over gRPC. The exporter compresses the message as it does the body of HTTP."""
 
-    stub = cast("Any", MetricsServiceStub if settings.signal == "metrics" else LogsServiceStub)
+    def __init__(self, settings: Settings, credentials: Credentials, attempts: _Attempts) -> None:
+        from agent.sinks.grpc_call import GrpcClient
 
-    class Failed(grpc.RpcError):
-        """A failed call, of which the retry loop can read everything."""
+        self._settings = settings
+        self._credentials = credentials
+        self._redact = attempts.redact
+        target = otlp_failures.target(settings)
+        method = _METHODS[settings.signal]
+        self._client = GrpcClient(target, method, credentials.context, attempts.watch.enter, attempts.redact)
 
-        def __init__(self, code: grpc.StatusCode, retry_after_s: float | None) -> None:
-            self._code = code
-            self._retry_after_s = retry_after_s
+    def make(self, body: bytes, headers: Mapping[str, str], timeout_s: float) -> tuple[int, Outcome]:
+        """Return an HTTP status with the same meaning, and the outcome; raises `AttemptFailed`."""
+        sent = {"user-agent": headers.get("user-agent", "barograph"), **self._credentials.headers()}
+        is_gzip = self._settings.compression == "gzip"
+        answer = self._client.call(body, sent, timeout_s, is_gzip=is_gzip)
+        outcome = of_grpc(answer, self._settings, self._redact)
+        if outcome.accepted:
+            return HTTPStatus.OK, outcome
+        return HTTPStatus.SERVICE_UNAVAILABLE if is_retryable(answer) else HTTPStatus.BAD_REQUEST, outcome
 
-        def code(self) -> grpc.StatusCode:
-            return self._code
-
-        def details(self) -> str:
-            return ""  # for a log that is off; the outcome has them
-
-        def trailing_metadata(self) -> Any:
-            return () if self._retry_after_s is None else ((RETRY_INFO, retry_info(self._retry_after_s)),)
-
-    connections = GrpcConnections()
-
-    class EncodedExporter(OTLPMetricExporter):
-        _stamp: Hashable = None
-
-        def __init__(self) -> None:
-            # Not OTLPMetricExporter's: it reads the environment.
-            initialize = cast("Any", OTLPExporterMixin).__init__
-            initialize(
-                self,
-                stub=stub,
-                result=MetricExportResult,
-                endpoint=authority(settings.endpoint),
-                insecure=True,  # the channel is made below; a URL with https:// would override this
-                headers=(("user-agent", "barograph"),),
-                timeout=settings.timeout_s,
-                compression=compression[settings.compression],
-                retryable_error_codes=_RETRYABLE,
-                signal="metrics",
-            )
-
-        def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
-            WATCHDOG.remove(connections)
-            super().shutdown(timeout_millis, **kwargs)
-
-        def export_request(self, request: "Request") -> MetricExportResult:
-            WATCHDOG.add(connections)
-            pause_s = connections.pause_left_s()
-            if pause_s > 0:
-                detail = otlp_failures.flooded(settings)
-                attempts.end(Outcome(accepted=False, detail=detail, retry_after_s=pause_s))
-                return MetricExportResult.FAILURE
-            if self._is_tls and credentials.pem()[0] != self._stamp:
-                cast("Any", self)._channel.close()
-                self._initialize_channel_and_stub()
-            return self._export(cast("MetricsData", request))  # the two methods below handle it
-
-        def _translate_data(self, data: MetricsData) -> "ExportMetricsServiceRequest":
-            return cast("ExportMetricsServiceRequest", data)
-
-        def _count_data(self, data: MetricsData) -> int:
-            return 0  # for the exporter's own metrics, which are off
-
-        @property
-        def _is_tls(self) -> bool:
-            return settings.endpoint.startswith("https://")
-
-        def _initialize_channel_and_stub(self) -> None:
-            target, options = authority(settings.endpoint), _channel_options(settings, connections)
-            algorithm = compression[settings.compression]
-            channel: grpc.Channel
-            if self._is_tls:
-                self._stamp, (roots, key, certificates) = credentials.pem()
-                trust = grpc.ssl_channel_credentials(roots, key, certificates)
-                channel = grpc.secure_channel(target, trust, options, algorithm)
-            else:
-                channel = grpc.insecure_channel(target, options, algorithm)
-            export = stub(channel).Export
-            mine = cast("Any", self)
-            mine._channel, mine._client = channel, SimpleNamespace(Export=partial(watched, export))
-
-    def answered(call: Any) -> "ExportMetricsServiceResponse | None":
-        """Return the response; `None`: there is none yet."""
-        try:
-            return cast("ExportMetricsServiceResponse", call.result(LOOK_EVERY_S))
-        except grpc.FutureTimeoutError:
-            return None
-
-    def watched(export: Any, **kwargs: Any) -> "ExportMetricsServiceResponse":
-        attempts.begin()
-        kwargs["metadata"] = tuple(credentials.headers().items())
-        attempts.watch.enter(Stage.ANSWER)
-        call = export.future(**kwargs)
-        # gRPC does not end a call at its deadline while it reads frames without end.
-        over_s = time.monotonic() + kwargs["timeout"] + _OVERDUE_S
-        try:
-            while (response := answered(call)) is None:
-                connections.pause_left_s()
-                if time.monotonic() > over_s:
-                    connections.shut_down()
-                    call.cancel()
-        except grpc.FutureCancelledError:
-            detail = otlp_failures.of_grpc("DEADLINE_EXCEEDED", "", settings)
-            attempts.end(Outcome(accepted=False, detail=detail))
-            raise Failed(codes.DEADLINE_EXCEEDED, None) from None
-        except grpc.RpcError as error:
-            outcome = attempts.end(of_grpc(cast("grpc.Call", error), settings, attempts.redact))
-            code = cast("grpc.Call", error).code()
-            raise Failed(code, outcome.retry_after_s) from None
-        attempts.end(of_success(response))
-        return response
-
-    compression = {"gzip": grpc.Compression.Gzip, "none": grpc.Compression.NoCompression}
-    codes = grpc.StatusCode
-    _RETRYABLE = frozenset(  # as the protocol's specification has it
-        {
-            codes.CANCELLED,
-            codes.DEADLINE_EXCEEDED,
-            codes.ABORTED,
-            codes.OUT_OF_RANGE,
-            codes.UNAVAILABLE,
-            codes.DATA_LOSS,
-            codes.RESOURCE_EXHAUSTED,
-        }
-    )
-    return EncodedExporter()
-
-
-def _channel_options(settings: Settings, connections: GrpcConnections) -> list[tuple[str, str | int]]:
-    options: list[tuple[str, str | int]] = [
-        *connections.options(),
-        ("grpc.primary_user_agent", "OTel-OTLP-Exporter-Python barograph"),
-        ("grpc.max_receive_message_length", _GRPC_ANSWER_BYTES_MAX),
-        ("grpc.max_metadata_size", _GRPC_METADATA_BYTES_MAX),
-        ("grpc.absolute_max_metadata_size", _GRPC_METADATA_BYTES_MAX),
-        # Its own retries have no pause and no bound: a GOAWAY on each connection uses a core and gigabytes of
-        # memory until the timeout. The exporter retries by itself.
-        ("grpc.enable_retries", 0),
-    ]
-    # gRPC itself reads the variables in lower case alone, and decides otherwise than HTTP does.
-    if settings.proxy is None:
-        return [*options, ("grpc.enable_http_proxy", 0)]
-    return [*options, ("grpc.http_proxy", settings.proxy)]
+    def close(self) -> None:
+        self._client.close()

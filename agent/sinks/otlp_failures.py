@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from agent.core.wording import printable
-from agent.sinks.http_post import Failure, Stage, Target
+from agent.sinks.grpc_answer import Code
+from agent.sinks.http_connection import Failure, Stage, Target
 from agent.sinks.otlp_settings import Settings, authority, http_endpoint
 
 _DETAIL_CHARACTERS = 200
@@ -16,7 +17,7 @@ _CREDENTIALS = "check otlp.headers, otlp.headers_file and otlp.bearer_token_file
 
 
 @dataclass(frozen=True, slots=True)
-class _HttpWords:
+class _Words:
     settings: Settings
 
     def of_attempt(self, stage: Stage, error: Exception) -> Failure:
@@ -25,8 +26,8 @@ class _HttpWords:
     def of_proxy(self, status: int, reason: str) -> Failure:
         return of_proxy(status, reason, self.settings)
 
-    def not_http(self) -> Failure:
-        return not_http(self.settings)
+    def of_other_protocol(self, reason: str) -> Failure:
+        return of_other_protocol(reason, self.settings)
 
 
 def _reach(settings: Settings) -> str:
@@ -34,8 +35,8 @@ def _reach(settings: Settings) -> str:
 
 
 def target(settings: Settings) -> Target:
-    """Return where requests over HTTP go, with the words for one that fails."""
-    return Target(http_endpoint(settings), _HttpWords(settings), settings.proxy)
+    """Return where requests go, with the words for one that fails."""
+    return Target(http_endpoint(settings), _Words(settings), settings.proxy)
 
 
 def one_line(text: str) -> str:
@@ -60,7 +61,7 @@ def unfinished(stage: Stage | None, settings: Settings) -> str:
 
 
 def of_attempt(stage: Stage, error: Exception, settings: Settings) -> Failure:
-    """Return why an attempt over HTTP ended without an answer."""
+    """Return why an attempt ended without an answer."""
     peer, name = authority(settings.endpoint), settings.endpoint_setting
     if isinstance(error, ssl.SSLCertVerificationError):
         return Failure(_certificate(settings, error.verify_code, error.verify_message), may_pass=False)
@@ -91,11 +92,12 @@ def of_attempt(stage: Stage, error: Exception, settings: Settings) -> Failure:
     return Failure(words, may_pass=True)
 
 
-def not_http(settings: Settings) -> Failure:
-    """Return the words for an answer that is not HTTP/1."""
+def of_other_protocol(reason: str, settings: Settings) -> Failure:
+    """Return the words for a server that does not speak the protocol."""
     peer, name = authority(settings.endpoint), settings.endpoint_setting
-    words = f"{name}: {peer} does not answer in HTTP/1.1; check the port"
-    return Failure(f"{words}, or set otlp.protocol: grpc", may_pass=False)
+    protocol, other = ("HTTP/1.1", "grpc") if settings.protocol == "http" else ("gRPC", "http")
+    words = f"{name}: {peer} does not answer in {protocol}{f' ({reason})' if reason else ''}; check the port"
+    return Failure(f"{words}, or set otlp.protocol: {other}", may_pass=False)
 
 
 def of_proxy(status: int, reason: str, settings: Settings) -> Failure:
@@ -136,68 +138,20 @@ def of_status(status: int, reason: str, text: str, settings: Settings) -> str:
             return f"the backend failed ({answer}); check its log"
 
 
-def of_grpc(code: str, details: str, settings: Settings) -> str:
-    """Return the words for a failed call over gRPC, from gRPC's own description."""
+def of_grpc(code: Code, details: str, settings: Settings) -> str:
+    """Return the words for a failed call over gRPC."""
     name = settings.endpoint_setting
-    peer, text = authority(settings.endpoint), one_line(details)
-    lower = details.lower()
-    answer = f"gRPC {code}: {text}"
-    if code == "UNAVAILABLE":
-        for mark, verify_code in _GRPC_CERTIFICATE:
-            if mark in lower:
-                return _certificate(settings, verify_code, mark)
-        if "wrong_version_number" in lower or "wrong version number" in lower:
-            return _tls(settings, "wrong version number").words
-        if settings.proxy is not None and ("proxy" in lower or "failed to connect" in lower):
-            words = f"{settings.proxy_variable}: no connection through the proxy {authority(settings.proxy)}"
-            return f"{words} ({answer}); check it, or add the backend to NO_PROXY"
-        if "parsing http/2" in lower:
-            return f"{name}: {peer} does not speak gRPC ({answer}); set otlp.protocol: http"
-        if "handshake" in lower or "ssl" in lower:
-            return _tls(settings, text).words
-        if "dns" in lower or "resolving" in lower or "lookup" in lower:
-            words = f"{name}: the name in {peer} cannot be resolved ({answer})"
-            return f"{words}; check it and the host's DNS"
-        if "socket closed" in lower:
-            words = f"{name}: {peer} ended the connection ({answer})"
-            return f"{words}; check that it speaks {_TRANSPORT[settings.endpoint.partition(':')[0]]}"
-        if "connect" in lower:
-            return f"{name}: {peer} is unreachable ({answer}); {_reach(settings)}"
+    answer = f"gRPC {code.name}: {one_line(details)}"
     match code:
-        case "UNAUTHENTICATED" | "PERMISSION_DENIED":
+        case Code.UNAUTHENTICATED | Code.PERMISSION_DENIED:
             return f"otlp.headers: the backend refuses the credentials ({answer}); {_CREDENTIALS}"
-        case "UNIMPLEMENTED":
+        case Code.UNIMPLEMENTED:
             words = f"{name}: the backend does not serve OTLP over gRPC here ({answer})"
             return f"{words}; check the port, or set otlp.protocol: http"
-        case "DEADLINE_EXCEEDED":
-            words = f"otlp.timeout: no answer from {peer} within {settings.timeout_s:g} s"
-            return f"{words}; {_reach(settings)}, or raise the timeout"
-        case "RESOURCE_EXHAUSTED":
+        case Code.RESOURCE_EXHAUSTED:
             return f"the backend throttles, or a message is too large ({answer}); raise its limit"
         case _:
             return f"the backend failed ({answer}); check its log"
-
-
-def flooded(settings: Settings) -> str:
-    """Return why nothing is exported to a backend that has sent far more than answers over gRPC."""
-    words = (
-        f"{settings.endpoint_setting}: {authority(settings.endpoint)} sends more than answers, without end"
-    )
-    return f"{words}, so exports to it are paused; check the backend, or set otlp.protocol: http"
-
-
-# From `details` of grpcio 1.8x: the messages of BoringSSL, and gRPC's own check of the name.
-_GRPC_CERTIFICATE = (
-    ("certificate has expired", 10),
-    ("certificate is not yet valid", 9),
-    ("is not in peer certificate", 62),
-    ("hostname verification", 62),
-    ("hostname mismatch", 62),
-    ("certificate_verify_failed", 20),
-    ("certificate verify failed", 20),
-)
-
-_TRANSPORT = {"http": "gRPC without TLS", "https": "TLS, and whether it requires otlp.tls.cert_file"}
 
 
 def _certificate(settings: Settings, verify_code: int, message: str) -> str:

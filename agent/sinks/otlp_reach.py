@@ -7,26 +7,25 @@ from email.utils import parsedate_to_datetime
 
 from agent.core.doctor.backends import OtlpFact
 from agent.sinks import otlp_failures
-from agent.sinks.http_post import Answer, AttemptFailed, HttpClient, Stage
+from agent.sinks.http_connection import AttemptFailed, Stage
+from agent.sinks.http_post import Answer, HttpClient
 from agent.sinks.otlp_answers import of_http
 from agent.sinks.otlp_credentials import Credentials
 from agent.sinks.otlp_cycle import Outcome
-from agent.sinks.otlp_exporter import Watch, open_exporter, open_logs_exporter
+from agent.sinks.otlp_exporter import Watch, open_exporter
 from agent.sinks.otlp_settings import Settings, authority
 
 TIMEOUT_MAX_S = 5.0
 
-_WORDS = (
-    ("the backend refuses the credentials", "login"),
-    ("cannot be resolved", "resolve"),
-    ("no answer from the resolver", "resolve"),
-    ("certificate of", "tls"),
-    ("TLS", "tls"),
-    ("is unreachable", "connect"),
-    ("does not answer;", "connect"),
-    ("through the proxy", "connect"),
-)
-"""gRPC reports no stage: the words of otlp_failures tell it."""
+
+class _Stages(Watch):
+    """Keeps the stage that the last attempt reached."""
+
+    last = Stage.RESOLVE
+
+    def enter(self, stage: Stage | None) -> None:
+        super().enter(stage)
+        self.last = stage or self.last
 
 
 def reach(settings: Settings, add_secret: Callable[[str], None], redact: Callable[[str], str]) -> OtlpFact:
@@ -37,10 +36,9 @@ def reach(settings: Settings, add_secret: Callable[[str], None], redact: Callabl
     try:
         if settings.protocol == "http":
             return _over_http(settings, fact, add_secret, redact)
-        outcome = _over_grpc(settings, add_secret, redact)
+        return _over_grpc(settings, fact, add_secret, redact)
     except (OSError, ValueError) as error:  # a file with headers or certificates
         return replace(fact, stage="login", detail=redact(str(error)))
-    return _judged(fact, outcome, "")
 
 
 def _over_http(
@@ -62,29 +60,25 @@ def _over_http(
 
 
 def _over_grpc(
-    settings: Settings, add_secret: Callable[[str], None], redact: Callable[[str], str]
-) -> Outcome:
-    from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+    settings: Settings, fact: OtlpFact, add_secret: Callable[[str], None], redact: Callable[[str], str]
+) -> OtlpFact:
     from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
-    if settings.signal == "logs":
-        logs = open_logs_exporter(settings, Watch(), add_secret, redact)
-        try:
-            return logs.export(ExportLogsServiceRequest())
-        finally:
-            logs.shutdown()
-    metrics = open_exporter(settings, Watch(), add_secret, redact)
+    stages = _Stages()
+    exporter = open_exporter(settings, stages, add_secret, redact)
     try:
-        return metrics.export(ExportMetricsServiceRequest())
+        # Without content, it is the same as a request with logs.
+        outcome = exporter.export(ExportMetricsServiceRequest())
     finally:
-        metrics.shutdown()
+        exporter.shutdown()
+    return _judged(fact, outcome, stages.last.value)
 
 
 def _judged(fact: OtlpFact, outcome: Outcome, stage: str) -> OtlpFact:
     if outcome.accepted:
         return fact
-    known = next((each for words, each in _WORDS if words in outcome.detail), stage or "answer")
-    return replace(fact, stage=known, detail=outcome.detail, is_unsupported=outcome.unsupported)
+    stage = "login" if "the backend refuses the credentials" in outcome.detail else stage
+    return replace(fact, stage=stage, detail=outcome.detail, is_unsupported=outcome.unsupported)
 
 
 def _ahead_s(answer: Answer) -> float | None:

@@ -16,15 +16,13 @@ _BUNDLES = (
     "/etc/ssl/ca-bundle.pem",
     "/etc/ssl/cert.pem",  # Alpine
 )
-_BUNDLE_BYTES_MAX = 16 * 2**20
-_END = b"-----END CERTIFICATE-----"
 
 
 def trusted(settings: Settings) -> Path | None:
     """Return the file or directory of the trusted certificate authorities; `None`: the host has none.
 
     It is `ca_file`, else SSL_CERT_FILE or SSL_CERT_DIR, else the file that the tool of the distribution
-    writes, else what OpenSSL uses: Python and gRPC may have been built with other paths than the system's.
+    writes, else what OpenSSL uses: Python may have been built with other paths than the system's.
     """
     if settings.ca_file is not None:
         return settings.ca_file
@@ -49,6 +47,8 @@ def context(settings: Settings) -> ssl.SSLContext:
         OSError, ValueError: a file cannot be read, or is not a certificate or a key.
     """
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if settings.protocol == "grpc":
+        made.set_alpn_protocols(["h2"])
     authorities = trusted(settings)
     if authorities is not None:
         is_directory = authorities.is_dir()
@@ -71,34 +71,6 @@ def _named(path: Path) -> Generator[None]:
         raise ValueError(f"{str(path)!r} cannot be used: {error.reason or error}; use PEM files") from None
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
-
-
-def pem(settings: Settings) -> tuple[bytes, bytes | None, bytes | None]:
-    """Return the trusted certificates, the agent's key and the agent's certificates, in PEM, for gRPC.
-
-    Raises:
-        OSError, ValueError: a file cannot be read, or is not a certificate or a key.
-    """
-    context(settings)  # gRPC itself reports no reason
-    authorities = trusted(settings)
-    roots = b"" if authorities is None else _bundle(authorities)
-    if settings.cert_file is None:
-        return roots, None, None
-    key_file = settings.key_file or settings.cert_file
-    return roots, key_file.read_bytes(), settings.cert_file.read_bytes()
-
-
-def _bundle(path: Path) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-        if not file.is_file():
-            continue
-        content = file.read_bytes()
-        size += len(content)
-        if _END in content and size <= _BUNDLE_BYTES_MAX:
-            parts.append(content)
-    return b"\n".join(dict.fromkeys(parts))
 
 
 def _no_passphrase() -> str:

@@ -16,14 +16,14 @@ from typing import TypeVar, cast
 T = TypeVar("T")
 
 READ_BYTES_MAX = 256 * 1024
-"""In the handshake, and again after each request: four times the longest answer (http_post), for records
-that contain little. A chain of certificates has a few KiB."""
+"""In the handshake, and again for each request: four times the longest answer (http_post, grpc_call), for
+records that contain little. A chain of certificates has a few KiB."""
 
 _READ_BYTES = 16 * 1024
 
 
 class TlsStream:
-    """An encrypted connection: what `agent/sinks/http_post.py` uses of a socket. Owned by one thread."""
+    """An encrypted connection: what sinks/http_connection.py uses of a socket. Owned by one thread."""
 
     def __init__(self, opened: socket.socket, context: ssl.SSLContext, host: str, timeout_s: float) -> None:
         """Do the handshake on a connected socket.
@@ -55,13 +55,16 @@ class TlsStream:
         """Let each call until the next `settimeout` end within `timeout_s` from now."""
         self._deadline_s = time.monotonic() + timeout_s
 
+    def renew(self) -> None:
+        """Let the peer send `READ_BYTES_MAX` from now on. Call it for each request."""
+        self._left = READ_BYTES_MAX
+
     def sendall(self, data: bytes) -> None:
-        """Send a request. The peer may then send `READ_BYTES_MAX`.
+        """Send data.
 
         Raises:
             OSError, HTTPException: it was not sent as a whole.
         """
-        self._left = READ_BYTES_MAX
         rest = memoryview(data)
         while rest:
             part = rest[:_READ_BYTES]

@@ -10,11 +10,10 @@ import random
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from itertools import count
@@ -258,29 +257,23 @@ def http2_refusals(_seed: int) -> Generator[str]:
 
 
 @contextmanager
-def http2_floods() -> Generator[tuple[str, threading.Event]]:
-    """A peer that accepts the first request of a connection, and then sends frames that ask for no answer.
-
-    Yields its endpoint, and what is set when a connection has ended.
-    """
-    ended = threading.Event()
+def http2_floods() -> Generator[str]:
+    """A peer that accepts the first request of a connection, and then sends frames that ask for no answer."""
 
     def serve(connection: socket.socket) -> None:
-        with connection, suppress(OSError):
-            connection.sendall(b"\0\0\0\4\0\0\0\0\0")  # SETTINGS
-            received = b""
-            while b"\1\4\0\0\0\1" not in received:  # HEADERS of the first stream
-                received += connection.recv(4096)
-            connection.sendall(b"\0\0\x14\1\4\0\0\0\1\x88\x0f\x10\x10application/grpc")
-            connection.sendall(b"\0\0\5\0\0\0\0\0\1" + bytes(5))  # an empty message
-            connection.sendall(b"\0\0\x0f\1\5\0\0\0\1\0\x0bgrpc-status\x010")
-            acknowledgment = b"\0\0\x08\6\1\0\0\0\0" + bytes(8)  # of a PING that there was not
-            while not time.sleep(0.01):  # gRPC may stop reading if its buffers are full
-                connection.sendall(acknowledgment * 10_000)
-        ended.set()
+        connection.sendall(b"\0\0\0\4\0\0\0\0\0")  # SETTINGS
+        received = b""
+        while b"\1\4\0\0\0\1" not in received:  # HEADERS of the first stream
+            received += connection.recv(4096)
+        connection.sendall(b"\0\0\x14\1\4\0\0\0\1\x88\x0f\x10\x10application/grpc")
+        connection.sendall(b"\0\0\5\0\0\0\0\0\1" + bytes(5))  # an empty message
+        connection.sendall(b"\0\0\x0f\1\5\0\0\0\1\0\x0bgrpc-status\x010")
+        acknowledgment = b"\0\0\x08\6\1\0\0\0\0" + bytes(8)  # of a PING that there was not
+        while True:
+            connection.sendall(acknowledgment * 10_000)
 
     with listening(serve, backlog=64) as port:
-        yield f"http://127.0.0.1:{port}", ended
+        yield f"http://127.0.0.1:{port}"
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Generated answers of a hostile OTLP backend: no crash, memory bounded, every point accounted for."""
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -7,10 +8,8 @@ from contextlib import AbstractContextManager
 import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
-from agent.sinks.otlp_cycle import Exporter
 from agent.sinks.otlp_exporter import open_exporter
 from agent.sinks.otlp_settings import Settings
-from tests.integration import otlp_backends
 from tests.integration.hostile_otlp import (
     LIMIT_BYTES,
     Result,
@@ -47,28 +46,18 @@ def test_whatever_a_backend_answers_to_log_records_they_are_settled_or_kept(
     attack(backend, protocol, answers, logs=True)
 
 
-def test_a_backend_that_sends_more_than_answers_is_left_alone() -> None:
+def test_a_backend_that_sends_without_end_is_not_read_between_two_exports() -> None:
     request = ExportMetricsServiceRequest()
-    with http2_floods() as (endpoint, ended), otlp_backends.grpc_backend() as other:
-        flooded, others = opened(endpoint), opened(other.endpoint)
-        first = flooded.export(request)
-        others.export(request)
-        assert ended.wait(120)  # also between two exports
+    with http2_floods() as endpoint:
+        exporter = open_exporter(Settings(endpoint=endpoint, protocol="grpc", timeout_s=30))
+        began_s = time.process_time()
+        outcomes = [exporter.export(request) for _ in range(5)]
+        took_s = time.process_time() - began_s
+        exporter.shutdown()
 
-        outcome = flooded.export(request)
-        undisturbed = others.export(request)
-        flooded.shutdown()
-        others.shutdown()
-
-    assert first.accepted
-    assert "sends more than answers" in outcome.detail
-    assert outcome.retry_after_s is not None
-    assert outcome.retry_after_s > 100
-    assert undisturbed.accepted
-
-
-def opened(endpoint: str) -> Exporter:
-    return open_exporter(Settings(endpoint=endpoint, protocol="grpc", timeout_s=30))
+    assert outcomes[0].accepted
+    assert all(each.accepted for each in outcomes)  # each flood costs a connection, no export
+    assert took_s < 10.0
 
 
 @pytest.mark.long

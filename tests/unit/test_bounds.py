@@ -295,12 +295,10 @@ FILLED: Mapping[str, Sequence[str]] = {
     "requests for metadata while a partition has no leader": [
         "unit/sinks/test_kafka_connections.py::test_a_partition_without_leader_does_not_make_the_agent_ask_all_the_time"
     ],
-    "what the connections to a gRPC backend receive": [
-        "unit/sinks/test_grpc_connections.py::test_a_connection_that_receives_without_end_is_shut_down_and_its_backend_left_alone",
-        "integration/test_hostile_otlp.py::test_a_backend_that_sends_more_than_answers_is_left_alone",
-    ],
-    "an answer over gRPC; its trailers": [
-        "integration/test_hostile_otlp.py::test_whatever_a_backend_answers_is_a_failed_cycle_at_worst"
+    "an answer over gRPC, with all its frames; its headers, unpacked": [
+        "unit/sinks/test_grpc_call.py::test_what_a_server_sends_without_end_is_read_up_to_the_bound",
+        "unit/sinks/test_grpc_call.py::test_a_call_ends_at_its_deadline",
+        "integration/test_hostile_otlp.py::test_whatever_a_backend_answers_is_a_failed_cycle_at_worst",
     ],
     "headers of a request": [
         "unit/sinks/test_otlp_headers.py::test_headers_of_several_sources_are_limited_together"

@@ -26,9 +26,9 @@ print(json.dumps(sorted(sys.modules)))
 """What `barograph run` does, and then the names of all modules. Records go to stdout: they come before."""
 
 OF_KAFKA = {"aiokafka", "zstandard", "lz4", "snappy"}  # cramjam is of the spool too
-OF_OTLP = {"opentelemetry", "google", "grpc", "requests", "urllib3"}
+OF_OTLP = {"opentelemetry", "google", "requests", "urllib3", "h2"}
 OF_THE_WEB = {"starlette", "uvicorn", "h11", "prometheus_client"}
-OF_NO_AGENT = {"libvirt", "textual", "rich", "pygments", "pydantic_settings"}
+OF_NO_AGENT = {"grpc", "libvirt", "textual", "rich", "pygments", "pydantic_settings"}
 
 NO_WEB = {"BAROGRAPH_WEB__ENABLED": "false"}
 
@@ -70,12 +70,12 @@ def test_each_part_imports_its_own_library(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_over_http_no_grpc_is_imported(tmp_path: Path) -> None:
+def test_over_http_1_no_http_2_is_imported(tmp_path: Path) -> None:
     http = {**NO_WEB, "BAROGRAPH_OTLP__ENDPOINT": "http://127.0.0.1:1", "BAROGRAPH_SPOOL__MODE": "none"}
     modules = imported(tmp_path, http)
 
     assert "opentelemetry" in modules
-    assert "grpc" not in modules
+    assert "h2" not in modules
     assert modules & (OF_KAFKA | OF_THE_WEB | OF_NO_AGENT) == set()
 
 

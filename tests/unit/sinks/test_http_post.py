@@ -11,7 +11,8 @@ from typing import TypeAlias
 
 import pytest
 
-from agent.sinks.http_post import ANSWER_BYTES_MAX, AttemptFailed, HttpClient, Stage
+from agent.sinks.http_connection import AttemptFailed, Stage
+from agent.sinks.http_post import ANSWER_BYTES_MAX, HttpClient
 from agent.sinks.otlp_failures import target
 from agent.sinks.otlp_settings import Settings
 

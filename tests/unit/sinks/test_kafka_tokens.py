@@ -14,8 +14,9 @@ import pytest
 
 from agent.errors import SinkUnavailable
 from agent.redaction import MASK
-from agent.sinks import http_post, kafka_token_endpoint, kafka_tokens
-from agent.sinks.http_post import ANSWER_BYTES_MAX, Stage
+from agent.sinks import http_connection, kafka_token_endpoint, kafka_tokens
+from agent.sinks.http_connection import Stage
+from agent.sinks.http_post import ANSWER_BYTES_MAX
 from agent.sinks.kafka import KafkaSink
 from agent.sinks.kafka_faults import Fault, KafkaTrouble
 from agent.sinks.kafka_settings import Oauth, Sasl, Settings, TokenEndpoint
@@ -227,7 +228,7 @@ async def test_a_resolver_that_hangs_holds_up_no_login_for_long(
         time.sleep(4)
         return []
 
-    monkeypatch.setattr(http_post.socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(http_connection.socket, "getaddrinfo", look_up)
     monkeypatch.setattr(kafka_tokens, "_GRACE_S", 0.1)
     tokens = Tokens(Oauth(source=endpoint_at("http://sso.example/token", secret, timeout_s=0.2)))
 

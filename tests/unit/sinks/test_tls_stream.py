@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.sinks.http_post import Answer, AttemptFailed, HttpClient
+from agent.sinks.http_connection import AttemptFailed
+from agent.sinks.http_post import Answer, HttpClient
 from agent.sinks.otlp_failures import target
 from agent.sinks.otlp_settings import Settings
 from agent.sinks.tls_stream import READ_BYTES_MAX
