@@ -194,7 +194,7 @@ class Cluster:
     def _learn(self, metadata: Any) -> None:
         """Take the newest metadata; ignore what cannot be used."""
         try:
-            _check_size(metadata, self._topic)
+            _check(metadata, self._topic)
             brokers = [
                 BrokerAddress(host or "", port, node, self._has_tls)
                 for node, host, port, *_ in metadata.brokers
@@ -209,13 +209,17 @@ class Cluster:
             self._journal.topic(KafkaTrouble(Fault.CONNECTION, "", detail))
 
 
-def _check_size(metadata: Any, topic: str) -> None:
-    """Raise a ValueError if the cluster or its topic is larger than any that there is."""
+def _check(metadata: Any, topic: str) -> None:
+    """Raise a ValueError for a cluster or topic larger than any, or with partitions that are not in order."""
     brokers = len(metadata.brokers)
-    partitions = sum(len(partitions) for _, name, *_, partitions in metadata.topics if name == topic)
-    if brokers > BROKERS_MAX or partitions > PARTITIONS_MAX:
+    numbers = [
+        number for _, name, *_, partitions in metadata.topics if name == topic for _, number, *_ in partitions
+    ]
+    if brokers > BROKERS_MAX or len(numbers) > PARTITIONS_MAX:
         limit = f"at most {BROKERS_MAX} and {PARTITIONS_MAX} are used"
-        raise ValueError(f"{brokers} brokers and {partitions} partitions; {limit}")
+        raise ValueError(f"{brokers} brokers and {len(numbers)} partitions; {limit}")
+    if sorted(numbers) != list(range(len(numbers))):
+        raise ValueError(f"the {len(numbers)} partitions of topic {topic} are not numbered from 0 on")
 
 
 def topic_trouble(

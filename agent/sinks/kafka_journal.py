@@ -10,6 +10,7 @@ from agent.sinks.kafka_faults import BrokerAddress, Fault, KafkaTrouble, Stage, 
 
 _WAITING_S = 0.8  # an attempt that takes longer is worth mentioning
 _SHOWN = 2
+_THROTTLED_S_MAX = 60.0  # a real quota delays by less; a broker that says more says it again
 
 
 @dataclass(slots=True)
@@ -62,7 +63,7 @@ class Journal:
     def throttled(self, throttle_ms: int, now_s: float) -> None:
         """A broker delays its next answer by `throttle_ms`, since a quota is exceeded."""
         self._throttle_ms = throttle_ms
-        self._throttled_until_s = now_s + throttle_ms / 1000
+        self._throttled_until_s = now_s + min(throttle_ms / 1000, _THROTTLED_S_MAX)
 
     def trouble(self, now_s: float) -> KafkaTrouble | None:
         """Return what keeps the producer from delivering; `None`: nothing known."""

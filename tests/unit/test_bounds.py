@@ -290,7 +290,7 @@ FILLED: Mapping[str, Sequence[str]] = {
         "unit/sinks/test_tls_stream.py::test_records_without_data_are_read_up_to_a_bound"
     ],
     "brokers of a Kafka cluster; partitions of a topic": [
-        "unit/sinks/test_kafka_connections.py::test_a_cluster_larger_than_any_is_refused_with_a_reason"
+        "unit/sinks/test_kafka_connections.py::test_a_cluster_that_cannot_be_is_refused_with_a_reason"
     ],
     "requests for metadata while a partition has no leader": [
         "unit/sinks/test_kafka_connections.py::test_a_partition_without_leader_does_not_make_the_agent_ask_all_the_time"

@@ -2,6 +2,7 @@
 
 import gc
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -31,13 +32,13 @@ from tests.unit.sinks.records import record
 BROKERS = 4 * CONNECTIONS_MAX
 
 
-def led_by(peer: Peer, leaders: list[int]) -> Fields:
+def led_by(peer: Peer, leaders: list[int], numbers: Sequence[int] | None = None) -> Fields:
     """Return metadata of a topic with a leader for each partition, -1: none; all are at the peer."""
     nodes = [node for node in leaders if node != -1] or [1]
     brokers = [(i32(node), text("127.0.0.1"), i32(peer.port), text(None)) for node in nodes]
     partitions = [
         (i16(0), i32(number), i32(node), array([(i32(node),)]), array([(i32(node),)]))
-        for number, node in enumerate(leaders)
+        for number, node in zip(numbers or range(len(leaders)), leaders, strict=True)
     ]
     return (
         array(brokers),
@@ -117,11 +118,22 @@ async def test_connections_that_are_closed_are_not_kept() -> None:
     assert kept <= CONNECTIONS_MAX
 
 
-@pytest.mark.parametrize("leaders", [list(range(1, BROKERS_MAX + 2)), [1] * (PARTITIONS_MAX + 1)])
-async def test_a_cluster_larger_than_any_is_refused_with_a_reason(leaders: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("leaders", "numbers", "words"),
+    [
+        (list(range(1, BROKERS_MAX + 2)), None, f"at most {BROKERS_MAX} and {PARTITIONS_MAX} are used"),
+        ([1] * (PARTITIONS_MAX + 1), None, f"at most {BROKERS_MAX} and {PARTITIONS_MAX} are used"),
+        ([1, 1], (2**31 - 1, -1), "the 2 partitions of topic samples are not numbered from 0 on"),
+        ([1, 1], (0, 0), "the 2 partitions of topic samples are not numbered from 0 on"),
+    ],
+    ids=["brokers", "partitions", "odd numbers", "the same number"],
+)
+async def test_a_cluster_that_cannot_be_is_refused_with_a_reason(
+    leaders: list[int], numbers: Sequence[int] | None, words: str
+) -> None:
     peer = Peer()
     async with scripted_kafka(peer) as address:
-        peer.answers = {METADATA: lambda: led_by(peer, leaders)}
+        peer.answers = {METADATA: lambda: led_by(peer, leaders, numbers)}
         sink, problem = sink_to(address), ""
         async with anyio.create_task_group() as group:
 
@@ -131,11 +143,10 @@ async def test_a_cluster_larger_than_any_is_refused_with_a_reason(leaders: list[
 
             group.start_soon(send)
             with anyio.fail_after(60):
-                while "are used" not in problem:
+                while words not in problem:
                     await anyio.sleep(0.05)
                     problem = sink.problem or ""
             group.cancel_scope.cancel()
         await sink.aclose()
 
-    assert f"at most {BROKERS_MAX} and {PARTITIONS_MAX} are used" in problem
     assert peer.records == 0

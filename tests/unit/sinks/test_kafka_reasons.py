@@ -17,6 +17,7 @@ import pytest
 from agent.errors import SinkUnavailable
 from agent.sinks import kafka_connection
 from agent.sinks.kafka import KafkaSink
+from agent.sinks.kafka_journal import Journal
 from agent.sinks.kafka_settings import Sasl, Settings, Tls
 from agent.sinks.record_sink import Receipt
 from tests.lab.scripted_kafka import (
@@ -189,6 +190,14 @@ async def test_an_address_that_does_not_answer_is_named() -> None:
 
     assert f"kafka.bootstrap_servers: 127.0.0.1:{port} does not answer" in bootstrap
     assert f"advertised.listeners of broker 1: 127.0.0.1:{port} does not answer" in advertised
+
+
+def test_a_broker_cannot_throttle_the_status_for_days() -> None:
+    journal = Journal()
+    journal.throttled(2**31 - 1, now_s=1000.0)
+
+    assert "throttle the agent by 2,147,483,647 ms" in str(journal.trouble(1059.0))
+    assert journal.trouble(1061.0) is None
 
 
 async def test_a_broker_that_throttles_is_named() -> None:
