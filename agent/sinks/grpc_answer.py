@@ -85,30 +85,30 @@ def decode(
 
     Args:
         headers: with HTTP's `:status`, by name in lower case; empty if none came.
-        trailers: empty if none came: a call that failed may have them in `headers`.
+        trailers: with gRPC's status; empty if none came. If nothing else came, they are `headers` as well.
         body: the message with its prefix.
-        reset_code: HTTP/2's error code if the server has reset the stream.
+        reset_code: HTTP/2's error code if the server has reset the stream before its end.
 
     Raises:
         BrokenProtocolError: it is not gRPC's.
     """
-    last = trailers or headers
-    status = last.get("grpc-status")
-    if status is not None:
-        known = status.isascii() and status.isdecimal() and len(status) <= 2 and int(status) in _CODES
-        code = Code(int(status)) if known else Code.UNKNOWN
-        details = unquote(last.get("grpc-message", ""), errors="replace")
-        return GrpcAnswer(code, details, last, _message(body) if code is Code.OK else b"")
     if reset_code is not None:
-        return GrpcAnswer(
-            _OF_RESET.get(reset_code, Code.INTERNAL), f"the call was reset (HTTP/2 error {reset_code})"
-        )
-    http_status = headers.get(":status", "")
-    if http_status != "200":
+        code = _OF_RESET.get(reset_code, Code.INTERNAL)
+        return GrpcAnswer(code, f"the call was reset (HTTP/2 error {reset_code})")
+    http_status, status = headers.get(":status", ""), trailers.get("grpc-status")
+    if http_status != "200" and status in (None, "0"):
         return GrpcAnswer(_OF_HTTP.get(http_status, Code.UNKNOWN), f"HTTP {http_status}")
-    if not headers.get("content-type", "").startswith("application/grpc"):
-        raise BrokenProtocolError("the content type is another one")
-    return GrpcAnswer(Code.UNKNOWN, "the answer has no grpc-status")
+    if status is None:
+        if not headers.get("content-type", "").startswith("application/grpc"):
+            raise BrokenProtocolError("the content type is another one")
+        return GrpcAnswer(Code.UNKNOWN, "the answer has no grpc-status")
+    known = status.isascii() and status.isdecimal() and len(status) <= 2 and int(status) in _CODES
+    code = Code(int(status)) if known else Code.UNKNOWN
+    if code is not Code.OK:
+        return GrpcAnswer(code, unquote(trailers.get("grpc-message", ""), errors="replace"), trailers)
+    if not body:
+        return GrpcAnswer(Code.INTERNAL, "the answer has no message")
+    return GrpcAnswer(code, trailers=trailers, message=_message(body))
 
 
 def _message(body: bytes) -> bytes:

@@ -24,8 +24,9 @@ from h2.events import (
 )
 from h2.exceptions import H2Error, NoAvailableStreamIDError, TooManyStreamsError
 from h2.settings import SettingCodes, Settings
+from hpack import NeverIndexedHeaderTuple
 
-from agent.sinks.grpc_answer import PREFIX, GrpcAnswer, decode
+from agent.sinks.grpc_answer import PREFIX, Code, GrpcAnswer, decode
 from agent.sinks.http_connection import (
     BrokenProtocolError,
     Connection,
@@ -44,7 +45,10 @@ _HEADERS_BYTES_MAX = 16 * 1024  # unpacked; gRPC's own default is 8 KiB
 _READ_BYTES = 16 * 1024
 _TIMEOUT_MS_MAX = 99_999_999  # eight digits
 _FRAME = struct.Struct(">BHBBI")  # its header: size in bytes (high, low), type, flags, stream
-_GOAWAY = 7
+_SETTINGS, _GOAWAY = 4, 7
+_SETTING = struct.Struct(">HI")  # identifier and value
+_KNOWN_SETTINGS = frozenset(int(code) for code in SettingCodes)
+_CALLS_MAX = 10_000  # on one connection: h2 remembers each call
 
 
 class GrpcClient:
@@ -126,6 +130,7 @@ class _Session:
         self.connection = connection
         self.is_usable = True  # for another call
         self._is_new = True
+        self._calls = 0
         self._received = bytearray()  # and not taken yet
         config = H2Configuration(client_side=True, header_encoding=None)
         self._http2 = H2Connection(config)
@@ -150,7 +155,8 @@ class _Session:
             self.connection.renew()
         try:
             stream = self._http2.get_next_available_stream_id()
-            self._http2.send_headers(stream, request)
+            # Not indexed: their values are secrets or change, and hpack's table may get out of step.
+            self._http2.send_headers(stream, [NeverIndexedHeaderTuple(*each) for each in request])
         except (TooManyStreamsError, NoAvailableStreamIDError):
             raise ConnectionResetError("the server allows no request on this connection") from None
         answer, rest, left = _Answering(stream), memoryview(body), ANSWER_BYTES_MAX
@@ -163,10 +169,16 @@ class _Session:
             left -= self._read(deadline_s)
             if left < 0:
                 raise self._violation(f"the answer has more than {ANSWER_BYTES_MAX} bytes")
-        if rest:  # the server has answered without reading the whole request
-            self.is_usable = False
         self._is_new = False
-        return answer.result()
+        self._calls += 1
+        self.is_usable &= self._calls < _CALLS_MAX
+        result = answer.result()
+        if not rest:
+            return result
+        self.is_usable = False
+        if result.code is not Code.OK:
+            return result
+        return GrpcAnswer(Code.UNKNOWN, "the server has answered before it got the whole message")
 
     def _send(self, stream: int, rest: memoryview, deadline_s: float) -> memoryview:
         """Send as much of the body as the server allows now, and what HTTP/2 has to say; return the rest."""
@@ -215,6 +227,8 @@ class _Session:
             if last_stream < answer.stream:
                 raise ConnectionResetError("the server is shutting the connection down")
             return
+        if frame[3] == _SETTINGS:
+            frame = _without_unknown(frame)
         try:
             events = self._http2.receive_data(frame)
             for event in events:
@@ -243,8 +257,10 @@ class _Answering:
     def take(self, event: Event) -> None:
         """Take what has come on the connection."""
         match event:
-            case ResponseReceived(stream_id=self.stream, headers=headers):
+            case ResponseReceived(stream_id=self.stream, headers=headers, stream_ended=ended):
                 self._headers = _decoded(headers)
+                if ended is not None:
+                    self._trailers = self._headers
             case DataReceived(stream_id=self.stream, data=data):
                 self._body += data
             case TrailersReceived(stream_id=self.stream, headers=headers):
@@ -262,11 +278,22 @@ class _Answering:
         return decode(self._headers, self._trailers, bytes(self._body), self._reset_code)
 
 
+def _without_unknown(frame: bytes) -> bytes:
+    """Return a frame with settings without those that are unknown: h2 keeps each of them."""
+    payload = frame[_FRAME.size :]
+    if len(payload) % _SETTING.size:
+        return frame
+    known = [pair for pair in _SETTING.iter_unpack(payload) if pair[0] in _KNOWN_SETTINGS]
+    kept = b"".join(_SETTING.pack(*pair) for pair in known)
+    return len(kept).to_bytes(3, "big") + frame[3 : _FRAME.size] + kept
+
+
 def _decoded(headers: Iterable[tuple[object, object]]) -> dict[str, str]:
-    """Return headers by name; of several with the same name, the last."""
+    """Return headers by name; the values of several with the same name are joined (RFC 9110, section 5.3)."""
     decoded: dict[str, str] = {}
-    for name, value in headers:
-        decoded[_text(name)] = _text(value)
+    for header, value in headers:
+        name = _text(header)
+        decoded[name] = f"{decoded[name]}, {_text(value)}" if name in decoded else _text(value)
     return decoded
 
 

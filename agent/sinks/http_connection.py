@@ -121,8 +121,9 @@ class Server:
 
         Args:
             perform: sends a request and returns the answer, given the connection and the deadline (monotonic,
-                in seconds). It is called again if the server has closed a kept connection. For an answer in
-                another protocol it raises HTTPException or ValueError.
+                in seconds). If a kept connection ends before the answer is complete, it is called again with
+                a new one, so the server may process a request twice. For an answer in another protocol it
+                raises HTTPException or ValueError.
             timeout_s: for everything.
 
         Raises:
@@ -137,7 +138,7 @@ class Server:
                 try:
                     self._enter(Stage.ANSWER)
                     return perform(self._connection, deadline_s)
-                except (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError):
+                except (ConnectionError, ssl.SSLError):
                     # The server has closed it since the last request.
                     self.close()
             self._stamp = stamp
@@ -156,6 +157,9 @@ class Server:
                 failure = self._words.of_other_protocol(reason)
             # `from None`: an exception of a library may quote a header.
             raise AttemptFailed(failure) from None
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close the connection. The next exchange opens another one."""
@@ -196,7 +200,8 @@ class Server:
         host = host_and_port(self.url.hostname or "", self.url.port or _default_port(self.url))
         lines = [f"CONNECT {host} HTTP/1.1", f"Host: {host}", *self.proxy_authorization()]
         send(opened, "".join(f"{line}\r\n" for line in (*lines, "")).encode("ascii"), deadline_s)
-        response = begin_answer(opened, "CONNECT", _TUNNEL_BYTES_MAX, deadline_s)
+        # The server may have sent something through the tunnel already, so no byte is read ahead.
+        response = begin_answer(opened, "CONNECT", _TUNNEL_BYTES_MAX, deadline_s, buffer_bytes=1)
         response.close()
         if not HTTPStatus.OK <= response.status < HTTPStatus.MULTIPLE_CHOICES:
             reason = self._redact(response.reason)
@@ -206,15 +211,16 @@ class Server:
 class _Reading(io.RawIOBase):
     """Reads from a socket up to a number of bytes and an instant, whatever the size of each read."""
 
-    def __init__(self, opened: Connection, bytes_max: int, deadline_s: float) -> None:
+    def __init__(self, opened: Connection, bytes_max: int, deadline_s: float, buffer_bytes: int) -> None:
         super().__init__()
+        self._buffer_bytes = buffer_bytes
         self._opened = opened
         self._left = bytes_max
         self._deadline_s = deadline_s
 
     def makefile(self, _mode: str) -> io.BufferedReader:
         """Return the file that HTTPResponse reads from."""
-        return io.BufferedReader(self)
+        return io.BufferedReader(self, self._buffer_bytes)
 
     def readable(self) -> bool:
         return True
@@ -228,9 +234,15 @@ class _Reading(io.RawIOBase):
         return count
 
 
-def begin_answer(opened: Connection, method: str, bytes_max: int, deadline_s: float) -> HTTPResponse:
-    """Return an answer of which the headers have been read."""
-    reading = cast("socket.socket", _Reading(opened, bytes_max, deadline_s))
+def begin_answer(
+    opened: Connection,
+    method: str,
+    bytes_max: int,
+    deadline_s: float,
+    buffer_bytes: int = io.DEFAULT_BUFFER_SIZE,
+) -> HTTPResponse:
+    """Return an answer of which the headers have been read, and at most `buffer_bytes` of what follows."""
+    reading = cast("socket.socket", _Reading(opened, bytes_max, deadline_s, buffer_bytes))
     response = HTTPResponse(reading, method=method)
     try:
         response.begin()
@@ -245,12 +257,14 @@ def _connected(found: list[tuple[object, ...]] | object, deadline_s: float) -> s
     addresses = cast("list[tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[str, int]]]", found)
     failed: OSError = OSError("no address")
     for number, (family, kind, protocol, _, address) in enumerate(addresses):
-        opened = socket.socket(family, kind, protocol)
+        opened: socket.socket | None = None
         try:
+            opened = socket.socket(family, kind, protocol)
             opened.settimeout(left_s(deadline_s) / (len(addresses) - number))
             opened.connect(address)
-        except OSError as error:
-            opened.close()
+        except OSError as error:  # also if the host has no such family of addresses
+            if opened is not None:
+                opened.close()
             failed = error
         else:
             return opened

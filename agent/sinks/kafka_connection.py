@@ -50,6 +50,7 @@ from agent.sinks.kafka_scram import Scram, ScramError, ScramRefused
 from agent.sinks.kafka_settings import Oauth, Sasl, Settings, Tls
 from agent.sinks.kafka_tls import BoundedTls
 from agent.sinks.kafka_tokens import Tokens
+from agent.sinks.tls_context import restrict
 
 _ANSWER_MAX_BYTES = 64 * 1024
 _LARGE_ANSWER_MAX_BYTES = 1024 * 1024  # the metadata of a topic of 10,000 partitions take half of it
@@ -354,6 +355,7 @@ def _ssl_context(tls: Tls) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=tls.ca_file)
         context.sslobject_class = BoundedTls
+        restrict(context)
         if tls.cert_file:
             context.load_cert_chain(tls.cert_file, tls.key_file, password=_no_passphrase)
     except (OSError, ValueError) as error:

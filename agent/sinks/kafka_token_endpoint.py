@@ -4,6 +4,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
+from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,6 +15,7 @@ from agent.sinks.http_post import Answer, HttpClient
 from agent.sinks.kafka_faults import Fault, KafkaTrouble, plain
 from agent.sinks.kafka_oauth import SECRET_BYTES_MAX, Token, TokenError
 from agent.sinks.kafka_settings import TokenEndpoint
+from agent.sinks.tls_context import restrict
 
 _SETTING = "kafka.sasl.oauth.token_endpoint"
 _REACH = "check its address, the route and firewalls"
@@ -99,7 +101,10 @@ class _Words:
             return Failure(f"{_SETTING}: no TLS with {self.peer} ({reason}); check its port", may_pass=False)
         if isinstance(error, TimeoutError):
             return Failure(self.unfinished(stage), may_pass=True)
-        reason = plain(getattr(error, "strerror", None) or str(error) or type(error).__name__)
+        if isinstance(error, HTTPException) and stage is Stage.PROXY:
+            reason = "it does not answer in HTTP"  # its text quotes the proxy, which may repeat the password
+        else:
+            reason = plain(getattr(error, "strerror", None) or str(error) or type(error).__name__)
         if self._at_proxy(stage):
             words = f"{self.endpoint.proxy_variable}: the proxy {self.proxy} is unreachable ({reason})"
             return Failure(f"{words}; correct it, or add the endpoint to NO_PROXY", may_pass=True)
@@ -175,7 +180,9 @@ def _secret(file: Path) -> str:
 
 def _context(ca_file: Path | None) -> ssl.SSLContext:
     try:
-        return ssl.create_default_context(cafile=ca_file)
+        context = ssl.create_default_context(cafile=ca_file)
+        restrict(context)
+        return context
     except (OSError, ValueError) as error:
         detail = f"kafka.sasl.oauth.ca_file: {ca_file} cannot be used: {error}; correct it"
         raise KafkaTrouble(Fault.SETTING, "", detail) from None

@@ -35,7 +35,9 @@ def of_http(answer: Answer, settings: Settings, redact: Callable[[str], str]) ->
     """Return the outcome of a request over HTTP."""
     kind = answer.headers.get("content-type", "")
     if 200 <= answer.status < 300:
-        return of_success(_response(answer.body if kind.startswith("application/x-protobuf") else b""))
+        return of_success(
+            _response(answer.body if kind.startswith("application/x-protobuf") else b""), redact
+        )
     text = answer.body.decode("utf-8", "replace") if kind.startswith("text/plain") else ""
     return Outcome(
         accepted=False,
@@ -60,7 +62,7 @@ def _delay_s(requested_s: float) -> float:
 def of_grpc(answer: GrpcAnswer, settings: Settings, redact: Callable[[str], str]) -> Outcome:
     """Return the outcome of a call over gRPC."""
     if answer.code is Code.OK:
-        return of_success(_response(answer.message))
+        return of_success(_response(answer.message), redact)
     return Outcome(
         accepted=False,
         refused=answer.code is Code.INVALID_ARGUMENT,
@@ -104,7 +106,7 @@ def _response(message: bytes) -> "ExportMetricsServiceResponse":
         return ExportMetricsServiceResponse()  # the status counts; the details are lost
 
 
-def of_success(answer: "ExportMetricsServiceResponse") -> Outcome:
+def of_success(answer: "ExportMetricsServiceResponse", redact: Callable[[str], str]) -> Outcome:
     """Return the outcome of a request that was accepted, perhaps in part."""
-    detail = otlp_failures.one_line(answer.partial_success.error_message)
+    detail = otlp_failures.one_line(redact(answer.partial_success.error_message))
     return Outcome(accepted=True, rejected=answer.partial_success.rejected_data_points, detail=detail)

@@ -89,17 +89,23 @@ def _open(
 ) -> "_Official":
     credentials = Credentials(settings, add_secret)
     credentials.headers()
-    attempts = _Attempts(watch, redact)
+    attempts = _Attempts(watch, redact, settings.timeout_s)
     return _Official(_opened(settings, credentials, attempts), attempts)
 
 
 class _Attempts:
     """The result of the last attempt, as the transport saw it."""
 
-    def __init__(self, watch: Watch, redact: Callable[[str], str]) -> None:
+    def __init__(self, watch: Watch, redact: Callable[[str], str], timeout_s: float) -> None:
+        self._timeout_s = timeout_s
         self.watch = watch
         self.outcome: Outcome | None = None
+        self.deadline_s = 0.0  # of the export (monotonic); the exporter's own follows the wall clock
         self.redact = redact  # for a text of the backend, before it is cut
+
+    def begin_export(self) -> None:
+        self.deadline_s = time.monotonic() + self._timeout_s
+        self.begin()
 
     def begin(self) -> None:
         self.outcome = None
@@ -125,7 +131,7 @@ class _Official:
         self._attempts = attempts
 
     def export(self, request: "Request") -> Outcome:
-        self._attempts.begin()
+        self._attempts.begin_export()
         try:
             result = self._exporter.export_request(request)
         except Exception as error:  # noqa: BLE001 - the boundary: whatever a backend answers is an outcome
@@ -184,20 +190,24 @@ def _opened(settings: Settings, credentials: Credentials, attempts: _Attempts) -
                 for name, value in (headers or {}).items()
                 if name.lower() in _OF_A_REQUEST
             }
-            timeout_s = settings.timeout_s if timeout is None else timeout
+            left_s = attempts.deadline_s - time.monotonic()
+            timeout_s = left_s if timeout is None else min(timeout, left_s)
             try:
                 status, outcome = attempt.make(data or b"", of_request, timeout_s)
             except AttemptFailed as error:
                 attempts.end(Outcome(accepted=False, detail=error.failure.words))
                 return Result(error=error)
             outcome = attempts.end(outcome)
+            if not outcome.accepted and time.monotonic() >= attempts.deadline_s:
+                status = HTTPStatus.BAD_REQUEST  # the exporter does not repeat it
             return Result(status_code=status, reason="", retry_after_s=outcome.retry_after_s)
 
         def close(self) -> None:
             attempt.close()
 
         def is_connection_error(self, exception: Exception | None) -> bool:
-            return isinstance(exception, AttemptFailed) and exception.failure.may_pass
+            may_pass = isinstance(exception, AttemptFailed) and exception.failure.may_pass
+            return may_pass and time.monotonic() < attempts.deadline_s
 
     class EncodedExporter(OTLPMetricExporter):
         def export_request(self, request: "Request") -> MetricExportResult:

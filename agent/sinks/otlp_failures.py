@@ -6,6 +6,7 @@ A text from outside is cut to one short line of printable characters.
 import ssl
 from dataclasses import dataclass
 from http import HTTPStatus
+from http.client import HTTPException
 
 from agent.core.wording import printable
 from agent.sinks.grpc_answer import Code
@@ -72,7 +73,10 @@ def of_attempt(stage: Stage, error: Exception, settings: Settings) -> Failure:
             words = f"otlp.timeout: no complete answer from {peer} within {settings.timeout_s:g} s"
             return Failure(f"{words}; check the backend, or raise the timeout", may_pass=True)
         return Failure(unfinished(stage, settings), may_pass=True)
-    reason = one_line(getattr(error, "strerror", None) or str(error) or type(error).__name__)
+    if isinstance(error, HTTPException) and stage is Stage.PROXY:
+        reason = "it does not answer in HTTP"  # its text quotes the proxy, which may repeat the password
+    else:
+        reason = one_line(getattr(error, "strerror", None) or str(error) or type(error).__name__)
     if settings.proxy is not None and stage in (Stage.RESOLVE, Stage.CONNECT, Stage.PROXY):
         proxy = authority(settings.proxy)
         words = f"{settings.proxy_variable}: the proxy {proxy} is unreachable: {reason}"

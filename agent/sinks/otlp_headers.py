@@ -12,7 +12,10 @@ HEADER_BYTES_MAX = 16 * 1024
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
 _VALUE = re.compile(r"[ -~]*")  # what HTTP and gRPC have in common
 # The agent or the connection sets these. gRPC reserves names, and a name with -bin has binary values.
-_RESERVED = re.compile(r"(content-.*|host|transfer-encoding|connection|te|accept-encoding|grpc-.*|.*-bin)")
+_RESERVED = re.compile(
+    r"(content-.*|host|transfer-encoding|connection|keep-alive|proxy-connection|upgrade|te|accept-encoding|"
+    r"grpc-.*|.*-bin)"
+)
 
 
 def checked(headers: Mapping[str, str]) -> Mapping[str, str]:

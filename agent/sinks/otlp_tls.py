@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from agent.sinks.otlp_settings import Settings
+from agent.sinks.tls_context import restrict
 
 _BUNDLES = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Arch, Gentoo: update-ca-certificates(8)
@@ -47,6 +48,7 @@ def context(settings: Settings) -> ssl.SSLContext:
         OSError, ValueError: a file cannot be read, or is not a certificate or a key.
     """
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    restrict(made)
     if settings.protocol == "grpc":
         made.set_alpn_protocols(["h2"])
     authorities = trusted(settings)

@@ -18,10 +18,17 @@ from typing import Any, Literal
 import anyio
 import grpc
 import pytest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsPartialSuccess,
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
 from structlog.testing import capture_logs
 
 from agent.core.health import Health
 from agent.sinks.otlp import OtlpSink
+from agent.sinks.otlp_answers import of_success
+from agent.sinks.otlp_exporter import open_exporter
 from agent.sinks.otlp_settings import Settings
 from agent.telemetry import Counters
 from tests.integration.otlp_backends import EveryCall, listening
@@ -375,3 +382,34 @@ async def test_the_environment_configures_no_exporter(
         await sink.finish(5.0)
 
     assert "x-from-the-environment" not in backend.headers[0]
+
+
+# --- what a text or a clock does to an outcome ---
+
+
+def test_a_secret_in_a_long_message_is_masked_before_it_is_cut() -> None:
+    message = ExportMetricsServiceResponse(
+        partial_success=ExportMetricsPartialSuccess(error_message="x" * 190 + "geheim-token-12345")
+    )
+
+    outcome = of_success(message, lambda text: text.replace("geheim-token-12345", "***"))
+
+    assert "geheim" not in outcome.detail
+
+
+def test_an_export_ends_by_its_timeout_when_the_clock_of_the_host_is_set_back(
+    protocol: Protocol, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_back = iter(range(0, 10_000, 5))
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() - next(set_back))
+    with listening(lambda connection: time.sleep(15)) as port:
+        settings = Settings(endpoint=f"http://127.0.0.1:{port}", protocol=protocol, timeout_s=1.0)
+        exporter = open_exporter(settings)
+        began_s = time.monotonic()
+        outcome = exporter.export(ExportMetricsServiceRequest())
+        took_s = time.monotonic() - began_s
+        exporter.shutdown()
+
+    assert not outcome.accepted
+    assert took_s < 1.0 + 3.0

@@ -99,6 +99,7 @@ def test_no_output_has_a_secret(folder: Path, protocol: str, form: str) -> None:
     marks = ("geheim", b64encode(b"someone:geheim").decode()[:18])
     found = {(place, mark) for place, text in shown.items() for mark in marks if mark in text}
     assert found == set()
+    assert "hpack" not in shown["stderr"]  # it writes headers in a form that is not recognized
 
 
 def outputs(folder: Path, env: Mapping[str, str], port: int) -> dict[str, str]:

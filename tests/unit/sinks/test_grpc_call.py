@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.sinks import otlp_failures
+from agent.sinks import grpc_call, otlp_failures
 from agent.sinks.grpc_answer import PREFIX, Code, GrpcAnswer, decode
 from agent.sinks.grpc_call import ANSWER_BYTES_MAX, GrpcClient
 from agent.sinks.http_connection import AttemptFailed, Stage
@@ -325,6 +325,44 @@ def test_an_answer_before_the_whole_message_has_been_sent_counts() -> None:
     assert len(connections) == 2  # the rest of the message was not sent on the first one
 
 
+def test_a_call_is_not_accepted_before_the_whole_message_has_been_sent() -> None:
+    with peer_of(answers(accepted)) as (client, _):
+        answer = client.call(bytes(1_000_000), {}, 30.0)
+
+    assert answer.code is Code.UNKNOWN
+    assert "before it got the whole message" in answer.details
+
+
+def test_nothing_that_a_server_sends_through_a_tunnel_at_once_is_lost() -> None:
+    """A server may send its settings and a larger window before the first byte of the client."""
+
+    def serve(connection: socket.socket) -> None:
+        connection.recv(65_536)
+        window = frame(WINDOW_UPDATE, 0, 0, (1 << 24).to_bytes(4, "big"))
+        settings = frame(SETTINGS, 0, 0, b"\0\4" + (1 << 24).to_bytes(4, "big"))
+        connection.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n" + settings + window)
+        peer = Peer(connection)
+        stream, received = peer.request(), 0
+        while received < 1_000_005:
+            kind, _, payload = peer.next_frame()
+            received += len(payload) if kind == DATA else 0
+        peer.send(accepted(stream))
+        peer.next_frame()
+
+    with listening(serve) as port, client_of(1, proxy=f"http://127.0.0.1:{port}") as client:
+        assert client.call(bytes(1_000_000), {}, 30.0).code is Code.OK
+
+
+def test_a_connection_is_replaced_after_many_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_call, "_CALLS_MAX", 3)
+    stages: list[Stage] = []
+    with server_of(lambda *_: b"") as port, client_of(port, stages) as client:
+        for _ in range(7):
+            assert client.call(b"", {}, 30.0).code is Code.OK
+
+    assert stages.count(Stage.CONNECT) == 3
+
+
 # --- peers that send without end ---
 
 BIG_ENTRY = b"\x40\x03x-a\x7f\xa1\x1e" + b"y" * 4000
@@ -407,6 +445,26 @@ def test_between_two_calls_nothing_is_read() -> None:
         over.set()
 
     assert len(connections) == 2
+
+
+def test_unknown_settings_cost_nothing_later() -> None:
+    def unknown(number: int) -> Callable[[int], bytes]:
+        pairs = b"".join(each.to_bytes(2, "big") + bytes(4) for each in range(100 + number, 65_000, 7))
+        frames = [frame(SETTINGS, 0, 0, pairs[at : at + 15_000]) for at in range(0, len(pairs), 15_000)]
+        return lambda stream: b"".join(frames) + accepted(stream)
+
+    def empty(stream: int) -> bytes:
+        return frame(SETTINGS, 0, 0) * 6_000 + accepted(stream)
+
+    with peer_of(answers(*(unknown(number) for number in range(7)), empty)) as (client, connections):
+        for _ in range(7):
+            assert client.call(b"", {}, 60.0).code is Code.OK
+        began_s = time.process_time()
+        assert client.call(b"", {}, 60.0).code is Code.OK
+        took_s = time.process_time() - began_s
+
+    assert len(connections) == 1
+    assert took_s < 1.5
 
 
 @pytest.mark.parametrize("piece", [b"", frame(WINDOW_UPDATE, 0, 0, b"\0\0\0\1")], ids=["silent", "trickling"])
@@ -507,15 +565,18 @@ def test_any_frames_are_an_answer_or_a_failed_attempt(sent: list[bytes]) -> None
 @pytest.mark.parametrize(
     ("headers", "trailers", "code", "details"),
     [
-        ({":status": "200"}, {"grpc-status": "0"}, Code.OK, ""),
-        ({":status": "200", "grpc-status": "12"}, {}, Code.UNIMPLEMENTED, ""),
+        ({":status": "200"}, {"grpc-status": "12"}, Code.UNIMPLEMENTED, ""),
+        ({":status": "200"}, {"grpc-status": "0"}, Code.INTERNAL, "the answer has no message"),
         ({":status": "503", "content-type": "text/html"}, {}, Code.UNAVAILABLE, "HTTP 503"),
+        ({":status": "503"}, {"grpc-status": "0"}, Code.UNAVAILABLE, "HTTP 503"),
+        ({":status": "503"}, {"grpc-status": "7"}, Code.PERMISSION_DENIED, ""),
         ({":status": "418"}, {}, Code.UNKNOWN, "HTTP 418"),
         ({":status": "200"}, {"grpc-status": "99"}, Code.UNKNOWN, ""),
         ({":status": "200"}, {"grpc-status": "-1"}, Code.UNKNOWN, ""),
         ({":status": "200"}, {"grpc-status": "²"}, Code.UNKNOWN, ""),
+        ({":status": "200"}, {"grpc-status": "13, 0"}, Code.UNKNOWN, ""),
         (
-            {":status": "200", "content-type": "application/grpc"},
+            {":status": "200", "content-type": "application/grpc", "grpc-status": "0"},
             {},
             Code.UNKNOWN,
             "the answer has no grpc-status",
@@ -530,14 +591,18 @@ def test_each_answer_has_a_code(
     assert (answer.code, answer.details) == (code, details)
 
 
+def test_a_call_that_was_reset_is_not_accepted_whatever_came_before() -> None:
+    answer = decode({":status": "200"}, {"grpc-status": "0"}, PREFIX.pack(False, 0), reset_code=7)
+
+    assert answer.code is Code.UNAVAILABLE
+
+
 def test_an_answer_of_another_kind_is_none_of_grpc() -> None:
     with pytest.raises(HTTPException):
         decode({":status": "200", "content-type": "text/html"}, {}, b"<html>")
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"\0\0", PREFIX.pack(True, 3) + b"abc", PREFIX.pack(False, 4) + b"abc"]
-)
+@pytest.mark.parametrize("body", [b"\0\0", PREFIX.pack(True, 3) + b"abc", PREFIX.pack(False, 4) + b"abc"])
 def test_a_message_that_is_compressed_or_broken_is_lost_and_the_status_counts(body: bytes) -> None:
     answer = decode({":status": "200"}, {"grpc-status": "0"}, body)
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import contextmanager, suppress
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -15,6 +15,7 @@ from agent.sinks.http_connection import AttemptFailed, Stage
 from agent.sinks.http_post import ANSWER_BYTES_MAX, HttpClient
 from agent.sinks.otlp_failures import target
 from agent.sinks.otlp_settings import Settings
+from tests.integration.otlp_backends import listening
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -169,3 +170,38 @@ def test_the_stages_of_an_attempt_are_reported() -> None:
         client.close()
 
     assert stages == [Stage.RESOLVE, Stage.CONNECT, Stage.ANSWER, Stage.ANSWER]
+
+
+def test_a_family_of_addresses_that_the_host_does_not_have_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = socket.getaddrinfo
+
+    def look_up(*args: Any, **options: Any) -> list[Any]:
+        found = real(*args, **options)
+        return [(255, *each[1:]) for each in found] + found
+
+    with client_of(OK) as (client, _):
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+
+        assert client.post(b"", {}, 30.0).status == 200
+
+
+def test_the_words_of_a_proxy_that_does_not_speak_http_are_not_repeated() -> None:
+    def serve(connection: socket.socket) -> None:
+        connection.recv(65_536)
+        connection.sendall(b"HTTP/1.1 99999 " + b"x" * 150 + b" hunter2secret\r\n\r\n")
+
+    with listening(serve) as port:
+        settings = Settings(
+            endpoint="https://otlp.invalid",
+            protocol="http",
+            proxy=f"http://user:hunter2secret@127.0.0.1:{port}",
+            proxy_variable="HTTPS_PROXY",
+        )
+        client = HttpClient(target(settings), lambda: (None, ssl.create_default_context()), lambda _: None)
+        with pytest.raises(AttemptFailed) as failed:
+            client.post(b"", {}, 30.0)
+
+    assert "does not answer in HTTP" in str(failed.value)
+    assert "hunter2" not in str(failed.value)

@@ -117,3 +117,12 @@ def test_a_peer_without_tls_is_told(words: bytes) -> None:
         client = HttpClient(target(settings), lambda: (1, ssl.create_default_context()), lambda _: None)
         with pytest.raises(AttemptFailed, match=r"speak TLS|speaks TLS|TLS with"):
             post(client)
+
+
+def test_a_kept_connection_with_broken_tls_costs_no_request() -> None:
+    def answer_and_break(encrypted: ssl.SSLSocket) -> None:
+        answer_once(encrypted)
+        socket.socket.sendall(encrypted, b"\x17\x03\x03\x00\x20" + bytes(32))  # not encrypted
+
+    with server(answer_and_break) as client:
+        assert [post(client).status for _ in range(3)] == [200] * 3
