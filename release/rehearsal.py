@@ -49,6 +49,7 @@ def _rehearse(folder: Path, version: str, parts: Sequence[str]) -> None:
 
     say("release commit and tag")
     run(*make, "release-commit", f"VERSION={version}", env=environ)
+    run(*make, "check-contract", env=environ)
     run("git", "add", "-A", cwd=clone)
     run("git", *_AUTHOR, "commit", "--quiet", "--no-verify", "-m", f"Release {version}", cwd=clone)
     run("git", *_AUTHOR, "tag", "-m", version, f"v{version}", cwd=clone)

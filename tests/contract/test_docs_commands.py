@@ -12,6 +12,8 @@ from barograph_streams.cli import parser
 from tests.contract.generate_reference import CLI
 from tests.contract.test_docs import DOCS, ROOT
 
+PAGES = [*DOCS, *sorted((ROOT / "changelog.d").glob("*.md"))]  # the next section of the changelog too
+
 _BLOCK = re.compile(r"^ *```(?:console|bash|sh|)\n(.*?)^ *```", re.S | re.M)
 _AT_ITS_START = re.compile(
     r"(?:^|[`|&;(] ?|\bsudo (?:-u \w+ )?|-- |localhost/)(barograph(?:-streams)? [^`|;&#\n()]+)", re.MULTILINE
@@ -52,7 +54,7 @@ def _problem_of_streams(words: list[str]) -> str | None:
     return f"unknown options {unknown}" if unknown else None
 
 
-@pytest.mark.parametrize("page", DOCS, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_command_in_the_docs_exists_with_its_options(page: Path) -> None:
     found = {command: problem_of(command) for command in commands_of(page.read_text())}
 
@@ -74,7 +76,7 @@ def test_commands_are_found_and_wrong_ones_too() -> None:
     ]
 
 
-@pytest.mark.parametrize("page", DOCS, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_alert_in_the_docs_exists(page: Path) -> None:
     rules = yaml.safe_load((ROOT / "monitoring/barograph.rules.yaml").read_text())
     alerts = {rule["alert"] for group in rules["groups"] for rule in group["rules"] if "alert" in rule}
