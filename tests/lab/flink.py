@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from tests.lab import debian
@@ -33,11 +34,32 @@ LOOPBACK = ("0100007F", "0000000000000000FFFF00000100007F", "0000000000000000000
 """Addresses of IPv4, of IPv4 in IPv6, and of IPv6, as /proc/net/tcp and tcp6 have them."""
 
 _JAVA = sorted((STREAMS / "java").rglob("*.java"))
-_SITE = f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages/pyflink"
+_PYTHONS = ((3, 12), (3, 11))
+"""Those that Flink's packages have wheels for, the newest first."""
+
+
+@cache
+def _version() -> tuple[int, int]:
+    """Return the version of Python for Flink: that of the tests, if Flink's packages are there for it."""
+    own = sys.version_info[:2]
+    if own in _PYTHONS:
+        return own
+    return next((each for each in _PYTHONS if _runs(_name(each))), own)
+
+
+def _runs(name: str) -> bool:
+    """Whether it is an interpreter, and not only the name of one that a version manager has not selected."""
+    return (
+        shutil.which(name) is not None and subprocess.run([name, "-V"], capture_output=True).returncode == 0
+    )
+
+
+def _name(version: tuple[int, int]) -> str:
+    return f"python{version[0]}.{version[1]}"
 
 
 def _environment_inputs() -> str:
-    return f"1 {sys.version_info[:2]} {LOCK.read_text()}"
+    return f"1 {_version()} {LOCK.read_text()}"
 
 
 def _jars_inputs() -> str:
@@ -56,7 +78,8 @@ def environment() -> Path:
     with made("flink", _environment_inputs()) as work:
         if work is not None:
             say("installing Apache Flink's Python packages: 800 MB, about two minutes")
-            run([sys.executable, "-m", "venv", work])
+            own = _version() == sys.version_info[:2]
+            run([sys.executable if own else _name(_version()), "-m", "venv", work])
             pip = [work / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
             run([*pip, "--require-hashes", "--no-deps", "-r", LOCK])
     return place("flink", _environment_inputs()) / "bin" / "python"
@@ -64,7 +87,7 @@ def environment() -> Path:
 
 def package() -> Path:
     """Return the folder of Flink's Python package, which has Flink's whole distribution."""
-    return environment().parents[1] / _SITE
+    return environment().parents[1] / "lib" / _name(_version()) / "site-packages" / "pyflink"
 
 
 def jars() -> Path:
