@@ -131,3 +131,12 @@ def test_the_schema_refuses_invalid_files(document: dict[str, Any], path: str) -
     errors = list(SCHEMA.iter_errors(json.loads(json.dumps(document))))
 
     assert [error.json_path for error in errors] == [path]
+
+
+def test_the_packaged_configuration_names_the_state_directory_of_the_service() -> None:
+    unit = (ROOT / "packaging/systemd/barograph.service").read_text()
+    name = re.search(r"^StateDirectory=(\S+)$", unit, re.MULTILINE)
+    configuration = yaml.safe_load((ROOT / "packaging/barograph.yaml").read_text())
+
+    assert name is not None
+    assert configuration["state_directory"] == f"/var/lib/{name[1]}"
