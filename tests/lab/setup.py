@@ -470,19 +470,51 @@ def libvirt() -> Path:
     if os.geteuid() != 0:
         raise CannotHave("this is not root, who alone can start libvirt daemons apart from the machine's own")
     debian.install(LIBVIRT_PACKAGES, "owns VMs as on OpenStack's hosts", there=_on_path("libvirtd", "virsh"))
-    with made("libvirt-python", LIBVIRT_BINDINGS) as work:
+    inputs = _libvirt_bindings_inputs()
+    with made("libvirt-python", inputs) as work:
         if work is not None:
-            # Not into our environment, whose content is what the lock file names; built from source they need
-            # a compiler.
-            say("unpacking libvirt's Python bindings from Debian")
-            with tempfile.TemporaryDirectory() as folder:
-                debian.unpack([LIBVIRT_BINDINGS], Path(folder))
-                for path in (Path(folder) / "usr/lib/python3/dist-packages").glob("libvirt*.*"):
-                    shutil.move(path, work)
-            version = f"cpython-{sys.version_info.major}{sys.version_info.minor}"
-            if not list(work.glob(f"libvirtmod.{version}-*.so")):
-                raise CannotHave(f"Debian's {LIBVIRT_BINDINGS} is for another Python than {version}")
-    return place("libvirt-python", LIBVIRT_BINDINGS)
+            # Not into our environment, whose content is what the lock file names.
+            if inputs == LIBVIRT_BINDINGS:
+                _unpack_libvirt_bindings(work)
+            else:
+                _build_libvirt_bindings(work)
+    return place("libvirt-python", inputs)
+
+
+def _libvirt_bindings_inputs() -> str:
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    has_the_same = Path("/usr/bin/python3").resolve().name == f"python{version}"
+    return LIBVIRT_BINDINGS if has_the_same else f"{LIBVIRT_BINDINGS} 1 {version}"
+
+
+def _unpack_libvirt_bindings(work: Path) -> None:
+    say("unpacking libvirt's Python bindings from Debian")
+    with tempfile.TemporaryDirectory() as folder:
+        debian.unpack([LIBVIRT_BINDINGS], Path(folder))
+        for path in (Path(folder) / "usr/lib/python3/dist-packages").glob("libvirt*.*"):
+            shutil.move(path, work)
+
+
+def _build_libvirt_bindings(work: Path) -> None:
+    """Build them for a Python that is not Debian's."""
+    debian.install(
+        ["libvirt-dev", "pkg-config", "gcc"],
+        "builds libvirt's Python bindings",
+        there=lambda: Path("/usr/include/libvirt/libvirt.h").exists() and _on_path("pkg-config", "gcc")(),
+    )
+    said = run(["pkg-config", "--modversion", "libvirt"])
+    say(f"building libvirt's Python bindings {said.strip()}")
+    with tempfile.TemporaryDirectory() as folder:
+        run([sys.executable, "-m", "venv", folder])
+        pip = [
+            Path(folder) / "bin" / "python",
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+        ]
+        run([*pip, "--no-deps", "--target", work, f"libvirt-python=={said.strip()}"])
 
 
 def polkit() -> Path:
@@ -555,7 +587,7 @@ PIECES: Mapping[str, Piece] = {
         lambda: (
             os.geteuid() == 0
             and _on_path("libvirtd", "virsh")()
-            and _built("libvirt-python", LIBVIRT_BINDINGS)()
+            and _built("libvirt-python", _libvirt_bindings_inputs())()
         ),
     ),
     "polkit": Piece(polkit, _on_path(str(POLKITD), "dbus-daemon")),
