@@ -139,10 +139,10 @@ def asked(folder: Path, **environ: str) -> Generator[tuple[AgentProcess, Mapping
         yield process, web
 
 
-def checked_until(folder: Path, code: str, level: str, web: Mapping[str, str]) -> Mapping[str, str]:
+def checked_until(folder: Path, code: str, level: str, *words: str, **environ: str) -> Mapping[str, str]:
     """Run the command until a check has this level, and return all levels."""
     deadline_s = time.monotonic() + 240
-    while (levels := checked(folder, **web)).get(code) != level:
+    while (levels := checked(folder, *words, **environ)).get(code) != level:
         assert time.monotonic() < deadline_s, (code, levels)
         time.sleep(1)  # each run of the command takes a second of CPU
     return levels
@@ -150,13 +150,13 @@ def checked_until(folder: Path, code: str, level: str, web: Mapping[str, str]) -
 
 def test_the_states_are_those_of_the_running_agent(hypervisor: Hypervisor, folder: Path) -> None:
     with asked(folder) as (process, web):
-        checked_until(folder, "agent-ready", "ok", web)
-        levels = checked_until(folder, "vm-updates", "ok", web)
+        checked_until(folder, "agent-ready", "ok", **web)
+        levels = checked_until(folder, "vm-updates", "ok", **web)
         assert levels["agent-running"] == levels["agent-version"] == levels["state-lock"] == "ok"
         assert levels["socket-free"] == "ok"  # the agent holds the monitor, and nothing else connects to it
 
         hypervisor.vm("good").order("unload")
-        checked_until(folder, "vm-updates", "error", web)
+        checked_until(folder, "vm-updates", "error", **web)
         process.stop()
     assert checked(folder, **web)["agent-running"] == "error"
 
@@ -169,7 +169,7 @@ def test_another_client_that_disables_polling_until_it_is_stopped_and_the_agent_
 ) -> None:
     env = {"BAROGRAPH_POLLING__SET_AGAIN": set_again, "BAROGRAPH_POLLING__RECHECK": "1s"}
     with asked(folder, **env) as (process, web):
-        assert checked_until(folder, "vm-updates", "ok", web)["vm-contended"] == "ok"
+        assert checked_until(folder, "vm-updates", "ok", **web)["vm-contended"] == "ok"
         deadline_s = time.monotonic() + 240
         with hypervisor.vm("good").monitor() as client:
             while (levels := checked(folder, **web))["vm-contended"] != level:
@@ -178,7 +178,7 @@ def test_another_client_that_disables_polling_until_it_is_stopped_and_the_agent_
         assert process.stop() == 0
 
     with asked(folder, **env) as (process, web):
-        levels = checked_until(folder, "vm-updates", "ok", web)
+        levels = checked_until(folder, "vm-updates", "ok", **web)
         assert levels["vm-contended"] == levels["vm-polling"] == "ok"
         assert process.stop() == 0
 
@@ -196,9 +196,9 @@ def test_an_interval_that_cannot_be_recorded_on_a_full_disk_until_there_is_space
             while True:
                 file.write(bytes(4096))
         with asked(folder, BAROGRAPH_POLLING__HEARTBEAT="1s") as (process, web):
-            checked_until(folder, "vm-interval", "error", web)
+            checked_until(folder, "vm-interval", "error", **web)
             (disk / "ballast").unlink()
-            checked_until(folder, "vm-interval", "ok", web)
+            checked_until(folder, "vm-interval", "ok", **web)
             assert process.stop() == 0
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
