@@ -78,7 +78,7 @@ def _finding(finding: Finding, mark: str) -> Iterator[str]:
     is_named = not finding.subject or finding.subject in finding.detail
     subject = "" if is_named else f"{finding.subject}: "
     yield from _wrapped(f"[{finding.code}] {subject}{finding.detail}", f"{mark} ", "    ")
-    if finding.hint:
+    if finding.hint and finding.hint not in finding.detail:
         yield from _wrapped(finding.hint, "    ", "    ")
     if finding.command is not None:
         yield from _wrapped(shown(finding.command), "    ", "      ")

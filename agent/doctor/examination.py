@@ -57,18 +57,18 @@ class Report:
     """What the checks found."""
 
     findings: list[Finding]
-    config: Config | None  # None: it is invalid, so nothing else was checked
+    config: Config | None  # None: it is invalid, and nothing else was checked
 
 
 def configure(flags: Flags, environ: Environment) -> tuple[Findings, Config | None]:
-    """Load the configuration, and return the findings about it and about the identity of the host."""
+    """Load the configuration, and return the findings about it. `None`: nothing else can be checked."""
     try:
         config = load(flags, environ)
     except ConfigError as error:
         facts = ConfigFacts(
             file=flags.config_file(environ), problems=error.problems, cautions=(), overridden=()
         )
-        return judge_config(facts), None
+        return judge_config(facts), _without_monitors(flags, environ)
     facts = ConfigFacts(
         file=flags.config_file(environ),
         problems=(),
@@ -76,6 +76,14 @@ def configure(flags: Flags, environ: Environment) -> tuple[Findings, Config | No
         overridden=overridden(flags, environ),
     )
     return judge_config(facts), config
+
+
+def _without_monitors(flags: Flags, environ: Environment) -> Config | None:
+    """Return a configuration that lacks nothing but monitors: all else can be checked. `None`: not such."""
+    try:
+        return load(flags, environ, monitors_needed=False)
+    except ConfigError:
+        return None
 
 
 async def examine(

@@ -136,6 +136,17 @@ def test_many_findings_of_one_check_are_counted(case: Case) -> None:
     assert found[-1]["detail"] == "4 more findings of this check"
 
 
+def test_a_configuration_without_monitors_does_not_end_the_checks(case: Case) -> None:
+    del case.environ["BAROGRAPH_MONITORS"]
+
+    code, out = text(case, "-o", "json")
+    levels = {each["code"]: each["level"] for each in json.loads(out)["findings"]}
+
+    assert code == 1
+    assert levels[Code.CONFIG_VALID] == "error"
+    assert {Code.HOST_ID, Code.STATE_WRITABLE, Code.LIMIT_FILES} <= levels.keys()
+
+
 def test_an_invalid_configuration_ends_the_checks(case: Case) -> None:
     case.environ["BAROGRAPH_POLLING__INTERVAL"] = "0s"
 

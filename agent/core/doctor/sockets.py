@@ -1,10 +1,11 @@
 """Judges the sockets of the globs, and the VMs behind them. Pure."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.core.doctor.checks import CHECKS
-from agent.core.doctor.codes import Category, Code, When
+from agent.core.doctor.codes import Category, Code
 from agent.core.doctor.report import Findings
 from agent.core.findings import Level
 from agent.core.reading import SocketMark, State
@@ -89,6 +90,25 @@ _OF_REASON: Mapping[str, tuple[Code, Level]] = {
 }
 """The check that each reason of a state belongs to. The other reasons need nothing."""
 
+_OF_QEMU = (Code.VM_UNIQUE, Code.VM_BALLOON)
+_OF_THE_INTERVAL = (*_OF_QEMU, Code.VM_POLLING, Code.VM_CONTENDED, Code.VM_INTERVAL)
+_OF_THE_GUEST = (*_OF_THE_INTERVAL, Code.VM_DRIVER, Code.VM_STATISTICS, Code.VM_UPDATES)
+
+_ANSWERED: Mapping[str, Sequence[Code]] = {
+    State.DUPLICATE: (Code.VM_UNIQUE,),
+    State.NO_BALLOON: _OF_QEMU,
+    State.PAUSED: _OF_QEMU,
+    State.OFF: _OF_THE_INTERVAL,
+    State.WAITING: (*_OF_THE_INTERVAL, Code.VM_DRIVER),
+    State.EMPTY: (*_OF_THE_INTERVAL, Code.VM_DRIVER, Code.VM_STATISTICS),
+    State.STALLED: (*_OF_THE_INTERVAL, Code.VM_UPDATES),
+    State.REPORTING: _OF_THE_GUEST,
+}
+"""The checks that a VM in a state answers. A VM in another state answers none."""
+
+_OF_AGENT_ONLY = frozenset({Code.VM_CONTENDED, Code.VM_INTERVAL})
+"""The checks that need an agent that has tried to set the interval."""
+
 
 def judge_sockets(facts: SocketFacts) -> Findings:
     """Return the findings about the files that the globs match."""
@@ -121,15 +141,13 @@ def judge_vms(vms: Sequence[VmFact], *, by_agent: bool, left_out: int = 0) -> Fi
         left_out: how many VMs were not checked.
     """
     found = Findings()
-    reporting = sum(each.state == State.REPORTING for each in vms)
-    for code, check in CHECKS.items():
-        if check.category is Category.VMS and check.when is When.AFTER and vms:
-            found.passed(code)
+    answered = Counter(code for each in vms for code in _ANSWERED.get(each.state, ()))
+    for code in answered if by_agent else answered.keys() - _OF_AGENT_ONLY:
+        some = f"known of {answered[code]} of {counted(len(vms), 'VM')}"
+        found.passed(code, "" if answered[code] == len(vms) else some)
     for code in {code for code, _ in _OF_REASON.values() if CHECKS[code].category is Category.SOCKETS}:
         if vms:
             found.passed(code)
-    if by_agent and vms:
-        found.passed(Code.VM_UPDATES, f"{reporting} of {counted(len(vms), 'VM')} reporting")
     for each in vms:
         if each.reason == Reason.POLLING_DISABLED and each.agent_sets:
             continue
