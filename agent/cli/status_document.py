@@ -12,6 +12,8 @@ import msgspec
 from agent.contract.foreign import decode_foreign
 from agent.core.urgency import Urgency, urgency
 
+_PATH_CHARACTERS_MAX = 4_096
+
 Number = Annotated[int, msgspec.Meta(ge=-(1 << 62), le=1 << 62)]
 """A larger one could not be divided."""
 
@@ -98,9 +100,9 @@ class Vm(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """The best name there is."""
+        """The name, or where the VM is: an id made from that says nothing to people."""
         identity = self.state.vm
-        return identity.name or identity.id or identity.path or "?"
+        return identity.name or identity.path or identity.id or "?"
 
     @property
     def level(self) -> str | None:
@@ -231,6 +233,14 @@ def plain(text: str, characters_max: int) -> str:
         each if each.isascii() and each.isprintable() else "?" for each in text[: characters_max + 1]
     )
     return shown if len(shown) <= characters_max else shown[: max(0, characters_max - 1)] + "~"
+
+
+def short_name(name: str, characters_max: int) -> str:
+    """Return a name, or the end of a path: paths of several VMs have the same beginning."""
+    text = plain(name, _PATH_CHARACTERS_MAX)
+    if not text.startswith("/") or len(text) <= characters_max:
+        return plain(text, characters_max)
+    return f"...{text[3 - characters_max :]}"
 
 
 def span(seconds: float) -> str:

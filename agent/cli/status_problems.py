@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from textwrap import wrap
 
-from agent.cli.status_document import Status, Vm, order, plain, span
+from agent.cli.status_document import Status, Vm, order, plain, short_name, span
 from agent.core.explanations import PRESSURE, component_step
 from agent.core.pressure import PressureLevel
 from agent.core.urgency import Urgency
@@ -20,7 +20,6 @@ NO_VMS = "agent/no-vms"
 _CODE_CHARACTERS_MAX = 60
 _NAMES_MAX = 6
 _NAME_CHARACTERS_MAX = 24
-_PATH_CHARACTERS_MAX = 4_096
 _TEXT_CHARACTERS_MAX = 400
 _COLUMNS = 80
 
@@ -109,17 +108,9 @@ def problem_lines(problem: Problem, *, with_host: bool) -> Sequence[str]:
 
 
 def _names(names: Sequence[str]) -> str:
-    shown = ", ".join(_name(name) for name in names[:_NAMES_MAX])
+    shown = ", ".join(short_name(name, _NAME_CHARACTERS_MAX) for name in names[:_NAMES_MAX])
     rest = len(names) - _NAMES_MAX
     return f"{shown} and {rest} more" if rest > 0 else shown
-
-
-def _name(name: str) -> str:
-    """Return a name, or the end of a path: paths of several VMs have the same beginning."""
-    text = plain(name, _PATH_CHARACTERS_MAX)
-    if not text.startswith("/") or len(text) <= _NAME_CHARACTERS_MAX:
-        return plain(text, _NAME_CHARACTERS_MAX)
-    return f"...{text[3 - _NAME_CHARACTERS_MAX :]}"
 
 
 def _indented(text: str) -> Sequence[str]:

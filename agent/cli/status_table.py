@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from agent.cli.status_document import Sizes, Stall, Status, Vm, order, plain, size, span
+from agent.cli.status_document import Sizes, Stall, Status, Vm, order, plain, short_name, size, span
 from agent.cli.status_problems import Problem, problem_lines, problems
 from agent.core.urgency import Urgency, is_well
 
@@ -106,7 +106,11 @@ def host_lines(status: Status) -> Iterator[str]:
     yield from _host_memory(status)
     parts = status.health.components
     well = ", ".join(plain(name, 20) for name, each in parts.items() if each.state == "ok")
-    yield plain(f"agent   {status.health.state or 'not known'}" + (f"; ok: {well}" if well else ""), 80)
+    health = status.health.state or "not known"
+    if health == "ok" and well:
+        yield plain(f"agent   ok ({well})", 80)
+    else:
+        yield plain(f"agent   {health}" + (f"; ok: {well}" if well else ""), 80)
     for name, each in parts.items():
         if "queued" in each.why and not each.why.startswith("0 "):
             yield plain(f"        {name}: {each.why}", 80)
@@ -147,7 +151,7 @@ def columns(*, several: bool, wide: bool) -> Sequence[Column]:
     name_columns, reason_columns = (15, 12) if several else (24, 16)
     return [
         *host,
-        Column("VM", name_columns, lambda row: row.vm.name),
+        Column("VM", name_columns, lambda row: short_name(row.vm.name, name_columns)),
         Column("PRESSURE", 8, lambda row: row.vm.level or "-"),
         Column("STATE", 11, lambda row: row.vm.state.state),
         Column("REASON", reason_columns, lambda row: row.vm.state.reason),
@@ -192,7 +196,7 @@ _TIMES = (
     Column("AGE", 4, lambda row: "-" if row.vm.age_s is None else span(row.vm.age_s), is_number=True),
 )
 _WIDE = (
-    Column("VM", _NAME_COLUMNS_MAX, lambda row: row.vm.name),
+    Column("VM", _NAME_COLUMNS_MAX, lambda row: short_name(row.vm.name, _NAME_COLUMNS_MAX)),
     Column("PRESSURE", 8, lambda row: row.vm.level or "-"),
     Column("SCORE", 5, _score, is_number=True),
     Column("STATE", 11, lambda row: row.vm.state.state),

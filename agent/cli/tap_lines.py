@@ -118,7 +118,7 @@ def _cell(text: str, columns: int) -> str:
 
 
 def _name(vm: VmIdentity | None, host: str) -> str:
-    return host if vm is None else vm.name or vm.id or vm.path or "?"
+    return host if vm is None else vm.name or vm.path or vm.id or "?"
 
 
 def _texts(kind: str, value: Value) -> Iterator[str]:

@@ -148,7 +148,7 @@ def find(views: Sequence[VmView], key: str) -> VmView | None:
 def name_of(view: VmView) -> str:
     """Return what the page calls a VM."""
     vm = view.state.vm
-    return printable(str(view.address) if vm is None else vm.name or vm.id, NAME_CHARACTERS_MAX)
+    return printable((None if vm is None else vm.name) or str(view.address), NAME_CHARACTERS_MAX)
 
 
 def path_of(view: VmView) -> str:

@@ -112,7 +112,7 @@ def test_the_host_and_the_agent_are_above() -> None:
         "host    one, barograph 1.2 running for 60m",
         "memory  16.0G of 64.0G available (25%); 8.0G of 8.0G swap free (100%)",
         "stalls  some 1.2% in 10 s, 0.0% in 60 s; full 0.5% in 10 s, 0.0% in 60 s (PSI)",
-        "agent   ok; ok: spool, kafka.states",
+        "agent   ok (spool, kafka.states)",
         "        kafka.samples: no broker; 7 records queued",
         "",
         "PROBLEMS: 1",

@@ -48,7 +48,7 @@ export class Detail {
       return;
     }
     const vm = identity(answer.vm);
-    this.#article.querySelector("h2 bdi").textContent = vm.name || vm.id || vm.path;
+    this.#article.querySelector("h2 bdi").textContent = vm.name || vm.path || vm.id;
     this.#charts ??= new Charts();
     const isFirst = !this.#charts.node.isConnected;
     const blocks = [now(answer), advice(answer), this.#charts.node, ...facts(answer)];
