@@ -12,11 +12,12 @@ from agent.errors import ConfigError, Problem
 from simulator.demo.scenarios import SCENARIOS, Scenario
 
 _ABOUT = """\
-Run the agent on a simulated hypervisor and show its records. Needs neither QEMU nor root.
+Run the agent on simulated VMs and show its records.
 
-The simulator and the agent run as separate processes in a temporary folder; nothing is left behind. If
-the output is not a terminal, the demo prints a timeline and the summary. Exit code 1: a sample was lost,
-repeated or wrong, or the demo failed; 130: interrupted (the summary is printed).
+Needs neither QEMU nor root. The simulator and the agent run as separate processes in a temporary folder;
+nothing is left behind. If the output is not a terminal, the demo prints a timeline and the summary. Exit
+code 1: a sample was lost, repeated or wrong, or the demo failed; 130: interrupted (the summary is
+printed).
 
 Scenarios:"""
 

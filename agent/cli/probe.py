@@ -40,7 +40,12 @@ def probe(
         ),
     ] = None,
     timeout: Annotated[
-        str, typer.Option("--timeout", metavar="DURATION", help="How long to wait for a sample.")
+        str,
+        typer.Option(
+            "--timeout",
+            metavar="DURATION",
+            help="How long to wait for the state; with --enable-polling, for an update.",
+        ),
     ] = "10s",
 ) -> None:
     """Query one VM once and print its state and sample as JSON.
