@@ -45,12 +45,15 @@ def manual(epoch_s: int) -> str:
         epoch_s: Unix seconds; the date in the footer.
     """
     date = datetime.fromtimestamp(epoch_s, UTC).strftime("%Y-%m-%d")
+    usage, description = _help().removeprefix("Usage: ").split("\n\n", 1)
     lines = [
         f'.TH BAROGRAPH 1 "{date}" "barograph {__version__}"',
         ".SH NAME",
         r"barograph \- record the memory pressure of QEMU VMs in Kafka and OTLP",
         ".SH SYNOPSIS",
-        *_verbatim(_help()),
+        *_verbatim(usage),
+        ".SH DESCRIPTION",
+        *_verbatim(description),
     ]
     for command in COMMANDS:
         lines += [f'.SH "{command.upper()}"', *_verbatim(_help(*command.split()))]

@@ -1,11 +1,13 @@
 """Builds a .deb or .rpm from the tree of an architecture."""
 
 import gzip
+import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
 
+from release.documents import copy_docs
 from release.manual import SHELLS, completion, manual
 from release.running import run
 from tests.lab import setup
@@ -30,6 +32,8 @@ def package(folder: Path, source: Path, epoch_s: int, kind: str, arch: str, vers
     for shell in SHELLS:
         (share / f"barograph.{shell}").write_text(completion(shell))
     (share / "changelog.gz").write_bytes(_gzip(_debian_changelog(version, moment)))
+    shutil.rmtree(share / "doc", ignore_errors=True)  # of the other kind of package
+    copy_docs(source, share / "doc")
     variables: Mapping[str, str] = {
         "TREE": str(folder),
         "VERSION": version,
