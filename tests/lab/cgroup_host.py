@@ -52,7 +52,7 @@ def observe(folder: Path, *, timeout_s: float, kernel_words: str = "") -> Mappin
 
 def _argv(shared: Path, console: Path, result: Path, kernel_words: str) -> list[str | Path]:
     words = [
-        "console=ttyS0 quiet random.trust_cpu=on panic=-1 devtmpfs.mount=1",
+        "console=ttyS0 quiet no_timer_check random.trust_cpu=on panic=-1 devtmpfs.mount=1",
         f"root=root rootfstype=virtiofs ro PYTHONPATH={_TREE} init={sys.executable}",
         f"{kernel_words} -- -m tests.lab.cgroup_scenario",
     ]
