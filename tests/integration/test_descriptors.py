@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.audit import WEB, ask, unbalanced
-from tests.integration.otlp_backends import HttpBackend
+from tests.integration.otlp_backends import Answer, HttpBackend
 from tests.integration.test_web import url_when_told, wait_until
 from tests.integration.watching import Lines, conserved, watch
 from tests.lab import qemu
@@ -117,6 +117,7 @@ def test_600_monitors_under_300_descriptors(folder: Path, http: HttpBackend, *, 
 
 def test_an_agent_out_of_descriptors_is_as_before_once_it_has_some(folder: Path, http: HttpBackend) -> None:
     peer = Peer(topic=None)
+    http.answer = lambda _: Answer(headers={"Connection": "close"})  # a kept connection needs no descriptor
     env = {
         **WEB,
         "BAROGRAPH_LINES__ENABLED": "true",

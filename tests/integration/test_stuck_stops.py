@@ -6,7 +6,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Callable, Generator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
@@ -85,7 +85,7 @@ class Stuck:
 
     def records(self) -> int:
         """Return how many records the spool has, once the agent has ended."""
-        with sqlite3.connect(self.state / "spool.sqlite") as spool:
+        with closing(sqlite3.connect(self.state / "spool.sqlite")) as spool:
             assert spool.execute("PRAGMA integrity_check").fetchone() == ("ok",)
             names = [name for (name,) in spool.execute("SELECT name FROM sqlite_master WHERE type='table'")]
             queues = [name for name in names if name in ("samples", "states")]
