@@ -201,6 +201,7 @@ def _facts(p: Poller, turn: Turn) -> Facts:
         overdue=isinstance(p.phase, Asking) and p.phase.overdue,
         answer_within_s=turn.settings.reading_deadline_ns / SECOND_NS,
         has_balloon=process.balloon_path is not None,
+        has_shut_down=process.has_shut_down,
         run_state=process.run_state,
         interval_s=process.interval_s,
         about_to_set=p.interval.set_to_s is not None,

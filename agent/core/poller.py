@@ -158,6 +158,7 @@ class Process(Struct, frozen=True):
     deflate_on_oom: bool | None = None  # of the device at `balloon_path`
     resident: Resident | None = None
     rebooted: bool = False  # RESET came, and no update of the new boot yet
+    has_shut_down: bool = False  # SHUTDOWN came, and the VM has not been started again
     reset_unread: bool = False  # RESET came, and the next reading may still show the boot before
 
 

@@ -318,17 +318,19 @@ def _monitor_event(p: Poller, kind: MonitorEventKind, turn: Turn) -> Poller:
         ):  # the clock stops now; the check reads the run state
             return replace(p, process=replace(p.process, run_state=None))
         case MonitorEventKind.RESUME | MonitorEventKind.WAKEUP:  # QEMU may read an old buffer again
-            p = replace(p, process=replace(p.process, run_state=None))
+            p = replace(p, process=replace(p.process, run_state=None, has_shut_down=False))
             return replace(p, history=epochs.break_cadence(p.history))
         case MonitorEventKind.RESET:
             # The values of the boot before are read now: no guest boots within a round trip.
             p = replace(
                 p,
-                process=replace(p.process, rebooted=True, reset_unread=True),
+                process=replace(p.process, rebooted=True, reset_unread=True, has_shut_down=False),
                 history=epochs.end_epoch(p.history, guest_reset=True),
             )
             return device.read_now(p, turn)
-        case MonitorEventKind.SHUTDOWN | MonitorEventKind.DEVICE_DELETED | MonitorEventKind.LOST:
+        case MonitorEventKind.SHUTDOWN:
+            return replace(p, process=replace(p.process, has_shut_down=True))
+        case MonitorEventKind.DEVICE_DELETED | MonitorEventKind.LOST:
             return p
 
 

@@ -61,6 +61,8 @@ _OVERDUE_CAUSES = {
     " check their processes, and run virsh domjobinfo",
 }
 
+_HANGS_AT_EXIT = "the VM has shut down, but QEMU hangs at its exit; end the QEMU process with SIGTERM"
+
 
 STEPPED_ASIDE = "; the agent shares the monitor now, because another client waited for it"
 """Added to the detail of a VM whose monitor the agent used to hold."""
@@ -88,6 +90,7 @@ class Facts(Struct, frozen=True):
     overdue: bool  # a question is past its deadline
     answer_within_s: float  # the deadline of a question
     has_balloon: bool
+    has_shut_down: bool  # QEMU announced the end of the VM
     run_state: str | None  # None: it has just changed and is being read
     interval_s: int
     about_to_set: bool  # the interval will be set as soon as the first reading is in
@@ -117,7 +120,8 @@ def judge(f: Facts) -> Verdict | None:
     if not f.link_open:
         return _judge_no_link(f)
     if f.overdue:
-        detail = f"no answer within {f.answer_within_s:g} s: {_OVERDUE_CAUSES[f.via]}"
+        cause = _HANGS_AT_EXIT if f.has_shut_down and f.via is Via.QMP else _OVERDUE_CAUSES[f.via]
+        detail = f"no answer within {f.answer_within_s:g} s: {cause}"
         return Verdict(State.UNREACHABLE, Reason.NO_ANSWER, detail)
     if not f.claimed:
         return None

@@ -81,6 +81,7 @@ def test_a_panic_that_ends_qemu_is_gone(folder: Path, each_qemu: Sequence[str]) 
     """The default action: QEMU tells of the panic, and quits."""
     with reporting(folder, each_qemu, "-device", "pvpanic-pci") as (vm, lines):
         vm.order("crash")
+        vm.wait_for_exit()
         lines.wait_for_state(vm.qmp, "gone")
 
         assert since(lines, vm)[-1] == ("gone", "missing")
@@ -119,6 +120,7 @@ def test_a_hung_guest_is_stalled_until_it_is_reset(folder: Path, each_qemu: Sequ
 def test_a_guest_that_shuts_down_is_gone_with_its_qemu(folder: Path, each_qemu: Sequence[str]) -> None:
     with reporting(folder, each_qemu) as (vm, lines):
         vm.order("poweroff")
+        vm.wait_for_exit()
         lines.wait_for_state(vm.qmp, "gone")
 
         assert since(lines, vm)[-1] == ("gone", "missing")

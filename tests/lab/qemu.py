@@ -128,6 +128,18 @@ class Vm:
 
         wait_until(ready, f"{self.name} boots, see {self.console}", self._process, self.log, timeout_s)
 
+    def wait_for_exit(self, hangs_after_s: float = 20.0) -> None:
+        """Return once QEMU has exited, after its guest has shut down or panicked.
+
+        QEMU may hang at its exit if a QMP command was in flight. Then it gets SIGTERM, as from a manager.
+        """
+        assert self._process is not None
+        try:
+            self._process.wait(hangs_after_s)
+        except subprocess.TimeoutExpired:
+            self._process.terminate()
+            self._process.wait(120)
+
     def freeze(self) -> None:
         """SIGSTOP: a wedged QEMU."""
         os.kill(self.pid, signal.SIGSTOP)
@@ -183,7 +195,7 @@ def idle(folder: Path, name: str, *extra: str, command: Sequence[str] = ()) -> G
 
 def kernel_words(*, driver: bool) -> str:
     """Return the command line of a guest's kernel; without `driver` it loads virtio_balloon only on order."""
-    # On a busy host, the kernel's check of the timer interrupt fails; the guest then loses interrupts, and hangs.
+    # On a busy host, the kernel's check of the timer interrupt fails: the guest loses interrupts, and hangs.
     words = (
         "console=ttyS0 quiet no_timer_check random.trust_cpu=on panic=0 iomem=relaxed"
         " memhp_default_state=online"

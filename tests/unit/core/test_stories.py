@@ -350,6 +350,22 @@ def test_a_reading_past_its_deadline_is_unreachable_and_the_late_answer_ends_it(
     assert "stalled" not in dict(story.words)
 
 
+@pytest.mark.parametrize("since", [None, MonitorEventKind.RESET, MonitorEventKind.RESUME])
+def test_a_qemu_that_hangs_at_its_exit_is_told_from_one_that_hangs(since: MonitorEventKind | None) -> None:
+    story = reporting()
+    story.hear(MonitorEventKind.SHUTDOWN)
+    if since is not None:  # under -no-shutdown the VM is started again
+        story.hear(since)
+        story.update()
+        story.pass_s(1)
+
+    story.mute = True
+    story.pass_s(2.2)
+
+    assert story.words[-1] == ("unreachable", "no_answer")
+    assert ("hangs at its exit" in story.states[-1].detail) == (since is None)
+
+
 @pytest.mark.parametrize("access", [Access.HOLD, Access.SHARE])
 def test_an_agent_that_got_no_cpu_reads_what_arrived_before_it_calls_qemu_silent(access: Access) -> None:
     story = reporting(access=access)
