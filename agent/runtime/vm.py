@@ -157,10 +157,11 @@ class VmTask:
         self._events: list[tuple[int | None, Event]] = []
         self._applying = True  # until `run` begins
         self._is_over = False
-        self._over: asyncio.Future[None]
         self._failure: Exception | None = None
         self._group: TaskGroup
         self._link_number = 0
+        self._wanted: OpenLink | None = None  # the link to open next
+        self._link_wanted: asyncio.Future[None] | None = None  # what `run` waits for without a link
         self._link_scope: anyio.CancelScope | None = None
         self._link: Link | None = None
         self._asks: TaskGroup | None = None
@@ -172,11 +173,11 @@ class VmTask:
         self._services.claims.join(address, self.happened)
         try:
             async with anyio.create_task_group() as self._group:
-                self._over = asyncio.get_running_loop().create_future()
                 self._applying = False
                 self.happened(Tick())
-                await self._over
-                self._group.cancel_scope.cancel()
+                while True:
+                    wish = await self._next_wish()
+                    await self._keep_link(self._link_number, wish)
         finally:
             self._is_over = True  # events are ignored from now on
             self._services.claims.leave(address)
@@ -215,8 +216,7 @@ class VmTask:
 
     def _end(self) -> None:
         self._is_over = True
-        if not self._over.done():  # else canceled
-            self._over.set_result(None)
+        self._group.cancel_scope.cancel()
 
     def _apply(self, event: Event) -> None:
         if isinstance(event, Answered):  # applied before any other task runs
@@ -241,15 +241,12 @@ class VmTask:
                     self._read(self._link, effect, self._link_number)
             case OpenLink():
                 self._link_number += 1
-                group.start_soon(
-                    self._keep_link,
-                    self._link_number,
-                    effect,
-                    name=f"link:{self.poller.endpoint.address}",
-                )
+                self._wanted = effect
+                if self._link_wanted is not None and not self._link_wanted.done():
+                    self._link_wanted.set_result(None)
             case CloseLink():
                 self._link_number += 1  # whatever it still reports is late
-                self._link, self._asks = None, None
+                self._link, self._asks, self._wanted = None, None, None
                 if self._link_scope is not None:
                     self._link_scope.cancel()
             case Ask(question=Question.CLAIM):
@@ -302,16 +299,21 @@ class VmTask:
 
     # --- the link ---
 
+    async def _next_wish(self) -> OpenLink:
+        while self._wanted is None:
+            self._link_wanted = asyncio.get_running_loop().create_future()
+            await self._link_wanted
+        wish, self._wanted = self._wanted, None
+        return wish
+
     async def _keep_link(self, number: int, wish: OpenLink) -> None:
         services, address = self._services, self.poller.endpoint.address
-        with anyio.CancelScope() as self._link_scope:
-            try:
-                async with (
-                    services.open_link(
-                        address, look_first=wish.look_first, mark=wish.mark, owner=self.owner
-                    ) as link,
-                    anyio.create_task_group() as asks,
-                ):
+        try:
+            async with anyio.create_task_group() as asks:
+                self._link_scope = asks.cancel_scope
+                async with services.open_link(
+                    address, look_first=wish.look_first, mark=wish.mark, owner=self.owner
+                ) as link:
                     self._link, self._asks = link, asks
                     services.counters.add(Count.LINKS_OPENED)
                     change = services.ledger.find(address, link.mark)
@@ -323,10 +325,10 @@ class VmTask:
                         # A question asked before the end is reported gets no answer, and needs none.
                         if number == self._link_number:
                             self._link, self._asks = None, None
-            except* Unreachable as errors:
-                error = _first(errors)
-                services.counters.add(Count.LINK_FAILURES, reason=error.fault)
-                self.happened(LinkFailed(error.fault, error.detail), number)
+        except* Unreachable as errors:
+            error = _first(errors)
+            services.counters.add(Count.LINK_FAILURES, reason=error.fault)
+            self.happened(LinkFailed(error.fault, error.detail), number)
 
     async def _ask(self, number: int, link: Link, ask: Ask) -> None:
         try:
