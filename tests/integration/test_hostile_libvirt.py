@@ -15,7 +15,7 @@ from tests.integration.domains import DomainLines, path_of, with_bindings
 from tests.lab.agent import AgentProcess, agent
 from tests.lab.hostile_libvirt import HostileLibvirt, UnfinishedMessages, hostile_libvirt
 from tests.lab.libvirt import Daemon, Domain, libvirtd, virt_launcher
-from tests.lab.process import status_of
+from tests.lab.process import freeze, status_of
 
 pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("real_libvirt"), pytest.mark.timeout(900)]
 
@@ -88,7 +88,7 @@ def test_a_hostile_libvirt_delays_no_event_of_another_and_ends_no_connection(
         domain.virsh("resume")
         domain.virsh("suspend")
         hostile.wait_for_event()
-        process.process.send_signal(signal.SIGSTOP)  # until ours is not the last copy of a descriptor
+        freeze(process.process)  # until ours is not the last copy of a descriptor
         spoil(hostile)
         process.process.send_signal(signal.SIGCONT)
 

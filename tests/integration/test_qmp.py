@@ -24,6 +24,7 @@ from agent.qmp.link import Link as OpenLink
 from agent.qmp.link import Settings, open_link
 from agent.qmp.openings import Openings
 from tests.lab.leftovers import assert_none_left, open_descriptors
+from tests.lab.process import freeze
 from tests.unit.qmp.peer import read_stats
 
 QEMU = shutil.which("qemu-system-x86_64")
@@ -81,12 +82,6 @@ async def qemu(path: Path, *options: str) -> AsyncGenerator["subprocess.Popen[by
     finally:
         process.kill()
         process.wait()
-
-
-def freeze(process: "subprocess.Popen[bytes]") -> None:
-    """Stop every thread of QEMU, and return when they stand."""
-    process.send_signal(signal.SIGSTOP)
-    os.waitpid(process.pid, os.WUNTRACED)
 
 
 def openings() -> Openings:

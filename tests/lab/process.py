@@ -2,7 +2,9 @@
 
 import os
 import random
+import signal
 import socket
+import subprocess
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -11,9 +13,15 @@ from pathlib import Path
 from simulator.demo.process import cpu_s, die_with_parent, kill, start, wait_until
 
 __all__ = [
-    "cpu_s", "die_with_parent", "free_port", "is_running", "kill", "listens", "listens_at", "no_child_left",
-    "start", "status_of", "wait_until",
+    "cpu_s", "die_with_parent", "free_port", "freeze", "is_running", "kill", "listens", "listens_at",
+    "no_child_left", "start", "status_of", "wait_until",
 ]  # fmt: skip
+
+
+def freeze(process: "subprocess.Popen[bytes]") -> None:
+    """Send SIGSTOP to a child, and return once every thread is stopped."""
+    process.send_signal(signal.SIGSTOP)
+    os.waitpid(process.pid, os.WUNTRACED)
 
 
 def status_of(pid: int) -> dict[str, str]:
