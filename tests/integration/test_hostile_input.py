@@ -13,6 +13,8 @@ from tests.integration.fuzzing import Figures, fuzz
 pytestmark = [pytest.mark.alone, pytest.mark.timeout(1800)]
 
 RSS_GROWTH_MAX_BYTES = 16 << 20
+FREQUENT_FAULTS = {"link_failures.hung_up", "link_failures.not_qmp", "link_failures.protocol"}
+"""Others depend on the time that a busy machine leaves."""
 
 
 def judge(figures: Figures) -> None:
@@ -22,7 +24,7 @@ def judge(figures: Figures) -> None:
         assert vm.updates >= 5
         assert (vm.lost, vm.wrong, vm.invented, vm.repeated, vm.disordered) == ((), (), (), (), False)
     assert figures.hostile_samples > figures.messages / 500  # as deep as the statistics
-    assert len([name for name in figures.totals if name.startswith("link_failures.")]) >= 4
+    assert figures.totals.keys() >= FREQUENT_FAULTS
     assert figures.rss_end_bytes <= figures.rss_warm_bytes + RSS_GROWTH_MAX_BYTES
 
 
