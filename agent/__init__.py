@@ -5,7 +5,7 @@ import os
 import sys
 from importlib import import_module
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Python's defaults are 700, 10, 10. A start makes 100,000 objects and a sample a few hundred, and almost
 # none of them are in a cycle.
