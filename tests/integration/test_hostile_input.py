@@ -40,4 +40,5 @@ def test_a_million_messages_of_hostile_monitors(folder: Path) -> None:
     figures = fuzz(folder, 1_000_000, peers=80, seed=20261126, seconds_max=1500)
 
     judge(figures)
+    assert len([name for name in figures.totals if name.startswith("link_failures.")]) >= 4
     assert figures.lag_p99_ms <= 100

@@ -12,8 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from agent.cli import cli
+from agent.cli.doctor_text import lines
 from agent.core.doctor.backends import OtlpFact, judge_otlp
 from agent.core.doctor.codes import Code
+from agent.core.findings import Finding, Level
 from agent.libvirt import reach
 from agent.libvirt.targets import Place
 from agent.spool.directory_lock import lock
@@ -134,6 +136,15 @@ def test_many_findings_of_one_check_are_counted(case: Case) -> None:
     assert code == 0
     assert len(found) == 6
     assert found[-1]["detail"] == "4 more findings of this check"
+
+
+@pytest.mark.parametrize("detail", ["no update yet; load virtio_balloon", "no update yet"])
+def test_a_hint_is_shown_once(detail: str) -> None:
+    finding = Finding(Code.VM_DRIVER, Level.WARNING, "vm-1", detail, "load virtio_balloon")
+
+    text = "\n".join(lines([finding], is_plain=True, is_complete=True))
+
+    assert text.count("load virtio_balloon") == 1
 
 
 def test_a_configuration_without_monitors_does_not_end_the_checks(case: Case) -> None:

@@ -160,6 +160,15 @@ def test_a_problem_names_a_vm_without_a_name_by_the_end_of_its_path() -> None:
     assert "\n    ...n-7-mail/monitor.sock\n" in text
 
 
+def test_the_table_names_a_vm_without_a_name_by_the_end_of_its_path() -> None:
+    unnamed = vm("", "reporting")
+    unnamed["state"]["vm"] |= {"id": "5f0c", "path": "/var/lib/libvirt/qemu/domain-7-mail/monitor.sock"}
+
+    (row,) = [line for line in shown(parsed(unnamed)) if "reporting" in line]
+
+    assert row.startswith("...n-7-mail/monitor.sock ")
+
+
 def test_an_agent_without_vms_is_a_problem_once_it_has_started() -> None:
     empty = json.loads(document())
     empty["agent"]["state"] = "starting"
