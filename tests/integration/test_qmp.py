@@ -251,7 +251,7 @@ async def test_a_full_queue_is_busy_and_an_answer_at_once(folder: Path) -> None:
 async def test_a_stopped_qemu_is_silent(folder: Path) -> None:
     path = folder / "q.sock"
     async with qemu(path) as process:
-        freeze(process)
+        freeze(process.pid)
         assert await fault_of_opening(path) is LinkFault.SILENT
         process.send_signal(signal.SIGCONT)
 
@@ -280,7 +280,7 @@ async def test_a_killed_qemu_refuses_and_then_is_missing(folder: Path) -> None:
 async def test_a_stopped_qemu_answers_when_it_goes_on(folder: Path) -> None:
     path = folder / "q.sock"
     async with qemu(path) as process, linked(path) as link:
-        freeze(process)
+        freeze(process.pid)
         with anyio.move_on_after(0.2) as scope:
             await link.read_run_state()
         process.send_signal(signal.SIGCONT)
@@ -300,7 +300,7 @@ async def test_a_kill_during_a_call_is_a_hang_up_for_all_who_wait(folder: Path) 
                 await question()
             faults.append(caught.value.fault)
 
-        freeze(process)
+        freeze(process.pid)
         with anyio.fail_after(60):
             async with anyio.create_task_group() as group:
                 group.start_soon(note_fault, link.read_run_state)

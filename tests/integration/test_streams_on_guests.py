@@ -1,8 +1,6 @@
 """The jobs on what real guests do: agent, Kafka and jobs against a second monitor of each guest."""
 
 import json
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +24,7 @@ from tests.lab.flink import Job, job
 from tests.lab.guest_troubles import run_out, swap
 from tests.lab.kafka import RealKafka, consume
 from tests.lab.played_troubles import guests
+from tests.lab.process import freeze, thaw
 from tests.lab.wall_clock import WallClock
 
 INTERVAL_S = 10
@@ -221,12 +220,12 @@ def test_a_leak_of_a_known_slope_is_forecast_within_a_tenth(own_kafka: RealKafka
 
         for day in range(DAYS):
             if day:
-                os.kill(process.process.pid, signal.SIGSTOP)
+                freeze(process.process.pid)
                 vm.order(f"dirty {LEAK_MIB * day}")
                 clock.step((day - DAYS) * DAY_S)
                 monitor.wait_for_update()
                 monitor.wait_for_update()
-                os.kill(process.process.pid, signal.SIGCONT)
+                thaw(process.process.pid)
             begun_s = monitor.wait_for_update()
             wait_for(lambda begun_s=begun_s: newest() > begun_s, f"a sample of day {day}", 120, [running])
         _, stats = monitor.guest_stats()

@@ -1,14 +1,12 @@
 """One process of Apache Kafka 4 (KRaft, broker and controller in one), to be killed, frozen and moved."""
 
-import os
-import signal
 import subprocess
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
 from tests.lab import setup
-from tests.lab.process import free_port, kill, listens, start, wait_until
+from tests.lab.process import free_port, freeze, kill, listens, start, thaw, wait_until
 
 Voters = Mapping[int, int]
 """Who elects the controller: node id -> port of its controller on loopback."""
@@ -93,11 +91,13 @@ class Broker:
 
     def freeze(self) -> None:
         """SIGSTOP: it accepts connections still, and answers nothing."""
-        self._signal(signal.SIGSTOP)
+        if self._process is not None:
+            freeze(self._process.pid)
 
     def thaw(self) -> None:
         """SIGCONT."""
-        self._signal(signal.SIGCONT)
+        if self._process is not None:
+            thaw(self._process.pid)
 
     def stop(self, timeout_s: float = 120.0) -> None:
         """SIGTERM: an orderly end, as in a rollout."""
@@ -112,10 +112,6 @@ class Broker:
         if self._process is not None:
             kill(self._process)
             self._process = None
-
-    def _signal(self, number: signal.Signals) -> None:
-        if self._process is not None:
-            os.kill(self._process.pid, number)
 
     def _write_config(self) -> None:
         more = self._settings.get("listeners", "")  # beside the one that the lab itself uses

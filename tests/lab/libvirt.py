@@ -24,7 +24,7 @@ from xml.sax.saxutils import escape
 from tests.lab import cache, setup
 from tests.lab.boot_slot import boot_slot
 from tests.lab.monitor import Monitor, Orders
-from tests.lab.process import cpu_s, kill, start, wait_until
+from tests.lab.process import cpu_s, freeze, kill, start, thaw, wait_until
 from tests.lab.qemu import kernel_words
 from tests.lab.saved_domain import copy_as
 
@@ -185,11 +185,11 @@ class Daemon:
 
     def stop(self) -> None:
         """SIGSTOP: a wedged libvirtd."""
-        os.kill(self.pid, signal.SIGSTOP)
+        freeze(self.pid)
 
     def cont(self) -> None:
         """SIGCONT."""
-        os.kill(self.pid, signal.SIGCONT)
+        thaw(self.pid)
 
     def _end_daemon(self, number: int) -> None:
         os.kill(self.pid, number)
@@ -383,11 +383,11 @@ class Domain:
 
     def freeze(self) -> None:
         """SIGSTOP: a wedged QEMU."""
-        os.kill(self.pid, signal.SIGSTOP)
+        freeze(self.pid)
 
     def thaw(self) -> None:
         """SIGCONT."""
-        os.kill(self.pid, signal.SIGCONT)
+        thaw(self.pid)
 
     def kill(self) -> None:
         """SIGKILL its QEMU."""

@@ -4,7 +4,6 @@ import os
 import random
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -14,14 +13,35 @@ from simulator.demo.process import cpu_s, die_with_parent, kill, start, wait_unt
 
 __all__ = [
     "cpu_s", "die_with_parent", "free_port", "freeze", "is_running", "kill", "listens", "listens_at",
-    "no_child_left", "start", "status_of", "wait_until",
+    "no_child_left", "start", "status_of", "thaw", "wait_until",
 ]  # fmt: skip
 
 
-def freeze(process: "subprocess.Popen[bytes]") -> None:
-    """Send SIGSTOP to a child, and return once every thread is stopped."""
-    process.send_signal(signal.SIGSTOP)
-    os.waitpid(process.pid, os.WUNTRACED)
+def freeze(pid: int) -> None:
+    """Send SIGSTOP to a process, and return once every thread is stopped.
+
+    Raises:
+        TimeoutError: a thread still runs after a minute.
+    """
+    os.kill(pid, signal.SIGSTOP)
+    deadline_s = time.monotonic() + 60
+    while not all(map(_is_stopped, Path(f"/proc/{pid}/task").iterdir())):
+        if time.monotonic() > deadline_s:
+            raise TimeoutError(f"process {pid} did not stop within 60 s after SIGSTOP")
+        time.sleep(0.001)
+
+
+def thaw(pid: int) -> None:
+    """Send SIGCONT to a process."""
+    os.kill(pid, signal.SIGCONT)
+
+
+def _is_stopped(thread: Path) -> bool:
+    try:
+        stat = (thread / "stat").read_text()
+    except OSError:  # the thread has ended
+        return True
+    return stat.rpartition(")")[2].split()[0] in _STOPPED
 
 
 def status_of(pid: int) -> dict[str, str]:
@@ -77,6 +97,7 @@ def free_port() -> int:
             return port
 
 
+_STOPPED = "TtZX"  # proc_pid_stat(5), state: stopped, traced, or ended
 _ACCEPTS_CONNECTIONS = 0x10000
 _GIVEN: set[int] = set()
 _CHANCE = random.SystemRandom()  # Hypothesis seeds the other one

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
@@ -17,7 +16,7 @@ from tests.lab import setup
 from tests.lab.boot_slot import boot_slot
 from tests.lab.cache import made, place, run
 from tests.lab.monitor import BALLOON, Monitor, Orders
-from tests.lab.process import kill, start, wait_until
+from tests.lab.process import freeze, kill, start, thaw, wait_until
 
 __all__ = ["BALLOON", "Monitor", "Orders", "Vm", "bare", "guest", "idle", "kernel_words"]
 
@@ -142,11 +141,11 @@ class Vm:
 
     def freeze(self) -> None:
         """SIGSTOP: a wedged QEMU."""
-        os.kill(self.pid, signal.SIGSTOP)
+        freeze(self.pid)
 
     def thaw(self) -> None:
         """SIGCONT."""
-        os.kill(self.pid, signal.SIGCONT)
+        thaw(self.pid)
 
     def kill(self) -> None:
         """SIGKILL; the sockets' files stay, as they do."""
