@@ -191,6 +191,10 @@ def test_installed_it_runs_is_reloaded_upgraded_and_removed_and_leaves_nothing(
     assert host.try_to("getent", "passwd", "barograph").returncode != 0
 
 
+def test_systemd_of_the_host_changes_no_kernel_setting_of_the_machine(debian_12: Place) -> None:
+    assert debian_12.host.try_to("test", "-w", "/proc/sys/fs/nr_open").returncode != 0
+
+
 def test_an_agent_whose_loop_does_not_turn_is_started_anew(installed: tuple[ServiceHost, Hypervisor]) -> None:
     host, _ = installed
     drop_in = "[Service]\nWatchdogSec=5s\nTimeoutStopSec=1s\nRestartSec=100ms\n"

@@ -95,9 +95,12 @@ def service_host(suite: str, *volumes: str) -> Generator[ServiceHost]:
     image = host_image(suite)
     name = f"barograph-test-{uuid4().hex[:12]}"
     mounts = [word for volume in volumes for word in ("--volume", volume)]
-    # systemd needs its rights; without a network nobody of this machine is reached.
+    # systemd needs its rights; without a network nobody of this machine is reached. It is not privileged:
+    # /proc/sys, which belongs to the machine, must be read-only, since systemd writes to it when it starts
+    # (file limits, sysctl.d) and removes the machine's entries of binfmt_misc.
     limits = ("--ulimit=nofile=1024:1024", "--ulimit=nproc=4096:4096")
-    start = ("--runtime=runc", "run", "--detach", "--privileged", "--network=none", "--systemd=always")
+    rights = ("--cap-add=all", *(f"--security-opt={each}=unconfined" for each in ("seccomp", "apparmor")))
+    start = ("--runtime=runc", "run", "--detach", *rights, "--network=none", "--systemd=always")
     try:
         told = ("--env", f"SYSTEMD_PROC_CMDLINE={_BOOT}")
         run([*PODMAN, *start, *limits, *told, "--name", name, *mounts, image, "/sbin/init"])
