@@ -323,8 +323,9 @@ class _Demo:
         if firsts:
             half_s, last_s = ((at_ms - started_ms) / 1000 for at_ms in (quantile(firsts, 0.5), max(firsts)))
             console.print(
-                f"first samples after the start of the agent's process: half of {len(firsts)} VMs "
-                f"within {half_s:.1f} s, the last within {last_s:.1f} s"
+                "first samples after the start of the agent's process, of "
+                f"{count_of(len(firsts), 'undisturbed VM')}: half within {half_s:.1f} s, the last within "
+                f"{last_s:.1f} s"
             )
         steady_at_ms = started_ms + (STEADY_AFTER + 3) * self._options.interval_s * 1000
         console.print(readings(records, steady_at_ms))
