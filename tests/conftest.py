@@ -1,7 +1,7 @@
-"""What all tests use: the event loop, a folder kept on failure, a check for leftover processes, the order.
+"""The fixtures and hooks of all tests: event loop, test folder, check for leftover processes, test order.
 
-How many examples Hypothesis makes: profile quick in `make check`, else short or BAROGRAPH_HYPOTHESIS. Except
-in the long form, they are the same each time, and none has a deadline.
+The Hypothesis profile is quick in `make check`, otherwise that of BAROGRAPH_HYPOTHESIS, or short. The
+examples are the same in each run, except in the profile long, and have no deadline.
 """
 
 import gc
@@ -22,7 +22,7 @@ FAILED = pytest.StashKey[bool]()
 INTEGRATION = Path(__file__).parent / "integration"
 
 _LOGS_SHOWN, _LOG_END_BYTES = 8, 3_000
-"""How many logs of a failed test are shown, and how much of each: its folder may be on another machine."""
+"""How many logs of a failed test are shown, and how much of each. Its folder may be on another machine."""
 
 SLOWEST_FIRST: Sequence[str] = (
     "test_package",
@@ -57,7 +57,7 @@ SLOWEST_FIRST: Sequence[str] = (
     "test_kubernetes",
     "test_fleet_troubles",
 )
-"""The files that take longest, by the summary at the end of a run: see `pytest_terminal_summary`."""
+"""The files that take longest, as `pytest_terminal_summary` prints them at the end of a run."""
 
 _CHECKS = [HealthCheck.too_slow, HealthCheck.filter_too_much]
 
@@ -73,7 +73,7 @@ settings.register_profile("quick", settings.get_profile("short"), max_examples=4
 settings.register_profile(
     "long", max_examples=10_000, stateful_step_count=60, deadline=None, suppress_health_check=_CHECKS
 )
-# A seeded fault only has to be caught, so the history that catches it need not be made shorter.
+# A seeded fault only has to be caught, so the history that catches it need not be shrunk.
 settings.register_profile("seeded", settings.get_profile("short"), phases=[Phase.generate])
 settings.load_profile(os.environ.get("BAROGRAPH_HYPOTHESIS", "short"))
 
@@ -83,7 +83,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start the longest files first: one that starts last would run while all other workers are idle.
+    """Start the longest files first. One that starts last would run while all other workers are idle.
 
     Raises:
         pytest.UsageError: `make test` would not run a test, because of its marks.
@@ -100,7 +100,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Keep the garbage collector away from the collected tests: a million objects that live to the end."""
+    """Exclude the collected tests from garbage collection: a million objects that live until the end."""
     gc.disable()
     try:
         return (yield)
@@ -110,7 +110,7 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the files that took longest, where a run took minutes."""
+    """Print the files that took longest, if the run took minutes."""
     seconds: Counter[str] = Counter()
     for reports in terminalreporter.stats.values():
         for report in reports:
@@ -123,7 +123,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Record on each test whether it has failed, for the fixtures that clean up after it."""
+    """Record for each test whether it has failed, for the fixtures that clean up after it."""
     report = yield
     item.stash[FAILED] = report.failed or item.stash.get(FAILED, False)
     return report
@@ -131,13 +131,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @pytest.fixture
 def anyio_backend() -> str:
-    """The event loop of tests that are coroutines: the one that our libraries need."""
+    """Return the event loop of tests that are coroutines: the one that our libraries need."""
     return "asyncio"
 
 
 @pytest.fixture
 def folder(request: pytest.FixtureRequest) -> Generator[Path]:
-    """A folder with a short path, since a socket's path is limited to 108 bytes; kept if the test fails."""
+    """Yield a folder, kept if the test fails. Its path is short, since a socket's is limited to 108 bytes."""
     path = Path(tempfile.mkdtemp(prefix="bt-", dir="/tmp"))
     yield path
     node: pytest.Item = request.node
@@ -152,7 +152,7 @@ def folder(request: pytest.FixtureRequest) -> Generator[Path]:
 
 
 def kept(folder: Path) -> list[str]:
-    """Delete the data of servers from a failed test's folder; return the files that remain."""
+    """Delete the data of servers from a failed test's folder and return the files that remain."""
     for data in folder.glob("*/data"):
         shutil.rmtree(data, ignore_errors=True)
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
@@ -160,13 +160,13 @@ def kept(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_process_is_left_behind() -> Generator[None]:
-    """Assert that every process started during the session has ended with it."""
+    """Assert that every process started during the session has ended."""
     with no_child_left():
         yield
 
 
 @pytest.fixture(autouse=True)
 def no_process_outlives_its_test() -> Generator[None]:
-    """Assert the same for each test; what serves the whole session starts earlier and does not count."""
+    """Assert the same for each test. Processes for the whole session start earlier and do not count."""
     with no_child_left():
         yield

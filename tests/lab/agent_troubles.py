@@ -1,4 +1,4 @@
-"""The troubles of agents and hosts, and guests short of memory, for `tests.lab.record_series agents`."""
+"""Troubles of agents, hosts and guests short of memory, for `tests.lab.record_series agents`."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ MORE = (
     "qemu_host_memory_available_bytes",
     "qemu_host_memory_limit_bytes",
 )
-"""What the rules on lags and on hosts need."""
+"""The series that the rules about lags and hosts need."""
 
 _SAMPLES, _STATES = "barograph.samples", "barograph.states"
 _OWN_MEMINFO = ("unshare", "--mount", "sh", "-c", 'mount --bind "$0" /proc/meminfo && exec "$@"')
@@ -30,14 +30,14 @@ _STOPPED_S, _CYCLE_S = 8, 12
 
 
 def leaves_out(metric: Mapping[str, str]) -> bool:
-    """Return whether a series shows no trouble: of the simulated VMs, and the lags of all but node-3."""
+    """Return whether a series shows no trouble: those of simulated VMs, and the lags of all but node-3."""
     if "qemu_vm_id" in metric or "qemu_vm_monitor_path" in metric:
         return metric.get("host_name") in ("node-2", "node-3")
     return "le" in metric and not f"{metric.get('instance')}".startswith(("node-3", "3333"))
 
 
 def show_available(meminfo: Path, percent: int) -> None:
-    """Write what /proc/meminfo of a host shows that has this share of its memory available."""
+    """Write the /proc/meminfo of a host with this share of its memory available."""
     lines: list[str] = []
     total_kib = 0
     for line in Path("/proc/meminfo").read_text().splitlines():
@@ -48,13 +48,13 @@ def show_available(meminfo: Path, percent: int) -> None:
     text = ("\n".join(lines) + "\n").encode()
     if not meminfo.exists():
         meminfo.touch()
-    with meminfo.open("r+b") as file:  # in place: the agent has it as a mount
+    with meminfo.open("r+b") as file:  # in place, because the file is mounted for the agent
         file.write(text)
         file.truncate()
 
 
 def requeue(host: Host, kafka: RealKafka) -> None:
-    """Do what the runbook says: correct the topic, stop the agent, requeue, start the agent."""
+    """Follow the runbook: correct the topic, stop the agent, requeue the records, start the agent."""
     kafka.delete_topic(_SAMPLES)
     kafka.create_topic(_SAMPLES)
     host.running.stop()
@@ -65,13 +65,13 @@ def requeue(host: Host, kafka: RealKafka) -> None:
 
 
 def run_slowly(host: Host) -> None:
-    """Give the agent the CPU for 4 of 12 seconds."""
+    """Let the agent run for 4 of every 12 seconds."""
     stopped = time.time() % _CYCLE_S < _STOPPED_S
     os.kill(host.running.process.pid, signal.SIGSTOP if stopped else signal.SIGCONT)
 
 
 def record(folder: Path, into: Path, minutes: float) -> None:
-    """Record three hosts: real guests short of memory; a spool that fills; an agent without CPU."""
+    """Record three hosts: real guests short of memory, a spool that fills, an agent that lacks CPU time."""
     first, second, third = (folder / f"h{digit}" for digit in (1, 2, 3))
     for each in (first, second, third):
         each.mkdir()

@@ -1,7 +1,7 @@
-"""A bare loop over libvirt's bindings: the least that a reader of libvirt can do, as a floor for the others.
+"""A bare loop over libvirt's bindings: the least that a reader of libvirt can do, as a lower bound.
 
 `python -m tests.lab.bare_libvirt URI INTERVAL_S` makes one bulk call in each interval, and prints what
-libvirt answers for each domain as a line of JSON. It keeps nothing between the calls, and handles no error.
+libvirt answers for each domain as a line of JSON. It keeps no state between calls and handles no errors.
 The bindings must be on `PYTHONPATH`.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def main(uri: str, interval_s: float) -> None:
-    """Ask until the process is ended."""
+    """Print the answers until the process is killed."""
     libvirt: Any = import_module("libvirt")
     connection = libvirt.openReadOnly(uri)
     flags = (

@@ -1,4 +1,4 @@
-"""The figures: real guests at 1 s for a minute, the agent beside a second monitor's truth.
+"""Compare the agent's samples with a second monitor's: real guests at 1 s for a minute.
 
 `make bench`, or `python -m tests.lab.bench [GUESTS [SECONDS [INTERVAL_S]]]`.
 """
@@ -21,7 +21,7 @@ from tests.lab.observer import Observer
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One run's figures."""
+    """The figures of one run."""
 
     comparisons: Sequence[Comparison]
     readings_per_sample: float
@@ -48,7 +48,7 @@ def arrived(lines: Sequence[str]) -> dict[str, list[Arrived]]:
 
 
 def readings_per_sample(lines: Sequence[str], from_ms: float) -> float:
-    """Return the agent's own count, between its first record after `from_ms` and its last one."""
+    """Return the ratio by the agent's own counters, from its first record after `from_ms` to its last one."""
     records = [json.loads(line) for line in lines if '"barograph.agent.state/' in line]
     first = next(each for each in records if each["observed_at_ms"] >= from_ms)["counters"]
     last = records[-1]["counters"]
@@ -65,7 +65,7 @@ def measure(folder: Path, guests: int, seconds: float, interval_s: int) -> Figur
             vm.wait_until_booted()
         observer = Observer([vm.truth for vm in vms], folder)
         arguments = ["--monitor", f"{folder}/*.qmp", "--interval", f"{interval_s}s"]
-        often = {"BAROGRAPH_POLLING__HEARTBEAT": "2s"}  # its counters come with its own record
+        often = {"BAROGRAPH_POLLING__HEARTBEAT": "2s"}  # the counters are in the agent's own record
         process = stack.enter_context(agent(folder, *arguments, env=often))
         learnt_s = 15.5 * interval_s
         time.sleep(learnt_s)
@@ -95,7 +95,7 @@ def measure(folder: Path, guests: int, seconds: float, interval_s: int) -> Figur
 
 
 def main(words: Sequence[str]) -> int:
-    """Print the figures; return 1 where a sample is lost, invented, wrong or twice."""
+    """Print the figures; return 1 if a sample is lost, invented, wrong or repeated."""
     guests, seconds, interval_s = _numbers(words)
     print(f"{guests} real guests at {interval_s} s for {seconds} s", flush=True)
     with tempfile.TemporaryDirectory(prefix="bb-", dir="/tmp") as folder:

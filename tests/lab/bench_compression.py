@@ -1,8 +1,8 @@
-"""What each compression makes of samples: bytes on the wire and CPU, by the number of records in a batch.
+"""Compare compressions of samples: bytes on the wire and CPU, by the number of records in a batch.
 
 `python -m tests.lab.bench_compression`. The batches are those of the sink: aiokafka's builder, with the
-records, keys and headers that the agent sends. CPU is that of this process. The last three lines are not
-settings: they are levels of gzip that the client library does not use.
+records, keys and headers that the agent sends. The CPU time is that of this process. The last three lines are
+levels of gzip that the client library does not use; no setting selects them.
 """
 
 # aiokafka declares no types.
@@ -19,9 +19,9 @@ from agent.core.reading import Record
 from tests.lab.bench_kafka import backlog
 
 BATCHES = (1, 10, 35, 200)
-"""200 records fill a batch of 256 KiB; 35 are of 100 VMs, an interval and three partitions."""
+"""200 records fill a batch of 256 KiB; 35 are those of 100 VMs in one interval, in three partitions."""
 CPU_S = 2.0
-"""Measured for each line and size."""
+"""The CPU time measured for each line and size."""
 _HEADER_BYTES = 61  # of a batch, not compressed (kafka.apache.org/documentation, record batch)
 
 CODECS: dict[str, Callable[[bytes], bytes]] = {
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def _body(records: Sequence[Record]) -> bytes:
-    """Return what is compressed of a batch."""
+    """Return the part of a batch that is compressed."""
     builder = DefaultRecordBatchBuilder(2, 0, False, -1, -1, -1, 1 << 30)
     for offset, record in enumerate(records):
         headers: list[tuple[str, bytes | None]] = [*decode_headers(record.headers)]
@@ -59,7 +59,7 @@ def _body(records: Sequence[Record]) -> bytes:
 
 
 def _cpu_us(encode: Callable[[bytes], bytes], bodies: Sequence[bytes]) -> float:
-    """Return the CPU time of a batch, in microseconds."""
+    """Return the CPU time for a batch, in microseconds."""
     began_s, batches = time.process_time(), 0
     while (spent_s := time.process_time() - began_s) < CPU_S:
         for body in bodies:

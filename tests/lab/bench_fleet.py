@@ -1,7 +1,7 @@
-"""The figures of many VMs: 10 to 1,000 simulated ones, with Kafka, OTLP and the spool on, beside two floors.
+"""Measure the agent with 10 to 1,000 simulated VMs, Kafka, OTLP and the spool, and two lower bounds.
 
-`make bench`, or `python -m tests.lab.bench_fleet [VMS:INTERVAL_S[:LOOP]...]`, LOOP `uvloop` or `asyncio`.
-Simulator, Kafka with its reader, and OTLP receiver are processes of their own.
+`make bench`, or `python -m tests.lab.bench_fleet [VMS:INTERVAL_S[:LOOP]...]`. LOOP is `uvloop` or
+`asyncio`. The simulator is a separate process; Kafka with its reader and the OTLP receiver are another.
 """
 
 import sys
@@ -28,7 +28,7 @@ FAST = ("10:1", "100:1", "1000:1", "1000:1:asyncio")
 SLOW = ("100:10", "1000:10")
 
 LEARNT_S = 70.0
-"""At 1 s the last of what is learnt takes some 65 updates."""
+"""At 1 s the agent needs some 65 updates to learn the cadence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Run:
 
     vms: int
     interval_s: int
-    seconds: float  # measured, after what is learning
+    seconds: float  # measured, after learning
     loop: Loop = "uvloop"
     learning_s: float = LEARNT_S
     floor_s: float = 5.0  # for each floor
@@ -45,16 +45,16 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What one came to. CPU is a share of one core."""
+    """The figures of one run. CPU is a share of one core."""
 
     cpu: float
     sim_cpu: float
-    rss_bytes: int  # the most it ever was
-    scraped_rss_bytes: int  # the same once its metrics have been asked for
+    rss_bytes: int  # the peak
+    scraped_rss_bytes: int  # the peak after a scrape
     readings_per_sample: float
     samples: int  # in the time measured
     lags_ms: Sequence[float]
-    faults: Sequence[str]  # what was lost, invented, repeated, disordered or wrong
+    faults: Sequence[str]  # samples lost, invented, repeated, out of order or wrong
     bare_us: float  # CPU of one reading
     library_us: float
     cpu_us: float  # CPU of one sample, from socket to acknowledgment
@@ -65,19 +65,19 @@ class Figures:
 
 
 def peak_rss_bytes(pid: int) -> int:
-    """Return the most memory that a process has had."""
+    """Return the peak resident memory of a process."""
     return int(status_of(pid)["VmHWM"].split()[0]) * 1024
 
 
 def scrape(port: int) -> None:
-    """Ask for its metrics as Prometheus does."""
+    """Scrape the agent as Prometheus does."""
     request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers={"accept-encoding": "gzip"})
     with urllib.request.urlopen(request, timeout=30) as answer:
         answer.read()
 
 
 def environment(folder: Path, loop: Loop) -> dict[str, str]:
-    """Return what has the agent run in `loop`: it takes uvloop where that is installed, so hide it."""
+    """Return the environment for `loop`. The agent uses uvloop where it is installed, so asyncio hides it."""
     if loop == "uvloop":
         return {}
     place = folder / "without-uvloop"
@@ -87,7 +87,7 @@ def environment(folder: Path, loop: Loop) -> dict[str, str]:
 
 
 def measure(folder: Path, run: Run) -> Figures:
-    """Run everything once."""
+    """Run everything once and return the figures."""
     port = free_port()
     env = {
         **environment(folder, run.loop),
@@ -138,7 +138,7 @@ def measure(folder: Path, run: Run) -> Figures:
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """What was measured while the agent ran."""
+    """Measurements while the agent ran."""
 
     cpu: float
     sim_cpu: float
@@ -149,7 +149,7 @@ class _Window:
 
 
 def _between(process: AgentProcess, hypervisor: Hypervisor, port: int, run: Run) -> _Window:
-    """Let it learn, then measure."""
+    """Let the agent learn, then measure."""
     time.sleep(run.learning_s)
     from_ms = time.time() * 1000
     begun_s, agent_s, sim_s = time.monotonic(), process.cpu_s(), cpu_s(hypervisor.pid)
@@ -171,7 +171,7 @@ def _counted(totals: Sequence[Totals], window: _Window) -> tuple[int, int]:
 
 
 def show(run: Run, figures: Figures) -> None:
-    """Print one run's."""
+    """Print the figures of one run."""
     vms, interval_s = run.vms, run.interval_s
     print(f"{vms} simulated VMs at {interval_s} s, {run.loop}, {run.seconds:.0f} s after learning")
     print(f"  agent's CPU                 {figures.cpu:.1%} of a core, {figures.cpu_us:.0f} us a sample")
@@ -197,7 +197,7 @@ def show(run: Run, figures: Figures) -> None:
 
 
 def read_run(words: str) -> Run:
-    """Return what `VMS:INTERVAL_S[:LOOP]` asks for."""
+    """Return the run that `VMS:INTERVAL_S[:LOOP]` describes."""
     vms, interval_s, *loop = words.split(":")
     return Run(
         int(vms),
@@ -209,7 +209,7 @@ def read_run(words: str) -> Run:
 
 
 def main(words: Sequence[str]) -> int:
-    """Print the figures; return 1 where any sample is lost, invented, repeated or wrong."""
+    """Print the figures; return 1 if a sample is lost, invented, repeated or wrong."""
     good = True
     done: dict[tuple[int, int], Figures] = {}
     for each in words or (*FAST, *SLOW):

@@ -1,10 +1,10 @@
-"""The lag of collection beside monitors of another user that flood: `python -m tests.lab.bench_floods`.
+"""Measure the lag while monitors of another user flood the agent: `python -m tests.lab.bench_floods`.
 
-One agent for each number of flooding monitors, beside the same simulated VMs. A flooding monitor answers as a
-VM does until it is asked for statistics, and from then on sends events without end, also after each
-reconnect. It needs root, to give the monitors to another user.
+For each number of flooding monitors, an agent runs with these and the same simulated VMs. A flooding monitor
+answers as a VM does until it is asked for statistics, and then sends events without end, on each new
+connection too. It needs root, to give the monitors to another user.
 
-`python -m tests.lab.bench_floods [SECONDS [PEERS...]]`: by default 60 s each, beside 0, 300 and 700.
+`python -m tests.lab.bench_floods [SECONDS [PEERS...]]`: by default 60 s each, with 0, 300 and 700 peers.
 """
 
 import asyncio
@@ -27,11 +27,11 @@ from tests.lab.sim import simulated
 
 VMS = 20
 USER = 12_345
-LEARNING_S = 70.0  # at 1 s the last of what is learnt takes some 65 updates
+LEARNING_S = 70.0  # at 1 s the agent needs some 65 updates to learn the cadence
 
 
 def main(seconds: float, peers: list[int]) -> None:
-    """Measure and print, a line for each number of peers."""
+    """Measure, and print a line for each number of peers."""
     for count in peers:
         with tempfile.TemporaryDirectory(prefix="bf-", dir="/tmp") as folder:
             p50_ms, p99_ms, cpu, lost = measure(Path(folder), count, seconds)
@@ -43,7 +43,7 @@ def main(seconds: float, peers: list[int]) -> None:
 
 
 def measure(folder: Path, count: int, seconds: float) -> tuple[float, float, float, int]:
-    """Return the lag in ms, its median and 99th percentile, the share of one core, and the updates lost."""
+    """Return the median and 99th percentile of the lag in ms, the share of one core, and the lost updates."""
     env = {"BAROGRAPH_LINES__ENABLED": "true"}
     with simulated(folder, vms=VMS, guests="steady:1") as hypervisor, flooding(folder, count):
         with agent(folder, "--monitor", f"{folder}/**/*.qmp", "--interval", "1s", env=env) as process:
@@ -51,7 +51,7 @@ def measure(folder: Path, count: int, seconds: float) -> tuple[float, float, flo
             from_ms, begun_cpu_s = time.time() * 1000, process.cpu_s()
             time.sleep(seconds)
             until_ms, cpu = time.time() * 1000, (process.cpu_s() - begun_cpu_s) / seconds
-            time.sleep(2)  # in which the last one is read
+            time.sleep(2)  # the last update is read meanwhile
             process.must_be_running()
             process.stop()
             samples = arrived(process.stdout.read_text().splitlines())
@@ -70,7 +70,7 @@ def measure(folder: Path, count: int, seconds: float) -> tuple[float, float, flo
 
 @contextmanager
 def flooding(folder: Path, count: int) -> Generator[None]:
-    """So many flooding monitors of another user, in one process, until the end of the block."""
+    """Run `count` flooding monitors of another user, in one process, until the block ends."""
     place = folder / "flooding"
     place.mkdir()
     os.chown(place, USER, USER)

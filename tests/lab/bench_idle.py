@@ -1,7 +1,7 @@
-"""What an agent takes that finds nothing: its start, then CPU and wake-ups, without sinks and with all sinks.
+"""Measure an agent that finds no VM: its start, then CPU and wake-ups, without sinks and with all sinks.
 
 `python -m tests.lab.bench_idle [SECONDS]`, by default 60 s. Both agents run at the same time, with the page.
-A wake-up is a sleep of one of the agent's threads that ended.
+A wake-up is the end of a sleep of one of the agent's threads.
 """
 
 import statistics
@@ -19,12 +19,12 @@ from tests.lab.process import free_port
 
 STARTS = 7
 SETTLED_S = 45.0
-"""The agent has collected its garbage twice by then."""
+"""By then the agent has run its garbage collection twice."""
 
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """What a process has used so far."""
+    """The resources that a process has used so far."""
 
     cpu_s: float
     wakeups: int
@@ -41,12 +41,12 @@ def used(pid: int) -> Used:
 
 
 def web(port: int) -> Mapping[str, str]:
-    """Return the settings of an agent with the page."""
+    """Return the environment that enables the agent's page."""
     return {"BAROGRAPH_WEB__ENABLED": "true", "BAROGRAPH_WEB__LISTEN": f"127.0.0.1:{port}"}
 
 
 def start(folder: Path) -> tuple[float, float]:
-    """Return the seconds from the start of an agent to its first answer that it is ready, and its CPU."""
+    """Return the seconds from the start of an agent until it is ready, and the CPU time of the start."""
     port, begun_s = free_port(), time.monotonic()
     with agent(folder, "--monitor", f"{folder}/*.qmp", env=web(port)) as process:
         while not _is_ready(port):
@@ -65,13 +65,13 @@ def _is_ready(port: int) -> bool:
 
 
 def show(what: str, before: Used, after: Used, seconds: float) -> None:
-    """Print one line."""
+    """Print the use between two readings."""
     cpu, wakeups_per_s = (after.cpu_s - before.cpu_s) / seconds, (after.wakeups - before.wakeups) / seconds
     print(f"{what}: {cpu:.3%} of a core, {wakeups_per_s:.2f} wake-ups a second", flush=True)
 
 
 def idle(folder: Path, seconds: float) -> None:
-    """Print what two agents take."""
+    """Print the CPU and the wake-ups of two agents."""
     (folder / "sinks").mkdir()
     (folder / "none").mkdir()
     with backends(folder) as sinks:

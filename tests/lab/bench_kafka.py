@@ -1,8 +1,8 @@
-"""How fast a backlog drains: the sink beside bare aiokafka, to the embedded and to the real Kafka.
+"""Compare how fast the sink and bare aiokafka drain a backlog to the embedded and to the real Kafka.
 
-`python -m tests.lab.bench_kafka [RECORDS [COMPRESSION]]`. Both take the same records with the same
-settings, a slice each in turn, so that what else the machine does hits both. Encoding is not counted, and
-CPU is that of the event loop's thread: not what the brokers need.
+`python -m tests.lab.bench_kafka [RECORDS [COMPRESSION]]`. Both send the same records with the same
+settings, a slice each in turn, so that other load on the machine affects both. Encoding is not counted, and
+CPU is that of the event loop's thread, without the brokers.
 """
 
 # aiokafka declares no types.
@@ -44,7 +44,7 @@ Sender = Callable[[Sequence[Record]], Awaitable[None]]
 
 @dataclass(slots=True)
 class Figures:
-    """What one way took, slice by slice."""
+    """The figures of one sender, slice by slice."""
 
     rates: list[float] = field(default_factory=list[float])  # records/s
     seconds: float = 0.0
@@ -53,7 +53,7 @@ class Figures:
 
     @property
     def rate(self) -> float:
-        """Records a second, over all."""
+        """Return the records per second of all slices."""
         return self.records / self.seconds
 
     def add(self, records: int, seconds: float, cpu_s: float) -> None:
@@ -65,7 +65,7 @@ class Figures:
 
 
 def backlog(count: int, vms: int = VMS) -> Iterator[list[Record]]:
-    """Yield samples of so many VMs as the agent encodes them, a slice at a time."""
+    """Yield samples of `vms` VMs as the agent encodes them, a slice at a time."""
     ids = [str(uuid.UUID(int=(0x5F0C << 112) + 7919 * number)) for number in range(vms)]
     now_ms = int(time.time() * 1000)
     for begin in range(0, count, SLICE):
@@ -109,13 +109,13 @@ def _sample(n: int, ids: Sequence[str], now_ms: int) -> Sample:
 
 
 def settings_for(bootstrap: str, compression: Compression | None = None) -> Settings:
-    """Return the sink's own defaults, but for the compression where one is given."""
+    """Return the sink's defaults, with another compression if one is given."""
     settings = Settings(bootstrap_servers=tuple(bootstrap.split(",")))
     return settings if compression is None else replace(settings, compression=compression)
 
 
 class Bare:
-    """aiokafka with nothing around it: as many batches on their way as it takes."""
+    """aiokafka alone, with as many batches in flight as it accepts."""
 
     def __init__(self, settings: Settings, topic: str) -> None:
         self._topic = topic
@@ -129,11 +129,11 @@ class Bare:
         )
 
     async def start(self) -> None:
-        """Find the cluster."""
+        """Connect to the cluster."""
         await self._producer.start()
 
     async def send(self, records: Sequence[Record]) -> None:
-        """Return once all are acknowledged."""
+        """Send records and return once all are acknowledged."""
         producer, topic = self._producer, self._topic
         batches = {partition: producer.create_batch() for partition in range(PARTITIONS)}
         sent: list[asyncio.Future[object]] = []
@@ -154,12 +154,12 @@ class Bare:
             each.result()
 
     async def stop(self) -> None:
-        """Let go."""
+        """Disconnect."""
         await self._producer.stop()
 
 
 async def measured(send: Sender, batches: Sequence[Sequence[Record]], figures: Figures) -> None:
-    """Send a slice and add what it took."""
+    """Send a slice and add its time and CPU to `figures`."""
     begun_s, cpu_s = time.perf_counter(), time.thread_time()
     for batch in batches:
         await send(batch)
@@ -168,7 +168,7 @@ async def measured(send: Sender, batches: Sequence[Sequence[Record]], figures: F
 
 
 def as_taken(sink: KafkaSink, records: Sequence[Record]) -> list[Sequence[Record]]:
-    """Return the batches that a queue would give the deliverer."""
+    """Return the records in the batches that a queue would give the deliverer."""
     batches: list[Sequence[Record]] = []
     begin = size_bytes = 0
     for end, record in enumerate(records):
@@ -183,11 +183,11 @@ async def taken(sink: KafkaSink, records: Sequence[Record]) -> None:
     """Deliver a batch."""
     receipt = await sink.send(records)
     if receipt.refused or receipt.restamped:
-        raise RuntimeError(f"the broker did not take everything as it is: {receipt}")
+        raise RuntimeError(f"the broker did not accept all records unchanged: {receipt}")
 
 
 async def compare(settings: Settings, count: int) -> tuple[Figures, Figures]:
-    """Return what bare aiokafka took, and what the sink took."""
+    """Return the figures of bare aiokafka and of the sink."""
     bare, sink = Bare(settings, "bench.bare"), KafkaSink(settings, "bench.sink", "kafka.bench")
     of_bare, of_sink = Figures(), Figures()
     await bare.start()
@@ -206,7 +206,7 @@ async def compare(settings: Settings, count: int) -> tuple[Figures, Figures]:
 
 
 def show(name: str, of_bare: Figures, of_sink: Figures) -> None:
-    """Print one Kafka's figures."""
+    """Print the figures for one Kafka."""
     print(f"{name}: {of_sink.records} records each")
     for way, figures in (("bare send_batch", of_bare), ("KafkaSink.send", of_sink)):
         cpu_us = 1e6 * figures.cpu_s / figures.records
@@ -219,7 +219,7 @@ def show(name: str, of_bare: Figures, of_sink: Figures) -> None:
 
 
 def main(words: Sequence[str]) -> int:
-    """Print the figures; return 1 where a goal is missed."""
+    """Print the figures; return 1 if a goal is missed."""
     count = int(words[0]) if words else RECORDS
     compression = cast(Compression, words[1]) if len(words) > 1 else None
     first = next(backlog(SLICE))

@@ -1,8 +1,8 @@
-"""What hundreds of domains cost: the agent on a stand-in for libvirt's Python bindings.
+"""Measure the agent with hundreds of domains, on a stand-in for libvirt's Python bindings.
 
 `python -m tests.lab.bench_libvirt [DOMAINS [SECONDS [INTERVAL_S [ANSWER_MS]]]]`. `ANSWER_MS` is how long
-libvirt takes for each domain of a bulk call. What a call costs a real libvirt is not in it:
-`tests.lab.bench_peers` has that.
+libvirt takes for each domain of a bulk call. What calls cost in libvirt is not measured
+here, but by `tests.lab.bench_peers`.
 """
 
 import json
@@ -24,22 +24,22 @@ STANDIN = Path(__file__).parent / "standin"
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One run's figures, of the steady part."""
+    """The figures of one run, for its steady part."""
 
     samples: int
-    updates: float  # that all domains made meanwhile
-    asked: int  # domains, all bulk calls together
+    updates: float  # of all domains meanwhile
+    asked: int  # domains, over all bulk calls
     calls: Counter[str]
     lag_p50_ms: float
     lag_p99_ms: float
     cpu_share: float
     resident_mib: float
-    all_after_s: float  # from its start to a sample of each domain
-    troubles: int  # how often a VM was unreachable, stalled or gone, from the start on
+    all_after_s: float  # from the start of the agent to a sample of each domain
+    troubles: int  # how often a VM was unreachable, stalled or gone, since the start
 
 
 def measure(folder: Path, domains: int, seconds: float, interval_s: int, answer_ms: float) -> Figures:
-    """Run the agent, let it learn, and count."""
+    """Run the agent, let it learn, and return the figures."""
     calls = folder / "calls"
     env = {
         "PYTHONPATH": str(STANDIN),

@@ -1,10 +1,9 @@
-"""What a fleet's backlogs cost the other producers of a broker that comes back after an outage.
+"""Measure how a fleet's backlogs slow down other producers of a broker that is back after an outage.
 
-Each of so many agents has a sink, a delivery and a queue of its own, with the defaults, and gets the samples
-of 100 VMs at 10 s. Another producer sends a record every 20 ms and measures how long the broker takes to
-acknowledge it: alone, beside the agents, after the broker was down for half a minute, and after the same with
-the backlog of an hour. The agents share some processes of the lowest priority, because on real hosts they do
-not use the broker's CPU.
+Each agent has its own sink, delivery and queue, with the defaults, and gets the samples of 100 VMs at 10 s.
+Another producer sends a record every 20 ms and measures how long the broker takes to acknowledge it: alone,
+with the agents, after the broker was down for half a minute, and after that with the backlog of an hour. The
+agents share some processes of the lowest priority, because on real hosts they do not use the broker's CPU.
 
 `python -m tests.lab.bench_outage [AGENTS [SECONDS]]`: by default 200 agents, and 60 s for each of the four.
 """
@@ -41,20 +40,20 @@ AGENTS = 200
 SECONDS = 60.0
 WORKERS = 4
 NEW_PER_S = 10
-"""Of each agent: 100 VMs at 10 s."""
+"""New records of each agent: 100 VMs at 10 s."""
 PARTITIONS = 12
 TOPIC, OTHER_TOPIC = "bench.fleet", "bench.other"
 OUTAGE_S = 30.0
 PROBE_EVERY_S = 0.02
 SETTLED_S = 15.0
-"""The time for all agents to connect."""
+"""The time in which all agents connect."""
 
 
 # --- the agents ---
 
 
 async def run_agents(bootstrap: str, count: int) -> None:
-    """Run agents until canceled. A line on the standard input gives each a backlog of so many records."""
+    """Run agents until canceled. A number on standard input gives each agent a backlog of that size."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     settings = settings_for(bootstrap)
     records = next(backlog(SLICE, vms=100))
@@ -92,7 +91,7 @@ async def _take_backlogs(queues: Sequence[MemoryBuffer], records: Sequence[Recor
 
 
 def probe(bootstrap: str, seconds: float) -> list[float]:
-    """Return the milliseconds until each record was acknowledged, from the first acknowledgment on."""
+    """Return the milliseconds that each acknowledgment took. The first record is not counted."""
     producer = Producer({"bootstrap.servers": bootstrap, "acks": "all", "linger.ms": 0, "log_level": 0})
     took_ms: list[float] = []
 
@@ -101,7 +100,7 @@ def probe(bootstrap: str, seconds: float) -> list[float]:
 
         def acknowledged(error: object, _: object) -> None:
             if error is not None:
-                raise RuntimeError(f"the broker did not take a record: {error}")
+                raise RuntimeError(f"the broker did not accept a record: {error}")
             if counts:
                 took_ms.append(1000 * (time.monotonic() - begun_s))
 
@@ -119,7 +118,7 @@ def probe(bootstrap: str, seconds: float) -> list[float]:
 
 
 def show(what: str, took_ms: Sequence[float]) -> float:
-    """Print one line; return the 99th percentile in ms."""
+    """Print the figures; return the 99th percentile in ms."""
     p50_ms, p99_ms = quantile(took_ms, 0.5), quantile(took_ms, 0.99)
     longest_ms = max(took_ms)
     print(
@@ -139,7 +138,7 @@ def _yield_cpu() -> None:
 
 @contextmanager
 def agents_of(bootstrap: str, count: int) -> Generator[list[subprocess.Popen[str]]]:
-    """Run the agents in processes of the lowest priority."""
+    """Run the agents in processes of the lowest priority until the block ends."""
     with ExitStack() as stack:
         workers: list[subprocess.Popen[str]] = []
         for number in range(WORKERS):
@@ -153,7 +152,7 @@ def agents_of(bootstrap: str, count: int) -> Generator[list[subprocess.Popen[str
 
 
 def arrived(kafka: RealKafka) -> int:
-    """Return how many records of the agents the broker has."""
+    """Return how many of the agents' records the broker has."""
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap, "log_level": 0})
     latest = cast(OffsetSpec, OffsetSpec.latest())
     wanted = {TopicPartition(TOPIC, partition): latest for partition in range(PARTITIONS)}
@@ -161,7 +160,7 @@ def arrived(kafka: RealKafka) -> int:
 
 
 def beside(what: str, kafka: RealKafka, seconds: float) -> float:
-    """Print the figures beside the agents; return the 99th percentile in ms."""
+    """Print the figures of a run with the agents; return the 99th percentile in ms."""
     before, begun_s = arrived(kafka), time.monotonic()
     p99_ms = show(what, probe(kafka.bootstrap, seconds))
     print(f"  {(arrived(kafka) - before) / (time.monotonic() - begun_s):,.0f} records/s of the agents")
@@ -169,7 +168,7 @@ def beside(what: str, kafka: RealKafka, seconds: float) -> float:
 
 
 def restart(kafka: RealKafka, workers: Sequence[subprocess.Popen[str]], backlog_records: int) -> None:
-    """Return when the broker is back after an outage, in which each agent got a backlog."""
+    """Restart the broker after an outage in which each agent gets a backlog."""
     kafka.kill()
     for worker in workers:
         assert worker.stdin is not None
@@ -180,7 +179,7 @@ def restart(kafka: RealKafka, workers: Sequence[subprocess.Popen[str]], backlog_
 
 
 def measure(folder: Path, count: int, seconds: float) -> float:
-    """Print the figures; return the 99th percentile beside the backlogs, as a multiple of that without."""
+    """Print the figures; return the 99th percentile with the backlogs, as a multiple of that without."""
     with real_kafka(folder / "kafka") as kafka:
         kafka.create_topic(TOPIC, PARTITIONS)
         kafka.create_topic(OTHER_TOPIC, 1)

@@ -1,11 +1,11 @@
-"""Barograph next to other readers of the balloon's statistics, on domains of libvirt and on simulated VMs.
+"""Compare Barograph with other readers of the balloon's statistics, on libvirt domains and simulated VMs.
 
 `python -m tests.lab.bench_peers --help` lists the options. It needs root, on Debian. With the defaults it
-takes 40 minutes, and the first time up to half an hour more, because it builds telegraf.
+takes 40 minutes, the first time up to half an hour more, because it builds telegraf.
 
 On real domains, all tools first run at the same time. One guest loses its balloon driver and loads it again,
-one VM is paused and resumed, the others report all the time. A second monitor of each QEMU shows which
-updates there were. Then each tool runs alone, for the CPU that it takes itself and makes libvirtd take.
+one VM is paused and resumed, and the others report all the time. A second monitor of each QEMU shows which
+updates there were. Then each tool runs alone, to measure its own CPU and that of libvirtd.
 `--write` puts the tables into docs/comparison.md and README.md, and the picture of the guest without driver
 into docs/images/.
 """
@@ -46,10 +46,10 @@ ROOT = Path(__file__).parents[2]
 PAGE, README = ROOT / "docs" / "comparison.md", ROOT / "README.md"
 PICTURE = ROOT / "docs" / "images" / "peers.svg"
 REAL, SIMULATED, SHORT = "real domains", "simulated VMs", "peers"
-"""Names of the parts that `--write` replaces: the first two in the page, the last in the README."""
+"""The parts that `--write` replaces: the first two in the page, the last in the README."""
 
 SILENT, PAUSED = "silent", "paused"
-LEARNT_INTERVALS = 6.5  # how long the agent learns when the guests update
+LEARNT_INTERVALS = 6.5  # the time for the agent to learn when the guests update
 NOT_BUILT = "not built"
 NEEDS_LIBVIRT = "needs a real libvirt"
 _DRIFT_S = 0.003  # QEMU's timer starts again when the guest has answered
@@ -57,7 +57,7 @@ _DRIFT_S = 0.003  # QEMU's timer starts again when the guest has answered
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a tool takes while it runs alone."""
+    """The CPU and memory of a tool while it runs alone."""
 
     cpu_ms: float  # for each update
     libvirtd_cpu_ms: float  # of libvirtd, for each update
@@ -79,15 +79,15 @@ class Beside:
     until_ms: float
 
     def figures(self, tool: str, names: Sequence[str]) -> Figures:
-        """Return what a tool reported of some domains."""
+        """Return the figures of a tool for some domains."""
         return together([self._judged(tool, name, self.from_ms, self.until_ms) for name in names])
 
     def without_driver(self, tool: str) -> Figures:
-        """Return what it reported of the guest while that had no driver."""
+        """Return the figures of a tool for the guest while it had no driver."""
         return self._judged(tool, SILENT, self.unloaded_ms, self.loaded_ms)
 
     def while_paused(self, tool: str) -> Figures:
-        """Return what it reported of the paused VM while that was paused."""
+        """Return the figures of a tool for the paused VM while it was paused."""
         return self._judged(tool, PAUSED, self.paused_ms, self.resumed_ms)
 
     def _judged(self, tool: str, name: str, from_ms: float, until_ms: float) -> Figures:
@@ -95,7 +95,7 @@ class Beside:
         return judge(self.shown[name], said, from_ms=from_ms, until_ms=until_ms)
 
     def scene(self) -> Scene:
-        """Return what the picture shows."""
+        """Return the content of the picture."""
         rows = {
             tool: Row(self.said[tool].get(SILENT, ()), self.states.get(tool, {}).get(SILENT, ()))
             if tool in self.said
@@ -113,7 +113,7 @@ def beside(
     interval_s: int,
     seconds: float,
 ) -> Beside:
-    """Run all tools for `seconds`; from 1/4 to 5/8 of that the driver is gone, and the VM is paused."""
+    """Run all tools for `seconds`. From 1/4 to 5/8 of that, one driver is unloaded and one VM is paused."""
     silent, paused = domains[SILENT], domains[PAUSED]
     with ExitStack() as stack:
         observer = stack.enter_context(Observer([each.truth for each in domains.values()], folder))
@@ -158,7 +158,7 @@ def beside(
 def alone(
     folder: Path, host: Host, daemon: Daemon, tool: str, names: Sequence[str], interval_s: int, seconds: float
 ) -> Cost:
-    """Run one tool for `seconds`, and return what it takes for each update of the domains meanwhile."""
+    """Run one tool for `seconds` and return its cost for each update of the domains meanwhile."""
     with running(tool, folder / f"{tool} alone", host, interval_s) as one:
         one.wait_for(names)
         time.sleep(LEARNT_INTERVALS * interval_s)
@@ -172,7 +172,7 @@ def alone(
 
 @dataclass(frozen=True, slots=True)
 class Real:
-    """What was measured on real domains."""
+    """The measurements on real domains."""
 
     domains: int
     interval_s: int
@@ -196,7 +196,7 @@ def measure_real(domains: int, interval_s: int, seconds: float) -> Real:
         host = Host(daemon.uri, f"{daemon.lab}/*.hands", {"PYTHONPATH": str(setup.libvirt())})
         guests: dict[str, Domain] = {}
         names = [*(f"steady-{number}" for number in range(1, domains - 1)), SILENT, PAUSED]
-        for number, each in enumerate(names):  # out of step, as VMs are
+        for number, each in enumerate(names):  # at different times, as VMs are in practice
             guests[each] = daemon.domain(each)
             guests[each].order("churn")  # so that the values of two updates differ
             guests[each].set_period(interval_s)
@@ -222,7 +222,7 @@ def _telegraf_is_built() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Simulation:
-    """What one tool reported of simulated VMs, and what it took."""
+    """The reports of one tool on simulated VMs, and its cost."""
 
     figures: Figures
     cost: Cost
@@ -285,7 +285,7 @@ def _say(message: str) -> None:
 
 
 def real_table(real: Real) -> list[str]:
-    """Return the table of the page: a column for each tool."""
+    """Return the table of the page, with a column for each tool."""
     names = list(real.reports.shown)
     answering = [name for name in names if name not in (SILENT, PAUSED)]
 
@@ -326,7 +326,7 @@ def real_table(real: Real) -> list[str]:
 
 
 def short_table(real: Real) -> list[str]:
-    """Return the rows for the README: a line for each tool."""
+    """Return the table of the README, with a row for each tool."""
     titles = (
         "",
         "old values with a new time",
@@ -348,7 +348,7 @@ def short_table(real: Real) -> list[str]:
 
 
 def simulated_table(done: Mapping[int, Mapping[str, Simulation]]) -> list[str]:
-    """Return the table of simulated VMs: a line for each tool and number of VMs."""
+    """Return the table of simulated VMs, with a row for each tool and number of VMs."""
     titles = (
         "VMs",
         "tool",
@@ -385,7 +385,7 @@ def _of_paused(reports: Beside, tool: str) -> str:
 
 
 def _says(reports: Beside, tool: str, name: str, figures: Figures, from_ms: float, until_ms: float) -> str:
-    """Return what a tool reports of a VM without new updates."""
+    """Return what a tool reports for a VM without new updates."""
     for at_ms, state in reports.states.get(tool, {}).get(name, ()):
         if from_ms - 1000 <= at_ms < until_ms and state != "reporting":
             return f"`{state}`, after {max(at_ms - from_ms, 0) / 1000:.1f} s"
@@ -412,7 +412,7 @@ def _ms(ms: float) -> str:
 
 
 def real_words(real: Real) -> str:
-    """Return how the real part was measured."""
+    """Return the text that describes the measurement on real domains."""
     low, high = real.load
     return (
         f"{real.domains} domains every {real.interval_s} s for {real.seconds:g} s, all tools at the same"
@@ -423,12 +423,12 @@ def real_words(real: Real) -> str:
 
 
 def short_words(real: Real) -> str:
-    """Return the same in short, for the README."""
+    """Return a short form of `real_words` for the README."""
     return f"{real.domains} libvirt domains, read every {real.interval_s} s{_busy(real.load[1])}."
 
 
 def simulated_words(interval_s: int, seconds: float, loads: Sequence[float]) -> str:
-    """Return how the simulated part was measured."""
+    """Return the text that describes the measurement on simulated VMs."""
     return (
         f"Each tool alone, every {interval_s} s for {seconds:g} s, on {os.cpu_count()} cores with a load"
         f" average of {min(loads):.1f} to {max(loads):.1f}{_busy(max(loads))}."
@@ -447,7 +447,7 @@ def _versions() -> str:
 
 
 def replaced(text: str, name: str, part: str) -> str:
-    """Return a page with another part between the markers of `name`.
+    """Return a page with `part` between the markers of `name`.
 
     Raises:
         ValueError: the page does not have these markers.

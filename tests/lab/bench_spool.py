@@ -1,7 +1,7 @@
-"""What the spool costs: commits, a start on a full one, and a backlog drained to Kafka from disk.
+"""Measure the spool: commits, the start with a full one, and a backlog drained to Kafka from disk.
 
-`python -m tests.lab.bench_spool [RECORDS]`. The backlog goes the agent's own way: `DiskSpool` and `Deliverer`
-to `KafkaSink`, to the embedded and to the real Kafka, beside bare `send_batch` in the same run.
+`python -m tests.lab.bench_spool [RECORDS]`. The backlog passes through the agent's `DiskSpool`, `Deliverer`
+and `KafkaSink` to the embedded and the real Kafka. The same run measures bare `send_batch`.
 """
 
 import resource
@@ -33,7 +33,7 @@ BOUNDS = Bounds(size_bytes=4 << 30)
 
 
 def memories(count: int, sequence: int) -> list[Memory]:
-    """Return what some VMs are remembered by, as after a sample each."""
+    """Return what the agent remembers about `count` VMs after a sample of each."""
     names: tuple[str, ...] = (
         "swap_in",
         "swap_out",
@@ -53,7 +53,7 @@ def memories(count: int, sequence: int) -> list[Memory]:
 
 
 def commits(folder: Path) -> None:
-    """A thousand VMs at 1 s: a hundred samples with their memories in each commit."""
+    """Measure commits of a hundred samples with their memories, as for a thousand VMs at 1 s."""
     store = open_store(folder / FILE_NAME, BOUNDS)
     written = _written_bytes()
     took_ms: list[float] = []
@@ -100,7 +100,7 @@ def fill(folder: Path, count: int) -> None:
 
 
 async def drain(folder: Path, bootstrap: str, count: int) -> tuple[Figures, float, float, float]:
-    """Deliver the backlog; return its figures, the time to open it, and memory before and at its height."""
+    """Deliver the backlog; return the figures, the time to open it, and the memory before and at the peak."""
     settings = settings_for(bootstrap)
     figures = Figures()
     begun_s = time.perf_counter()
@@ -126,7 +126,7 @@ async def drain(folder: Path, bootstrap: str, count: int) -> tuple[Figures, floa
 
 
 async def bare(bootstrap: str, count: int) -> Figures:
-    """Send as many records with nothing around aiokafka."""
+    """Send as many records with aiokafka alone."""
     figures = Figures()
     producer = Bare(settings_for(bootstrap), "bench.bare")
     await producer.start()
@@ -139,7 +139,7 @@ async def bare(bootstrap: str, count: int) -> Figures:
 
 
 def show(name: str, folder: Path, bootstrap: str, count: int) -> float:
-    """Print one Kafka's figures; return the rate of draining."""
+    """Print the figures for one Kafka; return the rate of draining."""
     fill(folder, count)
     of_bare = anyio.run(bare, bootstrap, count)
     of_spool, opened_s, before_mib, highest_mib = anyio.run(drain, folder, bootstrap, count)
@@ -162,7 +162,7 @@ def _resident_mib() -> float:
 
 
 def main(words: Sequence[str]) -> int:
-    """Print the figures; return 1 where the goal of 50,000 records/s to a real Kafka is missed."""
+    """Print the figures; return 1 if the goal of 50,000 records/s to a real Kafka is missed."""
     count = int(words[0]) if words else RECORDS
     with tempfile.TemporaryDirectory(prefix="bo-", dir="/var/tmp") as name:  # a disk, not memory
         folder = Path(name)

@@ -1,10 +1,10 @@
-"""What a stream job costs, beside a bare Kafka-to-Kafka copy on an embedded cluster of its own.
+"""Compare the cost of stream jobs with a bare Kafka-to-Kafka copy, each on an embedded cluster of its own.
 
 `python -m tests.lab.bench_streams [RECORDS [VMS [JOB …]]]`. The copy and the jobs get the same records in
-turn, a round each, so that what else the machine does hits both. The measure is the CPU time of all processes
-of a job, Java and Python. It includes what Flink needs until the next checkpoint, so a round must have many
-records. The first records are not counted, since Java compiles meanwhile. Then each job gets one record of
-each of `VMS` VMs, and its largest checkpoint shows the bytes of state.
+turn, a round each, so that other load on the machine affects both. The measure is the CPU time of all
+processes of a job, Java and Python. It includes what Flink needs until the next checkpoint, so a round must
+have many records. The first records are not counted, since Java compiles meanwhile. Then each job gets one
+record of each of `VMS` VMs, and its largest checkpoint shows the bytes of state.
 """
 
 # confluent_kafka does not declare all types.
@@ -44,7 +44,7 @@ CHECKPOINT = re.compile(r"Completed checkpoint \d+ .*\((\d+) bytes, checkpointDu
 
 @dataclass(slots=True)
 class Figures:
-    """What one job took."""
+    """The figures of one job."""
 
     start_cpu_s: float = 0.0  # of CPU, from the start of the process to the first records
     per_core: list[float] = field(default_factory=list[float])  # records per second of CPU, by round
@@ -81,7 +81,7 @@ class Feed:
                 else:
                     break
         if self._producer.flush(120):
-            raise RuntimeError("Kafka does not take the records")
+            raise RuntimeError("Kafka did not acknowledge the records")
 
     def wait_until_read(self, job: flink.Job, timeout_s: float = 900.0) -> None:
         """Wait until the job's checkpoints cover all records.
@@ -145,7 +145,7 @@ def measure(names: Sequence[str], records: int, vms: int) -> dict[str, Figures]:
 
 
 def _begin(feeds: dict[str, Feed], jobs: dict[str, flink.Job], figures: dict[str, Figures]) -> None:
-    """Start the copy and the jobs at once, and wait until each has read a first record."""
+    """Start the copy and the jobs at the same time, and wait until each has read a first record."""
     first = next(backlog(1))[:1_000]
     for feed in (feeds[COPY], feeds[[*jobs][-1]]):
         feed.send(first)
@@ -164,7 +164,7 @@ def _round(
     *,
     counted: bool,
 ) -> None:
-    """Give the records to the copy, then to all jobs at once, which share a topic."""
+    """Give the records to the copy, then to all jobs together, since they share a topic."""
     for group in ([COPY], [name for name in jobs if name != COPY]):
         before = {name: jobs[name].cpu_s() for name in group}
         if group:
@@ -176,7 +176,7 @@ def _round(
 
 
 def main(words: Sequence[str]) -> int:
-    """Print the figures; return 1 where a goal is missed."""
+    """Print the figures; return 1 if a goal is missed."""
     records = int(words[0]) if words else RECORDS
     vms = int(words[1]) if len(words) > 1 else VMS
     names = [COPY, *(words[2:] or ("pressure", "leak", "right-size", "quality"))]

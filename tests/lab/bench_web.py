@@ -1,9 +1,9 @@
-"""Compares the lag of collection with and without readers of the web server: `python -m tests.lab.bench_web`.
+"""Compare the lag of collection with and without readers of the web server: `python -m tests.lab.bench_web`.
 
 One agent observes simulated VMs. Rounds with open pages and scrapers alternate with rounds without, in one
 run, so that a busy machine disturbs both alike. A page asks for `/api/overview`, and one page in five also
-for a VM, as often as agent/web/assets/feed.js does; a scraper asks for `/metrics`. The readers are a process
-of their own.
+for a VM, as often as agent/web/assets/feed.js does; a scraper asks for `/metrics`. The readers are a
+separate process.
 
 `python -m tests.lab.bench_web [VMS [ROUNDS [SECONDS]]]`: by default 200 VMs, 5 rounds of each kind, of 20 s.
 """
@@ -31,11 +31,11 @@ from tests.lab.sim import simulated
 
 PAGES, SCRAPERS = 50, 10
 PAGE_EVERY_S, SCRAPE_EVERY_S = 5.0, 15.0
-LEARNING_S = 70.0  # at 1 s the last of what is learnt takes some 65 updates
+LEARNING_S = 70.0  # at 1 s the agent needs some 65 updates to learn the cadence
 ANSWER_WITHIN_S = 10.0
 SETTLING_S = 2.0  # between rounds
 FACTOR, MORE_MS = 1.1, 5.0
-"""The goal: the 99th percentile with readers is at most that without times the factor, and this much more."""
+"""The goal: p99 with readers is at most `FACTOR` times p99 without, plus `MORE_MS`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ def _watched(process: AgentProcess, seconds: float, *, has_readers: bool) -> _Wi
 
 @contextmanager
 def readers(port: int, folder: Path, counts: Path, vms: Sequence[Path]) -> Generator[None]:
-    """All readers, until the end of the block; they append their counts to a file."""
+    """Run all readers until the block ends. They append their counts to a file."""
     argv = [sys.executable, "-m", "tests.lab.bench_web", "readers", str(port), str(counts), *map(str, vms)]
     process = start(argv, folder / "readers.log", cwd=Path(__file__).parents[2])
     try:
@@ -125,7 +125,7 @@ def _nobody() -> Generator[None]:
 
 
 class Readers:
-    """Clients of the web server, as browsers and Prometheus are: each request has a connection of its own."""
+    """Clients like browsers and Prometheus, with a new connection for each request."""
 
     def __init__(self, port: int, vms: Sequence[str]) -> None:
         self._port = port
@@ -133,7 +133,7 @@ class Readers:
         self.answers = self.failures = 0
 
     async def run(self) -> None:
-        """Ask until SIGTERM. The clients begin at different times."""
+        """Send requests until SIGTERM. The clients begin at different times."""
         chance = random.Random(1)
         with anyio.open_signal_receiver(signal.SIGTERM) as signals:
             async with anyio.create_task_group() as group:

@@ -1,4 +1,4 @@
-"""A limit on how many emulated guests boot at the same time on this machine, in all test processes.
+"""Limit how many emulated guests boot at the same time on this machine, in all test processes.
 
 A booting guest uses a whole CPU for seconds, a booted one hardly any. With the limit, many tests can run in
 parallel, because most of them wait for a polling interval, and the agents still get CPU time.
@@ -15,7 +15,7 @@ from tests.lab.cache import cache
 
 @contextmanager
 def boot_slot() -> Generator[None]:
-    """Wait until fewer guests than there are CPUs boot, and count as one of these until the block ends.
+    """Wait until fewer guests are booting than there are CPUs, and hold a slot until the block ends.
 
     A process that is killed frees its slot, because the kernel holds the locks.
     """
@@ -31,7 +31,7 @@ def boot_slot() -> Generator[None]:
 
 
 def _is_locked(descriptor: int) -> bool:
-    """Return whether the lock was free and is ours now."""
+    """Try to take the lock, and return whether it was free."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""One process of Apache Kafka 4 (KRaft, broker and controller in one), to be killed, frozen and moved."""
+"""A process of Apache Kafka 4 (KRaft, broker and controller in one) that tests kill, freeze and move."""
 
 import subprocess
 import uuid
@@ -9,11 +9,11 @@ from tests.lab import setup
 from tests.lab.process import free_port, freeze, kill, listens, start, thaw, wait_until
 
 Voters = Mapping[int, int]
-"""Who elects the controller: node id -> port of its controller on loopback."""
+"""The nodes that elect the controller: node id -> port of its controller on loopback."""
 
 
 class Broker:
-    """One node of a cluster. Its data stay over any end; `start` goes on with them."""
+    """One node of a cluster. Its data survive each end of the process; `begin` continues with them."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Broker:
             "transaction.state.log.replication.factor": "1",
             "transaction.state.log.min.isr": "1",
             "group.initial.rebalance.delay.ms": "0",
-            # A broker started again is admitted only when its former self's session is over: 9 s by default.
+            # A restarted broker is admitted only after its previous session has expired: 9 s by default.
             "broker.session.timeout.ms": "3000",
             "broker.heartbeat.interval.ms": "500",
             **overrides,
@@ -57,64 +57,64 @@ class Broker:
 
     @property
     def address(self) -> str:
-        """Where it listens."""
+        """Return the host and port on which it listens."""
         return f"{self._host}:{self.port}"
 
     def listener(self, name: str) -> str:
-        """Return where a listener of `listeners` listens."""
+        """Return the address of a listener in the setting `listeners`."""
         listed = self._settings["listeners"].split(",")
         return next(each for each in listed if each.startswith(f"{name}://")).partition("://")[2]
 
     def begin(self) -> None:
-        """Start the process; `wait_until_listening` tells when it can be talked to.
+        """Start the process. `wait_until_listening` waits until it accepts connections.
 
         Raises:
             RuntimeError: its storage cannot be formatted.
         """
         if self._format.wait(180):
-            raise RuntimeError(f"Kafka's storage can not be formatted; see {self.log}")
+            raise RuntimeError(f"Kafka's storage cannot be formatted; see {self.log}")
         self._process = self._java("kafka.Kafka", self._config)
 
     def wait_until_listening(self, timeout_s: float) -> None:
         """Return once it accepts connections.
 
         Raises:
-            RuntimeError: it does not in time, or has ended.
+            RuntimeError: the time is up, or the process has ended.
         """
         if self._process is not None:
             wait_until(lambda: listens(self.port, self._host), "Kafka", self._process, self.log, timeout_s)
 
     def move(self) -> None:
-        """Listen at another port from the next start on."""
+        """Use another port from the next start on."""
         self.port = free_port()
         self._write_config()
 
     def freeze(self) -> None:
-        """SIGSTOP: it accepts connections still, and answers nothing."""
+        """Send SIGSTOP: the kernel still accepts connections, but the broker does not answer."""
         if self._process is not None:
             freeze(self._process.pid)
 
     def thaw(self) -> None:
-        """SIGCONT."""
+        """Send SIGCONT."""
         if self._process is not None:
             thaw(self._process.pid)
 
     def stop(self, timeout_s: float = 120.0) -> None:
-        """SIGTERM: an orderly end, as in a rollout."""
+        """Send SIGTERM, as in a rollout, and wait for the end."""
         if self._process is not None:
             self._process.terminate()
             self._process.wait(timeout_s)
             self._process = None
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Send SIGKILL."""
         kill(self._format)
         if self._process is not None:
             kill(self._process)
             self._process = None
 
     def _write_config(self) -> None:
-        more = self._settings.get("listeners", "")  # beside the one that the lab itself uses
+        more = self._settings.get("listeners", "")  # besides the one that the lab itself uses
         own = f"PLAINTEXT://{self.address}{more and ','}{more}"
         listeners = {"listeners": f"{own},{self._controller}", "advertised.listeners": own}
         settings = {**self._settings, **listeners}
@@ -127,5 +127,5 @@ class Broker:
 
 
 def new_cluster_id() -> str:
-    """Return a name for a cluster, as KRaft wants it."""
+    """Return an id for a cluster, in KRaft's format."""
     return uuid.uuid4().hex[:22]

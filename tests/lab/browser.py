@@ -1,4 +1,4 @@
-"""A real Chromium, driven by Playwright, which runs an event loop: no test beside it may be a coroutine."""
+"""A real Chromium. Playwright drives it and runs an event loop, so tests that use it cannot be coroutines."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from tests.lab import setup
 
 @contextmanager
 def chromium() -> Generator[Browser]:
-    """A browser, gone at the end of the block. Root may not use Chromium's sandbox, so it is off."""
+    """Run a browser until the block ends. Root may not use Chromium's sandbox, so it is off."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=str(setup.chromium()), args=["--no-sandbox", "--disable-dev-shm-usage"]

@@ -1,4 +1,4 @@
-"""Where the lab keeps what it builds: outside the tree, each piece whole or not there."""
+"""The cache of what the lab builds. It is outside the tree, and each piece is complete or absent."""
 
 import fcntl
 import hashlib
@@ -13,11 +13,11 @@ from pathlib import Path
 
 
 class CannotHave(Exception):
-    """A piece that can not be had on this machine; the message says how to get it."""
+    """A piece is not available on this machine. The message contains how to get it."""
 
 
 def cache() -> Path:
-    """Return the lab's folder: under `BAROGRAPH_CACHE`, else under the user's cache."""
+    """Return the lab's folder, in `BAROGRAPH_CACHE` or else in the user's cache."""
     base = os.environ.get("BAROGRAPH_CACHE")
     if not base:
         base = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "barograph")
@@ -25,13 +25,13 @@ def cache() -> Path:
 
 
 def place(name: str, inputs: str) -> Path:
-    """Return where a piece stands once built from `inputs`: another place for other inputs."""
+    """Return the folder of a piece that is built from `inputs`; it differs for other inputs."""
     return cache() / f"{name}-{hashlib.sha256(inputs.encode()).hexdigest()[:12]}"
 
 
 @contextmanager
 def locked(name: str) -> Generator[None]:
-    """Keep two set-ups apart: whoever comes second waits, and then finds the piece."""
+    """Run one set-up of a piece at a time. The second waits, and then finds the piece."""
     cache().mkdir(parents=True, exist_ok=True)
     with (cache() / f".{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -40,9 +40,9 @@ def locked(name: str) -> Generator[None]:
 
 @contextmanager
 def made(name: str, inputs: str) -> Generator[Path | None]:
-    """Yield a folder to build a piece in; `None` where it stands already.
+    """Yield a folder to build a piece in, or `None` if the piece exists.
 
-    The folder is renamed to the piece's `place` when the block ends well: a half-built one is never found.
+    The folder is renamed to the piece's `place` when the block succeeds, so a half-built one is never found.
     """
     if place(name, inputs).is_dir():
         yield None
@@ -61,7 +61,7 @@ def made(name: str, inputs: str) -> Generator[Path | None]:
 
 
 def say(message: str) -> None:
-    """Print one line for whoever waits."""
+    """Print one line of progress."""
     print(f"lab: {message}", file=sys.stderr, flush=True)
 
 
@@ -69,7 +69,7 @@ def run(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None, cwd
     """Run a command quietly and return its output.
 
     Raises:
-        CannotHave: it failed or is not there; the message has the end of what it said.
+        CannotHave: the command failed or is missing; the message contains the end of its output.
     """
     words = [str(word) for word in argv]
     try:
@@ -84,10 +84,10 @@ def run(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None, cwd
 
 
 def run_to_its_end(argv: Sequence[str | Path]) -> None:
-    """Run a command quietly that must not be killed half way: ctrl-C ends us when it has ended.
+    """Run a command quietly that must not be killed halfway. Ctrl-C takes effect after it has ended.
 
     Raises:
-        CannotHave: it failed or is not there; the message has the end of what it said.
+        CannotHave: the command failed or is missing; the message contains the end of its output.
     """
     words = [str(word) for word in argv]
     interrupted = False

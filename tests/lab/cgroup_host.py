@@ -1,7 +1,7 @@
-"""A host with cgroups of version 2, whatever the machine has: a VM whose PID 1 is `cgroup_scenario.py`.
+"""A host with cgroups of version 2 on any machine: a VM with `cgroup_scenario.py` as PID 1.
 
-Its root file system is the machine's own, read-only, through virtiofs: so it has the same QEMU, the same
-Python and the same agent. Its kernel is that of the newer guest. What it writes is in its memory.
+Its root file system is the machine's own, read-only, through virtiofs, so it has the same QEMU, Python and
+agent. Its kernel is that of the newer guest. It writes only to its memory.
 """
 
 import json
@@ -20,15 +20,15 @@ MEMORY = "1280M"
 
 
 def observe(folder: Path, *, timeout_s: float, kernel_words: str = "") -> Mapping[str, Any]:
-    """Boot the host, and return what the scenario has observed.
+    """Boot the host and return the observations of the scenario.
 
     Args:
-        folder: short, for its socket and logs.
+        folder: for its socket and logs; its path must be short.
         timeout_s: for all of it; most of that is the start of QEMU and the agent under emulation.
-        kernel_words: more of the kernel's command line.
+        kernel_words: added to the kernel's command line.
 
     Raises:
-        RuntimeError: the scenario did not end well; the message has the end of its console.
+        RuntimeError: the scenario failed; the message has the end of its console.
     """
     shared = folder / "root.fs"
     console, result = folder / "console", folder / "result"

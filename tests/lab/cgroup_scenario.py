@@ -1,7 +1,7 @@
-"""PID 1 of the host of `cgroup_host.py`: QEMUs in cgroups laid out as by the kubelet, libvirt and systemd.
+"""PID 1 of the host of `cgroup_host.py`: QEMUs in cgroups as the kubelet, libvirt and systemd create them.
 
-It runs the agent beside them, and writes to the second serial port one JSON document: for each VM the parts
-`cgroup` and `process` of its memory record, and the files of cgroups as read before and after that record.
+It also runs the agent, and writes a JSON document to the second serial port. It contains for each VM the
+parts `cgroup` and `process` of its memory record, and the files of cgroups read before and after that record.
 """
 
 import json
@@ -29,7 +29,7 @@ SCOPE = "machine.slice/machine-qemu\\x2d1\\x2ddomain.scope"
 EMULATOR = f"{SCOPE}/libvirt/emulator"
 SERVICES = ("system.slice/a.service", "system.slice/b.service")
 BOX = "system.slice/box.scope"
-VOLUME = LAB / f"pods/{UID}/volumes/sockets"  # shorter than the kubelet's, as the path of a socket must be
+VOLUME = LAB / f"pods/{UID}/volumes/sockets"  # shorter than the kubelet's: a socket's path is limited
 GLOBS = ("--monitor", f"{LAB}/*.qmp", "--monitor", f"{VOLUME}/*.qmp")
 
 _MOUNTS = (("proc", "/proc"), ("sysfs", "/sys"), ("cgroup2", "/sys/fs/cgroup"), ("tmpfs", "/run"))
@@ -37,7 +37,7 @@ _FILES = ("memory.current", "memory.swap.current", "memory.max", "memory.pressur
 _ENV = {
     "BAROGRAPH_MEMORY__INTERVAL": "1s",
     "BAROGRAPH_HOST__ID": "4c8ad2f0e1b74b6d9a37c5f2d86e9b10",
-    "BAROGRAPH_HOST__NAME": "host",  # the kernel has none yet
+    "BAROGRAPH_HOST__NAME": "host",  # the kernel has no host name yet
 }
 _JOIN = 'echo 0 > "$0"/cgroup.procs && exec "$@"'  # $0 is the folder of the cgroup
 _IN_A_POD = ("unshare", "--cgroup", "--pid", "--fork", "--kill-child", "--mount-proc")
@@ -46,7 +46,7 @@ _MOUNT_AGAIN = 'umount /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup
 
 
 def main() -> None:
-    """Mount what a host has, observe and answer. When it returns, the kernel ends the host."""
+    """Mount a host's file systems, observe, and write the result. When it returns, the host stops."""
     for kind, place in _MOUNTS:
         subprocess.run(["/bin/mount", "-t", kind, kind, place], check=True)
     os.environ |= {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "TMPDIR": "/run", "HOME": "/run"}
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def observe() -> Mapping[str, Any]:
-    """Return what was seen of each VM, by the name of the observation."""
+    """Return the observations by name."""
     _lay_out()
     seen: dict[str, Any] = {"kernel": os.uname().release}
     with ExitStack() as stack:
@@ -116,7 +116,7 @@ def _lay_out() -> None:
     _put(CONTAINER, "memory.max", 768 * MIB)
     _put(SERVICES[0], "memory.max", 300 * MIB)
     _put(BOX, "memory.max", 400 * MIB)
-    _put(EMULATOR, "cgroup.type", "threaded")  # as libvirt makes it
+    _put(EMULATOR, "cgroup.type", "threaded")  # as libvirt does
 
 
 def _put(path: str, name: str, value: object) -> None:
@@ -125,7 +125,7 @@ def _put(path: str, name: str, value: object) -> None:
 
 
 def _press(path: str) -> None:
-    """Let tasks of a cgroup wait for memory: above memory.high the kernel slows them down."""
+    """Let tasks of a cgroup wait for memory. Above memory.high the kernel slows them down."""
     _put(path, "memory.high", int((ROOT / path / "memory.current").read_text()) + MIB)
     write = ("timeout", "10", "dd", "if=/dev/zero", "of=/run/pressure", "bs=64k", "count=128")
     subprocess.run(["sh", "-c", _JOIN, str(ROOT / path), *write], check=False, stderr=subprocess.DEVNULL)
@@ -133,7 +133,7 @@ def _press(path: str) -> None:
 
 
 def _beside(lines: Lines, name: str, *cgroups: str) -> Mapping[str, Any]:
-    """Return the newest memory record of a VM, with the files of cgroups from before and after it."""
+    """Return a new memory record of a VM, with the files of cgroups as read before and after it."""
 
     def records() -> list[Mapping[str, Any]]:
         kind = "barograph.vm.memory/"
@@ -142,8 +142,8 @@ def _beside(lines: Lines, name: str, *cgroups: str) -> Mapping[str, Any]:
 
     before, count = _read(cgroups), len(records())
 
-    def has_two_more() -> bool:  # the first of them may have been made before
-        time.sleep(1)  # an emulated CPU is slow: it is left to the agent
+    def has_two_more() -> bool:  # the first of them may be older than the files read
+        time.sleep(1)  # leaves the slow emulated CPU to the agent
         return len(records()) >= count + 2
 
     lines.wait(has_two_more, f"a memory record of {name}", 900)
@@ -153,7 +153,7 @@ def _beside(lines: Lines, name: str, *cgroups: str) -> Mapping[str, Any]:
 
 
 def _read(paths: Sequence[str]) -> Mapping[str, Mapping[str, str | None]]:
-    """Return what the files of cgroups contain; `None`: there is no such file."""
+    """Return the contents of the files of cgroups, `None` for a missing file."""
     found: dict[str, dict[str, str | None]] = {}
     for path in paths:
         files = {name: ROOT / path / name for name in _FILES}
@@ -162,10 +162,10 @@ def _read(paths: Sequence[str]) -> Mapping[str, Mapping[str, str | None]]:
 
 
 def _say(words: str) -> None:
-    """Show on the console how far it has come."""
+    """Print progress on the console."""
     print(f"{time.monotonic():.0f} s: {words}", flush=True)
 
 
 if __name__ == "__main__":
-    assert os.getpid() == 1, "it hides the file systems of the machine on which it runs"
+    assert os.getpid() == 1, "run it only as PID 1: it mounts over /proc, /sys and /run"
     main()

@@ -1,4 +1,4 @@
-"""A real OpenTelemetry Collector, and what came out of it; and what no Collector checks."""
+"""A real OpenTelemetry Collector, its output, and checks of points that Collectors do not make."""
 
 import json
 import re
@@ -30,21 +30,21 @@ class Point:
     attributes: tuple[tuple[str, str], ...]
     time_ns: int
     start_ns: int | None
-    value: float  # an int where it was sent as one; NaN where the point says that there is none
+    value: float  # an int if sent as one; NaN if the point has no recorded value
     schema_urls: tuple[str, str]  # of the resource, of the scope
 
     @property
     def stream(self) -> tuple[object, ...]:
-        """What tells one stream from another (OTLP data model)."""
+        """Return what identifies the stream (OTLP data model)."""
         return (self.resource, self.name, self.attributes)
 
     def about(self, name: str) -> str | None:
-        """A resource attribute."""
+        """Return a resource attribute."""
         return dict(self.resource).get(name)
 
 
 def problems(points: Sequence[Point]) -> list[str]:
-    """Return what is wrong with points in the order they came, that Collectors let pass."""
+    """Return the problems of points, given in order of arrival, that Collectors let pass."""
     found: list[str] = []
     newest: dict[tuple[object, ...], int] = {}
     for point in points:
@@ -147,10 +147,10 @@ def _attributes(holder: dict[str, Any]) -> tuple[tuple[str, str], ...]:
 
 
 class Collector:
-    """Receives OTLP by gRPC and HTTP, and keeps every point and log record that comes out of it."""
+    """A Collector that receives OTLP by gRPC and HTTP, and all points and log records that it exports."""
 
     def __init__(self, folder: Path, *, logs: bool = True, sends_to: str | None = None) -> None:
-        """Create it.
+        """Write the configuration.
 
         Args:
             folder: for its files.
@@ -182,7 +182,7 @@ class Collector:
                     "endpoint": f"http://127.0.0.1:{self._server.server_address[1]}",
                     "encoding": "json",
                     "compression": "none",
-                    # One request at a time: the order of points is what the tests look at.
+                    # One request at a time, because the tests check the order of points.
                     "sending_queue": {"num_consumers": 1},
                 },
                 **backend,
@@ -199,29 +199,29 @@ class Collector:
         self._config.write_text(json.dumps(config))
 
     def start(self, timeout_s: float = 120.0) -> None:
-        """Start it, and return once it listens."""
+        """Start the process and return once it listens."""
         log = self._folder / "collector.log"
         self._process = process = start([setup.collector(), "--config", f"file:{self._config}"], log)
         for port in (self.grpc_port, self.http_port):
             wait_until(lambda port=port: listens(port), "the Collector", process, log, timeout_s)
 
     def stop(self) -> None:
-        """SIGKILL it; what came out stays."""
+        """Send SIGKILL. The points and log records stay available."""
         if self._process is not None:
             kill(self._process)
             self._process = None
 
     def close(self) -> None:
-        """End everything."""
+        """Stop the Collector and its receiver."""
         self.stop()
         self._server.shutdown()
         self._server.server_close()
 
     def points(self) -> list[Point]:
-        """Every point so far, in order of arrival.
+        """Return every point so far, in order of arrival.
 
         Raises:
-            ValueError: something came out that `parse` does not understand.
+            ValueError: the output contains something that `parse` does not understand.
         """
         with self._lock:
             if self._odd:
@@ -229,10 +229,10 @@ class Collector:
             return list(self._points)
 
     def logs(self) -> list[Log]:
-        """Every log record so far, in order of arrival.
+        """Return every log record so far, in order of arrival.
 
         Raises:
-            ValueError: something came out that `parse_logs` does not understand.
+            ValueError: the output contains something that `parse_logs` does not understand.
         """
         with self._lock:
             if self._odd:
@@ -268,7 +268,7 @@ class Collector:
 
 @contextmanager
 def collector(folder: Path, *, logs: bool = True, sends_to: str | None = None) -> Generator[Collector]:
-    """A Collector that runs, and ends with the block; the arguments are those of `Collector`."""
+    """Run a Collector until the block ends. The arguments are those of `Collector`."""
     folder.mkdir(parents=True, exist_ok=True)
     running = Collector(folder, logs=logs, sends_to=sends_to)
     try:

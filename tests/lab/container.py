@@ -1,4 +1,4 @@
-"""The image as a running container, gone at the end of a block."""
+"""Run containers of the image."""
 
 import subprocess
 import time
@@ -12,7 +12,7 @@ from tests.lab.process import kill, start
 
 
 class Container:
-    """One that runs. Its output goes to files in its folder."""
+    """A running container. Its output goes to files in its folder."""
 
     def __init__(self, folder: Path, options: Sequence[str], words: Sequence[str], image: str) -> None:
         self.name = f"barograph-test-{uuid4().hex[:12]}"
@@ -21,36 +21,36 @@ class Container:
         self.process = start(argv, self.stdout, errors=self.stderr)
 
     def wait_for(self, holds: Callable[[], bool], what: str, timeout_s: float = 180.0) -> None:
-        """Return once `holds()`.
+        """Return once `holds()` is true.
 
         Raises:
-            RuntimeError: it has ended, or time is up; the message has the end of its log.
+            RuntimeError: the container has ended, or time is up; the message has the end of its log.
         """
         deadline_s = time.monotonic() + timeout_s
         while not holds():
             if self.process.poll() is not None or time.monotonic() > deadline_s:
                 said = self.stderr.read_text(errors="replace")[-4000:]
-                raise RuntimeError(f"{what}: the container ended, or {timeout_s} s were not enough:\n{said}")
+                raise RuntimeError(f"{what}: the container has ended, or {timeout_s} s have passed:\n{said}")
             time.sleep(0.05)
 
     def execute(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run a command inside it to its end."""
+        """Run a command in the container to its end."""
         return podman("exec", self.name, *words)
 
     def stop(self, timeout_s: float = 120.0) -> int:
-        """SIGTERM; return its exit code."""
+        """Send SIGTERM and return the exit code."""
         podman("kill", "--signal=TERM", self.name)
         return self.process.wait(timeout_s)
 
 
 @contextmanager
 def container(folder: Path, *options: str, words: Sequence[str], image: str = NAME) -> Generator[Container]:
-    """The image, run with `words` and more of `podman run`'s options; gone at the end of the block."""
+    """Run the image with `words` and `options` of `podman run` until the block ends."""
     one = Container(folder, options, words, image)
     try:
         yield one
     finally:
-        podman("rm", "--force", "--time=0", one.name)  # the container is no child of podman's
+        podman("rm", "--force", "--time=0", one.name)  # the container is not a child process of podman
         kill(one.process)
 
 
@@ -63,10 +63,10 @@ def run_to_its_end(
 
 
 def output_of(*words: str, entrypoint: str = "barograph") -> str:
-    """Return what it writes.
+    """Return the output of a command in the image.
 
     Raises:
-        RuntimeError: it failed; the message has what it said.
+        RuntimeError: it failed; the message contains its output.
     """
     done = run_to_its_end(*words, options=("--entrypoint", entrypoint))
     if done.returncode:

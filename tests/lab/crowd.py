@@ -1,4 +1,4 @@
-"""Many monitors on sockets that stay where they are, which do not behave, or have no VM: in one process.
+"""Run many monitors in one process, on sockets that stay. They misbehave, or have no balloon driver.
 
 `python -m tests.lab.crowd FOLDER COUNT`: `peer-0.qmp` and so on, until it is killed.
 """
@@ -16,15 +16,16 @@ from tests.lab.hostile import GREETING, plausible
 from tests.lab.process import kill, start, wait_until
 
 KINDS = ("waits", "silent", "waits", "hangs-up", "waits", "half", "waits", "full")
-"""By number, in turn: answers as a VM without a balloon driver, and keeps its connection; says nothing;
-closes each connection; greets by half; accepts nothing, with a queue that is full."""
+"""The kinds, in turn by number. `waits` answers as a VM without a balloon driver and keeps its connection,
+`silent` sends nothing, `hangs-up` closes each connection, `half` sends half a greeting, and `full` accepts no
+connection, so its queue fills up."""
 
 NO_UPDATE = '{"return": {"stats": {}, "last-update": 0}, "id": %s}\r\n'
 
 
 @contextmanager
 def crowd(folder: Path, count: int) -> Generator[list[Path]]:
-    """So many peers, until the end of the block; their sockets are removed then."""
+    """Run `count` peers until the block ends, then remove their sockets. Yield the paths of the sockets."""
     paths = [folder / f"peer-{number}.qmp" for number in range(count)]
     log = folder / "crowd.log"
     process = start(

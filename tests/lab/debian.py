@@ -1,4 +1,4 @@
-"""What the lab takes from Debian: packages installed, some that are only unpacked, and root file systems."""
+"""What the lab gets from Debian: installed packages, packages that are only unpacked, root file systems."""
 
 import hashlib
 import os
@@ -25,12 +25,12 @@ _WAIT_FOR_OTHERS = ("-o", "DPkg::Lock::Timeout=300")
 
 
 def bootstrap(suite: str, root: Path, packages: Sequence[str]) -> None:
-    """Make a root file system of a release in `root`, with apt, `packages` and little else.
+    """Create a minimal root file system of a release in `root`, with apt and `packages`.
 
     Args:
         suite: the code name of a release of Debian, or of Ubuntu 22.04 (`jammy`) or 24.04 (`noble`).
-        root: the folder to make.
-        packages: the packages that it has in addition.
+        root: the folder to create.
+        packages: the additional packages.
 
     Raises:
         CannotHave: debootstrap failed, or Ubuntu's keys cannot be downloaded.
@@ -56,17 +56,17 @@ def _ubuntu_keyring(folder: Path) -> Path:
     except OSError as error:
         raise CannotHave(f"Ubuntu's keys cannot be downloaded: {url}: {error}") from error
     if hashlib.sha256(package).hexdigest() != digest:
-        raise CannotHave(f"{url} is not the package with Ubuntu's keys: its SHA-256 is another")
+        raise CannotHave(f"{url} is not the package with Ubuntu's keys: its SHA-256 differs")
     (folder / "keyring.deb").write_bytes(package)
     run(["dpkg-deb", "-x", folder / "keyring.deb", folder])
     return folder / "usr/share/keyrings/ubuntu-archive-keyring.gpg"
 
 
 def install(packages: Sequence[str], why: str, *, there: Callable[[], bool]) -> None:
-    """Install packages where `there` does not find what they bring.
+    """Install packages if `there` does not find what they provide.
 
     Raises:
-        CannotHave: this is no Debian, or we may not; or they bring it not.
+        CannotHave: this is not Debian, root rights are missing, or the packages do not provide it.
     """
     if there():
         return
@@ -81,21 +81,21 @@ def install(packages: Sequence[str], why: str, *, there: Callable[[], bool]) -> 
         words = ["install", "-y", "--no-install-recommends", *_WAIT_FOR_OTHERS, *packages]
         try:
             _apt(sudo, *words)
-        except CannotHave:  # a fresh machine has no lists, an old one stale ones
+        except CannotHave:  # the package lists are missing or stale
             _apt(sudo, "update")
             _apt(sudo, *words)
     if not there():
-        raise CannotHave(f"{names} is installed and does not bring what is needed, {why}")
+        raise CannotHave(f"{names} is installed but does not provide what is needed, {why}")
 
 
 def unpack_kernel(folder: Path) -> None:
     """Unpack the newest cloud kernel and its modules into `folder`. Nothing is installed.
 
     Raises:
-        CannotHave: apt is missing, or knows no such kernel.
+        CannotHave: apt is missing, or does not know the kernel.
     """
     if shutil.which("apt-get") is None:
-        raise CannotHave(f"the guest's kernel is taken from Debian's {KERNEL}: there is no apt-get here")
+        raise CannotHave(f"the guest's kernel is Debian's {KERNEL}: apt-get is missing here")
     try:
         _download_kernel(folder)
     except CannotHave:
@@ -110,18 +110,18 @@ def _download_kernel(folder: Path) -> None:
     depends = run(["apt-cache", "depends", "--important", KERNEL])
     names = [word for word in depends.split() if word.startswith("linux-image-") and word != KERNEL]
     if not names:
-        raise CannotHave(f"apt knows no {KERNEL}: the guest's kernel comes from Debian's packages")
+        raise CannotHave(f"apt does not know {KERNEL}: the guest's kernel comes from Debian's packages")
     run(["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", names[0]], cwd=folder)
 
 
 def unpack(packages: Sequence[str], folder: Path) -> None:
-    """Unpack packages into `folder`. Nothing is installed, so no service of theirs is started.
+    """Unpack packages into `folder`. Nothing is installed, so no service is started.
 
     Raises:
-        CannotHave: apt is missing, or knows no such package.
+        CannotHave: apt is missing, or does not know a package.
     """
     if shutil.which("apt-get") is None:
-        raise CannotHave(f"needs {' '.join(packages)} from Debian: there is no apt-get here")
+        raise CannotHave(f"needs {' '.join(packages)} from Debian: apt-get is missing here")
     with tempfile.TemporaryDirectory(prefix="apt-") as name:
         download = ["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", *packages]
         try:
@@ -137,7 +137,7 @@ def unpack_newest_kernel(folder: Path) -> None:
     """Unpack the newest cloud kernel of this release's backports and its modules into `folder`.
 
     Raises:
-        CannotHave: this is no Debian, or its archive has no backports of it.
+        CannotHave: this is not Debian, or its archive has no backports for this release.
     """
     unpack_backports((KERNEL,), folder, dependency="linux-image-")
 
@@ -145,13 +145,13 @@ def unpack_newest_kernel(folder: Path) -> None:
 def unpack_backports(packages: Sequence[str], folder: Path, *, dependency: str | None = None) -> None:
     """Unpack packages of this release's backports into `folder`. Nothing is installed, apt is not configured.
 
-    With `dependency`, unpack what they depend on and has a name that begins so, instead of them.
+    With `dependency`, unpack instead their first dependency with a name that begins so.
 
     Raises:
-        CannotHave: this is no Debian, its archive has no backports of it, or not these.
+        CannotHave: this is not Debian, or its archive has no such backports for this release.
     """
     if shutil.which("apt-get") is None:
-        raise CannotHave(f"needs {' '.join(packages)} from Debian's backports: there is no apt-get here")
+        raise CannotHave(f"needs {' '.join(packages)} from Debian's backports: apt-get is missing here")
     with tempfile.TemporaryDirectory(prefix="apt-") as name:
         work = Path(name)
         (work / "lists" / "partial").mkdir(parents=True)
@@ -172,7 +172,7 @@ def unpack_backports(packages: Sequence[str], folder: Path, *, dependency: str |
 
 
 def _backports() -> str:
-    """Return the line of apt's sources for this release's backports, from the mirror this machine uses."""
+    """Return the line of apt's sources for this release's backports, from this machine's mirror."""
     fields = run(
         ["apt-get", "indextargets", "--format", "$(LABEL) $(REPO_URI) $(RELEASE)", "Created-By: Packages"]
     )
@@ -182,14 +182,14 @@ def _backports() -> str:
             uri, release = rest.split()
             signed_by = f"[signed-by={_KEYRING}] " if _KEYRING.exists() else ""
             return f"deb {signed_by}{uri} {release}-backports main\n"
-    raise CannotHave("apt's sources name no release of Debian, so there are no backports of it to take")
+    raise CannotHave("apt's sources name no release of Debian, so its backports are unknown")
 
 
 def _sudo(todo: str) -> list[str]:
-    """Return what to put before a command to run it as root.
+    """Return the prefix that runs a command as root.
 
     Raises:
-        CannotHave: we may not; the message says what to do as root.
+        CannotHave: sudo refuses; the message names the command to run as root.
     """
     if os.geteuid() == 0:
         return []
@@ -198,10 +198,10 @@ def _sudo(todo: str) -> list[str]:
     try:
         run(["sudo", "--non-interactive", "true"])
     except CannotHave as error:
-        raise CannotHave(f"this is not root, and sudo does not let us: as root, once: {todo}") from error
+        raise CannotHave(f"this is not root, and sudo refuses: run once as root: {todo}") from error
     return ["sudo", "--non-interactive"]
 
 
 def _apt(sudo: Sequence[str], *words: str) -> None:
-    # Killed half way, dpkg leaves a state that every later installation on the machine complains of.
+    # If it is killed halfway, dpkg leaves a state that breaks every later installation on the machine.
     run_to_its_end([*sudo, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", *words])

@@ -1,8 +1,8 @@
 """Run `make demo`: three real guests, the agent, and the records that arrive in Kafka, live for a minute.
 
-The demo shows only what it reads from the topics, as any other reader. Meanwhile one guest's balloon driver
+The demo shows only what it reads from the topics, like any other reader. Meanwhile one guest's balloon driver
 is unloaded, so that the VM becomes `stalled`, and loaded again; the QEMU of the guest without a driver is
-killed. Where QEMU or the guests are not available, the demo says so and runs `barograph demo` instead.
+killed. Where QEMU or the guests are not available, the demo reports that and runs `barograph demo` instead.
 """
 
 import os

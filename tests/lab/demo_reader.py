@@ -1,4 +1,4 @@
-"""The two topics, read as any reader would."""
+"""Read the two topics as any consumer would."""
 
 import json
 import threading
@@ -15,11 +15,11 @@ PARTITIONS = 4
 
 
 class Reader(Records):
-    """Fills itself from the topics, in a thread, from their beginning on."""
+    """The records of the topics from their beginning, read in a thread."""
 
     def __init__(self, bootstrap: str) -> None:
         super().__init__()
-        self.newest_sample = ""  # where the newest sample stood, and its id
+        self.newest_sample = ""  # the place of the newest sample, and its id
         self._ending = threading.Event()
         self._consumer = Consumer(
             {"bootstrap.servers": bootstrap, "group.id": "demo", "fetch.wait.max.ms": 100, "log_level": 0}
@@ -35,7 +35,7 @@ class Reader(Records):
         self._thread.start()
 
     def close(self, wait_s: float) -> None:
-        """End once the agent's last word has arrived, or after `wait_s`."""
+        """Stop once the agent's last record has arrived, or after `wait_s`."""
         deadline = time.monotonic() + wait_s
         while not (self.agent and self.agent[-1]["state"] == "stopping") and time.monotonic() < deadline:
             time.sleep(0.05)

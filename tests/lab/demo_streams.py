@@ -1,7 +1,7 @@
-"""Run `make demo-streams`: three stream jobs, and what they write about a small fleet, for two minutes.
+"""Run `make demo-streams`: three stream jobs and their output for a small fleet, for two minutes.
 
-The records are those of agents, made from values: five days of each VM first, then live ones. A round of
-samples takes a second, in which half a minute passes. One VM leaks memory, one comes under pressure and
+The records are those of agents, built from values: first five days of each VM, then live records. A round of
+samples takes a second, which stands for half a minute. One VM leaks memory, one comes under pressure and
 recovers, and one host goes dark. The demo shows only what it reads from the topics of the jobs, on a real
 Kafka.
 """
@@ -38,22 +38,22 @@ HOSTS: Mapping[str, str] = {agent.host_name: agent.host_id for agent in AGENTS[:
 NAMES: Mapping[str, str] = {vm_id(number): name for number, name in enumerate(VMS)} | {
     host_id: name for name, host_id in HOSTS.items()
 }
-"""By the key of a record."""
+"""The names of VMs and hosts by the key of a record."""
 
 DARK = 1
-"""The host that stops; VMs are on the hosts in turn."""
+"""The host that stops. The VMs are assigned to the hosts in turn."""
 
 TOTAL_BYTES = 8 << 30
 LEAK_BYTES_PER_H = 24 << 20
 HISTORY_H = 5 * 24
 SPEED = 30
-"""Seconds of the VMs in a second."""
+"""How many seconds of the VMs pass in a second."""
 
 STARVES_AT, DARK_AT, RECOVERS_AT = 10, 15, 40
-"""Rounds of samples. A round takes a second, longer on a busy machine."""
+"""Numbers of rounds. A round takes a second, or longer on a busy machine."""
 
 LIVE_S = 300
-"""At most; the demo ends as soon as all has been seen, after about 80 rounds."""
+"""The limit. The demo ends as soon as it has shown everything, after about 80 rounds."""
 
 START_S = 600
 HEARTBEAT_MS = 10_000
@@ -121,7 +121,7 @@ class Fleet:
 
 
 class Shown:
-    """What the jobs have written, as any reader gets it: committed records only."""
+    """The committed records of the jobs, as any consumer reads them."""
 
     def __init__(self, bootstrap: str) -> None:
         self._consumer = Consumer(
@@ -137,7 +137,7 @@ class Shown:
         self.seen: dict[str, list[str]] = {}  # the levels of a VM and the conditions of a host, in order
 
     def poll(self, timeout_s: float) -> list[str]:
-        """Take in what has arrived. Return the changes as texts."""
+        """Read the records that have arrived, and return the changes as texts."""
         news: list[str] = []
         for message in self._consumer.consume(500, timeout_s):
             if message.error() is not None:
@@ -156,11 +156,11 @@ class Shown:
         self._consumer.close()
 
     def has_begun(self) -> bool:
-        """Whether each job has written a record."""
+        """Return whether each job has written a record."""
         return {topic for topic, _ in self.newest} == set(WRITTEN)
 
     def is_complete(self) -> bool:
-        """Whether all that the demo shows has been seen."""
+        """Return whether everything that the demo shows has been seen."""
         pressure = self.seen.get(vm_id(STARVED), [])
         leak = self.newest.get((leak_job.TOPIC, vm_id(LEAKING)), {})
         dark = [*HOSTS.values()][DARK]
@@ -172,7 +172,7 @@ class Shown:
         )
 
     def table(self, title: str) -> Table:
-        """Return the screen."""
+        """Return the table for the screen."""
         table = Table(title=title, title_justify="left")
         for column in ("", "pressure", "score", "leak", "hours left", "confidence"):
             table.add_column(column)
@@ -230,11 +230,11 @@ def begin(fleet: Fleet, shown: Shown, jobs: Sequence[flink.Job]) -> None:
         shown.poll(1)
         for job in jobs:
             if not job.is_running() or time.monotonic() > deadline_s:
-                raise RuntimeError(f"a job does not start: {job.log.read_text()[-2000:]}")
+                raise RuntimeError(f"a job did not start: {job.log.read_text()[-2000:]}")
 
 
 def follow(console: Console, fleet: Fleet, shown: Shown, jobs: Sequence[flink.Job]) -> None:
-    """Show the live part. It ends when all has been seen, or after `LIVE_S`."""
+    """Show the live part until everything has been seen, or for `LIVE_S`."""
     is_live = console.is_terminal and not console.is_dumb_terminal
     began_s, round_ = time.monotonic(), 0
     with Live(console=console) if is_live else nullcontext() as screen:

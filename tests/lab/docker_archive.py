@@ -1,4 +1,4 @@
-"""Images made without a builder, for what is one file or a folder."""
+"""Create images of single files or folders without a builder."""
 
 import io
 import json
@@ -16,7 +16,7 @@ def docker_archive(
     entrypoint: Sequence[str] = (),
     env: Sequence[str] = (),
 ) -> None:
-    """Write an image of some files, or whole folders, as `docker save` does: in one layer."""
+    """Write an image with one layer of files or whole folders, in the format of `docker save`."""
     layer = archive.with_suffix(".layer")
     with tarfile.open(layer, "w") as content:
         for place, file in files.items():

@@ -1,7 +1,7 @@
 """librdkafka's mock cluster: brokers in this process, with switches for faults (rdkafka_mock.h).
 
-Checks no sequence numbers and no topic's settings, and keeps little: the newest 10,177 of 20,000 records
-of 1 kB were counted. For the demo, and for faults that come on cue.
+The cluster checks neither sequence numbers nor topic settings, and keeps few records: of 20,000 records of
+1 kB, the newest 10,177. It serves the demo, and tests that trigger faults.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ _PRODUCER = 0
 
 
 class EmbeddedKafka:
-    """Brokers on loopback. Topics not created before are made with four partitions when asked for."""
+    """Brokers on loopback. A missing topic is created with four partitions when a client asks for it."""
 
     def __init__(self, brokers: int = 3) -> None:
         self._library = _library()
@@ -38,11 +38,11 @@ class EmbeddedKafka:
         self._library.rd_kafka_mock_topic_create(self._cluster, name.encode(), partitions, 1)
 
     def refuse_topic(self, name: str, code: int) -> None:
-        """Answer with this error code whenever the topic is asked about; 0: no more."""
+        """Answer requests for the metadata of a topic with this error code; 0 ends that."""
         self._library.rd_kafka_mock_topic_set_error(self._cluster, name.encode(), code)
 
     def fail_next(self, request: int, codes: Sequence[int]) -> None:
-        """Answer the next requests of a kind with these error codes; 0 takes one."""
+        """Answer the next requests of a kind with these error codes; 0 accepts a request."""
         errors = (ctypes.c_int * len(codes))(*codes)
         self._library.rd_kafka_mock_push_request_errors_array(
             self._cluster, ctypes.c_int16(request), ctypes.c_size_t(len(codes)), errors
@@ -66,19 +66,19 @@ class EmbeddedKafka:
             self._library.rd_kafka_mock_broker_set_up(self._cluster, broker)
 
     def delay(self, delay_ms: int, brokers: Iterable[int] | None = None) -> None:
-        """Answer every request so much later, at once though it is done; `None`: all brokers."""
+        """Delay each answer, but handle the request at once. `None` means all brokers."""
         for broker in brokers or self._brokers:
             self._library.rd_kafka_mock_broker_set_rtt(self._cluster, broker, delay_ms)
 
     def close(self) -> None:
-        """End the cluster."""
+        """Destroy the cluster."""
         self._library.rd_kafka_mock_cluster_destroy(self._cluster)
         self._library.rd_kafka_destroy(self._handle)
 
 
 @contextmanager
 def embedded_kafka(brokers: int = 3) -> Generator[EmbeddedKafka]:
-    """A mock cluster that ends with the block."""
+    """Run a mock cluster until the block ends."""
     cluster = EmbeddedKafka(brokers)
     try:
         yield cluster
@@ -87,7 +87,7 @@ def embedded_kafka(brokers: int = 3) -> Generator[EmbeddedKafka]:
 
 
 def _library() -> ctypes.CDLL:
-    """Return librdkafka itself, as the wheel of confluent-kafka brings it."""
+    """Return the librdkafka of confluent-kafka's wheel."""
     base = Path(confluent_kafka.__file__).parent.parent
     library = ctypes.CDLL(glob.glob(str(base / "confluent_kafka.libs" / "librdkafka*.so*"))[0])
     library.rd_kafka_conf_new.restype = ctypes.c_void_p

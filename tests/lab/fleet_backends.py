@@ -1,7 +1,7 @@
-"""An embedded Kafka with its reader, and an OTLP receiver, in a process that is not the agent's.
+"""Run an embedded Kafka with its reader, and an OTLP receiver, in a separate process.
 
-`python -m tests.lab.fleet_backends FOLDER` writes `backends.json` once both are there, and every record it
-reads to `records.jsonl`. It runs until SIGTERM, and has then read what there was.
+`python -m tests.lab.fleet_backends FOLDER` writes `backends.json` once both are ready, and every record it
+reads to `records.jsonl`. After SIGTERM it reads the remaining records and ends.
 """
 
 import base64
@@ -29,7 +29,7 @@ PARTITIONS = 4
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What the agent had counted of itself, as it exports it."""
+    """The agent's own counters, as it exports them."""
 
     at_ms: float  # Unix milliseconds
     readings: int
@@ -38,7 +38,7 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Backends:
-    """Where they are. `pid` is the process of both."""
+    """The addresses and files of the backends. `pid` is the process of both."""
 
     pid: int
     kafka: str
@@ -68,7 +68,7 @@ class Backends:
 
 @contextmanager
 def backends(folder: Path) -> Generator[Backends]:
-    """Both, gone with the block; every record acknowledged has been written by then."""
+    """Run both until the block ends. By then every acknowledged record has been written."""
     log, said = folder / "backends.log", folder / "backends.json"
     argv = [sys.executable, "-m", "tests.lab.fleet_backends", folder]
     process = start(argv, log, cwd=Path(__file__).parents[2])
@@ -84,7 +84,7 @@ def backends(folder: Path) -> Generator[Backends]:
 
 
 class _Otlp(BaseHTTPRequestHandler):
-    """Takes everything, and keeps it as it came: a line each."""
+    """Accepts every request and writes its body to the log, one line each."""
 
     protocol_version = "HTTP/1.1"
     log: BinaryIO

@@ -1,9 +1,9 @@
-"""What reading so many monitors costs without an agent: the floors its figures stand beside.
+"""Measure what reading monitors costs without an agent: the lower bounds for the agent's CPU.
 
-`python -m tests.lab.fleet_floors WAY INTERVAL_S SECONDS SOCKET...` reads each once an interval, spread over
-it evenly as the agent's readings are, and prints microseconds of CPU for each reading.
+`python -m tests.lab.fleet_floors WAY INTERVAL_S SECONDS SOCKET...` reads each monitor once per interval,
+spread evenly as the agent's readings are, and prints the microseconds of CPU for each reading. `WAY` is:
 
-- `bare`: one thread, blocking sockets, one `recv` for each `send`, the answer parsed by json;
+- `bare`: one thread with blocking sockets, one `recv` for each `send`, the answer parsed by json;
 - `library`: qemu.qmp's client for each socket, in one event loop, and nothing else.
 """
 
@@ -27,7 +27,7 @@ Way = Literal["bare", "library"]
 
 
 def floor_us(way: Way, sockets: Sequence[Path], interval_s: int, seconds: float) -> float:
-    """Return the CPU of one reading in microseconds, measured in a process of its own."""
+    """Return the CPU time of one reading in microseconds, measured in a separate process."""
     words = ["-m", "tests.lab.fleet_floors", way, str(interval_s), str(seconds), *map(str, sockets)]
     run = subprocess.run(
         [sys.executable, *words],
@@ -54,7 +54,7 @@ def _bare(paths: Sequence[str], interval_s: int, seconds: float) -> float:
         monitor = monitors[read % len(monitors)]
         monitor.sendall(question)
         answer = monitor.recv(65536)
-        while not answer.endswith(b"\n") or b'"last-update"' not in answer:  # an event before it
+        while not answer.endswith(b"\n") or b'"last-update"' not in answer:  # an event came first
             answer += monitor.recv(65536)
         json.loads(answer.splitlines()[-1])
         read += 1

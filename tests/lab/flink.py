@@ -24,23 +24,23 @@ JARS = {
     "org.apache.flink:flink-sql-connector-kafka:5.0.0-2.2": (
         "5605c691d11a501382c383fecba37a7a552467da5ab7ba904ef5d6f3d62c5616"
     ),
-    # The connector has no codec of zstd.
+    # The connector has no codec for zstd.
     "com.github.luben:zstd-jni:1.5.6-10": "b6c3237e24b8252a5a9c3a0e1ae30ef8f323412e74bd358548b7a9e527d676df",
 }
 """Artifacts of Maven Central, each with the SHA-256 of its jar."""
 
 LISTENING = "0A"
 LOOPBACK = ("0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000")
-"""Addresses of IPv4, of IPv4 in IPv6, and of IPv6, as /proc/net/tcp and tcp6 have them."""
+"""The addresses of IPv4, IPv4 in IPv6, and IPv6, in the format of /proc/net/tcp and tcp6."""
 
 _JAVA = sorted((STREAMS / "java").rglob("*.java"))
 _PYTHONS = ((3, 12), (3, 11))
-"""Those that Flink's packages have wheels for, the newest first."""
+"""The versions that Flink's packages have wheels for, the newest first."""
 
 
 @cache
 def _version() -> tuple[int, int]:
-    """Return the version of Python for Flink: that of the tests, if Flink's packages are there for it."""
+    """Return the version of Python for Flink: that of the tests, if Flink's packages support it."""
     own = sys.version_info[:2]
     if own in _PYTHONS:
         return own
@@ -48,7 +48,7 @@ def _version() -> tuple[int, int]:
 
 
 def _runs(name: str) -> bool:
-    """Whether it is an interpreter, and not only the name of one that a version manager has not selected."""
+    """Return whether it is an interpreter, not only the shim of a version manager without a version."""
     return (
         shutil.which(name) is not None and subprocess.run([name, "-V"], capture_output=True).returncode == 0
     )
@@ -68,7 +68,7 @@ def _jars_inputs() -> str:
 
 
 def there() -> bool:
-    """Whether jobs can be run."""
+    """Return whether jobs can run."""
     pieces = (place("flink", _environment_inputs()), place("flink-jars", _jars_inputs()))
     return shutil.which("java") is not None and all(piece.is_dir() for piece in pieces)
 
@@ -91,7 +91,7 @@ def package() -> Path:
 
 
 def jars() -> Path:
-    """Return the folder of the jars that a job needs beside Flink."""
+    """Return the folder of the jars that a job needs in addition to Flink."""
     with made("flink-jars", _jars_inputs()) as work:
         if work is not None:
             flink = package()
@@ -133,7 +133,7 @@ def jars() -> Path:
 
 
 def set_up() -> None:
-    """Set up all of it."""
+    """Set up everything that jobs need."""
     debian.install(["default-jre-headless"], "runs Flink", there=lambda: bool(shutil.which("java")))
     environment()
     jars()
@@ -150,11 +150,11 @@ class Job:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, *more: str) -> None:
-        """Start it. It restores the newest checkpoint, if there is one."""
+        """Start the job. It restores the newest checkpoint, if there is one."""
         self._start(*self._words, *more)
 
     def start_sql(self, file: Path) -> None:
-        """Run a file of statements in its place."""
+        """Run a file of SQL statements instead."""
         self._start("-m", "barograph_streams", "sql", file, "--jars", jars())
 
     def _start(self, *words: str | Path) -> None:
@@ -173,14 +173,14 @@ class Job:
         self._process = start([python, *words], self.log, env=env, cwd=self._folder)
 
     def is_running(self) -> bool:
-        """Whether it has not ended."""
+        """Return whether the job has not ended."""
         return self._process is not None and self._process.poll() is None
 
     def wait_for_checkpoint(self, timeout_s: float = 600.0) -> None:
-        """Return once it has completed a checkpoint in `checkpoints`.
+        """Return once the job has completed a checkpoint in `checkpoints`.
 
         Raises:
-            RuntimeError: it has ended, or has completed none in time.
+            RuntimeError: the job has ended, or has completed no checkpoint in time.
         """
         assert self._process is not None
         checkpoints = self._folder / "checkpoints"
@@ -193,7 +193,7 @@ class Job:
         )
 
     def pids(self) -> list[int]:
-        """Return its processes: Python, and the Java process that it has started."""
+        """Return the processes of the job: Python, and the Java process that it has started."""
         assert self._process is not None
         found: list[int] = []
         for status in Path("/proc").glob("[0-9]*/stat"):
@@ -203,7 +203,7 @@ class Job:
         return found
 
     def cpu_s(self) -> float:
-        """Return the CPU time, user and system, of its processes."""
+        """Return the user and system CPU time of its processes."""
         return sum(map(cpu_s, self.pids()))
 
     def rss_mib(self) -> float:
@@ -215,7 +215,7 @@ class Job:
         return "".join(file.read_text() for file in self._folder.glob("*.log") if file != self.log)
 
     def open_ports(self) -> list[str]:
-        """Return the addresses that its processes listen on beside loopback, as /proc/net has them."""
+        """Return the addresses other than loopback that its processes listen on, as in /proc/net."""
         sockets: set[str] = set()
         for pid in self.pids():
             with suppress(OSError):
@@ -229,10 +229,10 @@ class Job:
         return [each for each in found if not each.startswith(LOOPBACK)]
 
     def interrupt(self, timeout_s: float = 120.0) -> int:
-        """SIGINT it, as Ctrl-C does, and return its exit code once all of its processes have ended.
+        """Send SIGINT, as Ctrl-C does, and return the exit code once all processes of the job have ended.
 
         Raises:
-            TimeoutError: not in time.
+            TimeoutError: a process did not end in time.
         """
         assert self._process is not None
         pids, deadline_s = self.pids(), time.monotonic() + timeout_s
@@ -240,13 +240,13 @@ class Job:
         code = self._process.wait(timeout_s)
         while any(map(is_running, pids)):
             if time.monotonic() > deadline_s:
-                raise TimeoutError(f"processes {pids} go on after {timeout_s} s")
+                raise TimeoutError(f"processes {pids} have not all ended after {timeout_s} s")
             time.sleep(0.1)
         self._process = None
         return code
 
     def kill(self) -> None:
-        """SIGKILL it: Python and the Java process that it has started."""
+        """Send SIGKILL to Python and the Java process that it has started."""
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
@@ -255,9 +255,9 @@ class Job:
 
 @contextmanager
 def job(folder: Path, name: str, bootstrap: str, *, checkpoint_interval_ms: int = 2_000) -> Generator[Job]:
-    """A job as `barograph-streams run` starts it; it ends with the block.
+    """Yield a job of `barograph-streams run`, and kill it when the block ends.
 
-    `start` starts it, from its newest checkpoint if there is one.
+    `start` starts the job, from its newest checkpoint if there is one.
     """
     words = ["-m", "barograph_streams", "run", name, "--kafka", bootstrap, "--jars", str(jars())]
     words += ["--checkpoints", str(folder / "checkpoints")]
@@ -268,7 +268,7 @@ def job(folder: Path, name: str, bootstrap: str, *, checkpoint_interval_ms: int 
 
 @contextmanager
 def copy(folder: Path, name: str, bootstrap: str, *, checkpoint_interval_ms: int = 2_000) -> Generator[Job]:
-    """A job that copies `bench.NAME` to `bench.NAME.out`; it ends with the block."""
+    """Yield a job that copies `bench.NAME` to `bench.NAME.out`, and kill it when the block ends."""
     words = [Path(__file__).with_name("flink_copy.py"), bootstrap, jars(), folder / "checkpoints"]
     words += [str(checkpoint_interval_ms), f"barograph-streams-{name}", f"bench.{name}", f"bench.{name}.out"]
     with _ending(Job(folder, words)) as made_job:
@@ -284,7 +284,7 @@ def _ending(made_job: Job) -> Generator[Job]:
 
 
 def main() -> None:
-    """Print what the shell must know to run a job from the tree."""
+    """Print the shell commands that allow running a job from the tree."""
     print(f"export PATH={environment().parent}:$PATH PYTHONPATH={STREAMS} BAROGRAPH_STREAMS_JARS={jars()}")
     print("alias barograph-streams='python -m barograph_streams'")
 

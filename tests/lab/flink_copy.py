@@ -1,4 +1,4 @@
-"""Copies the values of a topic on the embedded cluster, without Python: what Flink and Kafka's clients cost.
+"""Copy the values of a topic on the embedded cluster, without Python, to measure Flink and Kafka's clients.
 
 `flink_copy.py BOOTSTRAP JARS CHECKPOINTS INTERVAL_MS GROUP FROM TO`, with the Python of Flink's environment.
 """

@@ -1,8 +1,8 @@
-"""What a hostile monitor says: mutations of the conversation the agent has, from a seed. Pure.
+"""Generate the messages of hostile monitors from a seed: mutations of a normal QMP session. Pure.
 
-Structure-aware: most of it is QMP as far as its framing goes, so that it gets as deep as the statistics. By
-how it is made each answer is known to be a reading that may become a sample, with exactly these values, or
-one that must not: nothing here shares code with what judges it in the agent.
+The mutations know the structure: most messages have valid QMP framing, so that they reach the code for the
+statistics. For each answer it is known whether it is a reading that may become a sample, and with which
+values. Nothing here shares code with the agent's checks.
 """
 
 import json
@@ -46,9 +46,9 @@ KNOWN = (
 )
 EXACT_MAX = 2**53 - 1
 NO_VALUES = (*(bits << shift for bits in (2**31 - 1, 2**32 - 1) for shift in (0, 10, 12)), 2**52 - 1)
-"""What a guest without a value sends."""
+"""Values that a guest sends when it has no value."""
 SIZE_MAX = 2**52
-"""A larger size of memory is refused: no guest has it."""
+"""A larger memory size is refused, because no guest has that much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """Bytes to send. `reading`: what a sample may be made of; `breaks`: they are not QMP, or hardly."""
+    """Bytes to send. `reading` is the reading that may become a sample; `breaks`: they are not valid QMP."""
 
     data: bytes
     reading: Said | None = None
@@ -69,7 +69,7 @@ class Words:
 
 
 class Tongue:
-    """One hostile monitor's way to speak. Every reading it makes is unlike any other of its run."""
+    """The message generator of one hostile monitor. Each reading is unique in its run."""
 
     def __init__(self, seed: int, number: int, foreign_uuids: Sequence[str]) -> None:
         self._chance = random.Random(f"{seed}/{number}")
@@ -83,7 +83,7 @@ class Tongue:
         self.begin()
 
     def begin(self) -> None:
-        """A new connection: another temper, often another name."""
+        """Begin a connection, with another rate of broken messages and often another name."""
         chance = self._chance
         self._breaking = chance.choice((0.0, 0.0, 0.002, 0.02))
         self._name = chance.choice((f"hostile-{self.number}", *STRINGS))
@@ -92,7 +92,7 @@ class Tongue:
         self._uuid = chance.choice((own, own, own, own.upper(), nobody, *self._foreign))
 
     def greeting(self) -> Words:
-        """What comes first."""
+        """Return the first message."""
         if self._chance.random() < 0.04:
             return self._broken()
         version = {"qemu": {"major": self._edge(), "minor": 0, "micro": 1}, "package": self._string()}
@@ -100,7 +100,7 @@ class Tongue:
         return Words(events + _line({"QMP": {"version": version, "capabilities": ["oob", "x"]}}))
 
     def answer(self, request: Mapping[str, object]) -> Words:
-        """The answer to a command: plausible, odd, or none at all."""
+        """Return an answer to a command: plausible, odd, or broken."""
         if self._chance.random() < self._breaking:
             return self._broken()
         id = request.get("id")
@@ -116,7 +116,7 @@ class Tongue:
         return Words(self._answer(id, json.dumps(self._plausible(request, property)), request["execute"]))
 
     def aside(self) -> Words:
-        """Something nobody asked for, which costs the link nothing: an event, or an answer to no question."""
+        """Return an unsolicited message that must not end the link: an event, or an answer to no command."""
         chance = self._chance
         if chance.random() < 0.4:
             data = {"actual": self._edge()} if chance.random() < 0.5 else chance.choice(STRINGS[:10])
@@ -127,9 +127,9 @@ class Tongue:
         return Words(b'{"return": %s, "id": %s}\n' % (poison.encode(), wrong.encode()))
 
     def again(self, request: Mapping[str, object]) -> Words:
-        """A second answer to a question that has had its answer, or one to a question to come.
+        """Return another answer to an answered command, or an answer to a command that is yet to come.
 
-        The latter may arrive when that question has been put: then it is an answer like any other.
+        The latter may arrive after that command was sent, and is then an answer like any other.
         """
         id = request.get("id")
         value, said = self._reading()
@@ -142,7 +142,7 @@ class Tongue:
 
     def _answer(self, id: object, value: str, command: object) -> bytes:
         before, after = "", ""
-        if self._chance.random() < 0.05:  # the last of two counts
+        if self._chance.random() < 0.05:  # the last of two values counts
             before = f'"return": {self._odd()}, '
         if self._chance.random() < 0.05:
             after = f', "extra": {self._odd()}, "event": "STOP"'
@@ -192,7 +192,7 @@ class Tongue:
         return Words(self._answer(id, value, "qom-get"), said)
 
     def _reading(self) -> tuple[str, Said]:
-        """A reading, and what it says: unlike any other by its number, and its peer's."""
+        """Return a reading as JSON and as values. The numbers of reading and peer make it unique."""
         chance = self._chance
         self._readings += 1
         pairs = [("stat-major-faults", str(self._readings)), ("stat-htlb-pgalloc", str(self.number))]
@@ -235,10 +235,10 @@ class Tongue:
         chance = self._chance
         pairs += [(name[:2000], "7") for name in chance.sample(STRINGS, 2) if name != "x"]
         for _ in range(chance.choice((1, 100))):
-            name = f"new-{self._readings}-{len(pairs)}"  # QEMU may add names: carried
+            name = f"new-{self._readings}-{len(pairs)}"  # QEMU may add names, which the agent passes on
             pairs.append((f"stat-{name}", "8"))
             right[name.replace("-", "_")] = 8
-        pairs += [("stat-swap_in", "9"), ("stat-two-ways", "1"), ("stat-two_ways", "2")]  # nobody knows which
+        pairs += [("stat-swap_in", "9"), ("stat-two-ways", "1"), ("stat-two_ways", "2")]  # ambiguous: refused
 
     def _odd(self) -> str:
         chance = self._chance
@@ -277,7 +277,7 @@ class Tongue:
             b'{"return": "' + b"x" * 70_000 + b'"}\n',
             b'{"QMP": {"version": {}, "capabilities": []}}\n',
             b"\x00" * 65_536,
-            whole[: chance.randrange(1, len(whole) - 2)],  # and hang up
+            whole[: chance.randrange(1, len(whole) - 2)],  # then hang up
         )
         return Words(chance.choice(bad), breaks=True)
 

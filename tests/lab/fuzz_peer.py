@@ -1,7 +1,7 @@
-"""Monitors for the fuzz, on sockets in one folder: many hostile ones, or some healthy ones with known values.
+"""Monitors for the fuzz test, on sockets in one folder: many hostile ones, or healthy ones with known values.
 
-`python -m tests.lab.fuzz_peer hostile FOLDER COUNT SEED REPORT` until SIGTERM, then the report is written;
-`python -m tests.lab.fuzz_peer healthy FOLDER COUNT 0 REPORT`, whose report is there from the start.
+`python -m tests.lab.fuzz_peer hostile FOLDER COUNT SEED REPORT` writes the report after SIGTERM.
+`python -m tests.lab.fuzz_peer healthy FOLDER COUNT 0 REPORT` writes the report at its start.
 """
 
 import asyncio
@@ -21,11 +21,11 @@ from anyio.abc import TaskGroup
 from tests.lab.fuzz import TYPE, Said, Tongue, Words
 
 HEALTHY_PERIOD_S = 1.003
-"""Interval and the guest's response."""
+"""The polling interval plus the guest's response time."""
 
 _JUNK_EVERY_S = 0.1
-_JUNK_PER_S = (0, 100, 400, 400)  # the agent leaves at 500
-_IDLE_MAX_S = 12.0  # without a question: the agent has given this socket up for now
+_JUNK_PER_S = (0, 100, 400, 400)  # the agent disconnects at 500
+_IDLE_MAX_S = 12.0  # without a command: the agent has given up this socket for now
 
 
 def healthy_uuid(number: int) -> str:
@@ -34,12 +34,12 @@ def healthy_uuid(number: int) -> str:
 
 
 def healthy_statistics(update: int) -> dict[str, int]:
-    """Return what its guest said at an update, as in a sample."""
+    """Return the statistics of an update, as in a sample."""
     return {"free_memory": (1 << 28) + update * 4096, "total_memory": 1 << 30, "major_faults": update}
 
 
 class Hostile:
-    """One hostile monitor: makes its socket anew whenever the agent has left it."""
+    """One hostile monitor. It creates its socket again whenever the agent has disconnected."""
 
     def __init__(self, path: Path, number: int, seed: int) -> None:
         self.path = path
@@ -52,7 +52,7 @@ class Hostile:
         self._junk_per_s = 0
 
     async def run(self) -> None:
-        """Serve one client after another, each on a socket of its own."""
+        """Serve one client after another, each on a new socket."""
         while True:
             self.path.unlink(missing_ok=True)
             left = asyncio.Event()
@@ -112,10 +112,10 @@ class Hostile:
                     self._sent += len(words)
                     await writer.drain()
 
-    _whole = True  # no message is half-way out
+    _whole = True  # no message is partly sent
 
     async def _say(self, writer: asyncio.StreamWriter, words: Words, kind: str) -> bool:
-        """Send it whole, in pieces, or byte by byte; return whether the conversation goes on."""
+        """Send it whole, in pieces, or byte by byte. Return whether the session continues."""
         if words.reading is not None:
             self.said.append((self.tongue.number, words.reading))
         self.counts[kind] += 1
@@ -140,7 +140,7 @@ class Hostile:
 
 
 class Healthy:
-    """A VM as it should be: an update each `HEALTHY_PERIOD_S` from `base_s` on."""
+    """A healthy VM, with an update every `HEALTHY_PERIOD_S` from `base_s` on."""
 
     def __init__(self, number: int, base_s: float) -> None:
         self.number, self.base_s = number, base_s
@@ -186,7 +186,7 @@ def _line(message: object) -> bytes:
 
 
 class Requests:
-    """The commands of a client, which ends none with a newline."""
+    """The commands of a client that does not end them with a newline."""
 
     def __init__(self, reader: asyncio.StreamReader) -> None:
         self._reader, self._text = reader, ""

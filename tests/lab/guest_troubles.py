@@ -1,4 +1,4 @@
-"""The troubles of real guests, and of the links to them, for `tests.lab.record_series guests`."""
+"""Troubles of real guests and of the links to them, for `tests.lab.record_series guests`."""
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -14,7 +14,7 @@ MINUTES = 50
 
 
 def fill(vm: qemu.Vm, left_permille: int) -> None:
-    """Leave the guest this part of its memory."""
+    """Fill the guest's memory until only this part is available."""
     with vm.monitor() as monitor:
         _, stats = monitor.guest_stats()
     left = stats["stat-available-memory"] - stats["stat-total-memory"] * left_permille // 1000
@@ -23,7 +23,7 @@ def fill(vm: qemu.Vm, left_permille: int) -> None:
 
 
 def run_out(vm: qemu.Vm) -> None:
-    """Let a program allocate more memory than there is."""
+    """Let a program of the guest allocate more memory than is available."""
     with vm.monitor() as monitor:
         _, stats = monitor.guest_stats()
     mib = stats["stat-available-memory"] >> 20
@@ -32,7 +32,7 @@ def run_out(vm: qemu.Vm) -> None:
 
 
 def swap(vm: qemu.Vm) -> None:
-    """Let the guest work with more than its memory."""
+    """Let the guest use more memory than it has, and swap."""
     vm.order("swap")
     vm.order("room 400")
     vm.order("thrash 120")

@@ -1,4 +1,4 @@
-"""What the chart renders to. `python -m tests.lab.helm` writes the examples' manifests anew."""
+"""Render the chart. `python -m tests.lab.helm` renders the manifests of the examples again."""
 
 import json
 import os
@@ -18,10 +18,10 @@ from tests.lab import setup
 CHART = Path(__file__).parents[2] / "helm/barograph"
 CI = sorted((CHART / "ci").glob("*-values.yaml"))
 KUBERNETES = "1.37"
-"""What is rendered for: a Helm that was not released thinks of a Kubernetes that the chart is not for."""
+"""The version to render for. An unreleased Helm assumes a Kubernetes that the chart does not support."""
 
 OF_OTHERS = ("monitoring.coreos.com/v1", "security.openshift.io/v1")
-"""APIs of the chart's manifests that are not Kubernetes' own."""
+"""APIs in the chart's manifests that are not part of Kubernetes."""
 
 EXAMPLES = sorted((CHART / "examples").glob("*/values.yaml"))
 _AS_ONE = ("--namespace", "barograph", "--kube-version", KUBERNETES)
@@ -30,13 +30,13 @@ Manifest = dict[str, Any]
 
 
 def helm(*words: str | Path) -> str:
-    """Return what Helm says.
+    """Run Helm and return its output.
 
     Raises:
-        RuntimeError: it failed; the message is what it said.
+        RuntimeError: Helm failed; the message is its standard error.
     """
     argv = [str(setup.helm()), *(str(word) for word in words)]
-    with tempfile.TemporaryDirectory() as home:  # nothing of the user's
+    with tempfile.TemporaryDirectory() as home:  # without the user's configuration
         homes = dict.fromkeys(("HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"), home)
         env = {**os.environ, **homes}
         done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60, env=env)
@@ -54,20 +54,20 @@ def render(*words: str | Path) -> list[Manifest]:
     """Return the manifests of a release `barograph` in the namespace `barograph`.
 
     Args:
-        words: more of Helm's arguments, such as `--set` and a value.
+        words: further arguments of Helm, such as `--set` and a value.
 
     Raises:
-        RuntimeError: the chart, or its schema, refused; the message says what.
+        RuntimeError: the chart or its schema refused the values; the message says why.
     """
     documents = yaml.load_all(_rendered(words), yaml.CSafeLoader)  # SafeLoader takes ten times the CPU
     return [each for each in cast(list[Manifest | None], list(documents)) if each is not None]
 
 
 def render_with(values: object) -> list[Manifest]:
-    """The same with values as an object.
+    """Return the same for values that are given as an object.
 
     Raises:
-        RuntimeError: as above.
+        RuntimeError: as in `render`.
     """
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(values, file)  # JSON is YAML
@@ -76,7 +76,7 @@ def render_with(values: object) -> list[Manifest]:
 
 
 def named(values: Path) -> str:
-    """Return what a file of values is called, for a test's id."""
+    """Return a name for a values file, as the id of a test."""
     if values.name == "values.yaml":
         return f"example-{values.parent.name}"
     return values.name.removesuffix("-values.yaml")
@@ -98,7 +98,7 @@ def rendered(values: Path) -> dict[str, str]:
 
 
 def main() -> int:
-    """Write the examples' manifests anew."""
+    """Render the manifests of the examples again."""
     for values in EXAMPLES:
         folder = values.parent / "rendered"
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,7 +1,7 @@
-"""Monitors that misbehave: scripted peers on unix sockets, each in a process of its own.
+"""Monitors that misbehave: scripted peers on Unix sockets, each in a separate process.
 
-`python -m tests.lab.hostile KIND PATH`: `flood` (events without end), `garbage` (answers that are none),
-`silent` (greets and never answers).
+`python -m tests.lab.hostile KIND PATH`: `flood` (events without end), `garbage` (invalid answers), `silent`
+(greets and never answers).
 """
 
 import json
@@ -27,7 +27,7 @@ GARBAGE = (
 
 @contextmanager
 def hostile(kind: str, path: Path) -> Generator[None]:
-    """A peer of that kind behind `path`, until the end of the block."""
+    """Run a peer of a kind on the socket `path` until the block ends."""
     argv = [sys.executable, "-m", "tests.lab.hostile", kind, str(path)]
     process = subprocess.Popen(
         argv, stdout=subprocess.PIPE, preexec_fn=die_with_parent, cwd=Path(__file__).parents[2]
@@ -78,7 +78,7 @@ def _talk(kind: str, peer: socket.socket) -> None:
 
 
 def plausible(request: dict[str, object]) -> str | None:
-    """Return an answer that lets a client get as far as the statistics; `None`: there is none."""
+    """Return an answer with which a client gets to the statistics, or `None` for other commands."""
     known: dict[object, object] = {
         "query-status": {"status": "running", "running": True},
         "query-uuid": {"UUID": "00000000-0000-0000-0000-000000000000"},

@@ -1,4 +1,4 @@
-"""A libvirt daemon that turns hostile: a real one behind a relay, which spoils what it says when told to."""
+"""A libvirt daemon that turns hostile: a real daemon behind a relay that can corrupt its messages."""
 
 import socket
 import struct
@@ -37,17 +37,17 @@ class HostileLibvirt:
         """Wait until the daemon has sent an event to a client."""
         assert self._has_event.wait(60)
 
-    # --- what it does to its clients ---
+    # --- attacks on the clients ---
 
     def send_lingering_descriptors(self) -> None:
-        """Send each client an event, and with it a descriptor that takes minutes to close.
+        """Send each client an event together with a descriptor that takes minutes to close.
 
-        The clients must not read yet: closing the last copy takes that long here as well.
+        The clients must not read yet, because closing the last copy takes that long here too.
         """
         for client in list(self._clients):
             one = self._stack.enter_context(lingering(_LINGERS_S))
             socket.send_fds(client, [self._event], [one.fileno()])
-            one.close()  # the last copy is the one under way
+            one.close()  # the last copy is in the message
 
     def stop(self) -> None:
         """Relay nothing more, in either direction."""
@@ -69,7 +69,7 @@ class HostileLibvirt:
         self._each(send)
 
     def announce_a_huge_message(self) -> None:
-        """Announce a message of 2 GiB, and send bytes of it without end."""
+        """Announce a message of 2 GiB and send bytes of it without end."""
         for client in list(self._clients):
             client.sendall(struct.pack(">I", 0x7FFFFFFF))
         self._each(lambda client: client.sendall(bytes(4096)))
@@ -137,7 +137,7 @@ class HostileLibvirt:
 
 def _close(one: socket.socket) -> None:
     with suppress(OSError):
-        one.shutdown(socket.SHUT_RDWR)  # ends what another thread does with it
+        one.shutdown(socket.SHUT_RDWR)  # ends the calls of other threads on it
     one.close()
 
 
@@ -153,11 +153,11 @@ class UnfinishedMessages:
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
         self.sent = threading.Event()
-        """Set once a client has taken all of it."""
+        """Set once the whole message was sent to a client."""
 
     @property
     def clients(self) -> int:
-        """How many have connected."""
+        """Return how many clients have connected."""
         return len(self._clients)
 
     def _accept(self) -> None:
@@ -183,7 +183,7 @@ class UnfinishedMessages:
 
 @contextmanager
 def hostile_libvirt(path: Path, daemon: Path) -> Generator[HostileLibvirt]:
-    """A relay to the daemon behind `daemon`, for clients of `path`, until the end of the block."""
+    """Run a relay from the socket `path` to the socket `daemon` until the block ends."""
     one = HostileLibvirt(path, daemon)
     try:
         yield one

@@ -1,6 +1,6 @@
-"""The image, built by podman from the tree's Containerfile on a base that is made here, and run by runc.
+"""The image: podman builds it from the tree's Containerfile on a base that is built here, and runc runs it.
 
-No registry is asked for images, and nobody's image store is touched: ours is in the lab's cache.
+No image comes from a registry. The image store is in the lab's cache; no other store is touched.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ BUILD_OPTIONS = (
     *("--quiet", "--pull=never", "--isolation=chroot", "--network=host", "--format=docker"),
     *("--volume", "/etc/ssl/certs:/etc/ssl/certs:ro"),
 )
-"""What `podman build` needs without a registry, and with the machine's own certificates."""
+"""The options of `podman build` for a build without a registry, with the machine's certificates."""
 
 _PACKAGES = ("podman", "runc", "debootstrap", "ca-certificates")
 BASE_INPUTS = "1 bookworm python3 python3-venv ca-certificates"
@@ -42,7 +42,7 @@ _KEPT = 6
 
 
 def tools() -> None:
-    """See that there is what builds images and runs them."""
+    """Install the tools that build and run images."""
     debian.install(
         list(_PACKAGES),
         "builds the image and runs it",
@@ -51,12 +51,12 @@ def tools() -> None:
 
 
 def there() -> bool:
-    """Whether an image can be built: the tools and its base are here."""
+    """Return whether the tools and the base exist, so that an image can be built."""
     return all(shutil.which(name) for name in _PACKAGES[:3]) and place("image-base", BASE_INPUTS).is_dir()
 
 
 def base(suite: str = "bookworm") -> Path:
-    """Return the tar of the base's file system: a release of Debian or Ubuntu with Python, no more."""
+    """Return the tar file of the base's file system: a minimal Debian or Ubuntu with Python."""
     inputs = BASE_INPUTS.replace("bookworm", suite)
     with made("image-base", inputs) as work:
         if work is not None:
@@ -73,7 +73,7 @@ def base(suite: str = "bookworm") -> Path:
 
 
 def have_base(suite: str = "bookworm") -> str:
-    """See that the base is in the store; return its name."""
+    """Import the base into the store if it is missing, and return its name."""
     name = BASE if suite == "bookworm" else f"{BASE}-{suite}"
     with locked("image-base-import"):
         if podman("image", "exists", name).returncode:
@@ -82,10 +82,10 @@ def have_base(suite: str = "bookworm") -> str:
 
 
 def image(name: str = NAME) -> str:
-    """Return `name`, built anew where the tree has changed since it was built last.
+    """Build the image `name` if the tree has changed since the last build, and return `name`.
 
     Args:
-        name: `NAME`, or `NAME_LIBVIRT` with what watches libvirt's domains.
+        name: `NAME`, or `NAME_LIBVIRT`, which can also observe libvirt's domains.
     """
     with locked("image"):
         if _label(name, _BUILT_FROM_LABEL) != _inputs():
@@ -111,7 +111,7 @@ def image(name: str = NAME) -> str:
                 ]
             )
             _remove_images_of_deleted_checkouts()
-            run([*PODMAN, "image", "prune", "--force", "--filter=until=24h"])  # each layer is kept for a day
+            run([*PODMAN, "image", "prune", "--force", "--filter=until=24h"])  # keeps each layer for a day
     return name
 
 
@@ -123,7 +123,7 @@ def _remove_images_of_deleted_checkouts() -> None:
 
 
 def image_tar(name: str = NAME) -> Path:
-    """Return an image as `podman save` writes it, for another machine's or daemon's store."""
+    """Return an image as a file of `podman save`, for the store of another machine or daemon."""
     image(name)
     path = cache() / f"image-{name.rpartition(':')[2]}-{_label(name, _BUILT_FROM_LABEL)}.tar"
     with locked("image-tar"):
@@ -138,11 +138,11 @@ def image_tar(name: str = NAME) -> Path:
 
 
 def run_argv(*options: str, image: str = NAME) -> list[str]:
-    """Return the beginning of a command that runs the image as it is meant to be run: with no rights at all.
+    """Return the beginning of a command that runs the image as intended: without any privileges.
 
     Args:
-        options: more of `podman run`'s; the words for the image follow what is returned.
-        image: which one.
+        options: further options of `podman run`. The arguments of the image follow the result.
+        image: its name.
     """
     return [
         *(*PODMAN, "--runtime=runc", "run", "--rm", "--no-healthcheck", "--network=host"),
@@ -159,7 +159,7 @@ def podman(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def inspect(name: str) -> dict[str, Any]:
-    """Return what is written on an image."""
+    """Return the metadata of an image."""
     return cast(list[dict[str, Any]], json.loads(run([*PODMAN, "image", "inspect", name])))[0]
 
 
@@ -167,7 +167,7 @@ PODMAN = (
     *("podman", "--root", str(cache() / "containers"), "--runroot", str(cache() / "containers-run")),
     *("--cgroup-manager=cgroupfs", "--events-backend=none"),
 )
-"""podman, on a store of the lab's own."""
+"""The podman command with the lab's own store."""
 
 
 def _label(image: str, name: str) -> str | None:
@@ -177,7 +177,7 @@ def _label(image: str, name: str) -> str | None:
 
 
 def _inputs() -> str:
-    """Return a digest of all that the image is built from."""
+    """Return a digest of all files that the image is built from."""
     digest = hashlib.sha256(BASE_INPUTS.encode())
     for path in sorted(_files()):
         digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes() + b"\0")

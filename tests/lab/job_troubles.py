@@ -1,4 +1,4 @@
-"""The troubles of stream jobs on a real Flink, for `tests.lab.record_series jobs`."""
+"""Troubles of stream jobs on a real Flink, for `tests.lab.record_series jobs`."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,7 +25,7 @@ MORE = (
     "flink_taskmanager_job_task_operator_pendingRecords",
     "flink_taskmanager_job_task_operator_barograph_job_outcome_records",
 )
-"""What the rules on the jobs need."""
+"""The series that the rules about the jobs need."""
 
 _BACKLOG = 20_000
 _QUOTA_BYTES_PER_S = 20_000
@@ -61,13 +61,13 @@ class _Samples:
 
 
 def _lose(checkpoints: Path) -> None:
-    """Let the storage of the checkpoints be one that cannot be written to."""
+    """Make the storage of the checkpoints unwritable."""
     checkpoints.rename(checkpoints.with_suffix(".away"))
     checkpoints.touch()
 
 
 def _bring_back(checkpoints: Path, failed: Job, words: tuple[str, ...]) -> None:
-    """Repair the storage; start the job again if Flink has given up."""
+    """Repair the storage, and start the job again if Flink has given up."""
     checkpoints.unlink()
     checkpoints.with_suffix(".away").rename(checkpoints)
     if not failed.is_running():
@@ -75,7 +75,7 @@ def _bring_back(checkpoints: Path, failed: Job, words: tuple[str, ...]) -> None:
 
 
 def record(folder: Path, into: Path, minutes: float) -> None:
-    """Record two jobs: one that reads slowly, one that cannot write its checkpoints."""
+    """Record two jobs: one that reads slowly, and one that cannot write its checkpoints."""
     with ExitStack() as stack:
         kafka = stack.enter_context(real_kafka(folder / "kafka"))
         topics = (SAMPLES_TOPIC, STATES_TOPIC, PRESSURE_TOPIC, VM_TOPIC, HOST_TOPIC, DEAD_LETTER_TOPIC)

@@ -1,4 +1,4 @@
-"""The real Kafka, one broker or three, and a reader of what any Kafka holds."""
+"""The real Kafka with one broker or three, and a reader for any Kafka."""
 
 import time
 import uuid
@@ -33,7 +33,7 @@ HEALTH_TOPIC = "lab.health"
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One record as a consumer gets it."""
+    """One record as a consumer receives it."""
 
     topic: str
     partition: int
@@ -44,13 +44,13 @@ class Received:
     value: bytes
 
 
-# A broker listens before it has told the controller that it is there; and the client drops the bootstrap's
-# connection, with the request on it, when it learns the brokers' own addresses.
+# A broker listens before it has registered with the controller. And when the client learns the brokers'
+# addresses, it drops the bootstrap connection together with the request on it.
 _PASSING = frozenset({KafkaError.INVALID_REPLICATION_FACTOR, KafkaError._DESTROY_BROKER})
 
 
 class RealKafka:
-    """Apache Kafka 4: one node, or three. Its data stay over any end; `start` goes on with them."""
+    """Apache Kafka 4 with one node or three. The data survive each end of it; `start` continues with them."""
 
     def __init__(
         self,
@@ -74,19 +74,19 @@ class RealKafka:
 
     @property
     def bootstrap(self) -> str:
-        """Where all of its brokers listen."""
+        """Return the addresses of all brokers."""
         return ",".join(broker.address for broker in self.brokers)
 
     @property
     def port(self) -> int:
-        """Where the first broker listens."""
+        """Return the port of the first broker."""
         return self.brokers[0].port
 
     def start(self, timeout_s: float = 120.0) -> None:
-        """Start it, on the data it has, and return once a record produced is read back.
+        """Start it with the data it has, and return once a record has been produced and read back.
 
         Raises:
-            RuntimeError: it does not start, or takes nothing, or gives nothing back.
+            RuntimeError: it does not start, does not acknowledge the record, or does not return it.
         """
         for broker in self.brokers:
             broker.begin()
@@ -98,12 +98,12 @@ class RealKafka:
         producer = Producer({"bootstrap.servers": self.bootstrap, "log_level": 0})
         producer.produce(HEALTH_TOPIC, token.encode())
         if producer.flush(timeout_s):
-            raise RuntimeError(f"Kafka listens and takes nothing; see {logs}")
+            raise RuntimeError(f"Kafka listens but does not acknowledge a record; see {logs}")
         if not any(each.value == token.encode() for each in consume(self.bootstrap, [HEALTH_TOPIC])):
-            raise RuntimeError(f"Kafka took a record and does not give it back; see {logs}")
+            raise RuntimeError(f"Kafka acknowledged a record but does not return it; see {logs}")
 
     def create_topic(self, name: str, partitions: int = 3, **config: str) -> None:
-        """Create a topic where there is none of that name, a replica at each broker; return once it is there.
+        """Create a topic if it is missing, with a replica on each broker. Return once it exists.
 
         Names in `config` use _ for a dot.
         """
@@ -127,23 +127,23 @@ class RealKafka:
                 time.sleep(0.1)
             else:
                 break
-        # The controller has it; a broker learns of it some time later.
+        # The controller knows it; a broker learns of it some time later.
         while admin.list_topics(name, timeout=120).topics[name].error is not None:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"the broker does not know topic {name}")
             time.sleep(0.05)
 
     def delete_topic(self, name: str) -> None:
-        """Delete a topic, and return once it is gone from the first broker."""
+        """Delete a topic and return once the first broker has deleted it."""
         admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
         deleted = cast(Mapping[str, Future[None]], admin.delete_topics([name]))
         deleted[name].result(120)
 
     def limit_reader(self, client_id: str, bytes_per_s: int | None) -> None:
-        """Set a quota of what a consumer reads, or remove it.
+        """Set or remove a quota on what a consumer reads.
 
         Raises:
-            RuntimeError: Kafka refused; the message has its words.
+            RuntimeError: Kafka refused; the message contains its error.
         """
         change = "--delete-config=consumer_byte_rate"
         if bytes_per_s is not None:
@@ -159,10 +159,10 @@ class RealKafka:
         run([*java, "kafka.admin.ConfigCommand", "--alter", *words, change])
 
     def wait_until_in_sync(self, topic: str, timeout_s: float = 180.0) -> None:
-        """Return once every replica of the topic is in sync and leads what it should lead.
+        """Return once every replica of the topic is in sync.
 
         Raises:
-            TimeoutError: not in time.
+            TimeoutError: a replica is not in sync in time.
         """
         admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
         deadline = time.monotonic() + timeout_s
@@ -175,22 +175,22 @@ class RealKafka:
             time.sleep(0.05)
 
     def freeze(self) -> None:
-        """SIGSTOP all."""
+        """Send SIGSTOP to all brokers."""
         for broker in self.brokers:
             broker.freeze()
 
     def thaw(self) -> None:
-        """SIGCONT all."""
+        """Send SIGCONT to all brokers."""
         for broker in self.brokers:
             broker.thaw()
 
     def stop(self, timeout_s: float = 120.0) -> None:
-        """SIGTERM, one after the other."""
+        """Send SIGTERM to one broker after the other."""
         for broker in self.brokers:
             broker.stop(timeout_s)
 
     def kill(self) -> None:
-        """SIGKILL all."""
+        """Send SIGKILL to all brokers."""
         for broker in self.brokers:
             broker.kill()
 
@@ -198,9 +198,9 @@ class RealKafka:
 REPLICATED = {
     "default.replication.factor": "3",
     "min.insync.replicas": "2",
-    # Who does not follow any more is out of the way after so long: 30 s by default.
+    # A replica that stops following leaves the in-sync replicas after this time: 30 s by default.
     "replica.lag.time.max.ms": "3000",
-    # A broker that waits for a controller that hangs is fenced itself meanwhile: 30 s by default.
+    # A broker that waits for a hanging controller longer is fenced itself: 30 s by default.
     "controller.socket.timeout.ms": "2000",
     "auto.create.topics.enable": "false",
 }
@@ -208,7 +208,7 @@ REPLICATED = {
 
 @contextmanager
 def kafka_cluster(folder: Path) -> Generator[RealKafka]:
-    """Three brokers that run, and end with the block: each record at all three, and at two to be taken."""
+    """Run three brokers until the block ends. Each has a replica; `acks=all` needs two in sync."""
     cluster = RealKafka(folder, REPLICATED, nodes=3, heap_mib=256)
     try:
         cluster.start()
@@ -219,7 +219,7 @@ def kafka_cluster(folder: Path) -> Generator[RealKafka]:
 
 @contextmanager
 def real_kafka(folder: Path, *, host: str = "127.0.0.1", **overrides: str) -> Generator[RealKafka]:
-    """A real broker that runs, and ends with the block. Names in `overrides` use _ for a dot."""
+    """Run a real broker until the block ends. Names in `overrides` use _ for a dot."""
     folder.mkdir(parents=True, exist_ok=True)
     settings = {name.replace("_", "."): value for name, value in overrides.items()}
     broker = RealKafka(folder, settings, host=host)
@@ -233,23 +233,23 @@ def real_kafka(folder: Path, *, host: str = "127.0.0.1", **overrides: str) -> Ge
 def consume(
     bootstrap: str, topics: Sequence[str], timeout_s: float = 180.0, *, committed: bool = True
 ) -> list[Received]:
-    """Read everything the topics hold now, in order per partition.
+    """Return all records that the topics hold now, in order per partition.
 
     Args:
-        bootstrap: where the brokers listen.
+        bootstrap: the addresses of the brokers.
         topics: their names.
-        timeout_s: for all of it.
+        timeout_s: for all of the reading.
         committed: leave out the records of transactions that are open or were aborted.
 
     Raises:
-        TimeoutError: not everything came in time.
+        TimeoutError: not all records arrived in time.
     """
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap,
             "group.id": uuid.uuid4().hex,
             "enable.auto.commit": False,
-            "enable.partition.eof": True,  # the last offsets may hold no record: a transaction's marks
+            "enable.partition.eof": True,  # the last offsets may be markers of a transaction, not records
             "auto.offset.reset": "earliest",
             "isolation.level": "read_committed" if committed else "read_uncommitted",
             "log_level": 0,
@@ -262,7 +262,7 @@ def consume(
         received: list[Received] = []
         while ends:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{len(received)} records in {timeout_s} s, and not the ends of {ends}")
+                raise TimeoutError(f"{len(received)} records in {timeout_s} s, without the ends of {ends}")
             for message in consumer.consume(500, timeout=0.2):
                 place = (message.topic() or "", message.partition() or 0)
                 error = message.error()
@@ -298,7 +298,7 @@ def unread(bootstrap: str, topic: str, group: str, timeout_s: float = 90.0) -> i
 
 
 def forget(bootstrap: str, group: str, timeout_s: float = 90.0) -> None:
-    """Delete what a consumer group has committed. It must have no members."""
+    """Delete the committed offsets of a consumer group, which must have no members."""
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
     deleted = cast(
         Mapping[str, Future[None]],
@@ -308,7 +308,7 @@ def forget(bootstrap: str, group: str, timeout_s: float = 90.0) -> None:
 
 
 def _ends(consumer: Consumer, topics: Sequence[str], timeout_s: float) -> dict[tuple[str, int], int]:
-    """Return the next offset of every partition that holds something."""
+    """Return the next offset of every partition that is not empty."""
     ends: dict[tuple[str, int], int] = {}
     for topic in topics:
         metadata = consumer.list_topics(topic, timeout=timeout_s).topics[topic]
@@ -321,8 +321,7 @@ def _ends(consumer: Consumer, topics: Sequence[str], timeout_s: float) -> dict[t
 
 
 def _offsets(consumer: Consumer, place: TopicPartition, timeout_s: float) -> tuple[int, int]:
-    """Return the first and the next offset. A partition has no leader while its broker recovers from a
-    freeze."""
+    """Return the first and the next offset. Retry while the partition has no leader after a freeze."""
     deadline_s = time.monotonic() + timeout_s
     while True:
         try:

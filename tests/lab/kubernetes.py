@@ -1,8 +1,8 @@
-"""A Kubernetes node of our own: API server, controllers, scheduler, kubelet, containerd, and CoreDNS.
+"""A Kubernetes node: API server, controllers, scheduler, kubelet, containerd, and CoreDNS.
 
-Needs root. Its containers are in a PID and a mount namespace of their own, so that all of it, every mount
-too, ends with the node. It is at the address of the pods' bridge, where pods also reach whatever else listens
-there. One at a time on a machine: they share the kernel's cgroups.
+It needs root. Its containers have their own PID and mount namespaces, so that everything, including each
+mount, ends with the node. The node has the address of the pods' bridge, where pods also reach other listeners
+of the machine. Only one node runs at a time, because nodes share the kernel's cgroups.
 """
 
 import fcntl
@@ -65,7 +65,7 @@ _NETWORK = {
 
 
 class Node:
-    """A cluster of one node. `kubectl` and `helm` talk to it."""
+    """A cluster of one node."""
 
     def __init__(self, folder: Path) -> None:
         piece = setup.kubernetes()
@@ -78,49 +78,49 @@ class Node:
         folder.mkdir(parents=True, exist_ok=True)
         self._write_kubeconfig()
 
-    # --- what tests do with it ---
+    # --- for tests ---
 
     def kubectl(self, *words: str, stdin: str | None = None, timeout_s: float = 180.0) -> str:
-        """Return what kubectl says.
+        """Run kubectl and return its output.
 
         Raises:
-            RuntimeError: it failed; the message has what it said.
+            RuntimeError: it failed; the message contains its output.
         """
         return self._run([self._bin / "kubectl", *words], stdin, timeout_s)
 
     def get(self, *words: str) -> dict[str, Any]:
-        """Return what `kubectl get … -o json` says."""
+        """Return the document of `kubectl get … -o json`."""
         return cast(dict[str, Any], json.loads(self.kubectl("get", *words, "-o", "json")))
 
     def helm(self, *words: str, timeout_s: float = 180.0) -> str:
-        """Return what Helm says.
+        """Run Helm and return its output.
 
         Raises:
-            RuntimeError: it failed; the message has what it said.
+            RuntimeError: it failed; the message contains its output.
         """
         return self._run([setup.helm(), *words], None, timeout_s)
 
     def ensure_namespace(self, name: str, *labels: str) -> None:
-        """See that there is such a namespace, with such labels."""
+        """Create or update a namespace with these labels."""
         metadata = {"name": name, "labels": dict(label.split("=") for label in labels)}
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
         self.kubectl("apply", "--filename=-", stdin=json.dumps(namespace))
 
     def import_image(self, archive: Path, name: str) -> None:
-        """Have the node know an image by a name, from what `podman save` or `docker_archive` wrote."""
+        """Import an image from a file of `podman save` or `docker_archive`, and tag it with `name`."""
         images = [self._bin / "ctr", "-a", f"{self.folder}/containerd.sock", "-n", "k8s.io", "images"]
         imported = self._run([*images, "import", archive], None, 300).split()[1]
         if imported != name:
             self._run([*images, "tag", "--force", imported, name], None, 60)
 
     def restart_kubelet(self) -> None:
-        """SIGKILL it, and return once another one runs, after some seconds: its pods go on meanwhile."""
+        """Kill the kubelet and return once another one runs, after some seconds. The pods keep running."""
         before = self._kubelet()
         os.kill(before, signal.SIGKILL)
         self._wait("kubelet", lambda: self._kubelet() not in (before, 0) and listens(10250, ADDRESS), 180)
 
     def _kubelet(self) -> int:
-        """Return its process id; 0: it does not run at this moment."""
+        """Return the process id of the kubelet, or 0 if it does not run now."""
         (supervisor,) = _children(self._processes["kubelet"].pid)
         for child in _children(supervisor):
             if b"--hostname-override" in Path(f"/proc/{child}/cmdline").read_bytes():
@@ -128,7 +128,7 @@ class Node:
         return 0
 
     def pod_pid(self, pod: str, namespace: str = "default", container: str = "barograph") -> int:
-        """Return the process id, as seen from here, of a container's first process."""
+        """Return the process id of a container's first process, in the namespace of the tests."""
         status = self.get("pod", pod, "-n", namespace)["status"]
         id = next(each for each in status["containerStatuses"] if each["name"] == container)["containerID"]
         wanted = id.removeprefix("containerd://")
@@ -143,13 +143,13 @@ class Node:
                     return int(entry.name)
         raise RuntimeError(f"no process of {pod}'s container {wanted}")
 
-    # --- start and end ---
+    # --- start and stop ---
 
     def start(self) -> None:
         """Start everything, and return once the node is ready.
 
         Raises:
-            RuntimeError: something does not start; the message has the end of its log.
+            RuntimeError: a process does not start; the message has the end of its log.
         """
         _make_bridge()
         self._start_control_plane()
@@ -163,7 +163,7 @@ class Node:
         self._begin("coredns", [setup.coredns(), "-conf", self._dns_config()])
 
     def stop(self) -> None:
-        """End everything."""
+        """Stop everything."""
         for name in list(self._processes):
             self._end(name)
         subprocess.run(["ip", "link", "del", _BRIDGE], check=False, capture_output=True)
@@ -288,7 +288,7 @@ class Node:
 
     def _end(self, name: str) -> None:
         process = self._processes.pop(name)
-        if name != "box":  # its child is in the box, where this one is not
+        if name != "box":  # the child of nsenter runs in the box and would outlive it
             for child in _children(process.pid):
                 _signal(child)
         kill(process)
@@ -297,7 +297,7 @@ class Node:
         wait_until(holds, name, self._processes[name], self.folder / f"{name}.log", timeout_s)
 
     def _box(self) -> int | None:
-        """Return the first process of the containers' namespaces; `None`: it is not there yet."""
+        """Return the first process of the containers' namespaces, or `None` if it does not exist yet."""
         return next(iter(_children(self._processes["box"].pid)), None)
 
     def _in_box(self) -> list[str]:
@@ -335,10 +335,10 @@ class Node:
         return done.stdout
 
 
-# As a node's service manager does.
+# Restarts the kubelet, as a node's service manager does.
 _AGAIN_AND_AGAIN = ["bash", "-c", 'while :; do "$@"; sleep 3; done', "kubelet"]
 
-# It stands for the host's init: takes in what is orphaned. Its mounts reach containers, and none leaves it.
+# It stands for the host's init and adopts orphaned processes. Its mounts reach only the containers.
 _BOX = ["bash", "-c", "mount --make-rshared / && sleep infinity & wait"]
 
 
@@ -369,7 +369,7 @@ def _make_bridge() -> None:
 
 
 def _remove_cgroups() -> None:
-    """Remove the pods' cgroups: a group is removed as a folder, once nothing is in it."""
+    """Remove the pods' cgroups. A cgroup is removed like a folder, once it is empty."""
     for top in [*Path("/sys/fs/cgroup").glob("*/kubepods"), *Path("/sys/fs/cgroup").glob("kubepods")]:
         for folder, _, _ in os.walk(top, topdown=False):
             try:
@@ -380,7 +380,7 @@ def _remove_cgroups() -> None:
 
 @contextmanager
 def node(folder: Path) -> Generator[Node]:
-    """A node that is ready, and is gone with its pods at the end of the block. Waits for another test's."""
+    """Run a node and its pods until the block ends. Wait first for the end of another test's node."""
     with _LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         running = Node(folder)
@@ -392,7 +392,7 @@ def node(folder: Path) -> Generator[Node]:
 
 
 def why_not() -> str | None:
-    """Return why there can be no node here; `None`: there can be."""
+    """Return why a node cannot run here, or `None` if it can."""
     if os.geteuid() != 0:
         return "a Kubernetes node needs root: run these tests as root"
     missing = [name for name in ("ip", "nsenter", "unshare", "openssl") if shutil.which(name) is None]

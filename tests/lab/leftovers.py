@@ -1,4 +1,4 @@
-"""What this process has open, by identity. A count may fall for other reasons, and hide what was left."""
+"""The open descriptors of this process, by identity. A count may fall for other reasons and hide a leak."""
 
 import gc
 import os
@@ -23,7 +23,7 @@ def open_descriptors() -> AbstractSet[str]:
 
 
 async def assert_none_left(look: Callable[[], AbstractSet[T]], before: AbstractSet[T]) -> None:
-    """Wait up to thirty seconds until `look` shows nothing that was not there before.
+    """Wait up to thirty seconds until `look` returns nothing that is not in `before`.
 
     A socket is closed in a later turn of the loop than the link that had it.
     """

@@ -1,8 +1,9 @@
-"""Real libvirt daemons that own real guests, several side by side, each as on a host of its own.
+"""Real libvirt daemons with real guests. Several run at the same time, each as if on its own host.
 
-A daemon has its own mounts over libvirt's folders, its own processes and its own host name, so it disturbs
-neither the machine's libvirt nor another one of ours; its QEMUs, which libvirt lets outlive it, end with the
-block. Started by hand, without systemd: as root it serves `qemu:///system`, as another user `qemu:///session`.
+A daemon has its own mounts over libvirt's folders, its own PID namespace and its own host name, so it
+disturbs neither the machine's libvirt nor another daemon of the lab. Its QEMUs, which survive libvirtd, end
+with the block. It runs without systemd: as root it serves `qemu:///system`, as another user
+`qemu:///session`.
 """
 
 import functools
@@ -29,9 +30,9 @@ from tests.lab.qemu import kernel_words
 from tests.lab.saved_domain import copy_as
 
 QEMU_USER = 64055
-"""Debian's libvirt-qemu, user and group. The driver does not start where the name is unknown."""
+"""Debian's user and group libvirt-qemu. The driver does not start where the name is unknown."""
 
-# As seen among a daemon's mounts: the same for each, so that a domain's definition holds after a migration.
+# The path within a daemon's mounts. It is the same for all, so that a definition is valid after a migration.
 _LAB = "/var/lib/libvirt/lab"
 _SCRIPT = r"""
 set -e
@@ -54,10 +55,10 @@ sleep infinity &
 wait # and so takes in the processes whose parents have ended
 """
 
-# What a definition has in the place of a domain's name and UUID until the domain is made.
+# Placeholders in a definition for the name and UUID of a domain.
 _NAME = "name-of-the-domain"
 _UUID = "b0000000-0000-4000-8000-000000000000"
-# As QEMU's arguments: libvirt before 9.1 knows no such device on PCI.
+# Given as QEMU's arguments, because libvirt before 9.1 does not support the device on PCI.
 _PANIC_DEVICE = "<qemu:arg value='-device'/><qemu:arg value='pvpanic-pci,bus=pcie.0,addr=0x1e'/>"
 _QEMU_CONF = """security_driver = "none"
 cgroup_controllers = []
@@ -72,9 +73,9 @@ log_outputs = "3:file:/var/log/libvirt/libvirtd.log"
 
 
 class Daemon:
-    """One libvirtd and what it owns.
+    """One libvirtd and its domains.
 
-    `socket` is its read-write socket, `socket_ro` the read-only one, which another user's than root has not.
+    `socket` is its read-write socket, `socket_ro` the read-only one, which only root's libvirtd has.
     """
 
     def __init__(
@@ -121,9 +122,9 @@ class Daemon:
 
     @property
     def _found_out(self) -> Path:
-        """Where it keeps what it found out of QEMU, at a cost of 5 s: asked once for all of root's.
+        """Return the folder of the cached QEMU capabilities, which take 5 s. Root's daemons share it.
 
-        Another user's have their logs there too.
+        The daemons of another user have their logs there too.
         """
         path = self.folder / "cache" if self.session else cache.cache() / "libvirt-capabilities"
         path.mkdir(parents=True, exist_ok=True)
@@ -131,12 +132,12 @@ class Daemon:
 
     @property
     def uri(self) -> str:
-        """Where clients reach it. libvirt's client refuses a path of more than 107 bytes."""
+        """Return the URI for clients. libvirt's client refuses a socket path of more than 107 bytes."""
         return self._uri(self.socket)
 
     @property
     def uri_ro(self) -> str:
-        """The same by the read-only socket."""
+        """Return the URI of the read-only socket."""
         return self._uri(self.socket_ro)
 
     def _uri(self, socket: Path | str) -> str:
@@ -144,18 +145,18 @@ class Daemon:
 
     @property
     def pid(self) -> int:
-        """The id of libvirtd's process."""
+        """Return the process id of libvirtd."""
         return self._pid
 
     def cpu_s(self) -> float:
-        """The CPU time libvirtd has used so far, user and system."""
+        """Return the user and system CPU time that libvirtd has used so far."""
         return cpu_s(self.pid)
 
     def start(self) -> None:
-        """Start libvirtd, and return once its QEMU driver answers.
+        """Start libvirtd and return once its QEMU driver answers.
 
         Raises:
-            RuntimeError: it did not; the message has what it said.
+            RuntimeError: it did not answer; the message contains the error.
         """
         pid_file = self.runtime / "libvirtd.pid"
         pid_file.unlink(missing_ok=True)
@@ -171,24 +172,24 @@ class Daemon:
         for path, plain in ((self.socket, "libvirt-sock"), (self.socket_ro, "libvirt-sock-ro")):
             found = self.runtime / plain
             if path != found and found.exists():
-                found.rename(path)  # connecting goes by the inode
+                found.rename(path)  # a rename keeps the inode, by which clients connect
         self.virsh("version")
 
     def restart(self) -> None:
-        """SIGTERM, and another one on the same socket. Its QEMUs go on."""
+        """Send SIGTERM, then start libvirtd again on the same socket. The QEMUs keep running."""
         self._end_daemon(signal.SIGTERM)
         self.start()
 
     def kill(self) -> None:
-        """SIGKILL; QEMUs go on, the socket's file stays."""
+        """Send SIGKILL. The QEMUs keep running, and the socket files stay."""
         self._end_daemon(signal.SIGKILL)
 
     def stop(self) -> None:
-        """SIGSTOP: a wedged libvirtd."""
+        """Send SIGSTOP, as if libvirtd hung."""
         freeze(self.pid)
 
     def cont(self) -> None:
-        """SIGCONT."""
+        """Send SIGCONT."""
         thaw(self.pid)
 
     def _end_daemon(self, number: int) -> None:
@@ -196,7 +197,7 @@ class Daemon:
         _wait(lambda: not Path(f"/proc/{self.pid}").exists(), f"libvirtd {self.name} ends", 120)
 
     def end(self) -> None:
-        """End everything here: libvirtd and every QEMU."""
+        """End libvirtd and every QEMU."""
         for each in self._orders:
             each.forget()
         kill(self._first)
@@ -204,20 +205,20 @@ class Daemon:
         _wait(lambda: not init or not Path(f"/proc/{init}").exists(), f"all of {self.name} ends", 120)
 
     def virsh(self, *words: str, timeout_s: float = 120.0) -> str:
-        """Have virsh do something, and return what it says.
+        """Run a command of virsh and return its output.
 
         Raises:
-            RuntimeError: libvirt refused; the message has its words.
-            subprocess.TimeoutExpired: no answer.
+            RuntimeError: libvirt refused; the message contains its error.
+            subprocess.TimeoutExpired: libvirt did not answer.
         """
         return self._run(*self.virsh_argv(*words), timeout_s=timeout_s)
 
     def virsh_argv(self, *words: str) -> list[str]:
-        """Return the command of virsh among the daemon's mounts, where its socket's path is short."""
+        """Return a virsh command for `inside`, where the path of the socket is short."""
         return ["virsh", "--quiet", "--connect", self._uri(f"/run/libvirt/{self.socket.name}"), *words]
 
     def inside(self, *argv: str) -> list[str]:
-        """Return a command that is run among the daemon's mounts."""
+        """Return a command line that runs a command in the daemon's mount namespace."""
         return ["nsenter", "--target", str(self._init), "--mount", *argv]
 
     def _run(self, *argv: str, timeout_s: float = 120.0) -> str:
@@ -229,7 +230,7 @@ class Daemon:
         return done.stdout
 
     def seen_from_here(self, pid: int) -> int:
-        """Return the id that a process of the daemon's has outside."""
+        """Return the id in our PID namespace of a process in the daemon's."""
         theirs = os.readlink(f"/proc/{self._init}/ns/pid")
         for path in Path("/proc").glob("[0-9]*"):
             try:
@@ -237,13 +238,13 @@ class Daemon:
                     continue
                 status = (path / "status").read_text()
             except OSError:
-                continue  # it has ended since
+                continue  # it has ended meanwhile
             if status.split("NSpid:", 1)[1].split("\n", 1)[0].split()[-1] == str(pid):
                 return int(path.name)
-        raise RuntimeError(f"{self.name}: no process {pid} any more; see {self.log}")
+        raise RuntimeError(f"{self.name}: process {pid} has ended; see {self.log}")
 
     def orders(self, name: str) -> Orders:
-        """Return the way to give a domain's guest orders; left when all ends."""
+        """Return the orders port of a domain's guest. It is closed when the daemon ends."""
         self._orders.append(Orders(self.lab / f"{name}.orders"))
         return self._orders[-1]
 
@@ -261,22 +262,22 @@ class Daemon:
         booted: bool = True,
         paused: bool = False,
     ) -> "Domain":
-        """Define and start a domain with a Linux guest of 128 MiB under TCG, as `tests.lab.qemu.guest`.
+        """Define and start a domain with a Linux guest of 128 MiB under TCG, like `tests.lab.qemu.guest`.
 
-        As there, the guest has booted once for all tests; each restores the domain that was saved then.
+        As there, the guest boots once for all tests, and each test restores the saved domain.
 
         Args:
             name: of the domain and of its files.
-            period_s: of `<stats>`; 0 for none, which is libvirt's default.
+            period_s: the period in `<stats>`; 0 leaves `<stats>` out, which is libvirt's default.
             driver: whether the guest loads virtio_balloon while it boots.
-            balloon: whether it has the device; `model='none'` otherwise.
+            balloon: whether the domain has the device; otherwise `model='none'`.
             metadata: elements for `<metadata>`, from `nova` or `kubevirt`.
-            on_crash: what libvirt does when the guest panics: `destroy`, `preserve`, `restart`; without it
-                the guest has no panic device, and nobody hears of that.
-            uuid_: libvirt makes one up by default.
-            transient: gone when it ends, as KubeVirt's are not and oVirt's are.
-            booted: return when the guest takes orders; otherwise it boots, and this does not wait.
-            paused: started, and left before its first instruction, which costs no CPU; not with `booted`.
+            on_crash: what libvirt does when the guest panics: `destroy`, `preserve`, `restart`. With `None`
+                the guest has no panic device, so a panic is not reported.
+            uuid_: a random one by default.
+            transient: its definition does not outlive it, as in oVirt but not in KubeVirt.
+            booted: return when the guest accepts orders. Otherwise return while it boots.
+            paused: start it paused before its first instruction, which costs no CPU; not with `booted`.
         """
         stats = f"<stats period='{period_s}'/>" if period_s else ""
         identity = f"<uuid>{uuid_ or uuid.uuid4()}</uuid>"
@@ -285,7 +286,7 @@ class Daemon:
         shape = _definition(kernel_words(driver=driver), balloon=balloon, panic=on_crash is not None)
 
         def redefine(definition: str) -> str:
-            """Return the definition of a shape, or what libvirt made of it, as this domain's."""
+            """Return a definition, or libvirt's form of it, with the values of this domain."""
             return (
                 definition.replace(_NAME, name)
                 .replace(f"<uuid>{_UUID}</uuid>", identity + metadata)
@@ -309,7 +310,7 @@ class Daemon:
 
 
 class Domain:
-    """One domain of a daemon. `truth` is the tests' own monitor of its QEMU, `hands` one to act through."""
+    """One domain. `truth` is the tests' own monitor of its QEMU, `hands` another for their commands."""
 
     def __init__(self, daemon: Daemon, name: str, *, boots: int = 1) -> None:
         self.daemon = daemon
@@ -322,26 +323,26 @@ class Domain:
 
     @property
     def uuid(self) -> str:
-        """As libvirt says it."""
+        """Return the UUID in libvirt's notation."""
         return self.virsh("domuuid").strip()
 
     @property
     def pid(self) -> int:
-        """The id of its QEMU's process."""
+        """Return the process id of its QEMU."""
         folder = self.daemon.runtime / "qemu" / ("run" if self.daemon.session else "")
         inside = (folder / f"{self.name}.pid").read_text()
         return self.daemon.seen_from_here(int(inside))
 
     @property
     def state(self) -> str:
-        """State and reason in virsh's words: `paused (user)`."""
+        """Return the state and reason as virsh shows them, such as `paused (user)`."""
         return self.virsh("domstate", "--reason").strip()
 
     def virsh(self, command: str, *words: str, timeout_s: float = 120.0) -> str:
-        """Have virsh do something to it: `suspend`, `resume`, `destroy`, `reset`, `managedsave`, `undefine`.
+        """Run a virsh command for it: `suspend`, `resume`, `destroy`, `reset`, `managedsave`, `undefine`.
 
         Raises:
-            RuntimeError: libvirt refused; the message has its words.
+            RuntimeError: libvirt refused; the message contains its error.
         """
         return self.daemon.virsh(command, self.name, *words, timeout_s=timeout_s)
 
@@ -350,7 +351,7 @@ class Domain:
         self.virsh("dommemstat", "--period", str(period_s), "--live")
 
     def start(self) -> None:
-        """Start it again: another QEMU, or the one that was saved."""
+        """Start the domain again: in a new QEMU, or from its managed save."""
         self._orders.forget()
         self._boots = 1
         self.virsh("start")
@@ -360,20 +361,20 @@ class Domain:
         return Monitor(self.truth)
 
     def order(self, words: str, timeout_s: float = 120.0) -> None:
-        """Give the guest an order and wait until it has followed it.
+        """Give the guest an order and wait until it has carried it out.
 
         Raises:
-            RuntimeError: the guest could not.
+            RuntimeError: the guest could not carry it out.
         """
         self._orders.give(words, timeout_s)
         if words == "reboot":
             self._boots += 1
 
     def wait_until_booted(self, timeout_s: float = 300.0) -> None:
-        """Return once the guest takes orders; after the order `reboot`, once it does so again.
+        """Return once the guest accepts orders; after the order `reboot`, once it does so again.
 
         Raises:
-            TimeoutError: it did not.
+            TimeoutError: the guest did not boot in time.
         """
         _wait(
             lambda: self.console.exists() and self.console.read_bytes().count(b"ready") >= self._boots,
@@ -382,21 +383,21 @@ class Domain:
         )
 
     def freeze(self) -> None:
-        """SIGSTOP: a wedged QEMU."""
+        """Send SIGSTOP to its QEMU, as if it hung."""
         freeze(self.pid)
 
     def thaw(self) -> None:
-        """SIGCONT."""
+        """Send SIGCONT."""
         thaw(self.pid)
 
     def kill(self) -> None:
-        """SIGKILL its QEMU."""
+        """Send SIGKILL to its QEMU."""
         os.kill(self.pid, signal.SIGKILL)
 
     def begin_migration(self, to: Daemon, *words: str) -> subprocess.Popen[bytes]:
-        """Begin to migrate it, live; the process ends with 0 when it has arrived.
+        """Begin a live migration. The process exits with 0 when the migration is complete.
 
-        `virsh("migrate-setspeed", "1")` first makes it last; `virsh("domjobabort")` cancels it.
+        Call `virsh("migrate-setspeed", "1")` before to slow it down, `virsh("domjobabort")` to cancel it.
         """
         self._orders.forget()
         way = ["--live", "--p2p", "--desturi", to.uri]
@@ -405,15 +406,15 @@ class Domain:
         return start(self.daemon.inside(*argv), self._migration_log)
 
     def migrate(self, to: Daemon, *words: str, timeout_s: float = 180.0) -> "Domain":
-        """Migrate it, and return what it is there.
+        """Migrate the domain, and return the domain at the destination.
 
         Raises:
-            RuntimeError: it stays; the message has libvirt's words.
+            RuntimeError: the migration failed; the message contains libvirt's error.
         """
         process = self.begin_migration(to, *words)
         try:
             if process.wait(timeout_s):
-                raise RuntimeError(f"{self.name} stays: {self._migration_log.read_text()[-2000:]}")
+                raise RuntimeError(f"{self.name} was not migrated: {self._migration_log.read_text()[-2000:]}")
         finally:
             kill(process)
         return Domain(to, self.name)
@@ -424,7 +425,7 @@ class Domain:
 
 
 def bindings() -> Any:
-    """Return libvirt-python, untyped as it is. For another process: `PYTHONPATH` with `setup.libvirt()`."""
+    """Return libvirt-python, which has no types. Another process needs `setup.libvirt()` in `PYTHONPATH`."""
     folder = str(setup.libvirt())
     if folder not in sys.path:
         sys.path.append(folder)
@@ -441,15 +442,15 @@ def libvirtd(
     session: bool = False,
     config: str = "",
 ) -> Generator[Daemon]:
-    """A running libvirtd; it and every QEMU of it end with the block.
+    """Run a libvirtd until the block ends. Its QEMUs end with it.
 
     Args:
-        folder: short, for its sockets; it gets a folder `name` there.
+        folder: the parent of its folder `name`; its path must be short for the sockets.
         name: of the daemon and, after `lab-`, of its host.
-        runtime: the folder of its sockets, of any length; `run` in its own by default.
-        socket_name: of the read-write socket; the read-only one's ends with `-ro`.
-        session: run by another user than root.
-        config: more lines of libvirtd.conf.
+        runtime: the folder of its sockets, with a path of any length; by default `run` in its own folder.
+        socket_name: of the read-write socket; that of the read-only one ends with `-ro`.
+        session: whether it runs as a user other than root.
+        config: further lines of libvirtd.conf.
     """
     daemon = Daemon(folder, name, runtime=runtime, socket_name=socket_name, session=session, config=config)
     try:
@@ -460,9 +461,9 @@ def libvirtd(
 
 @contextmanager
 def virt_launcher(kubelet: Path, folder: Path, name: str, *, session: bool = True) -> Generator[Daemon]:
-    """A libvirtd as in the pod of one KubeVirt VMI: its socket lies in the pod's volume below `kubelet`.
+    """Run a libvirtd as in the pod of a KubeVirt VMI: its socket is in the pod's volume below `kubelet`.
 
-    The pod's folder is gone when the block has ended. `libvirt-runtime` is KubeVirt's name of the volume,
+    The pod's folder is removed when the block ends. `libvirt-runtime` is KubeVirt's name for the volume,
     the rest of the path is kubelet's (kubevirt, pkg/virt-controller/services/rendervolumes.go).
     """
     pod = kubelet / "pods" / str(uuid.uuid4())
@@ -522,7 +523,7 @@ def _definition(words: str, *, balloon: bool, panic: bool) -> str:
 
 
 def _booted(shape: str) -> Path:
-    """Return the saved state of a booted domain with a definition. The first caller boots it."""
+    """Return the saved state of a booted domain with this definition. The first caller boots it."""
     inputs = f"{shape} {setup.guest()} {cache.run(['libvirtd', '--version'])} {_qemu_version()}"
     name = f"booted-{hashlib.sha256(inputs.encode()).hexdigest()[:8]}"  # several may boot at the same time
     with cache.made(name, inputs) as work:
@@ -537,7 +538,7 @@ def _booted(shape: str) -> Path:
                 daemon.virsh("create", str(file))
                 domain = Domain(daemon, _NAME)
                 domain.wait_until_booted()
-                domain.order("dirty 56")  # so that free memory is zero, and takes no room in the file
+                domain.order("dirty 56")  # zeroes the free memory, so that it takes no space in the file
                 domain.order("clean")
                 domain.virsh("save", str(work / "state"), timeout_s=300)
     return cache.place(name, inputs) / "state"

@@ -1,4 +1,4 @@
-"""Descriptors whose closing lasts: what a hostile peer may send to stop the thread that receives them."""
+"""Descriptors that take long to close. A hostile peer may send them to block the receiving thread."""
 
 import socket
 import struct
@@ -8,13 +8,13 @@ from contextlib import contextmanager
 
 @contextmanager
 def lingering(lingers_s: int) -> Generator[socket.socket]:
-    """A TCP socket that takes `lingers_s` to close, or until the end of the block."""
+    """Yield a TCP socket that takes `lingers_s` to close, or until the block ends."""
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as one:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, lingers_s))
         one.connect(server.getsockname())
         peer, _ = server.accept()
         one.setblocking(False)
-        for _ in range(1_000):  # what cannot be sent is what closing waits for
+        for _ in range(1_000):  # closing waits for the data that cannot be sent
             try:
                 one.send(bytes(1 << 20))
             except BlockingIOError:

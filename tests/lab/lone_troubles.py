@@ -24,7 +24,7 @@ class Silent:
 
     @staticmethod
     def record(folder: Path, into: Path, minutes: float) -> None:
-        """Record them."""
+        """Record the two guests."""
         with ExitStack() as stack:
             host = _host(folder)
             vms = guests(stack, host.folder, ["driverless"], driver=False)
@@ -43,7 +43,7 @@ class Stalls:
 
     @staticmethod
     def record(folder: Path, into: Path, minutes: float) -> None:
-        """Record it."""
+        """Record the guest."""
         with ExitStack() as stack:
             host = _host(folder)
             vm = guests(stack, host.folder, ["stalls"])["stalls"]
@@ -73,7 +73,7 @@ def _host(folder: Path) -> Host:
 
 
 def _read(stack: ExitStack, host: Host, path: Path, minutes: float, steps: Sequence[Step]) -> None:
-    """Read the metrics of the host's agent at each step of the clock; write them, whatever ends it."""
+    """Read the metrics of the host's agent at each step of the clock. Write them even after an error."""
     stack.enter_context(host.stack)
     host.start()
     host.running.wait_for_log(" web ", 120)
@@ -92,7 +92,7 @@ def _read(stack: ExitStack, host: Host, path: Path, minutes: float, steps: Seque
 
 
 def _page(port: int) -> str:
-    """Return what the agent serves to Prometheus; nothing if it does not answer."""
+    """Return the agent's answer to a scrape, or an empty text if it does not answer."""
     try:
         with OPENER.open(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
             return answer.read().decode()

@@ -1,4 +1,4 @@
-"""The comparison of the demo, which is everybody's: `simulator.demo.measure`."""
+"""The comparison of samples with updates, from `simulator.demo.measure`."""
 
 from simulator.demo.measure import STEADY_AFTER, Arrived, Comparison, Shown, compare, quantile
 

@@ -1,4 +1,4 @@
-"""Clients of a VM's monitor and of its guest's order port. Not the agent's code, on purpose."""
+"""Clients of a VM's monitor and of its guest's order port. They share no code with the agent, on purpose."""
 
 import json
 import socket
@@ -11,10 +11,10 @@ BALLOON = "/machine/peripheral/balloon0"
 
 
 class Monitor:
-    """A blocking QMP client for one more monitor than the agent's."""
+    """A blocking QMP client, for a monitor other than the agent's."""
 
     def __init__(self, path: Path, timeout_s: float = 60.0, *, patience_s: float = 60.0) -> None:
-        """Connect, waiting for a listener at most `patience_s`, and for each answer at most `timeout_s`."""
+        """Connect. Wait at most `patience_s` for a listener, and at most `timeout_s` for each answer."""
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(timeout_s)
         self._stream = self._socket.makefile("rwb")
@@ -37,16 +37,16 @@ class Monitor:
                 FileNotFoundError,
                 ConnectionRefusedError,
                 BlockingIOError,
-            ):  # the last: its queue is full
+            ):  # BlockingIOError: the queue of the socket is full
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.01)
 
     def command(self, name: str, **arguments: object) -> object:
-        """Return the answer's `return`.
+        """Run a QMP command and return the `return` of the answer.
 
         Raises:
-            RuntimeError: QEMU said no.
+            RuntimeError: QEMU refused.
         """
         self._stream.write(json.dumps({"execute": name, "arguments": arguments}).encode() + b"\n")
         self._stream.flush()
@@ -59,7 +59,7 @@ class Monitor:
             self._note(message)
 
     def event_ms(self, name: str) -> float:
-        """Wait for an event since the monitor was opened; return when it was, in Unix milliseconds."""
+        """Wait for an event since the monitor was opened, and return its time in Unix milliseconds."""
         while name not in self._event_ms:
             self._note(self._read())
         return self._event_ms[name]
@@ -71,15 +71,15 @@ class Monitor:
 
     @property
     def version(self) -> tuple[int, int, int]:
-        """QEMU's version, as it greeted."""
+        """Return QEMU's version from its greeting."""
         said = cast(dict[str, dict[str, dict[str, int]]], self.greeting["QMP"])["version"]["qemu"]
         return said["major"], said["minor"], said["micro"]
 
     def human(self, words: str) -> None:
-        """Have a command of the human monitor carried out.
+        """Run a command of the human monitor.
 
         Raises:
-            RuntimeError: it said something, which is how it complains.
+            RuntimeError: the command printed something, which is how it reports an error.
         """
         said = self.command("human-monitor-command", **{"command-line": words})
         if said:
@@ -90,7 +90,7 @@ class Monitor:
         return self.command("qom-get", path=path, property=name)
 
     def guest_stats(self) -> tuple[int, dict[str, int]]:
-        """Return last-update, and the statistics as on the wire."""
+        """Return `last-update` and the statistics under QEMU's names."""
         answer = cast(dict[str, object], self.get("guest-stats"))
         return cast(int, answer["last-update"]), cast(dict[str, int], answer["stats"])
 
@@ -99,14 +99,14 @@ class Monitor:
         self.command("qom-set", path=BALLOON, property="guest-stats-polling-interval", value=interval_s)
 
     def interval_s(self) -> int:
-        """Read the polling interval."""
+        """Return the polling interval."""
         return cast(int, self.get("guest-stats-polling-interval"))
 
     def wait_for_update(self, timeout_s: float = 180.0) -> int:
         """Return the `last-update` of the first update after now. The interval must be set.
 
         Raises:
-            TimeoutError: none came: no driver in the guest, or it does not answer.
+            TimeoutError: no update came: the guest has no driver, or does not answer.
         """
         before, _ = self.guest_stats()
         deadline = time.monotonic() + timeout_s
@@ -123,7 +123,7 @@ class Monitor:
         self.close()
 
     def close(self) -> None:
-        """Leave the monitor to others. Harmless where QEMU has hung up, whatever it was not told."""
+        """Disconnect. If QEMU has closed the connection, unsent commands are not an error."""
         with suppress(ConnectionError):
             self._stream.close()
         self._socket.close()
@@ -136,17 +136,17 @@ class Monitor:
 
 
 class Orders:
-    """A guest's second serial port, from which it takes orders: see `guest_init.sh`."""
+    """A guest's second serial port, from which it reads orders (`guest_init.sh`)."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._socket: socket.socket | None = None
 
     def give(self, words: str, timeout_s: float = 30.0) -> None:
-        """Give an order and wait until it has been followed.
+        """Give an order and wait until it has been carried out.
 
         Raises:
-            RuntimeError: the guest could not, or its QEMU is gone.
+            RuntimeError: the guest could not carry it out, or its QEMU has ended.
         """
         if self._socket is None:
             self._socket = socket.socket(socket.AF_UNIX)
@@ -161,13 +161,13 @@ class Orders:
                     raise RuntimeError(f"{self._path.stem}: {words}: QEMU is gone")
                 answer += got
         except BaseException:
-            self.forget()  # a late answer must not pass for the next one's
+            self.forget()  # a late answer must not be taken for that of the next order
             raise
         if answer.strip() != b"ok":
             raise RuntimeError(f"{self._path.stem}: {words}: the guest says {answer!r}")
 
     def forget(self) -> None:
-        """Leave the port; the next order comes to it anew."""
+        """Disconnect from the port. The next order connects again."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None

@@ -1,7 +1,7 @@
-"""The truth: what a second monitor shows, read every 5 ms by a process of its own.
+"""Record the statistics that a second monitor of each VM shows, read every 5 ms in a separate process.
 
-Not the agent's code and not its process, so that neither its mistakes nor its delays are shared. Each VM is
-asked when its own last answer is in, so a busy QEMU does not blind us for the others.
+It shares neither code nor process with the agent, so it shares none of the agent's bugs or delays. Each VM is
+asked again as soon as it has answered, so a busy QEMU does not delay the observation of the others.
 """
 
 import json
@@ -21,19 +21,19 @@ from tests.lab.process import kill, start, wait_until
 from tests.lab.qemu import BALLOON
 
 PERIOD_S = 0.005
-AWAY_S = 0.05  # how often to look for a monitor that hung up: QEMU may be started again on its path
+AWAY_S = 0.05  # the pause before connecting again to a monitor that hung up: QEMU may be restarted
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How closely a VM was watched: an update is seen late by at most the gap it fell into."""
+    """How closely a VM was observed. An update is seen late by at most the gap in which it happened."""
 
     usual_gap_ms: float  # the median between two answers
     worst_gap_ms: float  # includes the time the VM was frozen
 
 
 class Observer:
-    """Watches some VMs' truth monitors from its start until `stop`. They serve nobody else meanwhile.
+    """Observes the truth monitors of VMs from its start until `stop`. They serve no other client meanwhile.
 
     Raises:
         RuntimeError: a monitor does not answer.
@@ -53,7 +53,7 @@ class Observer:
 
     @property
     def pid(self) -> int:
-        """Its process's id."""
+        """Return its process id."""
         return self._process.pid
 
     def updates(self) -> dict[Path, list[Shown]]:
@@ -61,18 +61,18 @@ class Observer:
         return updates_in(self._file)
 
     def stop(self) -> dict[Path, list[Shown]]:
-        """End it, and return what it saw.
+        """Stop observing, and return all updates seen.
 
         Raises:
-            RuntimeError: it had ended before.
+            RuntimeError: the observer had ended before.
         """
         self._process.terminate()
         if self._process.wait(60) != 0:
-            raise RuntimeError(f"the observer ended before its time; see {self._file.parent}/observer.log")
+            raise RuntimeError(f"the observer had ended too early; see {self._file.parent}/observer.log")
         return self.updates()
 
     def paces(self) -> dict[Path, Pace]:
-        """Return how closely each VM was watched; after `stop`."""
+        """Return how closely each VM was observed. Call it after `stop`."""
         text = self._file.with_suffix(".pace").read_text()
         return {Path(path): Pace(*gaps) for path, gaps in json.loads(text).items()}
 
@@ -122,7 +122,7 @@ class _Watched:
         self.due_s = now_s + PERIOD_S
 
     def hear(self, out: TextIO) -> bool:
-        """Write a reading that is another one than the last; return whether the monitor is still there."""
+        """Write a reading that differs from the last one; return whether the monitor is still connected."""
         assert self.socket is not None
         try:
             heard = self.socket.recv(65536)
@@ -152,7 +152,7 @@ def _main(file: str, paths: Sequence[str]) -> None:
         for each in watched:
             each.connect()
             selector.register(cast(socket.socket, each.socket), selectors.EVENT_READ, each)
-        Path(f"{file}.new").rename(file)  # now it watches
+        Path(f"{file}.new").rename(file)  # the observation has begun
         while not ending:
             now_s = time.monotonic()
             for each in watched:

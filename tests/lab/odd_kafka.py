@@ -1,4 +1,4 @@
-"""Odd answers of a Kafka broker, generated from a seed: right ones with one odd field, and odd frames."""
+"""Odd answers of a Kafka broker, generated from a seed: valid answers with one odd field, and odd frames."""
 
 import asyncio
 import random
@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from tests.lab.scripted_kafka import PRODUCE, Field, Fields, Request, encode, i16
 
-RIGHT = 0.6  # the share of right answers, so that a conversation gets far
+RIGHT = 0.6  # the share of valid answers, so that a session gets far
 _ODD_TEXTS = (
     None,
     b"",
@@ -59,12 +59,12 @@ _CODES = (
     90,
     123,
 )
-_REFUSALS = (10, 18, 32, 87)  # of a record, or of its timestamp
+_REFUSALS = (10, 18, 32, 87)  # refusals of a record, or of its timestamp
 _LIMITS = {"i8": 2**7, "i16": 2**15, "i32": 2**31, "i64": 2**63}
 
 
 class OddKafka:
-    """Sends answers for a `Peer`, most of them right."""
+    """Sends the answers of a `Peer`, most of them valid."""
 
     def __init__(self, seed: int, answers_max: int) -> None:
         self._random = random.Random(seed)
@@ -74,16 +74,16 @@ class OddKafka:
 
     @property
     def answers(self) -> int:
-        """How many were generated."""
+        """Return how many answers were generated."""
         return self.kinds.total() - self.kinds["refused"]
 
     @property
     def is_done(self) -> bool:
-        """Whether all are sent. Every further answer is right."""
+        """Return whether all generated answers are sent. Every further answer is valid."""
         return self._left <= 0
 
     async def send(self, request: Request, fields: Fields, writer: asyncio.StreamWriter) -> bool:
-        """Answer `request`; return whether the connection goes on."""
+        """Answer `request`; return whether the connection stays open."""
         if request.api == PRODUCE and not self.is_done:
             fields = self._refusing(fields)
         frame = _framed(struct.pack(">i", request.correlation) + encode(fields))
@@ -115,7 +115,7 @@ class OddKafka:
         return await self._odd(kind, frame, request, fields, writer)
 
     def _refusing(self, fields: Fields) -> Fields:
-        """Return the answer to Produce; now and then records are refused again and again."""
+        """Return the answer to Produce. Now and then, several answers in a row refuse their records."""
         if not self._refusals and self._random.random() < 0.05:
             self._refusals = [self._random.choice(_REFUSALS)] * self._random.randint(2, 8)
         if not self._refusals:
@@ -196,7 +196,7 @@ class OddKafka:
                     return replace(field, value=chance.choice(_CODES))
                 limit = _LIMITS[field.kind]
                 near = chance.choice((-1, 1, chance.randint(1, 127)))
-                # No number between: a port may be that of another program of this host.
+                # Nothing between these: such a port may belong to another program on this host.
                 odd = chance.choice((-limit, limit - 1, near, chance.randrange(-limit, 0)))
                 return replace(field, value=odd)
 

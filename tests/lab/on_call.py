@@ -1,8 +1,8 @@
 """A host with 40 simulated VMs and several troubles at once, to practice on: `python -m tests.lab.on_call`.
 
 It prints the agent's address and runs until Ctrl-C. Find out with `barograph status --url`, `barograph top
---url` or the page which VMs are in trouble, since when, why, and what to do; then compare with what was done
-to them, which is printed at the end.
+--url` or the page which VMs are in trouble, since when, why, and what to do. At the end it prints the answer:
+what was done to each VM.
 """
 
 import json
@@ -25,7 +25,7 @@ HEALTHY = 32
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """What is wrong with one VM: its state, the possible reasons, what was done, and its pressure level."""
+    """The trouble of one VM: its state, the possible reasons, what was done to it, and its pressure level."""
 
     state: str
     reasons: Sequence[str]
@@ -44,12 +44,12 @@ TROUBLES: Mapping[str, Trouble] = {
     "shop-8": Trouble("reporting", ("advancing",), "the guest's kernel killed a process", level="oom"),
 }
 SINK = "kafka.samples"
-"""No broker listens at the address of Kafka: the trouble of the agent itself."""
+"""The trouble of the agent itself: no broker listens at the address of Kafka."""
 
 
 @contextmanager
 def host_in_trouble(folder: Path, env: Mapping[str, str]) -> Generator[tuple[AgentProcess, str]]:
-    """An agent and its VMs; all troubles begin at once. Yield the agent and its URL."""
+    """Run an agent and its VMs until the block ends, with all troubles. Yield the agent and its URL."""
     port = free_port()
     more = {
         "BAROGRAPH_WEB__ENABLED": "true",
@@ -63,7 +63,7 @@ def host_in_trouble(folder: Path, env: Mapping[str, str]) -> Generator[tuple[Age
         for name in TROUBLES:
             kind = "silent" if name == "legacy-5" else "steady"
             bus = "none" if name == "appliance-7" else "pci"
-            hypervisor.add(name, guest=kind, bus=bus, version="10.0")  # which passes OOM kills on
+            hypervisor.add(name, guest=kind, bus=bus, version="10.0")  # this version passes OOM kills on
         stack.callback(Monitor(hypervisor.vm("mail-3").qmp).close)
         process = stack.enter_context(agent(folder / "agent", *words, env=more))
         process.wait_for_log(" web ", 120)
@@ -82,7 +82,7 @@ def _begin(hypervisor: Hypervisor, url: str) -> None:
         deadline = time.monotonic() + 180
         while (found := reasons()).get("cache-4") != "contended" or found.get("shop-8") != "advancing":
             if time.monotonic() > deadline:
-                raise RuntimeError(f"cache-4 is not left to the other client, or shop-8 is silent: {found}")
+                raise RuntimeError(f"cache-4 is not contended, or shop-8 does not report: {found}")
             with suppress(RuntimeError):
                 rival.set_interval(0)
             time.sleep(0.5)

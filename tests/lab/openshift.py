@@ -1,4 +1,4 @@
-"""OpenShift's admission of pods on a Kubernetes node, as far as it concerns the chart.
+"""OpenShift's admission rules for pods on a Kubernetes node, as far as they concern the chart.
 
 The rules are in tests/data/openshift.yaml.
 """
@@ -16,10 +16,10 @@ CHARTS = "the chart's constraints forbid this pod"
 
 @contextmanager
 def openshift(node: Node, namespace: str) -> Generator[None]:
-    """Judge the pods of a namespace as OpenShift does, until the end of the block.
+    """Admit the pods of a namespace as OpenShift does, until the block ends.
 
-    The constraints of the release `barograph` in that namespace are the only ones beside `restricted-v2`. The
-    API server applies a policy some seconds after it was created: wait until it refuses a pod.
+    The constraints are `restricted-v2` and those of the release `barograph` in that namespace. The API server
+    applies a policy some seconds after it was created, so wait until it refuses a pod.
     """
     node.ensure_namespace(namespace, "lab.invalid/openshift=true")
     policies = POLICIES.read_text().replace("CONSTRAINTS", f"{namespace}-barograph")
@@ -27,6 +27,6 @@ def openshift(node: Node, namespace: str) -> Generator[None]:
     try:
         yield
     finally:
-        # The API stays, for a release that has yet to be uninstalled.
+        # The API stays, because a release may not be uninstalled yet.
         for kind in ("validatingadmissionpolicybinding", "validatingadmissionpolicy"):
             node.kubectl("delete", kind, "restricted", "charts")

@@ -1,7 +1,7 @@
-"""Another tool on a monitor that the agent shares, as Proxmox' own are: connect, ask a little, close, again.
+"""Another tool on a monitor that the agent shares, like those of Proxmox: it repeats short QMP sessions.
 
-Like PVE::QMPClient it does not block in connect: it tries again after 100 ms where the queue is full, and
-gives up after 5 s. `python -m tests.lab.other_tool SOCKET REPORT` runs until SIGTERM and writes what it met.
+Like PVE::QMPClient it does not block in connect: if the queue is full, it tries again after 100 ms and gives
+up after 5 s. `python -m tests.lab.other_tool SOCKET REPORT` runs until SIGTERM and then writes its results.
 """
 
 import json
@@ -25,17 +25,17 @@ PAUSE_MAX_S = 0.03
 
 @dataclass
 class Met:
-    """What a tool met so far."""
+    """The results of a tool so far."""
 
     sessions: int = 0
     failures: list[str] = field(default_factory=list[str])
     full_queues: int = 0  # EAGAIN, tried again
-    waits_ms: list[float] = field(default_factory=list[float])  # from the first try to the greeting
+    waits_ms: list[float] = field(default_factory=list[float])  # from the first attempt to the greeting
     sessions_ms: list[float] = field(default_factory=list[float])
 
 
 class OtherTool:
-    """A running one."""
+    """A running tool."""
 
     def __init__(self, path: Path, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ class OtherTool:
         self.process: subprocess.Popen[bytes] = start(argv, folder / "tool.log")
 
     def stop(self) -> Met:
-        """End it after its session; return what it met."""
+        """Stop it after its current session, and return its results."""
         self.process.send_signal(signal.SIGTERM)
         if self.process.wait(GIVES_UP_S * 2) != 0:
             raise RuntimeError(f"the tool failed, see {self._report.parent}/tool.log")
@@ -53,7 +53,7 @@ class OtherTool:
 
 @contextmanager
 def other_tool(path: Path, folder: Path) -> Generator[OtherTool]:
-    """A tool on `path`, gone at the end of the block."""
+    """Run a tool on `path` until the block ends."""
     tool = OtherTool(path, folder)
     try:
         yield tool
@@ -110,7 +110,7 @@ def _main(path: str, report: str) -> None:
 
 
 def longest(values: Sequence[float]) -> float:
-    """Return the largest; 0 of none."""
+    """Return the largest value, or 0 if there is none."""
     return max(values, default=0.0)
 
 

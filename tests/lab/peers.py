@@ -1,4 +1,4 @@
-"""The tools that `tests.lab.bench_peers` compares: how each is run, and how its output is read."""
+"""Run the tools that `tests.lab.bench_peers` compares, and read their output."""
 
 import ctypes
 import json
@@ -22,7 +22,7 @@ TOOLS = (COLLECTD, TELEGRAF, BARE_LOOP, BY_LIBVIRT, BY_QMP)
 READY_S = 300.0
 _ROOT = Path(__file__).parents[2]
 
-# As in collectd.conf(5) for this purpose; devices are off, since only the memory is compared.
+# As collectd.conf(5) describes for this purpose; devices are off, since only the memory is compared.
 _COLLECTD_CONF = """Interval {interval_s}
 BaseDir "{folder}"
 PIDFile "{folder}/collectd.pid"
@@ -46,7 +46,7 @@ LoadPlugin virt
 </Plugin>
 """
 
-# The defaults, but for the interval, the groups of statistics, and times that are not rounded to a second.
+# The defaults, except for the interval, the groups of statistics, and times with milliseconds.
 _TELEGRAF_CONF = """[agent]
   interval = "{interval_s}s"
   precision = "1ms"
@@ -64,23 +64,23 @@ _TELEGRAF_CONF = """[agent]
 class Said:
     """One value of a guest's free memory that a tool reported."""
 
-    at_ms: float  # Unix milliseconds: the time that the tool gives it, or at which the tool read it
+    at_ms: float  # Unix milliseconds: the time that the tool reports, or at which the tool read it
     free_kib: int
-    last_update_s: int | None = None  # where the tool reports it
-    updated_ms: int = 0  # only of the stand-in's domains, which show in `minor_faults` when they updated
+    last_update_s: int | None = None  # if the tool reports it
+    updated_ms: int = 0  # only of the stand-in's domains, whose `minor_faults` is the time of the update
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What a tool is pointed at: a libvirt, and the monitors of the same VMs that are not libvirt's."""
+    """The sources for a tool: a libvirt, and second monitors of the same VMs."""
 
     libvirt_uri: str = ""
     monitors: str = ""  # a glob
-    env: Mapping[str, str] = field(default_factory=dict[str, str])  # with which libvirt's bindings are found
+    env: Mapping[str, str] = field(default_factory=dict[str, str])  # in which a tool finds libvirt's bindings
 
 
 def said_by_collectd(lines: Sequence[str]) -> dict[str, list[Said]]:
-    """Return the free memory in the output of its csv plugin, by domain: bytes there."""
+    """Return the free memory by domain from the output of the csv plugin, which is in bytes."""
     said: dict[str, list[Said]] = {}
     for line in lines:
         words = line.split()
@@ -93,7 +93,7 @@ def said_by_collectd(lines: Sequence[str]) -> dict[str, list[Said]]:
 
 
 def said_by_telegraf(lines: Sequence[str]) -> dict[str, list[Said]]:
-    """Return the free memory in its line protocol, by domain: KiB there, and times in nanoseconds."""
+    """Return the free memory by domain from line protocol, which is in KiB, with times in nanoseconds."""
     said: dict[str, list[Said]] = {}
     for line in lines:
         if not line.startswith("libvirt_balloon,"):
@@ -111,7 +111,7 @@ def said_by_telegraf(lines: Sequence[str]) -> dict[str, list[Said]]:
 
 
 def said_by_the_bare_loop(lines: Sequence[str]) -> dict[str, list[Said]]:
-    """Return the free memory in the lines of `tests.lab.bare_libvirt`, by domain: KiB there."""
+    """Return the free memory by domain from the lines of `tests.lab.bare_libvirt`, which are in KiB."""
     said: dict[str, list[Said]] = {}
     for line in lines:
         balloon: dict[str, Any] = json.loads(line)
@@ -128,7 +128,7 @@ def said_by_the_bare_loop(lines: Sequence[str]) -> dict[str, list[Said]]:
 
 
 def said_by_the_agent(lines: Sequence[str]) -> dict[str, list[Said]]:
-    """Return the free memory in the agent's samples, by VM."""
+    """Return the free memory by VM from the agent's samples."""
     said: dict[str, list[Said]] = {}
     for line in lines:
         document: dict[str, Any] = json.loads(line)
@@ -165,7 +165,7 @@ _READERS: Mapping[str, Callable[[Sequence[str]], dict[str, list[Said]]]] = {
 
 
 class Running:
-    """One tool that runs."""
+    """A running tool."""
 
     def __init__(self, tool: str, process: subprocess.Popen[bytes], out: Path, log: Path) -> None:
         self.tool = tool
@@ -174,7 +174,7 @@ class Running:
         self._log = log
 
     def wait_for(self, names: Sequence[str] = (), count: int = 1) -> None:
-        """Wait until it has reported values of these domains, or of so many.
+        """Wait until it has reported values of these domains, and of at least `count` domains.
 
         Raises:
             RuntimeError: it ended, or did not report them in time; the message has the end of its log.
@@ -187,7 +187,7 @@ class Running:
         wait_until(reported, self.tool, self._process, self._log, READY_S)
 
     def lines(self) -> list[str]:
-        """Return the whole lines that it has written so far."""
+        """Return the complete lines that it has written so far."""
         text = self._out.read_text()
         return text[: text.rfind("\n") + 1].splitlines()
 
@@ -196,22 +196,22 @@ class Running:
         return _READERS[self.tool](self.lines())
 
     def stop(self) -> None:
-        """End it. collectd and telegraf write some of their values only now."""
+        """Stop it. collectd and telegraf write some of their values only then."""
         self._process.terminate()
         self._process.wait(60)
 
     def cpu_s(self) -> float:
-        """Return the CPU time that it has used so far, user and system."""
+        """Return the user and system CPU time that it has used so far."""
         return cpu_s(self._process.pid)
 
     def pss_mib(self) -> float:
-        """Return its memory: pages that other processes share count in part (proc(5), smaps_rollup)."""
+        """Return its memory as PSS, which counts shared pages in part (proc(5), smaps_rollup)."""
         text = Path(f"/proc/{self._process.pid}/smaps_rollup").read_text()
         return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")) / 1024
 
 
 def cpu_s(pid: int) -> float:
-    """Return the CPU time, user and system, of a process; finer than the ticks of proc(5), stat.
+    """Return the user and system CPU time of a process, with a finer resolution than proc(5), stat.
 
     Raises:
         OSError: there is no such process.
@@ -227,7 +227,7 @@ _libc = ctypes.CDLL(None)
 
 @contextmanager
 def running(tool: str, folder: Path, host: Host, interval_s: int) -> Generator[Running]:
-    """A tool that reads all VMs of a host once an interval, gone at the end of the block.
+    """Run a tool that reads all VMs of a host once per interval, until the block ends.
 
     Raises:
         CannotHave: the tool is not available.

@@ -1,4 +1,4 @@
-"""What the output of a tool is worth: compared with what QEMU showed."""
+"""Compare the output of a tool with the updates that QEMU showed."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -7,31 +7,31 @@ from dataclasses import dataclass
 from simulator.demo.measure import Shown
 from tests.lab.peers import Said
 
-_SEEN_LATE_MS = 50.0  # the observer may see an update so much later than a tool, on a busy machine
+_SEEN_LATE_MS = 50.0  # how much later than a tool the observer may see an update, on a busy machine
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What one tool reported of one domain, compared with what QEMU showed meanwhile."""
+    """The comparison of what one tool reported for one domain with what QEMU showed meanwhile."""
 
     said: int
-    fresh: int  # values of an update that it had not reported before
-    unseen: int  # updates that it never reported
+    fresh: int  # values of an update that the tool had not reported before
+    unseen: int  # updates that the tool never reported
     wrong: int  # values that QEMU did not show at that time
     ages_ms: tuple[float, ...]  # of each value, since QEMU first showed it
 
     @property
     def repeated(self) -> int:
-        """Values reported with a new time although their update had been reported before."""
+        """Return the number of values with a new time whose update had been reported before."""
         return self.said - self.fresh - self.wrong
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A value, and the update it is of; `None`: QEMU showed no such value at that time."""
+    """A value and its update, which is `None` if QEMU showed no such value at that time."""
 
     said: Said
-    update: int | None  # index into what QEMU showed
+    update: int | None  # index into the updates that QEMU showed
     fresh: bool
 
 
@@ -59,8 +59,8 @@ def judge(shown: Sequence[Shown], said: Sequence[Said], *, from_ms: float, until
 
     Args:
         shown: the updates of one VM, in order.
-        said: the values that the tool reported of it, in order, from before `from_ms` to an interval after
-            `until_ms`.
+        said: the values that the tool reported for this VM, in order, from before `from_ms` to an interval
+            after `until_ms`.
         from_ms, until_ms: Unix milliseconds.
     """
     all_judged = updates_of(shown, said)
@@ -84,7 +84,7 @@ def judge(shown: Sequence[Shown], said: Sequence[Said], *, from_ms: float, until
 
 
 def together(figures: Sequence[Figures]) -> Figures:
-    """Return the figures of several domains as one."""
+    """Return the sum of the figures of several domains."""
     return Figures(
         said=sum(each.said for each in figures),
         fresh=sum(each.fresh for each in figures),
@@ -104,5 +104,5 @@ def shown_by_the_stand_in(said: Sequence[Said]) -> list[Shown]:
 
 
 def free_kib(shown: Shown) -> int:
-    """Return the free memory of an update in KiB, as libvirt passes it on."""
+    """Return the free memory of an update in KiB, as libvirt reports it."""
     return shown.statistics["free_memory"] // 1024

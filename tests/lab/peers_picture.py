@@ -1,6 +1,6 @@
-"""Draws what each tool reported of one guest whose balloon driver goes and comes back, as an SVG picture.
+"""Draw what each tool reported for a guest while its balloon driver was unloaded, as an SVG picture.
 
-The picture has its own background and colors for light and for dark pages, and no script or font of its own.
+The picture has its own background, and colors for light and dark pages. It contains no script or font.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,19 +37,19 @@ svg { font-family: system-ui, sans-serif; font-size: 13px }
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one tool reported of the guest; both in order of time."""
+    """The reports of one tool for the guest, in order of time."""
 
     said: Sequence[Said]
     states: Sequence[tuple[float, str]] = field(
         default=()
-    )  # Unix milliseconds and state, where it reports any
+    )  # Unix milliseconds and state, if the tool reports states
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What happened to the guest, all times in Unix milliseconds."""
+    """The history of the guest. All times are Unix milliseconds."""
 
-    shown: Sequence[Shown]  # by the second monitor
+    shown: Sequence[Shown]  # on the second monitor
     from_ms: float
     until_ms: float
     unloaded_ms: float
@@ -94,7 +94,7 @@ def draw(scene: Scene) -> str:
 
 
 class _Scale:
-    """Where a time and an amount of memory are in the picture."""
+    """The coordinates of times and amounts of memory in the picture."""
 
     def __init__(self, scene: Scene) -> None:
         self._scene = scene
@@ -113,7 +113,7 @@ class _Scale:
         return TOP + row * ROW + (ROW - _PLOT) / 2 + _PLOT * (1 - share)
 
     def steps(self, pieces: Sequence[Sequence[tuple[float, float, int]]], row: int) -> str:
-        """Return lines that hold each value from its start to its end; each piece is a line of its own."""
+        """Return a path with one line for each piece, which holds each value from its start to its end."""
         words: list[str] = []
         for piece in pieces:
             for number, (start_ms, end_ms, kib) in enumerate(piece):
@@ -165,7 +165,7 @@ def _tool(scene: Scene, scale: _Scale, row: Row, number: int) -> list[str]:
 
 
 def _silent(scene: Scene, row: Row) -> list[tuple[float, float, str]]:
-    """Return from when to when the tool reported that there is no data, and the state that it gave."""
+    """Return the start, end and state of each period in which the tool reported that there is no data."""
     ends = [*(at_ms for at_ms, _ in row.states[1:]), scene.until_ms]
     return [
         (max(at_ms, scene.from_ms), min(end_ms, scene.until_ms), state)
@@ -210,7 +210,7 @@ def _seconds(scene: Scene, at_ms: float) -> str:
 
 
 def _description(scene: Scene) -> str:
-    """Return the picture in words, for readers who do not see it."""
+    """Return a description of the picture, for readers who cannot see it."""
     sentences: list[str] = []
     for tool, row in scene.rows.items():
         if row is None:

@@ -1,4 +1,4 @@
-"""Plays troubles on a clock, and writes what two Prometheus servers stored and alerted on meanwhile."""
+"""Cause troubles at set times, and write the series and alerts of Prometheus servers meanwhile."""
 
 import time
 import traceback
@@ -16,18 +16,18 @@ from tests.lab.prometheus import Prometheus
 from tests.lab.recorded_series import HELD, TIMED, Firing, as_document, held, notation, timed
 
 STEP_S = 15
-"""The interval of scrapes, of OTLP and of the rules."""
+"""The interval of the scrapes, the OTLP exports and the rules."""
 
 PORT = ("-device", "pcie-root-port,id=port0,chassis=1")
-"""Where a balloon can be plugged in."""
+"""A port for plugging in a balloon."""
 
 _WRITE_EVERY_S = 300.0
-_SHOWN_FOLDER = "/run/vms"  # instead of the temporary one
+_SHOWN_FOLDER = "/run/vms"  # replaces the temporary folder in the texts
 
 
 @dataclass
 class Host:
-    """One hypervisor: its VMs and its agent, which a step may end and start again."""
+    """One host: its VMs and its agent, which a step may stop and start again."""
 
     name: str
     folder: Path
@@ -54,18 +54,18 @@ class Host:
 
     @property
     def running(self) -> AgentProcess:
-        """The agent that was started last."""
+        """Return the agent that was started last."""
         assert self.process is not None
         return self.process
 
     def kill(self) -> None:
-        """End the agent as a host does that loses power."""
+        """Kill the agent, as when the host loses power."""
         kill(self.running.process)
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing that happens to a VM or an agent."""
+    """An action on a VM or an agent at a set time."""
 
     minute: float
     subject: str
@@ -75,7 +75,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Habit:
-    """Something that is done again and again, every few seconds."""
+    """An action that is repeated every few seconds."""
 
     from_minute: float
     until_minute: float
@@ -91,14 +91,14 @@ def guests(
     driver: bool = True,
     balloon: bool = True,
 ) -> dict[str, qemu.Vm]:
-    """Boot guests of Linux 6.12 on the newer QEMU, which give all statistics. Each has a disk to swap to.
+    """Boot guests with Linux 6.12 on the newer QEMU, which report all statistics. Each has a swap disk.
 
     Args:
-        stack: ends them.
-        folder: of their host; its last character is a part of their uuids.
+        stack: stops the guests when it closes.
+        folder: of their host; its last character is part of their UUIDs.
         names: of the guests.
-        extra: more of QEMU's arguments.
-        first: the number of the first guest, from 1; each number of a host is used once.
+        extra: further arguments of QEMU.
+        first: the number of the first guest, from 1. Numbers must be unique on a host.
         driver: whether they load virtio_balloon while they boot.
         balloon: whether they have the device.
     """
@@ -125,7 +125,7 @@ def guests(
 
 
 class Recording:
-    """What one Prometheus has, from the start of the first step."""
+    """The recording of one Prometheus, from a given time on."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class Recording:
         more: Sequence[str] = (),
         leaves_out: Callable[[Mapping[str, str]], bool] = lambda metric: False,
     ) -> None:
-        """Create it.
+        """Create an empty recording.
 
         Args:
             server: the Prometheus.
@@ -185,7 +185,7 @@ class Recording:
         path.write_text(as_document(events, series, list(self._firings.values())))
 
     def _points(self, name: str, end_s: float) -> dict[str, dict[int, str]]:
-        """Return the samples of each series as they are stored, by second."""
+        """Return the stored samples of each series, by second."""
         found = self._server.query(f"{name}[{round(end_s - self._start_s)}s]", end_s)
         return {
             self._key(name, each["metric"]): {
@@ -204,7 +204,7 @@ class Recording:
 
 
 def next_start_s() -> float:
-    """Return the next instant that is a multiple of the interval."""
+    """Return the next time that is a multiple of `STEP_S`."""
     return float(int(time.time() / STEP_S + 1) * STEP_S)
 
 
@@ -217,8 +217,8 @@ def play(
 ) -> None:
     """Do each step at its minute, and write the recordings every 5 minutes and at the end.
 
-    A failure is printed and the rest goes on, since an hour of recording would be lost otherwise. Whatever
-    ends the recording, what there is until then is written.
+    A failure is printed and the recording continues, since an hour of recording would be lost otherwise. The
+    recordings are written even after an error or an interrupt.
     """
     todo = sorted(steps, key=lambda step: step.minute)
     done: list[Step] = []
@@ -244,10 +244,10 @@ def play(
 
 
 def _succeeds(act: Callable[[], object]) -> bool:
-    """Return whether this ended without an error; print the error otherwise."""
+    """Run `act` and return whether it succeeded. Print an error."""
     try:
         act()
-    except Exception:  # noqa: BLE001 - whatever fails, the recording goes on
+    except Exception:  # noqa: BLE001 - whatever fails, the recording continues
         traceback.print_exc()
         return False
     return True

@@ -1,7 +1,7 @@
 """A real polkit for a real libvirtd: it decides who may manage VMs.
 
-It runs among the daemon's mounts and processes, with a D-Bus of its own, so that it neither reads nor changes
-the machine's rules. polkit knows a client by its process, so the clients have to run there too (`inside`).
+It runs in the daemon's mount and PID namespaces, with its own D-Bus, so that it neither reads nor changes the
+machine's rules. polkit identifies a client by its process, so the clients must run there too (`inside`).
 """
 
 import subprocess
@@ -14,7 +14,7 @@ from tests.lab.libvirt import Daemon
 from tests.lab.process import kill, start, wait_until
 
 CONFIG = 'auth_unix_rw = "polkit"\nunix_sock_rw_perms = "0777"\n'
-"""What libvirtd needs in its configuration."""
+"""The configuration with which libvirtd asks polkit."""
 
 _BUS_CONFIG = """<busconfig>
   <type>system</type>
@@ -49,24 +49,24 @@ exec "$1" --no-debug
 
 
 class Polkit:
-    """Asks its rules who may manage VMs."""
+    """A running polkit, with rules that say who may manage VMs."""
 
     def __init__(self, folder: Path) -> None:
         self._rules = folder / "rules"
 
     def allow(self, user: str) -> None:
-        """Add a rule for this user."""
+        """Add a rule that allows this user to manage VMs."""
         (self._rules / "10-libvirt.rules").write_text(_RULE % user)
 
 
 def inside(daemon: Daemon, *argv: str) -> list[str]:
-    """Return a command as one that runs among the daemon's processes."""
+    """Return a command line that runs a command in the daemon's mount and PID namespaces."""
     return daemon.inside("--pid", *argv)
 
 
 @contextmanager
 def polkit(folder: Path, daemon: Daemon) -> Generator[Polkit]:
-    """A polkit that a daemon asks, without rules; it ends with the block."""
+    """Run a polkit without rules for a daemon until the block ends."""
     for each in ("dbus", "actions", "rules"):
         (folder / each).mkdir(parents=True)
     (folder / "bus.conf").write_text(_BUS_CONFIG)

@@ -1,9 +1,10 @@
-"""What a disk may hold after a power cut, from the trace of what a process had the kernel write.
+"""Derive what a disk may hold after a power cut from the trace of a process's system calls.
 
-What was flushed is there. Of what was not, any part may be: each file's later writes in pieces of a sector
-of 512 bytes, each of them there or not, whatever came before or after it; and of the names that were made,
-removed or changed since their directory was flushed, the first so many (a journaling file system keeps
-these in order). Not covered: a disk that says it has flushed and has not, and sectors that a cut destroys.
+Flushed data is on the disk. Of other data, any part may be: each write is split into sectors of 512 bytes,
+and each sector is on the disk or not, independently of the others. Of the changes of names since their
+directory was flushed (created, removed or renamed files), the first N are on the disk for any N, because a
+journaling file system keeps them in order. Not covered: a disk that reports a flush without doing it, and
+sectors that a power cut destroys.
 """
 
 import random
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 CALLS = "openat,write,pwrite64,ftruncate,fsync,fdatasync,unlink,rename"
-"""What a process can change or flush a file by, of what SQLite uses (os_unix.c); no memory maps."""
+"""The calls by which SQLite changes or flushes files (os_unix.c); memory maps are not covered."""
 
 SECTOR_BYTES = 512
 
@@ -25,26 +26,26 @@ _TEXT = re.compile(r'"((?:\\x..)*)"')
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call that did something."""
+    """One call that succeeded."""
 
     name: str
-    paths: Sequence[str]  # what it is about; a rename has two
+    paths: Sequence[str]  # the files that the call is for; a rename has two
     data: bytes = b""
-    number: int = 0  # a write's offset, a truncation's length
+    number: int = 0  # the offset of a write, or the length of a truncation
 
 
 def strace(trace: Path) -> Sequence[str]:
-    """Return the words to put before a command, so that `calls` can read its trace."""
+    """Return the prefix that runs a command with a trace for `calls`."""
     return ("strace", "-y", "-xx", "-s", "1000000", "-e", f"trace={CALLS}", "-o", str(trace))
 
 
 def calls(trace: Path) -> Iterator[Call]:
-    """Yield the calls of a process of one thread that did not fail."""
+    """Yield the successful calls in the trace of a process with one thread."""
     for line in trace.read_text().splitlines():
         found = _LINE.match(line)
         if found is None:
             if not line.startswith(("---", "+++")):
-                raise ValueError(f"a line of a trace that is not understood: {line[:100]}")
+                raise ValueError(f"unknown line in a trace: {line[:100]}")
             continue
         name, arguments, result = found.group("call", "arguments", "result")
         if result == "-1":
@@ -57,7 +58,7 @@ def calls(trace: Path) -> Iterator[Call]:
             case "write" | "pwrite64":
                 data = _bytes(texts[0])
                 if int(result) != len(data):
-                    raise ValueError(f"a write that was not whole: {line[-60:]}")
+                    raise ValueError(f"incomplete write: {line[-60:]}")
                 offset = int(arguments.rsplit(", ", 1)[1]) if name == "pwrite64" else 0
                 yield Call(name, [_text(files[0])], data, offset)
             case "ftruncate":
@@ -77,7 +78,7 @@ def _text(escaped: str) -> str:
 
 
 _Write: TypeAlias = tuple[int, bytes | None]
-"""Where and what; `None`: the file ends there."""
+"""An offset and data, or `None` if the file is truncated there."""
 
 
 @dataclass
@@ -116,16 +117,16 @@ def _apply(content: bytearray, offset: int, data: bytes | None) -> None:
 
 
 class Disk:
-    """One directory, as the process sees it and as the disk may have it."""
+    """One directory, as the process sees it and as it may be on the disk."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = str(folder)
         self._names: dict[str, _File] = {}
         self._flushed_names: dict[str, _File] = {}
-        self._later: list[dict[str, _File]] = []  # the names after each change not flushed
+        self._later: list[dict[str, _File]] = []  # the names after each change that is not flushed
 
     def take(self, call: Call) -> None:
-        """Take in what the process did next."""
+        """Apply the next call of the process."""
         path = call.paths[0]
         if path == self._folder and call.name == "flush":
             self._flushed_names, self._later = dict(self._names), []
@@ -144,10 +145,10 @@ class Disk:
             case "unlink":
                 self._renamed({name: file for name, file in self._names.items() if name != path})
             case _:
-                raise ValueError(f"a {call.name} of {path}, which this knows nothing of")
+                raise ValueError(f"a {call.name} of {path}, which is not supported")
 
     def after_a_cut(self, chance: random.Random) -> dict[str, bytes]:
-        """Return files, by name, that the disk may hold if the power goes now."""
+        """Return the files by name, as the disk may hold them after a power cut now."""
         names = chance.choice([self._flushed_names, *self._later, self._names])
         return {Path(path).name: file.after_a_cut(chance) for path, file in names.items()}
 

@@ -1,4 +1,4 @@
-"""Processes that tests start, their status, and a check that none is left."""
+"""Start processes, read their status, and check that none is left behind."""
 
 import os
 import random
@@ -78,10 +78,10 @@ def listens_at(path: Path) -> bool:
 
 
 def free_port() -> int:
-    """Return a local port without a listener, below those that the kernel gives to clients.
+    """Return a local port without a listener, below the range that the kernel gives to clients.
 
-    Otherwise a client's connection may have the port of a service when the service is started again. No
-    port is returned twice, since a service may listen on it much later; other test processes get others.
+    In that range, a client's connection may use the port of a service that is to be started again. No port is
+    returned twice, since a service may listen on it much later. Other test processes get other ports.
     """
     clients_from = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
@@ -100,9 +100,9 @@ def free_port() -> int:
 _STOPPED = "TtZX"  # proc_pid_stat(5), state: stopped, traced, or ended
 _ACCEPTS_CONNECTIONS = 0x10000
 _GIVEN: set[int] = set()
-_CHANCE = random.SystemRandom()  # Hypothesis seeds the other one
+_CHANCE = random.SystemRandom()  # Hypothesis seeds the default generator
 _PORT_MIN = 10_000
-_NODE_PORT_MIN = 30_000  # of Kubernetes
+_NODE_PORT_MIN = 30_000  # Kubernetes uses the ports from here on
 
 
 @contextmanager
@@ -123,7 +123,7 @@ def _children() -> set[int]:
         try:
             found |= {int(word) for word in (task / "children").read_text().split()}
         except OSError:
-            continue  # a thread that has ended since
+            continue  # the thread has ended meanwhile
     return found
 
 
@@ -136,5 +136,5 @@ def _command_lines(pids: set[int]) -> dict[int, str]:
         except OSError:
             continue
         if "resource_tracker" not in line:
-            words[pid] = line[:200] or "(ended, and nobody has waited for it)"
+            words[pid] = line[:200] or "(ended, but not waited for)"
     return words

@@ -13,7 +13,7 @@ from tests.lab.process import free_port, kill, start, wait_until
 
 
 class Prometheus:
-    """Takes OTLP at `otlp`, answers queries."""
+    """A running Prometheus that receives OTLP at `otlp` and answers queries."""
 
     def __init__(
         self,
@@ -24,15 +24,15 @@ class Prometheus:
         every_s: int = 0,
         job: str = "barograph",
     ) -> None:
-        """Start it.
+        """Start Prometheus.
 
         Args:
             folder: for its files.
-            hosts: what to scrape: the label `instance` and the `HOST:PORT` of each agent.
+            hosts: the targets: the label `instance` and the `HOST:PORT` of each agent.
             host: the address to listen on.
             rules: a rule file.
-            every_s: the interval of scrapes and rules; 0: 1 s with agents to scrape, else 15 s.
-            job: the label `job` of what is scraped.
+            every_s: the interval of scrapes and rules; 0 means 1 s with targets, otherwise 15 s.
+            job: the label `job` of the targets.
         """
         folder.mkdir(parents=True, exist_ok=True)
         port = free_port()
@@ -72,7 +72,7 @@ class Prometheus:
         )
 
     def wait_until_ready(self, timeout_s: float = 180.0) -> None:
-        """Return once it takes data."""
+        """Return once it accepts data."""
         wait_until(self._ready, "Prometheus", self.process, self.log, timeout_s)
 
     def _ready(self) -> bool:
@@ -112,9 +112,9 @@ def prometheus(
     every_s: int = 0,
     job: str = "barograph",
 ) -> Generator[Prometheus]:
-    """A Prometheus that runs, and ends with the block; it scrapes `HOST:PORT` each second, if told to.
+    """Run a Prometheus until the block ends. With `scrape`, it scrapes this `HOST:PORT` every second.
 
-    `hosts` are several agents to scrape, each with the label `instance` that it gets.
+    `hosts` gives several agents to scrape, as `instance` labels with their `HOST:PORT`.
     """
     targets = hosts or ({} if scrape is None else {scrape: scrape})
     running = Prometheus(folder, targets, host, rules, every_s, job)

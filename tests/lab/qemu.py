@@ -1,4 +1,4 @@
-"""Real QEMUs, with and without a guest. Whatever starts here dies with the process that started it."""
+"""Real QEMUs, with and without a guest. They die with the process that started them."""
 
 import hashlib
 import os
@@ -33,7 +33,7 @@ class Vm:
         *,
         state: Path | None = None,
     ) -> None:
-        """Start QEMU; `state` is a file of `save` to resume instead of booting."""
+        """Start QEMU. `state` is a file written by `save`, which it resumes instead of booting."""
         self.name = name
         self.folder = folder
         self.qmp = folder / f"{name}.qmp"
@@ -41,7 +41,7 @@ class Vm:
         self.console = folder / f"{name}.console"
         self.log = folder / f"{name}.log"
         self._orders = Orders(folder / f"{name}.orders")
-        self.hands = folder / f"{name}.hands"  # theirs to act through, while an observer has `truth`
+        self.hands = folder / f"{name}.hands"  # the tests' monitor for commands while an observer has `truth`
         self._argv = argv
         self._env = None if env is None else {**os.environ, **env}
         self._process: subprocess.Popen[bytes] | None = None
@@ -50,15 +50,15 @@ class Vm:
 
     @property
     def pid(self) -> int:
-        """The process's id."""
+        """Return the process id."""
         assert self._process is not None
         return self._process.pid
 
     def start(self, state: Path | None = None) -> None:
-        """Start it, and return once its monitors answer, and once it runs if it resumes a saved state.
+        """Start QEMU. Return once its monitors answer and, with a saved state, once the VM runs.
 
         Raises:
-            RuntimeError: QEMU did not; the message has its log.
+            RuntimeError: QEMU failed to start; the message has the end of its log.
         """
         resumed = () if state is None else ("-incoming", f"exec:cat {state}")
         self._process = start([*self._argv, *resumed], self.log, env=self._env)
@@ -83,12 +83,12 @@ class Vm:
             return cast(dict[str, bool], monitor.command("query-status"))["running"]
 
     def save(self, state: Path) -> None:
-        """Write the VM's state to a file for QEMUs with the same devices to resume; the VM stops.
+        """Write the VM's state to a file that QEMUs with the same devices can resume. The VM stops.
 
-        Free memory is zeroed first, so that it takes no room.
+        Free memory is zeroed first, so that it takes no space.
 
         Raises:
-            RuntimeError: QEMU cannot save it.
+            RuntimeError: QEMU cannot save the state.
         """
         self.order("dirty 56")
         self.order("clean")
@@ -105,20 +105,20 @@ class Vm:
         return Monitor(self.truth)
 
     def order(self, words: str, timeout_s: float = 120.0) -> None:
-        """Give the guest an order and wait until it has followed it.
+        """Give the guest an order and wait until it has carried it out.
 
         Raises:
-            RuntimeError: the guest could not.
+            RuntimeError: the guest could not carry it out.
         """
         self._orders.give(words, timeout_s)
         if words == "reboot":
             self._boots += 1
 
     def wait_until_booted(self, timeout_s: float = 300.0) -> None:
-        """Return once the guest takes orders; after the order `reboot`, once it does so again.
+        """Return once the guest accepts orders; after the order `reboot`, once it does so again.
 
         Raises:
-            RuntimeError: it did not; the message has the path of its console.
+            RuntimeError: the guest did not boot in time; the message has the path of its console.
         """
         assert self._process is not None
 
@@ -130,7 +130,7 @@ class Vm:
     def wait_for_exit(self, hangs_after_s: float = 20.0) -> None:
         """Return once QEMU has exited, after its guest has shut down or panicked.
 
-        QEMU may hang at its exit if a QMP command was in flight. Then it gets SIGTERM, as from a manager.
+        QEMU may hang while it exits if a QMP command was in flight. Then send SIGTERM, as a manager does.
         """
         assert self._process is not None
         try:
@@ -140,22 +140,22 @@ class Vm:
             self._process.wait(120)
 
     def freeze(self) -> None:
-        """SIGSTOP: a wedged QEMU."""
+        """Send SIGSTOP, as if QEMU hung."""
         freeze(self.pid)
 
     def thaw(self) -> None:
-        """SIGCONT."""
+        """Send SIGCONT."""
         thaw(self.pid)
 
     def kill(self) -> None:
-        """SIGKILL; the sockets' files stay, as they do."""
+        """Send SIGKILL. The socket files stay."""
         if self._process is not None:
             kill(self._process)
             self._process = None
         self._orders.forget()
 
     def restart(self) -> None:
-        """Another process on the same paths."""
+        """Replace QEMU with another process on the same paths."""
         self.kill()
         self.console.unlink(missing_ok=True)
         self.start()
@@ -171,7 +171,7 @@ def _monitors(folder: Path, name: str) -> list[str]:
 
 @contextmanager
 def bare(folder: Path, name: str, *extra: str) -> Generator[Vm]:
-    """A QEMU without a machine: answers QMP within milliseconds, has no balloon."""
+    """Run a QEMU without a machine, which answers QMP within milliseconds and has no balloon."""
     argv = [str(setup.qemu()), "-machine", "none", "-nodefaults", "-display", "none", "-S"]
     vm = Vm(folder, name, [*argv, *_monitors(folder, name), *extra])
     try:
@@ -182,7 +182,7 @@ def bare(folder: Path, name: str, *extra: str) -> Generator[Vm]:
 
 @contextmanager
 def idle(folder: Path, name: str, *extra: str, command: Sequence[str] = ()) -> Generator[Vm]:
-    """A running QEMU with a balloon and nothing to boot: its interval can be set, no update ever comes."""
+    """Run a QEMU with a balloon and nothing to boot. The interval can be set, but no update ever comes."""
     argv = [*(command or (str(setup.qemu()),)), "-M", "q35", "-accel", "tcg", "-m", "64", "-name", name]
     device = ["-nodefaults", "-display", "none", "-device", "virtio-balloon-pci,id=balloon0"]
     vm = Vm(folder, name, [*argv, *device, *_monitors(folder, name), *extra])
@@ -193,7 +193,7 @@ def idle(folder: Path, name: str, *extra: str, command: Sequence[str] = ()) -> G
 
 
 def kernel_words(*, driver: bool) -> str:
-    """Return the command line of a guest's kernel; without `driver` it loads virtio_balloon only on order."""
+    """Return a guest's kernel command line. Without `driver` it loads virtio_balloon only on order."""
     # On a busy host, the kernel's check of the timer interrupt fails: the guest loses interrupts, and hangs.
     words = (
         "console=ttyS0 quiet no_timer_check random.trust_cpu=on panic=0 iomem=relaxed"
@@ -215,21 +215,21 @@ def guest(
     command: Sequence[str] = (),
     image: Path | None = None,
 ) -> Generator[Vm]:
-    """A real Linux guest of 128 MiB under TCG.
+    """Run a real Linux guest of 128 MiB under TCG until the block ends.
 
-    It has booted once for all tests, each of which resumes the state it had then: that costs a thirtieth
-    of a boot. After a restart or a reset it boots.
+    A guest boots once for all tests, and each test resumes that state, which costs a thirtieth of a boot.
+    After a restart or a reset it boots.
 
     Args:
-        folder: short, for its sockets.
+        folder: for its files; the path must be short because of the sockets.
         name: of the VM and of its files.
-        extra: more of QEMU's arguments.
+        extra: further arguments of QEMU.
         driver: whether the guest loads virtio_balloon while it boots.
         balloon: whether it has the device.
         uuid: none by default.
-        booted: return when it takes orders; otherwise it boots, and this does not wait.
-        env: variables for QEMU on top of ours. With any, the guest boots.
-        command: which QEMU, with arguments that make it find its files; the machine's by default.
+        booted: return when the guest accepts orders. Otherwise return while it boots.
+        env: environment variables for QEMU in addition to ours. With `env`, the guest boots.
+        command: the QEMU, with the arguments by which it finds its files; the machine's by default.
         image: the folder of the kernel and its initrd; `setup.guest()` by default.
     """
     qemus = tuple(command) or (str(setup.qemu()),)

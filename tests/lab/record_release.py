@@ -1,13 +1,13 @@
-"""Records what a release leaves and accepts: `python -m tests.lab.record_release`.
+"""Record what a release leaves and accepts: `python -m tests.lab.record_release`.
 
-Writes tests/data/releases/VERSION/, which is never changed afterwards: every later version must read it.
+It writes tests/data/releases/VERSION/, which is never changed afterwards: every later version must read it.
 tests/contract/recordings.py compares it with the checked-out tree. `make release-commit` calls this.
 
 - `state/`: a state directory with queued records, dead letters, VMs and changed intervals; `contents.json`
-  is what is in it.
+  lists them.
 - `settings/`: configurations that use every setting.
 - `chart/`: values of the chart.
-- `topics.json`: the topics as `barograph topics create` makes them.
+- `topics.json`: the topics as `barograph topics create` creates them.
 - `metrics.yaml`, `metrics-manifest.yaml`: the metrics over OTLP.
 - `command-line.txt`: the commands and their flags.
 """
@@ -47,7 +47,7 @@ def record(folder: Path) -> None:
     """Write the recording of this tree into `folder`, which must not exist.
 
     Raises:
-        FileExistsError: it exists.
+        FileExistsError: the folder exists.
     """
     folder.mkdir(parents=True)
     _state(folder)
@@ -77,7 +77,7 @@ def _state(folder: Path) -> None:
 
 
 def contents(directory: Path) -> dict[str, Any]:
-    """Return what is in a state directory, in terms that do not depend on its format.
+    """Return the contents of a state directory, in terms that do not depend on its format.
 
     Raises:
         SpoolError: the spool cannot be read.
@@ -114,7 +114,7 @@ def contents(directory: Path) -> dict[str, Any]:
 
 
 def topics() -> dict[str, Any]:
-    """Return the topics that a default configuration writes to, as new ones."""
+    """Return the topics of a default configuration, with the settings of new topics."""
     config = load(Flags(monitor=("/run/vm/*.qmp",), kafka="kafka:9092"), _ENVIRON)
     sending = sending_of(config, None)
     new = NewTopics(partitions=partitions_for(None), retention_ms=retention_for(sending.spool_age_s))

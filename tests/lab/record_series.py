@@ -1,4 +1,4 @@
-"""Records troubles as Prometheus stores them: `python -m tests.lab.record_series KIND FOLDER [MINUTES]`.
+"""Record troubles as Prometheus stores them: `python -m tests.lab.record_series KIND FOLDER [MINUTES]`.
 
 | kind | records |
 | --- | --- |
@@ -7,8 +7,8 @@
 | `silent` | VMs without statistics for an hour; the metrics are read without a Prometheus |
 | `stalls` | a guest whose programs wait for memory; the metrics are read without a Prometheus |
 
-Each Prometheus evaluates the rules of monitoring/. FOLDER gets a file of each: the series in promtool's
-notation, and the alerts that fired. Nothing is scaled: the times are those of the rules.
+Each Prometheus evaluates the rules of monitoring/. FOLDER gets a file for each, with the series in promtool's
+notation and the alerts that fired. No times are scaled: they are those of the rules.
 """
 
 import sys
@@ -30,7 +30,7 @@ KINDS = {
 
 
 def main(words: Sequence[str]) -> int:
-    """Record for as long as the troubles last, or as many minutes as the third argument says."""
+    """Record for as long as the troubles last, or for the minutes of the third argument."""
     kind = KINDS[words[0]]
     into = Path(words[1])
     into.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The form of the recordings in tests/data/recorded_series: series in promtool's notation, and alerts."""
+"""The format of the files in tests/data/recorded_series: series in promtool's notation, and alerts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ TIMED: Sequence[str] = (
     *(f"qemu_vm_guest_{name}" for name in _GUEST.split()),
     *(f"qemu_vm_{name}" for name in _VM.split()),
 )
-"""What has the time of the guest's last update, whole seconds."""
+"""Series with the time of the guest's last update, in whole seconds."""
 
 HELD: Sequence[str] = (
     "up",
@@ -30,8 +30,8 @@ HELD: Sequence[str] = (
     "qemu_vm_state_reason",
     *(f"barograph_{name}" for name in _AGENT.split()),
 )
-"""What has the time of the scrape. This is what the rules need, without the lags and the host's memory,
-which no step changes."""
+"""Series with the time of the scrape. These are what the rules need, except for the lags and the host's
+memory, which no step changes."""
 
 
 STALE = "stale"
@@ -48,7 +48,7 @@ class Firing:
 
 
 def held(steps: Mapping[int, str], step_s: int, count: int) -> dict[int, str]:
-    """Return a value for each second from a value for each step; a series that has none any more is stale."""
+    """Return a value for each second from a value for each step. A series that ends becomes stale."""
     seconds: dict[int, str] = {}
     for step in range(count):
         if step in steps:
@@ -59,7 +59,7 @@ def held(steps: Mapping[int, str], step_s: int, count: int) -> dict[int, str]:
 
 
 def timed(points: Mapping[int, str], steps: Mapping[int, str], step_s: int, count: int) -> dict[int, str]:
-    """Return the points at their seconds, and from `steps` when the series became stale."""
+    """Return the points at their seconds, and the seconds at which `steps` shows that the series ended."""
     ends = {step * step_s: STALE for step in range(1, count) if step - 1 in steps and step not in steps}
     return {**ends, **points}
 
@@ -71,9 +71,9 @@ def from_pages(
 
     Args:
         pages: an empty one stands for a scrape that failed.
-        labels: those of the target.
+        labels: the labels of the target.
         start_s: the time of the first page; samples with an earlier time are left out.
-        step_s: from one page to the next.
+        step_s: the time from one page to the next.
     """
     inside = ",".join(f'{name}="{value}"' for name, value in labels.items())
     steps: dict[str, dict[int, str]] = {f"up{{{inside}}}": {}}
@@ -101,7 +101,7 @@ def from_pages(
 
 
 def notation(values: Mapping[int, str], end: int) -> str:
-    """Return promtool's notation of the values by second."""
+    """Return the values by second in promtool's notation."""
     words: list[str] = []
     for value, group in groupby(values.get(second) for second in range(end)):
         count = len(list(group))

@@ -1,7 +1,7 @@
-"""The file that `virsh save` writes, copied with another definition, so that one boot serves many domains.
+"""Copy a file of `virsh save` with another definition, so that many domains share one boot.
 
 `virsh restore --xml` does not accept another name or UUID. The layout is that of libvirt's
-`src/qemu/qemu_saveimage.h`: a header, the definition and a cookie, each ended by a NUL, and QEMU's stream.
+`src/qemu/qemu_saveimage.h`: a header, the definition and a cookie, both ended by a NUL, and QEMU's stream.
 """
 
 import shutil
@@ -15,10 +15,10 @@ _VERSION = 2
 
 
 def copy_as(saved: Path, to: Path, redefine: Callable[[str], str]) -> None:
-    """Copy a saved domain, with the definition that `redefine` returns for its own.
+    """Copy a saved domain with the definition that `redefine` returns for the saved one.
 
     Raises:
-        RuntimeError: the file is not one of libvirt's, or has another layout.
+        RuntimeError: libvirt did not write the file, or it has another layout.
     """
     with saved.open("rb") as source, to.open("xb") as target:
         magic, version, length, *flags, cookie_at = _HEADER.unpack(source.read(_HEADER.size))

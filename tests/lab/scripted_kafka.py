@@ -1,6 +1,6 @@
-"""A Kafka broker that answers as a test wants: one node, the oldest versions that the agent uses.
+"""A Kafka broker with scripted answers: one node, with the oldest API versions that the agent uses.
 
-An answer is a tuple of fields, so that a generator can make any one of them odd (`tests/lab/odd_kafka.py`).
+An answer is a tuple of fields, so that a generator can make any of them odd (`tests/lab/odd_kafka.py`).
 Layouts: kafka.apache.org/protocol.
 """
 
@@ -42,7 +42,7 @@ class Field:
     length: int | None = None  # announced instead of the true one
 
     def encoded(self) -> bytes:
-        """Return its bytes."""
+        """Return the bytes of the field."""
         match self.value:
             case int():
                 return struct.pack(_INTEGERS[self.kind], self.value)
@@ -90,7 +90,7 @@ def array(items: Sequence[Fields]) -> Field:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request: what it asks, and where its body begins."""
+    """One request: its API key, correlation id and body."""
 
     api: int
     correlation: int
@@ -99,11 +99,11 @@ class Request:
 
 @dataclass(slots=True)
 class Peer:
-    """What the broker answers. Every setting can be changed while it runs."""
+    """The answers of the broker. Every setting can be changed while it runs."""
 
     topic: str | None = "samples"  # None: each topic that is asked for
     partitions: int = 2
-    advertised: tuple[str, int] | None = None  # None: where it listens
+    advertised: tuple[str, int] | None = None  # None: the address on which it listens
     versions: Sequence[tuple[int, int, int]] = tuple((key, 0, newest) for key, newest in VERSIONS)
     topic_error: int = 0
     produce_error: int = 0
@@ -126,7 +126,7 @@ class Peer:
     port: int = 0
 
     def fields(self, request: Request, login: "_Login") -> Fields:
-        """Return the answer to `request`: that of `answers`, if it has one for the API key."""
+        """Return the answer to `request`: that in `answers`, if it has one for the API key."""
         if (own := self.answers.get(request.api)) is not None:
             return own()
         match request.api:
@@ -197,10 +197,10 @@ class _Login:
         self._peer.logins.append(password)
         if password == self._peer.password:
             return 0, "", b""
-        return 58, f"Authentication failed with {password}", b""  # as no broker should
+        return 58, f"Authentication failed with {password}", b""  # a broker should not send this
 
     def _bearer(self, token: bytes) -> tuple[int, str, bytes]:
-        """Answer as Kafka's OAuthBearerSaslServer: a refusal comes after the client has taken the reason."""
+        """Answer as Kafka's OAuthBearerSaslServer: the refusal follows the client's reply to the reason."""
         bearer, _, rest = token[4:].removeprefix(b"auth=Bearer ").partition(b"\x01")
         self._peer.logins.append(bearer.decode())
         self._peer.extensions = rest.decode().strip("\x01")
@@ -252,7 +252,7 @@ async def serve(peer: Peer, reader: asyncio.StreamReader, writer: asyncio.Stream
 
 @asynccontextmanager
 async def scripted_kafka(peer: Peer, tls: ssl.SSLContext | None = None) -> AsyncGenerator[str]:
-    """The broker on this event loop; yields its address."""
+    """Run the broker on this event loop until the block ends. Yield its address."""
     tasks: set[asyncio.Task[None]] = set()
 
     def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -276,7 +276,7 @@ async def scripted_kafka(peer: Peer, tls: ssl.SSLContext | None = None) -> Async
 
 @contextmanager
 def scripted_kafka_thread(peer: Peer, tls: ssl.SSLContext | None = None) -> Generator[str]:
-    """The broker in a thread of its own, for an agent that is a process; yields its address."""
+    """Run the broker in a thread until the block ends, for an agent in a process. Yield its address."""
     address: list[str] = []
     running, ending = threading.Event(), threading.Event()
 
@@ -313,7 +313,7 @@ def _topics(body: bytes) -> list[str]:
 
 
 def _partitions(body: bytes) -> tuple[str, list[tuple[int, int]]]:
-    """Return the topic of a Produce request, which has one, and the records in each of its partitions."""
+    """Return the only topic of a Produce request, and the number of records in each partition."""
     (name_length,) = struct.unpack_from(">h", body, 0)  # transactional ID
     at = 2 + max(name_length, 0) + 2 + 4 + 4  # acks, timeout, number of topics
     (topic_length,) = struct.unpack_from(">h", body, at)

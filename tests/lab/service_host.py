@@ -1,4 +1,4 @@
-"""A host whose PID 1 is systemd, in a container: where the package is installed, used and removed."""
+"""A container with systemd as PID 1, for installing, using and removing the package."""
 
 import hashlib
 import json
@@ -20,13 +20,13 @@ UBUNTU = ("jammy", "noble")
 """Ubuntu 22.04 and 24.04."""
 _PACKAGES = "systemd systemd-sysv man-db procps python3-libvirt rpm"
 _MORE_PACKAGES = {"jammy": "python3.11"}  # its python3 is 3.10
-# Debian 13's systemd does not start with cgroups v1 unless told to. A container has no modules to load.
+# By default, Debian 13's systemd does not start with cgroups v1. A container has no modules to load.
 _BOOT = "SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1 systemd.mask=systemd-modules-load.service"
 _ENVIRONMENT = ("env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root")
 
 
 class ServiceHost:
-    """One that runs."""
+    """A running host."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -34,24 +34,24 @@ class ServiceHost:
         self._since: tuple[str, ...] = ()
 
     def try_to(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run a command in it to its end.
+        """Run a command in the host to its end.
 
-        Not with `podman exec`, which takes a third of a second of CPU, because waits ask again and again.
+        `podman exec` would take a third of a second of CPU for each command, and waits run many.
         """
         enter = ("nsenter", "--target", self._pid, "--mount", "--pid", "--net", "--ipc", "--uts")
         argv = (*enter, "--", *_ENVIRONMENT, *words)
         return subprocess.run(argv, check=False, capture_output=True, text=True, timeout=300)
 
     def begin_log(self) -> None:
-        """Let `log` and `documents` begin here."""
+        """Make `log` and `documents` begin at this moment."""
         cursor = self.do("journalctl", "-n", "0", "--show-cursor", "--no-pager").partition("cursor: ")[2]
         self._since = ("--after-cursor", cursor.strip())
 
     def do(self, *words: str) -> str:
-        """Return what a command in it writes.
+        """Run a command in the host and return its output.
 
         Raises:
-            RuntimeError: it failed; the message has what it said, and the service's log.
+            RuntimeError: it failed; the message contains its output and the service's log.
         """
         done = self.try_to(*words)
         if done.returncode:
@@ -59,7 +59,7 @@ class ServiceHost:
         return done.stdout
 
     def log(self) -> str:
-        """Return all that the service has written."""
+        """Return everything that the service has written."""
         words = ("journalctl", "-u", "barograph", "-o", "cat", "--no-pager", *self._since)
         return self.try_to(*words).stdout
 
@@ -68,11 +68,11 @@ class ServiceHost:
         return [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
 
     def property(self, name: str) -> str:
-        """Return what systemd says of the service."""
+        """Return a property of the service from systemd."""
         return self.do("systemctl", "show", "barograph", "--value", "-p", name).strip()
 
     def wait(self, holds: Callable[[], bool], what: str, timeout_s: float = 180.0) -> None:
-        """Return once `holds()`.
+        """Return once `holds()` is true.
 
         Raises:
             RuntimeError: time is up; the message has the service's log.
@@ -86,16 +86,16 @@ class ServiceHost:
 
 @contextmanager
 def service_host(suite: str, *volumes: str) -> Generator[ServiceHost]:
-    """Such a host, which has booted; gone at the end of the block.
+    """Boot a host and run it until the block ends.
 
     Args:
-        suite: its release, one of `DEBIAN` and `UBUNTU`.
-        volumes: what it sees of this machine, as podman has it: `FROM:TO`.
+        suite: the release, from `DEBIAN` or `UBUNTU`.
+        volumes: folders of this machine that it mounts, in podman's notation: `FROM:TO`.
     """
     image = host_image(suite)
     name = f"barograph-test-{uuid4().hex[:12]}"
     mounts = [word for volume in volumes for word in ("--volume", volume)]
-    # systemd needs its rights; without a network nobody of this machine is reached. It is not privileged:
+    # systemd needs these rights. Without a network it reaches no service of the machine. It is unprivileged:
     # /proc/sys, which belongs to the machine, must be read-only, since systemd writes to it when it starts
     # (file limits, sysctl.d) and removes the machine's entries of binfmt_misc.
     limits = ("--ulimit=nofile=1024:1024", "--ulimit=nproc=4096:4096")
@@ -112,10 +112,10 @@ def service_host(suite: str, *volumes: str) -> Generator[ServiceHost]:
 
 
 def host_image(suite: str) -> str:
-    """Return the image of such a host, made if it is missing.
+    """Return the name of the image of a host, and build the image if it is missing.
 
     Raises:
-        CannotHave: it cannot be made; the message says why.
+        CannotHave: it cannot be built; the message says why.
     """
     packages = f"{_PACKAGES} {_MORE_PACKAGES.get(suite, '')}".strip()
     containerfile = f"""RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y \

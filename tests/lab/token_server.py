@@ -1,4 +1,4 @@
-"""A token endpoint (RFC 6749) on loopback: issues tokens, or answers as a test wants."""
+"""A token endpoint (RFC 6749) on loopback that issues tokens, or gives the answer that a test sets."""
 
 import json
 import socket
@@ -19,7 +19,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
 @dataclass
 class TokenServer:
-    """Answers each request by `answer`. Every setting can be changed while it runs."""
+    """A server that answers each request with `answer`. Every setting can be changed while it runs."""
 
     answer: Callable[[], Step]
     port: int = 0
@@ -29,7 +29,7 @@ class TokenServer:
 
     @property
     def url(self) -> str:
-        """The URL of the endpoint."""
+        """Return the URL of the endpoint."""
         return f"http://127.0.0.1:{self.port}/token"
 
     def endless(self, head: bytes = HEAD + b"\r\n", piece: bytes = b"x" * 4096, pause_s: float = 0.0) -> Step:
@@ -63,7 +63,7 @@ class TokenServer:
 
 @contextmanager
 def token_server(answer: Callable[[], Step], tls: ssl.SSLContext | None = None) -> Generator[TokenServer]:
-    """The endpoint in a thread of its own, until the block ends."""
+    """Run the endpoint in a thread until the block ends."""
     server = TokenServer(answer)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server.port = listener.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Stands between a client and a real QEMU's monitor, one client at a time as QEMU, and times each visit."""
+"""A proxy for a real QEMU's monitor. It serves one client at a time, like QEMU, and times each connection."""
 
 import selectors
 import socket
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 class Turnstile:
-    """What has passed through so far."""
+    """A proxy for a monitor, with the durations of the connections so far."""
 
     def __init__(self, path: Path, monitor: Path) -> None:
         self.visits_ms: list[float] = []  # from the accepted connection to its end
@@ -51,7 +51,7 @@ class Turnstile:
                         return
 
     def close(self) -> None:
-        """End it, and whoever is inside."""
+        """Stop the proxy and end the current connection."""
         self._ending.set()
         self._thread.join()
         self._listener.close()
@@ -59,7 +59,7 @@ class Turnstile:
 
 @contextmanager
 def turnstile(path: Path, monitor: Path) -> Generator[Turnstile]:
-    """A turnstile listening at `path`, gone at the end of the block."""
+    """Run a proxy for `monitor` on `path` until the block ends."""
     between = Turnstile(path, monitor)
     try:
         yield between

@@ -1,12 +1,12 @@
-"""Stands in for libvirt-python, with as many simulated domains as wanted: its folder goes on `PYTHONPATH`.
+"""A stand-in for libvirt-python with any number of simulated domains. Put its folder on `PYTHONPATH`.
 
-It is what the agent and `tests.lab.bare_libvirt` call, and no more. Below it there is no libvirt and no QEMU,
-so it shows what hundreds of domains cost a caller and how often it asks; not what a call costs libvirt. How
-long libvirt takes for each domain of a bulk call is a setting, since it asks one QEMU after the other.
-(libvirt's own `test:///` driver would not do: its domains have no balloon statistics.)
+It contains only what the agent and `tests.lab.bare_libvirt` call, and uses neither libvirt nor QEMU. So it
+shows what hundreds of domains cost a caller and how often the caller asks, but not what a call costs libvirt.
+The time for each domain of a bulk call is a setting, since libvirt asks one QEMU after the other. libvirt's
+own `test:///` driver cannot be used, because its domains have no balloon statistics.
 
-`STANDIN_DOMAINS`, `STANDIN_PERIOD_S`, `STANDIN_ANSWER_MS` say what there is. Each call is written to
-`STANDIN_LOG`: name, number of domains.
+The settings are `STANDIN_DOMAINS`, `STANDIN_PERIOD_S` and `STANDIN_ANSWER_MS`. Each call is written to
+`STANDIN_LOG`: its name and the number of domains.
 """
 
 import os
@@ -37,10 +37,10 @@ _BEGUN_S = time.time()
 
 
 class libvirtError(Exception):  # libvirt-python's name
-    """As libvirt-python raises it. Nothing here does."""
+    """The error of libvirt-python. The stand-in never raises it."""
 
     def get_error_code(self) -> int:
-        """Return which error it is."""
+        """Return the error code."""
         return 0
 
 
@@ -57,28 +57,28 @@ class virDomain:  # libvirt-python's name
     def __init__(self, number: int) -> None:
         self._number = number
         self._uuid = str(uuid.UUID(int=0xBA << 120 | number + 1))
-        self._phase_s = (number * 0.618033988749895) % 1 * _PERIOD_S  # spread evenly, in no order
+        self._phase_s = (number * 0.618033988749895) % 1 * _PERIOD_S  # spread evenly, in no particular order
         self.period_s = _PERIOD_S
 
     def UUIDString(self) -> str:
-        """Return its uuid."""
+        """Return the UUID."""
         return self._uuid
 
     def name(self) -> str:
-        """Return its name."""
+        """Return the name."""
         return f"vm-{self._number}"
 
     def ID(self) -> int:
-        """Return the number of this run of it."""
+        """Return the id of this run of the domain."""
         return self._number + 1
 
     def state(self, _flags: int = 0) -> list[int]:
-        """Running, since it was booted."""
+        """Return the state running with the reason booted."""
         _called("state", 1)
         return [1, 1]
 
     def XMLDesc(self, _flags: int = 0) -> str:
-        """Return what the agent reads of its definition."""
+        """Return the parts of the definition that the agent reads."""
         _called("XMLDesc", 1)
         return (
             f"<domain type='kvm' id='{self.ID()}'><name>{self.name()}</name><uuid>{self._uuid}</uuid>"
@@ -87,13 +87,13 @@ class virDomain:  # libvirt-python's name
         )
 
     def setMemoryStatsPeriod(self, period_s: int, _flags: int = 0) -> int:
-        """Take another period."""
+        """Set the period."""
         _called("setMemoryStatsPeriod", 1)
         self.period_s = period_s
         return 0
 
     def stats(self) -> dict[str, int]:
-        """Return its state and balloon groups. `minor_fault` is when it was updated, in Unix milliseconds."""
+        """Return the groups state and balloon. `minor_fault` is the time of the update, in Unix ms."""
         every_s = _PERIOD_S + _DRIFT_S
         updates = int((time.time() - _BEGUN_S + _PERIOD_S - self._phase_s) / every_s)
         updated_s = _BEGUN_S - _PERIOD_S + self._phase_s + updates * every_s
@@ -124,20 +124,20 @@ class virConnect:  # libvirt-python's name
         self._domains = [virDomain(number) for number in range(_DOMAINS)]
 
     def listAllDomains(self, _flags: int = 0) -> list[virDomain]:
-        """Return all."""
+        """Return all domains."""
         _called("listAllDomains", len(self._domains))
         return list(self._domains)
 
     def getAllDomainStats(
         self, _stats: int = 0, _flags: int = 0
     ) -> list[tuple[virDomain, Mapping[str, int]]]:
-        """Ask all, one after the other."""
+        """Return the statistics of all domains."""
         return self.domainListGetStats(self._domains)
 
     def domainListGetStats(
         self, domains: Sequence[virDomain], _stats: int = 0, _flags: int = 0
     ) -> list[tuple[virDomain, Mapping[str, int]]]:
-        """Ask one after the other, as libvirt does."""
+        """Return the statistics of domains, which it asks one after the other, as libvirt does."""
         _called("domainListGetStats", len(domains))
         answers: list[tuple[virDomain, Mapping[str, int]]] = []
         for domain in domains:
@@ -148,52 +148,52 @@ class virConnect:  # libvirt-python's name
     def domainEventRegisterAny(
         self, _domain: object, _event: int, _callback: Callable[..., object], _opaque: object
     ) -> int:
-        """Never call back: nothing happens here."""
+        """Accept the callback, but never call it: the domains have no events."""
         return 0
 
     def domainEventDeregisterAny(self, _number: int) -> int:
-        """Forget it."""
+        """Do nothing."""
         return 0
 
     def registerCloseCallback(self, _callback: Callable[..., object], _opaque: object) -> int:
-        """Never call back."""
+        """Accept the callback, but never call it."""
         return 0
 
     def unregisterCloseCallback(self) -> int:
-        """Forget it."""
+        """Do nothing."""
         return 0
 
     def setKeepAlive(self, _interval_s: int, _count: int) -> int:
-        """Need none."""
+        """Do nothing."""
         return 0
 
     def isAlive(self) -> int:
-        """Always."""
+        """Return that the connection is alive."""
         return 1
 
     def close(self) -> int:
-        """Leave."""
+        """Do nothing."""
         return 0
 
 
 def open(_uri: str | None = None) -> virConnect:  # libvirt-python's name
-    """Connect."""
+    """Return a connection."""
     _add_socket()
     return virConnect()
 
 
 def openReadOnly(_uri: str | None = None) -> virConnect:  # libvirt-python's name
-    """Connect."""
+    """Return a connection."""
     return open()
 
 
 def registerErrorHandler(_handler: Callable[..., object], _context: object) -> int:
-    """Have no errors."""
+    """Accept the handler, but never call it."""
     return 0
 
 
 def virEventRegisterImpl(*functions: Callable[..., object]) -> None:
-    """Have no events. The first function adds a handle, the third removes one."""
+    """Keep the functions. The first adds a handle, the third removes one."""
     _event_functions[:] = functions
 
 
@@ -210,4 +210,4 @@ _event_functions: list[Callable[..., object]] = []
 
 
 def virEventInvokeFreeCallback(_opaque: object) -> None:
-    """Have nothing to free."""
+    """Do nothing."""
