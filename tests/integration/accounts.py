@@ -1,4 +1,4 @@
-"""What is owed to readers, and whether they got it: after kills, restarts and rollouts."""
+"""Check that consumers received every sample that was due, across kills, restarts and rollouts."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,14 +14,14 @@ VISIBLE_MS = 500
 
 @dataclass
 class Run:
-    """One life of the agent."""
+    """One run of the agent."""
 
     killed_ms: float = 0.0
     first_reading_ms: dict[str, float] = field(default_factory=dict[str, float])  # by the VM's path
 
 
 def owed(path: Path, shown: Sequence[Shown], runs: Sequence[Run]) -> list[Shown]:
-    """Return the advances that stayed long enough while somebody was watching."""
+    """Return the updates that were visible for at least `VISIBLE_MS` while an agent was reading the VM."""
     found: list[Shown] = []
     for number, update in enumerate(shown):
         until_ms = shown[number + 1].first_seen_ms if number + 1 < len(shown) else float("inf")
@@ -38,9 +38,9 @@ def owed(path: Path, shown: Sequence[Shown], runs: Sequence[Run]) -> list[Shown]
 def accounted(
     mine: Sequence[Mapping[str, Any]], path: Path, shown: Sequence[Shown], runs: Sequence[Run]
 ) -> int:
-    """Assert that a VM's samples are what is owed, true, in order and without a gap; return how many are due.
+    """Assert that a VM's samples are right, complete, in order and without gaps; return how many are due.
 
-    The guest must not have been reset: there is one epoch.
+    The guest must not have been reset: the samples must have one epoch.
     """
     by_time = {each["last_update"]: each["statistics"] for each in mine}
     due = owed(path, shown, runs)
@@ -54,7 +54,7 @@ def accounted(
 
 
 def once_each(records: Sequence[Received]) -> list[Received]:
-    """Return the records without repeats; a repeat must be one in every byte."""
+    """Return the records without repeats; assert that a repeat is the same in every byte."""
     first: dict[bytes, Received] = {}
     for record in records:
         id = record.headers["ce_id"]
@@ -62,5 +62,5 @@ def once_each(records: Sequence[Received]) -> list[Received]:
             (known := first.setdefault(id, record)).key,
             known.value,
             known.headers,
-        ), "one id, two contents"
+        ), "one id with different contents"
     return list(first.values())

@@ -1,4 +1,4 @@
-"""The agent's books at any instant: scraped again and again while it runs, and they must always balance."""
+"""Scrape a running agent continuously, and check at each scrape that its counters add up."""
 
 import re
 import threading
@@ -17,18 +17,18 @@ from tests.lab.agent import AgentProcess
 from tests.lab.local_http import NO_ANSWER, OPENER
 
 WEB = {"BAROGRAPH_WEB__ENABLED": "true", "BAROGRAPH_WEB__LISTEN": "127.0.0.1:0"}
-_EVERY_S = 0.1  # at two cores, three guests and an agent
+_EVERY_S = 0.1  # on two cores with three guests and an agent
 _parse = cast("Callable[[str], list[Metric]]", parser.text_string_to_metric_families)  # it has no types
 
 
 def url_of(process: AgentProcess) -> str | None:
-    """Return where it answers; `None`: it has not said so yet."""
+    """Return the URL of the agent's web server, or `None` if the agent has not logged it yet."""
     said = re.search(r" web .*url=(http://127\.0\.0\.1:\d+/)", process.stderr.read_text())
     return None if said is None else said[1]
 
 
 def ask(url: str, path: str, host: str | None = None) -> tuple[int, str]:
-    """Return status and text of an answer, whatever the status; `host` is sent instead of the URL's."""
+    """Return status and text of an answer of any status; `host` replaces the Host header of the URL."""
     headers = {} if host is None else {"Host": host}
     try:
         with OPENER.open(urllib.request.Request(url + path, headers=headers), timeout=60) as answer:
@@ -38,13 +38,13 @@ def ask(url: str, path: str, host: str | None = None) -> tuple[int, str]:
 
 
 def read(text: str) -> list[Metric]:
-    """Return the families of an OpenMetrics text."""
+    """Return the metric families of an OpenMetrics text."""
     return list(_parse(text))
 
 
 def unbalanced(text: str) -> list[str]:
-    """Return what does not add up in one scrape; empty: nothing was lost uncounted."""
-    totals: Counter[tuple[str, str]] = Counter()  # by name and sink, whatever the reason
+    """Return the equations that do not hold in one scrape. Without one, nothing was lost uncounted."""
+    totals: Counter[tuple[str, str]] = Counter()  # by name and sink, over all reasons
     for family in read(text):
         for sample in family.samples:
             if sample.name.startswith("barograph_"):
@@ -72,7 +72,7 @@ def unbalanced(text: str) -> list[str]:
 
 
 class Audit:
-    """Scrapes an agent in a thread of its own until the end of the block, or of the agent."""
+    """Scrapes an agent in a separate thread until the block or the agent ends."""
 
     def __init__(self, process: AgentProcess) -> None:
         self.scrapes = 0
@@ -96,7 +96,7 @@ class Audit:
                 continue
             try:
                 _, text = ask(url, "metrics")
-            except (*NO_ANSWER, ValueError):  # killed, or stopped, perhaps in the middle of an answer
+            except (*NO_ANSWER, ValueError):  # the agent ended, perhaps in the middle of an answer
                 continue
             if not text.endswith("# EOF\n"):
                 continue
@@ -106,7 +106,7 @@ class Audit:
 
 @contextmanager
 def audited(process: AgentProcess) -> Generator[None]:
-    """The agent's books balance at any instant of the block."""
+    """Assert that the agent's counters add up at each scrape during the block."""
     with Audit(process) as audit:
         yield
     assert audit.problems == []
@@ -114,5 +114,5 @@ def audited(process: AgentProcess) -> Generator[None]:
 
 
 def documented(page: Path) -> set[str]:
-    """Return the names in Prometheus that a page of the docs lists."""
+    """Return the Prometheus names that a page of the docs lists."""
     return set(re.findall(r"^\|(?:[^|]*\|)?[^|]*\| `([a-z0-9_]+)` \| `", page.read_text(), re.M))

@@ -1,4 +1,4 @@
-"""What tests on libvirt's domains have in common."""
+"""Helpers for tests with libvirt domains."""
 
 import os
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from tests.lab.libvirt import Daemon, Domain
 
 
 def watch(*daemons: Daemon, interval: str = "1s") -> list[str]:
-    """Return the words that have an agent watch the daemons' domains."""
+    """Return the arguments for an agent that watches the daemons' domains."""
     flags = [word for daemon in daemons for word in ("--libvirt", daemon.uri)]
     return [*flags, "--interval", interval]
 
@@ -21,12 +21,12 @@ def with_bindings(**more: str) -> dict[str, str]:
 
 
 def path_of(domain: Domain) -> str:
-    """Return the path that an agent has for a domain."""
+    """Return the path of a domain in the agent's records."""
     return f"{domain.daemon.uri}#{domain.uuid}"
 
 
 class DomainLines(Lines):
-    """An agent's lines about domains, by their paths."""
+    """The records that an agent has written about domains, by their paths."""
 
     def states_of(self, path: str) -> list[Document]:
         """Return a domain's state events, in order."""
@@ -37,11 +37,11 @@ class DomainLines(Lines):
         ]
 
     def said(self, path: str) -> list[tuple[str, str]]:
-        """Return its states and reasons, without heartbeats."""
+        """Return a domain's states and reasons, without heartbeats."""
         return [(each["state"], each["reason"]) for each in self.states_of(path) if not each["heartbeat"]]
 
     def wait_until(self, path: str, state: str, reason: str | None = None, timeout_s: float = 150.0) -> float:
-        """Return how long it took until the domain is in `state`, in seconds."""
+        """Wait until the domain is in `state`; return how many seconds it took."""
 
         def is_in() -> bool:
             last = self.said(path)[-1:]
@@ -50,5 +50,5 @@ class DomainLines(Lines):
         return self.wait(is_in, f"{path} {state} {reason or ''}", timeout_s)
 
     def last_words(self, path: str) -> Mapping[str, str]:
-        """Return its newest state event."""
+        """Return a domain's newest state event."""
         return self.states_of(path)[-1]

@@ -1,4 +1,4 @@
-"""An agent beside hostile monitors and healthy ones: what came of it after so many messages."""
+"""Run an agent on hostile and healthy monitors, and measure it after a given number of messages."""
 
 import json
 import sys
@@ -25,26 +25,26 @@ _ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One run."""
+    """The figures of one run."""
 
-    messages: int  # that the agent has taken in
+    messages: int  # received by the agent
     seconds: float
     sent: Mapping[str, int]
     rss_warm_bytes: int
     rss_end_bytes: int
     healthy: Sequence[Comparison]
     hostile_samples: int
-    wrong: Sequence[str]  # samples of hostile VMs that their monitor never said, or that came twice
+    wrong: Sequence[str]  # samples of hostile VMs that the monitor never sent, or repeated ones
     totals: Mapping[str, int]  # the agent's own counters
     cpu_share: float
 
     @property
     def lag_p99_ms(self) -> float:
-        """How late the healthy ones are read."""
+        """The p99 of the lag of the healthy VMs."""
         return quantile([lag for each in self.healthy for lag in each.lags_ms], 0.99)
 
     def show(self) -> str:
-        """Return them for people."""
+        """Return the figures as text."""
         refused = {
             name: total
             for name, total in self.totals.items()
@@ -52,7 +52,7 @@ class Figures:
         }
         per_s = self.messages / self.seconds
         return (
-            f"{self.messages} messages taken in within {self.seconds:.0f} s: {per_s:.0f}/s,"
+            f"{self.messages} messages received within {self.seconds:.0f} s: {per_s:.0f}/s,"
             f" the agent at {self.cpu_share:.0%} of a core; sent: {dict(self.sent)}\n"
             f"memory {self.rss_warm_bytes / 1e6:.1f} MB warm, {self.rss_end_bytes / 1e6:.1f} MB at the end\n"
             f"hostile samples {self.hostile_samples}, wrong {len(self.wrong)};"
@@ -62,11 +62,11 @@ class Figures:
 
 
 def fuzz(folder: Path, messages: int, peers: int, seed: int, *, seconds_max: float) -> Figures:
-    """Run an agent over hostile and healthy monitors until it has taken in so many messages."""
+    """Run an agent on hostile and healthy monitors until it has received `messages` of the hostile ones."""
     report, truth = folder / "hostile.json", folder / "healthy.json"
     env = {
         "BAROGRAPH_LINES__ENABLED": "true",
-        "BAROGRAPH_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1",  # nobody: the spool takes everything
+        "BAROGRAPH_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1",  # no broker: the spool keeps all records
         "BAROGRAPH_OTLP__ENDPOINT": "http://127.0.0.1:1",
         "BAROGRAPH_OTLP__INTERVAL": "2s",
     }
@@ -84,7 +84,7 @@ def fuzz(folder: Path, messages: int, peers: int, seed: int, *, seconds_max: flo
                 if process.process.poll() is not None:
                     raise AssertionError(f"the agent has ended:\n{process.stderr.read_text()[-8000:]}")
                 if time.monotonic() - begun_s > seconds_max:
-                    raise AssertionError(f"only {taken} messages taken in within {seconds_max} s")
+                    raise AssertionError(f"only {taken} messages received within {seconds_max} s")
                 taken = json.loads(report.with_suffix(".progress").read_text()).get("consumed", 0)
                 rss = process.resident_bytes()
                 if not rss_warm and taken > messages * 0.3:

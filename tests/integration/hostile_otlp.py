@@ -1,7 +1,7 @@
-"""OTLP backends that answer anything: proper answers with parts exchanged, cut, repeated, inflated or slow.
+"""OTLP backends that answer anything: proper answers with parts replaced, cut, repeated, inflated or delayed.
 
-Every answer follows from a seed and its number. The exporter under test runs in a process of its own, which
-reports what became of each cycle and how much memory it took.
+A seed and the answer's number determine each answer. The exporter under test runs in a separate process,
+which reports the results of its cycles and its peak memory.
 """
 
 import gzip
@@ -52,7 +52,7 @@ KINDS = (
     "text/plain; charset=utf-99",
     "\xff",
 )
-LIMIT_BYTES = 128 * 2**20  # of memory, of which up to 60 MiB are taken by the libraries
+LIMIT_BYTES = 128 * 2**20  # of memory; the libraries alone use up to 60 MiB
 
 
 @cache
@@ -62,7 +62,7 @@ def bomb(mebibytes: int) -> bytes:
 
 
 def partial(chance: random.Random) -> bytes:
-    """Return a response, valid or nearly so."""
+    """Return a serialized response, valid or almost valid."""
     rejected = chance.choice((0, 0, 1, 5, 10**6, -1, -(2**63), 2**63 - 1))
     text = chance.choice(("", "bad points", "x" * 50_000, "\n\r\x00\u202e" * 50))
     message = ExportMetricsServiceResponse(
@@ -133,7 +133,7 @@ def http_answer(chance: random.Random) -> tuple[Sequence[bytes], bool]:
 
 @dataclass(frozen=True)
 class GrpcAnswer:
-    """What a call is answered with: a message, or a status."""
+    """The answer to a call: a message, or a status."""
 
     body: bytes
     code: grpc.StatusCode
@@ -161,7 +161,7 @@ def grpc_answer(chance: random.Random) -> GrpcAnswer:
 
 
 Numbers = Iterator[int | None]
-"""The numbers of a backend's answers. `None`: the next answer is a proper one."""
+"""The numbers of a backend's answers. `None` selects a proper answer."""
 
 _PROPER = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nContent-Length: 0\r\n\r\n"
 
@@ -242,7 +242,7 @@ def http2_errors(seed: int) -> Generator[str]:
 
 @contextmanager
 def http2_refusals(_seed: int) -> Generator[str]:
-    """A peer that ends each connection with a GOAWAY that leaves the request to be sent again."""
+    """A peer that ends each connection with a GOAWAY that allows the client to send the request again."""
 
     def serve(connection: socket.socket) -> None:
         with connection:
@@ -258,7 +258,7 @@ def http2_refusals(_seed: int) -> Generator[str]:
 
 @contextmanager
 def http2_floods() -> Generator[str]:
-    """A peer that accepts the first request of a connection, and then sends frames that ask for no answer."""
+    """A peer that accepts a connection's first request, then floods it with frames that need no answer."""
 
     def serve(connection: socket.socket) -> None:
         connection.sendall(b"\0\0\0\4\0\0\0\0\0")  # SETTINGS
@@ -268,7 +268,7 @@ def http2_floods() -> Generator[str]:
         connection.sendall(b"\0\0\x14\1\4\0\0\0\1\x88\x0f\x10\x10application/grpc")
         connection.sendall(b"\0\0\5\0\0\0\0\0\1" + bytes(5))  # an empty message
         connection.sendall(b"\0\0\x0f\1\5\0\0\0\1\0\x0bgrpc-status\x010")
-        acknowledgment = b"\0\0\x08\6\1\0\0\0\0" + bytes(8)  # of a PING that there was not
+        acknowledgment = b"\0\0\x08\6\1\0\0\0\0" + bytes(8)  # of a PING that was never sent
         while True:
             connection.sendall(acknowledgment * 10_000)
 
@@ -278,7 +278,7 @@ def http2_floods() -> Generator[str]:
 
 @contextmanager
 def http2_garbage(seed: int) -> Generator[str]:
-    """A peer that answers with frames of HTTP/2 cut short, oversized or senseless; it may reset at last."""
+    """A peer that answers with truncated, oversized or meaningless HTTP/2 frames, and then may reset."""
     numbers = count()
 
     def serve(connection: socket.socket) -> None:
@@ -389,7 +389,7 @@ print(json.dumps({"failed": failed, "settled": settled, "wrong": wrong, "longest
 
 @dataclass(frozen=True)
 class Result:
-    """What became of the cycles of one run."""
+    """The results of the cycles of one run."""
 
     failed: int
     settled: int  # cycles that counted points
@@ -399,7 +399,7 @@ class Result:
 
 
 def run(endpoint: str, protocol: str, answers: int, timeout_s: float, *, logs: bool = False) -> Result:
-    """Run that many cycles of one VM, or batches of two log records, in a process of its own."""
+    """Run `answers` cycles of one VM, or batches of two log records, in a separate process."""
     from tests.unit.sinks.views import AGENT, sample, view
 
     points = _points_of_a_cycle(AGENT, view(sample()))

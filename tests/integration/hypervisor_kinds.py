@@ -17,7 +17,7 @@ Shape = Literal["usual", "bare", "anonymous", "silent", "pluggable", "saved", "d
 
 INTERVAL = "guest-stats-polling-interval"
 UNSET = 2**64 - 1
-QUICK_S = 10.0  # allowed for what happens at once, on a busy host
+QUICK_S = 10.0  # limit on a busy host for what usually happens at once
 
 
 class Guest(Protocol):
@@ -177,7 +177,7 @@ class Client(Watcher):
     def silence(self, duration_s: float) -> None:
         assert self.receive(duration_s) is None
 
-    # the balloon, whose path a test may change
+    # the balloon; a test may change its path
 
     balloon = BALLOON
 
@@ -295,7 +295,7 @@ class Real(Kind):
                 return enter(qemu.guest(self.folder, name, "-drive", f"file={disk},if=none,format=qcow2"))
 
     def wedge(self, vm: Vm) -> Callable[[], None]:
-        """Block QEMU's main loop: let it open a pipe without a writer."""
+        """Block QEMU's main loop by making it open a pipe without a writer; return what unblocks it."""
         pipe = self.folder / "pipe"
         os.mkfifo(pipe)
         blocker = Client(vm.qmp)
@@ -315,7 +315,7 @@ class Real(Kind):
 
 
 def _opens_a_file(pid: int) -> bool:
-    """Return whether the main thread of a process is in `openat` (proc_pid_syscall), or that is hidden."""
+    """Return whether the main thread is in `openat` (proc_pid_syscall(5)), or true if that is hidden."""
     try:
         number = Path(f"/proc/{pid}/syscall").read_text().split()[0]
     except OSError:

@@ -1,4 +1,4 @@
-"""A VM that libvirt owns, and what a client of libvirt sees of it."""
+"""VMs that libvirt manages, and a client of libvirt that observes them."""
 
 import threading
 import time
@@ -24,13 +24,13 @@ QEMUS_NAMES = {
 """libvirt's names of the statistics, and QEMU's (libvirt 9.0, qemu_monitor_json.c, GET_BALLOON_STATS)."""
 
 COUNTS = {"major_fault", "minor_fault", "hugetlb_pgalloc", "hugetlb_pgfail"}
-"""Those that are no sizes: all others are in KiB."""
+"""The statistics that are counts. All others are sizes in KiB."""
 
 _PAUSE_S = 0.02
 
 
 class OwnedClient(Watcher):
-    """A client of libvirt, reading as the agent does: the balloon group of the bulk call, without waiting."""
+    """A client of libvirt that reads like the agent: the balloon group of the bulk call, without waiting."""
 
     def __init__(self, daemon: Daemon, name: str) -> None:
         self._library = _with_event_loop()
@@ -45,7 +45,7 @@ class OwnedClient(Watcher):
             self._connection.domainEventRegisterAny(self._domain, event, callback, None)
 
     def told(self) -> dict[str, int]:
-        """Return the balloon group as libvirt gives it, without its prefix."""
+        """Return the fields of libvirt's balloon group, without their prefix."""
         groups, nowait = self._library.VIR_DOMAIN_STATS_BALLOON, 1 << 29  # ..._STATS_NOWAIT
         assert nowait == self._library.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
         ((_, fields),) = self._connection.domainListGetStats([self._domain], groups, nowait)
@@ -108,7 +108,7 @@ class OwnedClient(Watcher):
         del self._domain
         self._connection.close()
 
-    # libvirt's events, in QEMU's words
+    # libvirt's events, under QEMU's names
 
     def _lifecycle(self, _conn: object, _domain: object, event: int, detail: int, _opaque: object) -> None:
         words = {
@@ -143,11 +143,11 @@ def _run_events(library: Any) -> None:
 
 
 class Owned(AnyKind):
-    """Domains of a libvirtd."""
+    """Creates domains of a libvirtd, and clients for them."""
 
     def guest(self, shape: Literal["usual", "silent"] = "usual") -> Guest:
         daemon = self.stack.enter_context(libvirtd(self.folder, "one"))
-        # No panic device, as the other kinds have none: what libvirt does when it fires is another matter.
+        # No panic device, as in the other kinds: libvirt's reaction to it is not part of the contract.
         return daemon.domain("vm", driver=shape == "usual", on_crash=None)
 
     def watch(self, guest: Guest) -> OwnedClient:

@@ -1,4 +1,4 @@
-"""Kafka sinks as the tests want them, and what arrived."""
+"""Create Kafka sinks for tests, and read and check the records that arrived."""
 
 import asyncio
 import gc
@@ -20,11 +20,11 @@ from tests.unit.sinks.records import record
 @pytest.fixture(autouse=True)
 async def no_task_is_left() -> AsyncGenerator[None]:
     yield
-    gc.collect()  # what is dropped unclosed warns, and warnings are errors
+    gc.collect()  # an object that was not closed warns, and warnings are errors
     deadline_s = anyio.current_time() + 30
     while left := [repr(task) for task in asyncio.all_tasks() if "aiokafka" in repr(task)]:
         assert anyio.current_time() < deadline_s, left
-        await anyio.sleep(0.01)  # one that is canceled ends in a later turn of the loop
+        await anyio.sleep(0.01)  # a canceled task ends in a later iteration of the loop
 
 
 def sink_to(
@@ -37,7 +37,7 @@ def sink_to(
     tls: Tls | None = None,
     sasl: Sasl | None = None,
 ) -> KafkaSink:
-    """A sink; what it is impatient with depends on the test."""
+    """Return a sink with the timeouts and the security that the test needs."""
     settings = Settings(
         bootstrap_servers=tuple(bootstrap.split(",")),
         delivery_timeout_s=delivery_timeout_s,
@@ -50,23 +50,23 @@ def sink_to(
 
 
 def many(count: int, keys: int = 20, first: int = 0) -> list[Record]:
-    """Records of now, their keys in turn."""
+    """Return records with the current time; they take `keys` keys in turn."""
     now_ms = int(time.time() * 1000)
     return [record(n, key=f"vm-{n % keys}", timestamp_ms=now_ms) for n in range(first, first + count)]
 
 
 async def received(bootstrap: str, topic: str = "samples") -> list[Received]:
-    """Everything the topic holds."""
+    """Return all records of the topic."""
     return await anyio.to_thread.run_sync(consume, bootstrap, [topic])
 
 
 def numbers(records: Sequence[Received]) -> list[bytes]:
-    """The values, without the blanks that make them large."""
+    """Return the values without the padding that makes them large."""
     return [each.value.rstrip() for each in records]
 
 
 def by_key(records: Sequence[Received]) -> dict[str, list[bytes]]:
-    """The values of each key, in the order of arrival."""
+    """Return the values of each key, in the order of arrival."""
     keys: dict[str, list[bytes]] = {}
     for each in records:
         keys.setdefault(each.key, []).append(each.value.rstrip())
@@ -74,7 +74,7 @@ def by_key(records: Sequence[Received]) -> dict[str, list[bytes]]:
 
 
 def sent_by_key(records: Sequence[Record]) -> dict[str, list[bytes]]:
-    """The same of what was sent."""
+    """Return the values of each key, in the order in which they were sent."""
     keys: dict[str, list[bytes]] = {}
     for each in records:
         keys.setdefault(each.key, []).append(each.value.rstrip())
@@ -82,7 +82,7 @@ def sent_by_key(records: Sequence[Record]) -> dict[str, list[bytes]]:
 
 
 def assert_nothing_lost(arrived: Sequence[Received], sent: Sequence[Record]) -> None:
-    """Everything is there, in order per key. A repeat may be there, but never in front of its turn."""
+    """Assert that every record arrived, in order per key. A repeat may follow its first arrival."""
     first = {key: list(dict.fromkeys(values)) for key, values in by_key(arrived).items()}
     assert first == sent_by_key(sent)
     ids = {(each.headers["ce_id"], each.value) for each in arrived}
@@ -90,7 +90,7 @@ def assert_nothing_lost(arrived: Sequence[Received], sent: Sequence[Record]) -> 
 
 
 async def send_until_taken(sink: KafkaSink, batch: Sequence[Record], within_s: float = 120.0) -> None:
-    """Send until the sink takes it, as the deliverer does."""
+    """Send until the sink accepts the batch, as the deliverer does."""
     with anyio.fail_after(within_s):
         while True:
             try:
@@ -102,7 +102,7 @@ async def send_until_taken(sink: KafkaSink, batch: Sequence[Record], within_s: f
 
 
 async def unavailable_because(sink: KafkaSink, batch: Sequence[Record], words: str) -> SinkUnavailable:
-    """Send until the sink is unavailable with these words; return the error. Others may come before it."""
+    """Send until the sink fails with `words` in the error; return that error. Others may come first."""
     heard: list[str] = []
     with anyio.move_on_after(120):
         while True:
@@ -113,4 +113,4 @@ async def unavailable_because(sink: KafkaSink, batch: Sequence[Record], words: s
                 if words in heard[-1]:
                     return error
             await anyio.sleep(0.1)
-    raise AssertionError(f"{words!r} was not said, but {heard[-5:]}")
+    raise AssertionError(f"{words!r} is not in the errors, of which the last are {heard[-5:]}")

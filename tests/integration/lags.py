@@ -1,4 +1,4 @@
-"""How late the agent reads healthy guests, against a second monitor's truth."""
+"""Measure the agent's lag on healthy guests against what a second monitor shows."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from tests.lab.observer import Observer
 
 
 def _nothing(_: Lines) -> None:
-    """What happens where nothing is told to happen."""
+    """Do nothing: the default of the hooks."""
 
 
 def lag_p99_ms(
@@ -26,9 +26,9 @@ def lag_p99_ms(
     once_reporting: Callable[[Lines], None] = _nothing,
     before_the_end: Callable[[Lines], None] = _nothing,
 ) -> float:
-    """Run an agent over all monitors in `folder`; return the lag of `vms`, but for their first samples.
+    """Run an agent on all monitors in `folder`; return the p99 lag of `vms`, without their first samples.
 
-    Every update of theirs must arrive, and be right.
+    Assert that every update of `vms` arrives and is right.
     """
     run = folder / f"{time.monotonic_ns()}"
     run.mkdir()
@@ -42,7 +42,7 @@ def lag_p99_ms(
         once_reporting(lines)
         time.sleep(steady_after + 1 + seconds)
         until_ms = time.time() * 1000 - 300
-        time.sleep(1)  # in which the last one is read
+        time.sleep(1)  # for the agent to read the last update
         before_the_end(lines)
         assert process.stop() == 0
         shown = observer.stop()
@@ -51,5 +51,5 @@ def lag_p99_ms(
         compare(shown[vm.truth], samples[vm.name], until_ms=until_ms, steady_after=steady_after) for vm in vms
     ]
     assert [(each.lost, each.wrong, each.repeated) for each in found] == [((), (), ())] * len(vms)
-    assert samples.keys() == {vm.name for vm in vms}  # nothing that others say is a sample
+    assert samples.keys() == {vm.name for vm in vms}  # other monitors in the folder yield no samples
     return quantile([lag for each in found for lag in each.lags_ms], 0.99)

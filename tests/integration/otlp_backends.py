@@ -1,4 +1,4 @@
-"""OTLP backends that behave as told, over HTTP and gRPC, decoding with opentelemetry-proto."""
+"""OTLP backends over HTTP and gRPC with answers set by the test. They decode with opentelemetry-proto."""
 
 import gzip
 import socket
@@ -52,23 +52,23 @@ class Request:
     logs: Sequence[str] = ()  # the ids of the events
 
     def instances(self) -> set[str]:
-        """Which VMs it speaks of."""
+        """Return the ids of the VMs that have points in the request."""
         return {point.instance for point in self.points}
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What to answer. `status` is HTTP's; over gRPC `_CODES` has the code, all else is UNAVAILABLE."""
+    """An answer. `status` is HTTP's; over gRPC `_CODES` maps an error to a code, or it is UNAVAILABLE."""
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     rejected_points: int = 0
     silent: bool = False  # accepts the request and never answers
-    trickle: bool = False  # a byte of the answer now and then
+    trickle: bool = False  # sends the answer byte by byte, slowly
 
 
 def parse(path: str, headers: Mapping[str, str], message: ExportMetricsServiceRequest) -> Request:
-    """Return what a request says."""
+    """Return a request with the data points of `message`."""
     points: list[Point] = []
     for of_resource in message.resource_metrics:
         resource = {each.key: each.value.string_value for each in of_resource.resource.attributes}
@@ -89,7 +89,7 @@ def parse(path: str, headers: Mapping[str, str], message: ExportMetricsServiceRe
 
 
 def parse_logs(path: str, headers: Mapping[str, str], message: ExportLogsServiceRequest) -> Request:
-    """Return what a request with log records says."""
+    """Return a request with the event ids of the log records in `message`."""
     logs = [
         next(each.value.string_value for each in log.attributes if each.key == "barograph.event.id")
         for of_resource in message.resource_logs
@@ -100,18 +100,18 @@ def parse_logs(path: str, headers: Mapping[str, str], message: ExportLogsService
 
 
 class Backend:
-    """What both have in common: how to answer, and what has come."""
+    """The common part of both backends: how to answer, and the requests received."""
 
     def __init__(self) -> None:
         self.answer: Callable[[Request], Answer] = lambda _: Answer()
         self.requests: list[Request] = []
         self.accepted: list[Request] = []
         self.endpoint = ""
-        self.released = threading.Event()  # what trickles ends, and well
+        self.released = threading.Event()  # completes the answers that trickle
         self._ending = threading.Event()
 
     def take(self, request: Request) -> Answer:
-        """Note a request, and say what to answer; holds it where the answer is none."""
+        """Record a request and return its answer; block if the answer is a silent one."""
         answer = self.answer(request)
         self.requests.append(request)
         if answer.status == 200 and not answer.silent:
@@ -121,11 +121,11 @@ class Backend:
         return answer
 
     def logs(self) -> list[str]:
-        """The ids of the accepted events, in order."""
+        """Return the ids of the accepted events, in order."""
         return [event for request in self.accepted for event in request.logs]
 
     def points(self, name: str) -> list[Point]:
-        """The accepted points of one metric, in order."""
+        """Return the accepted points of one metric, in order."""
         return [point for request in self.accepted for point in request.points if point.name == name]
 
 
@@ -185,7 +185,7 @@ class HttpBackend(Backend):
                 body = b" " * (1000 - written)
             handler.wfile.write(body)
         except OSError:
-            handler.close_connection = True  # the client has gone
+            handler.close_connection = True  # the client has disconnected
 
 
 class GrpcBackend(Backend):

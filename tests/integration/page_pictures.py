@@ -1,4 +1,4 @@
-"""Makes the pictures of docs/page.md: `python -m tests.integration.page_pictures`. Look at them."""
+"""Write the screenshots of docs/page.md: `python -m tests.integration.page_pictures`. Review them."""
 
 from base64 import b64decode
 from collections.abc import Callable, Mapping
@@ -16,12 +16,12 @@ SIZES = {"desktop": (1200, 760), "phone": (390, 760)}
 
 
 def take(browser: Browser, url: str, name: str, *, size: str = "desktop", dark: bool = False) -> None:
-    """Write one picture of what the URL shows."""
+    """Write a screenshot of the page at the URL."""
     write(shown(browser, url, size, dark=dark), name)
 
 
 def write(page: Page, name: str) -> None:
-    """Write a picture of the page, and close it. WebP is a quarter of PNG's size."""
+    """Write a screenshot of the page, and close the page. WebP is a quarter of PNG's size."""
     session = page.context.new_cdp_session(page)
     send = cast("Callable[[str, object], Mapping[str, str]]", session.send)
     picture = send("Page.captureScreenshot", {"format": "webp", "quality": 85})
@@ -30,7 +30,7 @@ def write(page: Page, name: str) -> None:
 
 
 def shown(browser: Browser, url: str, size: str = "desktop", *, dark: bool = False) -> Page:
-    """Return the page once it has its values."""
+    """Return the page once it shows its values."""
     width, height = SIZES[size]
     scheme = "dark" if dark else "light"
     context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
@@ -41,7 +41,7 @@ def shown(browser: Browser, url: str, size: str = "desktop", *, dark: bool = Fal
 
 
 def main() -> None:
-    """Write all pictures."""
+    """Write all screenshots."""
     IMAGES.mkdir(exist_ok=True)
     troubles, hostile, many = Present(), Present(), Present()
     fill(troubles, troubled(troubles))

@@ -1,4 +1,4 @@
-"""A host made of values for the tests of the page, served as the agent serves it."""
+"""Views of an invented host for the tests of the page, served as the agent serves them."""
 
 import threading
 import time
@@ -42,7 +42,7 @@ DETAILS = {
 
 
 def id_of(name: str) -> str:
-    """Return the id of a VM made here."""
+    """Return the id of the VM with this name."""
     return f"00000000-0000-4000-8000-{crc32(name.encode()):012}"
 
 
@@ -58,7 +58,7 @@ def one(
     falls: bool = False,
     actual_bytes: int = 8 * GIB,
 ) -> VmView:
-    """Return a VM with half an hour of history, which `present` keeps."""
+    """Return a VM, and add half an hour of its history to `present`."""
     now_s = int(time.time())
     of = vm(id_of(name), name, {"vmid": "107"})
     address = MonitorPath(f"/run/vm/{name.replace('/', '_')}.qmp")
@@ -103,7 +103,7 @@ def one(
 
 
 def troubled(present: Present) -> list[VmView]:
-    """Return nine VMs: three under pressure, three silent, three that are well."""
+    """Return nine VMs: three under pressure, three silent, three without problems."""
     silent = {
         State.STALLED: Reason.NO_ADVANCE,
         State.UNREACHABLE: Reason.NO_ANSWER,
@@ -133,7 +133,7 @@ def troubled(present: Present) -> list[VmView]:
 
 
 def fill(present: Present, views: Sequence[VmView]) -> Present:
-    """Give `present` these VMs, a host, and a broker that is behind."""
+    """Add these VMs, a host, and an unreachable broker with a backlog to `present`; return it."""
     now_ms = time.time_ns() // 1_000_000
     present.views = views
     reporting = sum(each.state.state is State.REPORTING for each in views)

@@ -1,4 +1,4 @@
-"""The chart's release on a real node, and real guests whose QEMUs are another user there."""
+"""Helpers for a release of the chart on a real node, and for real guests with QEMUs of another user."""
 
 import json
 import os
@@ -20,14 +20,14 @@ QEMUS_USER = 64055
 
 
 class Release:
-    """The chart installed as `barograph` in a namespace of its own."""
+    """The chart, installed as `barograph` in its own namespace."""
 
     def __init__(self, node: Node, namespace: str) -> None:
         self.node = node
         self.namespace = namespace
 
     def install(self, values: Mapping[str, object] | None = None, *words: str) -> None:
-        """Install it, and return once its pod is ready."""
+        """Install the chart, and return once its pod is ready."""
         self._apply("install", values or {}, "--create-namespace", *words)
 
     def upgrade(self, values: Mapping[str, object]) -> None:
@@ -41,14 +41,14 @@ class Release:
         self.wait_until_rolled_out()
 
     def rollback(self) -> None:
-        """Go back by one, and return once the new pod is ready."""
+        """Roll back by one revision, and return once the new pod is ready."""
         self.helm("rollback", "barograph")
         self.wait_until_rolled_out()
 
     def wait_until_rolled_out(self) -> None:
-        """Return once each node's pod is the newest and ready.
+        """Return once the pod of each node is of the newest revision and ready.
 
-        Helm's own `--wait` counts a node that may be without (`maxUnavailable`) as one that has its pod.
+        Helm's own `--wait` ignores as many nodes without a ready pod as `maxUnavailable` allows.
         """
         try:
             self.kubectl("rollout", "status", "daemonset/barograph", "--timeout=240s", timeout_s=260)
@@ -56,16 +56,16 @@ class Release:
             raise RuntimeError(f"{error}\n{self.trouble()}") from error
 
     def helm(self, *words: str) -> str:
-        """Return what Helm says of this release's namespace."""
+        """Run Helm in the namespace of this release; return its output."""
         return self.node.helm(*words, "--namespace", self.namespace)
 
     def kubectl(self, *words: str, timeout_s: float = 60.0) -> str:
-        """Return what kubectl says in this release's namespace."""
+        """Run kubectl in the namespace of this release; return its output."""
         return self.node.kubectl(*words, "--namespace", self.namespace, timeout_s=timeout_s)
 
     @property
     def pod(self) -> dict[str, Any]:
-        """The one pod that is not on its way out."""
+        """The one pod that is not being deleted."""
         pods = self.node.get("pods", "-n", self.namespace, "-l", "app.kubernetes.io/component=agent")["items"]
         (pod,) = (each for each in pods if "deletionTimestamp" not in each["metadata"])
         return pod
@@ -77,46 +77,46 @@ class Release:
 
     @property
     def restarts(self) -> int:
-        """How often its container was started again."""
+        """How often the container was restarted."""
         return self.pod["status"]["containerStatuses"][0]["restartCount"]
 
     @property
     def ready(self) -> bool:
-        """Whether the pod is."""
+        """Whether the pod is ready."""
         return self.pod["status"]["containerStatuses"][0]["ready"]
 
     @property
     def pid(self) -> int:
-        """The process of the agent, as seen from here."""
+        """The pid of the agent, as the test sees it."""
         return self.node.pod_pid(self.name, self.namespace)
 
     def status(self) -> dict[str, str]:
-        """What the kernel says of the agent's process."""
+        """Return the fields of `/proc/PID/status` of the agent."""
         return status_of(self.pid)
 
     def cpu_s(self) -> float:
-        """The CPU time the agent has used so far, user and system."""
+        """Return the CPU time that the agent has used so far, user and system."""
         return cpu_s(self.pid)
 
     def memory_mib(self) -> tuple[float, float, float]:
-        """The agent's resident memory now and at most, and what its container's cgroup counts, in MiB."""
+        """Return the agent's resident memory, its peak, and the usage of its container's cgroup, in MiB."""
         status = self.status()
         resident, most = (int(status[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM"))
         return resident, most, group_memory_bytes(self.pid) / 2**20
 
     def wait_until_replaced(self, old: str, timeout_s: float = 180.0) -> None:
-        """Return once another pod than `old` is ready."""
+        """Return once a pod other than `old` is ready."""
 
         def replaced() -> bool:
             try:
                 return self.name != old and self.ready
-            except (ValueError, KeyError):  # none there at this moment, or without a container yet
+            except (ValueError, KeyError):  # no pod at the moment, or one without a container yet
                 return False
 
         self.wait(replaced, "another pod that is ready", timeout_s)
 
     def web(self, path: str) -> tuple[int, str]:
-        """Return status and text of the agent's answer; (0, ""): none."""
+        """Return status and text of the agent's answer, or (0, "") if there is none."""
         url = f"http://{self.pod['status']['podIP']}:19464{path}"
         try:
             with OPENER.open(url, timeout=10) as answer:
@@ -138,16 +138,16 @@ class Release:
         }
 
     def wait(self, holds: Callable[[], bool], what: str, timeout_s: float = 180.0) -> float:
-        """Return how long it took until `holds()`, in seconds."""
+        """Wait until `holds()` is true; return how many seconds it took."""
         begun_s = time.monotonic()
         while not holds():
             if time.monotonic() - begun_s > timeout_s:
                 raise AssertionError(f"not seen within {timeout_s} s: {what}\n{self.trouble()}")
-            time.sleep(0.5)  # each look runs kubectl
+            time.sleep(0.5)  # each check runs kubectl
         return time.monotonic() - begun_s
 
     def trouble(self) -> str:
-        """Return what an operator would look at."""
+        """Return the pods, events and newest log lines of the release, for a failure's message."""
         said: list[str] = []
         for words in (
             ["get", "pods", "-o", "wide"],
@@ -161,14 +161,14 @@ class Release:
         return "\n".join(said)
 
     def end(self) -> None:
-        """Uninstall it with all it left. Harmless where it is gone."""
+        """Uninstall the release and delete its namespace, if they still exist."""
         self.helm("uninstall", "barograph", "--wait", "--ignore-not-found")
         self.node.kubectl("delete", "namespace", self.namespace, "--ignore-not-found", "--wait=false")
 
 
 @contextmanager
 def release(node: Node, namespace: str) -> Generator[Release]:
-    """A release, uninstalled at the end of the block."""
+    """Yield a release; uninstall it at the end of the block."""
     one = Release(node, namespace)
     try:
         yield one
@@ -177,7 +177,7 @@ def release(node: Node, namespace: str) -> Generator[Release]:
 
 
 def to(kafka: RealKafka, topics: Sequence[str]) -> dict[str, object]:
-    """Return the agent's settings for a Kafka and its topics."""
+    """Return the agent's Kafka settings for a broker and its topics."""
     samples, states = topics
     memory = f"{samples.removesuffix('.samples')}.memory"
     return {
@@ -189,7 +189,7 @@ def to(kafka: RealKafka, topics: Sequence[str]) -> dict[str, object]:
 
 
 def topics_of(kafka: RealKafka, folder: Path) -> tuple[str, str]:
-    """Create the topics of a test, and return those of samples and states."""
+    """Create the topics of a test; return those of samples and states."""
     topics = (f"{folder.name}.samples", f"{folder.name}.states")
     for topic in (*topics, f"{folder.name}.memory"):
         kafka.create_topic(topic)
@@ -197,18 +197,18 @@ def topics_of(kafka: RealKafka, folder: Path) -> tuple[str, str]:
 
 
 def documents(kafka: RealKafka, topic: str) -> list[dict[str, Any]]:
-    """Return what a topic holds, decoded."""
+    """Return the decoded records of a topic."""
     return [json.loads(each.value) for each in consume(kafka.bootstrap, [topic])]
 
 
 def of_vm(records: Sequence[Received], name: str) -> list[dict[str, Any]]:
-    """Return a VM's samples among records, in order."""
+    """Return the records of one VM, decoded, in order."""
     said = [cast(dict[str, Any], json.loads(each.value)) for each in records]
     return [each for each in said if each["vm"].get("name") == name]
 
 
 def group_memory_bytes(pid: int) -> int:
-    """Return what the cgroup of a process counts as used, the page cache of its files included."""
+    """Return the memory usage of a process's cgroup, including the page cache of its files."""
     for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         for root, file in (
@@ -222,15 +222,15 @@ def group_memory_bytes(pid: int) -> int:
 
 
 def as_user(user: int) -> tuple[str, ...]:
-    """Return a QEMU that is another user, which yet may read the lab's files as root may."""
+    """Return a command of QEMU that runs as `user`, but may read the lab's files like root."""
     rights = ("--inh-caps=+dac_override", "--ambient-caps=+dac_override")
     return ("setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", *rights, str(setup.qemu()))
 
 
 def on_this_machine(folder: Path) -> dict[str, object]:
-    """Return the values that keep a release to the test's folder: this machine is no node of its own."""
+    """Return the values that keep a release within the test's folder, since the node is this machine."""
     values: dict[str, object] = {"state": {"path": str(state_of(folder))}}
-    if not Path("/etc/machine-id").exists():  # in a container, perhaps
+    if not Path("/etc/machine-id").exists():  # for example in a container
         file = folder / "machine-id"
         file.write_text("4c8ad2f0e1b74b6d9a37c5f2d86e9b10\n")
         values["host"] = {"machineIdFile": str(file)}
@@ -238,12 +238,12 @@ def on_this_machine(folder: Path) -> dict[str, object]:
 
 
 def state_of(folder: Path) -> Path:
-    """Return where a release's state is: the kubelet makes the directory."""
+    """Return the state directory of a release. The kubelet creates it."""
     return folder / "lib" / "barograph"
 
 
 def make_directory(path: Path, user: int) -> Path:
-    """Make a directory for the sockets of QEMUs that are `user`."""
+    """Create a directory for the sockets of QEMUs that run as `user`."""
     path.mkdir(parents=True, exist_ok=True)
     os.chown(path, user, user)
     return path

@@ -1,6 +1,6 @@
-"""Promises about time on a machine that does other things as well: the best of three tries counts.
+"""Check promised figures on a machine that also does other work: the best of three tries counts.
 
-What must hold in each try, such as that nothing is lost, stays an assertion.
+Conditions that must hold in each try, such as that nothing is lost, remain assertions.
 """
 
 from collections.abc import Callable
@@ -18,17 +18,17 @@ class TooSlow(AssertionError):
 
 
 def promised(kept: bool, what: str) -> None:
-    """Return if a promise was kept.
+    """Check that a promise was kept.
 
     Raises:
-        TooSlow: it was not; the message has `what`, the figures.
+        TooSlow: the promise was not kept; the message is `what`, the figures.
     """
     if not kept:
         raise TooSlow(what)
 
 
 def best_of_three(test: Callable[Concatenate[Path, P], None]) -> Callable[Concatenate[Path, P], None]:
-    """Run a test again, in another folder, where it was too slow."""
+    """Run a test again, in another folder, if it was too slow; at most three times in all."""
 
     @wraps(test)
     def tries(folder: Path, *args: P.args, **kwargs: P.kwargs) -> None:

@@ -1,4 +1,4 @@
-"""Another client that has a say about a VM's polling interval, and sees what becomes of it."""
+"""Another client that sets a VM's polling interval and records its changes."""
 
 import threading
 import time
@@ -12,7 +12,7 @@ LOOKS_EVERY_S = 0.02
 
 @dataclass(frozen=True)
 class Turn:
-    """The interval is another one than at the look before."""
+    """A change of the interval since the previous check."""
 
     at_s: float  # monotonic
     interval_s: int
@@ -20,9 +20,9 @@ class Turn:
 
 
 class Rival:
-    """Holds a VM's second monitor, and looks at the interval fifty times a second.
+    """Holds a VM's second monitor, and checks the interval 50 times per second.
 
-    Where it `insists` on a value, it sets it back as soon as it sees another one.
+    If it `insists` on a value, it sets that value again as soon as it finds another one.
     """
 
     def __init__(self, vm: qemu.Vm, insists: int | None = None) -> None:
@@ -35,16 +35,16 @@ class Rival:
         self._thread = threading.Thread(target=self._run, name=f"rival of {vm.name}")
 
     def set(self, interval_s: int) -> None:
-        """Set it once, at the next look."""
+        """Set the interval once, at the next check."""
         self._wish.append(interval_s)
 
     def writes(self) -> list[Turn]:
-        """What somebody else has set."""
+        """Return the changes that other clients made."""
         return [turn for turn in self.turns[1:] if not turn.ours]
 
     @property
     def interval_s(self) -> int:
-        """What it was at the last look."""
+        """The interval at the last check."""
         return self.turns[-1].interval_s
 
     def _run(self) -> None:

@@ -1,4 +1,4 @@
-"""An alert on pressure fires and ends alike for series that were scraped and that came over OTLP."""
+"""The pressure alert fires and ends in the same way for scraped series and for series sent over OTLP."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -18,9 +18,9 @@ from tests.lab.sim import simulated
 ALERT = "QemuVmMemoryPressure"
 EVERY_S = 15
 REACHED_AFTER_S, LEFT_AFTER_S = 300, 900
-"""docs/pressure.md: how long the condition has to hold, and not to hold."""
+"""docs/pressure.md: how long the condition must be true before the alert fires, and false before it ends."""
 OF_THE_TARGET = {"instance", "job"}
-"""Labels that the way of the series decides."""
+"""Labels that depend on how the series reached Prometheus."""
 
 
 def firing(server: Prometheus) -> list[Mapping[str, Any]]:
@@ -30,7 +30,7 @@ def firing(server: Prometheus) -> list[Mapping[str, Any]]:
 
 
 def wait_for(holds: Callable[[], bool], what: str, timeout_s: float) -> float:
-    """Return when it holds."""
+    """Wait until `holds()` is true; return the time."""
     deadline = time.monotonic() + timeout_s
     while not holds():
         assert time.monotonic() < deadline, what
@@ -40,7 +40,7 @@ def wait_for(holds: Callable[[], bool], what: str, timeout_s: float) -> float:
 
 @pytest.mark.long
 @pytest.mark.timeout(2400)
-def test_the_alert_on_pressure_fires_and_ends_over_a_collector_as_when_scraped(folder: Path) -> None:
+def test_the_pressure_alert_fires_and_ends_alike_over_a_collector_and_when_scraped(folder: Path) -> None:
     need("collector", "prometheus")
     port = free_port()
     env = {
@@ -62,18 +62,18 @@ def test_the_alert_on_pressure_fires_and_ends_over_a_collector_as_when_scraped(f
         with agent(folder / "agent", *words, "--otlp", between.http, env=env) as process:
             servers = (scraped, sent)
             known = 'qemu_vm_pressure_level{qemu_vm_name="thrashing"}'
-            wait_for(lambda: all(each.query(known) for each in servers), "the first samples", 240)
+            wait_for(lambda: all(each.query(known) for each in servers), "no samples in Prometheus", 240)
             hypervisor.vm("thrashing").order("thrash")
             begun_s = time.time()
             since = [
-                wait_for(lambda server=each: bool(firing(server)), "it fires", REACHED_AFTER_S + 240)
+                wait_for(lambda server=each: bool(firing(server)), "it did not fire", REACHED_AFTER_S + 240)
                 for each in servers
             ]
             found = [firing(each) for each in servers]
             hypervisor.vm("thrashing").order("calm")
             ended_s = time.time()
             until = [
-                wait_for(lambda server=each: not firing(server), "it ends", LEFT_AFTER_S + 600)
+                wait_for(lambda server=each: not firing(server), "it did not end", LEFT_AFTER_S + 600)
                 for each in servers
             ]
             assert process.stop() == 0

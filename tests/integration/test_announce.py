@@ -1,4 +1,4 @@
-"""A new reader gets all current states at once: the signal and the command, on a running agent."""
+"""The signal and the command that make a running agent repeat all current states, for a new reader."""
 
 import os
 import signal

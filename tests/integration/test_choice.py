@@ -1,4 +1,4 @@
-"""Include and exclude on a host with 50 monitors and 20 domains, while VMs come and go, over reloads."""
+"""Include and exclude VMs by reloads, on a host with 50 monitors and 20 domains, while VMs come and go."""
 
 import signal
 import threading
@@ -26,7 +26,7 @@ ENDED = ("gone", "excluded")
 
 
 class Host:
-    """The VMs of a host, an agent that watches them, and what it has written."""
+    """The VMs of a host, an agent that watches them, and its records."""
 
     def __init__(
         self, folder: Path, hypervisor: Hypervisor, domains: list[RealDomain], process: AgentProcess
@@ -51,7 +51,7 @@ class Host:
 
     @contextmanager
     def coming_and_going(self, vms: list[SimulatedVm]) -> Generator[None]:
-        """Restart one VM after the other, until the end of the block."""
+        """Restart one VM after the other until the end of the block."""
         over = threading.Event()
 
         def churn() -> None:
@@ -73,7 +73,7 @@ class Host:
             thread.join()
 
     def reload(self, vms: str) -> int:
-        """Reload with these rules; return how many records there were before the new run's first."""
+        """Reload with these rules; return the index of the new run's first record."""
         write(self.folder, self.domains[0].daemon, vms)
         agents = self.agents()
         self.process.process.send_signal(signal.SIGHUP)
@@ -88,7 +88,7 @@ class Host:
         return [each for each in self.lines.all() if each["schema"].startswith("barograph.agent.state/")]
 
     def events(self, path: Path | str, since: int) -> list[tuple[str, str]]:
-        """Return states and reasons, heartbeats too, of a path among the records after the first `since`."""
+        """Return the states and reasons of a path, with heartbeats, in the records from index `since` on."""
         return [
             (each["state"], each["reason"])
             for each in self.lines.all()[since:]
@@ -191,7 +191,7 @@ def test_a_reload_changes_the_choice_while_vms_come_and_go(folder: Path) -> None
         assert {str(each["host"].get("labels")) for each in lines.all()} == {"{'k8s.cluster.name': 'eu-1'}"}
         epochs = {each["vm"]["name"]: each["epoch"] for vm in steady for each in lines.samples(vm.name)[-1:]}
 
-        # Excluded: by path, by name, by label, and domains by name and by uuid.
+        # Exclude monitors by path, name and label, and domains by name, label and uuid.
         with here.coming_and_going(churn):
             since = here.reload(
                 "{exclude: [{path: '*/db-*.qmp'}, canary-*, {labels: {tier: churn}}, d-0*, "
@@ -211,7 +211,7 @@ def test_a_reload_changes_the_choice_while_vms_come_and_go(folder: Path) -> None
             domains[12].virsh("destroy")
             lines.wait_until(path_of(domains[12]), "gone", "missing")
         lines.wait(lambda: here.excluded() == 10 + 11 + 10 + 12, "the count of the excluded")
-        time.sleep(2)  # two intervals, in which nothing may come
+        time.sleep(2)  # two intervals, in which no excluded VM may be sampled
 
         assert here.sampled(since) == {vm.name for vm in [*here.of("web"), *here.of("batch")]}
         assert here.events(late.qmp, since) == []
@@ -220,7 +220,7 @@ def test_a_reload_changes_the_choice_while_vms_come_and_go(folder: Path) -> None
         assert [period_of(domains[number]) for number in (11, 15)] == ["3", "0"]
         assert here.intervals("db", "canary") == {0}
 
-        # Included again, and all others excluded.
+        # Include a few again, and exclude all others.
         since = here.reload(f"{{include: [canary-*, {{path: '*#{domains[0].uuid}'}}]}}")
         here.wait_until_sampled(here.of("canary"), since)
         lines.wait_until(path_of(domains[0]), "paused")
@@ -228,11 +228,11 @@ def test_a_reload_changes_the_choice_while_vms_come_and_go(folder: Path) -> None
         lines.wait(lambda: here.excluded() == MONITORS + 2 - 11 + DOMAINS - 2, "the count of the excluded")
 
         assert here.sampled(since) == {vm.name for vm in here.of("canary")}
-        lines.wait(lambda: here.intervals("canary") == {1}, "the interval of all")
+        lines.wait(lambda: here.intervals("canary") == {1}, "the default interval")
         assert all(here.events(vm.qmp, since) == [] for vm in here.of("db"))
         for vm in here.of("canary"):
             if vm.name in epochs:
-                assert {each["epoch"] for each in lines.samples(vm.name)} == {epochs[vm.name]}, "it went on"
+                assert {each["epoch"] for each in lines.samples(vm.name)} == {epochs[vm.name]}, "new epoch"
                 told = [each["sequence"] for each in lines.samples(vm.name)]
                 assert told == list(range(1, len(told) + 1))
         assert here.process.stop() == 0

@@ -22,7 +22,7 @@ def epochs(samples: list[Document]) -> list[list[Document]]:
 
 
 @pytest.mark.parametrize("agent_too", [True, False], ids=["the host's clock", "QEMU's alone"])
-def test_a_clock_that_steps_costs_no_update_and_repeats_none(folder: Path, agent_too: bool) -> None:
+def test_a_clock_step_loses_no_update_and_repeats_none(folder: Path, agent_too: bool) -> None:
     clock = WallClock(folder)
     spooled = {"BAROGRAPH_SPOOL__MODE": "disk", **(clock.env if agent_too else {})}
     watch = ("--monitor", f"{folder}/*.qmp", "--interval", "1s")
@@ -38,12 +38,12 @@ def test_a_clock_that_steps_costs_no_update_and_repeats_none(folder: Path, agent
             assert process.stop() == 0
             conserved(process)
             samples, words = lines.samples("g"), lines.words(vm.qmp)
-            # On a busy host QEMU or the agent may run late, but no more updates are missed than time passed.
+            # On a busy host QEMU or the agent may be late, but at most one update per second is missed.
             passed_s = time.monotonic() - begun_s
             assert sum(each["missed_at_most"] for each in samples) <= passed_s + 5
         with agent(
             folder / "2", *watch, state=folder / "state", env=spooled
-        ) as process:  # while it is behind
+        ) as process:  # while the clock is behind
             lines = Lines(process)
             lines.wait(lambda: len(lines.samples("g")) >= 2, "two more samples")
             samples += lines.samples("g")
@@ -52,7 +52,7 @@ def test_a_clock_that_steps_costs_no_update_and_repeats_none(folder: Path, agent
     assert words[-1] == ("reporting", "advancing")
     assert set(words[1:-1]) <= {("unreachable", "no_answer"), ("reporting", "advancing")}  # on a busy host
     found = epochs(samples)
-    # Forward it only jumps; each time it goes back an epoch ends.
+    # A step forward does not end an epoch. Each of the two steps back does.
     assert len(found) == 3
     for number, epoch in enumerate(found):
         assert [each["sequence"] for each in epoch] == list(range(1, len(epoch) + 1))

@@ -26,7 +26,7 @@ NAMES = (
     "steady",
     "full",
     "driverless",
-)  # without a sample the agent does not know the balloon of the last one
+)  # the agent does not know the balloon of `driverless`, which gives no sample
 ENV = {
     "BAROGRAPH_WEB__ENABLED": "true",
     "BAROGRAPH_WEB__LISTEN": "127.0.0.1:0",
@@ -69,7 +69,7 @@ class Near:
 
 
 Values = Mapping[str, Near]
-"""By the legend that Grafana shows, without the host's name."""
+"""Values by the legend that Grafana shows, without the host's name."""
 
 
 def exactly(values: Mapping[str, float]) -> Values:
@@ -143,7 +143,7 @@ ABOUT_THE_AGENT = {
     ("Records lost", "{{barograph_sink}} {{barograph_reason}} {{host_name}}"),
     ("Lag p99", "{{host_name}}"), ("CPU", "{{host_name}}"),
 }  # fmt: skip
-"""Of the agent itself, or of the host's kernel: a second monitor has nothing on them."""
+"""Queries on the agent itself or on the host's kernel, which a second monitor does not show."""
 
 
 def look(vms: Sequence[qemu.Vm], monitors: Mapping[str, qemu.Monitor]) -> Truth:
@@ -163,7 +163,7 @@ def resident(pid: int) -> int:
 
 
 def shown(found: Sequence[Mapping[str, Any]], legend: str) -> dict[str, float]:
-    """Return the values by what tells the series apart: the labels that the legend names, or the VM."""
+    """Return the values by what distinguishes the series: the labels in the legend, or the VM's name."""
     values: dict[str, float] = {}
     for each in found:
         labels = {**each["metric"], "host_name": ""}
@@ -198,7 +198,7 @@ def queries() -> list[tuple[str, str, str]]:
 @pytest.mark.timeout(900)
 @pytest.mark.guest
 def test_each_panel_shows_what_the_second_monitor_shows(folder: Path) -> None:
-    """Each update stands for 10 s. A round counts if no VM got another one meanwhile."""
+    """Each update is the newest one for 10 s. A round counts if no VM got another one during it."""
     need("newer-qemu", "newer-guest", "prometheus")
     with ExitStack() as stack:
         vms = [
@@ -232,7 +232,7 @@ def test_each_panel_shows_what_the_second_monitor_shows(folder: Path) -> None:
             time.sleep(1)
             before = look(vms, monitors)
             if not 0 < before.score("full") < 1:
-                continue  # the guest is still taking its memory
+                continue  # the guest is still filling its memory
             if [
                 at_s for name, at_s in before.last_update_s.items() if stored(server, name) != (at_s or None)
             ]:

@@ -48,7 +48,7 @@ def faults(of_vm: Sequence[Document], count: int, until_ms: float = END_MS) -> i
     return summary(Console(file=io.StringIO()), arrived(of_vm), {"vm": shown(count)}, until_ms)
 
 
-def test_samples_that_match_their_updates_are_no_fault() -> None:
+def test_samples_that_match_their_updates_count_no_fault() -> None:
     assert faults(samples([5] * 10), 10) == 0
 
 

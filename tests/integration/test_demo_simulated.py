@@ -139,7 +139,7 @@ def test_the_demo_fails_with_the_log_of_an_agent_that_ends(folder: Path) -> None
     assert parts_running(temporary) == {}
 
 
-def test_make_demo_without_qemu_says_so_and_runs_the_simulated_demo(folder: Path) -> None:
+def test_make_demo_without_qemu_reports_it_and_runs_the_simulated_demo(folder: Path) -> None:
     log, nothing = folder / "demo.log", folder / "bin"
     nothing.mkdir()
     bare = {**os.environ, "PATH": str(nothing), "BAROGRAPH_CACHE": str(folder / "cache")}

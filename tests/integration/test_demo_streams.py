@@ -1,4 +1,4 @@
-"""`make demo-streams`, where its output is no terminal."""
+"""`make demo-streams` with output that is not a terminal."""
 
 import re
 import sys

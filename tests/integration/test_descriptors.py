@@ -1,4 +1,4 @@
-"""An agent with few descriptors among many monitors: what is observed stays so, and nothing else stops."""
+"""An agent with few descriptors and many monitors keeps its links, and its other work continues."""
 
 import json
 import os
@@ -31,7 +31,7 @@ NOBODY = 65_534
 
 @contextmanager
 def web_clients(url: str) -> Generator[None]:
-    """Connections that never finish a request."""
+    """Open connections that never finish a request."""
     port = int(url.rstrip("/").rpartition(":")[2])
     clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(WEB_CLIENTS)]
     try:
@@ -73,12 +73,12 @@ def test_600_monitors_under_300_descriptors(folder: Path, http: HttpBackend, *, 
         with crowd(others, PEERS) as paths, ExitStack() as stack:
             process.wait_for_log("reason=too_many")
             lines.wait(
-                lambda: sum(bool(lines.states(path)) for path in paths) >= 140, "as many as there is room"
+                lambda: sum(bool(lines.states(path)) for path in paths) >= 140, "as many as there is room for"
             )
             late = stack.enter_context(qemu.guest(folder, "late"))
             most = 0
             with web_clients(url):
-                if theirs:  # who has the most makes room
+                if theirs:  # the user with the most monitors makes room
                     lines.wait_for_state(late.qmp, "reporting")
                 before = {name: len(lines.samples(name)) for name in ("first", "second")}
                 taken, exported = peer.records, len(http.accepted)
@@ -115,7 +115,7 @@ def test_600_monitors_under_300_descriptors(folder: Path, http: HttpBackend, *, 
     assert {components[each]["state"] for each in ("collection", "kafka.states", "otlp", "spool")} == {"ok"}
 
 
-def test_an_agent_out_of_descriptors_is_as_before_once_it_has_some(folder: Path, http: HttpBackend) -> None:
+def test_an_agent_out_of_descriptors_recovers_once_it_has_some(folder: Path, http: HttpBackend) -> None:
     peer = Peer(topic=None)
     http.answer = lambda _: Answer(headers={"Connection": "close"})  # a kept connection needs no descriptor
     env = {
@@ -147,7 +147,7 @@ def test_an_agent_out_of_descriptors_is_as_before_once_it_has_some(folder: Path,
         taken, exported = peer.records, len(http.accepted)
         wait_until(lambda: peer.records > taken, "Kafka")
         wait_until(lambda: len(http.accepted) > exported, "OTLP")
-        wait_until(lambda: ask(url, "readyz")[0] == 200, "the page")
+        wait_until(lambda: ask(url, "readyz")[0] == 200, "readiness")
         assert unbalanced(ask(url, "metrics")[1]) == []
         samples = lines.samples("g")
         assert process.stop() == 0
@@ -156,6 +156,6 @@ def test_an_agent_out_of_descriptors_is_as_before_once_it_has_some(folder: Path,
     assert [each["sequence"] for each in samples] == list(range(1, len(samples) + 1))
     assert {state for state, _ in lines.words(vm.qmp)} <= {"connecting", "waiting", "reporting"}
     log = process.stderr.read_text()
-    assert log.count("Too many open files") >= 3  # of discovery, Kafka and OTLP
+    assert log.count("Too many open files") >= 3  # from discovery, Kafka and OTLP
     assert "agent metrics are stale" not in log
     assert "Traceback" not in log

@@ -1,4 +1,4 @@
-"""Watching a real file system, with real QEMUs coming and going."""
+"""Discovery watches a real file system while real QEMUs start and stop."""
 
 import os
 import shutil
@@ -22,8 +22,8 @@ from tests.lab.monitor import Monitor
 QEMU = shutil.which("qemu-system-x86_64")
 needs_qemu = pytest.mark.skipif(QEMU is None, reason="qemu-system-x86_64 is not installed")
 
-PROMPT_S = 30.0  # on a busy machine; a tenth of a second is usual, and without being told it takes a minute
-CANCELLED_S = 30.0  # a twentieth is usual; without being told the watching thread takes a minute
+PROMPT_S = 30.0  # on a busy machine; 0.1 s is usual, and a rescan without an event takes a minute
+CANCELLED_S = 30.0  # 0.05 s is usual; a watching thread that is not woken takes a minute
 
 
 def make_socket(path: Path) -> None:
@@ -33,7 +33,7 @@ def make_socket(path: Path) -> None:
 
 
 class Watched:
-    """The newest scan of a running watch."""
+    """The scans of a running watch, and waits for a wanted one."""
 
     def __init__(self) -> None:
         self.scans: list[Scan] = []
@@ -88,7 +88,7 @@ def qemu(path: Path) -> Generator["subprocess.Popen[bytes]", None, None]:
         process.wait()
 
 
-async def test_the_first_scan_comes_at_once_also_where_nothing_is(folder: Path) -> None:
+async def test_the_first_scan_comes_at_once_even_of_a_missing_directory(folder: Path) -> None:
     make_socket(folder / "a.sock")
 
     async with watching(f"{folder}/*.sock") as watched:
@@ -98,7 +98,7 @@ async def test_the_first_scan_comes_at_once_also_where_nothing_is(folder: Path) 
 
 
 @needs_qemu
-async def test_a_qemu_is_seen_when_it_starts_and_known_for_another_when_it_starts_anew(folder: Path) -> None:
+async def test_a_qemu_is_seen_when_it_starts_and_has_another_mark_after_a_restart(folder: Path) -> None:
     path = folder / "q.sock"
 
     async with watching(f"{folder}/*.sock") as watched:
@@ -108,8 +108,8 @@ async def test_a_qemu_is_seen_when_it_starts_and_known_for_another_when_it_start
             again = (await watched.wait(lambda scan: scan.seen != (first,) and scan.seen != ())).seen[0]
             await anyio.to_thread.run_sync(
                 lambda: Monitor(path).close()
-            )  # its main loop turns: it ends cleanly
-            process.send_signal(signal.SIGTERM)  # a clean exit takes the socket away
+            )  # its main loop runs, so it will end cleanly
+            process.send_signal(signal.SIGTERM)  # a clean exit removes the socket
             await watched.wait_paths()
 
     assert again.address == first.address
@@ -168,8 +168,8 @@ async def test_one_socket_named_without_wildcard_is_watched(folder: Path) -> Non
         await watched.wait_paths()
 
 
-async def test_what_the_kernel_does_not_tell_is_seen_at_the_rescan(folder: Path) -> None:
-    # Behind a link, the directory's own parent is not on the path, so nobody tells that it was replaced.
+async def test_a_change_without_an_event_of_the_kernel_is_seen_at_the_rescan(folder: Path) -> None:
+    # Behind a link, the directory's own parent is not on the path, so its replacement causes no event.
     (folder / "hidden" / "real").mkdir(parents=True)
     (folder / "vms").symlink_to("hidden/real")
 
@@ -179,7 +179,7 @@ async def test_what_the_kernel_does_not_tell_is_seen_at_the_rescan(folder: Path)
         await watched.wait_paths(folder / "vms" / "sub" / "q.sock")
 
 
-async def test_what_changes_nothing_is_not_yielded(folder: Path) -> None:
+async def test_an_unchanged_scan_is_not_yielded(folder: Path) -> None:
     make_socket(folder / "a.sock")
     settings = Settings(monitors=(MonitorGlob(f"{folder}/*.sock"),), rescan_s=0.02, gather_s=0.02)
 
@@ -200,7 +200,7 @@ async def test_refusals_are_yielded_as_they_come(folder: Path) -> None:
     assert [refused.reason for refused in scan.refused] == [RefusedReason.LIBVIRT]
 
 
-async def test_more_directories_than_can_be_watched_are_told_and_seen_at_rescans(folder: Path) -> None:
+async def test_more_directories_than_can_be_watched_are_reported_and_seen_at_rescans(folder: Path) -> None:
     for number in range(2100):
         (folder / f"{number:04}").mkdir()
 
@@ -213,7 +213,7 @@ async def test_more_directories_than_can_be_watched_are_told_and_seen_at_rescans
 
 
 def wait_until_given_back(files: int, threads: int) -> None:
-    # The kernel's watches are closed by a thread of their own, soon after.
+    # A separate thread closes the kernel's watches, soon after.
     deadline_s = time.monotonic() + PROMPT_S
     while len(os.listdir("/proc/self/fd")) > files or len(os.listdir("/proc/self/task")) > threads:
         assert time.monotonic() < deadline_s, "descriptors or threads are left"

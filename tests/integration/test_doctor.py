@@ -21,7 +21,7 @@ UUID = "11111111-2222-4333-8444-555555555555"
 
 
 def checked(folder: Path, *words: str, within: Sequence[str] = (), **environ: str) -> Mapping[str, str]:
-    """Return the worst level by code. The command is run by the command `within`, if there is one."""
+    """Run the command, through the command `within` if given; return the worst level by code."""
     flags = ["--monitor", f"{folder}/*.qmp", "--state-directory", f"{folder}/state"]
     env = {"BAROGRAPH_WEB__ENABLED": "false", **environ}
     done = barograph("doctor", "-o", "json", *flags, *words, env=env, within=within)
@@ -126,12 +126,12 @@ def test_polling_that_the_agent_will_enable_is_no_finding(hypervisor: Hypervisor
 
     assert checked(folder)["vm-polling"] == "ok"
     with vm.monitor() as truth:
-        assert truth.interval_s() == 0  # and it is left as it was
+        assert truth.interval_s() == 0  # and the command does not change it
 
 
 @contextmanager
 def asked(folder: Path, **environ: str) -> Generator[tuple[AgentProcess, Mapping[str, str]]]:
-    """Run an agent that the command asks; yield it, and the variables of the command."""
+    """Run an agent for the command to query; yield it, and the environment of the command."""
     web = {"BAROGRAPH_WEB__ENABLED": "true", "BAROGRAPH_WEB__LISTEN": f"127.0.0.1:{free_port()}"}
     words = ("--monitor", f"{folder}/*.qmp", "--interval", "1s")
     with agent(folder, *words, state=folder / "state", env=web | environ) as process:

@@ -18,7 +18,7 @@ from tests.lab.libvirt import QEMU_USER, libvirtd
 TOPIC = "barograph.samples"
 OTHER = 1234
 """A user without rights."""
-NOBODY = 65534  # libvirt tells polkit the names of users, so it must have one
+NOBODY = 65534  # libvirt passes the names of users to polkit, so the user must have one
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -48,7 +48,7 @@ def test_a_broker_that_advertises_another_name(folder: Path) -> None:
     assert levels["broker-advertised"] == "ok"
 
 
-@pytest.mark.alone  # three brokers need the whole machine: theirs is a session of 3 s
+@pytest.mark.alone  # three brokers need the whole machine: their session timeout is 3 s
 def test_a_partition_without_a_leader_until_its_broker_is_back(folder: Path) -> None:
     need("kafka")
     with kafka_cluster(folder / "kafka") as kafka:
@@ -57,7 +57,7 @@ def test_a_partition_without_a_leader_until_its_broker_is_back(folder: Path) -> 
         admin.create_topics([on_each_broker])[TOPIC].result(120)
 
         words = ("--pre", "--kafka", kafka.bootstrap)
-        # Each broker learns of a new leader in its own time, so one answer says nothing about the next.
+        # The brokers learn of a new leader at different times, so one answer does not predict the next.
         checked_until(folder, "topic-leaders", "ok", *words)
         kafka.brokers[2].kill()
         without = checked_until(folder, "topic-leaders", "error", *words)
@@ -99,7 +99,7 @@ def test_a_libvirt_that_hangs_and_one_that_has_ended(folder: Path) -> None:
 
 
 def as_user(group: int, user: int = OTHER) -> tuple[str, ...]:
-    """Return a command that runs its arguments as a user in this group, who may read files as root may."""
+    """Return a command that runs its arguments as a user in this group, with root's right to read files."""
     words = ("setpriv", f"--reuid={user}", f"--regid={user}", f"--groups={group}")
     return (*words, "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
 

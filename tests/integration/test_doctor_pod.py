@@ -1,4 +1,4 @@
-"""`barograph doctor` in real pods: one of the chart's, and one without what the chart sets."""
+"""`barograph doctor` in real pods: a pod of the chart, and one without the chart's settings."""
 
 import json
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ from tests.lab.kubernetes import Node
 pytestmark = [pytest.mark.alone, pytest.mark.paired, pytest.mark.timeout(1200)]
 
 CODES = ("node-name", "machine-id", "monitors", "state", "token", "privileges")
-# The exit code is 1 if a check failed, which kubectl takes for a failure of its own.
+# If a check fails, the exit code is 1, which kubectl would report as its own failure.
 RUN = "import subprocess, sys; subprocess.run(sys.argv[1:])"
-WITH_AN_ID = f"open('/etc/machine-id', 'w').write('{32 * 'a'}'); {RUN}"  # as of an image that has the file
+WITH_AN_ID = f"open('/etc/machine-id', 'w').write('{32 * 'a'}'); {RUN}"  # as in an image that has the file
 DOCTOR = ("barograph", "doctor", "-o", "json")
 
 

@@ -1,4 +1,4 @@
-"""The chart rendered: what the agent and Kubernetes accept, what is refused, and who may do what."""
+"""The rendered chart is valid for the agent and for Kubernetes, refuses bad values, and limits rights."""
 
 import json
 import os
@@ -21,16 +21,16 @@ from tests.lab import helm, setup
 BAD: list[dict[str, Any]] = yaml.safe_load((Path(__file__).parents[1] / "data/bad_values.yaml").read_text())
 VALUES = [*helm.CI, *helm.EXAMPLES]
 KUBERNETES = ("1.25", "1.35", "1.36", "1.37")
-"""The oldest that the chart is for (`kubeVersion`), and the three newest."""
+"""The oldest version that the chart supports (`kubeVersion`), and the three newest ones."""
 
 SOCKETS = {"sockets": {"directory": "/run/vm"}}
 
 USERS = {"kubevirt": 107, "libvirt": 65534}
-"""Who the agent is with a preset; 10001 with others."""
+"""The agent's user with a preset; 10001 with any other."""
 
 
 def asks_libvirt(values: Path) -> bool:
-    """Whether the preset is one for libvirt."""
+    """Return whether the preset is one for libvirt."""
     return yaml.safe_load(values.read_text()).get("preset", "sockets") != "sockets"
 
 
@@ -40,7 +40,7 @@ def _helm() -> None:
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return both, the sections they share merged: one level is enough here."""
+    """Return both mappings in one, with shared sections merged; one level is enough here."""
     shared = {name: {**base[name], **over[name]} for name in base.keys() & over.keys()}
     return {**base, **over, **shared}
 
@@ -54,7 +54,7 @@ OF_THE_NODE = {"spec.nodeName": "node-1", "status.hostIP": "192.0.2.11"}
 
 
 def environment(manifests: list[helm.Manifest]) -> dict[str, str]:
-    """Return the agent's environment as the kubelet makes it: a variable sees those before it."""
+    """Return the agent's environment as the kubelet builds it: a variable may use those before it."""
     made: dict[str, str] = {}
     pod = pod_of(manifests)
     containers = [*pod.get("initContainers", ()), *pod["containers"]]
@@ -72,7 +72,7 @@ def test_the_chart_passes_helms_own_lint() -> None:
 
 
 @pytest.mark.parametrize("values", helm.EXAMPLES, ids=helm.named)
-def test_the_examples_manifests_are_what_is_rendered(values: Path) -> None:
+def test_the_examples_manifests_are_up_to_date(values: Path) -> None:
     folder = values.parent / "rendered"
     kept = {path.name: path.read_text() for path in folder.iterdir()}
 
@@ -86,7 +86,7 @@ def test_the_configuration_is_one_that_the_agent_accepts(values: Path, tmp_path:
     machine_id, authority, config = tmp_path / "machine-id", tmp_path / "ca.pem", tmp_path / "barograph.yaml"
     machine_id.write_text("4c8ad2f0e1b74b6d9a37c5f2d86e9b10\n")
     authority.write_bytes((Path(__file__).parents[1] / "data/tls/cert.pem").read_bytes())
-    # What a pod has mounted.
+    # The files that a pod mounts.
     password, headers = tmp_path / "kafka-password", tmp_path / "otlp-headers"
     password.write_text("secret")
     (tmp_path / "kafka-client-secret").write_text("secret")
@@ -135,14 +135,14 @@ def test_the_manifests_are_valid_for_this_version_of_kubernetes(
                 kubernetes_validate.validate(manifest, version, strict=True)
 
 
-def test_what_an_old_kubernetes_does_not_have_is_refused_with_the_way_out() -> None:
+def test_a_field_that_an_old_kubernetes_lacks_is_refused_with_the_alternative() -> None:
     with pytest.raises(
         RuntimeError, match=r"appArmorProfile: Kubernetes v1.25 has no such field.*podAnnotations"
     ):
         helm.render("--values", helm.CHART / "ci/apparmor-values.yaml", "--kube-version", "1.25")
 
 
-def test_those_versions_are_the_oldest_supported_and_the_newest_known() -> None:
+def test_the_versions_are_the_oldest_supported_and_the_newest_known() -> None:
     chart = yaml.safe_load((helm.CHART / "Chart.yaml").read_text())
     newest = kubernetes_validate.latest_version().rpartition(".")[0]
 
@@ -163,7 +163,7 @@ def test_the_table_of_bad_values_is_as_long_as_it_must_be() -> None:
     assert len({bad["id"] for bad in BAD}) == len(BAD) >= 30
 
 
-def test_rules_and_dashboards_are_off_by_default_and_those_of_monitoring_by_a_value() -> None:
+def test_rules_and_dashboards_are_off_by_default_and_rendered_as_configured() -> None:
     def found(manifests: list[helm.Manifest]) -> set[str]:
         names = {each["metadata"]["name"] for each in manifests if each["kind"] == "ConfigMap"}
         return {*names, *(each["kind"] for each in manifests if each["kind"] == "PrometheusRule")}
@@ -298,7 +298,7 @@ def test_by_default_no_taint_is_tolerated() -> None:
     assert "tolerations" not in pod_of(helm.render_with(SOCKETS))
 
 
-def test_a_changed_configuration_is_another_pod_and_another_annotation_elsewhere_is_not() -> None:
+def test_a_changed_configuration_replaces_the_pods_and_a_changed_annotation_does_not() -> None:
     def checksum(values: Mapping[str, Any]) -> str:
         template = helm.one(helm.render_with(merged(SOCKETS, values)), "DaemonSet")["spec"]["template"]
         return template["metadata"]["annotations"]["checksum/config"]
@@ -322,7 +322,7 @@ def test_the_grace_period_is_longer_than_the_agents_own_deadline() -> None:
     assert pod_of(manifests)["terminationGracePeriodSeconds"] == 65
 
 
-def test_without_a_place_on_the_node_nothing_is_kept_and_no_container_is_root() -> None:
+def test_without_a_state_path_nothing_is_kept_and_no_container_is_root() -> None:
     manifests = helm.render_with({**SOCKETS, "state": {"path": ""}})
     pod = pod_of(manifests)
 
@@ -333,7 +333,7 @@ def test_without_a_place_on_the_node_nothing_is_kept_and_no_container_is_root() 
     assert next(each for each in pod["volumes"] if each["name"] == "state")["emptyDir"]
 
 
-def test_the_packaged_chart_holds_no_tests_and_renders_alike(tmp_path: Path) -> None:
+def test_the_packaged_chart_contains_no_tests_and_no_examples(tmp_path: Path) -> None:
     helm.helm("package", helm.CHART, "--destination", tmp_path)
     (archive,) = tmp_path.glob("*.tgz")
 

@@ -25,11 +25,11 @@ ACCEPTED: Mapping[tuple[str, str], str] = {
     (
         "container-resources",
         "CPU limit is not set",
-    ): "A limit would only delay readings; the request gives other pods their part.",
+    ): "A limit would only delay readings; the request reserves the agent's share.",
     (
         "container-image-pull-policy",
         "ImagePullPolicy is not set to Always",
-    ): "A node must be able to start its agent while the registry is away. Pin the image by `image.digest`.",
+    ): "A node must be able to start its agent while the registry is down. Pin the image by `image.digest`.",
     (
         "container-security-context-user-group-id",
         "The container is running with a low user ID",
@@ -40,7 +40,7 @@ ACCEPTED: Mapping[tuple[str, str], str] = {
     (
         "container-security-context-user-group-id",
         "The container running with a low group ID",
-    ): "As its user.",
+    ): "For the same reasons as the user.",
     (
         "pod-networkpolicy",
         "The pod does not have a matching NetworkPolicy",
@@ -50,7 +50,7 @@ ACCEPTED: Mapping[tuple[str, str], str] = {
         "Container is missing a readinessProbe",
     ): "With `retire` the init containers do the work; the container only waits for the end of the release.",
 }
-"""What kube-score finds and the chart keeps: the check, its words, and the reason."""
+"""The accepted findings of kube-score: the check, its message, and the reason to accept it."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -82,7 +82,7 @@ def test_kube_score_finds_only_what_is_accepted_with_a_reason() -> None:
         said = subprocess.run(
             [setup.kube_score(), "score", "--output-format=json", "-"],
             input=text,
-            check=False,  # it fails with the first finding
+            check=False,  # it fails if there is a finding
             capture_output=True,
             text=True,
         ).stdout
@@ -90,14 +90,14 @@ def test_kube_score_finds_only_what_is_accepted_with_a_reason() -> None:
             (check["check"]["id"], comment["summary"])
             for judged in json.loads(said)
             for check in judged["checks"]
-            if not check["skipped"] and check["grade"] < 10  # 10 is its best
+            if not check["skipped"] and check["grade"] < 10  # 10 is the best grade
             for comment in cast(list[dict[str, str]], check["comments"] or [])
         }
 
     assert found == set(ACCEPTED)
 
 
-def test_without_a_host_network_the_pods_use_the_clusters_names_and_every_address_of_their_own() -> None:
+def test_without_a_host_network_the_pods_use_the_clusters_dns_and_listen_on_every_address() -> None:
     pod = pod_of({})
 
     assert (pod["hostNetwork"], pod["dnsPolicy"]) == (False, "ClusterFirst")
@@ -120,7 +120,7 @@ def test_in_the_host_network_only_the_node_itself_may_connect_unless_an_address_
     assert probed(pod_of({"hostNetwork": True, "web": {"address": "[::1]"}})) == {"::1"}
 
 
-def test_without_a_machine_id_nothing_of_it_is_mounted_and_the_id_has_the_nodes_name() -> None:
+def test_without_a_machine_id_the_file_is_not_mounted_and_the_id_has_the_nodes_name() -> None:
     pod = pod_of({"host": {"id": "eu-1.$(NODE_NAME)"}})
     names = [each["name"] for each in pod["containers"][0]["env"]]
 
@@ -163,7 +163,7 @@ def test_pods_that_are_replaced_by_hand_have_no_rolling_update() -> None:
     ],
     ids=["sockets", "narrow", "libvirt", "kubevirt"],
 )
-def test_of_the_node_only_what_the_preset_needs_is_mounted_and_only_the_state_is_writable(
+def test_a_preset_mounts_only_what_it_needs_and_only_the_state_is_writable(
     values: Mapping[str, Any], mounted: Mapping[str, str]
 ) -> None:
     pod = helm.one(helm.render_with(values), "DaemonSet")["spec"]["template"]["spec"]

@@ -1,4 +1,4 @@
-"""The script of the chart's init containers, with their capability: it touches only what is the agent's."""
+"""The script of the chart's init containers, with their capability, changes only the agent's files."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ OURS = (
 
 
 def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run it as root with the capability CHOWN only."""
+    """Run the script as root with only the capability CHOWN."""
     rights = ("setpriv", "--bounding-set=-all,+chown", "--inh-caps=-all")
     argv = [*rights, sys.executable, "-I", "-c", SCRIPT.read_text(), *map(str, words)]
     return subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60)
@@ -40,7 +40,7 @@ def prepare(directory: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
-    """A directory as the kubelet makes it, with what an agent leaves in it."""
+    """A state directory as the kubelet creates it, with the files that an agent leaves."""
     directory = tmp_path / "barograph"
     directory.mkdir()
     directory.chmod(0o755)
@@ -56,7 +56,7 @@ def owners(directory: Path) -> dict[str, int]:
 def test_the_directory_and_the_agents_files_become_the_agents_alone(state: Path) -> None:
     for directory in (state, state.parent / "empty"):
         directory.mkdir(exist_ok=True)
-        for _ in range(2):  # and again at the next rollout, when it is another user's
+        for _ in range(2):  # twice, since at the next rollout the agent owns it
             assert prepare(directory).stderr == ""
             status = directory.stat()
             assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (AGENT, AGENT, 0o700)

@@ -19,26 +19,26 @@ from tests.lab.turnstile import turnstile
 pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("real_qemu")]
 
 VISIT_MS = 100.0
-"""The promise: `share` leaves within this."""
+"""The promise: `share` disconnects within this time."""
 
 ALONE_S = 5.0
 REACTS_MS = 50.0
-"""The promise: what `hold` hears is a state event within this."""
+"""The promise: with `hold`, an event becomes a state event within this time."""
 
 
 LOADED_S = 10.0
-"""What a visit may take beside other tests."""
+"""How long another client may wait for a visit to end while other tests run."""
 
 
 def shared_folder(folder: Path) -> Path:
-    """Return a folder as Proxmox has it: what is in it is shared unless told otherwise."""
+    """Return a folder named like Proxmox's. The default access of monitors in it is `share`."""
     path = folder / "qemu-server"
     path.mkdir()
     return path
 
 
 def beside_a_tool(folder: Path, interval_s: int, seconds: float) -> tuple[Met, Met]:
-    """Run a tool on a guest's one monitor all the time, first alone, then beside the agent."""
+    """Run a tool on a guest's one monitor, alone and then beside the agent; return the results of both."""
     place = shared_folder(folder)
     with qemu.guest(place, "101") as vm:
         with other_tool(vm.qmp, folder / "tool") as tool:
@@ -128,8 +128,8 @@ def waiting_at(path: Path) -> int:
     return sum(words[-1] == str(path) and words[5] == "02" for words in lines[1:])
 
 
-def test_a_shared_monitor_held_for_long_is_left_alone_and_come_back_to(folder: Path) -> None:
-    """At 2 s a guest may be silent for 7 s; so long others may be inside before that is said."""
+def test_a_shared_monitor_that_another_client_held_for_long_is_read_again(folder: Path) -> None:
+    """At an interval of 2 s, the agent reports another client on the monitor only after 7 s."""
     place = shared_folder(folder)
     with (
         qemu.guest(place, "101") as vm,
@@ -139,7 +139,7 @@ def test_a_shared_monitor_held_for_long_is_left_alone_and_come_back_to(folder: P
         lines.wait(lambda: len(lines.samples("101")) >= 3, "three samples")
 
         def hold(seconds: float) -> tuple[int, tuple[str, str], float]:
-            """Return how many waited at most, what was said, and how long the next client waited."""
+            """Hold the monitor; return the most waiting clients, the last state, and the next one's wait."""
             with qemu.Monitor(vm.qmp) as holder:
                 most, until_s = 0, time.monotonic() + seconds
                 while time.monotonic() < until_s:
@@ -153,7 +153,7 @@ def test_a_shared_monitor_held_for_long_is_left_alone_and_come_back_to(folder: P
 
         most, said, next_s = hold(4)
         left_ms = time.time() * 1000
-        lines.wait(lambda: lines.samples("101")[-1]["observed_at_ms"] > left_ms, "back")
+        lines.wait(lambda: lines.samples("101")[-1]["observed_at_ms"] > left_ms, "a sample after the holder")
         assert said[0] == lines.words(vm.qmp)[-1][0] == "reporting"
         assert "no-greeting" not in dict(lines.words(vm.qmp))
         assert (most, next_s < LOADED_S) == (1, True)
@@ -170,7 +170,7 @@ def test_a_held_monitor_keeps_room_for_others_and_the_next_one_gets_it(folder: P
         with agent(folder, "--monitor", f"{folder}/*.qmp") as process:
             lines = Lines(process)
             lines.wait_for_state(vm.qmp, "no-greeting")
-            lines.wait(lambda: waiting_at(vm.qmp) == 1, "one that waits")
+            lines.wait(lambda: waiting_at(vm.qmp) == 1, "a waiting connection")
             assert process.stop() == 0
         waiter = socket.socket(socket.AF_UNIX)  # there is still room for others
         waiter.setblocking(False)
@@ -184,7 +184,7 @@ def test_a_held_monitor_keeps_room_for_others_and_the_next_one_gets_it(folder: P
 @pytest.mark.alone
 @pytest.mark.paired
 @best_of_three
-def test_what_hold_hears_is_said_within_fifty_milliseconds(folder: Path) -> None:
+def test_hold_reports_an_event_within_fifty_milliseconds(folder: Path) -> None:
     trials = 20
     with ExitStack() as stack:
         vms = [stack.enter_context(qemu.idle(folder, f"g{number:02}")) for number in range(trials)]
@@ -218,7 +218,7 @@ def test_what_hold_hears_is_said_within_fifty_milliseconds(folder: Path) -> None
 
 
 def is_held(path: Path, seconds: float) -> bool:
-    """Whether a client has the monitor all the time: SS_CONNECTED in /proc/net/unix."""
+    """Return whether a client has the monitor all the time: SS_CONNECTED in /proc/net/unix."""
     until_s = time.monotonic() + seconds
     while time.monotonic() < until_s:
         lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
@@ -229,7 +229,7 @@ def is_held(path: Path, seconds: float) -> bool:
 
 
 def test_each_glob_has_its_own_access(folder: Path) -> None:
-    """Held unless told otherwise; below `qemu-server` shared unless told otherwise."""
+    """The default is `hold`, and `share` below `qemu-server`. A glob may set the other one."""
     names = ("plain/told", "plain/default", "qemu-server/told", "qemu-server/default")
     for place in ("plain", "qemu-server"):
         (folder / place).mkdir()

@@ -1,4 +1,4 @@
-"""The host's memory as a running agent records and shows it, beside /proc as the test reads it."""
+"""Compare the host's memory as a running agent records and shows it with /proc."""
 
 import json
 import os
@@ -19,7 +19,7 @@ EVERY_SECOND = {"BAROGRAPH_MEMORY__INTERVAL": "1s", "BAROGRAPH_LINES__ENABLED": 
 
 
 def records(output: Path) -> list[dict[str, Any]]:
-    """Return the host's memory records among whole lines."""
+    """Return the host's memory records in the complete lines."""
     whole = output.read_text().rpartition("\n")[0].splitlines()
     found = [json.loads(line) for line in whole]
     return [each for each in found if each["schema"].startswith("barograph.host.memory/")]
@@ -81,7 +81,7 @@ def test_no_file_is_opened_more_than_once_an_interval(folder: Path) -> None:
     with agent(folder, "--monitor", f"{folder}/*.qmp", env=EVERY_SECOND, within=within) as process:
         Lines(process).wait(lambda: len(records(process.stdout)) >= 3, "three records")
         recorded = len(records(process.stdout))
-        os.kill(int(trace.read_text().split()[0]), signal.SIGTERM)  # strace passes none on
+        os.kill(int(trace.read_text().split()[0]), signal.SIGTERM)  # strace forwards no signal
         assert process.process.wait(60) == 0
 
     opened = Counter(

@@ -1,4 +1,4 @@
-"""What a hostile libvirt can do to another one's VMs: delay neither their events nor the connection."""
+"""A hostile libvirt neither delays the events of another libvirt's VMs nor ends its connection."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ LIBRARY_MAX_BYTES = 32 << 20
 """The longest message that libvirt's client library accepts."""
 
 MEMORY_MAX_BYTES = 24 << 20
-"""What threads and connections to these sockets may take; the messages would be 384 MiB."""
+"""The limit for threads and connections to these sockets; the messages would take 384 MiB."""
 
 LATE_S = 60.0  # what a loaded machine may add
 
@@ -50,7 +50,7 @@ def honest() -> Generator[Domain]:
 
 @pytest.fixture(scope="module")
 def behind() -> Generator[tuple[Daemon, Domain]]:
-    """The libvirt behind the hostile one, and a domain of it."""
+    """The libvirt behind the hostile one, and one of its domains."""
     with (
         tempfile.TemporaryDirectory(prefix="bl-", dir="/tmp") as folder,
         libvirtd(Path(folder), "behind") as daemon,
@@ -88,7 +88,7 @@ def test_a_hostile_libvirt_delays_no_event_of_another_and_ends_no_connection(
         domain.virsh("resume")
         domain.virsh("suspend")
         hostile.wait_for_event()
-        freeze(process.process.pid)  # until ours is not the last copy of a descriptor
+        freeze(process.process.pid)  # so that the hostile libvirt never closes the last copy of a descriptor
         spoil(hostile)
         process.process.send_signal(signal.SIGCONT)
 
@@ -128,9 +128,9 @@ def test_hostile_libvirts_take_little_memory_and_an_honest_one_is_observed(folde
             for length_bytes in (LIBRARY_MAX_BYTES, MESSAGE_MAX_BYTES)
         }
         for each in hostile[MESSAGE_MAX_BYTES]:
-            lines.wait(each.sent.is_set, "what may be sent has been sent")
+            lines.wait(each.sent.is_set, "all that can be sent")
         for each in hostile[LIBRARY_MAX_BYTES]:
-            lines.wait(lambda each=each: each.sent.is_set() or each.clients >= 3, "sent, or tried again")
+            lines.wait(lambda each=each: each.sent.is_set() or each.clients >= 3, "sent, or a new attempt")
         assert _peak_bytes(process) - before_bytes < MEMORY_MAX_BYTES
         assert f"began a message of {LIBRARY_MAX_BYTES} bytes" in process.stderr.read_text()
 
@@ -139,13 +139,13 @@ def test_hostile_libvirts_take_little_memory_and_an_honest_one_is_observed(folde
 
 
 def _peak_bytes(process: AgentProcess) -> int:
-    """Return the most memory that it has had resident so far."""
+    """Return the agent's peak of resident memory so far."""
     return int(status_of(process.process.pid)["VmHWM"].split()[0]) * 1024
 
 
 @contextmanager
 def _unfinished(home: Path, length_bytes: int) -> Generator[UnfinishedMessages]:
-    """A libvirt of another user than root's."""
+    """Yield a libvirt with unfinished messages, in a directory of a user other than root."""
     home.mkdir(parents=True)
     os.chown(home, USER, USER)
     one = UnfinishedMessages(home / "sock", length_bytes)

@@ -56,7 +56,7 @@ def test_a_backend_that_sends_without_end_is_not_read_between_two_exports() -> N
         exporter.shutdown()
 
     assert outcomes[0].accepted
-    assert all(each.accepted for each in outcomes)  # each flood costs a connection, no export
+    assert all(each.accepted for each in outcomes)  # each flood costs a connection, but no export
     assert took_s < 10.0
 
 

@@ -1,9 +1,9 @@
 """What a client sees of a balloon, its timer and its guest: the same cases on each kind of VM.
 
-On a real QEMU and on the simulated one through QMP; on one that libvirt owns through libvirt.
+The client uses QMP on a real QEMU and on the simulated one, and libvirt on a QEMU that libvirt manages.
 
-Where a case fails on the simulated one alone, the simulator is wrong. Times are those of a busy machine that
-emulates: only what QEMU promises is compared, with room.
+If a case fails on the simulated one alone, the simulator is wrong. Limits of time are those of a busy machine
+that emulates the guest: the cases compare only what QEMU guarantees, with a margin.
 """
 
 import time
@@ -14,7 +14,7 @@ from tests.integration.hypervisor_kinds import QUICK_S, UNSET, AnyKind
 # ---- the timer
 
 
-def test_from_0_an_update_at_once_and_then_one_an_interval(any_kind: AnyKind) -> None:
+def test_enabling_polling_brings_an_update_at_once_and_then_one_per_interval(any_kind: AnyKind) -> None:
     client = any_kind.watch(any_kind.guest())
     time.sleep(1.1)  # past the second of the first buffer
 
@@ -38,7 +38,7 @@ def test_the_same_interval_again_changes_nothing(any_kind: AnyKind) -> None:
     deadline = time.monotonic() + 120
     updates = 0
     last = client.stats()
-    while updates < 3:  # there would be none after the first
+    while updates < 3:  # there would be none after the first if each call restarted the timer
         assert time.monotonic() < deadline, f"{updates} updates"
         assert client.interval(2) == {}
         updates += (now := client.stats()) != last
@@ -46,7 +46,7 @@ def test_the_same_interval_again_changes_nothing(any_kind: AnyKind) -> None:
         time.sleep(0.1)
 
 
-def test_intervals_that_alternate_faster_than_they_last_starve_it(any_kind: AnyKind) -> None:
+def test_changing_the_interval_before_it_elapses_prevents_updates(any_kind: AnyKind) -> None:
     client = any_kind.watch(any_kind.guest())
     time.sleep(1.1)  # past the second of the first buffer
     assert client.interval(3) == {}
@@ -63,7 +63,7 @@ def test_intervals_that_alternate_faster_than_they_last_starve_it(any_kind: AnyK
     assert 1.99 < client.next_update()[0] - changed < 2 + QUICK_S
 
 
-def test_switched_off_it_stands_and_keeps_its_values(any_kind: AnyKind) -> None:
+def test_without_polling_the_last_values_stay(any_kind: AnyKind) -> None:
     client = any_kind.watch(any_kind.guest())
     assert client.interval(2) == {}
     client.next_update()
@@ -88,11 +88,11 @@ def test_the_timer_is_on_the_vms_clock(any_kind: AnyKind) -> None:
     resumed = time.monotonic()
     took = client.next_update()[0] - resumed
 
-    assert 0.5 < took < 3 + QUICK_S  # what was left of the interval; the pause may have begun late
+    assert 0.5 < took < 3 + QUICK_S  # the rest of the interval; the pause may have begun late
     assert [event["event"] for event in client.wait_for(["STOP", "RESUME"])] == ["STOP", "RESUME"]
 
 
-def test_switched_on_while_stopped_the_guest_is_asked_when_the_vm_runs(any_kind: AnyKind) -> None:
+def test_polling_enabled_on_a_stopped_vm_begins_when_the_vm_runs(any_kind: AnyKind) -> None:
     client = any_kind.watch(any_kind.guest())
     time.sleep(1.1)
     client.pause()
@@ -108,7 +108,7 @@ def test_switched_on_while_stopped_the_guest_is_asked_when_the_vm_runs(any_kind:
 # ---- the guest
 
 
-def test_a_guest_without_a_driver_is_never_heard_until_it_loads_one(any_kind: AnyKind) -> None:
+def test_a_guest_sends_no_update_until_it_loads_a_driver(any_kind: AnyKind) -> None:
     vm = any_kind.guest("silent")
     client = any_kind.watch(vm)
     assert client.interval(1) == {}
@@ -122,7 +122,7 @@ def test_a_guest_without_a_driver_is_never_heard_until_it_loads_one(any_kind: An
     vm.order("load")
     first, last_update = client.next_update(after=nothing)
     assert last_update > 0
-    assert client.next_update()[0] - first < 1 + QUICK_S  # polling goes on by itself
+    assert client.next_update()[0] - first < 1 + QUICK_S  # polling continues by itself
 
 
 def test_a_driver_that_leaves_and_comes_back(any_kind: AnyKind) -> None:
@@ -162,7 +162,7 @@ def test_a_crashed_guest_is_silent_and_the_vm_runs_on(any_kind: AnyKind) -> None
 
 
 def test_a_reset_keeps_interval_and_values_and_polling_comes_back(any_kind: AnyKind) -> None:
-    """QEMU 7.2; 10.0 clears the values: tests/unit/simulator."""
+    """As in QEMU 7.2. QEMU 10.0 clears the values: see tests/unit/simulator."""
     client = any_kind.watch(any_kind.guest())
     assert client.interval(1) == {}
     client.next_update()
@@ -175,17 +175,17 @@ def test_a_reset_keeps_interval_and_values_and_polling_comes_back(any_kind: AnyK
     assert after[1]["stat-total-memory"] == before[1]["stat-total-memory"]
 
     client.wait_for(["RESET"])
-    client.next_update(300, every_s=0.5)  # a guest that boots under emulation is slowed by each question
+    client.next_update(300, every_s=0.5)  # under emulation, each read slows the boot of a guest
     client.next_update()
     assert client.interval_now() == 1
 
 
-def test_the_balloons_size_follows_and_says_so_once_a_second(any_kind: AnyKind) -> None:
+def test_a_resized_balloon_sends_an_event_at_most_once_a_second(any_kind: AnyKind) -> None:
     client = any_kind.watch(any_kind.guest())
 
     sizes, at_s = list[int](), [time.monotonic()]
     client.resize(100 << 20)
-    while not sizes or sizes[-1] != 100 << 20:  # the last one wins
+    while not sizes or sizes[-1] != 100 << 20:  # the last event has the final size
         event = client.wait_for(["BALLOON_CHANGE"])[-1]
         sizes.append(cast(dict[str, int], event["data"])["actual"])
         at_s.append(time.monotonic())

@@ -1,6 +1,6 @@
 """What a QMP client sees of devices, snapshots and migrations: on a real QEMU and on the simulated one.
 
-Where a case fails on the simulated one alone, the simulator is wrong.
+If a case fails on the simulated one alone, the simulator is wrong.
 """
 
 import time
@@ -10,7 +10,7 @@ from tests.integration.hypervisor_kinds import INTERVAL, Kind
 from tests.lab.qemu import BALLOON
 
 
-def test_a_reset_says_who_wanted_it(kind: Kind) -> None:
+def test_a_reset_event_contains_its_cause(kind: Kind) -> None:
     client = kind.client(kind.vm())
 
     client.reset()
@@ -21,7 +21,7 @@ def test_a_reset_says_who_wanted_it(kind: Kind) -> None:
     assert {event["event"] for event in events} == {"RESET"}
 
 
-def test_a_balloons_size_is_one_and_never_more_than_there_is(kind: Kind) -> None:
+def test_a_balloon_cannot_be_resized_to_0_or_beyond_the_vms_memory(kind: Kind) -> None:
     client = kind.client(kind.vm())
     client.resize(100 << 20)
     client.wait_for(["BALLOON_CHANGE"])
@@ -45,7 +45,7 @@ def test_a_reset_of_a_stopped_vm_leaves_it_in_prelaunch(kind: Kind) -> None:
     assert client.ask("query-status") == {"status": "prelaunch", "singlestep": False, "running": False}
 
 
-def test_a_bus_that_takes_no_devices(kind: Kind) -> None:
+def test_a_bus_without_hotplug_refuses_devices(kind: Kind) -> None:
     client = kind.client(kind.vm())
 
     refused = ("GenericError", "Bus 'pcie.0' does not support hotplugging")
@@ -82,10 +82,10 @@ def test_a_balloon_unplugged_and_another_one_plugged(kind: Kind) -> None:
     client.next_update()
 
 
-def test_a_snapshot_loaded_the_time_goes_on_and_the_values_go_back(kind: Kind) -> None:
+def test_loading_a_snapshot_restores_the_values_but_not_the_time(kind: Kind) -> None:
     vm = kind.vm("saved")
     client = kind.client(vm)
-    assert client.interval(2) == {}  # so that none comes between a snapshot and the reading after it
+    assert client.interval(2) == {}  # so that no update comes between a snapshot and the reading after it
     client.next_update()
     time.sleep(0.3)
     assert client.ask("human-monitor-command", **{"command-line": "savevm one"}) == ""
@@ -142,10 +142,10 @@ def test_a_migration_carries_the_guest_and_neither_interval_nor_time(kind: Kind)
     assert destination.interval(1) == {}
     destination.next_update(after=after)
     moved = destination.stats()[1]["stat-free-memory"]
-    assert abs(moved - before[1]["stat-free-memory"]) < 8 << 20  # the guest's memory came along
+    assert abs(moved - before[1]["stat-free-memory"]) < 8 << 20  # the guest's memory was migrated too
 
 
-def test_a_migration_to_nobody_fails_and_the_vm_runs_on(kind: Kind) -> None:
+def test_a_migration_without_a_destination_fails_and_the_vm_runs_on(kind: Kind) -> None:
     client = kind.client(kind.vm())
     path = f"{kind.folder}/nowhere"
 

@@ -1,4 +1,4 @@
-"""What libvirt shows of a QEMU against what QEMU shows itself, and what libvirt does unasked."""
+"""Compare what libvirt shows of a QEMU with what QEMU itself shows, and what libvirt does on its own."""
 
 import statistics
 import threading
@@ -18,7 +18,7 @@ Reading = tuple[int, dict[str, int]]
 
 
 class Watched(threading.Thread):
-    """Asks again and again; notes when each reading was first seen."""
+    """Reads continuously, and records when each update was first seen."""
 
     def __init__(self, stats: Callable[[], Reading]) -> None:
         super().__init__()
@@ -51,12 +51,12 @@ def test_one_qemu_watched_both_ways_shows_the_same_updates_at_the_same_times(fol
         by_qmp.close()
         by_libvirt.close()
 
-    # The first was there before they looked, the last perhaps seen by one of them only.
+    # The first update was there before they began, and perhaps only one of them has seen the last one.
     both = list(by_qmp_seen)[1:-1]
     assert [each for each in by_libvirt_seen if both[0] <= each <= both[-1]] == both
     assert len(both) >= 12
     apart_s = [abs(by_qmp_seen[each][0] - by_libvirt_seen[each][0]) for each in both]
-    assert statistics.median(apart_s) < 0.5  # of a second in which the next one comes
+    assert statistics.median(apart_s) < 0.5  # the next update comes after a second
     for each in both:
         theirs = by_libvirt_seen[each][1]
         for name, known_as in QEMUS_NAMES.items():
@@ -79,7 +79,7 @@ def test_a_migration_carries_the_guest_and_libvirt_sets_the_interval_again(folde
         assert destination.interval_now() == 2
         with there.monitor() as truth:
             assert truth.interval_s() == 2
-        # The new QEMU reads the guest's old buffer again under a new time.
+        # The new QEMU reads the guest's old buffer again, with a new time.
         assert destination.stats()[0] >= before[0]
         destination.next_update()
         moved = destination.stats()[1]["stat-free-memory"]
@@ -105,13 +105,13 @@ def test_a_domain_saved_and_restored_has_its_interval_and_reads_its_old_buffer_a
         after_it.close()
 
 
-def test_what_qemu_does_not_tell_libvirt_does_not_invent(folder: Path) -> None:
+def test_libvirt_does_not_invent_what_qemu_does_not_report(folder: Path) -> None:
     with libvirtd(folder, "one") as daemon:
         without = OwnedClient(daemon, daemon.domain("none", balloon=False, booted=False).name)
         silent = OwnedClient(daemon, daemon.domain("silent", period_s=1, driver=False).name)
 
         deadline = time.monotonic() + 120
-        while set(without.told()) != {"current", "maximum", "rss"}:  # while it boots, its job may be taken
+        while set(without.told()) != {"current", "maximum", "rss"}:  # while it boots, another job may block
             assert time.monotonic() < deadline, without.told()
             time.sleep(0.1)
         assert set(silent.told()) == {"current", "maximum", "rss", "last-update"}

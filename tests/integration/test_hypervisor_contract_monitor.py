@@ -1,6 +1,6 @@
-"""What a QMP client sees of a monitor and of what stands behind it: on a real QEMU and on the simulated one.
+"""What a QMP client sees of a monitor and of the VM behind it: on a real QEMU and on the simulated one.
 
-Where a case fails on the simulated one alone, the simulator is wrong.
+If a case fails on the simulated one alone, the simulator is wrong.
 """
 
 import socket
@@ -16,7 +16,7 @@ from tests.lab.qemu import BALLOON
 # ---- the monitor
 
 
-def test_the_greeting_and_what_is_said_before_capabilities(kind: Kind) -> None:
+def test_the_greeting_and_the_answers_before_capabilities_negotiation(kind: Kind) -> None:
     client = kind.client(kind.vm("bare"), negotiate=False)
     greeting = cast(dict[str, dict[str, object]], client.receive())
 
@@ -82,7 +82,7 @@ def test_a_stream_of_json_answered_one_by_one(kind: Kind) -> None:
     assert client.answer() == {"return": {}, "id": 3}
 
 
-def test_out_of_band_where_it_was_asked_for(kind: Kind) -> None:
+def test_out_of_band_commands_after_their_capability_is_enabled(kind: Kind) -> None:
     client = kind.client(kind.vm("bare"), negotiate=False)
     client.receive()
     assert client.ask("qmp_capabilities", enable=["oob"]) == {}
@@ -94,7 +94,7 @@ def test_out_of_band_where_it_was_asked_for(kind: Kind) -> None:
     assert client.ask("query-name") == {}
 
 
-def test_one_client_at_a_time_two_waiting_the_next_turned_away(kind: Kind) -> None:
+def test_one_client_is_served_two_wait_and_the_next_is_refused(kind: Kind) -> None:
     vm = kind.vm("bare")
     first = kind.client(vm)
     waiting = [kind.client(vm, negotiate=False) for _ in range(2)]
@@ -126,7 +126,7 @@ def test_a_wedged_main_loop_greets_and_answers_nothing(kind: Kind) -> None:
     assert client.answer() == {"return": {}}
 
 
-def test_a_frozen_process_accepts_and_says_nothing(kind: Kind) -> None:
+def test_a_frozen_process_accepts_connections_and_sends_nothing(kind: Kind) -> None:
     vm = kind.vm("bare")
     held = kind.client(vm)
 
@@ -143,7 +143,7 @@ def test_a_frozen_process_accepts_and_says_nothing(kind: Kind) -> None:
         assert "QMP" in (waiting.receive() or {})
 
 
-def test_killed_it_refuses_and_started_again_another_file_serves(kind: Kind) -> None:
+def test_a_killed_qemu_refuses_connections_and_a_restarted_one_has_a_new_socket(kind: Kind) -> None:
     vm = kind.vm("bare")
     before = vm.truth.stat()
 
@@ -157,7 +157,7 @@ def test_killed_it_refuses_and_started_again_another_file_serves(kind: Kind) -> 
     assert kind.client(vm).ask("query-name") == {}
 
 
-def test_at_its_own_end_it_says_so_and_removes_its_sockets(kind: Kind) -> None:
+def test_a_qemu_that_quits_sends_an_event_and_removes_its_sockets(kind: Kind) -> None:
     vm = kind.vm("bare")
     client = kind.client(vm)
     other = Client(vm.qmp)
@@ -177,7 +177,7 @@ def test_at_its_own_end_it_says_so_and_removes_its_sockets(kind: Kind) -> None:
         time.sleep(0.01)
 
 
-def test_two_monitors_hear_the_same_events_once_past_capabilities(kind: Kind) -> None:
+def test_two_monitors_send_the_same_events_after_capabilities_negotiation(kind: Kind) -> None:
     vm = kind.vm("bare")
     client, other = kind.client(vm), Client(vm.qmp, negotiate=False)
     kind.stack.callback(other.close)
@@ -194,10 +194,10 @@ def test_two_monitors_hear_the_same_events_once_past_capabilities(kind: Kind) ->
     other.silence(0.2)
 
 
-# ---- what there is
+# ---- devices and properties
 
 
-def test_a_machine_without_a_balloon(kind: Kind) -> None:
+def test_a_vm_without_a_balloon(kind: Kind) -> None:
     client = kind.client(kind.vm("bare"))
 
     nothing = ("DeviceNotActive", "No balloon device has been activated")
@@ -316,7 +316,7 @@ def test_where_the_balloon_is_and_of_which_type(
 
     listed = cast(list[dict[str, str]], client.ask("qom-list", path=f"/machine/{place}"))
     assert {"name": name, "type": f"child<{type_name}>"} in listed
-    # The end of a path will do where it leads to a single object, and a board has a device[0] of its own.
+    # The end of a path is enough if it is unambiguous, but a board has a device[0] of its own.
     short = client.ask("qom-get", path=name, property="type")
     assert short == (type_name if name == "balloon0" else ("DeviceNotFound", f"Device '{name}' not found"))
     assert client.ask("qom-get", path=path, property="type") == type_name
@@ -335,7 +335,7 @@ BAD_INTERVALS: list[tuple[object, str]] = [
 ]
 
 
-def test_what_is_no_interval(kind: Kind) -> None:
+def test_invalid_intervals_are_refused(kind: Kind) -> None:
     client = kind.client(kind.vm())
 
     for value, words in BAD_INTERVALS:

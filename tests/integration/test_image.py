@@ -1,4 +1,4 @@
-"""The image, built from the tree and run as it is meant to be: what is in it, and what it does."""
+"""The content and the behavior of the image, built from the tree and run as documented."""
 
 import json
 import os
@@ -16,12 +16,12 @@ from tests.lab.libvirt import libvirtd
 from tests.lab.process import free_port
 from tests.lab.sim import simulated
 
-pytestmark = pytest.mark.timeout(1800)  # it may have to be built
+pytestmark = pytest.mark.timeout(1800)  # the image may have to be built
 
 NOBODY = 65534
 
 SIZE_MAX_BYTES = 130_000_000
-"""Of what we put on the base."""
+"""The limit of what the image adds to its base."""
 
 BUILD_TOOLS = ("gcc", "cc", "make", "git", "pip", "pip3", "uv", "hatchling", "cyclonedx-py")
 
@@ -33,7 +33,7 @@ def built() -> str:
     return image.image()
 
 
-def test_it_says_its_version_and_what_it_is(built: str) -> None:
+def test_the_image_prints_its_version_and_has_the_labels(built: str) -> None:
     labels = cast(dict[str, str], image.inspect(built)["Labels"])
 
     assert output_of("version") == f"barograph {__version__}\n"
@@ -59,7 +59,7 @@ def test_it_runs_as_nobody_in_particular_and_can_write_nowhere_but_its_state(bui
     ]
 
 
-def test_nothing_that_builds_is_in_it_and_everything_is_compiled(built: str) -> None:
+def test_the_image_has_no_build_tools_and_every_module_is_compiled(built: str) -> None:
     script = f"""
 import importlib.util, pathlib, shutil, sys
 print([each for each in {BUILD_TOOLS} if shutil.which(each)])
@@ -97,11 +97,11 @@ def test_it_is_small(built: str) -> None:
     assert 0 < ours < SIZE_MAX_BYTES
 
 
-def test_it_watches_the_host_s_monitors_and_says_how_it_is(built: str, folder: Path) -> None:
+def test_it_watches_the_hosts_monitors_and_reports_its_health(built: str, folder: Path) -> None:
     port = free_port()
     with simulated(folder, vms=2, preset=1) as hypervisor:
         for vm in hypervisor.vms:
-            vm.qmp.chmod(0o666)  # ours is another user than the simulated QEMUs'
+            vm.qmp.chmod(0o666)  # the container's user is not that of the simulated QEMUs
         folder.chmod(0o755)
         options = (
             *("--volume", f"{folder}:/run/vm:ro"),
@@ -122,7 +122,7 @@ def test_it_watches_the_host_s_monitors_and_says_how_it_is(built: str, folder: P
 
 @pytest.mark.guest
 @pytest.mark.usefixtures("real_libvirt")
-def test_made_for_it_it_watches_the_host_s_libvirt_as_nobody(folder: Path) -> None:
+def test_the_libvirt_image_watches_the_hosts_libvirt_as_nobody(folder: Path) -> None:
     need("image")
     name = image.image(image.NAME_LIBVIRT)
     with libvirtd(folder, "one") as daemon:
@@ -147,7 +147,7 @@ def test_made_for_it_it_watches_the_host_s_libvirt_as_nobody(folder: Path) -> No
     assert {document["vm"]["uuid"] for document in samples(running)} == {uuid}
 
 
-def test_a_host_that_nobody_named_is_refused_not_called_by_the_container_s_name(built: str) -> None:
+def test_a_missing_host_name_is_refused_and_not_taken_from_the_container(built: str) -> None:
     done = run_to_its_end("check-config", "--monitor", "/run/vm/*.qmp")
 
     assert done.returncode == 2

@@ -1,4 +1,4 @@
-"""What an agent costs the brokers: connections and requests; and what sharing connections must not cost."""
+"""An agent's connections and requests to the brokers, and sinks that share connections independently."""
 
 import struct
 import time
@@ -29,7 +29,7 @@ LINGER_S = 3.0
 
 
 def connections_to(bootstrap: str, pid: int) -> list[int]:
-    """Return the port of the broker for each established connection of a process to one of these brokers."""
+    """Return the broker's port for each established connection of a process to one of these brokers."""
     ports = {int(each.rpartition(":")[2]) for each in bootstrap.split(",")}
     own: set[str] = set()
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
@@ -70,7 +70,7 @@ async def test_an_agent_has_one_connection_and_few_requests(own_kafka: RealKafka
 
 
 def run_agent(own_kafka: RealKafka, folder: Path) -> tuple[list[int], float, dict[str, int]]:
-    """Return the connections of an agent with 20 VMs, and the batches of each topic in so many seconds."""
+    """Run an agent with 20 VMs; return its connections, a time in seconds, and each topic's batches in it."""
     run = uuid.uuid4().hex[:8]
     topics = {name: f"{name}-{run}" for name in ("samples", "states", "memory")}
     for topic in topics.values():
@@ -150,7 +150,7 @@ def _own_pid() -> int:
     return int(Path("/proc/self").readlink().name)
 
 
-async def test_a_topic_whose_batches_fail_costs_another_topic_nothing() -> None:
+async def test_failing_batches_of_one_topic_do_not_affect_another_topic() -> None:
     with cluster_of("good") as cluster:
         cluster.refuse_topic("bad", 3)
         good, bad = sinks_sharing(cluster.bootstrap, "good", "bad", delivery_timeout_s=6.0)
@@ -203,4 +203,4 @@ async def test_an_aborted_connection_repeats_no_record_of_another_topic(
 
     arrived = await received(shared_kafka.bootstrap, names[0])
     assert_nothing_lost(arrived, sent)
-    assert len(arrived) == len(sent), "a record came twice"
+    assert len(arrived) == len(sent), "a record arrived twice"

@@ -28,14 +28,14 @@ from tests.unit.sinks.records import record
 
 TOPIC = "tokens"
 LIFETIME_S = 6.0
-RENEWED_WITHIN_S = 22.0  # a token that only a broker's refusal replaces takes 30 s less its life
+RENEWED_WITHIN_S = 22.0  # if only a refusal replaced a token, it would take 30 s minus its lifetime
 JAAS = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required"
 JWKS_VALIDATOR = "org.apache.kafka.common.security.oauthbearer.OAuthBearerValidatorCallbackHandler"
 
 
 @dataclass(frozen=True, slots=True)
 class Brokers:
-    """A broker with listeners for tokens without a signature and for signed ones."""
+    """A broker with a listener for unsigned tokens and one for signed tokens."""
 
     kafka: RealKafka
     unsecured: str
@@ -51,7 +51,7 @@ def brokers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Brokers]
     subprocess.run(made, check=True, capture_output=True)
     keys = folder / "jwks.json"
     keys.write_text(json.dumps({"keys": [jwk(key)]}))
-    # Kafka 4 reads keys only from where this property allows it.
+    # Kafka 4 reads keys only from the URLs that this property allows.
     allowed = f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={keys.as_uri()}"
     monkeypatch.setenv("JDK_JAVA_OPTIONS", allowed)
     ports = free_port(), free_port()
@@ -75,7 +75,7 @@ def brokers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Brokers]
 
 
 def jwk(key: Path) -> dict[str, str]:
-    """Return the public key as RFC 7517 has it."""
+    """Return the public key as a JWK (RFC 7517)."""
     words = ["openssl", "rsa", "-in", str(key), "-noout", "-modulus"]
     modulus = (
         subprocess.run(words, check=True, capture_output=True, text=True).stdout.partition("=")[2].strip()
@@ -85,7 +85,7 @@ def jwk(key: Path) -> dict[str, str]:
 
 
 def signed(key: Path, subject: str, lifetime_s: float, audience: str = "kafka") -> str:
-    """Return a JWT with a signature by `key` (RFC 7515)."""
+    """Return a JWT signed with `key` (RFC 7515)."""
     now = int(time.time())
     payload = {"sub": subject, "aud": audience, "iat": now, "exp": now + int(lifetime_s)}
     text = f"{encoded({'alg': 'RS256', 'kid': 'one'})}.{encoded(payload)}"
@@ -95,7 +95,7 @@ def signed(key: Path, subject: str, lifetime_s: float, audience: str = "kafka") 
 
 
 def logging_in(address: str, oauth: Oauth, used: list[str]) -> KafkaSink:
-    """Return a sink that notes each text that is secret."""
+    """Return a sink that logs in with OAuth, and adds each secret text to `used`."""
     settings = Settings(
         bootstrap_servers=(address,),
         sasl=Sasl(mechanism="OAUTHBEARER", oauth=oauth),
@@ -105,7 +105,7 @@ def logging_in(address: str, oauth: Oauth, used: list[str]) -> KafkaSink:
     return KafkaSink(settings, TOPIC, "kafka.samples", Tokens(oauth, used.append))
 
 
-async def test_tokens_of_an_endpoint_are_renewed_under_way_and_nothing_is_lost(
+async def test_tokens_of_an_endpoint_are_renewed_during_delivery_and_nothing_is_lost(
     brokers: Brokers, tmp_path: Path
 ) -> None:
     secret = tmp_path / "secret"
@@ -122,7 +122,7 @@ async def test_tokens_of_an_endpoint_are_renewed_under_way_and_nothing_is_lost(
         sink = logging_in(brokers.unsecured, oauth, [])
         sent: list[Record] = []
         with anyio.fail_after(240):
-            while len(tokens) < 4:  # each is for a connection after the broker has closed the last one
+            while len(tokens) < 4:  # each is for a new connection after the broker closed the previous one
                 batch = many(60, first=len(sent))
                 await send_until_taken(sink, batch, RENEWED_WITHIN_S)
                 sent += batch
@@ -154,7 +154,7 @@ async def test_a_signed_token_in_a_file_is_checked_by_the_broker_and_renewed(
     sent: list[Record] = []
     with anyio.fail_after(240):
         while len(set(used)) < 4:
-            # A helper that renews the token when half of its life is over.
+            # Like a helper that renews the token after half of its lifetime.
             file.write_text(f"{signed(brokers.key, 'barograph', LIFETIME_S)}\n")
             until_s = anyio.current_time() + LIFETIME_S / 2
             while anyio.current_time() < until_s:

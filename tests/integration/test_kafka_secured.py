@@ -1,7 +1,5 @@
 """The Kafka sink against a real broker with TLS, logins and ACLs: deliveries, and reasons."""
 
-# confluent_kafka.admin declares no types for these.
-
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +87,7 @@ def secured(folder: Path) -> Generator[Secured]:
 
 
 async def refused(words: str, address: str, sasl: Sasl | None = None, tls: Tls | None = None) -> None:
-    """Return once a record is refused with these words: a broker learns of users and ACLs later."""
+    """Return once a record is refused with `words`. A broker learns of users and ACLs with a delay."""
     sink = sink_to(address, TOPIC, sasl=sasl, tls=tls)
     await unavailable_because(sink, [record(1)], words)
     await sink.aclose()

@@ -1,7 +1,8 @@
-"""The agent killed at any instant, again and again, against a second monitor's truth and a real Kafka.
+"""Kill the agent repeatedly at random times, and compare a real Kafka with what a second monitor shows.
 
-Owed is an update that stayed visible for 500 ms while one agent process was past its first reading of that
-VM. Every owed one must arrive; a repeat must be one byte for byte; sequences have no gap; order is per VM.
+An update is due if it stayed visible for 500 ms while one agent process was past its first reading of that
+VM. Every due update must arrive, repeats must be the same in every byte, sequences must have no gap, and the
+samples of each VM must be in order.
 """
 
 import json
@@ -33,7 +34,7 @@ pytestmark = [
 
 
 def first_readings(log: str) -> dict[str, float]:
-    """Return when each VM had been read for the first time: the state that follows is in the log."""
+    """Return the time of each VM's first reading, in ms: that of the state in the log that follows it."""
     found: dict[str, float] = {}
     for line in log.splitlines():
         said = re.match(r"(\S+) .*vm state.* path=(\S+) reason=(\S+) state=(\S+)", line)
@@ -44,9 +45,9 @@ def first_readings(log: str) -> dict[str, float]:
 
 
 def kill_at_a_bad_moment(process: AgentProcess, wal: Path, chance: random.Random, *, early: bool) -> float:
-    """Kill it at a random time, or just as it writes to the spool; return when.
+    """Kill the agent at a random time, or just as it writes to the spool; return when, in ms.
 
-    Unless `early`, the time begins with its first discovery, so that there are samples to lose.
+    Unless `early`, the time starts at the agent's first discovery, so that there are samples to lose.
     """
     if not early:
         process.wait_for_log("discovery")
@@ -71,7 +72,7 @@ def _changed_ns(path: Path) -> int:
 def _wait(holds: Callable[[], bool]) -> None:
     deadline_s = time.monotonic() + 120
     while not holds():
-        assert time.monotonic() < deadline_s, "the last agent is not under way"
+        assert time.monotonic() < deadline_s, "the last agent has not read all VMs"
         time.sleep(0.1)
 
 
@@ -103,7 +104,7 @@ def survive(folder: Path, kafka: RealKafka, kills: int, seed: int) -> None:
                     _wait(lambda: len(first_readings(process.stderr.read_text())) == len(vms))
                     time.sleep(5)
                     _wait(lambda: scrapes + audit.scrapes > kills)  # noqa: B023
-                    run.killed_ms = time.time() * 1000 - VISIBLE_MS  # read, if not yet said to be stopping
+                    run.killed_ms = time.time() * 1000 - VISIBLE_MS  # later updates may be unread
                     assert process.stop() == 0
                     conserved(process)
                 run.first_reading_ms = first_readings(process.stderr.read_text())
@@ -122,17 +123,17 @@ def survive(folder: Path, kafka: RealKafka, kills: int, seed: int) -> None:
     assert owed_in_all > kills
     assert scrapes > kills
     print(
-        f"{kills} kills: {owed_in_all} updates owed, {len(documents)} samples arrived, "
+        f"{kills} kills: {owed_in_all} updates due, {len(documents)} samples arrived, "
         f"{len(records) - len(documents)} repeats, nothing lost, {scrapes} scrapes balance (seed {seed})"
     )
 
 
-def test_kills_lose_nothing_that_is_owed_and_repeat_only_what_can_be_told(
+def test_kills_lose_no_due_update_and_repeat_records_only_unchanged(
     folder: Path, shared_kafka: RealKafka
 ) -> None:
     survive(folder, shared_kafka, 6, seed=1)
 
 
 @pytest.mark.long
-def test_a_hundred_kills_lose_nothing_that_is_owed(folder: Path, shared_kafka: RealKafka) -> None:
+def test_a_hundred_kills_lose_no_due_update(folder: Path, shared_kafka: RealKafka) -> None:
     survive(folder, shared_kafka, 100, random.randrange(1 << 32))

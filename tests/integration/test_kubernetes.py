@@ -37,10 +37,10 @@ from tests.lab.prometheus import prometheus
 pytestmark = [pytest.mark.guest, pytest.mark.alone, pytest.mark.paired, pytest.mark.timeout(1200)]
 
 WITHIN_S = 60.0
-"""The promise: samples and metrics that soon after `helm install`."""
+"""The promised time from `helm install` to samples and metrics."""
 
 LOADED = 3
-"""How many times slower a machine is that runs the node, the guests, Kafka and Prometheus at once."""
+"""How many times slower a machine may be that runs the node, the guests, Kafka and Prometheus."""
 
 
 def test_three_values_bring_samples_to_kafka_and_metrics_to_prometheus_within_a_minute(
@@ -87,7 +87,7 @@ def test_three_values_bring_samples_to_kafka_and_metrics_to_prometheus_within_a_
 
 
 @pytest.mark.long
-def test_what_happens_to_a_pod_costs_no_reader_anything(
+def test_restarts_and_upgrades_of_a_pod_lose_no_update(
     node: Node, released: Release, folder: Path, pods_kafka: RealKafka
 ) -> None:
     sockets = make_directory(folder / "run" / "vm", AGENTS_USER)
@@ -95,7 +95,7 @@ def test_what_happens_to_a_pod_costs_no_reader_anything(
     runs: list[Run] = []
 
     def live(seconds: float = 3.0) -> None:
-        """Let the agent that runs now read for a while; its life then ends by what comes next."""
+        """Let the current agent read for a while. The next step of the test ends its run."""
         time.sleep(seconds)
         runs.append(Run(killed_ms=time.time() * 1000))
 
@@ -120,7 +120,7 @@ def test_what_happens_to_a_pod_costs_no_reader_anything(
         live()
 
         os.kill(released.pid, signal.SIGKILL)
-        released.wait(lambda: released.restarts == 1 and released.ready, "the container started again")
+        released.wait(lambda: released.restarts == 1 and released.ready, "the restarted container")
         live()
 
         name = released.name
@@ -139,7 +139,7 @@ def test_what_happens_to_a_pod_costs_no_reader_anything(
         assert released.name != old
         live()
 
-        # Until here the intervals stay, whoever restarts.
+        # Until here the polling intervals stay, whatever restarts.
         shown = observer.updates()
         for vm in vms:
             gaps = [
@@ -155,7 +155,7 @@ def test_what_happens_to_a_pod_costs_no_reader_anything(
         assert list(state_of(folder).iterdir()) == []
         released.helm("uninstall", "barograph", "--wait")
 
-        def nothing_is_left() -> bool:  # the pods go after their DaemonSet, for which alone Helm waits
+        def nothing_is_left() -> bool:  # Helm waits only for the DaemonSet, and its pods end later
             left = released.kubectl("get", "all,configmaps,serviceaccounts", "-o", "name").split()
             return set(left) <= {"configmap/kube-root-ca.crt", "serviceaccount/default"}
 
@@ -163,7 +163,7 @@ def test_what_happens_to_a_pod_costs_no_reader_anything(
 
     states = documents(pods_kafka, topics[1])
     lives = sorted({each["run"] for each in states})  # UUIDv7: in order of time
-    assert len(lives) == len(runs) - 1  # the kubelet's restart ended none
+    assert len(lives) == len(runs) - 1  # the kubelet's restart ended no run
     records = once_each(consume(pods_kafka.bootstrap, [topics[0]]))
     runs.pop(3)
     for run, id in zip(runs, lives, strict=True):
@@ -176,7 +176,7 @@ def test_what_happens_to_a_pod_costs_no_reader_anything(
         mine = of_vm(records, vm.name)
         owed_in_all += accounted(mine, vm.qmp, shown[vm.truth], runs)
     assert owed_in_all > 20
-    print(f"{len(lives)} lives of the agent: {owed_in_all} updates owed, all arrived, none twice")
+    print(f"{len(lives)} runs of the agent: {owed_in_all} updates due, all arrived, none twice")
 
 
 @pytest.mark.long
@@ -186,7 +186,7 @@ def test_vms_and_their_directory_come_and_go_under_a_running_pod(
     parent = make_directory(folder / "run", AGENTS_USER)
     topics = topics_of(pods_kafka, folder)
     sockets = parent / "vm"
-    released.install(  # on a node that has no such directory yet
+    released.install(  # on a node that does not have this directory yet
         {
             "sockets": {"directory": str(sockets)},
             "config": {
@@ -225,7 +225,7 @@ def test_vms_and_their_directory_come_and_go_under_a_running_pod(
 
 
 @pytest.mark.parametrize("as_root", [False, True], ids=["QEMU's user", "root with DAC_OVERRIDE"])
-def test_whose_sockets_they_are_decides_who_the_agent_must_be(
+def test_the_agent_must_run_as_the_sockets_user_or_as_root_with_dac_override(
     node: Node, released: Release, folder: Path, as_root: bool
 ) -> None:
     sockets = make_directory(folder / "run" / "vm", QEMUS_USER)
@@ -238,12 +238,12 @@ def test_whose_sockets_they_are_decides_who_the_agent_must_be(
     ):
         released.install({"sockets": {"directory": str(sockets)}, **who, **on_this_machine(folder)})
 
-        released.wait(lambda: released.states().get("mine.qmp", ("",))[0] == "waiting", "its own user's")
+        released.wait(lambda: released.states().get("mine.qmp", ("",))[0] == "waiting", "its own user's VM")
         released.wait(
             lambda: (
                 released.states().get("others.qmp", ("",))[0] == ("waiting" if as_root else "unreachable")
             ),
-            "another user's",
+            "another user's VM",
         )
 
 
@@ -276,7 +276,7 @@ def test_in_the_nodes_network_without_a_machine_id_it_sends_to_the_nodes_own_col
         released.wait(in_prometheus, "the node's id in Prometheus")
         assert released.pod["status"]["podIP"] == ADDRESS
         released.wait(lambda: listens(port, "127.0.0.1"), "the port")
-        assert not listens(port, ADDRESS)  # where no NetworkPolicy applies
+        assert not listens(port, ADDRESS)  # no NetworkPolicy applies there
         names = Path(f"/proc/{released.pid}/root/etc/hosts").read_text()
         assert "192.0.2.7\tkafka-1.example.net" in names
         released.wait(lambda: released.ready, "ready")

@@ -1,4 +1,4 @@
-"""What a real API server says of the chart's manifests, and which Pod Security level lets them in."""
+"""A real API server accepts the chart's manifests, and Pod Security levels refuse them as documented."""
 
 import json
 import re
@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.alone, pytest.mark.long, pytest.mark.timeout(900)]
 
 
 @pytest.mark.parametrize("values", [*helm.CI, *helm.EXAMPLES], ids=helm.named)
-def test_the_real_api_server_takes_the_manifests(node: Node, values: Path) -> None:
+def test_the_real_api_server_accepts_the_manifests(node: Node, values: Path) -> None:
     rendered = helm.render("--values", values)
     manifests = [each for each in rendered if each["apiVersion"] not in helm.OF_OTHERS]
     node.ensure_namespace("barograph")
@@ -61,7 +61,7 @@ PREPARES = {KIND, ROOT, NOT_NON_ROOT, CAPABILITIES}
     ],
     ids=["default", "in memory", "not prepared", "root", "several users", "SELinux", "host network"],
 )
-def test_each_pod_security_level_misses_what_the_docs_say_and_no_more(
+def test_each_pod_security_level_refuses_what_the_docs_list_and_no_more(
     node: Node, values: dict[str, object], baseline: set[str], restricted: set[str]
 ) -> None:
     template = helm.one(helm.render_with({"sockets": {"directory": "/run/vm"}, **values}), "DaemonSet")

@@ -21,7 +21,7 @@ pytestmark = [
 ]
 
 TAG = f"{__version__}-libvirt"
-LIBVIRT_QEMU = 64055  # Debian's user for QEMUs; KubeVirt's has 107, which nobody has here
+LIBVIRT_QEMU = 64055  # Debian's user for QEMUs; KubeVirt's is 107, which does not exist here
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,7 +42,7 @@ def install(
 
 
 def user_of(released: Release) -> Sequence[str]:
-    """Return who the agent is, and what it may do beyond that."""
+    """Return the agent's user, and its effective and bounding capabilities."""
     fields = released.status()
     return (fields["Uid"].split()[1], fields["CapEff"].strip("0"), fields["CapBnd"].strip("0"))
 

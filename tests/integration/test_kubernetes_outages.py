@@ -1,4 +1,4 @@
-"""A release on a real node while Kafka is away, and what it costs there."""
+"""A release on a real node during an outage of Kafka, and its use of CPU and memory."""
 
 import os
 import time
@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.guest, pytest.mark.alone, pytest.mark.long, pytest.mar
 
 @pytest.fixture
 def own_pods_kafka(node: Node, folder: Path) -> Generator[RealKafka]:
-    """A broker for one test to harm."""
+    """A broker of one test, which may kill it."""
     with real_kafka(folder / "kafka", host=ADDRESS) as broker:
         yield broker
 
@@ -74,7 +74,7 @@ def outage(released: Release, folder: Path, kafka: RealKafka, seconds: float) ->
         kafka.start()
         released.wait(
             lambda: any(each["last_update"] > back_s for each in documents(kafka, topics[0])),
-            "what came after",
+            "a sample from after the outage",
         )
         shown = observer.stop()[vm.truth]
 
@@ -83,25 +83,25 @@ def outage(released: Release, folder: Path, kafka: RealKafka, seconds: float) ->
     during = [each.last_update_s for each in shown if since_s <= each.last_update_s <= back_s]
     assert len(during) > seconds * 0.8
     assert [at_s for at_s in during if at_s not in arrived] == []
-    print(f"Kafka away for {seconds} s: {len(during)} samples waited, all arrived, no restart, always ready")
+    print(f"Kafka down for {seconds} s: {len(during)} samples queued, all arrived, no restart, always ready")
 
 
 @pytest.mark.timeout(900)
-def test_a_kafka_that_is_away_restarts_nothing_and_costs_nothing(
+def test_an_outage_of_kafka_restarts_no_pod_and_loses_no_sample(
     released: Release, folder: Path, own_pods_kafka: RealKafka
 ) -> None:
     outage(released, folder, own_pods_kafka, 40)
 
 
 @pytest.mark.timeout(900)
-def test_a_kafka_that_is_away_for_five_minutes_restarts_nothing_and_costs_nothing(
+def test_an_outage_of_kafka_for_five_minutes_restarts_no_pod_and_loses_no_sample(
     released: Release, folder: Path, own_pods_kafka: RealKafka
 ) -> None:
     outage(released, folder, own_pods_kafka, 300)
 
 
 @pytest.mark.timeout(900)
-def test_what_a_hundred_vms_at_ten_seconds_cost(
+def test_a_hundred_vms_at_ten_seconds_use_less_than_the_requests(
     released: Release, folder: Path, pods_kafka: RealKafka
 ) -> None:
     sockets = make_directory(folder / "run" / "vm", AGENTS_USER)

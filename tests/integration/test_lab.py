@@ -1,4 +1,4 @@
-"""The lab itself: each piece is healthy, tells the truth, and leaves nothing behind."""
+"""Tests of the lab: each piece works, reports correctly and leaves nothing behind."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def set_up(*pieces: str, **env: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_an_unknown_piece_is_named_with_those_there_are() -> None:
+def test_an_unknown_piece_is_reported_with_the_known_ones() -> None:
     done = set_up("qemo")
 
     assert done.returncode == 2
@@ -48,7 +48,7 @@ def test_an_unknown_piece_is_named_with_those_there_are() -> None:
     assert ", ".join(setup.PIECES) in done.stderr
 
 
-def test_what_can_not_be_had_says_how_to_get_it_and_leaves_nothing(folder: Path) -> None:
+def test_a_missing_prerequisite_is_reported_and_leaves_nothing(folder: Path) -> None:
     done = set_up("qemu", "guest", PATH=str(folder), BAROGRAPH_CACHE=str(folder))
 
     assert done.returncode == 1
@@ -56,7 +56,7 @@ def test_what_can_not_be_had_says_how_to_get_it_and_leaves_nothing(folder: Path)
     assert [each for each in (folder / "lab").iterdir() if each.is_dir()] == []
 
 
-def test_a_piece_is_whole_or_not_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_piece_is_complete_or_absent(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BAROGRAPH_CACHE", str(folder))
 
     def build_half() -> None:
@@ -80,7 +80,7 @@ def test_two_set_ups_at_once_build_a_piece_once(folder: Path, monkeypatch: pytes
         together.wait()
         with cache.made("thing", "1") as work:
             if work is not None:
-                time.sleep(0.1)  # long enough for the other one to come
+                time.sleep(0.1)  # long enough for the other thread to arrive
                 built.append(work)
 
     threads = [threading.Thread(target=build) for _ in range(2)]
@@ -94,7 +94,7 @@ def test_two_set_ups_at_once_build_a_piece_once(folder: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(("required", "code", "word"), [("", 0, "skipped"), ("required", 1, "error")])
-def test_a_missing_piece_is_skipped_aloud_and_fails_where_it_is_required(
+def test_a_missing_piece_skips_its_tests_and_fails_them_where_it_is_required(
     folder: Path, required: str, code: int, word: str
 ) -> None:
     argv = [
@@ -136,7 +136,7 @@ def test_a_process_started_by_a_thread_outlives_the_thread(folder: Path) -> None
         started[0].wait()
 
 
-def test_what_was_started_ends_with_its_starter_however_that_ends(folder: Path) -> None:
+def test_a_started_process_ends_with_its_starter_even_if_that_is_killed(folder: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from tests.lab.process import start;"
         "print(start(['sleep', '60'], Path(sys.argv[1])).pid, flush=True); sys.stdin.read()"
@@ -145,7 +145,7 @@ def test_what_was_started_ends_with_its_starter_however_that_ends(folder: Path) 
     with subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as starter:
         assert starter.stdout is not None
         pid = int(starter.stdout.readline())
-        os.kill(pid, signal.SIGSTOP)  # not even a frozen one stays
+        os.kill(pid, signal.SIGSTOP)  # even a stopped process ends
         assert Path(f"/proc/{pid}").exists()
 
         starter.kill()
@@ -166,7 +166,7 @@ def test_a_process_left_behind_is_found(folder: Path) -> None:
         left[0].wait()
 
 
-def test_a_process_that_does_not_come_up_says_why_at_once(folder: Path) -> None:
+def test_a_process_that_fails_to_start_is_reported_at_once_with_its_log(folder: Path) -> None:
     log = folder / "log"
     process = start(["sh", "-c", "echo no such thing; exit 3"], log)
     begun_s = time.monotonic()
@@ -190,7 +190,7 @@ def test_a_bare_qemu_answers_on_both_monitors(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("real_qemu")
-def test_a_qemu_starts_also_while_another_client_holds_its_monitor(folder: Path) -> None:
+def test_a_qemu_starts_even_while_another_client_holds_its_monitor(folder: Path) -> None:
     held: list[qemu.Monitor] = []
 
     with qemu.bare(folder, "b") as vm:
@@ -198,7 +198,7 @@ def test_a_qemu_starts_also_while_another_client_holds_its_monitor(folder: Path)
         for _ in range(5):
             vm.kill()
             thread = threading.Thread(target=lambda: held.append(qemu.Monitor(vm.truth)))
-            thread.start()  # it has the monitor as soon as there is one
+            thread.start()  # it connects as soon as the monitor exists
             vm.restart()
             thread.join()
         took_s = time.monotonic() - begun_s
@@ -206,11 +206,11 @@ def test_a_qemu_starts_also_while_another_client_holds_its_monitor(folder: Path)
         each.close()
 
     assert len(held) == 5
-    assert took_s < 100  # a monitor that is waited for costs a minute
+    assert took_s < 100  # waiting for a held monitor would take a minute
 
 
 @pytest.mark.usefixtures("real_qemu")
-def test_a_qemu_that_does_not_start_says_why_and_is_gone(folder: Path) -> None:
+def test_a_qemu_that_fails_to_start_is_ended_and_its_error_is_reported(folder: Path) -> None:
     with (
         pytest.raises(RuntimeError, match="no-such-device"),
         qemu.bare(folder, "b", "-device", "no-such-device"),
@@ -257,13 +257,13 @@ def free(monitor: qemu.Monitor) -> int:
 
 
 def wait_for_updates(monitor: qemu.Monitor) -> None:
-    """Wait for one update after the other: a guest may report once more while it crashes."""
+    """Wait for 30 updates in turn: a guest may still send one while it crashes."""
     for _ in range(30):
         monitor.wait_for_update(4)
 
 
 def wait_until_free(monitor: qemu.Monitor, holds: Callable[[int], bool]) -> None:
-    """Wait until an update shows it: the first one after an order may have been asked for before."""
+    """Wait for an update that fits: the first one after an order may have been requested before it."""
     deadline = time.monotonic() + 120
     while not holds(now := free(monitor)):
         assert time.monotonic() < deadline, now
@@ -272,10 +272,10 @@ def wait_until_free(monitor: qemu.Monitor, holds: Callable[[int], bool]) -> None
 
 @pytest.mark.guest
 @pytest.mark.usefixtures("real_qemu")
-def test_the_observer_sees_what_another_monitor_shows_also_of_a_qemu_started_again(folder: Path) -> None:
+def test_the_observer_sees_what_another_monitor_shows_even_after_a_restart(folder: Path) -> None:
     with qemu.guest(folder, "g") as vm, qemu.guest(folder, "other") as frozen:
         with Observer([vm.truth, frozen.truth], folder) as observer:
-            frozen.freeze()  # it answers nothing, and must not blind the observer
+            frozen.freeze()  # it does not answer, and must not block the observer
             shown = watch(vm, 3)
             vm.restart()
             vm.wait_until_booted()
@@ -287,11 +287,11 @@ def test_the_observer_sees_what_another_monitor_shows_also_of_a_qemu_started_aga
     assert len(shown) == 5
     for last_update_s, statistics in shown.items():
         assert seen[last_update_s] == statistics
-    assert pace.usual_gap_ms < 500  # 5 are meant; blinded by the other one it would be seconds
+    assert pace.usual_gap_ms < 500  # 5 are intended; blocked by the frozen QEMU it would be seconds
 
 
 def watch(vm: qemu.Vm, updates: int) -> dict[int, dict[str, int]]:
-    """Return some updates as the agent's monitor shows them, whole readings only."""
+    """Return updates as the agent's monitor shows them, complete readings only."""
     with qemu.Monitor(vm.qmp) as monitor:
         monitor.set_interval(1)
         shown: dict[int, dict[str, int]] = {}
@@ -299,7 +299,7 @@ def watch(vm: qemu.Vm, updates: int) -> dict[int, dict[str, int]]:
             monitor.wait_for_update()
             last_update_s, stats = monitor.guest_stats()
             shown[last_update_s] = decoded(stats)
-        monitor.wait_for_update()  # what is shown has been shown for a second then
+        monitor.wait_for_update()  # so that the last of them was visible for a second
     return shown
 
 
@@ -312,7 +312,7 @@ def produce(bootstrap: str, topic: str, value: bytes) -> None:
     assert producer.flush(120) == 0
 
 
-def test_the_embedded_kafka_gives_back_what_it_took(embedded_kafka: EmbeddedKafka) -> None:
+def test_the_embedded_kafka_returns_what_was_produced(embedded_kafka: EmbeddedKafka) -> None:
     produce(embedded_kafka.bootstrap, "t", b"1")
 
     (got,) = consume(embedded_kafka.bootstrap, ["t"])
@@ -321,9 +321,9 @@ def test_the_embedded_kafka_gives_back_what_it_took(embedded_kafka: EmbeddedKafk
     assert (got.timestamp_ms, got.headers) == (1234567890123, {"name": b"value"})
 
 
-def test_the_real_kafka_keeps_what_it_took_however_it_ends(own_kafka: RealKafka) -> None:
+def test_the_real_kafka_keeps_its_records_however_it_ends(own_kafka: RealKafka) -> None:
     own_kafka.create_topic("t", 1)
-    own_kafka.create_topic("t", 1)  # where it is there already, well
+    own_kafka.create_topic("t", 1)  # an existing topic is accepted
     produce(own_kafka.bootstrap, "t", b"1")
 
     own_kafka.kill()
@@ -343,7 +343,7 @@ def test_the_real_kafka_keeps_what_it_took_however_it_ends(own_kafka: RealKafka)
 
 
 def request(value: int, now_ns: int) -> Mapping[str, Any]:
-    """A gauge, a counter, and a histogram with nothing in it, as OTLP/JSON."""
+    """Return a gauge, a counter and an empty histogram as OTLP/JSON."""
     time_ = {"timeUnixNano": str(now_ns), "attributes": [{"key": "a", "value": {"stringValue": "x"}}]}
     total = {**time_, "startTimeUnixNano": str(now_ns - 10**9), "asInt": "9007199254740993"}
     empty = {
@@ -386,7 +386,7 @@ def test_what_goes_in_comes_out_of_the_collector(own_collector: Collector) -> No
     )
     assert (gauge.about("service.name"), gauge.attributes, gauge.start_ns) == ("lab", (("a", "x"),), None)
     assert (total.kind, total.value, total.start_ns) == ("counter", 2**53 + 1, now_ns - 10**9)
-    assert (lag.kind, lag.value) == ("histogram", 0)  # JSON leaves the zero out
+    assert (lag.kind, lag.value) == ("histogram", 0)  # JSON omits the zero
     assert problems([gauge, total, lag]) == []
 
 
@@ -408,13 +408,13 @@ def point(
         ([point(unit="{two words}")], "not UCUM"),
     ],
 )
-def test_what_no_collector_refuses_is_found(points: list[Point], what: str) -> None:
+def test_a_problem_that_a_collector_accepts_is_found(points: list[Point], what: str) -> None:
     (found,) = problems(points)
     assert what in found
 
 
 @pytest.mark.parametrize("unit", ["By", "1", "s", "ms", "KiBy", "{fault}", "{fault}/s", "By/s", "%"])
-def test_what_is_right_is_no_problem(unit: str) -> None:
+def test_correct_points_have_no_problems(unit: str) -> None:
     assert problems([point(unit=unit, at=1), point(unit=unit, at=2), point(name="n", unit=unit, at=1)]) == []
 
 
@@ -437,7 +437,7 @@ def test_prometheus_takes_otlp_and_answers(own_prometheus: Prometheus) -> None:
 # --- recordings of series ---
 
 
-def test_a_recording_goes_on_after_a_step_that_fails() -> None:
+def test_a_recording_continues_after_a_failed_step() -> None:
     done: list[str] = []
 
     def times_out() -> None:

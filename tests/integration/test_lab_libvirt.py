@@ -1,4 +1,4 @@
-"""The lab's libvirt: daemons apart from each other and from the machine's, with guests that answer."""
+"""Tests of the lab's libvirt: daemons isolated from each other and from the host's, and their guests."""
 
 import subprocess
 import time
@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("real_libvirt")]
 
 
 def balloon(domain: Domain) -> dict[str, int]:
-    """Return what libvirt tells of the balloon: sizes in KiB, names of `virConnectGetAllDomainStats`."""
+    """Return libvirt's values of the balloon: sizes in KiB, names as in `virConnectGetAllDomainStats`."""
     lines = domain.virsh("domstats", "--balloon", "--nowait").splitlines()
     fields = dict(line.strip().removeprefix("balloon.").split("=") for line in lines if "=" in line)
     return {name: int(value) for name, value in fields.items()}
@@ -32,7 +32,7 @@ def domains(daemon: Daemon) -> list[str]:
     return daemon.virsh("list", "--all", "--name").split()
 
 
-def test_a_domain_tells_through_libvirt_what_its_second_monitor_shows(folder: Path) -> None:
+def test_libvirt_shows_the_values_of_a_domains_second_monitor(folder: Path) -> None:
     with libvirtd(folder, "one") as daemon:
         domain = daemon.domain("g", period_s=1, metadata=nova("web & co", "shop"), driver=False)
         with domain.monitor() as truth:
@@ -45,7 +45,7 @@ def test_a_domain_tells_through_libvirt_what_its_second_monitor_shows(folder: Pa
             while True:
                 shown, statistics = truth.guest_stats()
                 told = balloon(domain)
-                if truth.guest_stats()[0] == shown:  # no other one has come between
+                if truth.guest_stats()[0] == shown:  # no update came in between
                     break
 
         assert (told["last-update"], told["unused"]) == (shown, statistics["stat-free-memory"] // 1024)
@@ -126,7 +126,7 @@ def test_a_domain_moves_between_two_daemons_unless_that_is_cancelled(folder: Pat
             truth.wait_for_update()
 
 
-def test_a_pods_libvirt_lies_in_the_pods_volume_and_goes_with_it(folder: Path) -> None:
+def test_a_pods_libvirt_is_in_the_pods_volume_and_ends_with_it(folder: Path) -> None:
     kubelet = folder / "var/lib/kubelet"
     pattern = "pods/*/volumes/kubernetes.io~empty-dir/libvirt-runtime/virtqemud-sock"
     with virt_launcher(kubelet, folder, "a") as pod, virt_launcher(kubelet, folder, "b"):

@@ -1,4 +1,4 @@
-"""What measures the agent on libvirt: the stand-in is like the bindings, and values are judged rightly."""
+"""Tests of the measurements on libvirt: the stand-in matches the bindings, values are judged correctly."""
 
 import inspect
 import runpy
@@ -34,7 +34,7 @@ def test_the_stand_in_has_what_libvirts_bindings_have() -> None:
             assert getattr(real, name) == value, name
     for kind in ("virConnect", "virDomain"):
         for name, method in inspect.getmembers(standin[kind], inspect.isfunction):
-            if name.startswith("_") or name == "stats":  # the last is the stand-in's own
+            if name.startswith("_") or name == "stats":  # `stats` is the stand-in's own
                 continue
             theirs = inspect.signature(getattr(getattr(real, kind), name)).parameters
             assert len(inspect.signature(method).parameters) == len(theirs), (kind, name)
@@ -52,11 +52,11 @@ def test_libvirts_own_test_driver_has_no_balloon_to_measure_with() -> None:
 
 
 def shown(*at_ms: float) -> list[Shown]:
-    """Updates a second or more apart, each with another value."""
+    """Return updates a second or more apart, each with another value."""
     return [Shown(int(at // 1000), at, {"free_memory": (1000 + int(at // 1000)) * 1024}) for at in at_ms]
 
 
-def test_a_value_given_out_again_as_of_now_is_a_repeat_and_as_old_as_its_update() -> None:
+def test_a_value_reported_again_is_a_repeat_and_as_old_as_its_update() -> None:
     said = [Said(1300, 1001), Said(2300, 1002), Said(3300, 1002), Said(4300, 1002)]
 
     got = judge(shown(1000, 2100), said, from_ms=0, until_ms=10000)
@@ -65,13 +65,13 @@ def test_a_value_given_out_again_as_of_now_is_a_repeat_and_as_old_as_its_update(
     assert got.ages_ms == (300, 200, 1200, 2200)
 
 
-def test_a_value_that_was_not_shown_is_wrong_and_an_update_not_given_out_is_unseen() -> None:
+def test_a_value_that_was_not_shown_is_wrong_and_an_unreported_update_is_unseen() -> None:
     got = judge(shown(1000, 2000, 3000), [Said(1010, 1001), Said(3010, 7)], from_ms=0, until_ms=10000)
 
     assert (got.said, got.fresh, got.wrong, got.unseen) == (2, 1, 1, 2)
 
 
-def test_an_update_that_a_tool_saw_before_the_observer_did_is_that_update() -> None:
+def test_an_update_that_a_tool_reports_before_the_observer_sees_it_is_fresh() -> None:
     got = judge(shown(1000, 2000), [Said(1996, 1002), Said(1010, 1001, 1)], from_ms=0, until_ms=10000)
 
     assert (got.fresh, got.wrong, got.ages_ms) == (2, 0, (0.0, 10.0))
@@ -97,7 +97,7 @@ def test_a_domain_of_the_stand_in_shows_when_it_was_updated() -> None:
     assert (got.fresh, got.repeated, got.wrong, got.ages_ms) == (2, 1, 0, (200.0, 1200.0, 200.0))
 
 
-def test_what_each_tool_writes_is_read() -> None:
+def test_the_output_of_each_tool_is_parsed() -> None:
     put = "PUTVAL node/virt-shop_web-3/memory-unused interval=10.000 1795709711.250:68304896.000000"
     other = put.replace("memory-unused", "memory-usable")
     sample = (

@@ -1,4 +1,4 @@
-"""Domains through libvirt, against what a second monitor of their QEMUs shows."""
+"""Tests of domains through libvirt, compared with a second monitor of their QEMUs."""
 
 import json
 import time
@@ -31,7 +31,7 @@ PASSED_ON = {*SIZES, "major_faults", "minor_faults", "htlb_pgalloc", "htlb_pgfai
 
 
 def as_libvirt_says(shown: Sequence[Shown]) -> list[Shown]:
-    """Return updates with the statistics that libvirt passes on, sizes cut off to the KiB."""
+    """Return the updates with only the statistics that libvirt passes on, sizes rounded down to KiB."""
 
     def told(statistics: Mapping[str, int]) -> dict[str, int]:
         return {
@@ -80,7 +80,7 @@ def run_into_kafka(folder: Path, kafka: RealKafka, seconds: float) -> tuple[list
         steady_ms = time.time() * 1000
         time.sleep(max(seconds - STEADY_AFTER, 5))
         until_ms = time.time() * 1000 - 500
-        time.sleep(1)  # in which the last one is read
+        time.sleep(1)  # time to read the last update
         assert process.stop() == 0
         conserved(process)
         seen = observer.stop()
@@ -117,9 +117,9 @@ def test_for_a_minute_each_update_costs_one_reading_and_is_read_at_once(
 
 
 def lags_of_the_others(folder: Path, daemon: Daemon, domains: Sequence[Domain], *, stop: bool) -> list[float]:
-    """Return the lags of every third domain but the first one, which is stopped meanwhile, or not.
+    """Return the lags of every third domain, from the second on; with `stop`, the first is stopped meanwhile.
 
-    To observe each of twenty every 5 ms takes more CPU than all else together.
+    Observing all 20 every 5 ms would take more CPU than everything else together.
     """
     run = folder / f"run-{stop}"
     run.mkdir()

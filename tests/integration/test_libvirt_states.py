@@ -1,4 +1,4 @@
-"""Every state that libvirt can show, on real domains of a real libvirtd."""
+"""Tests of every state that a VM can have through libvirt, on real domains of a real libvirtd."""
 
 import time
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.lab.libvirt import libvirtd, nova
 
 pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("real_libvirt"), pytest.mark.timeout(900)]
 
-STALLED_S = 6.0  # at 1 s
+STALLED_S = 6.0  # at an interval of 1 s
 
 
 def test_a_domain_reports_and_its_driver_its_pause_and_its_end_are_told(folder: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_domain_saved_restored_and_undefined(folder: Path) -> None:
             restored = lines.samples("g")[before]
             assert restored["origin"] == "unsolicited"
 
-            domain.virsh("undefine")  # it goes on as a transient one
+            domain.virsh("undefine")  # it continues as a transient domain
             lines.wait_for_samples("g", before + 5)
             domain.virsh("destroy")
             lines.wait_until(path, "gone")
@@ -110,7 +110,7 @@ def test_a_period_changed_under_our_feet_is_followed_and_one_set_back_is_contend
             lines = DomainLines(process)
             lines.wait_until(path, "reporting")
             domain.set_period(2)
-            lines.wait(lambda: lines.samples("g")[-1]["polling_interval_s"] == 2, "followed")
+            lines.wait(lambda: lines.samples("g")[-1]["polling_interval_s"] == 2, "a sample at 2 s")
             domain.set_period(0)
             lines.wait_until(path, "off", "set_back")
             lines.wait_until(path, "reporting")
@@ -118,7 +118,7 @@ def test_a_period_changed_under_our_feet_is_followed_and_one_set_back_is_contend
             lines.wait_until(path, "off", "contended")
 
 
-def test_what_was_set_is_remembered_and_given_back_once_it_is_asked_for(folder: Path) -> None:
+def test_a_changed_interval_is_recorded_and_restored_on_request(folder: Path) -> None:
     state = folder / "state"
     env = with_bindings(BAROGRAPH_POLLING__ON_EXIT="keep")
     with libvirtd(folder, "one") as daemon:
@@ -186,5 +186,5 @@ def test_a_second_way_to_a_vm_is_a_duplicate_and_names_the_first(folder: Path) -
                     {lines.said(path)[-1][0] for path in paths if lines.said(path)}
                     == {"reporting", "duplicate"}
                 ),
-                "one of both is a duplicate",
+                "one of the two is a duplicate",
             )

@@ -1,4 +1,4 @@
-"""What can go wrong between the agent, libvirtd and QEMU: stopped, killed, restarted, gone with its pod."""
+"""Tests of failures of libvirtd and QEMU: stopped, killed, restarted, or removed with a pod."""
 
 import os
 import time
@@ -21,7 +21,7 @@ LATE_S = 15.0  # what a loaded machine may add
 
 @contextmanager
 def watched(folder: Path) -> Generator[tuple[Daemon, str, DomainLines]]:
-    """A libvirtd, and the one domain of it that an agent has three samples of, by its path."""
+    """Yield a libvirtd, the path of its one domain, and the records of an agent with three samples of it."""
     with libvirtd(folder, "one") as daemon:
         domain = daemon.domain("g", period_s=1)
         with agent(folder / "a", *watch(daemon), env=with_bindings()) as process:
@@ -40,11 +40,11 @@ def test_a_stopped_qemu_is_unreachable_and_costs_the_others_nothing(folder: Path
                 lines.wait_for_samples(domain.name, 5)
             stopped.freeze()
             took_s = lines.wait_until(path_of(stopped), "unreachable", "no_answer")
-            assert took_s < 1 + READING_DEADLINE_S + LATE_S  # it is asked once a second
+            assert took_s < 1 + READING_DEADLINE_S + LATE_S  # one reading per second
             before = len(lines.samples("other"))
             seen = lines.wait_for_samples("other", before + 5)[before:]
             missed = sum(each["missed_at_most"] for each in seen)
-            assert missed <= 2, "of its own, on a busy machine"
+            assert missed <= 2, "more than a busy machine causes by itself"
             assert [state for state, _ in lines.said(path_of(other))] == ["connecting", "reporting"]
 
             stopped.thaw()
@@ -52,7 +52,7 @@ def test_a_stopped_qemu_is_unreachable_and_costs_the_others_nothing(folder: Path
 
 
 def test_a_second_agent_leaves_a_libvirt_to_the_first_until_that_ends(folder: Path) -> None:
-    env = with_bindings(XDG_RUNTIME_DIR=str(folder))  # where agents meet; root's have a place of their own
+    env = with_bindings(XDG_RUNTIME_DIR=str(folder))  # has the agents' locks; root's are elsewhere
     with libvirtd(folder, "one") as daemon:
         path = path_of(daemon.domain("g", period_s=1))
         with agent(folder / "1", *watch(daemon), env=env) as first:
@@ -98,12 +98,12 @@ def test_an_agent_started_before_libvirtd_finds_its_domains_when_it_comes(folder
         daemon.kill()
         with agent(folder / "a", *watch(daemon), env=with_bindings()) as process:
             lines = DomainLines(process)
-            lines.wait(lambda: "no connection to libvirt" in process.stderr.read_text(), "told so")
+            lines.wait(lambda: "no connection to libvirt" in process.stderr.read_text(), "the log line")
             daemon.start()
             lines.wait_until(path, "reporting")
 
 
-def test_an_agent_ends_in_time_though_a_call_into_libvirt_never_does(folder: Path) -> None:
+def test_an_agent_stops_in_time_even_if_a_call_into_libvirt_hangs(folder: Path) -> None:
     with libvirtd(folder, "one") as daemon:
         domain = daemon.domain("g", period_s=1)
         with agent(folder / "a", *watch(daemon), env=with_bindings()) as process:
@@ -126,7 +126,7 @@ def test_pods_come_and_go_with_their_libvirts(folder: Path) -> None:
         lines = DomainLines(process)
         lines.wait(lambda: '"running"' in process.stdout.read_text(), "the agent runs")
         with virt_launcher(kubelet, folder, "one") as first, virt_launcher(kubelet, folder, "two") as second:
-            assert len(os.fsencode(first.socket)) > 107  # more than fits into a socket's address
+            assert len(os.fsencode(first.socket)) > 107  # longer than a socket address can be
             web = first.domain("shop_web", period_s=1, metadata=kubevirt("f4686d2c"))
             cart = second.domain("shop_cart", period_s=1, metadata=kubevirt("f4686d2d"))
             paths = path_of(web), path_of(cart)
@@ -138,7 +138,7 @@ def test_pods_come_and_go_with_their_libvirts(folder: Path) -> None:
             lines.wait_until(path, "gone", "missing")
 
 
-def test_a_libvirt_behind_a_relay_is_used_as_one_that_is_configured(folder: Path) -> None:
+def test_a_libvirt_behind_a_relay_is_used_like_a_configured_one(folder: Path) -> None:
     kubelet = folder / "kubelet"
     (kubelet / "pods").mkdir(parents=True)
     # The interval is so long that nothing but an event shows a change.
@@ -158,7 +158,7 @@ def test_a_libvirt_behind_a_relay_is_used_as_one_that_is_configured(folder: Path
                 daemon.restart()
                 lines.wait(
                     lambda number=number: _lost(lines, path) > number,
-                    "the connection was lost by the restart",
+                    "the restart broke the connection",
                 )
                 lines.wait_until(path, "reporting")
 
@@ -167,7 +167,7 @@ def _lost(lines: DomainLines, path: str) -> int:
     return [state for state, _ in lines.said(path)].count("unreachable")
 
 
-def test_without_the_extra_the_way_to_get_it_is_named(folder: Path) -> None:
+def test_without_the_libvirt_extra_the_error_shows_how_to_install_it(folder: Path) -> None:
     with agent(folder / "a", "--libvirt", "qemu:///system") as process:
         assert process.process.wait(120) == 2
         assert "pip install './barograph-VERSION-py3-none-any.whl[libvirt]'" in process.stderr.read_text()

@@ -1,4 +1,4 @@
-"""The main job on the real thing: real guests, Kafka and Collector, against a second monitor's truth."""
+"""Tests of the main job with real guests, Kafka and Collector, compared with a second monitor."""
 
 import json
 import time
@@ -77,14 +77,14 @@ def run_main_job(folder: Path, kafka: RealKafka, collected: Collector, seconds: 
         )
         wait_until(
             lambda: process.stderr.read_text().count("state=reporting") >= len(vms),
-            "all report",
+            "all VMs are reporting",
             process.process,
             process.stderr,
             120,
         )
         time.sleep(seconds)
         until_ms = time.time() * 1000 - 500
-        time.sleep(1)  # in which the last ones are read
+        time.sleep(1)  # time to read the last updates
         assert process.stop() == 0
         seen = observer.stop()
         shown = {vm.name: seen[vm.truth] for vm in vms}
@@ -109,7 +109,7 @@ def run_main_job(folder: Path, kafka: RealKafka, collected: Collector, seconds: 
     sent = len([point for point in collected.points() if point.name == "qemu.vm.guest.memory.free"])
     own = [point.value for point in collected.points() if point.name == "barograph.samples"]
     assert own[-1] == recorded  # the agent's own telemetry, exported once more at the end
-    # The last record was written before the last cycle was sent: it does not know of that one.
+    # The last record was written before the last cycle was sent, so it does not count that cycle.
     assert 0 <= recorded - sent - totals.get("otlp_samples_passed_over", 0) <= len(vms)
     print(
         f"lag p50 {quantile(lags, 0.5):.1f} ms, p99 {quantile(lags, 0.99):.1f} ms;"

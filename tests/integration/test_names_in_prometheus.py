@@ -10,9 +10,9 @@ from tests.lab.agent import agent
 from tests.lab.prometheus import Prometheus, prometheus
 
 ONLY_SCRAPED = {"qemu_vm_info"}  # over OTLP the labels are attributes of the resource
-NOT_ALWAYS = {"barograph_queue_age_seconds"}  # while a record is queued
+NOT_ALWAYS = {"barograph_queue_age_seconds"}  # present only while a record is queued
 LAST = {"qemu_vm_pressure_score", "qemu_vm_balloon_deflate_on_oom"}
-"""The names that come last: after the second sample, and after the first reading of the memory."""
+"""The last names to appear: after the second sample, and after the first reading of the memory."""
 
 
 def names(server: Prometheus) -> set[str]:

@@ -1,4 +1,4 @@
-"""One VM that hangs, floods or lies costs only itself."""
+"""Tests that a VM that hangs, floods or sends garbage does not affect other VMs."""
 
 import statistics
 from contextlib import ExitStack
@@ -23,7 +23,7 @@ pytestmark = [
 
 
 def beside_bad_neighbours(folder: Path, vms: list[qemu.Vm], seconds: float, steady_after: int) -> float:
-    """Return the guests' lag beside a QEMU that is frozen, one that floods and one that talks garbage."""
+    """Return the guests' lag next to a QEMU that is frozen, one that floods and one that sends garbage."""
     with ExitStack() as stack:
         frozen = stack.enter_context(qemu.bare(folder, "frozen"))
         for kind in ("flood", "garbage"):
@@ -61,7 +61,7 @@ def compare_runs(
 def test_bad_neighbours_do_not_hide_a_healthy_vm(folder: Path) -> None:
     quiet_ms, noisy_ms = compare_runs(folder, 1, 5, steady_after=4)
 
-    # One short pair, still learning: the p99 is its one worst sample. The figure itself is the long form's.
+    # One short pair of runs, while learning: the p99 is the worst sample. The long test checks the figure.
     promised(noisy_ms <= 1.1 * quiet_ms + 300, f"{noisy_ms:.0f} ms, and {quiet_ms:.0f} ms undisturbed")
 
 

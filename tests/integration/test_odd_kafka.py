@@ -1,4 +1,4 @@
-"""An agent beside a Kafka that answers oddly: only the sink is degraded, and a stop takes no longer."""
+"""Tests with a Kafka that answers oddly: only the sink is degraded, and a stop takes no longer."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def test_a_resolver_that_hangs_is_named_and_holds_up_no_stop(folder: Path) -> No
     if os.geteuid() != 0:
         pytest.skip("needs root, for a resolv.conf of its own")
     settings = folder / "resolv.conf"
-    address = f"127.53.{os.getpid() >> 8 & 255}.{os.getpid() & 255 or 1}"  # another one in each process
+    address = f"127.53.{os.getpid() >> 8 & 255}.{os.getpid() & 255 or 1}"  # different in each process
     settings.write_text(f"nameserver {address}\noptions timeout:30 attempts:5\n")
     own_settings = [
         "unshare",

@@ -1,4 +1,4 @@
-"""On a host with 40 VMs and nine troubles, each place shows which, since when, why and what to do."""
+"""Tests on a host with 40 VMs and nine problems: each view shows which, since when, why and what to do."""
 
 import json
 import re
@@ -33,11 +33,11 @@ ALERTS: Mapping[str, str] = {
     "appliance-7": "QemuVmSilent",
     "shop-8": "QemuVmOomKill",
 }
-"""An administrator paused the other one: no alert."""
+"""The alert of each VM with a problem, except the one that an administrator paused: it has no alert."""
 
 
 def rows(url: str) -> dict[str, list[Any]]:
-    """Return the rows of the page by socket: agent/web/overview.py, `Row`, after the version."""
+    """Return the page's rows by socket name: `Row` in agent/web/overview.py without the version."""
     return {Path(row[3]).stem: row[1:] for row in json.loads(ask(url, "api/overview")[1])["rows"]}
 
 
@@ -76,7 +76,7 @@ def steps_of(trouble: Trouble) -> list[str]:
 
 
 def shown_by(problem_list: str, trouble: Trouble, name: str) -> bool:
-    """Return whether a list of problems has the code, since when, the VM and the next step."""
+    """Return whether a list of problems shows the code, the duration, the VM and the next step."""
     within = r"(?:(?! vm/).)*"  # the same problem
     return any(
         re.search(rf"{code} for \d{within}{name}{within} next: {re.escape(step)}", flat(problem_list))
@@ -106,14 +106,14 @@ def test_each_trouble_has_its_reason_and_its_next_step_on_the_page_and_in_status
         assert detail["level"] == trouble.level or not trouble.level
         assert flat(step["next_step"]) in steps_of(trouble), name
         assert name in plain, name
-        if trouble.state != "paused":  # it is well
+        if trouble.state != "paused":  # a paused VM is not a problem
             assert shown_by(status.stdout, trouble, name), name
     assert f"agent/component/{SINK}" in flat(status.stdout)
     assert overview["components"][SINK]["state"] == "degraded"
     worst = sorted(shown, key=lambda name: shown[name][4])
     expected = {name for name, each in TROUBLES.items() if each.state not in ("paused", "waiting")}
     assert worst[0] == "shop-8"
-    assert set(worst[: len(expected)]) == expected, "they come first"
+    assert set(worst[: len(expected)]) == expected, "the problems come first"
 
 
 @pytest.mark.anyio
@@ -150,7 +150,7 @@ async def test_each_trouble_has_its_reason_and_its_next_step_in_top(folder: Path
 
 
 def test_each_trouble_has_an_alert_with_its_reason_and_since_when(folder: Path) -> None:
-    """Whether it fires after its `for` is tested on the recorded series."""
+    """Check pending alerts too: that one fires after its `for` is tested with the recorded series."""
     need("prometheus")
     with host_in_trouble(folder, {}) as (process, url):
         wait_for_troubles(url)
@@ -172,7 +172,7 @@ def test_each_trouble_has_an_alert_with_its_reason_and_since_when(folder: Path) 
 
 
 def subject(labels: Mapping[str, str]) -> str:
-    """Return the VM of an alert: its name, or that of the socket if the agent never learned it."""
+    """Return the VM of an alert: its name, or that of its socket if the agent never learned the name."""
     return labels.get("qemu_vm_name", Path(labels.get("qemu_vm_monitor_path", "")).stem)
 
 

@@ -1,4 +1,4 @@
-"""Why an OTLP backend does not work is told within two seconds, with the cause and the setting."""
+"""Tests that a failing OTLP backend is reported within two seconds, with the cause and the setting."""
 
 import os
 import shutil
@@ -47,7 +47,7 @@ def protocol(request: pytest.FixtureRequest) -> Protocol:
 
 
 class Secure:
-    """A backend with TLS that accepts everything and keeps the headers that came."""
+    """A backend with TLS that accepts everything and records the headers of each request."""
 
     def __init__(self, protocol: Protocol, certificate: str, authority: Path | None = None) -> None:
         self.headers: list[dict[str, str]] = []
@@ -112,7 +112,7 @@ def secure(protocol: Protocol, certificate: str, authority: Path | None = None) 
 
 
 async def told(settings: Settings) -> str:
-    """Return why the sink is degraded, and check that it was told in time, in one line of the log too."""
+    """Return why the sink is degraded; check that it was reported in time, and in one line of the log."""
     sink = OtlpSink(replace(settings, interval_s=30.0, timeout_s=25.0), AGENT, Counters())
     problem, took_s = "", 0.0
     with capture_logs() as logs, anyio.fail_after(60):
@@ -225,7 +225,7 @@ async def test_a_token_and_a_ca_are_read_again_when_their_files_change(
                 )
             )
             await until(lambda: sink.status.health is Health.OK)
-            token_file.write_text("")  # truncated before it is written: the last one stays in use
+            token_file.write_text("")  # truncated before it is written: the old token stays in use
             count = len(backend.headers)
             await until(lambda: len(backend.headers) > count + 1)
             group.cancel_scope.cancel()
@@ -370,7 +370,7 @@ async def test_the_environment_configures_no_exporter(
     for name in ("HTTP", "GRPC"):
         monkeypatch.setenv(f"OTEL_PYTHON_EXPORTER_OTLP_{name}_CREDENTIAL_PROVIDER", "nobody")
     for name in ("https_proxy", "HTTPS_PROXY", "grpc_proxy", "all_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:1")  # the configuration reads it, and decides
+        monkeypatch.setenv(name, "http://127.0.0.1:1")  # only the configuration reads it
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem")
     with secure(protocol, "server.pem") as backend:
         settings = Settings(endpoint=backend.endpoint, protocol=protocol, interval_s=0.1, ca_file=CA)
@@ -384,7 +384,7 @@ async def test_the_environment_configures_no_exporter(
     assert "x-from-the-environment" not in backend.headers[0]
 
 
-# --- what a text or a clock does to an outcome ---
+# --- secrets in messages, and the clock of the host ---
 
 
 def test_a_secret_in_a_long_message_is_masked_before_it_is_cut() -> None:

@@ -1,4 +1,4 @@
-"""Broker or Collector absent at start, or gone for a while: collection goes on, and what is held arrives."""
+"""Tests with a broker or Collector that is down: collection continues, and queued records arrive later."""
 
 import json
 import time
@@ -30,7 +30,7 @@ def said(process: AgentProcess, words: str) -> int:
 
 
 def outages_told(process: AgentProcess, sink: str) -> tuple[int, int]:
-    """Return how often it was said that a sink is unavailable, and that it is available again."""
+    """Return how often the log reports a sink unavailable, and available again."""
     lines = [line for line in process.stderr.read_text().splitlines() if f"sink={sink}" in line]
     away, back = (sum(words in line for line in lines) for words in ("sink unavailable", "available again"))
     return away, back
@@ -88,14 +88,14 @@ def test_a_broker_gone_for_long_gets_everything_when_it_is_back(
 
 @pytest.fixture
 def strict_kafka(folder: Path) -> Generator[RealKafka]:
-    """A broker that makes no topic by itself."""
+    """Yield a broker that does not create topics automatically."""
     need("kafka")
     with real_kafka(folder / "strict", auto_create_topics_enable="false") as broker:
         yield broker
 
 
 def states_in(kafka: RealKafka) -> list[str]:
-    """Return the states in the topic of states, in order."""
+    """Return the states in the states topic, in order."""
     return [json.loads(each.value).get("state") for each in consume(kafka.bootstrap, ["barograph.states"])]
 
 
@@ -124,14 +124,12 @@ def without_a_topic(folder: Path, kafka: RealKafka, *, made_later: bool) -> None
         assert totals["waiting.kafka.samples"] == len(collected)
 
 
-def test_a_topic_that_is_missing_keeps_its_records_waiting_and_no_others(
-    folder: Path, strict_kafka: RealKafka
-) -> None:
+def test_a_missing_topic_queues_its_own_records_only(folder: Path, strict_kafka: RealKafka) -> None:
     without_a_topic(folder, strict_kafka, made_later=False)
 
 
 @pytest.mark.long
-def test_a_topic_that_is_made_late_gets_everything(folder: Path, strict_kafka: RealKafka) -> None:
+def test_a_topic_that_is_created_late_gets_everything(folder: Path, strict_kafka: RealKafka) -> None:
     without_a_topic(folder, strict_kafka, made_later=True)
 
 
@@ -150,7 +148,7 @@ def test_a_broker_back_at_another_port_gets_everything_where_the_list_names_both
         lines = Lines(process)
         lines.wait(lambda: len(lines.samples("g")) >= 3, "three samples")
         own_kafka.stop()
-        lines.wait(lambda: said(process, "sink unavailable") >= 1, "the sink is away")
+        lines.wait(lambda: said(process, "sink unavailable") >= 1, "the sink is unavailable")
         own_kafka.start()
         lines.wait(lambda: said(process, "sink available again") >= 1, "the sink is available again")
         assert process.stop() == 0
@@ -221,7 +219,7 @@ def test_a_broker_absent_at_start_and_for_good_costs_only_what_does_not_fit(fold
     assert totals["dropped.kafka.samples:shutdown"] > 0
 
 
-def test_a_collector_absent_at_start_and_gone_on_the_way_gets_the_newest_when_it_is_back(
+def test_a_collector_down_at_start_and_later_gets_the_newest_values_when_it_is_back(
     folder: Path, own_collector: Collector
 ) -> None:
     own_collector.stop()
@@ -236,7 +234,7 @@ def test_a_collector_absent_at_start_and_gone_on_the_way_gets_the_newest_when_it
         def points_of_vms() -> int:
             return len([each for each in own_collector.points() if each.name.startswith("qemu.vm.guest.")])
 
-        lines.wait(lambda: points_of_vms() > 0, "points once it is there")
+        lines.wait(lambda: points_of_vms() > 0, "points once the Collector runs")
         own_collector.stop()
         count = len(lines.samples("g"))
         lines.wait(lambda: len(lines.samples("g")) >= count + 4, "samples while it is gone")

@@ -1,7 +1,6 @@
-"""Whose the polling interval is: real QEMUs (Debian's 7.2 in CI), and another client that has its own mind.
+"""Tests of the control of the polling interval, with real QEMUs (Debian's 7.2 in CI) and a rival client.
 
-What the agent does is told by that client, from the VM's second monitor: each change of the interval that is
-not its own.
+The rival holds the VM's second monitor, and records each change of the interval that is not its own.
 """
 
 import json
@@ -34,7 +33,7 @@ def watch(folder: Path, *extra: str) -> list[str]:
 
 
 def owed(folder: Path) -> list[str]:
-    """Return the sockets whose QEMU is owed something, by the file in the state directory, sorted."""
+    """Return the names of the sockets with an interval to be restored, by the ledger, sorted."""
     file = folder / "owed.json"
     if not file.exists():
         return []
@@ -42,7 +41,7 @@ def owed(folder: Path) -> list[str]:
 
 
 def contend(folder: Path, policy: str, insists: int, env: dict[str, str], set_again_s: float) -> None:
-    """Let a rival insist on its value; see ours set twice, the pause between, and nothing after that."""
+    """Let a rival insist on its value: the agent sets its own twice, with a pause, and then never again."""
     with qemu.guest(folder, "g") as vm, vm.monitor() as monitor:
         monitor.set_interval(insists)
         monitor.close()
@@ -51,16 +50,16 @@ def contend(folder: Path, policy: str, insists: int, env: dict[str, str], set_ag
             agent(folder, *watch(folder, "--policy", policy), env=env, state=folder) as process,
         ):
             lines = Lines(process)
-            lines.wait(lambda: len(rival.writes()) >= 2, "set once more", 3 * set_again_s + 120)
+            lines.wait(lambda: len(rival.writes()) >= 2, "the second write", 3 * set_again_s + 120)
             lines.wait(lambda: not owed(folder), "left to the other client", set_again_s + 120)
-            time.sleep(2 * set_again_s + 2)  # what must not happen: a third time
+            time.sleep(2 * set_again_s + 2)  # there must not be a third write
 
             first, second = rival.writes()
             assert [first.interval_s, second.interval_s] == [1, 1]
-            assert second.at_s - first.at_s >= set_again_s - 1  # the first one may have been seen late
+            assert second.at_s - first.at_s >= set_again_s - 1  # the rival may have seen the first one late
             assert rival.interval_s == insists
             assert process.stop() == 0
-            assert len(rival.writes()) == 2  # nor given back: it is theirs
+            assert len(rival.writes()) == 2  # nor restored: the rival controls it
             if insists:
                 assert lines.words(vm.qmp)[-1][0] == "reporting"
                 assert lines.samples("g")[-1]["polling_interval_s"] == insists
@@ -69,11 +68,11 @@ def contend(folder: Path, policy: str, insists: int, env: dict[str, str], set_ag
                 assert ("off", "set_back") in lines.words(vm.qmp)
 
 
-def test_fill_sets_once_more_what_was_switched_off_and_then_no_more(folder: Path) -> None:
+def test_fill_sets_an_interval_once_more_after_it_was_switched_off(folder: Path) -> None:
     contend(folder, "fill", 0, QUICK, SET_AGAIN_S)
 
 
-def test_enforce_sets_once_more_what_was_set_back_and_then_no_more(folder: Path) -> None:
+def test_enforce_sets_an_interval_once_more_after_it_was_changed(folder: Path) -> None:
     contend(folder, "enforce", 2, QUICK, SET_AGAIN_S)
 
 
@@ -102,7 +101,7 @@ def test_observe_never_sets_and_follows_what_others_set(folder: Path) -> None:
         assert owed(folder) == []
 
 
-def test_fill_leaves_another_value_alone_and_it_is_not_ours_to_give_back(folder: Path) -> None:
+def test_fill_keeps_the_value_of_another_client_and_does_not_restore_it(folder: Path) -> None:
     with (
         qemu.guest(folder, "g") as vm,
         Rival(vm) as rival,
@@ -112,18 +111,18 @@ def test_fill_leaves_another_value_alone_and_it_is_not_ours_to_give_back(folder:
         lines.wait_for_state(vm.qmp, "reporting")
         assert owed(folder) == ["g.qmp"]
         rival.set(2)
-        lines.wait(lambda: owed(folder) == [], "no longer ours", RECHECK_S + 120)
+        lines.wait(lambda: owed(folder) == [], "removed from the ledger", RECHECK_S + 120)
         time.sleep(SET_AGAIN_S + 1)
 
         assert process.stop() == 0
         assert [turn.interval_s for turn in rival.turns] == [0, 1, 2]
 
 
-def test_an_interval_changed_by_somebody_is_followed_without_a_stall_or_a_loss_untold(folder: Path) -> None:
+def test_an_interval_changed_by_another_client_causes_no_stall_and_no_uncounted_loss(folder: Path) -> None:
     with (
         qemu.guest(folder, "g") as vm,
         Rival(vm) as rival,
-        agent(folder, *watch(folder), state=folder) as process,  # looks at the interval every 30 s
+        agent(folder, *watch(folder), state=folder) as process,  # reads the interval every 30 s
     ):
         lines = Lines(process)
 
@@ -140,7 +139,7 @@ def test_an_interval_changed_by_somebody_is_followed_without_a_stall_or_a_loss_u
         assert rival.updates == times()
 
         rival.set(2)
-        lines.wait(lambda: lines.samples("g")[-1]["polling_interval_s"] == 2, "followed")
+        lines.wait(lambda: lines.samples("g")[-1]["polling_interval_s"] == 2, "a sample at 2 s")
         followed_s = times()[-1]
         count = len(rival.updates)
         lines.wait(lambda: len(rival.updates) >= count + 3, "three more updates")
@@ -156,7 +155,7 @@ def test_an_interval_changed_by_somebody_is_followed_without_a_stall_or_a_loss_u
 
 @contextmanager
 def contended(folder: Path, vm: qemu.Vm) -> Generator[Lines]:
-    """Yield what an agent says that has left `vm` to a rival, who has gone since."""
+    """Yield the records of an agent that has left `vm` to a rival; the rival has disconnected."""
     with agent(folder / "1", *watch(folder), env=QUICK, state=folder / "state") as process:
         lines = Lines(process)
         with Rival(vm, insists=0):
@@ -217,8 +216,8 @@ def rival_sees(rival: Rival, interval_s: int) -> bool:
     return rival.interval_s == interval_s
 
 
-def test_give_back_after_a_crash_returns_exactly_what_is_still_ours(folder: Path) -> None:
-    """Five VMs of a killed agent: ours, another's value, quit, replaced on its path, and wedged."""
+def test_give_back_after_a_crash_restores_only_the_intervals_of_the_agent(folder: Path) -> None:
+    """The five VMs: unchanged, changed by another client, ended, replaced on its path, and wedged."""
     with (
         qemu.idle(folder, "ours") as ours,
         qemu.idle(folder, "theirs") as theirs,
@@ -236,7 +235,7 @@ def test_give_back_after_a_crash_returns_exactly_what_is_still_ours(folder: Path
         gone.kill()
         replaced.restart()
         with replaced.monitor() as monitor:
-            monitor.set_interval(1)  # what we had set, but on another process
+            monitor.set_interval(1)  # the agent's value, but on another process
         wedged.freeze()
 
         done = barograph("give-back", "--state-directory", str(folder))
@@ -249,7 +248,7 @@ def test_give_back_after_a_crash_returns_exactly_what_is_still_ours(folder: Path
             str(replaced.qmp): "process-gone",
             str(wedged.qmp): "kept",
         }
-        assert done.returncode == 1  # something is still owed
+        assert done.returncode == 1  # an interval is still to be restored
         assert owed(folder) == ["wedged.qmp"]
 
         wedged.thaw()
@@ -288,7 +287,7 @@ def test_a_vm_that_has_left_the_globs_gets_its_interval_back_at_the_next_start(f
             assert process.stop() == 0
             assert [turn.interval_s for turn in rival.writes()] == [
                 10
-            ]  # ours anew: it is configured otherwise
+            ]  # set again: it is configured differently
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system of its own: needs root")

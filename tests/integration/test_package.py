@@ -1,4 +1,4 @@
-"""The package on a host without Kubernetes: installed, run, reloaded, upgraded, killed, removed."""
+"""Tests of the package on a host without Kubernetes: install, run, reload, upgrade, kill, remove."""
 
 import re
 import shutil
@@ -35,7 +35,7 @@ CONFIG = "monitors: [/run/vm/*.qmp]\npolling: {{interval: {interval}}}\nspool: {
 
 @pytest.fixture(scope="module")
 def packages(session_folder: Path) -> Mapping[str, Path]:
-    """The package of each kind, made from the commit that is checked out, and a .deb with a lower version."""
+    """Return the package of each kind, built from the checked-out commit, and a .deb with a lower version."""
     need("image", "nfpm")
     folder = session_folder / "package"
     release(folder, "python", "deb", "rpm", ARCHITECTURES="amd64")
@@ -98,14 +98,14 @@ def host_of(suite: str, packages: Mapping[str, Path]) -> Generator[Place]:
 
 @pytest.fixture(scope="module")
 def debian_12(packages: Mapping[str, Path]) -> Generator[Place]:
-    """A host for most tests: making one for each would take most of the time."""
+    """Yield a host for most tests: creating one for each would take most of the time."""
     with host_of("bookworm", packages) as place:
         yield place
 
 
 @pytest.fixture
 def installed(debian_12: Place, packages: Mapping[str, Path]) -> Generator[tuple[ServiceHost, Hypervisor]]:
-    """A host with the package, and two VMs on it whose monitors are the service's to use."""
+    """Yield a host with the package, and two VMs on it with monitors that the service may use."""
     host = debian_12.host
     with simulated(debian_12.vms, vms=2) as hypervisor:
         if (
@@ -142,7 +142,7 @@ def wait_for_more_samples(host: ServiceHost) -> None:
     host.wait(lambda: len(samples(host)) >= count + 4, "four more samples")
 
 
-def test_installed_it_runs_is_reloaded_upgraded_and_removed_and_leaves_nothing(
+def test_the_package_runs_is_reloaded_upgraded_and_removed_and_leaves_nothing(
     installed: tuple[ServiceHost, Hypervisor], packages: Mapping[str, Path]
 ) -> None:
     host, hypervisor = installed
@@ -150,7 +150,7 @@ def test_installed_it_runs_is_reloaded_upgraded_and_removed_and_leaves_nothing(
     assert host.property("ActiveState") == "inactive"  # nothing is started before it is configured
 
     host.do("systemctl", "enable", "--now", "barograph")
-    host.wait(lambda: len({each["vm"]["name"] for each in samples(host)}) == 2, "samples of both")
+    host.wait(lambda: len({each["vm"]["name"] for each in samples(host)}) == 2, "samples of both VMs")
     host.wait(lambda: intervals(hypervisor) == {1}, "polling is switched on")
     first = host.property("MainPID")
     assert host.do("stat", "-c", "%U", f"/proc/{first}").strip() == "barograph"
@@ -165,7 +165,7 @@ def test_installed_it_runs_is_reloaded_upgraded_and_removed_and_leaves_nothing(
     assert host.property("ActiveState") == "active"
     assert host.property("MainPID") == first
 
-    upgrade = (*INSTALL, f"/dist/{packages['deb'].name}")  # the script is told of an older version
+    upgrade = (*INSTALL, f"/dist/{packages['deb'].name}")  # dpkg passes the previous version to the script
     assert "the service did not restart" in host.try_to(*upgrade).stderr
     assert host.do("dpkg-query", "-W", "-f", "${Status}", "barograph") == "install ok installed"
     assert host.property("ActiveState") == "failed"
@@ -195,7 +195,7 @@ def test_systemd_of_the_host_changes_no_kernel_setting_of_the_machine(debian_12:
     assert debian_12.host.try_to("test", "-w", "/proc/sys/fs/nr_open").returncode != 0
 
 
-def test_an_agent_whose_loop_does_not_turn_is_started_anew(installed: tuple[ServiceHost, Hypervisor]) -> None:
+def test_an_agent_with_a_blocked_loop_is_restarted(installed: tuple[ServiceHost, Hypervisor]) -> None:
     host, _ = installed
     drop_in = "[Service]\nWatchdogSec=5s\nTimeoutStopSec=1s\nRestartSec=100ms\n"
     host.do("mkdir", "/etc/systemd/system/barograph.service.d")
@@ -206,7 +206,7 @@ def test_an_agent_whose_loop_does_not_turn_is_started_anew(installed: tuple[Serv
     host.do("kill", "-STOP", first)
     host.wait(
         lambda: host.property("ActiveState") == "active" and host.property("MainPID") not in ("0", first),
-        "another process, that is ready",
+        "another process that is ready",
     )
     wait_for_more_samples(host)
     assert int(host.property("NRestarts")) >= 1
@@ -216,7 +216,7 @@ def test_sockets_of_root_s_need_the_drop_in_and_no_more(installed: tuple[Service
     host, _ = installed
     host.do("sh", "-c", "chown root /run/vm/*.qmp")
     host.do("systemctl", "start", "barograph")
-    host.wait(lambda: "reason=denied" in host.log(), "the state says why")
+    host.wait(lambda: "reason=denied" in host.log(), "the state `denied`")
 
     host.do("mkdir", "/etc/systemd/system/barograph.service.d")
     host.do(
@@ -298,7 +298,7 @@ def test_the_files_that_the_configuration_and_the_manual_name_are_there(
         host.do("test", "-s", name)
 
 
-def test_another_python_of_the_distribution_is_prepared_for(
+def test_the_package_adapts_to_another_python_of_the_distribution(
     installed: tuple[ServiceHost, Hypervisor],
 ) -> None:
     host, _ = installed
@@ -433,7 +433,7 @@ def test_the_rpm_is_installed_upgraded_from_an_older_version_and_erased(
 
 
 @pytest.mark.long
-def test_lintian_has_nothing_to_say(packages: Mapping[str, Path]) -> None:
+def test_lintian_reports_nothing(packages: Mapping[str, Path]) -> None:
     debian.install(["lintian"], "checks the package", there=lambda: shutil.which("lintian") is not None)
 
     assert run(["lintian", "--allow-root", "--no-cfg", packages["deb"]]).strip() == ""
@@ -444,4 +444,4 @@ def left_on(host: ServiceHost) -> set[str]:
     # systemd before version 250 keeps /run/systemd/propagate/UNIT until the host restarts.
     others = "-not -path '/var/lib/dpkg/*' -not -path '/run/systemd/propagate/*'"
     find = f"find {places} -xdev -name '*barograph*' {others} 2>/dev/null; true"
-    return set(host.do("sh", "-c", find).splitlines())  # dpkg takes an empty /opt away
+    return set(host.do("sh", "-c", find).splitlines())  # dpkg removes an empty /opt

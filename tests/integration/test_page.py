@@ -1,4 +1,4 @@
-"""The page in a real Chromium: what it shows, how it is used, and that it can be used by everybody."""
+"""Tests of the page in a real Chromium: its contents, its use and its accessibility."""
 
 import json
 import re
@@ -44,7 +44,7 @@ def browser() -> Generator[Browser]:
 
 @pytest.fixture(scope="module")
 def host() -> Generator[tuple[Present, str]]:
-    """A host with nine VMs, six of which need attention. Tests leave it as it is."""
+    """Yield a host with nine VMs, six of which need attention. Tests do not change it."""
     present = Present()
     fill(present, troubled(present))
     with serving(present) as url:
@@ -60,7 +60,7 @@ def opened(
     *,
     scripts: bool = True,
 ) -> Generator[Page]:
-    """A page with its first values. What the browser refused or the script could not do fails the test."""
+    """Yield a page with its first values. An error of the browser or of a script fails the test."""
     context = browser.new_context(viewport=size, color_scheme=scheme, java_script_enabled=scripts)
     context.set_default_timeout(120_000)
     wrong: list[str] = []
@@ -82,7 +82,7 @@ def names(page: Page) -> list[str]:
 
 
 def violations(page: Page) -> list[str]:
-    """Return what axe-core finds."""
+    """Return the violations that axe-core finds."""
     page.evaluate(AXE)
     found = page.evaluate("axe.run({resultTypes: ['violations']}).then((found) => found.violations)")
     return [f"{each['id']}: {[node['target'] for node in each['nodes']]}" for each in found]
@@ -97,7 +97,7 @@ def focused(page: Page) -> str:
 
 
 def comes(page: Page, look: Callable[[Page], object], expected: object) -> None:
-    """Wait until `look` shows what is expected: what follows a key may take a turn of the page's loop."""
+    """Wait until `look` returns `expected`: the page may react to a key in the next turn of its loop."""
     deadline_s = time.monotonic() + 60
     while (found := look(page)) != expected:
         assert time.monotonic() < deadline_s, f"{found} and not {expected}"
@@ -176,7 +176,7 @@ def test_a_vm_without_values_has_no_bar_and_an_interval_of_0_is_shown(browser: B
         expect(page.locator("#detail section[aria-label=Identity]")).to_contain_text("polling interval0 s")
 
 
-def test_it_can_be_walked_with_the_keyboard(browser: Browser, host: tuple[Present, str]) -> None:
+def test_the_page_can_be_used_with_the_keyboard(browser: Browser, host: tuple[Present, str]) -> None:
     with opened(browser, host[1]) as page:
         page.wait_for_selector("#vms tbody a")
         for _ in range(30):
@@ -224,7 +224,7 @@ def test_a_link_leads_to_the_same_view(browser: Browser, host: tuple[Present, st
         page.wait_for_selector("#vms tbody a")
 
 
-def test_one_vm_has_charts_what_to_do_and_its_history(browser: Browser, host: tuple[Present, str]) -> None:
+def test_one_vm_is_shown_with_charts_advice_and_history(browser: Browser, host: tuple[Present, str]) -> None:
     with opened(browser, f"{host[1]}#vm={id_of('batch-7')}") as page:
         page.wait_for_selector("#detail canvas")
         detail = page.locator("#detail")
@@ -274,7 +274,7 @@ def test_hostile_names_are_text_and_break_nothing(browser: Browser) -> None:
     assert max(wider, wider_on_a_phone) <= 0
 
 
-def test_an_update_touches_what_changed_and_a_hidden_tab_asks_for_nothing(browser: Browser) -> None:
+def test_an_update_changes_only_what_differs_and_a_hidden_tab_sends_no_requests(browser: Browser) -> None:
     present = Present()
     views = fill(present, [one(present, f"vm-{number}") for number in range(6)]).views
     with serving(present) as url, opened_with_a_clock(browser, url) as page:
@@ -328,7 +328,7 @@ def opened_with_a_clock(browser: Browser, url: str) -> Generator[Page]:
         context.close()
 
 
-def test_of_a_thousand_vms_those_in_sight_are_in_the_document(browser: Browser) -> None:
+def test_only_the_visible_rows_of_a_thousand_vms_are_in_the_document(browser: Browser) -> None:
     present = Present()
     template = one(present, "vm")
     views = [

@@ -1,4 +1,4 @@
-"""The page of a running agent in a real Chromium: a broker that does not answer, a restart under the page."""
+"""Test of a running agent's page in a real Chromium: an unreachable broker, and a restart of the agent."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ WITHIN_MS = 120_000
 pytestmark = pytest.mark.timeout(1200)
 
 
-def test_an_agent_that_restarts_under_an_open_page_and_a_broker_that_does_not_answer(folder: Path) -> None:
+def test_an_open_page_shows_an_unreachable_broker_and_a_restart_of_the_agent(folder: Path) -> None:
     need("chromium")
     expect.set_options(timeout=WITHIN_MS)  # 5 s by default
     address = f"127.0.0.1:{free_port()}"

@@ -1,4 +1,4 @@
-"""The recording rules give the levels of schemas/pressure/vectors.json, where PromQL can."""
+"""Tests that the recording rules compute the levels of schemas/pressure/vectors.json, where PromQL can."""
 
 import json
 import subprocess
@@ -28,11 +28,11 @@ DIFFERENT = {
     "an OOM kill in a gap",  # the rule looks back 1 hour
     "10 minutes are not a gap",  # a rate needs both samples in one range
 }
-"""What PromQL cannot tell: docs/monitoring.md has the reasons."""
+"""The cases that PromQL cannot compute; docs/monitoring.md has the reasons."""
 
 
 def as_test(case: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return a case as a test of promtool; `None`: the time goes back."""
+    """Return a case as a test of promtool; `None` if its time goes back."""
     samples: Sequence[Mapping[str, Any]] = case["samples"]
     start = samples[0]["last_update"]
     times = [each["last_update"] - start for each in samples]
@@ -67,7 +67,7 @@ def as_test(case: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def values(times: Sequence[int], found: Sequence[int | None]) -> Iterator[str]:
-    """Yield promtool's notation: one value a second, `_` where there is none."""
+    """Yield promtool's notation: one value per second, `_` where there is none."""
     at = 0
     for time, value in zip(times, found, strict=True):
         if time < at:
@@ -79,7 +79,7 @@ def values(times: Sequence[int], found: Sequence[int | None]) -> Iterator[str]:
 
 
 def comparable() -> Iterator[ParameterSet]:
-    """Yield the cases that PromQL can tell. promtool evaluates each second, so those of hours are long."""
+    """Yield the cases that PromQL can compute. promtool evaluates each second, so those of hours are slow."""
     for case in CASES:
         if as_test(case) is None or case["name"] in DIFFERENT:
             continue
@@ -108,7 +108,7 @@ def test_the_level_is_that_of_the_vectors(case: Mapping[str, Any], tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["no available memory", "nothing to judge by"])
-def test_what_promql_is_said_not_to_tell_it_does_not_tell(name: str, tmp_path: Path) -> None:
+def test_promql_cannot_compute_the_cases_that_are_listed_as_different(name: str, tmp_path: Path) -> None:
     need("promtool")
 
     done = run_promtool(next(case for case in CASES if case["name"] == name), tmp_path)

@@ -1,4 +1,4 @@
-"""`barograph probe`: one VM asked once, by its monitor or through libvirt, and left as it was."""
+"""Tests of `barograph probe`, which reads one VM once, by QMP or through libvirt, and changes nothing."""
 
 import json
 from collections.abc import Mapping
@@ -31,17 +31,17 @@ def interval_s(vm: Vm) -> int:
 
 
 @pytest.mark.usefixtures("real_qemu")
-def test_a_monitor_is_asked_once_and_left_as_it_was(folder: Path) -> None:
+def test_a_monitor_is_read_once_and_left_unchanged(folder: Path) -> None:
     with qemu.guest(folder, "g") as vm:
         off = probed(str(vm.qmp), hint=OFF)
         assert (off["state"]["state"], off["state"]["reason"]) == ("off", "polling_disabled")
-        assert off["sample"]["origin"] == "unsolicited"  # what the driver said when it was loaded
+        assert off["sample"]["origin"] == "unsolicited"  # sent by the driver when it was loaded
         assert interval_s(vm) == 0
 
         on = probed(str(vm.qmp), "--enable-polling", "2")
         assert on["state"]["vm"]["name"] == on["sample"]["vm"]["name"] == "g"
         assert on["sample"]["statistics"]["total_memory"] > 0
-        assert interval_s(vm) == 2  # told to leave it on
+        assert interval_s(vm) == 2  # --enable-polling leaves it on
 
         again = probed(str(vm.qmp))
         assert again["sample"]["last_update"] >= on["sample"]["last_update"]
@@ -59,7 +59,7 @@ def test_a_path_that_does_not_exist_is_named(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("real_libvirt")
-def test_a_domain_is_asked_once_and_left_as_it_was_also_beside_an_agent(folder: Path) -> None:
+def test_a_domain_is_read_once_and_left_unchanged_even_next_to_an_agent(folder: Path) -> None:
     with libvirtd(folder, "one") as daemon:
         domain = daemon.domain("g")
         off = probed(path_of(domain), hint=OFF, env=with_bindings())

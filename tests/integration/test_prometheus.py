@@ -1,4 +1,4 @@
-"""Two VMs, two hosts' agents, one Prometheus with its default settings: nobody's series swallow another's."""
+"""Test that the series of two hosts' agents stay separate in one Prometheus with its default settings."""
 
 import time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A VM that ends, in a real Prometheus that gets OTLP: its series end too, long before 300 s are over."""
+"""Test that the series of a VM in a real Prometheus fed by OTLP end with the VM, well before 300 s."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The link against a real QEMU, without a guest. Source of what is expected: QEMU 7.2 and 10.0."""
+"""Tests of the link with a real QEMU, without a guest. Source of the expected values: QEMU 7.2 and 10.0."""
 
 import asyncio
 import gc
@@ -38,20 +38,20 @@ UUID = "5f0c1e4e-28a6-4f0e-9a5f-0123456789ab"
 
 
 def start(path: Path, *options: str) -> "subprocess.Popen[bytes]":
-    """Start a QEMU with a monitor at `path`, of any length: it binds it by its name from within."""
+    """Start a QEMU with a monitor at `path`, which may be long: QEMU binds the name within its directory."""
     argv = [str(QEMU), *(options or BARE), "-nodefaults", "-display", "none", "-S"]
     monitor = ["-qmp", f"unix:{path.name},server=on,wait=off"]
     process = subprocess.Popen([*argv, *monitor], cwd=path.parent)
     deadline = time.monotonic() + 120
     while not is_listening(path):
         assert process.poll() is None, "QEMU has ended"
-        assert time.monotonic() < deadline, "QEMU has not made its monitor"
+        assert time.monotonic() < deadline, "QEMU has not created its monitor"
         time.sleep(0.005)
     return process
 
 
 def is_listening(path: Path) -> bool:
-    """Whether the socket is there and its greeting comes, which also says that QEMU's main loop turns."""
+    """Return whether the monitor sends its greeting, which also shows that QEMU's main loop runs."""
     client = connect(path)
     if client is None:
         return False
@@ -115,7 +115,7 @@ def command(client: socket.socket, name: str) -> dict[str, Any]:
             return message
 
 
-# --- who answers ---
+# --- a QEMU that answers ---
 
 
 async def test_a_bare_machine_introduces_itself(folder: Path) -> None:
@@ -179,7 +179,7 @@ async def test_each_balloon_is_found_read_and_set(
     assert "free_memory" in reading.unset
 
 
-async def test_uuid_name_and_the_balloons_flag_are_told(folder: Path) -> None:
+async def test_uuid_name_and_the_balloons_flag_are_read(folder: Path) -> None:
     options = (*BARE, "-uuid", UUID.upper(), "-name", "web-3")
     ballast = (*Q35, "-device", "virtio-balloon-pci,deflate-on-oom=on")
     async with qemu(folder / "q.sock", *options), linked(folder / "q.sock") as link:
@@ -193,7 +193,7 @@ async def test_uuid_name_and_the_balloons_flag_are_told(folder: Path) -> None:
     assert with_balloon.actual_bytes == 64 * 1024 * 1024
 
 
-async def test_a_wrong_path_is_found_anew(folder: Path) -> None:
+async def test_a_wrong_balloon_path_is_corrected(folder: Path) -> None:
     async with (
         qemu(folder / "q.sock", *Q35, "-device", "virtio-balloon-pci"),
         linked(folder / "q.sock") as link,
@@ -205,7 +205,7 @@ async def test_a_wrong_path_is_found_anew(folder: Path) -> None:
     assert gone.interval_s == not_one.interval_s == 0
 
 
-async def test_events_are_heard_from_the_first_moment(folder: Path) -> None:
+async def test_events_are_received_from_the_start(folder: Path) -> None:
     second = ("-qmp", f"unix:{folder}/2.sock,server=on,wait=off")
     async with qemu(folder / "q.sock", *BARE, *second), linked(folder / "q.sock") as link:
         other = connect(folder / "2.sock")
@@ -222,10 +222,10 @@ async def test_events_are_heard_from_the_first_moment(folder: Path) -> None:
     assert events == [MonitorEvent(MonitorEventKind.RESUME), MonitorEvent(MonitorEventKind.STOP)]
 
 
-# --- who does not ---
+# --- a QEMU that does not answer ---
 
 
-async def test_a_held_monitor_is_silent_and_we_do_not_wait_in_its_queue(folder: Path) -> None:
+async def test_a_held_monitor_is_silent_and_the_link_leaves_its_queue(folder: Path) -> None:
     path = folder / "q.sock"
     async with qemu(path):
         async with linked(path):
@@ -233,7 +233,7 @@ async def test_a_held_monitor_is_silent_and_we_do_not_wait_in_its_queue(folder: 
             assert await fault_of_opening(path) is LinkFault.SILENT
             await assert_none_left(open_descriptors, before)
 
-        # The holder has left. Whoever comes next is served: nobody of ours stands before him.
+        # The holder has disconnected. The next client is served: no connection of ours is queued before it.
         async with linked(path) as link:
             assert await link.read_run_state() == "prelaunch"
 
@@ -274,7 +274,7 @@ async def test_a_killed_qemu_refuses_and_then_is_missing(folder: Path) -> None:
     assert await fault_of_opening(path, SETTINGS) is LinkFault.MISSING
 
 
-# --- what happens in the middle ---
+# --- an open link ---
 
 
 async def test_a_stopped_qemu_answers_when_it_goes_on(folder: Path) -> None:
@@ -290,7 +290,7 @@ async def test_a_stopped_qemu_answers_when_it_goes_on(folder: Path) -> None:
         assert scope.cancelled_caught
 
 
-async def test_a_kill_during_a_call_is_a_hang_up_for_all_who_wait(folder: Path) -> None:
+async def test_a_kill_during_a_call_is_a_hang_up_for_every_waiting_call(folder: Path) -> None:
     path = folder / "q.sock"
     faults: list[LinkFault] = []
     async with qemu(path) as process, linked(path) as link:
@@ -347,7 +347,7 @@ async def test_200_reconnects_leave_nothing_behind(folder: Path) -> None:
     path = folder / "q.sock"
 
     async with qemu(path):
-        for _ in range(20):  # what is made once and kept is there after these
+        for _ in range(20):  # creates everything that is created once and kept
             await visit(path)
         gc.collect()
         descriptors, tasks, objects = open_descriptors(), asyncio.all_tasks(), len(gc.get_objects())

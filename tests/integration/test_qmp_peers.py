@@ -1,4 +1,4 @@
-"""The link against real peers that are set up otherwise than usual: indented QMP, and QMP without a VM."""
+"""Tests of the link with unusual real peers: indented QMP, and QMP without a VM."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -21,13 +21,13 @@ SETTINGS = Settings(greeting_timeout_s=60.0)
 
 
 def this_qemu() -> tuple[str, ...]:
-    """Return the machine's QEMU."""
+    """Return the command of the installed QEMU."""
     return (str(shutil.which("qemu-system-x86_64")),)
 
 
 @pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="qemu-system-x86_64 is not installed")
 @pytest.mark.parametrize("command", [this_qemu, setup.newer_qemu], ids=["this", "newer"])
-async def test_a_monitor_that_indents_its_messages_is_read_as_any_other(
+async def test_a_monitor_that_indents_its_messages_is_read_like_any_other(
     folder: Path, command: Callable[[], Sequence[str]]
 ) -> None:
     path = folder / "indented.qmp"

@@ -1,4 +1,4 @@
-"""The alerts on series that real guests gave: tests/data/recorded_series has what a real Prometheus saw."""
+"""Tests of the alerts on series of real guests: tests/data/recorded_series, from a real Prometheus."""
 
 import json
 import re
@@ -18,10 +18,10 @@ from tests.lab import setup
 FOLDER = ROOT / "tests/data/recorded_series"
 KINDS = ("scraped", "otlp", "agents_scraped", "agents_otlp", "jobs", "silent_scraped", "stalls_scraped")
 BY_PROMTOOL = {"silent_scraped", "stalls_scraped"}
-"""Read without a Prometheus: the alerts are those that promtool finds, so no instant is uncertain."""
+"""Recorded without a Prometheus: promtool determined the alerts, so no instant is uncertain."""
 STEP_S = 15
 MARGIN_S = 60
-"""promtool has one sample each 15 s and evaluates at the same instants; Prometheus has other instants."""
+"""promtool has one sample every 15 s and evaluates at these instants; Prometheus evaluates at others."""
 
 
 LATE_S = 150
@@ -60,7 +60,7 @@ CAUSES: Mapping[str, Mapping[str, tuple[str, float, float]]] = {
 """By recording and alert: the VM, host or job, and the minutes at which its condition began and ended."""
 
 OF_DELAYED_SCRAPES = {"BarographLagging"}
-"""promtool cannot repeat it: a stopped agent answers scrapes late, and the series have a fixed grid."""
+"""promtool cannot reproduce it: a stopped agent answers scrapes late, and the series have a fixed grid."""
 
 LEVELS: Mapping[str, Mapping[str, int]] = {
     "scraped": {"low": 1, "thrash": 2, "oom": 3},
@@ -77,7 +77,7 @@ def recording(kind: str) -> Document:
 
 
 def texts_with_values() -> set[str]:
-    """Return the alerts whose texts have the value, which differs from one evaluation to the next."""
+    """Return the alerts with the value in their texts; it differs from one evaluation to the next."""
     return {each["alert"] for each in source()["alerts"] if "$value" in each["summary"] + each["description"]}
 
 
@@ -104,7 +104,7 @@ def expected(document: Document, alert: str, at_s: int) -> list[Document]:
 
 
 def firing(document: Document, alert: str, at_s: int) -> list[Document]:
-    """Return the series of the firing alerts, for alerts whose texts change from evaluation to evaluation."""
+    """Return the series of the firing alerts, for alerts with texts that change with each evaluation."""
     found = [each["labels"] for each in spans(document, alert) if each["from_s"] <= at_s <= each["until_s"]]
     texts = [",".join(f"{name}={json.dumps(value)}" for name, value in each.items()) for each in found]
     return [{"labels": f'ALERTS{{alertstate="firing",{text}}}', "value": 1} for text in texts]
@@ -173,7 +173,7 @@ def test_each_alert_fires_and_clears_as_in_the_real_prometheus_word_for_word(
 
 @pytest.mark.parametrize("kind", LEVELS)
 def test_the_rules_and_the_agent_give_each_guest_the_same_highest_level(kind: str, tmp_path: Path) -> None:
-    """When it is reached may differ, since the recording does not have every sample."""
+    """The time at which it is reached may differ, since the recording does not have every sample."""
     need("promtool")
     document = recording(kind)
     highest = [f"max_over_time({name}[1h])" for name in ("qemu_vm:pressure:level", "qemu_vm_pressure_level")]
@@ -222,13 +222,13 @@ def test_each_alert_fires_within_its_for_and_clears_after_its_cause(kind: str) -
             assert until_minute * 60 - 60 <= each["until_s"] <= until_minute * 60 + LATE_S, (alert, each)
 
 
-def test_no_alert_is_about_a_vm_without_trouble() -> None:
+def test_a_healthy_vm_has_no_alert() -> None:
     for kind in KINDS:
         named = {each["labels"].get("qemu_vm_name") for each in recording(kind)["alerts"]}
         assert named.isdisjoint({"steady", "paused", "killed"}), kind
 
 
-def test_the_docs_say_which_alerts_were_seen_on_real_guests() -> None:
+def test_the_docs_list_the_alerts_seen_on_real_guests() -> None:
     seen = {each["labels"]["alertname"] for kind in KINDS for each in recording(kind)["alerts"]}
     section = (ROOT / "docs/monitoring.md").read_text().partition("\n## How the alerts were tested\n")[2]
     rows = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", section.partition("\n## ")[0], re.MULTILINE))

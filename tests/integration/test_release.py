@@ -1,4 +1,4 @@
-"""What a release consists of, and that it is the same each time it is made."""
+"""Tests of the contents of a release, and that each build of it is the same."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(2400)
 
 
 def sums(folder: Path) -> dict[str, str]:
-    """Return what SHA256SUMS says, once it is found true."""
+    """Check the digests in SHA256SUMS; return them by file."""
     lines = (folder / "SHA256SUMS").read_text().splitlines()
     said = {name: digest for digest, name in (line.split("  ") for line in lines)}
     assert said == {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in said}
@@ -61,7 +61,7 @@ def test_the_image_is_the_same_bytes_each_time(folder: Path) -> None:
     assert set(made) == {f"barograph-image-{__version__}.tar", "MANIFEST.json"}
 
 
-def test_the_parts_have_in_them_what_they_are_for(folder: Path) -> None:
+def test_the_parts_contain_the_expected_files(folder: Path) -> None:
     release(folder / "a", "python", "schemas", "notes")
 
     with zipfile.ZipFile(folder / f"a/barograph-{__version__}-py3-none-any.whl") as wheel:

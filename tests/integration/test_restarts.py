@@ -1,4 +1,4 @@
-"""What one run of the agent leaves to the next one, and to another agent beside it."""
+"""Tests of what one run of the agent leaves to the next run, and of two agents on one host."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def watch(folder: Path) -> list[str]:
     return ["--monitor", f"{folder}/*.qmp", "--interval", "1s"]
 
 
-def test_a_restart_goes_on_where_it_stood_and_leaves_the_interval_on(folder: Path) -> None:
+def test_a_restart_continues_the_sequence_and_keeps_the_interval(folder: Path) -> None:
     with qemu.guest(folder, "g") as vm, vm.monitor() as monitor:
         with agent(folder / "1", *watch(folder), state=folder / "state", env=SPOOLED) as process:
             lines = Lines(process)
@@ -40,7 +40,7 @@ def test_a_restart_goes_on_where_it_stood_and_leaves_the_interval_on(folder: Pat
         assert states[0]["sequence"] == 1  # of another run
 
 
-def test_updates_overwritten_while_nobody_watched_are_counted_as_missed(folder: Path) -> None:
+def test_updates_overwritten_while_no_agent_runs_are_counted_as_missed(folder: Path) -> None:
     with qemu.guest(folder, "g") as vm, vm.monitor() as monitor:
         with agent(folder / "1", *watch(folder), state=folder / "state", env=SPOOLED) as process:
             lines = Lines(process)
@@ -61,7 +61,7 @@ def test_updates_overwritten_while_nobody_watched_are_counted_as_missed(folder: 
 
 
 def test_a_second_agent_leaves_the_monitors_of_the_first_alone_until_it_ends(folder: Path) -> None:
-    # Where agents meet: root's have a place of their own.
+    # XDG_RUNTIME_DIR has the agents' locks; root's are elsewhere.
     often = {"BAROGRAPH_DISCOVERY__RESCAN": "300ms", "XDG_RUNTIME_DIR": str(folder)}
     with qemu.guest(folder, "g") as vm, agent(folder / "1", *watch(folder), env=often) as first:
         Lines(first).wait_for_state(vm.qmp, "reporting")

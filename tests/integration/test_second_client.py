@@ -1,4 +1,4 @@
-"""Another client of a monitor that the agent uses never waits for the agent, on real QEMUs."""
+"""Tests on real QEMUs that another client of a monitor never waits long for the agent."""
 
 import random
 import time
@@ -17,7 +17,7 @@ from tests.lab.other_tool import longest
 pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("real_qemu")]
 
 PROMISE_MS = 1000.0
-LOADED_MS = 15_000.0  # beside other tests; a client that is not given way to waits for good
+LOADED_MS = 15_000.0  # next to other tests; if the agent kept the monitor, the wait would not end
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def wait_of(path: Path) -> float:
     """Return how long a client waits from connecting to the answer to its first command, in milliseconds.
 
     Raises:
-        OSError: it was refused.
+        OSError: the connection was refused.
     """
     begun_s = time.monotonic()
     with qemu.Monitor(path, patience_s=0) as monitor:
@@ -38,7 +38,7 @@ def wait_of(path: Path) -> float:
     return (time.monotonic() - begun_s) * 1000
 
 
-def test_a_vm_whose_manager_comes_late_starts(folder: Path) -> None:
+def test_a_vm_with_a_late_manager_starts(folder: Path) -> None:
     with qemu.idle(folder, "g", "-S") as vm, beside(folder) as (_, lines):
         lines.wait_for_state(vm.qmp, "paused")
         time.sleep(3)
@@ -57,7 +57,7 @@ def test_a_held_monitor_is_left_to_the_one_who_waits_and_shared_from_then_on(fol
         lines.wait_for_samples("g", 3)
 
         assert wait_of(vm.qmp) < LOADED_MS
-        lines.wait(lambda: "another client waited" in lines.states(vm.qmp)[-1]["detail"], "it is said")
+        lines.wait(lambda: "another client waited" in lines.states(vm.qmp)[-1]["detail"], "the detail")
         said = lines.states(vm.qmp)[-1]
         assert (said["state"], said["heartbeat"]) == ("reporting", True)
 
@@ -69,14 +69,14 @@ def test_a_held_monitor_is_left_to_the_one_who_waits_and_shared_from_then_on(fol
 
 
 def visits_at_random(folder: Path, count: int) -> dict[str, list[float]]:
-    """Visit monitors that are held, shared, or of VMs before their start; return each visit's wait."""
+    """Connect to monitors that are held, shared, or of VMs not yet started; return the waits by kind."""
     chance = random.Random(15)
     folder.mkdir(exist_ok=True)
     (folder / "qemu-server").mkdir()
     with ExitStack() as stack:
         starting = [stack.enter_context(qemu.idle(folder, f"s{number}", "-S")) for number in range(2)]
         shared = [stack.enter_context(qemu.idle(folder / "qemu-server", f"{number}")) for number in range(2)]
-        # The agent steps aside once from each, and shares it from then on.
+        # The agent gives way once on each of them, and shares it from then on.
         held = [stack.enter_context(qemu.idle(folder, f"h{number}")) for number in range(count // 3)]
         _, lines = stack.enter_context(beside(folder, "--monitor", f"{folder}/qemu-server/*.qmp"))
         for vm in (*starting, *shared, *held):

@@ -1,4 +1,4 @@
-"""No secret of the configuration is in any output, although peers repeat what they were sent."""
+"""Tests that no output has a secret of the configuration, even if peers repeat what they were sent."""
 
 import itertools
 import json
@@ -31,7 +31,7 @@ PAGES = ("healthz", "status", "metrics", "")
 
 
 def repeat_over_http(connection: socket.socket) -> None:
-    """Refuse each request with a text that repeats its secrets, at another place each time."""
+    """Refuse each request with a text that repeats its secrets, at a different position each time."""
     for number in itertools.count():
         request = connection.recv(1 << 20)
         if not request:
@@ -95,7 +95,7 @@ def test_no_output_has_a_secret(folder: Path, protocol: str, form: str) -> None:
         shown = outputs(folder, env, port)
 
     assert "refuses" in shown["healthz"], shown["healthz"]
-    # Neither a whole one nor its beginning, where a text is cut.
+    # Neither a whole secret nor the beginning of one that was cut.
     marks = ("geheim", b64encode(b"someone:geheim").decode()[:18])
     found = {(place, mark) for place, text in shown.items() for mark in marks if mark in text}
     assert found == set()
@@ -103,7 +103,7 @@ def test_no_output_has_a_secret(folder: Path, protocol: str, form: str) -> None:
 
 
 def outputs(folder: Path, env: Mapping[str, str], port: int) -> dict[str, str]:
-    """Return all that an agent shows anywhere, after both of its backends were told to be in trouble."""
+    """Return all output of an agent that runs until both of its sinks have been degraded."""
     words = ("--monitor", f"{folder}/*.qmp")
     with socket.socket(socket.AF_UNIX) as unused:
         unused.bind(f"{folder}/vm.qmp")  # a VM that is unreachable has a state to export
@@ -133,7 +133,7 @@ def outputs(folder: Path, env: Mapping[str, str], port: int) -> dict[str, str]:
 
 
 def wait_for_record(port: int) -> None:
-    """Wait until the agent's own record has what /healthz has."""
+    """Wait until the agent's own record shows `degraded`, as /healthz does."""
     deadline_s = time.monotonic() + 240
     while json.loads(ask(port, "status"))["agent"]["state"] != "degraded":
         assert time.monotonic() < deadline_s

@@ -1,4 +1,4 @@
-"""The tests catch every seeded fault: one in three here, all of them in the long form."""
+"""Tests that the test suite catches seeded faults: every third one here, all of them in the long form."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from tests.model.seeded_faults import MODELS, caught_by
 
 _LONG = ("simulated", "streams")
 SHORT_FORM = {name: model.faults[::3] for name, model in MODELS.items() if name not in _LONG}
-"""The faults of the simulator and of the stream jobs are left to the long form: each needs many tests."""
+"""The faults of the simulator and of the stream jobs run only in the long form: each needs many tests."""
 
 
 @pytest.mark.parametrize(

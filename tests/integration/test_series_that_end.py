@@ -1,6 +1,6 @@
 """A VM that moves or ends is counted at most once in a real Prometheus, except within one scrape interval.
 
-The agents are scraped as the chart's monitors have it, with `trackTimestampsStaleness`.
+The scrapes are configured as in the chart's monitors, with `trackTimestampsStaleness`.
 """
 
 import time
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("real_qemu"), pytest.ma
 
 SCRAPE_S = 4
 LATE_S = 20
-"""How late a scrape may be on a busy machine; without an end, series are counted for 300 s."""
+"""How late a scrape may be on a busy machine; a series without an end is counted for 300 s."""
 
 GUEST = "qemu_vm_guest_memory_total_bytes"
 OF_THE_VM = '{__name__=~"qemu_vm_guest_.+|qemu_vm_pressure_.+|qemu_vm_memory_.+|qemu_vm_balloon_.+"}'
@@ -49,7 +49,7 @@ def wait_for(server: Prometheus, query: str, value: float | None, timeout_s: flo
 
 
 def longest_s(server: Prometheus, query: str, from_s: float, limit: float) -> float:
-    """Return the longest time without a pause for which a query was above `limit`, since `from_s`."""
+    """Return the longest uninterrupted time for which a query was above `limit`, since `from_s`."""
     step_s, longest, run = 0.25, 0, 0
     for each in server.query_range(query, from_s, time.time(), step_s):
         at = {round((at_s - from_s) / step_s) for at_s, value in each["values"] if float(value) > limit}
@@ -76,7 +76,7 @@ def test_a_vm_that_moves_is_counted_twice_for_at_most_one_scrape(
         assert [each["metric"]["host_name"] for each in server.query(GUEST)] == ["to"]
         for query in (f"count({GUEST})", 'count(qemu_vm_state{qemu_vm_state="reporting"} == 1)'):
             assert longest_s(server, query, began_s, 1) <= SCRAPE_S + LATE_S, query
-        # The values of the process are those of both processes, until the one that the VM left ends.
+        # Both processes have values of their own until the one that the VM left ends.
         source.vm.kill()
         ended_s = time.time()
         wait_for(server, f"count(count by (host_name) ({OF_THE_VM}))", 1)

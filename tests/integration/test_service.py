@@ -1,4 +1,4 @@
-"""The agent as a service: what it tells who has started it, and SIGHUP: the configuration is read anew."""
+"""Tests of the agent as a service: its messages to the service manager, and the reload on SIGHUP."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from tests.lab.sim import SimulatedVm, simulated
 
 
 class Manager:
-    """A service manager's socket, and what was told there, in order."""
+    """A service manager's socket, and the messages received on it, in order."""
 
     def __init__(self, folder: Path) -> None:
         self.told: list[str] = []
@@ -32,10 +32,10 @@ class Manager:
             self.told += datagram.decode().split("\n")
 
     def hear(self, word: str, after: int = 0) -> int:
-        """Return where `word` stands among what was told, once it was, after so many others."""
+        """Wait for the message `word` at index `after` or later; return its index."""
         deadline_s = time.monotonic() + 150
         while word not in self.told[after:]:
-            assert time.monotonic() < deadline_s, f"not told {word!r}: {self.told}"
+            assert time.monotonic() < deadline_s, f"not received: {word!r}: {self.told}"
             time.sleep(0.02)
         return self.told.index(word, after)
 
@@ -64,7 +64,7 @@ def write(file: Path, folder: Path, interval: str, more: str = "") -> None:
 
 @contextmanager
 def served(folder: Path) -> Generator[tuple[SimulatedVm, Manager, AgentProcess, Path]]:
-    """A VM, the manager, the agent that it has started, and the agent's configuration."""
+    """Yield a VM, the manager, the agent that it has started, and the agent's configuration."""
     file = folder / "b.yaml"
     write(file, folder, "1s")
     with (
@@ -87,7 +87,7 @@ def sequences(lines: Lines, vm: SimulatedVm) -> list[int]:
     return [each["sequence"] for each in lines.samples(vm.name)]
 
 
-def test_a_reload_takes_the_new_configuration_in_the_same_process_and_loses_nothing(folder: Path) -> None:
+def test_a_reload_keeps_the_process_and_loses_nothing(folder: Path) -> None:
     with served(folder) as (vm, manager, process, file):
         lines = Lines(process)
         manager.hear("READY=1")
@@ -96,7 +96,7 @@ def test_a_reload_takes_the_new_configuration_in_the_same_process_and_loses_noth
         process.process.send_signal(signal.SIGHUP)
         begun = manager.hear("RELOADING=1")
         manager.hear("READY=1", begun)
-        lines.wait(lambda: interval_of(vm) == 2, "the new interval is set where the old one was ours")
+        lines.wait(lambda: interval_of(vm) == 2, "the new interval in place of the agent's old one")
         count = len(lines.samples(vm.name))
         lines.wait_for_samples(vm.name, count + 2)
         kept = "given-back" not in process.stderr.read_text()
@@ -108,11 +108,11 @@ def test_a_reload_takes_the_new_configuration_in_the_same_process_and_loses_noth
         assert len(epochs(lines, vm)) == 1
         assert told == list(range(1, len(told) + 1))
         assert ended == 0
-        assert interval_of(vm) == 0  # a stop, not a reload: it is given back
+        assert interval_of(vm) == 0  # restored by a stop, unlike by a reload
         assert manager.told.index("STOPPING=1") > manager.hear("READY=1", begun)
 
 
-def test_what_was_changed_holds_after_a_reload(folder: Path) -> None:
+def test_a_reload_applies_the_changed_settings(folder: Path) -> None:
     with served(folder) as (vm, manager, process, file):
         manager.hear("READY=1")
         write(file, folder, "1s", "host: {name: renamed}\n")
@@ -125,7 +125,7 @@ def test_what_was_changed_holds_after_a_reload(folder: Path) -> None:
         )
 
 
-def test_a_configuration_that_is_wrong_is_not_taken_and_the_run_goes_on(folder: Path) -> None:
+def test_an_invalid_configuration_is_rejected_and_the_run_continues(folder: Path) -> None:
     with served(folder) as (vm, manager, process, file):
         lines = Lines(process)
         manager.hear("READY=1")
@@ -142,8 +142,8 @@ def test_a_configuration_that_is_wrong_is_not_taken_and_the_run_goes_on(folder: 
 AT_A_TERMINAL = (sys.executable, "-c", "import pty, sys; pty.spawn(sys.argv[1:])")
 
 
-def test_a_terminal_that_is_closed_ends_it_in_order(folder: Path) -> None:
-    """What it still has to say, log and lines, can go nowhere."""
+def test_closing_the_terminal_stops_the_agent_in_order(folder: Path) -> None:
+    """The agent can no longer write its log and its lines."""
     env = {"BAROGRAPH_POLLING__ON_EXIT": "give-back"}
     arguments = ("--monitor", f"{folder}/*.qmp", "--interval", "1s")
     with (
@@ -151,7 +151,7 @@ def test_a_terminal_that_is_closed_ends_it_in_order(folder: Path) -> None:
         agent(folder, *arguments, env=env, within=AT_A_TERMINAL) as process,
     ):
         (vm,) = hypervisor.vms
-        wait_until(lambda: interval_of(vm) == 1, "ours", process.process, process.stdout, 150)
+        wait_until(lambda: interval_of(vm) == 1, "the interval", process.process, process.stdout, 150)
         terminal = process.process.pid
         (pid,) = map(int, Path(f"/proc/{terminal}/task/{terminal}/children").read_text().split())
         process.process.kill()
@@ -164,7 +164,7 @@ def test_a_terminal_that_is_closed_ends_it_in_order(folder: Path) -> None:
         assert interval_of(vm) == 0
 
 
-def test_the_watchdog_is_fed_with_the_state_of_things_while_the_loop_turns(
+def test_the_manager_gets_watchdog_messages_and_a_status_while_the_loop_runs(
     folder: Path,
 ) -> None:
     with (
@@ -178,7 +178,7 @@ def test_the_watchdog_is_fed_with_the_state_of_things_while_the_loop_turns(
         assert manager.hear("WATCHDOG=1", manager.hear("WATCHDOG=1", first + 1) + 1) > first
 
 
-def test_a_manager_that_does_not_listen_holds_up_nothing(folder: Path) -> None:
+def test_a_manager_without_a_listener_does_not_delay_the_agent(folder: Path) -> None:
     env = {"NOTIFY_SOCKET": f"{folder}/nobody", "WATCHDOG_USEC": "400000"}
     with (
         simulated(folder, vms=1, preset=1) as hypervisor,

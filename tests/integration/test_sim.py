@@ -1,4 +1,4 @@
-"""The simulated hypervisor as a process: its sockets, its log, its orders."""
+"""Tests of the simulated hypervisor as a process: its sockets, its log, its orders."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The Kafka sink against librdkafka's mock cluster, whose faults come on cue."""
+"""Tests of the Kafka sink with librdkafka's mock cluster, which fails on request."""
 
 import logging
 import time
@@ -83,7 +83,7 @@ async def test_a_record_arrives_with_its_key_time_and_headers(
     assert got.headers == {"ce_id": b"id-1"}
 
 
-async def test_a_key_goes_where_every_kafka_client_puts_it(mock: EmbeddedKafka) -> None:
+async def test_a_key_goes_to_the_partition_that_other_clients_choose(mock: EmbeddedKafka) -> None:
     from confluent_kafka import Producer
 
     mock.create_topic("samples", 7)
@@ -102,7 +102,7 @@ async def test_a_key_goes_where_every_kafka_client_puts_it(mock: EmbeddedKafka) 
     assert ours == {each.key: each.partition for each in await received(mock.bootstrap, "theirs")}
 
 
-async def test_nobody_listens(mock: EmbeddedKafka) -> None:
+async def test_a_broker_without_a_listener_is_unavailable(mock: EmbeddedKafka) -> None:
     sink = sink_to(f"127.0.0.1:{free_port()}")
 
     with pytest.raises(SinkUnavailable, match="refuses the connection"):
@@ -112,7 +112,7 @@ async def test_nobody_listens(mock: EmbeddedKafka) -> None:
 
 
 @pytest.mark.parametrize("code", [NOT_LEADER, NOT_ENOUGH_REPLICAS])
-async def test_what_passes_is_tried_again_by_itself(mock: EmbeddedKafka, code: int) -> None:
+async def test_a_temporary_error_is_retried(mock: EmbeddedKafka, code: int) -> None:
     sink = sink_to(mock.bootstrap)
     mock.fail_next(PRODUCE, [code, code])
 
@@ -130,7 +130,7 @@ async def test_what_passes_is_tried_again_by_itself(mock: EmbeddedKafka, code: i
         (INIT_PRODUCER_ID, CLUSTER_DENIED, "IdempotentWrite on the cluster"),
     ],
 )
-async def test_the_links_trouble_is_never_the_records(
+async def test_a_fault_of_the_connection_does_not_refuse_the_record(
     mock: EmbeddedKafka, request_kind: int, code: int, message: str
 ) -> None:
     sink = sink_to(mock.bootstrap)
@@ -153,7 +153,7 @@ async def test_the_links_trouble_is_never_the_records(
         (BAD_TOPIC, "invalid, or reserved by Kafka"),
     ],
 )
-async def test_a_topics_trouble_is_not_the_records_and_is_looked_at_again_slowly(
+async def test_a_fault_of_a_topic_does_not_refuse_the_record_and_is_retried_slowly(
     mock: EmbeddedKafka, code: int, message: str
 ) -> None:
     sink = sink_to(mock.bootstrap)
@@ -175,7 +175,7 @@ async def send_for_ever(sink: KafkaSink, each: Record) -> None:
             await sink.send([each])
 
 
-async def test_a_topics_trouble_does_not_stop_another_topic_nor_speak_for_it(mock: EmbeddedKafka) -> None:
+async def test_a_fault_of_a_topic_does_not_affect_another_topic(mock: EmbeddedKafka) -> None:
     lost = sink_to(mock.bootstrap, "nowhere", request_timeout_s=1.0)
     good = sink_to(mock.bootstrap, delivery_timeout_s=5.0)
     mock.refuse_topic("nowhere", UNKNOWN_TOPIC)
@@ -199,7 +199,7 @@ async def test_a_topics_trouble_does_not_stop_another_topic_nor_speak_for_it(moc
     await lost.aclose()
     mock.bring_up()
 
-    assert delivered > 1  # for as long as the other one waits
+    assert delivered > 1  # while the other sink waits
     assert "nowhere" not in str(unavailable.value)
     assert len(await received(mock.bootstrap)) >= delivered
 
@@ -218,7 +218,7 @@ async def test_a_refused_record_is_found_and_the_others_arrive_in_order(
     assert numbers(await received(mock.bootstrap)) == [record(n).value for n in (0, 1, 3, 4, 5)]
 
 
-async def test_a_record_whose_headers_were_damaged_on_disk_is_refused_and_the_others_arrive_in_order(
+async def test_a_record_with_headers_damaged_on_disk_is_refused_and_the_others_arrive_in_order(
     mock: EmbeddedKafka,
 ) -> None:
     sink = sink_to(mock.bootstrap)
@@ -234,7 +234,7 @@ async def test_a_record_whose_headers_were_damaged_on_disk_is_refused_and_the_ot
     assert numbers(await received(mock.bootstrap)) == [b'{"n":1}', b'{"n":3}', b'{"n":4}']
 
 
-async def test_partitions_of_which_nothing_was_refused_are_not_sent_again(mock: EmbeddedKafka) -> None:
+async def test_partitions_without_a_refused_record_are_not_sent_again(mock: EmbeddedKafka) -> None:
     mock.create_topic("samples", 4)
     sink = sink_to(mock.bootstrap)
     batch = [record(n, key=f"vm-{n % 8}") for n in range(200)]
@@ -250,7 +250,7 @@ async def test_partitions_of_which_nothing_was_refused_are_not_sent_again(mock: 
     assert by_key(arrived) == sent_by_key(batch)
 
 
-async def test_a_refused_time_is_stamped_anew_for_that_record_only(mock: EmbeddedKafka) -> None:
+async def test_only_the_record_with_a_refused_time_is_stamped_again(mock: EmbeddedKafka) -> None:
     sink = sink_to(mock.bootstrap)
     mock.fail_next(PRODUCE, [BAD_TIMESTAMP, 0, BAD_TIMESTAMP])
     before_ms = int(time.time() * 1000)
@@ -264,7 +264,7 @@ async def test_a_refused_time_is_stamped_anew_for_that_record_only(mock: Embedde
     assert before_ms <= times_ms[1] <= time.time() * 1000
 
 
-async def test_where_the_present_time_is_refused_too_nothing_is_lost(mock: EmbeddedKafka) -> None:
+async def test_nothing_is_lost_where_the_current_time_is_refused_too(mock: EmbeddedKafka) -> None:
     sink = sink_to(mock.bootstrap)
     mock.fail_next(PRODUCE, [BAD_TIMESTAMP] * 3)
 
@@ -276,7 +276,7 @@ async def test_where_the_present_time_is_refused_too_nothing_is_lost(mock: Embed
     assert numbers(await received(mock.bootstrap)) == [record(0).value, record(1).value]
 
 
-async def test_what_was_settled_before_a_failure_is_not_sent_again(mock: EmbeddedKafka) -> None:
+async def test_records_settled_before_a_failure_are_not_sent_again(mock: EmbeddedKafka) -> None:
     sink = sink_to(mock.bootstrap)
     mock.fail_next(PRODUCE, [TOO_LARGE, 0, TOO_LARGE, TOPIC_DENIED])
     batch = [record(n) for n in range(4)]
@@ -290,10 +290,10 @@ async def test_what_was_settled_before_a_failure_is_not_sent_again(mock: Embedde
     assert numbers(await received(mock.bootstrap)) == [record(n).value for n in (0, 2, 3)]
 
 
-async def test_what_is_on_its_way_when_another_partition_fails_may_still_arrive_and_is_not_repeated(
+async def test_records_in_flight_when_another_partition_fails_may_arrive_and_are_not_repeated(
     mock: EmbeddedKafka,
 ) -> None:
-    mock.create_topic("samples", 3)  # one at each broker
+    mock.create_topic("samples", 3)  # one on each broker
     sink = sink_to(mock.bootstrap)
     batch = [record(n, key=f"vm-{n}") for n in range(60)]
     await sink.send(batch)
@@ -337,13 +337,13 @@ async def test_brokers_that_never_answer_are_left_in_time(mock: EmbeddedKafka) -
     assert time.monotonic() - began_s < 20  # a request times out after 30 s
 
 
-async def test_what_was_taken_but_never_acknowledged_comes_again_under_the_same_ids(
+async def test_records_accepted_but_not_acknowledged_are_sent_again_with_the_same_ids(
     mock: EmbeddedKafka,
 ) -> None:
     sink = sink_to(mock.bootstrap, delivery_timeout_s=3.0)
     await sink.send([record(0)])
     batch = [record(n) for n in range(1, 4)]
-    mock.delay(60_000)  # of the answer: what was asked is done at once
+    mock.delay(60_000)  # delays the answer; the request takes effect at once
     with pytest.raises(SinkUnavailable):
         await sink.send(batch)
     mock.delay(0)
@@ -396,7 +396,7 @@ async def test_security_that_does_not_fit_is_unavailable_and_tells_no_secret(
     assert "hunter2" not in str(unavailable.value)
 
 
-async def test_the_librarys_logger_is_left_as_it_was_found_whoever_closes_first(mock: EmbeddedKafka) -> None:
+async def test_the_librarys_logger_is_restored_when_the_last_sink_closes(mock: EmbeddedKafka) -> None:
     logger = logging.getLogger("aiokafka")
     before = (logger.level, logger.propagate, list(logger.handlers))
     first, second = sink_to(mock.bootstrap), sink_to(mock.bootstrap)
@@ -404,7 +404,7 @@ async def test_the_librarys_logger_is_left_as_it_was_found_whoever_closes_first(
     await second.send([record(1)])
 
     await first.aclose()
-    assert (logger.level, logger.propagate) == (logging.WARNING, False)  # the other one listens still
+    assert (logger.level, logger.propagate) == (logging.WARNING, False)  # the other sink still uses it
     await second.aclose()
 
     assert (logger.level, logger.propagate, list(logger.handlers)) == before

@@ -1,4 +1,4 @@
-"""The Kafka sink against a real Kafka 4: what no mock checks, and what a broker's end does."""
+"""Tests of the Kafka sink with a real Kafka 4: what the mock does not check, and brokers that end."""
 
 import time
 import uuid
@@ -67,7 +67,7 @@ async def test_more_than_a_produce_batch_of_one_key_keeps_its_order(shared_kafka
 
 
 @pytest.mark.parametrize("large", [(0, 3), (1, 5)], ids=str)
-async def test_after_a_record_that_is_too_large_the_later_ones_still_go(
+async def test_records_after_one_that_is_too_large_are_delivered(
     shared_kafka: RealKafka, large: tuple[int, int]
 ) -> None:
     topic = topic_of(shared_kafka, **{"max.message.bytes": "20000"})
@@ -87,14 +87,14 @@ async def test_after_a_record_that_is_too_large_the_later_ones_still_go(
     assert arrived["vm-0"] == [b'{"n":0}']
 
 
-async def test_what_a_compacted_topic_cannot_hold_is_the_records_fault(shared_kafka: RealKafka) -> None:
+async def test_a_record_that_a_compacted_topic_cannot_hold_is_invalid(shared_kafka: RealKafka) -> None:
     topic = topic_of(shared_kafka, cleanup_policy="compact")
     warnings = LibraryWarnings("aiokafka")
     warnings.start()
     settings = Settings(bootstrap_servers=(shared_kafka.bootstrap,))
     client = await KafkaClient.connect(settings, warnings, Journal(), Blocking("kafka"))
     batch = client.batch()
-    batch.append(timestamp=int(time.time() * 1000), key=None, value=b"1", headers=[])  # no record of ours
+    batch.append(timestamp=int(time.time() * 1000), key=None, value=b"1", headers=[])  # ours have a key
     batch.close()
 
     future = await client.submit(batch, topic, 0)
@@ -108,7 +108,7 @@ async def test_what_a_compacted_topic_cannot_hold_is_the_records_fault(shared_ka
     assert (trouble.fault, trouble.reason) == (Fault.RECORD, "invalid")
 
 
-async def test_behind_a_refused_produce_batch_nothing_overtakes_it(shared_kafka: RealKafka) -> None:
+async def test_no_record_overtakes_a_refused_produce_batch(shared_kafka: RealKafka) -> None:
     topic = topic_of(shared_kafka, **{"max.message.bytes": "20000"})
     sink = sink_to(shared_kafka.bootstrap, topic)
     now_ms = int(time.time() * 1000)
@@ -157,7 +157,7 @@ async def test_a_broker_that_is_killed_and_comes_back_loses_nothing_and_keeps_th
     assert_nothing_lost(await received(own_kafka.bootstrap, topic), list(chain.from_iterable(batches)))
 
 
-async def test_a_broker_that_hangs_is_left_in_time_and_taken_up_again(own_kafka: RealKafka) -> None:
+async def test_a_broker_that_hangs_is_abandoned_in_time_and_used_again(own_kafka: RealKafka) -> None:
     topic = topic_of(own_kafka)
     sink = sink_to(own_kafka.bootstrap, topic, delivery_timeout_s=1.0)
     batch = many(100)
@@ -201,7 +201,7 @@ async def test_a_broker_that_comes_back_at_another_port_is_found_by_the_list_nam
 
 @pytest.fixture
 def strict_kafka(folder: Path) -> Iterator[RealKafka]:
-    """A broker that creates no topic by itself."""
+    """Yield a broker that does not create topics automatically."""
     need("kafka")
     with real_kafka(folder / "kafka", auto_create_topics_enable="false") as broker:
         yield broker

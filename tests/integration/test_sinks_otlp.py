@@ -1,4 +1,4 @@
-"""The OTLP sink against backends that fail on cue, a real Collector and a real Prometheus 3."""
+"""Tests of the OTLP sink with backends that fail on request, a real Collector and a real Prometheus 3."""
 
 import socket
 import subprocess
@@ -42,7 +42,7 @@ REQUEST_ENDS_S = 30.0
 
 @pytest.fixture(params=[http_backend, grpc_backend], ids=["http", "grpc"])
 def backend(request: pytest.FixtureRequest) -> Iterator[HttpBackend | GrpcBackend]:
-    with request.param(free_port()) as each:  # which stays free when it is closed and opened again
+    with request.param(free_port()) as each:  # a test may close it and open it again there
         yield each
 
 
@@ -58,7 +58,7 @@ def no_thread_is_left() -> Iterator[None]:
 
 
 class Board:
-    """What the sink is shown: changed by the test as the agent's own board changes."""
+    """The views for the sink, which a test changes as the agent changes its own board."""
 
     def __init__(self, *views: VmView) -> None:
         self.views: Sequence[VmView] = views
@@ -115,7 +115,7 @@ async def test_each_update_arrives_once_with_its_own_time(backend: HttpBackend |
     assert counters.total(Count.POINTS_SENT) == sum(len(request.points) for request in backend.accepted)
 
 
-async def test_a_fleet_goes_in_slices_and_every_vm_arrives(backend: HttpBackend | GrpcBackend) -> None:
+async def test_a_fleet_is_sent_in_slices_and_every_vm_arrives(backend: HttpBackend | GrpcBackend) -> None:
     sink = OtlpSink(settings(backend, interval_s=30.0, timeout_s=10.0), AGENT, Counters())
     board = Board()
     vms = 2 * SLICE_VMS + 10
@@ -129,7 +129,7 @@ async def test_a_fleet_goes_in_slices_and_every_vm_arrives(backend: HttpBackend 
     assert len({point.instance for point in backend.points(FREE)}) == vms
 
 
-async def test_samples_that_a_newer_one_overtook_are_counted(backend: HttpBackend | GrpcBackend) -> None:
+async def test_samples_replaced_by_newer_ones_are_counted(backend: HttpBackend | GrpcBackend) -> None:
     counters = Counters()
     sink = OtlpSink(settings(backend), AGENT, counters)
     board = Board(view(sample(1000)))
@@ -179,7 +179,7 @@ async def test_points_refused_in_part_are_counted(backend: HttpBackend | GrpcBac
     assert counters.total(Count.POINTS_SENT) == first + last - 4
 
 
-async def test_a_backend_that_is_away_is_named_once_and_gets_the_newest_when_it_is_back(
+async def test_an_unreachable_backend_is_logged_once_and_gets_the_newest_when_it_is_back(
     backend: HttpBackend | GrpcBackend,
 ) -> None:
     counters = Counters()
@@ -194,7 +194,7 @@ async def test_a_backend_that_is_away_is_named_once_and_gets_the_newest_when_it_
             threads = threading.active_count()
             skipped = counters.total(Count.CYCLES_SKIPPED)
             await until(lambda: counters.total(Count.CYCLES_SKIPPED) >= skipped + 10)
-            assert threading.active_count() <= threads + 6  # gRPC's own come and go; not one for each cycle
+            assert threading.active_count() <= threads + 6  # gRPC has its own; not one for each cycle
             board.show(sample(1050, sequence=6))
             again = http_backend if isinstance(backend, HttpBackend) else grpc_backend
             back = later.enter_context(again(port))
@@ -202,7 +202,7 @@ async def test_a_backend_that_is_away_is_named_once_and_gets_the_newest_when_it_
             arrived = times(back)
         await sink.finish(5.0)
 
-    # The cycle that was being retried when the backend came back still had the sample before.
+    # The cycle that was being retried when the backend came back may still have the previous sample.
     assert arrived in ([1050 * SECOND_NS], [1000 * SECOND_NS, 1050 * SECOND_NS])
     assert [line["event"] for line in logs] == ["otlp backend unavailable", "otlp backend recovered"]
     assert logs[0]["log_level"] == "warning"
@@ -234,7 +234,7 @@ async def test_a_backend_that_never_answers_costs_cycles_and_not_the_loop(
     assert len(backend.requests) < 10
 
 
-async def test_finish_sends_what_came_since_the_last_cycle(backend: HttpBackend | GrpcBackend) -> None:
+async def test_finish_sends_the_samples_since_the_last_cycle(backend: HttpBackend | GrpcBackend) -> None:
     sink = OtlpSink(settings(backend, interval_s=30.0), AGENT, Counters())
     board = Board(view(sample(1000)))
     async with running(sink, board):
@@ -246,7 +246,7 @@ async def test_finish_sends_what_came_since_the_last_cycle(backend: HttpBackend 
     assert [point.time_ns for point in backend.points(FREE)] == [1000 * SECOND_NS, 1010 * SECOND_NS]
 
 
-async def test_what_failed_is_tried_again_while_it_is_the_newest(backend: HttpBackend | GrpcBackend) -> None:
+async def test_a_failed_sample_is_retried_while_it_is_the_newest(backend: HttpBackend | GrpcBackend) -> None:
     sink = OtlpSink(settings(backend), AGENT, Counters())
     answers = iter([Answer(500)])
     backend.answer = lambda _: next(answers, Answer())
@@ -341,7 +341,7 @@ async def test_a_backend_that_asks_for_a_pause_gets_it(http: HttpBackend) -> Non
     assert counters.total(Count.CYCLES_SKIPPED) > 0
 
 
-async def test_a_redirect_is_no_success(http: HttpBackend) -> None:
+async def test_a_redirect_is_a_failure(http: HttpBackend) -> None:
     sink = OtlpSink(settings(http, interval_s=30.0), AGENT, Counters())
     http.answer = lambda _: Answer(302, {"Location": "https://login.example.net"})
 
@@ -361,7 +361,7 @@ async def test_a_backend_that_trickles_its_answer_holds_no_thread(http: HttpBack
     async with running(sink, Board(view(sample()))):
         await until(lambda: len(http.requests) >= 5)
         await until(lambda: otlp_threads() == 1)
-        # The status counts: the points have arrived.
+        # Only the status counts: the points have arrived.
         await until(lambda: counters.total(Count.POINTS_SENT))
     await sink.finish(5.0)
 
@@ -390,7 +390,7 @@ async def test_a_thread_that_the_resolver_holds_is_left_and_their_number_is_boun
         assert "no answer from the resolver" in sink.status.why
         answered.set()
         await until(lambda: counters.total(Count.POINTS_SENT))
-        await until(lambda: otlp_threads() == 1)  # what those left have to report is ignored
+        await until(lambda: otlp_threads() == 1)  # reports of abandoned threads are ignored
     await sink.finish(5.0)
 
 
@@ -398,7 +398,7 @@ def otlp_threads() -> int:
     return len([thread for thread in threading.enumerate() if thread.name == "otlp"])
 
 
-async def test_a_certificate_that_is_not_there_is_said_and_nothing_ends(http: HttpBackend) -> None:
+async def test_a_missing_certificate_is_reported_and_the_sink_continues(http: HttpBackend) -> None:
     endpoint = f"https://127.0.0.1:{http.port}"
     for protocol in ("http", "grpc"):
         sink = OtlpSink(
@@ -462,7 +462,7 @@ async def test_a_grpc_backend_that_asks_for_a_pause_gets_it() -> None:
     assert 1.9 < asked_s[1] - asked_s[0] < 60
 
 
-# --- the real things ---
+# --- a real Collector and a real Prometheus ---
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
@@ -496,7 +496,7 @@ def free_memory(collector: Collector) -> list[tuple[str | None, int]]:
     return [(point.about("qemu.vm.id"), point.time_ns) for point in collector.points() if point.name == FREE]
 
 
-async def test_a_real_collector_that_goes_and_comes_back_gets_the_newest(own_collector: Collector) -> None:
+async def test_a_real_collector_that_restarts_gets_the_newest(own_collector: Collector) -> None:
     chosen = Settings(endpoint=own_collector.http, protocol="http", interval_s=0.1, timeout_s=5.0)
     counters = Counters()
     sink = OtlpSink(chosen, AGENT, counters)

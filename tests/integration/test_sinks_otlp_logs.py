@@ -1,4 +1,4 @@
-"""Changes of state as OTLP logs: backends that answer on cue, and a real Collector with a real agent."""
+"""Tests of state changes as OTLP logs, with scripted backends and with a real Collector and agent."""
 
 import re
 import signal
@@ -75,7 +75,7 @@ async def test_a_batch_arrives_in_order_at_the_path_of_logs(backend: HttpBackend
     assert {request.path for request in backend.requests} <= {"", "/v1/logs"}
 
 
-async def test_what_failed_is_sent_again_before_what_is_newer(backend: HttpBackend | GrpcBackend) -> None:
+async def test_failed_records_are_sent_again_before_newer_ones(backend: HttpBackend | GrpcBackend) -> None:
     sink, records = sink_for(backend), changes(4)
     answers = iter([Answer(503, {"Retry-After": "7"})])
     backend.answer = lambda _: next(answers, Answer())
@@ -101,7 +101,7 @@ async def test_a_backend_that_accepts_no_logs_costs_one_line(backend: HttpBacken
 
         assert receipts == [Receipt(lost={"unsupported": 3}), Receipt(lost={"unsupported": 2})]
         assert [line["event"] for line in logs] == ["otlp backend accepts no logs"]
-        assert len(backend.requests) <= 4  # the batch, and where it was refused each record
+        assert len(backend.requests) <= 4  # the batch, and each record of a refused one
 
 
 async def test_a_backend_that_accepts_logs_later_gets_the_next_ones(
@@ -151,7 +151,7 @@ async def test_one_refused_record_costs_only_itself(backend: HttpBackend | GrpcB
     assert backend.logs() == [id for id in ids(records) if id != bad]
 
 
-async def test_after_a_failure_in_between_what_was_accepted_is_not_sent_again(
+async def test_records_accepted_before_a_failure_are_not_sent_again(
     backend: HttpBackend | GrpcBackend,
 ) -> None:
     sink, records = sink_for(backend), changes(5)
@@ -213,13 +213,13 @@ async def test_an_export_that_hangs_holds_one_thread_and_no_stop(backend: HttpBa
         while sink.problem is None:  # noqa: ASYNC110 - sets no event
             await anyio.sleep(0.05)
     assert len([each for each in threading.enumerate() if each.name == sink.name]) == 1
-    assert len(backend.requests) == 2  # the canceled call goes on, and the next ones wait for it
+    assert len(backend.requests) == 2  # the canceled call continues, and the next ones wait for it
     assert "no answer from" in (sink.problem or "")
     with anyio.fail_after(45):  # the answer is overdue after 60 s
         await sink.aclose()
 
 
-async def test_what_a_canceled_send_has_delivered_is_not_sent_again(
+async def test_records_that_a_canceled_send_has_delivered_are_not_sent_again(
     backend: HttpBackend | GrpcBackend,
 ) -> None:
     sink, records = sink_for(backend, timeout_s=30.0), changes(4)
@@ -262,9 +262,9 @@ def key_of(log: Log) -> tuple[str, str, int]:
 
 
 def compare(documents: Sequence[Document], collector: Collector) -> int:
-    """Assert that the logs are the documents, in the same order per VM; return how many were repeated.
+    """Assert that the logs match the documents, in the same order per VM; return how many were repeated.
 
-    The Collector writes the last ones some time after it has answered.
+    The Collector writes the last ones some time after its answer.
     """
     by_key = {key(document): document for document in documents}
     deadline_s = time.monotonic() + 120
@@ -307,7 +307,7 @@ def test_a_collector_killed_and_started_again_has_every_change_in_order(
         for vm in vms:
             lines.wait_for_state(vm.qmp, "reporting")
         lines.wait(lambda: len(own_collector.logs()) >= 8, "the first changes in the Collector")
-        process.process.send_signal(signal.SIGUSR1)  # heartbeats are no log records
+        process.process.send_signal(signal.SIGUSR1)  # heartbeats are not log records
         lines.wait(lambda: any(each.get("heartbeat") for each in lines.all()), "heartbeats")
         own_collector.stop()
         vms[0].order("pause")
@@ -333,7 +333,7 @@ def test_a_collector_killed_and_started_again_has_every_change_in_order(
     print(f"{len(documents)} changes, {repeated} repeated")
 
 
-def test_an_agent_killed_while_the_collector_is_away_sends_its_changes_after_the_next_start(
+def test_an_agent_killed_while_the_collector_is_down_sends_its_changes_after_the_next_start(
     folder: Path, own_collector: Collector
 ) -> None:
     own_collector.stop()
@@ -344,7 +344,7 @@ def test_an_agent_killed_while_the_collector_is_away_sends_its_changes_after_the
         for vm in hypervisor.vms:
             lines.wait_for_state(vm.qmp, "reporting")
         documents = changes_of(lines)
-        # What is on disk is committed within 200 ms; the samples that follow show that this has passed.
+        # The spool commits within 200 ms; two more samples show that this time has passed.
         _two_more_samples(lines)
         first.process.send_signal(signal.SIGKILL)
         first.process.wait()

@@ -1,4 +1,4 @@
-"""The agent's own telemetry against backends that fail on cue, a real Collector and a real Prometheus 3."""
+"""Tests of the agent's own telemetry with a scripted backend, a real Collector and a real Prometheus 3."""
 
 import re
 import threading
@@ -69,7 +69,7 @@ async def test_every_instrument_arrives_and_a_count_grows(own_collector: Collect
     assert [each.value for each in points if each.name == LAG.metric.name][-1] == 1
 
 
-async def test_in_a_real_prometheus_they_have_the_documented_names(own_prometheus: Prometheus) -> None:
+async def test_a_real_prometheus_shows_the_documented_names(own_prometheus: Prometheus) -> None:
     counters = Counters()
     counters.lag.record(0.004)
     own = OwnTelemetry(settings(own_prometheus.otlp), AGENT, lambda: snapshot(counters, LEVELS))
@@ -87,7 +87,7 @@ async def test_in_a_real_prometheus_they_have_the_documented_names(own_prometheu
     assert {each["metric"]["instance"] for each in found} == {AGENT.host_id}
 
 
-async def test_a_backend_that_is_away_is_named_once_and_then_told_again(http: HttpBackend) -> None:
+async def test_a_failing_backend_and_its_recovery_are_logged_once_each(http: HttpBackend) -> None:
     http.answer = lambda _: Answer(status=400)
     own = OwnTelemetry(settings(http.endpoint), AGENT, lambda: snapshot(Counters(), LEVELS))
 
@@ -102,7 +102,7 @@ async def test_a_backend_that_is_away_is_named_once_and_then_told_again(http: Ht
     assert said == ["agent metrics not exported", "agent metrics exported again"]
 
 
-async def test_a_backend_that_never_answers_costs_neither_the_loop_nor_the_end(http: HttpBackend) -> None:
+async def test_a_backend_that_never_answers_delays_neither_the_loop_nor_the_end(http: HttpBackend) -> None:
     http.answer = lambda _: Answer(silent=True)
     own = OwnTelemetry(settings(http.endpoint, timeout_s=60), AGENT, lambda: snapshot(Counters(), LEVELS))
     longest_s = took_s = 0.0
@@ -127,7 +127,7 @@ async def test_a_backend_that_never_answers_costs_neither_the_loop_nor_the_end(h
     assert took_s < 40  # the answer is overdue after 60 s
 
 
-async def test_what_is_looked_at_is_looked_at_on_the_loop_and_once_a_cycle(http: HttpBackend) -> None:
+async def test_the_snapshot_is_made_on_the_loop_and_once_per_cycle(http: HttpBackend) -> None:
     threads: list[str] = []
 
     def look() -> Snapshot:

@@ -1,4 +1,4 @@
-"""Thirty days of VMs that come, report, are reset and go, squeezed into minutes: nothing grows."""
+"""Tests that neither memory nor the spool grows over 30 simulated days of VMs that come and go."""
 
 import gc
 import random
@@ -34,7 +34,7 @@ AT_ONCE = GatherSettings(pause_ns=1_000_000, slow_pause_ns=1_000_000)
 
 
 class Broker:
-    """Takes everything, but on some days nothing."""
+    """A sink that accepts everything, or nothing on some days."""
 
     name = "kafka.samples"
     batch_bytes_max = 1 << 20
@@ -67,7 +67,7 @@ def resident_mib() -> float:
 
 
 def used_by_records_mib(file: Path) -> float:
-    """Return the size of the pages that hold something; how many free ones stay depends on the peak."""
+    """Return the size of the used pages, since the number of free pages depends on the peak."""
     with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as connection:
         pages, free, page_bytes = (
             connection.execute(f"PRAGMA {name}").fetchone()[0]
@@ -82,14 +82,14 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def live(folder: Path, days: int, vms_a_day: int, samples_a_vm: int) -> None:
-    """Each day other VMs; every fifth day no broker, and more than the spool holds."""
+    """Run `days` days, each with new VMs; on every fifth, no broker, and more than the spool holds."""
     now_ms = 1_795_400_000_000
     chance = random.Random(days)
     counters = Counters()
     broker = Broker()
     memory_mib: list[float] = []
     used_mib: list[float] = []
-    # What ten thousand VMs are remembered by, and a part of a day's samples.
+    # Space for what the agent remembers about 10,000 VMs, and for a part of a day's samples.
     bounds = Bounds(size_bytes=(5 << 20) + vms_a_day * samples_a_vm * 300)
     settings = Settings(directory=folder, bounds=bounds, gathering=AT_ONCE)
     impatient = DeliverySettings(first_retry_ns=1_000_000, longest_retry_ns=10_000_000)
@@ -112,7 +112,7 @@ async def live(folder: Path, days: int, vms_a_day: int, samples_a_vm: int) -> No
                     await checkpoint()
                     if not broker.away:
                         await until(lambda: queue.held < 5_000)
-                    elif vm % 100 == 0:  # a disk that is slow, on a busy machine, is not what is measured
+                    elif vm % 100 == 0:  # the test does not measure a slow disk on a busy machine
                         await spool.flush()
                 await spool.flush()
                 broker.away = False
@@ -137,7 +137,7 @@ async def live(folder: Path, days: int, vms_a_day: int, samples_a_vm: int) -> No
     assert (folder / FILE_NAME).stat().st_size <= bounds.size_bytes + SPARE_BYTES
 
 
-@pytest.mark.timeout(400)  # as fast as the disk, which others may use
+@pytest.mark.timeout(400)  # depends on the disk, which other processes use too
 async def test_fifteen_days_leave_nothing_behind(folder: Path) -> None:
     await live(folder, 15, 2_500, 3)
 

@@ -1,4 +1,4 @@
-"""`barograph spool` beside a running agent, and redelivery of records that a real Kafka refused."""
+"""Test of `barograph spool` next to a running agent, and of redelivery of records that Kafka refused."""
 
 import json
 import subprocess

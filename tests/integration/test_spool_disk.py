@@ -1,4 +1,4 @@
-"""Trouble with the disk: full, the file deleted or damaged while the agent runs, or unusable at the start."""
+"""Tests of a full disk, and of a spool file that is deleted, damaged, or unusable at the start."""
 
 import json
 import os
@@ -29,7 +29,7 @@ LINES = {**WEB, "BAROGRAPH_LINES__ENABLED": "true"}
 
 @pytest.fixture
 def disk(folder: Path) -> Generator[Path]:
-    """A file system of 4 MiB."""
+    """Yield a directory with a file system of 4 MiB."""
     place = folder / "disk"
     place.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m,mode=0700", "tmpfs", str(place)], check=True)
@@ -43,7 +43,7 @@ def disk(folder: Path) -> Generator[Path]:
 def watched(
     folder: Path, disk: Path, kafka: EmbeddedKafka, *, preset_s: int = 0
 ) -> Generator[tuple[Lines, AgentProcess]]:
-    """A guest, and an agent whose state is on `disk`. Every sample must reach Kafka, in order.
+    """Run a guest, and an agent with its state on `disk`. Every sample must reach Kafka, in order.
 
     Args:
         folder: of the guest.
@@ -113,7 +113,7 @@ def test_a_full_disk_loses_nothing_and_is_reported(
     assert process.stderr.read_text().count("] spool cannot be written") == 1
 
 
-def test_a_disk_that_is_full_at_the_start_is_borne_as_at_run_time(
+def test_a_disk_that_is_full_at_the_start_loses_nothing_and_is_reported(
     folder: Path, disk: Path, embedded_kafka: EmbeddedKafka
 ) -> None:
     empty = fill(disk)
@@ -163,7 +163,7 @@ def _foreign(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [_text, _foreign])
-def test_a_file_that_is_not_our_spool_is_set_aside_at_the_start(
+def test_a_file_that_is_not_a_spool_is_set_aside_at_the_start(
     folder: Path, disk: Path, embedded_kafka: EmbeddedKafka, make: Callable[[Path], None]
 ) -> None:
     make(disk / SPOOL)

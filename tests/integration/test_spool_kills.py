@@ -1,4 +1,4 @@
-"""A process is killed at random points of a loop of commits, and its spool is opened again each time."""
+"""Tests that kill a process at random points of a loop of commits, and open its spool again each time."""
 
 import copy
 import os

@@ -1,7 +1,7 @@
-"""A power cut at any instant of a loop of commits: all or some of the unflushed writes are lost.
+"""Tests of power cuts at any instant of a loop of commits: all or some of the unflushed writes are lost.
 
-The commits are real and traced. What the disk may hold after a cut is made from the trace
-(tests/lab/power_cut.py), opened and checked. With less than `synchronous=FULL` the test must find losses.
+The commits are real and traced. tests/lab/power_cut.py derives from the trace what the disk may hold after a
+cut; the tests open and check it. With less than `synchronous=FULL` they must find losses.
 """
 
 import random
@@ -50,7 +50,7 @@ def contents(seed: int, commits: int) -> Sequence[Content]:
 
 
 def cut(tmp_path: Path, level: str, *, seed: int, commits: int, cuts: int) -> Counter[str]:
-    """Cut the power at many instants of one run; count what becomes of the spool."""
+    """Cut the power at many instants of one run; return the number of spools of each fate."""
     chance = random.Random(seed)
     folder = tmp_path / f"{level}-{seed}"
     done = traced(folder, seed, commits, level)
@@ -75,7 +75,7 @@ def cut(tmp_path: Path, level: str, *, seed: int, commits: int, cuts: int) -> Co
 
 
 def _fate(path: Path, allowed: Sequence[Content]) -> str:
-    """Return what became of a spool; it must hold all acknowledged commits, and at most the one under way."""
+    """Return a spool's fate: an intact one has all acknowledged commits and at most the one under way."""
     try:
         open_store(path, Bounds()).close()
         if verify(path).problems:

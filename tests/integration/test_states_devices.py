@@ -1,6 +1,6 @@
-"""Devices that come and go under a running VM: the balloon, another one, memory.
+"""Tests of devices that are plugged and unplugged in a running VM: the balloon, a second one, memory.
 
-On the machine's QEMU (Debian 12's 7.2 in CI) and on a newer one (10), as each test's id says.
+They run on the installed QEMU (Debian 12's 7.2 in CI) and on a newer one (10), shown by the test's id.
 `-machine none`, which has no balloon, is in test_states_on_real_guests.
 """
 
@@ -35,7 +35,7 @@ def test_a_balloon_unplugged_and_plugged_in_elsewhere_is_filled_again(
         lines.wait_for_samples("g", 3)
 
         monitor.command("device_del", id="balloon0")
-        lines.wait_for_state(vm.qmp, "no-balloon")  # the guest takes 5 s: its button can be pressed twice
+        lines.wait_for_state(vm.qmp, "no-balloon")  # the guest waits 5 s: a second press would cancel it
         before = lines.samples("g")
         monitor.command("device_add", driver="virtio-balloon-pci", id="balloon1", bus="port0")
         after = lines.wait_for_samples("g", len(before) + 3)[len(before) :]
@@ -77,7 +77,7 @@ def test_a_second_balloon_is_refused_by_qemu_and_the_first_goes_on(
 def test_memory_plugged_in_is_in_the_balloons_size_and_samples_go_on(
     folder: Path, each_qemu: Sequence[str]
 ) -> None:
-    """No event tells of it: the size is read with each heartbeat."""
+    """No event reports the new size: the agent reads it with each heartbeat."""
     room = ("-m", "256,slots=2,maxmem=1G")
     with (
         qemu.guest(folder, "g", *room, command=each_qemu) as vm,
@@ -91,7 +91,7 @@ def test_memory_plugged_in_is_in_the_balloons_size_and_samples_go_on(
         monitor.command("object-add", **{"qom-type": "memory-backend-ram", "id": "more", "size": 128 * MIB})
         monitor.command("device_add", driver="pc-dimm", id="dimm0", memdev="more")
         lines.wait(lambda: lines.samples("g")[-1]["balloon"]["actual_bytes"] == 384 * MIB, "the new size")
-        total = "total_memory"  # the guest takes it in on its own, a moment later
+        total = "total_memory"  # the guest adds the memory by itself, a moment later
         lines.wait(
             lambda: lines.samples("g")[-1]["statistics"][total] >= before["statistics"][total] + 128 * MIB,
             "the guest's total",
@@ -104,7 +104,7 @@ def test_memory_plugged_in_is_in_the_balloons_size_and_samples_go_on(
 
 
 def write_actual(vm: qemu.Vm, qtest: Path, pages: int) -> None:
-    """Write to the balloon's configuration the size that only its driver in the guest writes."""
+    """Write the balloon's size to its configuration, as otherwise only its driver in the guest does."""
     with vm.monitor() as monitor:
         (bus,) = cast(Any, monitor.command("query-pci"))
     (device,) = (each for each in bus["devices"] if each["qdev_id"] == "balloon0")

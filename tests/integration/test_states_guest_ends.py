@@ -1,6 +1,6 @@
-"""How a guest ends, and what the agent says of it: panicked, shut down, hung, suspended.
+"""Tests of the states of a guest that panics, shuts down, hangs or is suspended.
 
-On the machine's QEMU (Debian 12's 7.2 in CI) and on a newer one (10), as each test's id says.
+They run on the installed QEMU (Debian 12's 7.2 in CI) and on a newer one (10), shown by the test's id.
 """
 
 import time
@@ -19,12 +19,12 @@ pytestmark = pytest.mark.guest
 
 SOON_S = 4.0
 SOON = {"BAROGRAPH_POLLING__STALL_DEADLINE": f"{SOON_S}s"}
-"""For tests of what is stalled, not of when: test_states_on_real_guests has the deadline's default."""
+"""A short stall deadline: test_states_on_real_guests tests the default one."""
 
 
 @contextmanager
 def reporting(folder: Path, command: Sequence[str], *extra: str) -> Generator[tuple[qemu.Vm, Lines]]:
-    """A guest that reports, and what an agent says of it."""
+    """Yield a guest that reports, and the records of an agent that observes it."""
     with (
         qemu.guest(folder, "g", *extra, command=command) as vm,
         agent(folder, *watch(folder), env=SOON) as process,
@@ -36,9 +36,9 @@ def reporting(folder: Path, command: Sequence[str], *extra: str) -> Generator[tu
 
 
 def since(lines: Lines, vm: qemu.Vm) -> list[tuple[str, str]]:
-    """What was said of the VM since it reported first.
+    """Return the changes of the VM's state and reason since it first reported.
 
-    A QEMU that had no CPU for a second is left out: on a busy machine it is `unreachable` meanwhile.
+    `unreachable` is left out: on a busy machine a QEMU may get no CPU for a second.
     """
     words = [each for each in lines.words(vm.qmp) if each != ("unreachable", "no_answer")]
     begun = words.index(("reporting", "advancing"))
@@ -46,7 +46,7 @@ def since(lines: Lines, vm: qemu.Vm) -> list[tuple[str, str]]:
 
 
 def reset(vm: qemu.Vm, *more: str) -> None:
-    """Reset it from outside, as its operator would, with the commands that it takes to go on."""
+    """Reset the VM from outside, as an operator would; `more` commands may be needed to continue it."""
     with qemu.Monitor(vm.hands) as monitor:
         for command in ("system_reset", *more):
             monitor.command(command)
@@ -73,12 +73,12 @@ def test_a_panic_that_a_panic_device_tells_is_paused_guest_panicked(
         words = since(lines, vm)
         assert words[0] == ("paused", "guest-panicked")
         assert words[-2:] == [("waiting", "rebooted"), ("reporting", "advancing")]
-        assert {state for state, _ in words[:-2]} == {"paused"}  # QEMU's own words on its way
+        assert {state for state, _ in words[:-2]} == {"paused"}  # the run states that QEMU passes through
         assert_another_boot(before, after)
 
 
 def test_a_panic_that_ends_qemu_is_gone(folder: Path, each_qemu: Sequence[str]) -> None:
-    """The default action: QEMU tells of the panic, and quits."""
+    """The default action: QEMU reports the panic, and exits."""
     with reporting(folder, each_qemu, "-device", "pvpanic-pci") as (vm, lines):
         vm.order("crash")
         vm.wait_for_exit()
@@ -89,7 +89,7 @@ def test_a_panic_that_ends_qemu_is_gone(folder: Path, each_qemu: Sequence[str]) 
 
 
 def test_a_panic_without_a_panic_device_is_stalled(folder: Path, each_qemu: Sequence[str]) -> None:
-    """QEMU does not know of it: the run state stays `running`, and no event comes."""
+    """QEMU does not notice the panic: the run state stays `running`, and there is no event."""
     with reporting(folder, each_qemu) as (vm, lines), vm.monitor() as monitor:
         vm.order("crash")
         lines.wait_for_state(vm.qmp, "stalled")
@@ -145,12 +145,12 @@ def test_a_guest_that_shuts_down_under_no_shutdown_is_paused_until_it_boots_agai
 
 
 def test_a_suspended_guest_is_paused_and_not_stalled(folder: Path, each_qemu: Sequence[str]) -> None:
-    """To its memory (S3): QEMU tells it by SUSPEND and WAKEUP, not by STOP and RESUME."""
+    """Suspended to memory (S3): QEMU sends SUSPEND and WAKEUP, not STOP and RESUME."""
     with reporting(folder, each_qemu) as (vm, lines):
         vm.order("suspend")
         lines.wait_for_state(vm.qmp, "paused")
         before = lines.samples("g")
-        time.sleep(SOON_S + 1)  # it must not be called stalled
+        time.sleep(SOON_S + 1)  # it must not become stalled
         with qemu.Monitor(vm.hands) as monitor:
             monitor.command("system_wakeup")
         lines.wait_for_state(vm.qmp, "reporting")
@@ -158,5 +158,5 @@ def test_a_suspended_guest_is_paused_and_not_stalled(folder: Path, each_qemu: Se
 
         assert since(lines, vm) == [("paused", "suspended"), ("reporting", "advancing")]
         assert after[0]["origin"] == "unsolicited"
-        assert max(each["missed_at_most"] for each in after) < SOON_S  # the time asleep is none missed
+        assert max(each["missed_at_most"] for each in after) < SOON_S  # none is missed while it is suspended
         assert {each["epoch"] for each in after} == {before[-1]["epoch"]}

@@ -1,6 +1,6 @@
-"""A VM that moves from one host to another, each with an agent of its own: no sample twice, none lost.
+"""Tests of a VM that moves between two hosts, each with its own agent: no sample is repeated or lost.
 
-On the machine's QEMU (Debian 12's 7.2 in CI) and on a newer one (10), as each test's id says.
+They run on the installed QEMU (Debian 12's 7.2 in CI) and on a newer one (10), shown by the test's id.
 """
 
 import json
@@ -26,14 +26,14 @@ from tests.lab.process import listens_at
 pytestmark = pytest.mark.guest
 
 LOADED_MS = 8_000
-"""How soon a VM that moved is observed beside other tests; a tenth of a second is usual."""
+"""How soon a VM that moved must be observed next to other tests; 0.1 s is usual."""
 
 UUID = "5f0cb4a5-9d3f-4b6e-8a39-3a2d5c1b0e22"
 
 
 @dataclass
 class Host:
-    """One hypervisor: its QEMU, its agent, and what that says."""
+    """One hypervisor: its QEMU, its agent, and the agent's records."""
 
     vm: qemu.Vm
     process: AgentProcess
@@ -61,7 +61,7 @@ def host(
 def two_hosts(
     folder: Path, command: Sequence[str], env: Mapping[str, str] = MappingProxyType({})
 ) -> Generator[tuple[Host, Host]]:
-    """The source reports; the destination waits for the VM. `env` is for both agents."""
+    """Yield the source, where the VM reports, and the destination, which waits. `env` is for both agents."""
     with ExitStack() as stack:
         source = stack.enter_context(host(folder, "from", 1, command, env=env))
         source.lines.wait_for_samples("g", 3)
@@ -86,14 +86,14 @@ def slowly(monitor: qemu.Monitor) -> None:
 
 
 def assert_no_gap(samples: Sequence[Document]) -> None:
-    """One epoch, from where it stands on."""
+    """Assert that the samples are of one epoch, without a gap in their sequence."""
     first = samples[0]["sequence"]
     assert [each["sequence"] for each in samples] == list(range(first, first + len(samples)))
     assert len({each["epoch"] for each in samples}) == 1
 
 
 def assert_told(samples: Sequence[Document], shown: Sequence[Shown]) -> None:
-    """Each update that was shown for long enough is a sample, from the first sample on, and nothing else."""
+    """Assert that the samples are updates, once each, without a gap among those shown for long enough."""
     since_s = min(each.last_update_s for each in shown)
     told = [each["last_update"] for each in samples if each["last_update"] >= since_s]
     seen = {each.last_update_s for each in shown}
@@ -121,13 +121,13 @@ def test_a_vm_that_moves_has_each_update_once_on_one_host_or_the_other(
             interval_s = there.interval_s()
         shown = observer.stop()
 
-        assert interval_s == 1  # filled by the agent there: QEMU does not bring it along
+        assert interval_s == 1  # set by the agent there: a migration does not transfer it
         assert_no_gap(left)
         assert_no_gap(arrived)
         assert arrived[0]["sequence"] == 1
         assert arrived[0]["epoch"] != left[-1]["epoch"]
-        assert "previous" not in arrived[0]  # the epoch before is another host's
-        assert arrived[0]["origin"] == "unsolicited"  # the old buffer, read again under a new time
+        assert "previous" not in arrived[0]  # the previous epoch is another host's
+        assert arrived[0]["origin"] == "unsolicited"  # the old buffer, with a new time
         assert [each["vm"]["id"] for each in (left[-1], arrived[0])] == [UUID, UUID]
         assert [each["host"]["name"] for each in (left[-1], arrived[0])] == ["from", "to"]
         begun_s = left[before]["last_update"]
@@ -140,7 +140,7 @@ def test_a_vm_that_moves_has_each_update_once_on_one_host_or_the_other(
 def test_a_vm_that_moves_within_one_host_is_observed_where_it_runs(
     folder: Path, each_qemu: Sequence[str]
 ) -> None:
-    """Twice, into another QEMU each time. All of them have the uuid of the VM, and the sources live on."""
+    """The VM moves twice, into a new QEMU each time. All have the VM's UUID, and the sources keep running."""
     with ExitStack() as stack:
         vms = {"a": stack.enter_context(qemu.guest(folder, "a", uuid=UUID, command=each_qemu))}
         process = stack.enter_context(agent(folder, *watch(folder)))
@@ -167,7 +167,7 @@ def test_a_vm_that_moves_within_one_host_is_observed_where_it_runs(
             left = lines.samples(came_from)
             shown = observer.stop()
             lines.wait(
-                lambda at=came_from: lines.words(vms[at].qmp)[-1][0] == "duplicate", "the source steps back"
+                lambda at=came_from: lines.words(vms[at].qmp)[-1][0] == "duplicate", "source is a duplicate"
             )
 
             assert str(vms[name].qmp) in lines.states(vms[came_from].qmp)[-1]["detail"]
@@ -182,7 +182,7 @@ def test_a_vm_that_moves_within_one_host_is_observed_where_it_runs(
 
 
 def test_a_qemu_that_is_replaced_under_its_vm_is_observed_in_the_new_one(folder: Path) -> None:
-    """QEMU's own live update, `cpr-transfer`: the new QEMU has no monitor until it got the state."""
+    """QEMU's own live update, `cpr-transfer`: the new QEMU has no monitor until it has received the state."""
     need("newer-qemu", "guest")
     memory = ("-object", "memory-backend-memfd,id=ram0,size=128M,share=on")
     memory = (*memory, "-machine", "memory-backend=ram0,aux-ram-share=on")
@@ -209,7 +209,7 @@ def test_a_qemu_that_is_replaced_under_its_vm_is_observed_in_the_new_one(folder:
         assert took_ms < LOADED_MS
         assert_no_gap(lines.samples("a"))
         assert_no_gap(arrived)
-        lines.wait(lambda: lines.words(old.qmp)[-1][0] == "duplicate", "the old one steps back")
+        lines.wait(lambda: lines.words(old.qmp)[-1][0] == "duplicate", "the old one is a duplicate")
 
 
 def socket_at(path: Path, channel: str) -> dict[str, object]:
@@ -229,17 +229,17 @@ def run_state(monitor: qemu.Monitor) -> str:
 
 
 def claimed_at(lines: Lines, path: Path) -> int | None:
-    """Return when a VM was no duplicate any more (Unix milliseconds)."""
+    """Return when a VM stopped being a duplicate, in Unix milliseconds; `None`: it still is one."""
     states = lines.states(path)
     was = next(number for number, each in enumerate(states) if each["state"] == "duplicate")
     return next((each["observed_at_ms"] for each in states[was:] if each["state"] != "duplicate"), None)
 
 
 def test_a_migration_that_fails_changes_nothing(folder: Path, each_qemu: Sequence[str]) -> None:
-    """Nobody listens; then the destination is killed midway."""
+    """First the destination has no listener; then it is killed midway."""
     with two_hosts(folder, each_qemu) as (source, target), qemu.Monitor(source.vm.hands) as monitor:
         slowly(monitor)
-        with suppress(RuntimeError):  # some versions say so at once, all by the migration's status
+        with suppress(RuntimeError):  # some versions fail at once, all report it in the status
             migrate(monitor, f"unix:{folder}/nobody")
         source.lines.wait(lambda: status(monitor) == "failed", "failed")
         migrate(monitor, f"unix:{folder}/incoming")
@@ -261,7 +261,7 @@ def test_a_migration_that_is_cancelled_changes_nothing(folder: Path, each_qemu: 
         slowly(monitor)
         migrate(monitor, f"unix:{folder}/incoming")
         source.lines.wait(lambda: status(monitor) == "active", "active")
-        time.sleep(1)  # an update passes meanwhile
+        time.sleep(1)  # time for an update
         monitor.command("migrate_cancel")
         source.lines.wait(lambda: status(monitor) == "cancelled", "cancelled")
         target.lines.wait_for_state(target.vm.qmp, "gone")

@@ -1,4 +1,4 @@
-"""The table of states, each on a real QEMU (Debian's 7.2 in CI) with a real Linux guest."""
+"""Tests of each state on a real QEMU (Debian's 7.2 in CI) with a real Linux guest."""
 
 import socket
 import time
@@ -64,7 +64,7 @@ def test_a_monitor_held_by_another_client_is_no_greeting_and_stays_theirs(folder
             assert lines.words(vm.qmp)[-1][1] in ("silent", "busy")
             holder.command("query-status")
             holder.close()
-            # Whoever comes next gets the monitor: nobody of ours waits in front.
+            # The next client gets the monitor: no connection of the agent is queued before it.
             again = qemu.Monitor(vm.qmp)
             again.command("query-status")
             again.close()
@@ -95,7 +95,7 @@ def test_a_killed_qemu_is_gone_and_a_new_one_on_its_path_is_a_new_epoch(folder: 
 def test_a_rebooted_guest_is_waiting_in_a_new_epoch_and_never_stalled(
     folder: Path, each_qemu: Sequence[str]
 ) -> None:
-    """Until QEMU 9.2 the last boot's update stands until the next one; since 10 a reset makes it 0."""
+    """Up to QEMU 9.2 the last boot's update stays until the next one; since 10 a reset sets it to 0."""
     with (
         qemu.guest(folder, "g", command=each_qemu) as vm,
         vm.monitor() as monitor,
@@ -125,7 +125,7 @@ def test_a_frozen_qemu_is_unreachable_within_its_deadline_and_back_when_thawed(f
 
         vm.freeze()
         took_s = lines.wait_for_state(vm.qmp, "unreachable")
-        time.sleep(STALL_DEADLINE_S + 2)  # longer than a stall takes: it must not be called one
+        time.sleep(STALL_DEADLINE_S + 2)  # past the stall deadline: it must not become stalled
         vm.thaw()
         lines.wait_for_state(vm.qmp, "reporting")
 
@@ -174,11 +174,11 @@ def test_stop_and_cont_are_paused_and_not_stalled(folder: Path) -> None:
         assert after[0]["last_update"] - before[-1]["last_update"] > STALL_DEADLINE_S
         assert after[0]["origin"] == "unsolicited"
         assert "stalled" not in [state for state, _ in lines.words(vm.qmp)]
-        # The time of the pause is none missed.
+        # No update is missed during the pause.
         assert max(each["missed_at_most"] for each in lines.samples("g")) < STALL_DEADLINE_S
 
 
-def test_a_clean_exit_gives_the_interval_back_and_a_kill_leaves_it_to_the_next_one(folder: Path) -> None:
+def test_a_clean_exit_restores_the_interval_and_after_a_kill_the_next_run_does(folder: Path) -> None:
     with qemu.guest(folder, "g") as vm, vm.monitor() as monitor:
         with agent(folder / "1", *watch(folder), state=folder) as process:
             Lines(process).wait_for_state(vm.qmp, "reporting")
@@ -194,10 +194,10 @@ def test_a_clean_exit_gives_the_interval_back_and_a_kill_leaves_it_to_the_next_o
         with agent(folder / "3", *watch(folder, "--policy", "observe"), state=folder) as process:
             Lines(process).wait_for_state(vm.qmp, "reporting")
             assert process.stop() == 0
-        assert monitor.interval_s() == 0  # the next run knew what was owed
+        assert monitor.interval_s() == 0  # restored by the next run
 
 
-def test_give_back_returns_what_a_killed_agent_left_and_nothing_else(folder: Path) -> None:
+def test_give_back_restores_what_a_killed_agent_changed_and_nothing_else(folder: Path) -> None:
     with (
         qemu.guest(folder, "g") as vm,
         qemu.guest(folder, "h") as other,
@@ -208,7 +208,7 @@ def test_give_back_returns_what_a_killed_agent_left_and_nothing_else(folder: Pat
             lines = Lines(process)
             lines.wait(lambda: monitor.interval_s() == others.interval_s() == 1, "both intervals set")
             process.kill()
-        others.set_interval(7)  # somebody else's now
+        others.set_interval(7)  # now set by another client
 
         done = barograph("give-back", "--state-directory", str(folder))
 

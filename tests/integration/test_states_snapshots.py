@@ -1,6 +1,6 @@
-"""Snapshots saved and loaded under a running agent: the time goes on, values and counters go back.
+"""Test of snapshots saved and loaded under a running agent: time continues, values and counters go back.
 
-On the machine's QEMU (Debian 12's 7.2 in CI) and on a newer one (10), as each test's id says.
+It runs on the installed QEMU (Debian 12's 7.2 in CI) and on a newer one (10), shown by the test's id.
 """
 
 import time
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.guest
 
 
 def make_disk(monitor: qemu.Monitor, path: Path) -> None:
-    """Have QEMU make a disk for its snapshots and attach it to nothing: qemu-img is another package."""
+    """Have QEMU create an unattached disk for its snapshots: qemu-img is in another package."""
     _create(monitor, driver="file", filename=str(path), size=0)
     monitor.command("blockdev-add", **{"node-name": "file", "driver": "file", "filename": str(path)})
     _create(monitor, driver="qcow2", file="file", size=64 << 20)
@@ -57,7 +57,7 @@ def test_a_snapshot_that_is_loaded_begins_a_new_epoch_where_counters_fall_and_on
         monitor.human("loadvm one")
         loaded = lines.wait_for_samples("g", len(lines.samples("g")) + 3)
 
-        assert {each["epoch"] for each in used} == {saved[0]["epoch"]}  # saving ends nothing
+        assert {each["epoch"] for each in used} == {saved[0]["epoch"]}  # saving does not end the epoch
         assert [each["sequence"] for each in used] == list(range(1, len(used) + 1))
         epochs = list(dict.fromkeys(each["epoch"] for each in loaded))
         assert len(epochs) == 2
@@ -65,12 +65,12 @@ def test_a_snapshot_that_is_loaded_begins_a_new_epoch_where_counters_fall_and_on
         new = [each for each in loaded if each["epoch"] == epochs[1]]
         faults = "minor_faults"
         assert new[0]["statistics"][faults] < old[-1]["statistics"][faults]
-        assert new[0]["last_update"] >= old[-1]["last_update"]  # the time goes on
+        assert new[0]["last_update"] >= old[-1]["last_update"]  # time continues
         assert new[0]["previous"] == {"epoch": epochs[0], "sequence": old[-1]["sequence"]}
         assert [each["sequence"] for each in new] == list(range(1, len(new) + 1))
         assert new[0]["origin"] == "unsolicited"
-        # QEMU answers nothing while it saves or loads: on a busy machine that may exceed the deadline.
+        # QEMU does not answer while it saves or loads: on a busy machine that may exceed the deadline.
         seen = {state for state, _ in lines.words(vm.qmp)}
         assert seen <= {"connecting", "reporting", "paused", "unreachable"}
-        assert "rebooted" not in {reason for _, reason in lines.words(vm.qmp)}  # no RESET is heard
-        assert max(each["missed_at_most"] for each in loaded) <= 2, "on a busy machine"
+        assert "rebooted" not in {reason for _, reason in lines.words(vm.qmp)}  # QEMU sends no RESET
+        assert max(each["missed_at_most"] for each in loaded) <= 2, "more than a busy machine causes"

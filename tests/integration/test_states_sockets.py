@@ -1,6 +1,6 @@
-"""What happens to a monitor's socket, and to the QEMU behind it: replaced, deleted, denied, wedged.
+"""Tests of a monitor's socket and of its QEMU: replaced, deleted, denied, wedged.
 
-On the machine's QEMU: Debian 12's 7.2 in CI.
+They run on the installed QEMU: Debian 12's 7.2 in CI.
 """
 
 import os
@@ -48,7 +48,7 @@ def test_a_socket_deleted_under_a_living_link_changes_nothing_until_qemu_goes(fo
         before = len(lines.wait_for_samples("g", 3))
 
         vm.qmp.unlink()
-        samples = lines.wait_for_samples("g", before + 4)  # many a scan later
+        samples = lines.wait_for_samples("g", before + 4)  # after many scans
         assert [each["sequence"] for each in samples] == list(range(1, len(samples) + 1))
         assert {state for state, _ in lines.words(vm.qmp)} == {"connecting", "reporting"}
 
@@ -71,11 +71,11 @@ def test_a_socket_file_nobody_listens_on_yet_is_unreachable_until_qemu_does(fold
 
 
 class HttpApi:
-    """The HTTP API of another VMM: silent until it is asked. Keeps what each connection sends."""
+    """The HTTP API of another VMM, silent until it gets a request. It records what each connection sends."""
 
     def __init__(self, path: Path, first: bytes) -> None:
-        self.received: list[bytes] = []  # by each connection that has ended
-        self._first = first  # sent at once, as by a server that has no room
+        self.received: list[bytes] = []  # one item for each ended connection
+        self._first = first  # sent at once, as by a server at its limit
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen()
@@ -107,14 +107,14 @@ NO_ROOM = b"HTTP/1.1 503 Service Unavailable\r\nServer: Firecracker API\r\nConte
     [(b"", "silent", "HTTP API of another VMM"), (NO_ROOM, "not_qmp", "not a QMP monitor")],
     ids=["waits for a request", "answers at once"],
 )
-def test_an_http_api_in_place_of_a_monitor_is_sent_nothing_and_told_until_a_qemu_takes_its_path(
+def test_an_http_api_in_place_of_a_monitor_gets_no_data_and_is_reported_until_a_qemu_replaces_it(
     folder: Path, first: bytes, reason: str, words: str
 ) -> None:
     api = HttpApi(folder / "g.qmp", first)
     with agent(folder, *watch(folder), env=OFTEN) as process:
         lines = Lines(process)
         lines.wait_for_state(folder / "g.qmp", "no-greeting")
-        lines.wait(lambda: bool(api.received), "the agent has left")
+        lines.wait(lambda: bool(api.received), "the agent has disconnected")
         assert lines.words(folder / "g.qmp")[-1] == ("no-greeting", reason)
         assert words in lines.states(folder / "g.qmp")[-1]["detail"]
         assert set(api.received) == {b""}
@@ -127,7 +127,7 @@ def test_an_http_api_in_place_of_a_monitor_is_sent_nothing_and_told_until_a_qemu
 
 
 def test_a_socket_that_may_not_be_written_is_denied_until_it_may(folder: Path) -> None:
-    """Root without the right to pass over a file's mode is refused as any user is."""
+    """Root without the capabilities to bypass a file's mode is refused like any user."""
     drop = "-dac_override,-dac_read_search"
     plain = ("setpriv", f"--bounding-set={drop}", f"--inh-caps={drop}") if os.geteuid() == 0 else ()
     with qemu.guest(folder, "g") as vm:
@@ -143,12 +143,12 @@ def test_a_socket_that_may_not_be_written_is_denied_until_it_may(folder: Path) -
             lines.wait_for_samples("g", 2)
 
 
-def test_an_agent_out_of_descriptors_says_so_and_loses_no_vm(folder: Path) -> None:
+def test_an_agent_out_of_descriptors_logs_it_and_loses_no_vm(folder: Path) -> None:
     with qemu.guest(folder, "g") as vm, agent(folder, *watch(folder), env=OFTEN) as process:
         lines = Lines(process)
         before = len(lines.wait_for_samples("g", 3))
         usual = resource.prlimit(process.process.pid, resource.RLIMIT_NOFILE)
-        resource.prlimit(process.process.pid, resource.RLIMIT_NOFILE, (3, usual[1]))  # all it has are above
+        resource.prlimit(process.process.pid, resource.RLIMIT_NOFILE, (3, usual[1]))  # open ones are higher
 
         process.wait_for_log("reason=unreadable")
         assert "Too many open files" in process.stderr.read_text()
@@ -164,7 +164,7 @@ def test_an_agent_out_of_descriptors_says_so_and_loses_no_vm(folder: Path) -> No
 
 @contextmanager
 def wedged(vm: qemu.Vm, folder: Path) -> Generator[None]:
-    """QEMU's main loop waits for a file, as it does for storage that hangs: a pipe that nobody reads yet."""
+    """Block QEMU's main loop on a file, as storage that hangs does: it writes to a pipe without a reader."""
     pipe = folder / "pipe"
     os.mkfifo(pipe)
     with qemu.Monitor(vm.hands, timeout_s=300) as monitor:
@@ -198,7 +198,7 @@ def test_a_qemu_wedged_in_its_main_loop_is_unreachable_and_back_when_it_goes_on(
 
 
 def test_a_qemu_wedged_as_it_starts_is_unreachable_until_it_goes_on(folder: Path) -> None:
-    """Its socket greets before its main loop runs, which waits: it reads a pipe that nobody writes to yet."""
+    """The monitor sends its greeting, but the main loop does not run: QEMU reads a pipe without a writer."""
     pipe = folder / "pipe"
     os.mkfifo(pipe)
     argv = [
@@ -213,6 +213,6 @@ def test_a_qemu_wedged_as_it_starts_is_unreachable_until_it_goes_on(folder: Path
             assert lines.words(folder / "g.qmp")[-1] == ("unreachable", "no_answer")
 
             pipe.write_bytes(b"go")
-            lines.wait_for_state(folder / "g.qmp", "no-balloon")  # it has none
+            lines.wait_for_state(folder / "g.qmp", "no-balloon")  # this VM has none
     finally:
         kill(qemu_process)

@@ -1,4 +1,4 @@
-"""The stream jobs on a real Flink and a real Kafka: complete and without repeats, and with real timers."""
+"""Tests of the stream jobs on a real Flink and Kafka: complete, without repeats, and with real timers."""
 
 import json
 import re
@@ -33,7 +33,7 @@ from tests.unit.streams.mixing import Sent, an_hour_behind, count, later_version
 
 @pytest.fixture
 def flink() -> None:
-    """Flink's Python environment and the jars."""
+    """Require Flink's Python environment and the jars."""
     need("flink")
 
 
@@ -58,7 +58,7 @@ def written_to(
 
 
 def wait_for(kafka: RealKafka, running: Job, records: int, dead: int, *, committed: bool = True) -> None:
-    """Wait until so many records have been written.
+    """Wait until the job has written `records` records and `dead` dead letters.
 
     Raises:
         AssertionError: the job has ended, or it took too long.
@@ -74,12 +74,12 @@ def wait_for(kafka: RealKafka, running: Job, records: int, dead: int, *, committ
 
 
 def metrics_page(port: int) -> str:
-    """Return what Prometheus scrapes."""
+    """Return the page that Prometheus scrapes."""
     return urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30).read().decode()
 
 
 def page_with(port: int, names: set[str]) -> str:
-    """Return what Prometheus scrapes once it has these names, or after a minute."""
+    """Return the page that Prometheus scrapes once it has these names, or after a minute."""
     deadline_s = time.monotonic() + 60
     while True:
         page = metrics_page(port)
@@ -100,10 +100,10 @@ def figures_of(page: str) -> Counter[tuple[str, str]]:
 
 
 @pytest.mark.timeout(2400)
-def test_a_killed_job_goes_on_from_its_checkpoint_complete_and_without_repeats(
+def test_a_killed_job_continues_from_its_checkpoint_complete_and_without_repeats(
     flink: None, own_kafka: RealKafka, folder: Path
 ) -> None:
-    """It is killed while a transaction is open, and goes on with another parallelism.
+    """It is killed while a transaction is open, and continues with another parallelism.
 
     The records of one host are an hour behind, and a tenth are of a later version.
     """
@@ -168,7 +168,7 @@ def test_a_host_that_is_silent_is_dark_after_its_heartbeat(
         running.start()
         deadline_s = time.monotonic() + 900
         sequence = 0
-        while not found():  # a state that is read too late is void as it arrives, so they are repeated
+        while not found():  # a state that is read too late is void on arrival, so it is repeated
             sequence += 1
             now_ms = time.time_ns() // 1_000_000
             document |= {
@@ -193,7 +193,7 @@ def test_a_host_that_is_silent_is_dark_after_its_heartbeat(
 
 
 @pytest.mark.timeout(1200)
-def test_what_the_records_of_vms_show_reaches_their_host(
+def test_the_records_of_vms_are_counted_on_their_host(
     flink: None, own_kafka: RealKafka, folder: Path
 ) -> None:
     """A VM that migrates is counted on the target. Rounds are repeated: topics have no order between them."""

@@ -1,4 +1,4 @@
-"""The chart of the stream jobs: the manifests are what the Flink Kubernetes Operator's CRD allows."""
+"""Tests that the manifests of the stream jobs' chart conform to the CRD of the Flink Kubernetes Operator."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def rendered(more: str = "kafka.secret=kafka") -> list[dict[str, Any]]:
 
 
 def closed(schema: object) -> object:
-    """Return a schema of a CRD that refuses unknown fields, as the API server does if it is strict."""
+    """Return a CRD's schema that refuses unknown fields, as the API server does with strict validation."""
     if isinstance(schema, list):
         return [closed(each) for each in cast(list[object], schema)]
     if not isinstance(schema, dict):
@@ -63,7 +63,7 @@ def test_each_job_is_a_deployment_that_the_crd_allows(more: str) -> None:
     )
 
 
-def test_the_image_is_built_from_a_folder_that_has_what_it_copies() -> None:
+def test_the_image_is_built_from_a_folder_with_all_files_that_it_copies() -> None:
     """The root of the tree has a .containerignore that leaves out streams/."""
     copied = re.findall(r"^COPY (?!--from)(\S+) ", (STREAMS / "Containerfile").read_text(), re.MULTILINE)
     commands = re.findall(r"^podman build .*", (ROOT / "docs/streams.md").read_text(), re.MULTILINE)
@@ -73,7 +73,7 @@ def test_the_image_is_built_from_a_folder_that_has_what_it_copies() -> None:
     assert [command.split()[-1] for command in commands] == [STREAMS.name]
 
 
-def test_what_has_no_default_must_be_set() -> None:
+def test_values_without_a_default_must_be_set() -> None:
     need("helm")
     for name in ("image", "storage", "kafka.bootstrapServers"):
         with pytest.raises(RuntimeError, match=name):
@@ -83,7 +83,7 @@ def test_what_has_no_default_must_be_set() -> None:
 @pytest.mark.long
 @pytest.mark.alone
 @pytest.mark.timeout(900)
-def test_a_real_api_server_takes_them_and_refuses_an_unknown_field(node: Node) -> None:
+def test_a_real_api_server_accepts_the_manifests_and_refuses_an_unknown_field(node: Node) -> None:
     node.kubectl("apply", "--filename", str(CRD))
     node.kubectl("wait", "--for=condition=Established", "crd/flinkdeployments.flink.apache.org")
     manifests = rendered()

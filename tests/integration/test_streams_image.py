@@ -1,4 +1,4 @@
-"""The image of the stream jobs on a cluster of two containers, with the settings of the chart."""
+"""Test of the image of the stream jobs on a cluster of containers, with the settings of the chart."""
 
 import json
 import shutil
@@ -36,7 +36,7 @@ LOOPBACK = (
 
 
 def settings(spec: dict[str, Any], *more: tuple[str, str]) -> list[str]:
-    """Return the settings of a manifest, without those that need Kubernetes, and more of them, as options."""
+    """Return a manifest's settings, without those that need Kubernetes, and `more` settings, as options."""
     configuration = {
         name: value
         for name, value in cast(dict[str, object], spec["flinkConfiguration"]).items()
@@ -49,7 +49,7 @@ def settings(spec: dict[str, Any], *more: tuple[str, str]) -> list[str]:
 
 
 def has_written(job_manager: Container, kafka: RealKafka, expected: int, dead: int) -> bool:
-    """Whether so many records can be read. The JobManager must not have ended."""
+    """Return whether so many records can be read. The JobManager must not have ended."""
     assert job_manager.process.poll() is None, job_manager.stdout.read_text()[-4000:]
     records, letters = written_to(kafka)
     return count(records) >= expected and len(letters) >= dead
@@ -65,7 +65,7 @@ class Cluster:
     metrics: Sequence[int]  # a port of each TaskManager
 
     def wait_for(self, kafka: RealKafka, records: dict[str, list[bytes]], dead: Sequence[bytes]) -> None:
-        """Wait until so many records have been written."""
+        """Wait until as many records and dead letters have been written."""
         self.task_managers[0].wait_for(
             lambda: has_written(self.job_manager, kafka, count(records), len(dead)), "the records", 900
         )
@@ -93,7 +93,7 @@ class Cluster:
 def cluster(
     folder: Path, spec: dict[str, Any], storage: Path, *, parallelism: int, savepoint: Path | None = None
 ) -> Generator[Cluster]:
-    """The programs that the operator starts in pods, with the same settings; gone at the end of the block."""
+    """Run the programs that the operator starts in pods, with its settings, until the end of the block."""
     image = streams_image()
     rest, metrics = free_port(), [free_port() for _ in range(parallelism)]
     places = [

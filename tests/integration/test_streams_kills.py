@@ -1,4 +1,4 @@
-"""A stream job that is killed again and again under load: complete, with no repeats but the documented ones.
+"""Test of a stream job that is killed repeatedly under load: complete, with only the documented repeats.
 
 `BAROGRAPH_STREAMS_KILLS` is the number of kills, 20 by default. Every other one comes after a commit, so that
 there is a checkpoint to restore; the others come as soon as a transaction has records. In between, the broker
@@ -32,7 +32,7 @@ Written = dict[str, list[bytes]]
 
 
 class Load(threading.Thread):
-    """Produces a stream in parts, so that each kill hits a job that works, over ends of the broker too."""
+    """Produces a stream in parts, so that each kill hits a busy job, even while the broker restarts."""
 
     def __init__(self, bootstrap: str, stream: Sequence[Sent]) -> None:
         super().__init__(daemon=True)
@@ -65,7 +65,7 @@ def records(kafka: RealKafka, *, committed: bool) -> int:
 
 
 def is_complete(found: Written, expected: Written) -> bool:
-    """Whether each VM has all that is expected at the end."""
+    """Return whether the records of each VM end with all the expected ones."""
     return all(found.get(key, [])[-len(values) :] == values for key, values in expected.items())
 
 

@@ -1,4 +1,4 @@
-"""A million records with everything that may arrive, through Flink, against the reader of docs/contract.md.
+"""Test of a million records of every kind through Flink, compared with the reader of docs/contract.md.
 
 `BAROGRAPH_STREAMS_RECORDS` is their number, a million by default. `unit/streams/test_million.py` compares the
 core with that reader record by record, and `test_streams.py` reads some thousand records through Flink.
@@ -37,14 +37,14 @@ PARTITIONS = 4
 PARALLELISM = (1, 4)
 WAIT_S = 3_600
 STATES = ("reporting", "stalled")
-"""What each run is told of every VM, so that its records can be told apart."""
+"""The state of every VM in each run, by which the records of the runs can be distinguished."""
 
 ACCEPTED = (Outcome.KEPT, Outcome.SUPERSEDED, Outcome.REDELIVERED)
 
 
 @dataclass
 class Expected:
-    """What must come out."""
+    """The expected output of the jobs."""
 
     records: dict[str, list[bytes]] = field(default_factory=dict[str, list[bytes]])  # of the pressure job
     dead: list[bytes] = field(default_factory=list[bytes])
@@ -111,7 +111,7 @@ def counted(port: int) -> tuple[int, ...]:
 
 
 def quality_of(kafka: RealKafka, state: str) -> dict[str, tuple[int, int, int]]:
-    """Return what the quality job counts of each VM that is in a state: samples kept, repeated and lost."""
+    """Return the quality job's counts for each VM in `state`: samples kept, repeated and lost."""
     found: dict[str, tuple[int, int, int]] = {}
     for each in consume(kafka.bootstrap, [VM_TOPIC], WAIT_S):
         document = json.loads(each.value)
@@ -129,7 +129,7 @@ def test_a_million_records_are_kept_dropped_and_counted_as_by_the_contracts_read
 ) -> None:
     """Each parallelism begins without checkpoints, so it reads and writes everything again.
 
-    What the job before has committed is deleted, since it shows here only how far a job has read.
+    The offsets that the previous job committed are deleted: here they only show how far a job has read.
     """
     need("flink")
     for topic in (SAMPLES_TOPIC, STATES_TOPIC, PRESSURE_TOPIC, VM_TOPIC, HOST_TOPIC, DEAD_LETTER_TOPIC):

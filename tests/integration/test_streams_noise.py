@@ -1,4 +1,4 @@
-"""The noisy-guest job on a real Flink and a real Kafka: both steps, against the core."""
+"""Test of the noisy-guest job on a real Flink and a real Kafka: both steps, compared with the core."""
 
 import json
 import time

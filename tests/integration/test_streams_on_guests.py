@@ -1,4 +1,4 @@
-"""The jobs on what real guests do: agent, Kafka and jobs against a second monitor of each guest."""
+"""Tests of the jobs with real guests: agent, Kafka and jobs, compared with each guest's second monitor."""
 
 import json
 import threading
@@ -37,7 +37,7 @@ SLACK_S = 60
 DAY_S = 86_400
 DAYS = 9
 LEAK_MIB = 4
-"""A day."""
+"""Per day."""
 
 Document = Mapping[str, Any]
 Update = tuple[int, Mapping[str, int]]
@@ -63,14 +63,14 @@ class SecondMonitor(threading.Thread):
                 self.updates.append((at_s, decoded(stats)))
 
     def stop(self) -> None:
-        """End it."""
+        """Stop reading."""
         self._ending.set()
         self.join(60)
         self._monitor.close()
 
 
 def shortages(updates: Sequence[Update]) -> list[tuple[int, bool]]:
-    """Return by update whether the condition of `pressure` holds, as docs/pressure.md has it."""
+    """Return for each update whether the condition of `pressure` in docs/pressure.md holds."""
     found: list[tuple[int, bool]] = []
     for (start_s, before), (end_s, now) in pairwise(updates):
         passed_s = end_s - start_s
@@ -82,7 +82,7 @@ def shortages(updates: Sequence[Update]) -> list[tuple[int, bool]]:
 
 
 def changes(updates: Sequence[Update]) -> list[tuple[str, int]]:
-    """Return when a guest that nothing is killed in is under pressure, and when it no longer is."""
+    """Return when a guest without OOM kills is under pressure, and when it no longer is."""
     found: list[tuple[str, int]] = []
     level, since_s, held = "none", 0, False
     for at_s, holds in shortages(updates):
@@ -193,9 +193,9 @@ def test_pressure_an_oom_kill_and_a_dark_host_are_seen_in_time(own_kafka: RealKa
 
 @pytest.mark.timeout(1_800)
 def test_a_leak_of_a_known_slope_is_forecast_within_a_tenth(own_kafka: RealKafka, folder: Path) -> None:
-    """The wall clock of QEMU and the agent is set forward, a day at a time; timers go on as they are.
+    """The wall clock of QEMU and the agent is set forward, a day at a time; timers are not affected.
 
-    The agent is stopped while the guest takes more memory, so that it reads nothing in between.
+    The agent is stopped while the guest uses more memory, so that it reads nothing in between.
     """
     need("qemu", "guest", "faketime", "flink")
     for topic in (SAMPLES_TOPIC, STATES_TOPIC, LEAK_TOPIC, DEAD_LETTER_TOPIC):

@@ -1,4 +1,4 @@
-"""streams/sql on a real Flink and a real Kafka: the newest rows are those of a plain reader."""
+"""Test of streams/sql on a real Flink and a real Kafka: the newest rows are those of a plain reader."""
 
 import json
 import random
@@ -26,7 +26,7 @@ Sent = tuple[str, str, dict[str, Any]]
 
 
 def sent(seed: int) -> list[Sent]:
-    """Return what the jobs write of some VMs and hosts, in the order of writing."""
+    """Return records of the jobs about some VMs and hosts, in the order of writing."""
     chance = random.Random(seed)
     records: list[Sent] = []
     for _ in range(300):

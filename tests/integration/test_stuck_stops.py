@@ -1,4 +1,4 @@
-"""SIGTERM while something hangs: the agent ends in time, and keeps what it has."""
+"""Tests of SIGTERM while something hangs: the agent ends in time, and keeps its records."""
 
 import os
 import signal
@@ -50,7 +50,7 @@ if os.environ.get("LIBVIRT"):
 
 
 class Stuck:
-    """An agent, and what of its surroundings hangs."""
+    """An agent, and the parts of its environment that hang."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -71,7 +71,7 @@ class Stuck:
         return running
 
     def make(self, what: str) -> None:
-        """Let `what` hang from now on, and wait until something does."""
+        """Make `what` hang from now on, and wait until a call hangs."""
         (self.hang / what).touch()
         deadline_s = time.monotonic() + 150
         while not (self.hang / "hangs").exists():
@@ -214,7 +214,7 @@ def test_sigterm_ends_the_agent_in_time_although_its_log_cannot_be_written(stuck
         text = b""
         while b"discovery" not in text:
             text += os.read(reader, 65536)
-        # An agent that cannot log does not go on, so the first records must be on disk before.
+        # An agent that cannot log is blocked, so the first records must be on disk before.
         while not any(each.records for each in contents(stuck.state / "spool.sqlite").waiting.values()):
             time.sleep(0.05)
         filler = os.open(log, os.O_WRONLY | os.O_NONBLOCK)
@@ -229,7 +229,7 @@ def test_sigterm_ends_the_agent_in_time_although_its_log_cannot_be_written(stuck
 
 
 def terminate(running: AgentProcess) -> int:
-    """Return the exit code."""
+    """Send SIGTERM, and check that the agent ends in time; return its exit code."""
     running.process.send_signal(signal.SIGTERM)
     began_s = time.monotonic()
     code = running.process.wait(120)

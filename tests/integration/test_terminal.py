@@ -1,4 +1,4 @@
-"""`barograph status`, `top` and `tap` against running agents with simulated VMs."""
+"""Tests of `barograph status`, `top` and `tap` with running agents and simulated VMs."""
 
 import json
 import signal
@@ -25,12 +25,12 @@ def states(url: str) -> list[str]:
 
 
 @pytest.mark.anyio
-async def test_a_vm_that_freezes_is_a_problem_with_its_next_step_in_both(folder: Path) -> None:
+async def test_a_frozen_vm_is_a_problem_with_its_next_step_in_status_and_top(folder: Path) -> None:
     words = ("--monitor", f"{folder}/*.qmp", "--interval", "1s")
     env = {**WEB, "BAROGRAPH_MEMORY__INTERVAL": "1s"}
     with simulated(folder, vms=3, preset=1) as hypervisor, agent(folder, *words, env=env) as process:
         url = url_when_told(process)
-        wait_until(lambda: states(url) == ["reporting"] * 3, "all report")
+        wait_until(lambda: states(url) == ["reporting"] * 3, "all VMs are reporting")
         well = barograph("status", "--url", url)
         wait_until(lambda: "available" in barograph("status", "--url", url).stdout, "the host's memory")
         frozen = hypervisor.vms[1]
@@ -66,7 +66,7 @@ def test_the_records_of_a_running_agent_are_shown_as_they_are_made(folder: Path)
     env = {**WEB, "BAROGRAPH_MEMORY__INTERVAL": "1s", "BAROGRAPH_LINES__ENABLED": "true"}
     with simulated(folder, vms=2, preset=1) as hypervisor, agent(folder, *words, env=env) as process:
         url = url_when_told(process)
-        wait_until(lambda: states(url) == ["reporting"] * 2, "all report")
+        wait_until(lambda: states(url) == ["reporting"] * 2, "all VMs are reporting")
         first, frozen = hypervisor.vms
         choice = ("--kind", "sample", "--kind", "vm_memory")
         values = barograph("tap", str(first.qmp), "--url", url, *choice, "-o", "json", "--limit", "3")
@@ -89,7 +89,7 @@ def test_the_records_of_a_running_agent_are_shown_as_they_are_made(folder: Path)
 
 @contextmanager
 def watching(*words: str) -> Generator[Iterator[str]]:
-    """The lines of a `tap` that is interrupted at the end of the block, as by Ctrl-C."""
+    """Yield the lines of a `tap`, which is interrupted at the end of the block as by Ctrl-C."""
     argv = [sys.executable, "-m", "agent", "tap", *words]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

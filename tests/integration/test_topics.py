@@ -1,4 +1,4 @@
-"""`barograph topics` with a real broker: what it finds, what it creates, and that its commands suffice."""
+"""Tests of `barograph topics` with a real broker: its findings, the topics it creates, its commands."""
 
 import json
 import shlex
@@ -30,7 +30,7 @@ CLASSES = {
     "kafka-acls.sh": "org.apache.kafka.tools.AclCommand",
     "kafka-configs.sh": "kafka.admin.ConfigCommand",
 }
-"""What the scripts in Kafka's bin/ run."""
+"""The classes that the scripts in Kafka's bin/ run."""
 
 DAY_MS = 86_400_000
 GOOD = {"retention_ms": str(14 * DAY_MS)}
@@ -52,7 +52,7 @@ BAD: list[tuple[int, dict[str, str], str, str]] = [
 
 @pytest.fixture(scope="module")
 def broker(session_folder: Path) -> Generator[RealKafka]:
-    """A broker without logins, beside one listener with logins and ACLs; the lab's own user may do all."""
+    """Yield a broker with a listener that allows everything, and one with logins and ACLs."""
     need("kafka")
     login = free_port()
     settings = {
@@ -72,7 +72,7 @@ def broker(session_folder: Path) -> Generator[RealKafka]:
 
 @pytest.fixture
 def names() -> dict[str, str]:
-    """A new name for each topic of the settings, by the kind of its records."""
+    """Return a new name for each topic of the settings, by the kind of its records."""
     mark = uuid.uuid4().hex[:8]
     return {kind: f"{kind}-{mark}" for kind in Settings(bootstrap_servers=()).topics()}
 
@@ -89,7 +89,7 @@ def topics(words: str, address: str, names: Mapping[str, str], sasl: Sasl | None
 
 
 def findings(done: Result, topic: str) -> dict[str, str]:
-    """The levels by code of one topic, without what is right."""
+    """Return the levels of one topic's findings by code, without those that are `ok`."""
     found: list[Mapping[str, Any]] = json.loads(done.stdout)["findings"]
     return {each["code"]: each["level"] for each in found if each["topic"] == topic and each["level"] != "ok"}
 
@@ -129,7 +129,7 @@ def test_each_finding_on_a_real_topic(
     assert done.exit_code == (level == "error")
 
 
-def test_create_makes_what_is_missing_and_changes_nothing(
+def test_create_creates_missing_topics_and_changes_no_others(
     broker: RealKafka, names: dict[str, str], tmp_path: Path
 ) -> None:
     samples, states = names["samples"], names["states"]

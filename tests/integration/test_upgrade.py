@@ -1,4 +1,4 @@
-"""The agent on the state directory of another version: up, and down again."""
+"""Tests of the agent with the state directory of another version: an upgrade, and a downgrade."""
 
 import json
 import sqlite3
@@ -17,7 +17,7 @@ from tests.lab.record_release import RELEASES, contents, record
 
 THIS_TREE = "this tree"
 OF_KAFKA = ("samples", "states", "memory")
-# The records of a recording have fixed times, which must be no reason to drop them.
+# The records of a recording have fixed times; they must not be dropped because of their age.
 KEPT = {"BAROGRAPH_SPOOL__MODE": "disk", "BAROGRAPH_SPOOL__AGE": "365d"}
 
 
@@ -46,7 +46,7 @@ def queued(directory: Path) -> int:
     return sum(waiting[queue]["records"] for queue in OF_KAFKA)
 
 
-def test_the_agent_delivers_what_every_release_left(
+def test_the_agent_delivers_the_records_that_every_release_left(
     recording: Path, state: Path, folder: Path, embedded_kafka: EmbeddedKafka
 ) -> None:
     expected = json.loads((recording / "contents.json").read_text())
@@ -70,7 +70,7 @@ def test_the_agent_delivers_what_every_release_left(
 
 
 @pytest.mark.parametrize("newer", ["spool.sqlite", "owed.json"])
-def test_an_older_agent_says_what_to_do_and_changes_nothing(
+def test_an_older_agent_refuses_to_start_and_changes_nothing(
     folder: Path, embedded_kafka: EmbeddedKafka, newer: str
 ) -> None:
     record(folder / "recording")
@@ -89,7 +89,7 @@ def test_an_older_agent_says_what_to_do_and_changes_nothing(
     assert "install that version again, or " in refused.stderr
     assert files(state) == before
 
-    # The other way that the message offers: the older agent runs without the file, which stays as it is.
+    # The other option in the message: the older agent runs without the file, which stays unchanged.
     (state / newer).rename(folder / newer)
     with agent(folder / "older", *words[1:], state=state, env=KEPT) as process:
         process.wait_for_log("discovery")

@@ -1,4 +1,4 @@
-"""What each VM was given and what it takes of the host, of real guests, beside /proc read by the test."""
+"""Tests of the memory that real VMs are given and use of the host, compared with /proc."""
 
 import re
 from contextlib import ExitStack
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.guest, pytest.mark.timeout(1200)]
 EACH_SECOND = {"BAROGRAPH_MEMORY__INTERVAL": "1s"}
 MIB = 1 << 20
 DEFLATING = ("-device", "virtio-balloon-pci,id=balloon0,deflate-on-oom=on")
-# Where memory may be plugged, the guest sets 64 MiB aside at its boot.
+# Where memory may be plugged in, the guest reserves 64 MiB when it boots.
 MORE = ("-m", "256,slots=2,maxmem=1G", "-object", "memory-backend-ram,id=more,size=256M")
 VIRTIO_MEM = (*MORE, "-device", "virtio-mem-pci,id=vmem0,memdev=more,requested-size=128M")
 
@@ -33,7 +33,7 @@ def memory_of(lines: Lines, name: str) -> list[dict[str, Any]]:
 
 
 def next_memory(lines: Lines, name: str) -> dict[str, Any]:
-    """Return the second record from now on: all of it was read after the call."""
+    """Return the second record from now on: the agent read all its values after the call."""
     before = len(memory_of(lines, name))
     lines.wait(lambda: len(memory_of(lines, name)) >= before + 2, f"memory of {name}")
     return memory_of(lines, name)[-1]
@@ -46,7 +46,7 @@ def resident_bytes(pid: int) -> int:
 
 
 @pytest.mark.usefixtures("real_qemu")
-def test_given_and_taken_stand_beside_each_other_for_each_kind_of_vm(folder: Path) -> None:
+def test_a_record_has_the_given_and_the_used_memory_of_each_kind_of_vm(folder: Path) -> None:
     with ExitStack() as started:
         vms = {
             "plain": started.enter_context(qemu.guest(folder, "plain")),
@@ -141,7 +141,7 @@ def test_memory_plugged_in_and_a_process_that_ends_show_in_the_records(folder: P
 
 
 @pytest.mark.usefixtures("real_libvirt")
-def test_a_domain_has_its_memory_from_libvirt(folder: Path) -> None:
+def test_a_domain_shows_its_memory_through_libvirt(folder: Path) -> None:
     with libvirtd(folder, "one") as daemon:
         domain = daemon.domain("g")
         env = with_bindings(**EACH_SECOND)

@@ -1,4 +1,4 @@
-"""A running agent asked over HTTP: probes from start to end, and clients that mean no good."""
+"""Tests of a running agent over HTTP: probes from start to end, and hostile clients."""
 
 import json
 import socket
@@ -40,7 +40,7 @@ def wait_until(holds: Callable[[], bool], what: str, timeout_s: float = 180.0) -
         time.sleep(0.02)
 
 
-def test_it_is_ready_without_its_sinks_and_says_stopping_to_the_end(folder: Path) -> None:
+def test_the_agent_is_ready_without_its_sinks_and_reports_stopping_until_it_ends(folder: Path) -> None:
     nobody = f"127.0.0.1:{free_port()}"
     env = {**WEB, "BAROGRAPH_SHUTDOWN__DEADLINE": "3s", "BAROGRAPH_KAFKA__REQUEST_TIMEOUT": "1s"}
     with agent(folder, "--monitor", f"{folder}/*.qmp", "--kafka", nobody, env=env) as process:
@@ -53,13 +53,13 @@ def test_it_is_ready_without_its_sinks_and_says_stopping_to_the_end(folder: Path
         def health() -> dict[str, Any]:
             return json.loads(ask(url, "healthz")[1])
 
-        wait_until(lambda: health()["state"] == "degraded", "the sink's trouble is told")
+        wait_until(lambda: health()["state"] == "degraded", "the degraded sink")
         parts = health()["components"]
 
         def first_line() -> str:
             return ask(url, "plain")[1].partition("<p>")[2].partition("</p>")[0]
 
-        # One truth: the record for the topic, the page's first line and the log.
+        # The record for the topic, the page's first line and the log must agree.
         wait_until(
             lambda: "<p>" in ask(url, "plain")[1] and first_line().startswith("degraded: "), "the page"
         )
@@ -155,16 +155,16 @@ def test_slow_and_flooding_clients_cost_collection_nothing_and_keep_no_probe_out
         assert process.stop() == 0
 
     assert len(collected) >= 8
-    assert sum(each["missed_at_most"] for each in collected) <= 2, "of the guest's own, on a busy machine"
+    assert sum(each["missed_at_most"] for each in collected) <= 2, "more than a busy machine causes"
     assert probes >= 4
 
 
 @pytest.mark.alone
 @pytest.mark.paired
 def test_clients_that_do_not_read_large_answers_keep_no_scraper_out_and_cost_little(folder: Path) -> None:
-    """Of one address, more than the server has connections, and new ones all the time.
+    """One address opens more connections than the server allows, and new ones all the time.
 
-    An answer about 2,000 VMs is more than the kernel takes from the server for a client that does not read.
+    An answer about 2,000 VMs is more than the kernel buffers for a client that does not read.
     The new ones come slowly enough that a busy agent renders an answer before all connections wait for it.
     """
     vms, clients_max, rounds = 2_000, 100, 10
@@ -180,7 +180,8 @@ def test_clients_that_do_not_read_large_answers_keep_no_scraper_out_and_cost_lit
             try:
                 return ask(url, "metrics")[1].count("\nqemu_vm_") > len(State) * vms
             except NO_ANSWER:
-                # A connection ends after 10 s, which a busy machine may need. Sooner, others kept it out.
+                # A connection ends after 10 s, which a busy machine may need. If it ends earlier, the
+                # other clients kept it out.
                 lasted_s = time.monotonic() - begun_s
                 if lasted_s < 9:
                     kept_out.append(lasted_s)
@@ -211,7 +212,7 @@ def test_clients_that_do_not_read_large_answers_keep_no_scraper_out_and_cost_lit
                 for _ in range(rounds):
                     wait_until(is_answered, f"the scraper beside clients of {path}", 60)
                 more_bytes = process.resident_bytes() - before_bytes
-                # A busy scraper may connect, and have no CPU for the second in which it has to ask.
+                # A busy scraper may connect, but get no CPU for the second in which it must send a request.
                 assert len(kept_out) <= 1
             finally:
                 over.set()
@@ -253,7 +254,7 @@ def test_a_scrape_shows_what_is_documented_and_prometheus_stores_it(folder: Path
     assert float(at["value"][1]) == int(float(at["value"][1]))  # last_update, not the time of the scrape
     assert 0 <= newest - float(at["value"][1]) < 60
     assert shown - known == {"target", "qemu_vm"}  # info families
-    # The guest's depend on its kernel, those of memory on `memory.interval` and on the host.
+    # The guest's metrics depend on its kernel, those of memory on `memory.interval` and on the host.
     depends = (
         "qemu_vm_guest_",
         "qemu_vm_memory_",
@@ -287,13 +288,13 @@ def test_vms_that_come_and_go_leave_no_series_behind(folder: Path) -> None:
         assert process.stop() == 0
 
     assert of_vms_before == 0
-    # How old what waits is has a series only while something waits.
+    # The age of the oldest queued record has a series only while a record is queued.
     assert {each for each in own_before ^ own_after if "queue_age" not in each} == set()
 
 
 @pytest.mark.guest
 @pytest.mark.usefixtures("real_qemu")
-def test_the_books_balance_at_any_instant(folder: Path) -> None:
+def test_the_totals_add_up_at_any_time(folder: Path) -> None:
     words = ("--monitor", f"{folder}/*.qmp", "--interval", "1s")
     with qemu.guest(folder, "g"), agent(folder, *words, env=WEB) as process, Audit(process) as audit:
         lines = Lines(process)

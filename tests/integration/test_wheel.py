@@ -1,4 +1,4 @@
-"""What is installed is what was built: the wheel, in an environment of its own, away from the checkout."""
+"""Test of the built wheel in an environment of its own, outside the checkout."""
 
 import json
 import os
