@@ -1,4 +1,4 @@
-"""Causes in Kafka, OTLP backends and libvirt, with peers that answer as told."""
+"""Causes of failed checks in Kafka, OTLP backends and libvirt, with scripted peers."""
 
 import ssl
 from collections.abc import Callable, Generator, Mapping
@@ -26,7 +26,7 @@ STANDIN = Path(__file__).parents[1] / "lab" / "standin"
 
 
 def broker(case: Case, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> Peer:
-    """Start a broker that names itself by `host`, and let the command use it."""
+    """Start a broker that advertises `host`, and configure the command to use it."""
     peer = Peer(versions=(*VERSIONS, (17, 0, 1), (36, 0, 0)))
     peer.answers = {METADATA: lambda: metadata(peer.port, host=host)}
     address = case.stack.enter_context(scripted_kafka_thread(peer, tls))
@@ -69,7 +69,7 @@ def _(case: Case) -> Generator[None]:
         "BAROGRAPH_KAFKA__BOOTSTRAP_SERVERS": f"localhost:{peer.port}",
         "BAROGRAPH_KAFKA__TLS__ENABLED": "true",
     }
-    # A process of its own: uvloop closes a failed handshake late and warns, and here a warning is an error.
+    # In a process of its own, since uvloop closes a failed handshake late and warns, an error under pytest.
     case.within = ["env"]
     yield
     case.environ["BAROGRAPH_KAFKA__TLS__CA_FILE"] = str(TLS / "localhost-cert.pem")
@@ -113,7 +113,7 @@ TOPIC: Mapping[Code, dict[str, Any]] = {
     Code.TOPIC_COMPRESSION: {"config": CONFIG | {"compression.type": "lz4"}},
     Code.TOPIC_CONFIG: {"config": None},
 }
-"""What one topic shows. tests/integration/test_topics.py makes the same on a real broker."""
+"""What differs in a topic. tests/integration/test_topics.py makes the same differences on a real broker."""
 
 
 def _audited(*, refused: bool = False, **changed: Any) -> list[Finding]:
@@ -140,7 +140,7 @@ for _code, _changed in (*TOPIC.items(), (Code.TOPIC_IDEMPOTENCE, {"refused": Tru
 
 
 def http_backend(case: Case, *signals: str) -> HttpBackend:
-    """Start a backend for these signals, and let the command use it."""
+    """Start a backend that accepts these signals, and configure the command to use it."""
     backend = HttpBackend()
     case.stack.callback(backend.close)
     backend.answer = lambda request: Answer(200 if request.path.split("/")[-1] in signals else 404)

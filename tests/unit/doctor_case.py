@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from typer.testing import CliRunner
 
-from agent import doctor  # before a test changes the user, who may not read our files
+from agent import doctor  # before a test changes to a user who may not read the files
 from agent.cli import cli
 from agent.core.doctor.codes import Code
 from agent.core.findings import Finding
@@ -31,7 +31,7 @@ ORDER = ("ok", "warning", "error")
 
 @dataclass
 class Case:
-    """A host, and the words and variables of the command."""
+    """A host, and the arguments and environment variables of the command."""
 
     folder: Path  # short, and open for all users
     stack: ExitStack
@@ -126,7 +126,7 @@ class Case:
 
 @contextmanager
 def as_user(user: int) -> Generator[None]:
-    """Have the rights of another user for the length of the block."""
+    """Run the block with the rights of another user."""
     if user:
         os.setegid(user)
         os.seteuid(user)
@@ -141,7 +141,7 @@ def as_user(user: int) -> Generator[None]:
 Cause = Callable[[Case], Generator[None]]
 RED: dict[Code, Cause] = {}
 AS_ROOT: set[Code] = set()
-"""Causes that only root can make."""
+"""The codes with a cause that needs root."""
 
 
 def red(code: Code, *, as_root: bool = False) -> Callable[[Cause], Cause]:

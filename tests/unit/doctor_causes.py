@@ -1,4 +1,4 @@
-"""Causes in the configuration, the host, the state directory and the agent."""
+"""Causes of failed checks in the configuration, the host, the state directory and the agent."""
 
 import json
 import os
@@ -221,7 +221,7 @@ def _(case: Case) -> Generator[None]:
 @red(Code.STATE_SPACE)
 def _(case: Case) -> Generator[None]:
     case.environ |= {"BAROGRAPH_SPOOL__MODE": "disk", "BAROGRAPH_SPOOL__SIZE": "1TiB"}
-    case.environ["BAROGRAPH_STATE_DIRECTORY"] = "/dev/shm"  # has less
+    case.environ["BAROGRAPH_STATE_DIRECTORY"] = "/dev/shm"  # has less space
     yield
     case.environ["BAROGRAPH_SPOOL__SIZE"] = "64MiB"
 
@@ -265,7 +265,7 @@ def _(case: Case) -> Generator[None]:
 
 
 def in_a_container(memory_max_mib: int) -> list[str]:
-    """Return a command that runs its arguments where the root of the cgroups has this limit."""
+    """Return a command that runs its arguments with this limit on the root cgroup."""
     limit = "/sys/fs/cgroup/memory.max"
     script = f'mount -t tmpfs none /sys/fs/cgroup && echo {memory_max_mib << 20} >{limit} && exec "$@"'
     return ["unshare", "--mount", "sh", "-c", script, "sh"]

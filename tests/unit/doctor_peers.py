@@ -1,4 +1,4 @@
-"""Causes behind the socket of a monitor, and those that only a running agent sees."""
+"""Causes of failed checks in a monitor's peer, and those that only a running agent reports."""
 
 import json
 import socket
@@ -35,18 +35,18 @@ def storage_daemon(client: socket.socket) -> None:
 
 
 def silent(client: socket.socket) -> None:
-    """Accept, and send nothing, as a monitor does that another client holds."""
+    """Send nothing, like a monitor that another client holds."""
     client.recv(1)
 
 
 def other_protocol(client: socket.socket) -> None:
-    """Send what is not QMP."""
+    """Send data that is not QMP."""
     client.sendall(b"SSH-2.0-OpenSSH_9.2\r\n" * 2)
     client.recv(1)
 
 
 def hanging_up(client: socket.socket) -> None:
-    """Greet, and hang up."""
+    """Send a greeting, and close the connection."""
     _greet(client)
 
 
@@ -54,7 +54,7 @@ def _with_peer(accept: Callable[[socket.socket], None]) -> Cause:
     def cause(case: Case) -> Generator[None]:
         path = case.listen("a.qmp", accept=accept)
         yield
-        path.unlink()  # narrow the glob: only the storage daemon below is left
+        path.unlink()  # as if the glob were narrowed to the socket below
         case.within = []
         case.listen("b.qmp", accept=storage_daemon if accept is not storage_daemon else silent)
 

@@ -1,4 +1,4 @@
-"""Causes in a pod: a root with the files that a pod has, looked at as in one."""
+"""Causes of failed checks in a pod. A folder with the files of a pod takes the place of its root."""
 
 import socket
 from collections.abc import Callable, Generator

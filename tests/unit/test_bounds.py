@@ -1,4 +1,4 @@
-"""What can grow, filled past its bound: a row of the table in docs/limits.md each, and no row without."""
+"""Tests that fill each bound in the table of docs/limits.md, and a check that the table has all of them."""
 
 import re
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -104,7 +104,7 @@ async def test_vms_watched_are_bounded_and_the_next_ones_have_their_turn() -> No
 
 async def _until(holds: Callable[[], bool]) -> None:
     with anyio.fail_after(60):
-        while not holds():  # noqa: ASYNC110 - nobody sets an event for it
+        while not holds():  # noqa: ASYNC110 - there is no event for it
             await anyio.sleep(0.005)
 
 
@@ -429,7 +429,7 @@ FILLED: Mapping[str, Sequence[str]] = {
         "unit/web/test_overview.py::test_hostile_text_is_bounded_and_sizes_are_exact_or_not_known"
     ],
 }
-"""By the row's name: the tests that fill it."""
+"""The tests that fill each bound, by the name of its row."""
 
 
 def _rows() -> list[str]:
@@ -438,7 +438,7 @@ def _rows() -> list[str]:
     return [line.split("|")[1].strip() for line in lines]
 
 
-def test_every_row_is_filled_and_what_is_filled_has_a_row() -> None:
+def test_every_row_of_the_table_has_its_tests_and_no_row_is_missing() -> None:
     rows = _rows()
 
     assert len(rows) == len(set(rows)) >= 33
@@ -446,7 +446,7 @@ def test_every_row_is_filled_and_what_is_filled_has_a_row() -> None:
 
 
 @pytest.mark.parametrize("test", sorted({test for tests in FILLED.values() for test in tests}))
-def test_what_fills_it_is_there(test: str) -> None:
+def test_the_tests_of_each_row_exist(test: str) -> None:
     file, _, name = test.partition("::")
 
     assert re.search(rf"^(async )?def {name}\(", (TESTS / file).read_text(), re.MULTILINE)

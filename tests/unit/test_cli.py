@@ -17,7 +17,7 @@ HOST = {"BAROGRAPH_HOST__ID": "host-1", "BAROGRAPH_HOST__NAME": "one"}
 
 @pytest.fixture(autouse=True)
 def logging_as_before() -> Generator[None]:
-    """Restore logging, which some commands configure: they run in this process."""
+    """Restore logging, since some commands configure it and run in this process."""
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
     yield

@@ -1,4 +1,4 @@
-"""`barograph doctor`: each check fails on a real cause, and passes once its hint was followed."""
+"""`barograph doctor`: each check fails on a real cause, and passes once its hint is followed."""
 
 import json
 import os
@@ -42,7 +42,7 @@ SLOW = {
 
 @pytest.fixture
 def case() -> Generator[Case]:
-    folder = Path(tempfile.mkdtemp(prefix="bd-", dir="/tmp"))  # a socket's path is short
+    folder = Path(tempfile.mkdtemp(prefix="bd-", dir="/tmp"))  # short, since a socket's path must be
     folder.chmod(0o755)
     with ExitStack() as stack:
         yield Case(folder, stack)
@@ -52,7 +52,7 @@ def case() -> Generator[Case]:
 @pytest.mark.parametrize(
     "code", [pytest.param(code, marks=[pytest.mark.slow] * (code in SLOW), id=str(code)) for code in RED]
 )
-def test_a_check_fails_on_its_cause_and_passes_once_the_hint_was_followed(code: Code, case: Case) -> None:
+def test_a_check_fails_on_its_cause_and_passes_once_the_hint_is_followed(code: Code, case: Case) -> None:
     if code in AS_ROOT and os.geteuid() != 0:
         pytest.skip("only root can act for another user")
     cause = RED[code](case)
@@ -252,7 +252,7 @@ def test_a_backend_of_logs_that_does_not_answer_in_time_is_named_with_its_settin
     assert found["hint"] == "check otlp.logs_endpoint and DNS"
 
 
-def test_a_remedy_is_told_from_an_answer_that_contains_semicolons(case: Case) -> None:
+def test_a_remedy_is_found_after_an_answer_that_contains_semicolons(case: Case) -> None:
     words = "otlp.endpoint: h:4317 is unreachable (gRPC UNAVAILABLE: all; refused); check the port"
     fact = OtlpFact("metrics", "h:4317", stage="connect", detail=words)
 

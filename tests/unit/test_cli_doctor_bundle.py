@@ -1,4 +1,4 @@
-"""`barograph doctor --bundle`: what is in the archive, what is not, and which files it leaves alone."""
+"""Tests of `barograph doctor --bundle`: what the archive contains, and which files are left alone."""
 
 import json
 import stat
@@ -16,7 +16,7 @@ SECRET = "swordfish-42"
 
 
 def _allow(bundle: str | None) -> None:
-    """Refuse nothing."""
+    """Accept any file."""
 
 
 def bundled(tmp_path: Path, *words: str, **environ: str) -> Result:
@@ -64,7 +64,7 @@ def test_the_archive_has_everything_but_secrets_and_only_its_owner_can_read_it(t
 
 
 @pytest.mark.parametrize("kind", ["file", "link", "dangling"])
-def test_what_exists_is_not_overwritten(tmp_path: Path, kind: str) -> None:
+def test_an_existing_file_is_not_overwritten(tmp_path: Path, kind: str) -> None:
     file, victim = tmp_path / "report.tar.gz", tmp_path / "victim"
     if kind != "dangling":
         victim.write_text("mine")

@@ -61,7 +61,7 @@ def test_the_configured_address_is_used() -> None:
 
 def test_an_agent_that_does_not_answer_is_reported() -> None:
     with answering(STARTING) as place:
-        pass  # it stops here
+        pass  # the agent stops here
 
     done = health("--web", place)
 

@@ -96,7 +96,7 @@ def test_dead_letters_as_json_have_headers_and_value(spool: Path) -> None:
     assert oldest["value"]["data"]["sequence"] == 3
 
 
-def test_a_dead_letter_that_is_no_json_or_unreadable_is_listed_as_json_too(spool: Path) -> None:
+def test_a_dead_letter_that_is_not_json_or_unreadable_is_listed_as_json_too(spool: Path) -> None:
     connection = sqlite3.connect(spool)
     connection.execute("UPDATE dead_letters SET value = x'ff00' WHERE position = 2")
     connection.execute("UPDATE dead_letters SET headers = x'ff' WHERE position = 1")
@@ -183,7 +183,7 @@ def test_a_damaged_spool_is_exit_code_1(tmp_path: Path) -> None:
         "2 problems:",
         "  samples 2: VM vm-1: sequence 3 follows sequence 1 of epoch epoch-1: 1 sample missing",
     ]
-    assert done.stdout.splitlines()[-1].startswith("  memory of ?[31m: ")  # does not steer the terminal
+    assert done.stdout.splitlines()[-1].startswith("  memory of ?[31m: ")  # does not control the terminal
 
 
 def missing(path: Path) -> None:

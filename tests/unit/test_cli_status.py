@@ -1,4 +1,4 @@
-"""`barograph status` shows what is wrong, worst first, whatever the VMs are named."""
+"""`barograph status` shows what is wrong, worst first, whatever the names of the VMs."""
 
 import json
 from collections.abc import Mapping
@@ -99,7 +99,7 @@ def test_pressure_comes_first_then_unexpected_states_then_the_vms_with_the_least
     ]
 
 
-def test_the_host_and_the_agent_are_above() -> None:
+def test_the_host_and_the_agent_are_above_the_problems() -> None:
     parts = {
         "spool": {"state": "ok", "why": "on disk"},
         "kafka.states": {"state": "ok", "why": "0 records queued"},
@@ -258,7 +258,7 @@ def test_vms_with_the_same_share_are_in_the_order_of_their_names() -> None:
         ("new-state", "why", 1),
     ],
 )
-def test_the_exit_code_says_whether_all_report(state: str, reason: str, code: int) -> None:
+def test_the_exit_code_shows_whether_all_vms_report(state: str, reason: str, code: int) -> None:
     with answering({"/status": (200, document(vm("a", state, reason=reason)))}) as place:
         assert status("--web", place).exit_code == code
 
@@ -348,7 +348,7 @@ def test_output_to_a_pipe_has_no_color() -> None:
         assert "\x1b" not in status("--web", place).stdout
 
 
-def test_lines_carry_how_urgent_they_are() -> None:
+def test_lines_have_the_urgency_of_their_vm() -> None:
     lines = list(screen([parsed(vm("o", "reporting", 1, level="oom"))], (), wide=False))
 
     assert [line.urgency for line in lines if line.text.startswith("o ")] == [Urgency.OOM]

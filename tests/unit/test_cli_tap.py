@@ -1,4 +1,4 @@
-"""`barograph tap`: the records of agents that are made of values, in lines."""
+"""Tests of `barograph tap`: the lines that it shows for the records of scripted agents."""
 
 import json
 from collections.abc import Generator, Mapping, Sequence
@@ -119,7 +119,7 @@ def test_the_kinds_are_those_of_the_agent() -> None:
 
 
 class Script:
-    """An agent that gives some answers in turn, and then none."""
+    """An agent that gives these answers in turn, and then refuses."""
 
     def __init__(self, *pages: Mapping[str, Any] | str) -> None:
         self.pages = list(pages)
@@ -175,7 +175,7 @@ def test_the_records_are_shown_once_until_the_limit() -> None:
     assert all(query["kind"] == ["sample", "vm_state"] and "vm" not in query for query in script.queries)
 
 
-def test_records_that_were_skipped_a_lost_agent_and_a_restart_are_told() -> None:
+def test_skipped_records_a_lost_agent_and_a_restart_are_reported() -> None:
     script = Script(page(1), page(9, {"n": 1}, skipped=7), "no json", page(3, {"n": 2}, run="s", skipped=2))
     with scripted(script) as url:
         done = tap("--url", url, "-o", "json", "--limit", "2")
@@ -192,7 +192,7 @@ def test_records_that_were_skipped_a_lost_agent_and_a_restart_are_told() -> None
     ]
 
 
-def test_a_vm_that_is_not_there_is_told() -> None:
+def test_an_unknown_vm_is_reported() -> None:
     odd = "a b/\udcff&kind=x"
     script = Script(page(1, vms=0), page(2, {"n": 1}))
     with scripted(script) as url:
@@ -203,7 +203,7 @@ def test_a_vm_that_is_not_there_is_told() -> None:
     assert script.queries[0] == {"vm": ["a b/?&kind=x"]}
 
 
-def test_of_several_agents_one_is_enough() -> None:
+def test_one_of_several_agents_is_enough() -> None:
     answers = Script(page(1), page(2, {"host": {"id": "a", "name": "one"}}))
     with scripted(answers) as url, scripted(Script()) as other:
         done = tap("--url", url, "--url", other, "--limit", "1")

@@ -1,4 +1,4 @@
-"""`barograph top`: what it shows, and its keys, at 80 columns."""
+"""Tests of `barograph top`: what it shows, and its keys, at 80 columns."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -72,7 +72,7 @@ def test_the_filter_looks_at_all_words_of_a_vm(needle: str, expected: list[str])
     assert names([status], needle=needle) == expected
 
 
-def test_changes_of_state_are_seen_from_answer_to_answer_and_from_the_state_before_the_first() -> None:
+def test_changes_of_state_are_seen_between_answers_and_before_the_first() -> None:
     changes = Changes()
     first = vm("a", "stalled")
     first["state"]["previous_state"] = "reporting"
@@ -126,7 +126,7 @@ def test_without_a_terminal_it_is_refused() -> None:
 
 
 class Agents:
-    """Answers for the screen, which a test replaces."""
+    """The answers for the screen, which a test can replace."""
 
     def __init__(self, *texts: str) -> None:
         self.texts: Sequence[str] = texts
@@ -244,7 +244,7 @@ async def test_the_detail_follows_the_vm() -> None:
 
 
 @pytest.mark.anyio
-async def test_the_problems_have_their_next_steps_those_of_the_agent_too() -> None:
+async def test_the_problems_of_vms_and_of_the_agent_have_their_next_steps() -> None:
     parts = {"kafka.samples": {"state": "degraded", "why": "no broker"}, "spool": {"state": "ok", "why": ""}}
     agents = Agents(document(*VMS, components=parts))
     app = top(agents)

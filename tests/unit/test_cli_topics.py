@@ -1,4 +1,4 @@
-"""`barograph topics` without a cluster: what it prints, and how it ends where no broker answers."""
+"""Tests of `barograph topics` without a cluster: what it prints, and how it ends if no broker answers."""
 
 import json
 import shlex
@@ -72,7 +72,7 @@ def test_without_another_configuration_the_installed_file_is_read(
         ),
     ],
 )
-def test_settings_that_cannot_be(words: str, message: str) -> None:
+def test_impossible_settings_are_refused(words: str, message: str) -> None:
     done = topics(words)
 
     assert done.exit_code == 2
@@ -80,7 +80,7 @@ def test_settings_that_cannot_be(words: str, message: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["check", "create"])
-def test_no_broker_answers(command: str) -> None:
+def test_the_command_fails_if_no_broker_answers(command: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and does not answer
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         done = topics(

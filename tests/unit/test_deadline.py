@@ -1,4 +1,4 @@
-"""Deadlines on an event loop that is blocked, as one that gets no CPU is."""
+"""Tests of deadlines on an event loop that is blocked, like one that gets no CPU."""
 
 import gc
 import time
@@ -9,14 +9,14 @@ import anyio
 from agent.deadline import answer_within
 
 
-async def test_what_takes_too_long_is_canceled() -> None:
+async def test_a_block_that_takes_too_long_is_canceled() -> None:
     with answer_within(0.01) as scope:
         await anyio.sleep_forever()
 
     assert scope.cancelled_caught
 
 
-async def test_what_ends_in_time_leaves_no_timer_behind() -> None:
+async def test_a_block_that_ends_in_time_leaves_no_timer_behind() -> None:
     with answer_within(0.2) as scope:
         await anyio.lowlevel.checkpoint()
     await anyio.sleep(0.3)
@@ -50,7 +50,7 @@ async def test_silence_after_the_loop_was_blocked_is_canceled() -> None:
     assert scope.cancelled_caught
 
 
-async def test_what_ends_in_time_leaves_nothing_for_the_garbage_collector() -> None:
+async def test_a_block_that_ends_in_time_leaves_nothing_for_the_garbage_collector() -> None:
     gc.collect()
     gc.disable()
     try:

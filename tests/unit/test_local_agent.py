@@ -1,4 +1,4 @@
-"""What a program that is not the agent can do to `barograph status` and `barograph health`."""
+"""Tests of `barograph status` and `barograph health` with a program that is not the agent."""
 
 import socket
 import time

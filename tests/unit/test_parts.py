@@ -1,4 +1,4 @@
-"""A running agent has imported the libraries of what is configured, and no others."""
+"""A running agent imports only the libraries of what is configured."""
 
 import json
 import os
@@ -23,9 +23,9 @@ from agent import app
 anyio.run(app.run, load(flags, os.environ), partial(load, flags, os.environ))
 print(json.dumps(sorted(sys.modules)))
 """
-"""What `barograph run` does, and then the names of all modules. Records go to stdout: they come before."""
+"""Does what `barograph run` does, and then prints the names of all modules, after the records on stdout."""
 
-OF_KAFKA = {"aiokafka", "zstandard", "lz4", "snappy"}  # cramjam is of the spool too
+OF_KAFKA = {"aiokafka", "zstandard", "lz4", "snappy"}  # without cramjam, which the spool uses too
 OF_OTLP = {"opentelemetry", "google", "requests", "urllib3", "h2"}
 OF_THE_WEB = {"starlette", "uvicorn", "h11", "prometheus_client"}
 OF_NO_AGENT = {"grpc", "libvirt", "textual", "rich", "pygments", "pydantic_settings"}
@@ -34,7 +34,7 @@ NO_WEB = {"BAROGRAPH_WEB__ENABLED": "false"}
 
 
 def imported(folder: Path, settings: Mapping[str, str]) -> set[str]:
-    """Return the top-level modules of an agent that has found no VM and has then stopped."""
+    """Return the top-level modules of an agent that has found no VM and then stopped."""
     words = [sys.executable, "-c", RUN, str(folder)]
     environ = {**clean_environ(), **settings}
     with subprocess.Popen(
@@ -70,7 +70,7 @@ def test_each_part_imports_its_own_library(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_over_http_1_no_http_2_is_imported(tmp_path: Path) -> None:
+def test_otlp_over_http_1_does_not_import_http_2(tmp_path: Path) -> None:
     http = {**NO_WEB, "BAROGRAPH_OTLP__ENDPOINT": "http://127.0.0.1:1", "BAROGRAPH_SPOOL__MODE": "none"}
     modules = imported(tmp_path, http)
 

@@ -77,7 +77,7 @@ def test_the_series_do_not_depend_on_the_vms() -> None:
     assert len(before) < 150
 
 
-def test_reasons_that_are_in_no_list_are_counted_in_one_series() -> None:
+def test_unknown_reasons_are_counted_in_one_series() -> None:
     counters = Counters()
     for number in range(1_000):
         counters.add(Count.DROPPED, reason=f"kafka.samples:{number}")

@@ -1,4 +1,4 @@
-"""The bridge to threads that may hang."""
+"""Tests of the bridge to threads that may hang."""
 
 import gc
 import re
@@ -30,7 +30,7 @@ async def ended(thread: WorkerThread) -> None:
             await anyio.sleep(0.005)
 
 
-async def test_a_result_and_an_error_come_back_to_the_event_loop() -> None:
+async def test_a_result_and_an_error_reach_the_event_loop() -> None:
     thread = WorkerThread("test")
 
     assert await thread.run(lambda: threading.current_thread().name) == "test"
@@ -145,7 +145,7 @@ print("over")
 """
 
 
-def test_a_hung_call_does_not_hold_up_the_end_of_the_process() -> None:
+def test_a_hung_call_does_not_delay_the_end_of_the_process() -> None:
     done = subprocess.run([sys.executable, "-c", HANGS], check=True, capture_output=True, timeout=120)
 
     assert done.stdout == b"over\n"
@@ -172,7 +172,7 @@ async def test_single_calls_that_hang_are_bounded() -> None:
         with anyio.fail_after(60):
             while threads() < 40:  # noqa: ASYNC110 - a thread sets no event when it has begun
                 await anyio.sleep(0.005)
-        await anyio.sleep(0.05)  # in which there may be no more
+        await anyio.sleep(0.05)  # time in which more could begin
         group.cancel_scope.cancel()
     try:
         assert threads() <= 40

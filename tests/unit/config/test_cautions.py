@@ -26,7 +26,7 @@ def places(flags: Flags, environ: dict[str, str]) -> list[str]:
     return [each.place for each in load(flags, HOST | environ).cautions]
 
 
-def test_a_secret_that_every_user_can_read_is_named(flags: Flags, tmp_path: Path) -> None:
+def test_a_secret_that_every_user_can_read_is_reported(flags: Flags, tmp_path: Path) -> None:
     assert places(flags, {}) == []
 
     for name in ("token", "barograph.yaml"):
@@ -37,7 +37,7 @@ def test_a_secret_that_every_user_can_read_is_named(flags: Flags, tmp_path: Path
     assert places(flags, {"BAROGRAPH_IN_CONTAINER": "yes"}) == []
 
 
-def test_a_client_secret_and_a_token_that_every_user_can_read_are_named(tmp_path: Path) -> None:
+def test_a_client_secret_and_a_token_that_every_user_can_read_are_reported(tmp_path: Path) -> None:
     file = tmp_path / "secret"
     file.write_text("a.b.c")
     file.chmod(0o644)

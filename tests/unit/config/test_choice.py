@@ -1,4 +1,4 @@
-"""The choice of VMs, and the interval and policy of single entries, as users write them."""
+"""Tests of the settings that choose VMs, and of the interval and policy of single entries."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Constant labels, from the setting and from OpenTelemetry's variable; and those of libvirt's domains."""
+"""Tests of constant labels, from the setting and OpenTelemetry's variable, and of labels of domains."""
 
 import sys
 from pathlib import Path
@@ -61,7 +61,7 @@ def test_resource_attributes_that_cannot_be_parsed_are_ignored_as_a_whole(
     assert warning.message.startswith(says)
 
 
-def test_a_resource_attribute_that_is_no_label_is_ignored_alone(tmp_path: Path) -> None:
+def test_a_resource_attribute_that_is_not_a_label_is_ignored_alone(tmp_path: Path) -> None:
     many = ",".join(f"a{number}=1" for number in range(40))
     config = loaded(tmp_path, OTEL_RESOURCE_ATTRIBUTES=f"app/name=x,a.b=1,a_b=2,{many}")
 

@@ -1,4 +1,4 @@
-"""The libvirt section of the configuration."""
+"""Tests of the libvirt section of the configuration."""
 
 import sys
 from pathlib import Path

@@ -116,7 +116,7 @@ def test_otel_variables_for_metrics_override_the_general_ones_and_their_endpoint
 
 
 @pytest.mark.parametrize(("logs", "required"), [("auto", False), ("true", True), ("false", None)])
-def test_logs_go_where_metrics_go_unless_they_are_off(logs: str, required: bool | None) -> None:
+def test_logs_use_the_endpoint_for_metrics_unless_they_are_off(logs: str, required: bool | None) -> None:
     config = bare(OTEL_EXPORTER_OTLP_ENDPOINT="http://a:4318", BAROGRAPH_OTLP__LOGS=logs)
 
     settings = config.otlp_logs
@@ -173,7 +173,7 @@ def test_the_proxy_of_each_endpoint_is_its_own() -> None:
     assert "user:secret" in config.secrets
 
 
-def test_no_logs_go_to_an_endpoint_for_metrics() -> None:
+def test_no_logs_are_sent_to_an_endpoint_that_is_only_for_metrics() -> None:
     assert bare(OTEL_EXPORTER_OTLP_METRICS_ENDPOINT="http://b/x").otlp_logs is None
 
 
@@ -210,7 +210,7 @@ def test_otel_variables_can_be_switched_off(off: dict[str, str]) -> None:
     assert bare(OTEL_EXPORTER_OTLP_ENDPOINT="http://a:4318", **off).otlp is None
 
 
-def test_otel_variables_without_an_endpoint_switch_nothing_on_and_are_no_problem() -> None:
+def test_otel_variables_without_an_endpoint_enable_nothing_and_are_accepted() -> None:
     assert bare(OTEL_EXPORTER_OTLP_HEADERS="a=b", OTEL_EXPORTER_OTLP_PROTOCOL="grpc").otlp is None
 
 
@@ -224,7 +224,7 @@ def test_otel_variables_without_an_endpoint_switch_nothing_on_and_are_no_problem
         ("http://c:4318", "grpc", "grpc"),
     ],
 )
-def test_the_protocol_is_as_set_else_by_the_port(
+def test_the_protocol_is_the_configured_one_or_that_of_the_port(
     endpoint: str, configured: str | None, protocol: str
 ) -> None:
     environ = {} if configured is None else {"BAROGRAPH_OTLP__PROTOCOL": configured}
@@ -238,7 +238,7 @@ def test_the_protocol_is_as_set_else_by_the_port(
 # --- variables ---
 
 
-def test_lists_in_variables_have_commas() -> None:
+def test_lists_in_variables_are_separated_by_commas() -> None:
     config = load(
         Flags(),
         BARE | {"BAROGRAPH_MONITORS": "/run/a, /run/b", "BAROGRAPH_KAFKA__BOOTSTRAP_SERVERS": "a:1,[::1]:2"},
@@ -270,7 +270,7 @@ def test_variables_that_kubernetes_sets_for_a_service_are_ignored() -> None:
     assert config.host_identity().id == "host-1"
 
 
-def test_the_process_own_environment_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_of_the_process_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BAROGRAPH_POLLING__INTERVAL", "7s")
 
     assert bare().polling_settings().interval_s == 10
@@ -470,7 +470,7 @@ def test_a_secret_is_read_from_its_variable() -> None:
 # --- identity of the host, and its state ---
 
 
-def test_the_host_has_its_machine_id_and_its_hostname_unless_configured(tmp_path: Path) -> None:
+def test_a_host_is_identified_by_its_machine_id_and_hostname_unless_configured(tmp_path: Path) -> None:
     (tmp_path / "machine-id").write_text("0123456789abcdef0123456789abcdef\n")
     id_file = {"BAROGRAPH_HOST__ID_FILE": str(tmp_path / "machine-id")}
 
@@ -503,7 +503,7 @@ def test_a_pod_or_a_container_needs_a_name_and_an_id_or_an_id_file(
         ({"STATE_DIRECTORY": "/a", "BAROGRAPH_STATE_DIRECTORY": "/c"}, 1000, "/c"),
     ],
 )
-def test_the_state_directory_is_from_systemd_else_from_the_user(
+def test_the_state_directory_is_that_of_systemd_or_that_of_the_user(
     environ: dict[str, str], user: int, directory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.geteuid", lambda: user)
@@ -521,7 +521,7 @@ def test_a_user_without_a_home_must_set_the_state_directory(monkeypatch: pytest.
 
 
 def test_no_contradiction_is_reported_about_an_invalid_setting(tmp_path: Path) -> None:
-    # With the default interval (10 s) 8 s would be a contradiction, but the intended interval is not known.
+    # 8 s contradicts the default interval (10 s), but the intended interval is not known.
     flags = written(tmp_path, "polling: {interval: 5, stall_deadline: 8s}")
 
     assert problems(flags, BARE) == ["polling.interval"]

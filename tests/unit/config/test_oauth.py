@@ -1,4 +1,4 @@
-"""The settings of OAUTHBEARER reach the sink, and their secrets the redactor."""
+"""The settings of OAUTHBEARER reach the sink, and their secrets reach the redactor."""
 
 from pathlib import Path
 

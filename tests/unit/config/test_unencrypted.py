@@ -1,4 +1,4 @@
-"""A login to Kafka that others on the network can read is warned of."""
+"""The configuration warns of a login to Kafka that others on the network can read."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def test_plain_without_tls_sends_the_password_in_clear_text() -> None:
 
 
 @pytest.mark.parametrize("mechanism", ["SCRAM-SHA-256", "SCRAM-SHA-512"])
-def test_scram_without_tls_is_warned_of_in_other_words(mechanism: str) -> None:
+def test_scram_without_tls_has_a_warning_of_its_own(mechanism: str) -> None:
     (warning,) = warnings("127.0.0.1:9092,10.0.0.1:9092", mechanism)
 
     assert f"{mechanism} without TLS lets others" in warning
@@ -35,11 +35,11 @@ def test_scram_without_tls_is_warned_of_in_other_words(mechanism: str) -> None:
 
 
 @pytest.mark.parametrize("servers", ["127.0.0.1:9092", "localhost:9092,[::1]:9092"])
-def test_a_login_within_this_host_is_not_warned_of(servers: str) -> None:
+def test_a_login_within_this_host_has_no_warning(servers: str) -> None:
     assert warnings(servers, "PLAIN") == []
 
 
-def test_tls_or_no_login_is_not_warned_of() -> None:
+def test_tls_or_no_login_has_no_warning() -> None:
     assert warnings("kafka:9093", "PLAIN", BAROGRAPH_KAFKA__TLS__ENABLED="true") == []
     assert warnings("kafka:9092", None) == []
 

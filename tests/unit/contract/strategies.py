@@ -27,7 +27,7 @@ from agent.core.reading import (
 from agent.core.states import Reason
 from agent.errors import LinkFault
 
-# --- what QEMU, or something that claims to be it, may answer ---
+# --- answers of QEMU, or of a peer that claims to be QEMU ---
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -69,9 +69,9 @@ ANSWERS = JSON | st.fixed_dictionaries(
     },
 )
 
-# --- what the core may emit ---
+# --- what the core emits ---
 
-# Text from outside: anything, with lone surrogates, control characters and lengths past every bound.
+# Text from outside can be anything: with lone surrogates, control characters, or longer than any bound.
 TEXT = st.text(st.characters(), max_size=30) | st.sampled_from(
     ["\ud800", "\x00\x1b[2J", "n" * 5000, "\u2028"]
 )

@@ -1,4 +1,4 @@
-"""Decoding of answers from QEMU, and from peers that only resemble it: no reading has a wrong value."""
+"""Tests of decoding answers from QEMU, and from peers that resemble it: no reading has a wrong value."""
 
 from typing import cast
 
@@ -117,7 +117,7 @@ def test_an_available_far_below_the_free_memory_is_refused(available: int, possi
     assert reading.statistics["free_memory"] == 6 * GIB
 
 
-def test_no_available_memory_beside_little_free_memory_is_possible() -> None:
+def test_no_available_memory_is_possible_with_little_free_memory() -> None:
     stats = {"stat-total-memory": 8 * GIB, "stat-free-memory": GIB // 4, "stat-available-memory": 0}
 
     assert decoded(dict(stats)).refused == {}
@@ -144,7 +144,7 @@ def test_an_available_far_below_the_free_memory_is_refused_without_a_total(
     assert reading.statistics["free_memory"] == 6 * GIB
 
 
-def test_no_available_memory_beside_some_free_memory_is_possible_without_a_total() -> None:
+def test_no_available_memory_is_possible_with_some_free_memory_and_no_total() -> None:
     assert decoded({"stat-free-memory": 4 * GIB, "stat-available-memory": 0}).refused == {}
 
 
@@ -153,7 +153,7 @@ SIZES = ["free_memory", "total_memory", "available_memory", "disk_caches"]
 
 @pytest.mark.parametrize("value", [0x7FFF_FC00, 0xFFFF_FC00])
 @pytest.mark.parametrize("name", SIZES)
-def test_32_bits_rounded_to_kib_are_no_size(name: str, value: int) -> None:
+def test_32_bits_rounded_to_kib_are_refused_as_a_size(name: str, value: int) -> None:
     reading = decoded({KNOWN_STATISTICS[name].wire_name: value})
 
     assert (reading.statistics, reading.refused) == ({}, {name: Refusal.IMPOSSIBLE})
@@ -161,7 +161,7 @@ def test_32_bits_rounded_to_kib_are_no_size(name: str, value: int) -> None:
 
 @pytest.mark.parametrize("value", [0x7FFF_FC00, 0xFFFF_FC00, 0x7FFF_F000, 0xFFFF_F000, (1 << 52) + 4096])
 @pytest.mark.parametrize("name", ["swap_in", "minor_faults"])
-def test_what_is_no_size_may_be_a_count(name: str, value: int) -> None:
+def test_a_value_that_is_refused_as_a_size_may_be_a_count(name: str, value: int) -> None:
     assert decoded({KNOWN_STATISTICS[name].wire_name: value}).statistics == {name: value}
 
 
@@ -177,7 +177,7 @@ def test_one_size_may_be_32_bits_rounded_to_pages_and_two_may_not(name: str, val
     assert (two.statistics, set(two.refused)) == ({}, {name, other})
 
 
-def test_free_memory_of_4_gib_less_a_page_is_possible() -> None:
+def test_free_memory_of_4_gib_minus_a_page_is_possible() -> None:
     stats = {"stat-total-memory": 8 * GIB, "stat-free-memory": 0xFFFF_F000, "stat-available-memory": 5 * GIB}
 
     assert decoded(dict(stats)).refused == {}
@@ -326,7 +326,7 @@ def test_no_answer_raises_or_gives_a_wrong_value(answer: object) -> None:
 
 @settings(max_examples=300)
 @given(ANSWERS)
-def test_each_name_of_any_answer_ends_in_one_place(answer: object) -> None:
+def test_each_name_in_an_answer_is_in_one_part_of_the_reading(answer: object) -> None:
     reading = decode_guest_stats(answer)
 
     if isinstance(reading, BadAnswer):

@@ -1,4 +1,4 @@
-"""Encoding: documents conform to the schemas, and independent decoders can read the events."""
+"""Tests of encoding: documents conform to the schemas, and independent decoders can read the events."""
 
 import json
 from collections.abc import Callable
@@ -125,7 +125,7 @@ def problems(document: str, value: Any) -> list[str]:
 
 
 def read(record: Record) -> BaseCloudEvent:
-    """Decode with the CloudEvents SDK, which detects the mode itself."""
+    """Decode a record with the CloudEvents SDK, which detects the mode itself."""
     return from_kafka(
         KafkaMessage(
             headers=dict(decode_headers(record.headers)), key=record.key.encode(), value=record.value
@@ -134,7 +134,7 @@ def read(record: Record) -> BaseCloudEvent:
     )
 
 
-def test_a_sample_is_the_document_of_the_contract() -> None:
+def test_a_sample_becomes_the_document_of_the_contract() -> None:
     assert sample_document(SAMPLE, AGENT) == {
         "schema": "barograph.vm.sample/1.0",
         "vm": {"id": UUID, "id_source": "uuid", "uuid": UUID, "name": "web-3"},
@@ -180,7 +180,7 @@ def test_the_first_sample_of_an_epoch_names_the_end_of_the_previous_one() -> Non
     assert document["missing"] == ["a", "b"]
 
 
-def test_a_state_is_the_document_of_the_contract() -> None:
+def test_a_state_becomes_the_document_of_the_contract() -> None:
     assert state_document(STATE, AGENT) == {
         "schema": "barograph.vm.state/1.0",
         "vm": {"id": UUID, "id_source": "uuid", "uuid": UUID, "name": "web-3", "path": "/run/vm/web-3.qmp"},
@@ -216,13 +216,13 @@ def test_a_state_of_an_unknown_vm_has_only_the_path_and_the_hosts_key() -> None:
     assert "ce_subject" not in dict(decode_headers(record.headers))
 
 
-def test_zero_is_not_absent() -> None:
+def test_a_value_of_zero_is_present() -> None:
     document = state_document(replace(STATE, last_update_s=0, interval_s=0), AGENT)
 
     assert (document["last_update"], document["polling_interval_s"]) == (0, 0)
 
 
-def test_the_agents_own_record_is_the_document_of_the_contract() -> None:
+def test_the_agents_own_record_becomes_the_document_of_the_contract() -> None:
     assert agent_state_document(AGENT_EVENT, AGENT) == {
         "schema": "barograph.agent.state/1.0",
         "host": {"id": HOST_ID, "name": "node-7"},
@@ -456,7 +456,7 @@ def test_missing_statistics_are_bounded() -> None:
     assert named == [f"n{number:04}" for number in range(MISSING_MAX)]
 
 
-# --- whatever the core emits ---
+# --- properties of any record ---
 
 MODES = st.sampled_from(Mode)
 
@@ -488,7 +488,7 @@ def test_any_state_conforms_to_its_schema(event: StateEvent, agent: Agent, mode:
     )
 
 
-def test_a_vms_memory_is_the_document_of_the_contract() -> None:
+def test_a_vms_memory_becomes_the_document_of_the_contract() -> None:
     assert vm_memory_document(MEMORY, AGENT) == {
         "schema": "barograph.vm.memory/1.0",
         "vm": sample_document(SAMPLE, AGENT)["vm"],
@@ -524,7 +524,7 @@ def test_a_vms_memory_is_the_document_of_the_contract() -> None:
     }
 
 
-def test_what_is_not_known_of_a_vms_memory_is_absent() -> None:
+def test_unknown_values_of_a_vms_memory_are_absent() -> None:
     unknown = replace(MEMORY, configured=None, balloon=None, deflate_on_oom=None, process=None, cgroup=None)
     assert vm_memory_document(unknown, AGENT).keys() == {
         *("schema", "vm", "host", "via", "run", "sequence", "observed_at_ms", "interval_s", "state")

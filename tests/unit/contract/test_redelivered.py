@@ -1,4 +1,4 @@
-"""A requeued record has the mark in both modes, and is otherwise unchanged."""
+"""A requeued record is marked as redelivered in both modes, and is otherwise unchanged."""
 
 import json
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def test_a_marked_document_is_valid(name: str, mode: Mode) -> None:
     assert problems(name, document(read(marked).get_data())) == []
 
 
-def test_in_binary_mode_it_is_a_header_and_a_field_of_the_value() -> None:
+def test_in_binary_mode_the_mark_is_a_header_and_a_field_of_the_value() -> None:
     marked = redelivered(BINARY)
 
     headers = [*decode_headers(BINARY.headers), ("ce_redelivered", b"true")]

@@ -1,4 +1,4 @@
-"""Drives one poller by hand: values in, values out, an hour is an integer."""
+"""Drives one poller without I/O: events in, effects out, and time is a number."""
 
 import random
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ from agent.core.polling import Poller, step, wakeup_at
 from agent.core.reading import Access, Now, Peer, Reading, Sample, SocketMark, StateEvent, VmId
 
 LATE_NS = 1_000
-"""A loop's timer fires a little late: a wake-up that still lies in the past then would spin."""
+"""How late a loop's timer fires. A poller that asks for a wake-up in the past would spin."""
 
 WALL_MS = 1_795_400_000_000
 MARK = SocketMark(1, 2, 3)
@@ -44,7 +44,7 @@ def reading(last_update_s: int, **statistics: int) -> Reading:
 
 @dataclass
 class Story:
-    """A poller, a clock, a QEMU that answers what it is told to, and all that was said."""
+    """A poller with a clock, a simulated QEMU that answers it, and all of its effects."""
 
     settings: PollSettings = field(default_factory=lambda: PollSettings(interval_s=1))
     access: Access = Access.HOLD
@@ -77,7 +77,7 @@ class Story:
         return self.now.unix_ms // 1000
 
     def feed(self, event: Event) -> list[Effect]:
-        """Apply an event, and answer whatever is asked, until nothing is."""
+        """Apply an event, and answer all questions that follow; return all effects."""
         done = step(
             self.poller, event, now=self.now, chance=self.random.getrandbits(128), settings=self.settings
         )
@@ -119,12 +119,12 @@ class Story:
                 return None
 
     def start(self) -> "Story":
-        """The first step."""
+        """Take the first step."""
         self.feed(Tick())
         return self
 
     def pass_s(self, seconds: float) -> None:
-        """Let time pass, waking the poller whenever it asks for it."""
+        """Let time pass, and wake the poller whenever it asks for it."""
         until_ns = self.now_ns + int(seconds * SECOND_NS)
         for _ in range(100_000):
             at_ns = wakeup_at(self.poller, self.settings)
@@ -133,9 +133,9 @@ class Story:
             self.now_ns = max(self.now_ns, at_ns) + LATE_NS
             before = self.poller
             self.feed(Tick())
-            assert self.poller != before, f"woke the machine for nothing at {at_ns}"
+            assert self.poller != before, f"nothing changed in the wake-up at {at_ns}"
         else:
-            raise AssertionError("it never sleeps")
+            raise AssertionError("the poller never sleeps")
         self.now_ns = max(self.now_ns, until_ns)
 
     def run_s(self, seconds: int, *, step_s: int = 1) -> None:
@@ -145,7 +145,7 @@ class Story:
             self.pass_s(step_s)
 
     def update(self, **statistics: int) -> None:
-        """The guest answers now."""
+        """Let the guest send an update now."""
         self.reading = reading(self.unix_s, **statistics)
 
     def hear(self, kind: MonitorEventKind) -> None:
@@ -161,7 +161,7 @@ class Story:
 
     @property
     def words(self) -> list[tuple[str, str]]:
-        """States and reasons, without heartbeats."""
+        """Return the states and reasons, without heartbeats."""
         return [(each.state.value, str(each.reason)) for each in self.states if not each.heartbeat]
 
     @property
@@ -170,7 +170,7 @@ class Story:
 
 
 def reporting(**how: object) -> Story:
-    """Return the story of a VM that has reported for some seconds; `how` is that of `Story`."""
+    """Return the story of a VM that has reported for some seconds; `how` has the fields of `Story`."""
     story = Story(**how)  # pyrefly: ignore[bad-argument-type]
     story.update()
     story.start()

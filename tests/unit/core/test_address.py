@@ -22,10 +22,10 @@ def test_any_text_keeps_its_bytes(text: str) -> None:
 
 def test_a_path_that_looks_like_a_uri_is_a_monitor() -> None:
     assert parse_address("/run/vm/qemu:///x#y.qmp").via is Via.QMP
-    assert parse_address("qemu:///system").via is Via.QMP  # it names no domain
+    assert parse_address("qemu:///system").via is Via.QMP  # it does not name a domain
 
 
-def test_a_domain_s_text_is_its_uri_and_its_uuid() -> None:
+def test_the_text_of_a_domain_is_its_uri_and_uuid() -> None:
     assert str(Domain("qemu:///system", "5f0c")) == "qemu:///system#5f0c"
     assert Domain("qemu:///system", "5f0c").via is Via.LIBVIRT
 
@@ -43,7 +43,7 @@ def test_a_domain_s_text_is_its_uri_and_its_uuid() -> None:
         "fd:3",
     ],
 )
-def test_an_address_that_is_no_path_has_a_way_out(written: str) -> None:
+def test_an_address_that_is_not_a_path_is_refused_with_advice(written: str) -> None:
     mistake = mistake_in_path(written)
 
     assert mistake is not None
@@ -63,5 +63,5 @@ def test_an_option_of_qemu_is_named_with_its_path(written: str) -> None:
 @pytest.mark.parametrize(
     "written", ["/run/vm/*.qmp", "web.qmp", "/run/a,b/{c}.sock", "/run/tcp:1/x:2", "qemu:///system#5f0c"]
 )
-def test_a_path_or_a_domain_is_no_mistake(written: str) -> None:
+def test_a_path_or_a_domain_is_not_a_mistake(written: str) -> None:
     assert mistake_in_path(written) is None

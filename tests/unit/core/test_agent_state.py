@@ -1,4 +1,4 @@
-"""The agent's own state, as stories of a run."""
+"""Tests of the agent's own state during a run."""
 
 from dataclasses import replace
 
@@ -79,7 +79,7 @@ def test_an_agent_that_starts_or_stops_is_not_degraded(phase: AgentPhase, proble
     assert agent_state.check(state, problem, at(5)) is state
 
 
-def test_heartbeats_lie_on_a_grid_that_changes_of_state_do_not_move() -> None:
+def test_changes_of_state_do_not_move_the_heartbeats() -> None:
     state = agent_state.check(running(), "the disk is full", at(59))
     recorded: list[tuple[int, int]] = []
     for second in range(59, 200, 7):
@@ -91,7 +91,7 @@ def test_heartbeats_lie_on_a_grid_that_changes_of_state_do_not_move() -> None:
     assert (state.phase, state.since_ms) == (AgentPhase.DEGRADED, T0_MS + 59_000)
 
 
-def test_a_repetition_is_a_record_of_its_own_and_moves_no_heartbeat() -> None:
+def test_a_repeated_state_has_its_own_record_and_moves_no_heartbeat() -> None:
     state = running()
     after = agent_state.repeat(agent_state.repeat(state))
 

@@ -21,7 +21,7 @@ from agent.core.bulk_reading import (
 MS = 1_000_000
 VMS = st.integers(1, TOGETHER_MAX)
 CALLS = st.lists(st.none() | st.tuples(st.integers(0, 10_000 * MS), VMS), max_size=50)
-"""How calls end: given up, or after so long for so many VMs."""
+"""How calls end: `None` if given up, else the duration in ns and the number of VMs."""
 
 
 def learned(calls: list[tuple[int, int] | None]) -> Patience:
@@ -32,14 +32,12 @@ def learned(calls: list[tuple[int, int] | None]) -> Patience:
 
 
 @given(CALLS, VMS)
-def test_a_call_is_never_given_up_at_once_nor_waited_for_too_long(
-    calls: list[tuple[int, int] | None], vms: int
-) -> None:
+def test_the_limit_of_a_call_is_within_its_bounds(calls: list[tuple[int, int] | None], vms: int) -> None:
     assert PATIENCE_NS < learned(calls).limit_ns(vms) <= PATIENCE_MAX_NS
 
 
 @given(st.integers(USUAL_NS, PATIENCE_MAX_NS // PATIENCE_TIMES), VMS)
-def test_a_host_that_answers_slowly_is_given_the_time_it_takes(each_ns: int, vms: int) -> None:
+def test_the_limit_adapts_to_a_host_that_answers_slowly(each_ns: int, vms: int) -> None:
     patience = Patience()
     for _ in range(20):
         took_ns = min(each_ns * vms, PATIENCE_MAX_NS)
@@ -50,7 +48,7 @@ def test_a_host_that_answers_slowly_is_given_the_time_it_takes(each_ns: int, vms
 
 
 @given(CALLS)
-def test_a_host_that_is_quick_again_is_given_up_soon_again(calls: list[tuple[int, int] | None]) -> None:
+def test_the_limit_adapts_to_a_host_that_is_fast_again(calls: list[tuple[int, int] | None]) -> None:
     patience = learned(calls)
     for _ in range(50):
         patience = patience.answered(USUAL_NS, 1)
@@ -58,12 +56,12 @@ def test_a_host_that_is_quick_again_is_given_up_soon_again(calls: list[tuple[int
     assert patience.limit_ns(1) <= PATIENCE_NS + 2 * PATIENCE_TIMES * USUAL_NS
 
 
-def test_a_call_that_was_given_up_is_made_again() -> None:
+def test_a_call_that_was_given_up_is_repeated() -> None:
     assert after_call(["a", "b"], None) == AskAgain()
 
 
 @given(st.lists(st.text("abcdef", min_size=1), unique=True), st.data())
-def test_who_is_missing_in_an_answer_is_asked_alone(uuids: list[str], data: st.DataObject) -> None:
+def test_a_vm_that_is_missing_in_an_answer_is_asked_alone(uuids: list[str], data: st.DataObject) -> None:
     missing = data.draw(st.sets(st.sampled_from(uuids))) if uuids else set[str]()
 
     following = after_call(uuids, set(uuids) - missing)

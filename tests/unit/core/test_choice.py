@@ -1,4 +1,4 @@
-"""Which VMs are observed: rules and traits in, a decision out; and a poller that obeys it."""
+"""Tests of which VMs are observed: the decision for rules and traits, and a poller that follows it."""
 
 from collections.abc import Mapping
 
@@ -79,7 +79,7 @@ def exclude(*rules: Rule) -> Choice:
         (Choice((BY_NAME,), (BY_PATH,)), excluded(FIRST), excluded(FIRST)),
     ],
 )
-def test_a_vm_is_decided_on_as_soon_as_what_decides_is_known(
+def test_the_decision_is_made_as_soon_as_the_traits_allow_it(
     choice: Choice, found: Decision, known: Decision
 ) -> None:
     assert decide(choice, FOUND) == found
@@ -111,7 +111,7 @@ def test_a_pattern_covers_the_whole_text(pattern: str, path: str, matches: bool)
 # --- the fleet ---
 
 
-def test_an_excluded_process_gets_no_task_again_until_another_is_at_its_address() -> None:
+def test_an_excluded_process_gets_no_task_until_another_process_has_its_address() -> None:
     address, other = MonitorPath("/run/vm/a.qmp"), MonitorPath("/run/vm/b.qmp")
     first, second = SocketMark(1, 1, 1), SocketMark(1, 1, 2)
     found = scanned(Fleet(), {address: first}, owners={}).fleet
@@ -153,7 +153,7 @@ def test_a_vm_that_its_path_excludes_gets_no_link_and_no_event() -> None:
     assert isinstance(story.poller.phase, Retired)
 
 
-def test_a_vm_that_its_name_excludes_is_introduced_once_and_left_without_an_event() -> None:
+def test_a_vm_that_its_name_excludes_is_asked_once_and_causes_no_event() -> None:
     story = story_of(exclude(Rule(name="web-*"))).start()
 
     assert counted(story) == {"OpenLink": 1, "CloseLink": 1, "EmitSample": 0, "Retire": 1, "Forget": 0}
@@ -198,7 +198,7 @@ def test_a_vm_that_was_observed_before_ends_with_one_event_and_keeps_its_recorde
     assert counted(story)["EmitSample"] == 0
 
     again = story_of(exclude(rule), story.poller).start()
-    assert again.states == [], "it has been reported"
+    assert again.states == [], "it was reported before"
 
     back = story_of(EVERY_VM, again.poller)
     back.update()
@@ -230,7 +230,7 @@ def test_a_vm_that_does_not_answer_yet_is_reported_for_its_monitor_and_ends_when
     assert isinstance(story.poller.phase, Retired)
 
 
-def test_a_vm_that_goes_before_it_was_decided_on_leaves_no_event() -> None:
+def test_a_vm_that_is_gone_before_the_decision_causes_no_event() -> None:
     story = story_of(include(Rule(name="db-*")))
     story.mute = True
     story.start()

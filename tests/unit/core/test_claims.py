@@ -1,4 +1,4 @@
-"""Who takes a VM's id from whom; tests/model/test_fleet_model.py has the sequences."""
+"""Tests of which owner may take a VM's id from another; tests/model/test_fleet_model.py has sequences."""
 
 import pytest
 
@@ -37,7 +37,7 @@ def test_only_root_and_the_same_owner_take_the_id_of_a_vm_that_is_not_active(
     assert claimed.other == (None if taken else FIRST)
 
 
-def test_nobody_takes_the_id_of_an_active_vm() -> None:
+def test_the_id_of_an_active_vm_is_not_taken() -> None:
     held = Claims().claim(VM, FIRST, owner=1000).claims
 
     assert held.claim(VM, SECOND, owner=0).other == FIRST
@@ -55,7 +55,7 @@ def test_an_id_is_that_of_the_owner_who_had_it_first_and_returns_to_their_vm() -
 
 
 @pytest.mark.parametrize(("late", "taken_back"), [(SETTLED_NS - 1, True), (SETTLED_NS, False)])
-def test_an_id_that_another_owner_has_held_for_long_is_theirs(late: int, taken_back: bool) -> None:
+def test_an_owner_keeps_an_id_that_it_has_held_for_long(late: int, taken_back: bool) -> None:
     other = Claims().knowing([(VM, 107)]).claim(VM, SECOND, owner=1001, now_ns=5).claims
 
     claimed = other.claim(VM, FIRST, owner=107, now_ns=5 + late)
@@ -64,7 +64,7 @@ def test_an_id_that_another_owner_has_held_for_long_is_theirs(late: int, taken_b
     assert (claimed.other == SECOND) is not taken_back
 
 
-def test_an_earlier_run_tells_whose_an_id_is() -> None:
+def test_the_owner_of_an_id_is_known_from_an_earlier_run() -> None:
     held = Claims().knowing([(VM, 107)]).claim(VM, SECOND, owner=1001).claims
 
     assert held.claim(VM, FIRST, owner=1002).other == SECOND
@@ -75,7 +75,7 @@ def test_an_earlier_run_tells_whose_an_id_is() -> None:
 
 @pytest.mark.parametrize(("owner", "contested"), [(0, True), (107, True), (1001, False), (None, False)])
 def test_only_a_vm_that_may_be_the_same_one_has_the_holder_looked_at(owner: Owner, contested: bool) -> None:
-    """Each look is a visit to a monitor: another user could keep it busy with claims."""
+    """Each check visits the holder's monitor, so another user could keep that monitor busy with claims."""
     held = Claims().claim(VM, FIRST, owner=107).claims
 
     assert held.claim(VM, SECOND, owner=owner).contested is contested

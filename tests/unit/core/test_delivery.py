@@ -57,7 +57,7 @@ def test_delivery_stops_at_once_when_the_output_is_closed() -> None:
     assert delivery.next_action(delivery.close(state), queued=5, now_ns=0) == Stop()
 
 
-def test_a_closed_output_is_no_failed_attempt() -> None:
+def test_a_closed_output_is_not_a_failed_attempt() -> None:
     failed = delivery.unavailable(Delivery(), now_ns=0, retry_after_ns=None, chance=0, settings=SETTINGS)
 
     assert delivery.output_closed(failed).failures == 1
@@ -85,7 +85,7 @@ def send(state: Delivery, begun_ns: int, records: int, left: int) -> Delivery:
 
 
 def at_rate(per_s: int) -> Delivery:
-    """Return the state of a sink whose queue has got so many records a second for an hour."""
+    """Return the state of a sink after an hour in which `per_s` records a second were queued."""
     state = Delivery()
     for second in range(3600):
         state = delivery.arrived(state, total=second * per_s, now_ns=second * SECOND_NS)
@@ -100,7 +100,7 @@ def test_batches_keep_a_distance_and_the_first_record_after_a_pause_does_not_wai
     assert delivery.next_action(state, queued=1, now_ns=4 * SECOND_NS) == Send()
 
 
-def test_a_stopping_agent_keeps_no_distance() -> None:
+def test_a_stopping_agent_sends_batches_without_a_distance() -> None:
     state = delivery.close(send(Delivery(), begun_ns=SECOND_NS, records=5, left=0))
 
     assert delivery.next_action(state, queued=1, now_ns=SECOND_NS + 1) == Send()
@@ -132,7 +132,7 @@ def test_a_backlog_shrinks_whatever_the_rate_of_new_records(new_per_s: int, back
 
 
 @pytest.mark.parametrize("new_per_s", [10, 1_000])
-def test_one_batch_takes_what_arrives_between_two(new_per_s: int) -> None:
+def test_one_batch_has_room_for_what_arrives_between_two_batches(new_per_s: int) -> None:
     assert delivery.batch_max(at_rate(new_per_s), sink_max=10_000, settings=PACED) >= 3 * new_per_s
 
 

@@ -1,4 +1,4 @@
-"""`barograph doctor` claims of VMs only what their states show."""
+"""Tests that `barograph doctor` reports about VMs only what their states show."""
 
 import pytest
 
@@ -12,7 +12,7 @@ TRIED = {Code.VM_CONTENDED, Code.VM_INTERVAL}
 
 
 def passed(*vms: VmFact, by_agent: bool = True) -> dict[str, str]:
-    """Return the text of each check of the VMs that found nothing wrong."""
+    """Return the detail of each check of the VMs that found no problem."""
     found = judge_vms(vms, by_agent=by_agent).in_order()
     return {
         each.code: each.detail for each in found if each.level is Level.OK and each.code.startswith("vm-")
@@ -43,7 +43,7 @@ def test_a_vm_that_sends_no_updates_shows_nothing_of_its_guest(
     assert passed(vm, by_agent=False).keys() == answered
 
 
-def test_a_check_that_only_some_vms_answer_says_of_how_many() -> None:
+def test_a_check_that_only_some_vms_answer_has_their_number() -> None:
     found = passed(REPORTING, VmFact("b", "paused", "paused", "the VM is not running: paused"))
 
     assert found[Code.VM_BALLOON] == "each VM has a virtio balloon"

@@ -24,7 +24,7 @@ def kind(event: LinkEvent) -> object:
 
 
 def newest(events: Sequence[LinkEvent]) -> list[LinkEvent]:
-    """Return the newest event of each kind, in their order."""
+    """Return the newest event of each kind, in order."""
     by_kind: dict[object, LinkEvent] = {}
     for event in events:
         if event != OVERFLOW:
@@ -34,7 +34,7 @@ def newest(events: Sequence[LinkEvent]) -> list[LinkEvent]:
 
 
 @given(st.lists(EVENTS, max_size=QUEUED_MAX))
-def test_up_to_the_bound_events_leave_as_they_came(events: list[LinkEvent]) -> None:
+def test_up_to_the_bound_events_are_returned_as_they_came(events: list[LinkEvent]) -> None:
     queue = EventQueue()
 
     for event in events:
@@ -44,7 +44,7 @@ def test_up_to_the_bound_events_leave_as_they_came(events: list[LinkEvent]) -> N
 
 
 @given(st.lists(EVENTS, min_size=QUEUED_MAX + 1, max_size=5 * QUEUED_MAX))
-def test_past_the_bound_an_overflow_stands_first_and_the_newest_of_each_kind_is_kept(
+def test_past_the_bound_an_overflow_comes_first_and_the_newest_of_each_kind_is_kept(
     events: list[LinkEvent],
 ) -> None:
     queue = EventQueue()

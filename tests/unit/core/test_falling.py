@@ -1,4 +1,4 @@
-"""What falls of counters mean: a restart, a wrap, or a statistic that is no counter."""
+"""Tests of counters that fall: a restart, a wrap, or a statistic that is not a counter."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -187,7 +187,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_a_fall_has_a_meaning(case: Case) -> None:
+def test_a_fall_is_judged(case: Case) -> None:
     fall = judge_fall(
         case.before,
         case.after,
@@ -205,7 +205,7 @@ def test_a_fall_has_a_meaning(case: Case) -> None:
 def seen_of(
     updates: Sequence[Mapping[str, int]], *, told: bool = True, history: History | None = None
 ) -> list[Seen]:
-    """Return what is seen of these updates, one each second and each on the cadence."""
+    """Return the result of each update; there is one each second, on the cadence."""
     history = History() if history is None else history
     start_s = 100 if history.last is None else history.last.last_update_s
     seen: list[Seen] = []
@@ -263,7 +263,7 @@ def test_a_rate_that_is_mostly_0_ends_few_epochs_of_a_guest_that_sends_rates() -
     assert len(lengths(seen)) <= 3
 
 
-def test_what_is_learned_of_rates_outlives_an_epoch_that_a_fall_ended() -> None:
+def test_learned_rates_outlive_an_epoch_that_a_fall_ended() -> None:
     before = [{"minor_faults": each, "major_faults": 500} for each in (40, 12, 33)]
     after = [{"minor_faults": each, "major_faults": 3} for each in (50, 20, 60, 10)]
 
@@ -273,7 +273,7 @@ def test_what_is_learned_of_rates_outlives_an_epoch_that_a_fall_ended() -> None:
     assert found(seen) == ["minor_faults"]
 
 
-def test_a_reset_clears_what_is_learned_of_rates() -> None:
+def test_a_reset_clears_the_learned_rates() -> None:
     seen = seen_of([{"minor_faults": each, "major_faults": 500} for each in (40, 12, 33)])
 
     by_event = epochs.end_epoch(seen[-1].history, guest_reset=True)
@@ -284,8 +284,8 @@ def test_a_reset_clears_what_is_learned_of_rates() -> None:
     assert set(other_device.no_counters) == {"minor_faults"}
 
 
-def test_another_system_that_counts_is_believed_again() -> None:
-    """A reboot from one system into another is not seen if every counter of the first one is a rate."""
+def test_the_counters_of_another_system_are_trusted_again() -> None:
+    """A reboot into another system is not detected if all counters of the first system are rates."""
     rates = seen_of([{"minor_faults": each} for each in (40, 12, 33, 7, 25)], told=False)
     counters = [{"minor_faults": 1000 * (each // 2)} for each in range(1, 60)]
 
@@ -296,7 +296,7 @@ def test_another_system_that_counts_is_believed_again() -> None:
     assert found([*seen, *rebooted]) == []
 
 
-def test_a_restart_that_was_taken_for_rates_hides_no_later_one() -> None:
+def test_a_restart_that_was_taken_for_rates_does_not_hide_a_later_one() -> None:
     hidden = [{"minor_faults": 9000, "major_faults": 5}] * 2 + [{"minor_faults": 70, "major_faults": 5}]
     later = [{"minor_faults": 100 * each, "major_faults": 5, "swap_in": 4096} for each in range(1, 40)]
 

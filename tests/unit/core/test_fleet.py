@@ -1,4 +1,4 @@
-"""How the room for VMs is shared; tests/model/test_fleet_model.py has the sequences."""
+"""Tests of how owners share the room for VMs; tests/model/test_fleet_model.py has sequences."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -69,7 +69,7 @@ def test_a_scan_asks_no_more_vms_to_leave_while_enough_of_them_make_room() -> No
     assert take_in(crowded, vms, room) == Change(crowded, ())
 
 
-def test_no_vm_leaves_for_an_owner_who_would_then_have_as_many() -> None:
+def test_no_vm_leaves_for_an_owner_that_would_then_have_as_many() -> None:
     room = Room(vms=10_000, monitors=45)
     before = settled(monitors(1000, 23) | monitors(1001, 22), room)
 
@@ -92,7 +92,7 @@ def test_domains_do_not_count_as_monitors() -> None:
     st.dictionaries(st.sampled_from([0, 1, 2, 3, "pod"]), st.integers(1, 30)),
     st.integers(1, 40),
 )
-def test_no_owner_has_more_than_another_one_who_wants_more(
+def test_no_owner_has_more_than_another_one_that_wants_more(
     first: dict[Owner, int], then: dict[Owner, int], most: int
 ) -> None:
     def vms(counts: Mapping[Owner, int]) -> dict[Address, Owner]:

@@ -1,4 +1,4 @@
-"""Stories of core/gathering.py: when the spool commits."""
+"""Tests of core/gathering.py: when the spool commits."""
 
 from agent.core import gathering
 from agent.core.gathering import Commit, Gathering, GatherSettings, Wait
@@ -72,7 +72,7 @@ def test_a_failed_commit_is_retried_after_a_pause_that_doubles_up_to_30_s() -> N
     assert pauses_ms == [1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000, 30_000]
 
 
-def test_a_retry_waits_also_with_enough_records_and_gathers_those_that_arrive() -> None:
+def test_a_retry_waits_even_with_enough_records_and_gathers_those_that_arrive() -> None:
     state = failed(gathering.arrived(started(), now_ns=0), at_ms=500)
 
     assert action(state, at_ms=1_499, records=10_000) == Wait(1_500 * MS)

@@ -12,7 +12,7 @@ def host(ram: Ram, configured_bytes: int | None = None) -> HostMemoryEvent:
     return HostMemoryEvent(1, 0, 60, HostMemory(ram), sums_of([VmShare(True, None, configured_bytes)]))
 
 
-def test_a_vm_could_give_what_it_does_not_use_but_for_a_reserve() -> None:
+def test_the_unused_memory_of_a_vm_minus_a_reserve_is_headroom() -> None:
     newest = sample(statistics={"available_memory": 6 * GIB, "total_memory": 8 * GIB})
     idle = view(newest, balloon=Balloon(10 * GIB, 0))
     busy = view(
@@ -26,5 +26,5 @@ def test_a_vm_could_give_what_it_does_not_use_but_for_a_reserve() -> None:
     assert found == Headroom(GIB, 6 * GIB, 0.5)
 
 
-def test_what_the_host_does_not_give_is_not_known() -> None:
+def test_without_values_of_the_host_its_headroom_is_unknown() -> None:
     assert headroom(host(Ram()), []) == Headroom(None, 0, None)

@@ -5,7 +5,7 @@ from agent.core.health import Component, Found, Health, Status
 from agent.core.reading import State
 
 
-def test_since_moves_with_the_health_and_not_with_the_reason() -> None:
+def test_since_changes_with_the_health_and_not_with_the_reason() -> None:
     at_first = health.update({}, {"kafka": Status(Health.DEGRADED, "refused")}, 1, stopping=False)
 
     later = health.update(at_first, {"kafka": Status(Health.DEGRADED, "timed out")}, 2, stopping=False)
@@ -15,7 +15,7 @@ def test_since_moves_with_the_health_and_not_with_the_reason() -> None:
     assert better == {"kafka": Component(Health.OK, "delivers", 3)}
 
 
-def test_an_agent_that_stops_is_a_component_of_its_own() -> None:
+def test_a_stopping_agent_is_a_separate_component() -> None:
     kafka = {"kafka": Status(Health.OK, "delivers")}
     before = health.update({}, kafka, 1, stopping=False)
 
@@ -66,7 +66,7 @@ def test_an_agent_is_ready_while_nothing_is_missing_and_it_is_not_stopping() -> 
     assert health.not_ready(["the spool cannot be written"], stopping=True) == ["stopping"]
 
 
-def test_discovery_counts_what_it_found_and_is_degraded_by_a_libvirt_alone() -> None:
+def test_discovery_counts_what_it_found_and_only_libvirt_degrades_it() -> None:
     found = Found(watched=3, refused=1, excluded=0, libvirts=0, libvirt_problems={})
 
     assert health.of_discovery(None).health is Health.STARTING
@@ -83,7 +83,7 @@ def test_vms_that_do_not_report_do_not_degrade_collection() -> None:
     assert health.of_collection([State.REPORTING, State.STALLED]) == Status(Health.OK, "1 of 2 VMs reporting")
 
 
-def test_a_spool_is_degraded_by_its_problem_and_none_is_none() -> None:
+def test_a_problem_degrades_the_spool() -> None:
     assert health.of_spool(is_used=False, problem=None).why == "no spool, records are queued in memory"
     assert health.of_spool(is_used=True, problem=None) == Status(Health.OK, "on disk")
     assert health.of_spool(is_used=True, problem="full") == Status(Health.DEGRADED, "full")

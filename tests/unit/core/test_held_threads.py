@@ -1,4 +1,4 @@
-"""Threads of calls that do not end are shared by the owners of the libvirts."""
+"""Tests of how owners of libvirt daemons share the threads for calls that do not end."""
 
 from agent.core.held_threads import OWNERS_FACTOR, HeldThreads
 
@@ -19,7 +19,7 @@ def test_threads_of_very_many_owners_are_bounded() -> None:
     assert OWNERS_FACTOR * 64 == 256
 
 
-def test_a_libvirt_is_refused_at_its_own_bound_whoever_owns_it() -> None:
+def test_a_daemon_is_refused_at_its_own_bound() -> None:
     held = HeldThreads(2)
     held.hold("a", 1)
     assert held.refusal("a", 1) is None
@@ -29,7 +29,7 @@ def test_a_libvirt_is_refused_at_its_own_bound_whoever_owns_it() -> None:
     assert held.refusal("b", 1) is None
 
 
-def test_over_the_bound_in_all_an_owner_below_its_share_still_gets_threads() -> None:
+def test_over_the_total_bound_an_owner_below_its_share_still_gets_threads() -> None:
     held = HeldThreads(8, 4)
     for number in range(4):
         held.hold(f"{number}", 1)

@@ -29,7 +29,7 @@ def spark_of(history: VmHistory) -> str:
     return history.spark.lstrip()
 
 
-def test_values_come_back_in_order_and_those_not_known_are_nan() -> None:
+def test_values_are_returned_in_order_and_unknown_ones_are_nan() -> None:
     history = VmHistory(None)
     history.add(START_S, share(0.5))
     history.add(START_S + 10, Values(score=1.0))
@@ -42,7 +42,7 @@ def test_values_come_back_in_order_and_those_not_known_are_nan() -> None:
     assert columns["score"][1] == 1.0
 
 
-def test_of_one_slot_the_newest_values_count_and_others_are_kept() -> None:
+def test_newer_values_of_a_slot_replace_older_ones_and_others_are_kept() -> None:
     history = VmHistory(None)
     history.add(START_S, Values(available_share=0.5, score=0.25))
     history.add(START_S + SLOT_S - 1, share(0.75))
@@ -64,7 +64,7 @@ def test_no_more_slots_are_kept_than_half_an_hour_has() -> None:
     assert history.columns(times[-2])[0] == times[-2:]
 
 
-def test_a_clock_that_was_set_back_begins_anew_and_a_little_disorder_does_not() -> None:
+def test_a_clock_set_back_restarts_the_history_and_slight_disorder_does_not() -> None:
     history = VmHistory(None)
     history.add(START_S + 600, share(0.5))
     history.add(START_S + 590, Values(resident_bytes=1.0))
@@ -86,7 +86,7 @@ def test_the_sparkline_has_the_lowest_share_of_each_minute() -> None:
     assert len(spark_of(history)) == SPARK_MINUTES
 
 
-def test_a_sample_gives_rates_to_the_one_before_and_none_of_an_unknown_age() -> None:
+def test_rates_are_relative_to_the_previous_sample_and_need_a_known_age() -> None:
     histories = VmHistories()
     before: VmPressure | None = None
     for number, polled in enumerate((True, True, False)):

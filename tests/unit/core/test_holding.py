@@ -1,4 +1,4 @@
-"""A monitor serves one client: when the agent holds it, visits it, and leaves it to others."""
+"""Tests of when the agent holds a monitor, which serves one client, visits it, or leaves it to others."""
 
 import pytest
 from msgspec.structs import replace
@@ -35,7 +35,7 @@ TEN = PollSettings(interval_s=10)
 
 
 def stays_s(story: Story, seconds: float) -> list[float]:
-    """Return how long each link lasted that ended within these seconds."""
+    """Let time pass; return the duration in seconds of each link that ended meanwhile."""
     stays: list[float] = []
     opened_ns, feed = story.now_ns, story.feed
 
@@ -78,7 +78,7 @@ def test_nothing_is_held_before_the_vm_runs_and_its_start_is_seen_soon(run_state
     assert story.now_ns - started_ns <= (1 if run_state == "inmigrate" else 11) * SECOND_NS
     before = opens(story)
     story.run_s(100)
-    assert opens(story) == before, "a VM that runs is held"
+    assert opens(story) == before, "a running VM is held"
 
 
 def test_a_vm_that_starts_within_seconds_is_seen_within_a_second() -> None:
@@ -134,7 +134,7 @@ def test_a_domain_of_libvirt_is_held_whatever_it_does() -> None:
 # --- others wait ---
 
 
-def test_whoever_waits_gets_the_monitor_at_once_and_it_is_shared_from_then_on() -> None:
+def test_a_waiting_client_gets_the_monitor_at_once_and_it_is_shared_from_then_on() -> None:
     story = reporting(settings=TEN, interval_s=10)
     before = len(story.effects)
 
@@ -160,7 +160,7 @@ def test_whoever_waits_gets_the_monitor_at_once_and_it_is_shared_from_then_on() 
 
 
 @pytest.mark.parametrize("question", [Question.READ, Question.CHECK, Question.INTRODUCE])
-def test_a_question_in_flight_keeps_nobody_waiting(question: Question) -> None:
+def test_a_question_in_flight_does_not_delay_a_waiting_client(question: Question) -> None:
     story = Story() if question is Question.INTRODUCE else reporting()
     story.mute = True
     if question is Question.INTRODUCE:
@@ -184,7 +184,7 @@ def test_a_visit_ends_by_itself() -> None:
     assert story.feed(OthersWait()) == []
 
 
-def test_a_monitor_that_another_client_keeps_after_we_left_it_is_no_greeting_in_the_end() -> None:
+def test_a_monitor_that_another_client_keeps_after_we_left_it_ends_as_no_greeting() -> None:
     story = reporting()
     story.feed(OthersWait())
     story.mute = True
@@ -252,13 +252,13 @@ def test_a_link_is_closed_when_its_path_is_refused(access: Access) -> None:
     assert story.words[-1] == ("gone", "not_observed")
 
 
-def test_a_link_whose_path_has_only_gone_lives_on() -> None:
+def test_an_open_link_outlives_its_path() -> None:
     story = reporting()
 
     assert story.feed(PathMissing()) == []
 
 
-def test_a_vm_that_has_yet_to_start_and_whose_path_goes_is_gone_after_the_visit() -> None:
+def test_a_vm_that_has_yet_to_start_and_loses_its_path_is_gone_after_the_visit() -> None:
     story = Story(run_state="prelaunch")
     story.mute = True
     story.start()
@@ -278,7 +278,7 @@ def test_a_vm_that_has_yet_to_start_and_whose_path_goes_is_gone_after_the_visit(
 
 
 class Twin(Story):
-    """A story whose id another address holds, while `taken`."""
+    """A story in which another address holds the VM's id while `taken`."""
 
     taken = True
 
@@ -289,7 +289,7 @@ class Twin(Story):
         return super().answer(effect)
 
 
-def test_the_destination_looks_until_it_runs_and_claims_as_the_active_one_within_a_second() -> None:
+def test_a_migration_destination_claims_its_id_within_a_second_after_it_runs() -> None:
     story = Twin(settings=PollSettings(interval_s=1, spread_ns=600 * SECOND_NS), interval_s=0)
     story.run_state = "inmigrate"
     story.start().pass_s(100)
@@ -306,7 +306,7 @@ def test_the_destination_looks_until_it_runs_and_claims_as_the_active_one_within
     assert [ask.active for ask in story.asked if ask.question is Question.CLAIM][-1] is True
 
 
-def test_a_socket_that_claims_for_ever_to_be_a_destination_is_visited_ever_more_rarely() -> None:
+def test_a_socket_that_stays_a_migration_destination_is_visited_more_and_more_rarely() -> None:
     story = Twin(run_state="inmigrate")
     story.start().pass_s(400)
     before = opens(story)
@@ -320,7 +320,7 @@ def test_a_socket_that_claims_for_ever_to_be_a_destination_is_visited_ever_more_
     assert opens(story) - before >= 19
 
 
-def test_a_clone_that_runs_looks_rarely_and_at_once_when_the_id_is_free() -> None:
+def test_a_running_clone_is_visited_rarely_and_at_once_when_its_id_is_free() -> None:
     story = Twin()
     story.start().pass_s(59)
     assert opens(story) == 1
@@ -332,7 +332,7 @@ def test_a_clone_that_runs_looks_rarely_and_at_once_when_the_id_is_free() -> Non
     assert story.words[-1][0] == "reporting"
 
 
-def test_a_source_reads_once_more_and_then_lets_its_id_go() -> None:
+def test_a_migration_source_is_read_once_more_and_then_gives_up_its_id() -> None:
     story = reporting()
     begun = len(story.asked)
     story.update()

@@ -1,4 +1,4 @@
-"""What the kernels of several hosts say of their memory, and what no kernel says."""
+"""Tests of parsing the memory files of several kernels, and text that no kernel writes."""
 
 from dataclasses import replace
 
@@ -53,7 +53,7 @@ SwapFree:              0 kB
 """
 
 
-def test_a_host_with_huge_pages_and_swap() -> None:
+def test_a_host_with_huge_pages_and_swap_is_parsed() -> None:
     meminfo = parse_meminfo(HUGE)
 
     assert ram_of(meminfo) == Ram(
@@ -62,7 +62,7 @@ def test_a_host_with_huge_pages_and_swap() -> None:
     assert default_huge_pages(meminfo) == HugePages(2 << 20, 16384, 1024, 12, 0)
 
 
-def test_an_old_kernel_without_swap_and_huge_pages() -> None:
+def test_an_old_kernel_without_swap_and_huge_pages_is_parsed() -> None:
     meminfo = parse_meminfo(OLD)
 
     assert ram_of(meminfo) == Ram(1922356 * 1024, 156128 * 1024, None, 0, 0)
@@ -82,7 +82,7 @@ def test_an_old_kernel_without_swap_and_huge_pages() -> None:
         b"x" * (1 << 20),
     ],
 )
-def test_a_value_that_cannot_be_right_is_absent_and_the_others_are_there(line: bytes) -> None:
+def test_an_impossible_value_is_absent_and_the_others_are_present(line: bytes) -> None:
     assert ram_of(parse_meminfo(line + b"\nMemFree: 1 kB\n")) == Ram(free_bytes=1024)
 
 
@@ -103,7 +103,7 @@ def test_the_first_of_two_lines_counts() -> None:
         (str(EXACT_MAX).encode(), EXACT_MAX),
     ],
 )
-def test_a_number_of_sysfs(text: bytes, number: int | None) -> None:
+def test_a_number_of_sysfs_is_parsed(text: bytes, number: int | None) -> None:
     assert parse_number(text) == number
 
 
@@ -122,7 +122,7 @@ def test_any_bytes_are_parsed(text: bytes) -> None:
     parse_number(text)
 
 
-def test_sums_say_how_many_vms_they_cover() -> None:
+def test_sums_have_the_number_of_vms_that_they_cover() -> None:
     vms = [
         VmShare(True, 100, 1000, None),
         VmShare(True, 200, None, None),
@@ -147,7 +147,7 @@ def test_a_vm_that_is_gone_or_a_duplicate_is_not_counted() -> None:
         assert share_of(view(state=state)) is None
 
 
-def test_a_value_that_is_not_known_has_no_point() -> None:
+def test_an_unknown_value_has_no_data_point() -> None:
     nothing = replace(HOST_MEMORY_EVENT, memory=HostMemory(), vms=sums_of([]))
 
     assert [each.metric.name for each in HOST_MEMORY if list(each.values(nothing))] == []

@@ -1,4 +1,4 @@
-"""What a label may be called and contain."""
+"""Tests of the names and values that labels may have."""
 
 import re
 
@@ -43,7 +43,7 @@ def test_labels_are_bounded_in_number_and_differ_in_prometheus() -> None:
     ]
 
 
-def test_the_group_name_is_no_label() -> None:
+def test_a_pattern_needs_named_groups_with_valid_names() -> None:
     assert list(mistakes_in_pattern("(?P<name>.+)-(?P<vmid>[0-9]+)")) == []
     assert "named group" in next(iter(mistakes_in_pattern("a+")))
     assert "regular expression" in next(iter(mistakes_in_pattern("(?P<a>")))

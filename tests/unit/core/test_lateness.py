@@ -1,4 +1,4 @@
-"""When a deadline counts, and when the agent was too late to judge."""
+"""Tests of when a deadline counts, and when the agent noticed it too late to judge."""
 
 from agent.core.lateness import GRACE_NS, LATE_NS, extended
 

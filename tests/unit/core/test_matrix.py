@@ -1,4 +1,4 @@
-"""Every event in every situation: it has the outcome listed here, or it changes nothing at all."""
+"""Tests of every event in every situation: it has the outcome listed here, or it changes nothing."""
 
 import typing
 from collections.abc import Mapping, Sequence
@@ -132,7 +132,7 @@ OUTCOMES: Mapping[tuple[Situation, type[Event]], Outcome] = {
     (Question.ACTUAL, LinkFailed): Outcome(Away),
     (Question.REMEMBER, LinkFailed): REOPENING,
     (Question.SET_INTERVAL, LinkFailed): REOPENING,
-    # what must not be used is left
+    # a path that must not be used is left
     (Away, PathRefused): PATH_REFUSED,
     **{(each, PathRefused): PATH_REFUSED for each in (Opening, Question.INTRODUCE, Question.CLAIM)},
     **{
@@ -161,7 +161,7 @@ OUTCOMES: Mapping[tuple[Situation, type[Event]], Outcome] = {
     (Question.CHECK, MonitorEvent): Outcome(Question.CHECK, (EmitState,)),
     (Question.ACTUAL, MonitorEvent): Outcome(Question.ACTUAL, (EmitState,)),
 }
-"""All pairs that change the poller, without `Tick`: its outcome depends on the time."""
+"""All pairs that change the poller, except with `Tick`: its outcome depends on the time."""
 
 EXPIRED: Mapping[Situation, Outcome] = {
     Away: REOPENING,
@@ -173,7 +173,7 @@ EXPIRED: Mapping[Situation, Outcome] = {
 
 
 class HaltingStory(Story):
-    """A story whose QEMU stops answering once `halt_at` is asked."""
+    """A story in which QEMU stops answering once `halt_at` is asked."""
 
     halt_at: Question | None = None
 
@@ -183,7 +183,7 @@ class HaltingStory(Story):
 
 
 def story_in(situation: Situation) -> Story:
-    """Return a story that has come to the situation by itself."""
+    """Return a story that has reached the situation."""
     # No heartbeat comes before the deadlines.
     story = HaltingStory(interval_s=0, settings=PollSettings(interval_s=1, heartbeat_ns=3_600 * SECOND_NS))
     story.update()
@@ -227,12 +227,12 @@ def name(case: type | Question) -> str:
     return case.name if isinstance(case, Question) else case.__name__
 
 
-def test_the_events_here_are_all_there_are() -> None:
+def test_all_events_and_phases_are_listed_here() -> None:
     assert set(EVENTS) == set(typing.get_args(Event))
     assert {*SITUATIONS, Asking} == {*typing.get_args(Phase), *Question}
 
 
-def test_the_tables_of_what_is_ignored_list_the_pairs_without_an_outcome() -> None:
+def test_the_tables_of_ignored_events_list_the_pairs_without_an_outcome() -> None:
     unanswered = {
         (question, event)
         for event, answered in ANSWERS.items()

@@ -1,4 +1,4 @@
-"""What passes of a stream of messages, and where it ends."""
+"""Tests of the limit on messages in a stream: which bytes pass, and where the stream ends."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -13,12 +13,12 @@ LIMIT_BYTES = 60
 
 
 def message(length_bytes: int) -> bytes:
-    """A message whose bytes look like lengths, of messages that are too long."""
+    """Return a message with a payload that looks like lengths of messages that are too long."""
     return length_bytes.to_bytes(4, "big") + b"\xff" * (length_bytes - LENGTH_BYTES)
 
 
 def passed(chunks: Sequence[bytes]) -> tuple[bytes, int | None, Position]:
-    """Return all that passes, up to what is refused, and where the stream is then."""
+    """Return the bytes that pass, the refused length or `None`, and the position in the stream then."""
     position, data = Position(), b""
     for chunk in chunks:
         step = pass_messages(position, chunk, LIMIT_BYTES)
@@ -47,9 +47,7 @@ def test_messages_pass_up_to_the_first_that_is_refused_however_they_are_divided(
 
 
 @given(length=LENGTHS, ready=st.integers(0, LIMIT_BYTES))
-def test_of_a_message_that_is_not_finished_all_passes_but_a_part_of_its_length(
-    length: int, ready: int
-) -> None:
+def test_an_unfinished_message_passes_except_an_incomplete_length(length: int, ready: int) -> None:
     begun = message(length)[:ready]
     data, refused, position = passed([begun])
 

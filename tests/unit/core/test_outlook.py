@@ -9,7 +9,7 @@ def reading(
     return Reading(at_s * 1_000_000_000, {SINK: QueueReading(size, added, delivered, None)}, used)
 
 
-def test_before_a_second_reading_no_rate_is_known() -> None:
+def test_the_first_reading_has_no_rates() -> None:
     outlook = Readings(1000).outlook(reading(0, size=7, used=10))
 
     queue, spool = outlook.queues[SINK], outlook.spool
@@ -23,7 +23,7 @@ def test_before_a_second_reading_no_rate_is_known() -> None:
     )
 
 
-def test_a_queue_that_drains_is_empty_after_its_size_by_the_difference_of_the_rates() -> None:
+def test_a_queue_is_empty_after_its_size_divided_by_the_difference_of_the_rates() -> None:
     readings = Readings(None)
     readings.add(reading(0, added=100, delivered=100))
 
@@ -39,7 +39,7 @@ def test_a_queue_that_does_not_drain_is_never_empty() -> None:
     assert readings.outlook(reading(100, size=300, added=300)).queues[SINK].empty_in_s is None
 
 
-def test_a_spool_that_grows_is_full_after_what_is_left_by_its_growth() -> None:
+def test_a_spool_is_full_after_its_free_space_divided_by_its_growth() -> None:
     readings = Readings(1000)
     readings.add(reading(0, used=100))
 

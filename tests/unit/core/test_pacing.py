@@ -1,4 +1,4 @@
-"""The figures of pacing on rhythms as guests have them, and its bounds on any rhythm."""
+"""Tests of pacing: its figures on cadences of guests, and its bounds on any cadence."""
 
 import itertools
 import math
@@ -100,7 +100,7 @@ def test_one_reading_per_update_and_just_after_it(name: str) -> None:
     assert sum(each.missed for each in found) == 0
 
 
-def test_what_is_still_learnt_after_fifteen_updates_costs_little() -> None:
+def test_learning_after_fifteen_updates_costs_little() -> None:
     def guest(rng: random.Random) -> Callable[[], float]:
         least_ms = rng.uniform(1.5, 8)
         return lambda: min(least_ms + rng.expovariate(1 / 1.5), 14)
@@ -118,7 +118,7 @@ def test_what_is_still_learnt_after_fifteen_updates_costs_little() -> None:
 def test_a_guest_that_answers_sooner_or_later_than_it_did_is_followed(
     before_ms: float, after_ms: float, p50_ms: float
 ) -> None:
-    """Where it answers sooner each reading finds its update; only the second of its time tells how late."""
+    """A guest that answers sooner has an update at each reading; only `last-update` shows how old it is."""
 
     def guest(rng: random.Random) -> Callable[[], float]:
         answers = itertools.count()
@@ -141,7 +141,7 @@ def test_the_phase_is_found_within_fifteen_updates_of_a_start_at_any_moment() ->
 
 
 @pytest.mark.parametrize("interval_s", [1, 10, 300])
-def test_an_update_is_read_soon_also_while_its_place_is_not_known(interval_s: int) -> None:
+def test_an_update_is_read_soon_even_while_its_phase_is_unknown(interval_s: int) -> None:
     for seed in range(20):
         rng = random.Random(seed)
         found = run(interval_s, lambda rng=rng: rng.gauss(4, 1), 20, rng)
@@ -150,8 +150,8 @@ def test_an_update_is_read_soon_also_while_its_place_is_not_known(interval_s: in
 
 
 @pytest.mark.parametrize("sooner_ms", [0, 190, 500, 900])
-def test_an_update_that_nobody_asked_for_does_not_mislead(sooner_ms: int) -> None:
-    """A driver's probe, and then the timer that was running already: sooner than an interval after it."""
+def test_an_update_without_a_request_does_not_mislead(sooner_ms: int) -> None:
+    """The driver's probe sends an update, and the running timer another one in less than an interval."""
     for seed in range(20):
         rng = random.Random(seed)
         update_ns = SECOND * 100 + rng.randrange(SECOND)
@@ -179,7 +179,7 @@ def test_an_update_that_nobody_asked_for_does_not_mislead(sooner_ms: int) -> Non
 def test_the_first_update_after_the_interval_has_changed_is_read_within_a_tenth_of_it(
     interval_s: int, share: float
 ) -> None:
-    """QEMU starts its timer anew; when, we do not know."""
+    """QEMU restarts its timer, at a time that the agent does not know."""
     interval_ns = interval_s * SECOND
     pace = pacing.start(interval_ns, 0)
     readings = 0
@@ -193,7 +193,7 @@ def test_the_first_update_after_the_interval_has_changed_is_read_within_a_tenth_
 
 @dataclass
 class Changing:
-    """A guest whose answers take another time from one moment on."""
+    """A guest with a response time that changes once."""
 
     before_ms: float
     after_ms: float
@@ -210,7 +210,7 @@ def test_a_cadence_that_changes_is_followed(before_ms: float, after_ms: float) -
         found = run(1, Changing(before_ms, after_ms), 500, random.Random(seed))
         assert found.missed == 0
         assert found.lag_p50_ms < 30
-        # Only a reading that comes too early tells, and one of 33 does.
+        # Only a reading that comes too early shows the change, and one of 33 does.
         assert found.worst_from_the_start_ms < max(300, 80 * (before_ms - after_ms))
 
 
@@ -229,7 +229,7 @@ def test_a_belief_is_cut_to_the_mean_and_variance_of_what_is_left(cut_ms: float)
         assert cut.moment_var == pytest.approx(variance, rel=0.02)
 
 
-def test_a_belief_far_off_starts_anew_where_it_was_proven_wrong() -> None:
+def test_a_belief_far_off_restarts_where_it_was_proven_wrong() -> None:
     belief = pacing.Belief(0.0, 1.0 * SECOND, (1.0 * MS) ** 2, (1.0 * MS) ** 2)
 
     late = belief.not_before(80 * MS)

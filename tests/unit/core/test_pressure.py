@@ -1,4 +1,4 @@
-"""The pressure of a VM: the shared cases of schemas/pressure, and properties."""
+"""Tests of the pressure of a VM: the shared cases of schemas/pressure, and properties."""
 
 import json
 import re
@@ -102,7 +102,7 @@ samples = st.tuples(st.sampled_from("ab"), st.integers(-700, 2_000), st.booleans
 
 
 def run(told: list[tuple[str, int, bool, dict[str, int]]]) -> list[VmPressure]:
-    """Return the pressure after each sample: its epoch, seconds since the last, polled, statistics."""
+    """Return the pressure after each sample: epoch, seconds since the previous one, polled, statistics."""
     at_s, now, seen = T0_S, None, list[VmPressure]()
     for epoch, after_s, polled, values in told:
         at_s += after_s

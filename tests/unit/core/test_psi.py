@@ -1,4 +1,4 @@
-"""Pressure stall information, as kernels write it and as none does."""
+"""Tests of parsing pressure stall information, as kernels write it and as no kernel does."""
 
 import pytest
 
@@ -9,7 +9,7 @@ full avg10=0.00 avg60=0.10 avg300=100.00 total=23456789
 """
 
 
-def test_the_lines_of_the_kernel() -> None:
+def test_the_lines_of_the_kernel_are_parsed() -> None:
     assert parse_psi(PSI) == Psi(Stall(1.5, 0.25, 0.03, 123456789), Stall(0.0, 0.1, 100.0, 23456789))
     assert parse_psi(PSI.splitlines(keepends=True)[0]) == Psi(Stall(1.5, 0.25, 0.03, 123456789), None)
 
@@ -28,5 +28,5 @@ def test_the_lines_of_the_kernel() -> None:
         b"full avg10=0.00 avg60=0.00 avg300=0.00 total=0\n",
     ],
 )
-def test_what_is_not_of_this_form_is_absent(text: bytes) -> None:
+def test_text_of_another_form_is_absent(text: bytes) -> None:
     assert parse_psi(text) is None

@@ -1,4 +1,4 @@
-"""Which monitors are read while all together send more than the budget."""
+"""Tests of which monitors are read while all of them together send more than the budget."""
 
 from collections import Counter
 
@@ -19,7 +19,7 @@ def used_up() -> Budget[Link]:
 
 
 def flood(budget: Budget[Link], links: list[Link], seconds: float) -> list[Link]:
-    """Have links send without end, each as much as a turn allows; return those read, in order."""
+    """Let links send without end, each as much as a turn allows; return the links read, in order."""
     for link in links:
         budget.wait(link[0], link)
     read: list[Link] = []
@@ -67,7 +67,7 @@ def test_a_monitor_of_another_owner_is_next_however_many_wait() -> None:
 
 
 def test_long_messages_of_one_owner_do_not_delay_the_many_monitors_of_another() -> None:
-    """Those of a user who sends 64 KiB again and again, and a thousand VMs that are read each ten seconds."""
+    """One owner sends 64 KiB again and again; the other has a thousand VMs, each read every ten seconds."""
     budget = Budget[Link]()
     hostile = [(1001, number) for number in range(12)]
     for link in hostile:
@@ -89,7 +89,7 @@ def test_long_messages_of_one_owner_do_not_delay_the_many_monitors_of_another() 
 
     assert len(waits_s) >= 298
     assert max(waits_s) < 0.03
-    assert min(turns[link] for link in hostile) >= 10  # they have the rest
+    assert min(turns[link] for link in hostile) >= 10  # they get the rest
 
 
 def test_a_link_that_sends_long_messages_does_not_delay_the_others_of_its_owner() -> None:
@@ -110,7 +110,7 @@ def test_a_link_that_sends_long_messages_does_not_delay_the_others_of_its_owner(
     assert min(turns[link] for link in links[1:]) > 20 * turns[links[0]] > 0
 
 
-def test_what_was_used_while_none_waited_is_not_counted_later() -> None:
+def test_use_while_no_link_waited_is_not_counted_later() -> None:
     budget = Budget[Link]()
     budget.use(107, (107, 0), 10_000)
     budget.wait(107, (107, 0))
@@ -120,7 +120,7 @@ def test_what_was_used_while_none_waited_is_not_counted_later() -> None:
     assert [budget.take_turn(), budget.take_turn()] == [(107, 0), (1001, 0)]
 
 
-def test_an_owner_who_did_not_wait_has_saved_up_nothing() -> None:
+def test_an_owner_that_did_not_wait_has_saved_nothing() -> None:
     budget = Budget[Link]()
     budget.wait(1001, (1001, 0))
     for second in range(60):
@@ -172,7 +172,7 @@ def test_a_link_that_has_ended_waits_no_longer() -> None:
     assert budget.next_turn_s is None
 
 
-def test_what_is_saved_and_what_is_owed_are_bounded() -> None:
+def test_the_savings_and_the_overdraft_of_a_budget_are_bounded() -> None:
     budget = used_up()
     budget.fill(1000.0)
     assert budget.is_free

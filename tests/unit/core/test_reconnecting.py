@@ -1,4 +1,4 @@
-"""Stories of one connection and the domains behind it."""
+"""Tests of one connection to libvirt and the links to its domains."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,7 +34,7 @@ def test_a_link_that_ended_with_the_connection_has_reported_that() -> None:
     assert reconnecting.open_link(state, "b")[1] is Opening.FAIL
 
 
-def test_each_loss_is_reported_anew() -> None:
+def test_each_loss_is_reported_again() -> None:
     state = reconnecting.lost(Reconnecting(), lasted_ns=0, links=["a"])
     state = reconnecting.lost(reconnecting.connected(state), lasted_ns=0, links=())
 

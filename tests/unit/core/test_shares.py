@@ -31,7 +31,7 @@ def test_each_owner_has_its_turn_before_any_has_another(items: list[tuple[Owner,
 
 
 @given(ITEMS, st.integers(1, 3))
-def test_one_that_comes_late_waits_for_one_turn_of_each_other(
+def test_a_late_owner_waits_for_at_most_one_turn_of_each_other(
     items: list[tuple[Owner, int]], served: int
 ) -> None:
     queue = queue_of(items)
@@ -47,7 +47,7 @@ def test_one_that_comes_late_waits_for_one_turn_of_each_other(
 
 
 @given(ITEMS)
-def test_what_does_not_wait_any_more_is_not_taken(items: list[tuple[Owner, int]]) -> None:
+def test_a_discarded_item_is_not_taken(items: list[tuple[Owner, int]]) -> None:
     queue = queue_of(items)
     for item in items[::2]:
         queue.discard(item[0], item)
@@ -62,7 +62,7 @@ def test_an_owner_is_the_topmost_that_is_not_root() -> None:
 
     assert owner_below(ROOT, "/home", 0) == ROOT
     assert owner_below(ROOT, "/home/a", 1000) == 1000
-    assert owner_below(1000, "/home/a/b", 1001) == 1000, "as another user in a directory of one's own"
+    assert owner_below(1000, "/home/a/b", 1001) == 1000, "another user's directory in a user's own"
     assert owner_below(1000, "/home/a/b", 0) == 1000
     assert owner_below(ROOT, pod, 0) == "pod 0a1b2c3d-0000-4000-8000-000000000001"
     assert owner_below("pod x", f"{pod}/volumes", 107) == "pod x"

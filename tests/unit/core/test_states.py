@@ -1,4 +1,4 @@
-"""The texts of the table of states: a detail stays true for as long as the state lasts."""
+"""Tests of the details of states: a detail stays true for as long as the state lasts."""
 
 import pytest
 from msgspec.structs import replace

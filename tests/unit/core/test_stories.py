@@ -1,4 +1,4 @@
-"""One told story for each state and for what the design promises of it."""
+"""Tests of each state and of what the design promises for it, as stories of one VM."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -135,9 +135,9 @@ def test_a_guest_suspended_to_memory_is_paused_at_once_and_never_stalled() -> No
     assert (after.missed_at_most, after.origin) == (0, Origin.UNSOLICITED)
 
 
-def test_the_vms_clock_stands_still_from_the_moment_stop_is_heard() -> None:
+def test_the_vms_clock_stands_still_from_the_stop_event_on() -> None:
     story = reporting()
-    story.mute = True  # which word for it is being asked
+    story.mute = True  # the run state is being asked for
 
     story.hear(MonitorEventKind.STOP)
     before_ns = story.poller.running.read(story.now_ns)
@@ -194,7 +194,7 @@ def test_a_reset_is_waiting_in_a_new_epoch_although_the_time_goes_on() -> None:
     assert (second.sequence, second.origin) == (1, Origin.UNSOLICITED)
 
 
-def test_a_counter_that_falls_ends_the_epoch_where_no_reset_was_heard() -> None:
+def test_a_counter_that_falls_ends_the_epoch_without_a_reset_event() -> None:
     story = Story(access=Access.SHARE)
     story.update(minor_faults=1_000)
     story.start()
@@ -207,7 +207,7 @@ def test_a_counter_that_falls_ends_the_epoch_where_no_reset_was_heard() -> None:
 
 
 def epochs_of(story: Story, updates: Sequence[Mapping[str, int]]) -> list[int]:
-    """Return the sequences of the samples of these updates, one each second."""
+    """Send these updates, one each second; return the sequences of all samples."""
     for number, statistics in enumerate(updates):
         story.update(**statistics)
         story.pass_s(1)
@@ -220,7 +220,7 @@ def epochs_of(story: Story, updates: Sequence[Mapping[str, int]]) -> list[int]:
 RATES = (40, 12, 33, 7, 25, 40, 12, 33, 7, 25)
 
 
-def test_a_counter_that_is_none_is_found_once_and_ends_no_epoch() -> None:
+def test_a_statistic_that_is_not_a_counter_is_found_once_and_ends_no_epoch() -> None:
     story = Story()
 
     sequences = epochs_of(story, [{"minor_faults": each, "major_faults": 5} for each in RATES])
@@ -240,7 +240,7 @@ def test_rates_without_a_witness_end_one_epoch_at_most(access: Access) -> None:
     assert len({each.epoch for each in story.samples}) == 2
 
 
-def test_a_boot_after_a_counter_that_is_none_is_another_epoch() -> None:
+def test_a_boot_after_a_statistic_that_is_not_a_counter_is_another_epoch() -> None:
     story = Story()
     before = [{"minor_faults": each, "major_faults": 500} for each in (40, 12, 33)]
     after = [{"minor_faults": 50, "major_faults": major} for major in (3, 4)]
@@ -351,7 +351,7 @@ def test_a_reading_past_its_deadline_is_unreachable_and_the_late_answer_ends_it(
 
 
 @pytest.mark.parametrize("since", [None, MonitorEventKind.RESET, MonitorEventKind.RESUME])
-def test_a_qemu_that_hangs_at_its_exit_is_told_from_one_that_hangs(since: MonitorEventKind | None) -> None:
+def test_the_detail_shows_whether_a_qemu_hangs_at_its_exit(since: MonitorEventKind | None) -> None:
     story = reporting()
     story.hear(MonitorEventKind.SHUTDOWN)
     if since is not None:  # under -no-shutdown the VM is started again
@@ -416,7 +416,7 @@ def test_a_peer_that_hangs_up_again_and_again_is_unreachable() -> None:
     assert story.words[-1] == ("unreachable", "hung_up")
 
 
-def test_a_removed_socket_of_a_dead_link_retires_the_vm_and_of_a_living_one_changes_nothing() -> None:
+def test_a_removed_socket_changes_nothing_while_the_link_is_open_and_then_retires_the_vm() -> None:
     story = reporting()
     words = list(story.words)
 
@@ -430,7 +430,7 @@ def test_a_removed_socket_of_a_dead_link_retires_the_vm_and_of_a_living_one_chan
     assert wakeup_at(story.poller, story.settings) is None
 
 
-def test_sequences_go_on_when_a_vm_comes_back_to_its_path() -> None:
+def test_sequences_continue_when_a_vm_returns_to_its_path() -> None:
     story = reporting()
     story.feed(PathMissing())
     story.mute = True
@@ -449,7 +449,7 @@ def test_sequences_go_on_when_a_vm_comes_back_to_its_path() -> None:
 
 
 def restarted(story: Story, *, away_s: int = 0) -> Story:
-    """An agent that knows what the one before wrote down last, `away_s` later."""
+    """Return a new run of the agent, `away_s` later, with what the previous run recorded last."""
     again = replace(story, now_ns=story.now_ns + away_s * SECOND_NS, effects=[], asked=[])
     memory = structs.replace(remember(story.poller), sequence=0)
     again.poller = begin(
@@ -458,7 +458,7 @@ def restarted(story: Story, *, away_s: int = 0) -> Story:
     return again
 
 
-def test_a_restart_emits_nothing_twice_and_goes_on_in_the_same_epoch() -> None:
+def test_a_restart_emits_nothing_twice_and_continues_the_epoch() -> None:
     before = reporting()
     after = restarted(before)
     after.start()
@@ -476,7 +476,7 @@ def test_a_restart_emits_nothing_twice_and_goes_on_in_the_same_epoch() -> None:
     assert after.states[0].sequence == 1
 
 
-def test_a_restart_emits_the_update_that_came_while_we_were_away_and_counts_those_overwritten() -> None:
+def test_a_restart_emits_the_newest_update_of_the_downtime_and_counts_those_overwritten() -> None:
     before = reporting()
     after = restarted(before, away_s=10)
     after.update()
@@ -488,7 +488,7 @@ def test_a_restart_emits_the_update_that_came_while_we_were_away_and_counts_thos
     assert CountReading(Counted.MISSED, 9) in after.effects
 
 
-def test_a_restart_finds_a_new_qemu_and_names_the_epoch_before() -> None:
+def test_a_restart_finds_a_new_qemu_and_names_the_previous_epoch() -> None:
     before = reporting()
     after = restarted(before, away_s=10)
     after.mark = SocketMark(1, 2, 99)
@@ -502,7 +502,7 @@ def test_a_restart_finds_a_new_qemu_and_names_the_epoch_before() -> None:
     assert Forget(before.mark) in after.effects
 
 
-def test_a_restart_finds_nobody_behind_the_socket_of_before() -> None:
+def test_a_restart_finds_no_listener_on_the_socket() -> None:
     after = restarted(reporting())
     after.mute = True
     after.start()
@@ -511,7 +511,7 @@ def test_a_restart_finds_nobody_behind_the_socket_of_before() -> None:
     assert after.words[-1] == ("gone", "refused")
 
 
-def test_what_was_known_stands_until_the_first_link() -> None:
+def test_the_memory_of_a_vm_is_kept_until_the_first_link() -> None:
     before = reporting()
     after = restarted(before)
     after.mute = True
@@ -520,7 +520,7 @@ def test_what_was_known_stands_until_the_first_link() -> None:
     assert remember(after.poller).history == before.poller.history
 
 
-def test_no_balloon_is_looked_for_again() -> None:
+def test_a_missing_balloon_is_looked_for_again() -> None:
     story = Story(balloon_path=None).start()
     assert story.words[-1] == ("no-balloon", "no_device")
 
@@ -572,7 +572,7 @@ def test_fill_remembers_before_it_sets_and_leaves_another_value_alone() -> None:
     assert left.poller.process.interval_s == 7
 
 
-def test_polling_is_switched_on_at_a_place_of_each_vms_own_after_another_look() -> None:
+def test_polling_is_switched_on_at_another_time_for_each_vm_after_another_check() -> None:
     settings = PollSettings(interval_s=10, spread_ns=800_000_000)
     set_at_ns: list[int] = []
     for number in range(50):
@@ -595,7 +595,7 @@ def test_polling_is_switched_on_at_a_place_of_each_vms_own_after_another_look() 
     assert len(set(places)) > 30
 
 
-def test_an_interval_that_somebody_sets_before_our_turn_stays_theirs() -> None:
+def test_an_interval_that_another_client_sets_first_is_kept() -> None:
     story = Story(settings=PollSettings(interval_s=10, spread_ns=800_000_000), interval_s=0).start()
     story.interval_s = 7
 
@@ -636,7 +636,7 @@ def test_an_interval_set_back_is_set_once_more_and_then_contended(policy: Interv
     asked = questions(story)
     assert asked.count(Question.SET_INTERVAL) == 2
     again = max(place for place, each in enumerate(asked) if each is Question.SET_INTERVAL)
-    assert Question.CHECK not in asked[again:]  # it is not looked at anew at once
+    assert Question.CHECK not in asked[again:]  # it is not checked again at once
     story.interval_s = 0
     story.pass_s(1_000)
 
@@ -645,7 +645,7 @@ def test_an_interval_set_back_is_set_once_more_and_then_contended(policy: Interv
     assert Forget(MARK) in story.effects
 
 
-def test_somebody_elses_value_is_no_longer_ours_to_give_back() -> None:
+def test_an_interval_that_another_client_set_is_not_restored() -> None:
     story = Story(interval_s=0)
     story.update()
     story.start()
@@ -657,7 +657,7 @@ def test_somebody_elses_value_is_no_longer_ours_to_give_back() -> None:
     assert story.poller.process.interval_s == 5
 
 
-def test_a_longer_interval_that_somebody_set_is_followed_and_no_stall() -> None:
+def test_a_longer_interval_of_another_client_is_followed_and_is_not_a_stall() -> None:
     story = reporting()
 
     story.interval_s = 30
@@ -673,7 +673,7 @@ def test_a_longer_interval_that_somebody_set_is_followed_and_no_stall() -> None:
     assert story.words[-1] == ("stalled", "no_advance")
 
 
-def test_a_shorter_interval_that_somebody_set_is_noticed_at_the_next_reading_and_what_it_cost_is_told() -> (
+def test_a_shorter_interval_of_another_client_is_noticed_at_the_next_reading_and_its_losses_are_counted() -> (
     None
 ):
     settings = PollSettings(interval_s=10, recheck_ns=3600 * SECOND_NS)
@@ -694,7 +694,7 @@ def test_a_shorter_interval_that_somebody_set_is_noticed_at_the_next_reading_and
     overwritten = 12 - len(after)
     assert (
         overwritten <= sum(each.missed_at_most for each in after) <= overwritten + 22
-    )  # an hour's look: 22 of 2 s
+    )  # since the last check: 22 intervals of 2 s
     assert [each.missed_at_most for each in after[-5:]] == [0] * 5
 
 
@@ -731,7 +731,7 @@ def test_a_state_is_repeated_on_request_and_the_vm_is_left_alone(access: Access)
     assert story.poller.reported.heartbeat_at_ns == due_at_ns
 
 
-def test_a_shared_monitor_that_others_are_in_for_a_moment_changes_nothing() -> None:
+def test_a_shared_monitor_that_others_use_for_a_moment_changes_nothing() -> None:
     story = reporting(access=Access.SHARE)
     words = list(story.words)
     story.mute = True
@@ -768,7 +768,7 @@ def test_a_shared_monitor_that_others_keep_is_no_greeting_and_never_stalled() ->
     assert "stalled" not in dict(story.words)
 
 
-def test_a_shared_monitor_whose_path_goes_while_we_wait_there_is_gone() -> None:
+def test_a_shared_monitor_that_loses_its_path_during_a_visit_is_gone() -> None:
     story = reporting(access=Access.SHARE)
     story.mute = True
     story.pass_s(1)
@@ -780,7 +780,7 @@ def test_a_shared_monitor_whose_path_goes_while_we_wait_there_is_gone() -> None:
     assert Retire() in story.effects
 
 
-def test_a_visit_that_takes_too_long_ends_and_the_next_one_goes_on() -> None:
+def test_a_visit_that_takes_too_long_ends_and_the_next_one_continues() -> None:
     story = Story(access=Access.SHARE, interval_s=0)
     answer = story.answer
 
@@ -853,7 +853,7 @@ def test_a_held_monitor_is_no_greeting_and_tried_ever_more_rarely() -> None:
 
 
 @pytest.mark.parametrize("fault", [LinkFault.NOT_QMP, LinkFault.NOT_A_VM])
-def test_a_peer_that_is_no_vms_monitor_is_left_alone_until_its_socket_is_another(fault: LinkFault) -> None:
+def test_a_peer_that_is_not_a_vms_monitor_is_left_alone_until_its_socket_changes(fault: LinkFault) -> None:
     story = Story(mute=True).start()
     story.feed(PathSeen(MARK))
     story.feed(LinkFailed(fault, "SSH-2.0"))
@@ -883,7 +883,7 @@ def test_another_reason_of_the_same_state_has_its_own_since() -> None:
     assert (silent.previous_state, busy.previous_state) == (State.CONNECTING, State.CONNECTING)
 
 
-def test_an_unchanged_state_is_repeated_and_says_when_it_is_void() -> None:
+def test_an_unchanged_state_is_repeated_and_has_the_time_when_it_is_void() -> None:
     story = reporting(settings=PollSettings(interval_s=1, heartbeat_ns=10_000_000_000))
     story.run_s(18)
 
@@ -922,7 +922,8 @@ def test_a_restart_knows_what_an_earlier_run_set() -> None:
     story.update()
     story.start()
 
-    # Ours from before, at another interval now: set anew, and what will be restored is still the first value.
+    # The earlier run set an interval and the setting is another one now: it is set again, and the interval to
+    # restore is still the first one.
     asks = [ask for ask in story.asked if ask.question in (Question.REMEMBER, Question.SET_INTERVAL)]
     assert asks[0].change is not None
     assert asks[0].change.interval_before_s == 0
@@ -971,14 +972,14 @@ def test_a_stream_of_events_is_looked_into_within_50_ms_25_times_and_then_once_a
         story.hear(MonitorEventKind.STOP if number % 2 else MonitorEventKind.RESUME)
     assert 9 <= questions(story)[first:].count(Question.CHECK) <= 12
 
-    story.pass_s(60)  # of quiet
+    story.pass_s(60)  # without events
     first = len(story.asked)
     story.hear(MonitorEventKind.RESUME)
     assert questions(story)[first] is Question.CHECK
 
 
 class _Fickle(Story):
-    """Refuses every reading, and its interval is another one at each look."""
+    """A QEMU that refuses every reading and has another interval at each check."""
 
     def answer(self, effect: Effect) -> Event | None:
         if isinstance(effect, Ask) and effect.question is Question.READ:
@@ -989,7 +990,7 @@ class _Fickle(Story):
         return super().answer(effect)
 
 
-def test_refused_readings_and_another_interval_at_each_look_make_no_loop() -> None:
+def test_refused_readings_and_another_interval_at_each_check_cause_no_loop() -> None:
     story = _Fickle(interval_s=2).start()
     story.pass_s(10)
 

@@ -1,4 +1,4 @@
-"""The tap: what a reader gets, and what is kept for readers."""
+"""Tests of the tap: what a reader gets, and what is kept for readers."""
 
 import pytest
 
@@ -65,7 +65,7 @@ def test_a_reader_gets_the_records_that_come_after_it_once_and_in_order() -> Non
     assert [page.skipped for page in (start, first, again, last)] == [0, 0, 0, 0]
 
 
-def test_a_slow_reader_is_told_how_many_it_missed_and_holds_up_no_other() -> None:
+def test_a_slow_reader_gets_the_number_it_missed_and_delays_no_other() -> None:
     tap = opened(records_max=3)
     slow = tap.read(None, ALL)
     fast = slow.next
@@ -157,7 +157,7 @@ def test_it_closes_when_nobody_reads_and_what_was_missed_until_then_is_counted()
     assert texts(tap.read(late.next, ALL)) == ["c"]
 
 
-def test_a_position_of_another_run_is_now() -> None:
+def test_a_position_of_another_run_means_now() -> None:
     tap = opened()
     put(tap, "a")
 

@@ -1,4 +1,4 @@
-"""What is wrong with the topics: one fact changed at a time, from a cluster that suits the agent."""
+"""Tests of the audit of topics: one fact at a time differs from a cluster that suits the agent."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -87,7 +87,7 @@ CONFIGS: list[tuple[Mapping[str, str | None], Code, Level]] = [
 
 
 @pytest.mark.parametrize(("changed", "code", "level"), CONFIGS)
-def test_each_setting_that_does_not_suit_the_agent(
+def test_each_setting_that_does_not_suit_the_agent_is_found(
     changed: Mapping[str, str | None], code: Code, level: Level
 ) -> None:
     config = {**CONFIG, **{name: value for name, value in changed.items() if value is not None}}
@@ -117,7 +117,7 @@ FACTS: list[tuple[Mapping[str, Any], Code, Level]] = [
 
 
 @pytest.mark.parametrize(("changed", "code", "level"), FACTS)
-def test_each_fact_that_keeps_the_agent_from_delivering(
+def test_each_fact_that_keeps_the_agent_from_delivering_is_found(
     changed: Mapping[str, Any], code: Code, level: Level
 ) -> None:
     found = findings(replace(GOOD, **changed))
@@ -127,7 +127,7 @@ def test_each_fact_that_keeps_the_agent_from_delivering(
 
 
 @pytest.mark.parametrize(("refused", "level"), [(True, E), (None, W)])
-def test_idempotent_writes_that_are_refused_or_unknown(refused: bool | None, level: Level) -> None:
+def test_idempotent_writes_that_are_refused_or_unknown_are_found(refused: bool | None, level: Level) -> None:
     assert wrong(findings(GOOD, refused=refused)) == [(Code.IDEMPOTENCE, level)]
 
 
@@ -138,7 +138,7 @@ def test_a_compacted_topic_of_states_loses_only_history() -> None:
     assert wrong(findings(compacted, sending)) == [(Code.CLEANUP, W)]
 
 
-def test_more_replicas_needed_than_there_are_is_not_a_matter_of_brokers_that_are_down() -> None:
+def test_needing_more_replicas_than_there_are_is_not_blamed_on_brokers_that_are_down() -> None:
     found = findings(replace(GOOD, config=CONFIG | {"min.insync.replicas": "4"}))
 
     (finding,) = [each for each in found if each.level is Level.ERROR]
@@ -151,12 +151,12 @@ def test_retention_counts_from_arrival_where_the_broker_sets_the_time() -> None:
     assert wrong(findings(replace(GOOD, config=config))) == [(Code.TIMESTAMPS, W)]
 
 
-def test_partitions_are_few_for_the_whole_fleet() -> None:
+def test_partitions_are_judged_for_the_whole_fleet() -> None:
     assert wrong(findings(GOOD, replace(SENDING, vms=50_000))) == [(Code.PARTITIONS, W)]
     assert wrong(findings(GOOD, replace(SENDING, vms=1000))) == []
 
 
-def test_the_command_that_puts_a_finding_right() -> None:
+def test_a_finding_has_the_command_that_fixes_it() -> None:
     found = findings(replace(GOOD, config=CONFIG | {"retention.ms": "1000"}))
 
     (command,) = [each.command for each in found if each.level is Level.ERROR]

@@ -1,4 +1,4 @@
-"""The printed commands, word by word, and as a shell reads them."""
+"""Tests of the printed commands, word by word and as a shell parses them."""
 
 import shlex
 
@@ -25,7 +25,7 @@ def test_the_commands_of_a_new_cluster() -> None:
     assert lines == [f"{create} s {sizes}", f"{create} t {sizes}", f"{allow} s", f"{allow} t"]
 
 
-def test_a_shell_reads_the_words_that_were_meant() -> None:
+def test_a_shell_parses_a_printed_command_into_its_words() -> None:
     command = grant(CLUSTER, None, "IdempotentWrite")
 
     assert command is not None

@@ -1,4 +1,4 @@
-"""The order of the page and the commands: pressure, unexpected states, and the rest."""
+"""Tests of the order of VMs on the page and in commands: pressure, unexpected states, and the rest."""
 
 from dataclasses import replace
 
@@ -76,7 +76,7 @@ def test_a_vm_of_this_agent_has_its_place(shown: VmView, place: Urgency) -> None
     assert urgency_of(shown) is place
 
 
-def test_polling_that_is_configured_off_is_no_silence() -> None:
+def test_polling_that_is_configured_off_is_not_unexpected() -> None:
     off = view(state=State.OFF)
 
     configured = replace(off, state=replace(off.state, reason=Reason.POLLING_DISABLED))
@@ -84,7 +84,7 @@ def test_polling_that_is_configured_off_is_no_silence() -> None:
     assert (urgency_of(off), urgency_of(configured)) == (Urgency.UNEXPECTED, Urgency.NONE)
 
 
-def test_a_level_without_a_score_or_without_updates_is_not_known_to_be_true_now() -> None:
+def test_a_level_without_a_score_or_without_updates_is_not_current() -> None:
     assert level_now(under(PressureLevel.LOW)) is PressureLevel.LOW
     assert level_now(under(PressureLevel.LOW, score=None)) is None
     assert level_now(under(PressureLevel.LOW, State.STALLED)) is None

@@ -1,4 +1,4 @@
-"""Which VMs have a record of their memory, and what it says."""
+"""Tests of which VMs have a record of their memory, and what it contains."""
 
 import pytest
 from msgspec.structs import replace
@@ -30,7 +30,7 @@ def described(poller: Poller, view: HostView = vm_memory.NOTHING_SEEN) -> VmMemo
     return vm_memory.describe(poller, seen, sequence=3, interval_s=60, now=Story().now)
 
 
-def test_a_record_has_what_was_given_and_what_is_taken() -> None:
+def test_a_record_has_the_configured_and_the_used_memory() -> None:
     story = Story(given=Given(512 * MIB, 64 * MIB, deflate_on_oom=True)).start()
 
     memory = described(story.poller, SEEN)
@@ -45,7 +45,7 @@ def test_a_record_has_what_was_given_and_what_is_taken() -> None:
     assert vm_memory.amounts(memory) == Amounts(576 * MIB, 128 * MIB, 300 * MIB)
 
 
-def test_what_is_not_known_is_absent() -> None:
+def test_unknown_values_are_absent() -> None:
     memory = described(Story().start().poller)
 
     assert (memory.configured, memory.deflate_on_oom, memory.process, memory.cgroup) == (None,) * 4

@@ -1,4 +1,4 @@
-"""A process that has few descriptors left."""
+"""Limits the descriptors that this process may open."""
 
 import os
 import resource
@@ -8,9 +8,9 @@ from contextlib import ExitStack, contextmanager
 
 @contextmanager
 def descriptors_left(count: int) -> Generator[None]:
-    """Let this process open no more than `count` descriptors.
+    """Let this process open at most `count` more descriptors.
 
-    The limit is on their numbers, and numbers below the highest may be free: these are used up first.
+    The kernel limits their numbers, and numbers below the highest may be free, so these are used up first.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(int(name) for name in os.listdir("/proc/self/fd"))

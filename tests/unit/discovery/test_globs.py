@@ -12,7 +12,7 @@ from agent.discovery.globs import MonitorGlob, mistakes
         MonitorGlob("/run/vm/*/qmp.sock", None, r"vm/(?P<name>[^/]+)/"),
     ],
 )
-def test_what_can_be_used_has_no_mistake(monitor: MonitorGlob) -> None:
+def test_a_usable_glob_has_no_mistakes(monitor: MonitorGlob) -> None:
     assert list(mistakes(monitor)) == []
 
 
@@ -28,7 +28,7 @@ def test_what_can_be_used_has_no_mistake(monitor: MonitorGlob) -> None:
         (MonitorGlob("/run/*.sock", None, "([^/]+)"), "(?P<name>...)"),
     ],
 )
-def test_each_mistake_tells_the_way_out(monitor: MonitorGlob, hint: str) -> None:
+def test_each_mistake_has_a_hint(monitor: MonitorGlob, hint: str) -> None:
     (said,) = mistakes(monitor)
 
     assert hint in said

@@ -19,7 +19,7 @@ def folder() -> Iterator[Path]:
         yield Path(name).resolve()
 
 
-def test_links_of_ours_are_followed(folder: Path) -> None:
+def test_our_own_links_are_followed(folder: Path) -> None:
     (folder / "real" / "deep").mkdir(parents=True)
     (folder / "real" / "deep" / "q").touch()
     (folder / "absolute").symlink_to(folder / "real")
@@ -32,7 +32,7 @@ def test_links_of_ours_are_followed(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o707])
-def test_links_where_others_may_write_are_not(folder: Path, mode: int) -> None:
+def test_links_where_others_may_write_are_not_followed(folder: Path, mode: int) -> None:
     (folder / "open").mkdir()
     (folder / "open").chmod(mode)
     (folder / "real").touch()
@@ -45,7 +45,7 @@ def test_links_where_others_may_write_are_not(folder: Path, mode: int) -> None:
         assert caught.value.link == str(folder / "open" / "link")
 
 
-def test_what_is_no_link_may_lie_where_others_write(folder: Path) -> None:
+def test_a_file_that_is_not_a_link_may_be_where_others_write(folder: Path) -> None:
     (folder / "open").mkdir()
     (folder / "open").chmod(0o777)
     (folder / "open" / "q").touch()
@@ -83,7 +83,7 @@ def test_links_in_another_users_directory_are_not(folder: Path) -> None:
         resolve(str(folder / "his" / "link"))
 
 
-def test_a_circle_ends(folder: Path) -> None:
+def test_a_circle_of_links_is_an_error(folder: Path) -> None:
     (folder / "a").symlink_to("b")
     (folder / "b").symlink_to("a")
 
@@ -91,12 +91,12 @@ def test_a_circle_ends(folder: Path) -> None:
         resolve(str(folder / "a"))
 
 
-def test_what_is_missing_is_told(folder: Path) -> None:
+def test_a_missing_file_is_an_error(folder: Path) -> None:
     with pytest.raises(FileNotFoundError):
         resolve(str(folder / "none" / "q"))
 
 
-def test_the_status_is_that_of_what_was_found(folder: Path) -> None:
+def test_the_status_is_that_of_the_file_found(folder: Path) -> None:
     (folder / "real").touch()
     (folder / "link").symlink_to("real")
 
@@ -110,7 +110,7 @@ def test_the_status_is_that_of_what_was_found(folder: Path) -> None:
 
 
 def test_a_socket_with_a_second_name_where_others_may_write_is_refused(folder: Path) -> None:
-    """With fs.protected_hardlinks off, a user can give another user's socket a name."""
+    """With fs.protected_hardlinks off, a user can create a hard link to another user's socket."""
     (folder / "open").mkdir()
     (folder / "open").chmod(0o777)
     with socket.socket(socket.AF_UNIX) as server:

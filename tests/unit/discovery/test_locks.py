@@ -1,4 +1,4 @@
-"""One agent for each monitor. The kernel's locks are an open file's, so one process can play two agents."""
+"""Only one agent watches a monitor. Locks belong to open files, so one process can act as two agents."""
 
 import os
 import stat
@@ -26,7 +26,7 @@ def paths(found: Scan) -> list[str]:
     return [str(seen.address) for seen in found.seen]
 
 
-def test_a_second_agent_refuses_what_a_first_one_watches_until_it_ends(tmp_path: Path) -> None:
+def test_a_second_agent_refuses_the_monitors_of_the_first_until_it_ends(tmp_path: Path) -> None:
     first, second = (Locks(tmp_path / "run" / "monitors.lock") for _ in range(2))
     assert paths(first.claim(scan(1, 2))) == ["/run/1.qmp", "/run/2.qmp"]
 
@@ -58,7 +58,7 @@ def test_other_users_can_neither_read_nor_lock_the_file_also_one_of_an_earlier_v
     assert [stat.S_IMODE(path.stat().st_mode) for path in paths] == [0o700, 0o600, 0o600]
 
 
-def test_what_is_not_seen_any_more_is_let_go_of(tmp_path: Path) -> None:
+def test_monitors_that_are_no_longer_seen_are_unlocked(tmp_path: Path) -> None:
     first, second = (Locks(tmp_path / "monitors.lock") for _ in range(2))
     first.claim(scan(1, 2))
     first.claim(scan(2))
@@ -94,14 +94,14 @@ def test_the_locks_of_monitors_that_are_not_looked_for_are_bounded(
     second.close()
 
 
-def test_a_libvirt_is_one_agents_until_it_lets_go_or_ends(tmp_path: Path) -> None:
+def test_a_libvirt_belongs_to_one_agent_until_it_lets_go_or_ends(tmp_path: Path) -> None:
     first, second = (Locks(tmp_path / "monitors.lock") for _ in range(2))
     assert first.take("qemu:///system")
-    assert first.take("qemu:///system")  # its own again
+    assert first.take("qemu:///system")  # taking it again succeeds
 
     assert not second.take("qemu:///system")
     assert second.take("qemu:///session")
-    first.claim(scan(1))  # not seen among the monitors, and still its own
+    first.claim(scan(1))  # the libvirt is not among the monitors, and stays locked
     assert not second.take("qemu:///system")
 
     first.let_go("qemu:///system")
@@ -111,7 +111,7 @@ def test_a_libvirt_is_one_agents_until_it_lets_go_or_ends(tmp_path: Path) -> Non
     first.close()
 
 
-def test_where_nothing_can_be_locked_everything_is_watched_and_it_is_said(tmp_path: Path) -> None:
+def test_without_a_lock_file_every_monitor_is_watched_and_the_problem_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     locks = Locks(tmp_path / "file" / "monitors.lock")
 
@@ -122,7 +122,7 @@ def test_where_nothing_can_be_locked_everything_is_watched_and_it_is_said(tmp_pa
     assert Locks(None).problem is None
 
 
-def test_the_place_where_agents_meet() -> None:
+def test_the_default_path_of_the_lock_file() -> None:
     assert default_path(0, None, None) == Path("/run/barograph/monitors.lock")
     assert default_path(1000, "/run/user/1000", None) == Path("/run/user/1000/barograph/monitors.lock")
     assert default_path(1000, None, None) is None

@@ -36,7 +36,7 @@ def test_monitors_of_incus_are_known_wherever_they_are(path: str) -> None:
         "/run/qemu.monitor/qmp.sock",
     ],
 )
-def test_others_are_not_taken_for_theirs(path: str) -> None:
+def test_other_sockets_are_not_taken_for_monitors_of_libvirt_or_incus(path: str) -> None:
     assert owners.owned_by_libvirt(path) is None
     assert owners.owned_by_incus(path) is None
 
@@ -65,7 +65,7 @@ def test_monitors_of_kata_and_of_ganetis_daemon_are_known_wherever_they_are(path
         "/run/vm/web.kvmd",
     ],
 )
-def test_other_monitors_are_nobodys(path: str) -> None:
+def test_other_monitors_have_no_owner(path: str) -> None:
     assert owners.owned_by_another(path) is None
 
 

@@ -27,7 +27,7 @@ def folder() -> Iterator[Path]:
 
 
 def make_socket(path: Path) -> None:
-    """Leave a socket file that nobody listens on: scanning never connects."""
+    """Create a socket file without a listener. That suffices, because a scan never connects."""
     path.parent.mkdir(parents=True, exist_ok=True)
     directory = os.open(path.parent, os.O_PATH)
     with socket.socket(socket.AF_UNIX) as server:
@@ -74,7 +74,7 @@ def test_a_mark_moves_with_a_new_socket_and_not_with_a_chmod(folder: Path) -> No
     assert look(f"{folder}/*").seen[0].mark != before
 
 
-def test_one_file_named_by_the_glob_is_told_when_it_is_no_socket(folder: Path) -> None:
+def test_a_file_that_is_not_a_socket_is_reported_if_the_glob_names_it(folder: Path) -> None:
     (folder / "a.sock").touch()
 
     found = look(f"{folder}/a.sock", f"{folder}/none.sock")
@@ -110,7 +110,7 @@ def test_a_pattern_names_the_vm_and_gives_labels(folder: Path) -> None:
     assert (number.name, number.labels) == (None, {"namespace": "prod", "vmid": "7"})
 
 
-def test_a_pattern_that_does_not_match_says_nothing(folder: Path) -> None:
+def test_a_pattern_that_does_not_match_gives_no_name_and_no_labels(folder: Path) -> None:
     make_socket(folder / "a.sock")
 
     (seen,) = look(MonitorGlob(f"{folder}/*.sock", None, r"(?P<name>none)")).seen
@@ -119,7 +119,7 @@ def test_a_pattern_that_does_not_match_says_nothing(folder: Path) -> None:
     assert seen.labels == {}
 
 
-def test_proxmoxs_sockets_are_shared_unless_told_otherwise(folder: Path) -> None:
+def test_proxmoxs_sockets_are_shared_unless_configured_otherwise(folder: Path) -> None:
     make_socket(folder / "qemu-server" / "100.qmp")
     make_socket(folder / "mine" / "100.qmp")
     (folder / "alias").symlink_to("qemu-server")
@@ -135,7 +135,7 @@ def test_proxmoxs_sockets_are_shared_unless_told_otherwise(folder: Path) -> None
     assert access(MonitorGlob(f"{folder}/mine/*.qmp", Access.SHARE)) is Access.SHARE
 
 
-def test_monitors_with_an_owner_are_refused_also_behind_a_link(folder: Path) -> None:
+def test_monitors_with_an_owner_are_refused_even_behind_a_link(folder: Path) -> None:
     make_socket(folder / "domain-1-web" / "monitor.sock")
     make_socket(folder / "incus" / "web" / "qemu.monitor")
     (folder / "mine.sock").symlink_to("domain-1-web/monitor.sock")
@@ -167,7 +167,7 @@ def test_a_link_that_others_may_change_is_refused(folder: Path) -> None:
     assert f"{folder}/open/a.sock" in found.refused[0].detail
 
 
-def test_links_that_lead_nowhere_are_not_there(folder: Path) -> None:
+def test_links_without_a_target_are_ignored(folder: Path) -> None:
     (folder / "a.sock").symlink_to("none")
     (folder / "circle.sock").symlink_to("circle.sock")
 
@@ -177,7 +177,7 @@ def test_links_that_lead_nowhere_are_not_there(folder: Path) -> None:
     assert set(refusals(found)) <= {f"{folder}/circle.sock"}
 
 
-def test_a_directory_that_we_may_not_read_is_told(folder: Path) -> None:
+def test_an_unreadable_directory_is_reported(folder: Path) -> None:
     make_socket(folder / "open" / "a.sock")
     make_socket(folder / "shut" / "a.sock")
     (folder / "shut").chmod(0o000)
@@ -326,7 +326,7 @@ def test_a_user_who_fills_a_directory_of_all_users_hides_only_sockets_of_their_o
 
     assert f"{folder}/zebra.sock" in paths(found)
     missing = [seen for seen in before if str(seen.address) not in paths(found)]
-    assert MonitorPath(f"{folder}/other.sock") not in found.unlooked(missing), "it is announced as gone"
+    assert MonitorPath(f"{folder}/other.sock") not in found.unlooked(missing), "not announced as gone"
     assert len(found.unlooked(missing)) == len(missing) - 1 > 10
 
 
@@ -369,7 +369,7 @@ def test_what_could_not_be_looked_for_is_told_from_what_is_not_there(folder: Pat
     assert again.unlooked([found]) == set()
 
 
-def test_a_scan_that_stopped_at_its_bound_says_nothing_of_the_rest(folder: Path) -> None:
+def test_a_scan_that_stopped_at_its_bound_does_not_report_the_rest_as_missing(folder: Path) -> None:
     for number in range(20):
         make_socket(folder / f"{number:02}.sock")
 
@@ -378,7 +378,7 @@ def test_a_scan_that_stopped_at_its_bound_says_nothing_of_the_rest(folder: Path)
     assert everything[15].address in look(f"{folder}/*.sock", found_max=10).unlooked(everything)
 
 
-def test_a_path_that_must_not_be_used_is_told_from_one_that_has_gone(folder: Path) -> None:
+def test_a_scan_distinguishes_a_refused_path_from_a_missing_one(folder: Path) -> None:
     make_socket(folder / "real.sock")
     (folder / "open").mkdir()
     (folder / "open").chmod(0o777)

@@ -41,17 +41,17 @@ def expand(*globs: str) -> list[str]:
         "*/.z/*",
     ],
 )
-def test_it_expands_as_the_standard_librarys_does(tree: Path, pattern: str) -> None:
+def test_a_glob_expands_as_in_the_standard_library(tree: Path, pattern: str) -> None:
     expected = sorted(globbing.glob(f"{tree}/{pattern}", recursive=True))
 
     assert sorted(expand(f"{tree}/{pattern}")) == expected
 
 
-def test_a_path_without_wildcard_is_returned_unseen(tree: Path) -> None:
+def test_a_path_without_a_wildcard_is_returned_without_a_check(tree: Path) -> None:
     assert expand(f"{tree}/none/at/all.sock") == [f"{tree}/none/at/all.sock"]
 
 
-def test_links_are_followed_by_name_but_not_under_any_depth(tree: Path) -> None:
+def test_links_are_followed_except_below_a_double_asterisk(tree: Path) -> None:
     (tree / "x" / "up").symlink_to(tree)
 
     assert f"{tree}/x/up/a.sock" in expand(f"{tree}/x/*/a.sock")
@@ -69,7 +69,7 @@ def test_it_stops_at_its_bound(tree: Path) -> None:
     assert len(walk.places) <= len(tree.parts) + 1
 
 
-def test_it_notes_where_a_match_may_appear(tree: Path) -> None:
+def test_a_walk_records_where_a_match_may_appear(tree: Path) -> None:
     walk = Walk(100)
 
     list(walk.expand(f"{tree}/*/a.sock"))

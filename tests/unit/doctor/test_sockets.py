@@ -1,4 +1,4 @@
-"""`barograph doctor` connects to the sockets that discovery has judged, and to no others."""
+"""`barograph doctor` connects only to the sockets that discovery has checked."""
 
 import socket
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The memory of cgroups: a tree of files as the kernel and the kubelet make it."""
+"""Tests of the memory of cgroups, on trees of files as the kernel and the kubelet make them."""
 
 import os
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_the_figures_of_a_scope_and_the_lowest_limit_above_it(tmp_path: Path) ->
     )
 
 
-def test_max_is_no_limit_and_files_that_are_absent_are_not_known(tmp_path: Path) -> None:
+def test_max_is_no_limit_and_the_values_of_missing_files_are_unknown(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "memory.current").write_text("700\n")
     (tmp_path / "a" / "memory.max").write_text("max\n")
@@ -48,7 +48,7 @@ def test_max_is_no_limit_and_files_that_are_absent_are_not_known(tmp_path: Path)
     assert Cgroups(str(tmp_path)).memory("/a", 5) == CgroupMemory("/a", 700, None, None, None, 5)
 
 
-def test_a_cgroup_without_an_account_of_memory_is_that_of_the_one_above(tmp_path: Path) -> None:
+def test_a_cgroup_without_memory_accounting_has_the_figures_of_its_parent(tmp_path: Path) -> None:
     cgroup(tmp_path, "machine.slice/q.scope", "700")
     (tmp_path / "machine.slice/q.scope/libvirt/emulator").mkdir(parents=True)
 
@@ -83,7 +83,7 @@ def test_the_root_of_a_container_has_figures_and_that_of_the_host_has_none(tmp_p
 
 
 @pytest.mark.parametrize("odd", ["", "-1", "1e3", "9007199254740992", "7 7", "max"])
-def test_what_is_no_size_is_no_figure(tmp_path: Path, odd: str) -> None:
+def test_a_value_that_is_not_a_size_is_ignored(tmp_path: Path, odd: str) -> None:
     cgroup(tmp_path, "a", odd)
 
     assert Cgroups(str(tmp_path)).memory("/a", 5) is None

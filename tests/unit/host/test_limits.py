@@ -1,4 +1,4 @@
-"""The limits of this process, compared with what other programs show."""
+"""Tests of the limits of this process, which are compared with the output of other programs."""
 
 import resource
 import subprocess

@@ -1,4 +1,4 @@
-"""The file system of a path: a fake list of mounts, and the real one."""
+"""Tests of finding the file system of a path, in a made-up list of mounts and in the real one."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def listed(tmp_path: Path) -> str:
     return str(file)
 
 
-def test_the_longest_mount_applies_and_of_two_at_one_place_the_later(tmp_path: Path) -> None:
+def test_the_longest_mount_applies_and_the_later_of_two_at_one_place(tmp_path: Path) -> None:
     mounts = listed(tmp_path)
 
     assert mount_of("/srv/state", mounts) == Mount("/srv", "xfs", "/a b")

@@ -1,4 +1,4 @@
-"""QEMU processes in /proc: a fake tree, and the process of the test."""
+"""Tests of reading processes in /proc: those of a made-up tree, and a real one."""
 
 import os
 import subprocess
@@ -79,7 +79,7 @@ def test_a_process_that_can_be_root_again_counts_as_roots(tmp_path: Path, users:
     assert peer.user_id == user_id
 
 
-def test_a_service_manager_is_no_vm(tmp_path: Path) -> None:
+def test_a_service_manager_is_not_a_vm(tmp_path: Path) -> None:
     process(tmp_path, 1)
 
     assert identify(1, 0, str(tmp_path)) is None
@@ -91,7 +91,7 @@ def test_a_process_without_users_is_not_known(tmp_path: Path) -> None:
     assert identify(7, 107, str(tmp_path)) is None
 
 
-def test_what_the_kernel_does_not_show_is_not_known(tmp_path: Path) -> None:
+def test_values_that_the_kernel_does_not_show_are_unknown(tmp_path: Path) -> None:
     process(tmp_path, 7, status="VmSize:\t 10 kB\nVmRSS:\t 5 kB\n", cgroup="1:name=systemd:/\n")
     process(tmp_path, 8, status="Name:\tqemu\nState:\tZ (zombie)\n")
 
@@ -156,7 +156,7 @@ def test_a_real_process_is_found_and_after_its_end_it_is_not() -> None:
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as child:
         assert child.stdout is not None
-        child.stdout.readline()  # before, its memory is still that of the fork
+        child.stdout.readline()  # until then its memory is that of the fork
         peer = identify(child.pid, os.getuid())
         assert peer is not None
         files = read_process(peer)

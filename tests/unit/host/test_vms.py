@@ -1,4 +1,4 @@
-"""One look at all VMs: which files count for which VM."""
+"""Tests of reading the memory of all VMs: which process and which cgroup belong to which VM."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Calls into libvirt: several at a time, reused threads, late results."""
+"""Tests of calls into libvirt: several at a time, in reused threads, with late results."""
 
 import threading
 
@@ -13,7 +13,7 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-async def test_a_result_and_an_error_come_back_to_the_caller() -> None:
+async def test_a_result_and_an_error_reach_the_caller() -> None:
     caller = Caller("test", lambda: None)
 
     assert await caller.call(threading.current_thread) is not threading.current_thread()
@@ -73,5 +73,5 @@ async def test_an_error_keeps_no_handle_for_the_event_loops_thread_to_release() 
     with pytest.raises(ValueError, match="refused") as raised:
         await caller.call(fail)
     assert released == ["test calls"]
-    assert raised.value.__traceback__ is not None  # the log says where it was raised
+    assert raised.value.__traceback__ is not None  # the log shows where it was raised
     caller.close()

@@ -1,4 +1,4 @@
-"""The event loops of libvirt's client library: what is called, when, in which thread, and what is freed."""
+"""Tests of the event loops for libvirt's client library: what is called, when, where, and what is freed."""
 
 import os
 import threading
@@ -16,7 +16,7 @@ EACH_TURN_MS, NEVER_MS = 0, -1
 
 
 class Calls:
-    """What a handle or timer was called with, and in which thread."""
+    """A callback that records its arguments and the threads that call it."""
 
     def __init__(self, action: Callable[[], object] = lambda: None) -> None:
         self.all: list[tuple[object, ...]] = []
@@ -37,7 +37,7 @@ class Calls:
 
 @contextmanager
 def pipe() -> Generator[tuple[int, int]]:
-    """A pipe: the descriptor to read from, and the one to write to."""
+    """Open a pipe; yield the descriptor to read from and the one to write to."""
     ends = os.pipe()
     try:
         yield ends
@@ -48,7 +48,7 @@ def pipe() -> Generator[tuple[int, int]]:
 
 @contextmanager
 def opened(loops: EventLoops) -> Generator[EventLoop]:
-    """A loop that this thread adds to. At the end of the block its thread must have ended."""
+    """Open a loop that this thread adds to. The loop's own thread must end with the block."""
     loop = loops.open()
     with loops.using(loop):
         yield loop
@@ -100,7 +100,7 @@ def test_a_handle_without_events_is_not_called_until_it_has_some() -> None:
         loops.remove(number)
 
 
-def test_a_timer_fires_again_and_again_until_it_is_disabled() -> None:
+def test_a_timer_fires_repeatedly_until_it_is_disabled() -> None:
     loops, calls, other = EventLoops(), Calls(), Calls()
     with opened(loops):
         begun_s = time.monotonic()
@@ -170,7 +170,7 @@ def test_a_callback_may_update_and_remove_itself_and_others() -> None:
     assert first.all or second.all
 
 
-def test_what_a_removed_handle_had_is_freed_in_the_loops_thread_after_its_callback() -> None:
+def test_the_data_of_a_removed_handle_is_freed_in_the_loops_thread_after_its_callback() -> None:
     freed: list[tuple[object, threading.Thread]] = []
     running, go_on = threading.Event(), threading.Event()
     loops = EventLoops(free=lambda opaque: freed.append((opaque, threading.current_thread())))
@@ -252,7 +252,7 @@ def test_a_thread_that_has_no_loop_adds_to_a_shared_one() -> None:
     shared.join()
 
 
-def test_a_closed_loop_ends_after_its_last_handle_and_takes_no_more() -> None:
+def test_a_closed_loop_ends_after_its_last_handle_and_accepts_no_more() -> None:
     loops = EventLoops()
     before = set(threading.enumerate())
     loop = loops.open()
@@ -271,7 +271,7 @@ def test_a_closed_loop_ends_after_its_last_handle_and_takes_no_more() -> None:
         loops.update_handle(timer, READABLE)
 
 
-def test_a_callback_that_raises_ends_no_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_callback_that_raises_does_not_end_its_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_loops, "_PAUSE_AFTER_FAILURE_S", 0.001)
 
     def fail() -> None:
@@ -287,7 +287,7 @@ def test_a_callback_that_raises_ends_no_loop(monkeypatch: pytest.MonkeyPatch) ->
             loops.remove(number)
 
 
-def test_what_steps_in_has_each_descriptor_before_the_loop_waits_for_it() -> None:
+def test_each_descriptor_can_be_replaced_before_the_loop_waits_for_it() -> None:
     loops, calls, readable = EventLoops(), Calls(), Calls()
     with pipe() as (reads, writes), pipe() as (others, _):
         loop = loops.open(lambda descriptor: (calls(descriptor), os.dup2(reads, descriptor)))
@@ -301,7 +301,7 @@ def test_what_steps_in_has_each_descriptor_before_the_loop_waits_for_it() -> Non
         loop.join()
 
 
-def test_a_handle_that_nothing_could_step_in_for_is_not_added() -> None:
+def test_a_handle_is_not_added_if_its_descriptor_cannot_be_replaced() -> None:
     def fail(_descriptor: int) -> None:
         raise OSError
 

@@ -1,4 +1,4 @@
-"""What libvirt reports, in QEMU's terms."""
+"""Tests of the translation of what libvirt reports into QEMU's terms."""
 
 import pytest
 
@@ -63,12 +63,12 @@ def test_sizes_are_bytes_and_counts_are_counts_under_qemus_names() -> None:
     )
 
 
-def test_a_busy_domain_is_none_and_one_that_gave_nothing_yet_has_no_statistics() -> None:
+def test_a_busy_domain_has_no_answer_and_one_without_updates_no_statistics() -> None:
     assert qmp_terms.guest_stats({"balloon.current": 1, "balloon.maximum": 1}) is None
     assert qmp_terms.guest_stats({"balloon.last-update": 0}) == {"last-update": 0, "stats": {}}
 
 
-def test_what_is_no_integer_is_left_to_the_decoder_which_refuses_it() -> None:
+def test_a_value_that_is_not_an_integer_is_refused_by_the_decoder() -> None:
     reading = decode_guest_stats(qmp_terms.guest_stats({"balloon.last-update": "soon"}))
 
     assert not isinstance(reading, Reading)
@@ -95,7 +95,7 @@ def test_a_run_state_is_qemus_word_where_there_is_one(state: int, reason: int, w
     assert qmp_terms.run_state_in({"state.state": state, "state.reason": reason}) == word
 
 
-def test_a_definition_tells_the_balloon_its_period_and_its_size() -> None:
+def test_a_definition_contains_the_balloon_its_period_and_its_size() -> None:
     found = qmp_terms.parse_definition(xml())
 
     assert (found.uuid, found.name) == ("5f0c1a52-7e0b-4a35-9d3f-2f4a0f9c5b11", "g")
@@ -112,13 +112,13 @@ def test_without_statistics_the_period_is_0_and_without_a_virtio_balloon_there_i
     assert xen.balloon is None
 
 
-def test_nova_says_the_instances_name_and_its_project() -> None:
+def test_novas_labels_are_the_names_of_the_instance_and_its_project() -> None:
     found = qmp_terms.parse_definition(xml("instance-0000002a", NOVA))
 
     assert found.labels == {"nova_instance_name": "web & co", "nova_project_name": "shop"}
 
 
-def test_kubevirt_has_namespace_and_vmi_in_the_domains_name() -> None:
+def test_kubevirts_labels_are_parts_of_the_domains_name() -> None:
     found = qmp_terms.parse_definition(xml("shop_web_3", KUBEVIRT))
 
     assert found.labels == {"kubevirt_namespace": "shop", "kubevirt_vmi_name": "web_3"}
@@ -169,7 +169,7 @@ def test_labels_come_from_a_domains_name_and_the_metadata_overrides_them() -> No
     assert qmp_terms.parse_definition(xml("web"), sources).labels == {}
 
 
-def test_metadata_of_a_stranger_is_bounded_and_expands_no_entity() -> None:
+def test_untrusted_metadata_is_bounded_and_expands_no_entity() -> None:
     sources = LabelSources((MetadataLabel("found", "urn:x", "a"),))
     deep = "<b>" * 50_000 + "</b>" * 50_000
     long = f"<a xmlns='urn:x'>{'x' * 100_000}</a>{deep}"
@@ -185,7 +185,7 @@ def test_metadata_of_a_stranger_is_bounded_and_expands_no_entity() -> None:
 
 
 @pytest.mark.parametrize("bad", ["", "<domain>", "<!DOCTYPE x [<!ENTITY a 'b'>]><domain/>"])
-def test_what_is_no_definition_is_refused(bad: str) -> None:
+def test_an_invalid_definition_is_refused(bad: str) -> None:
     with pytest.raises(ValueError, match="XML"):
         qmp_terms.parse_definition(bad)
 

@@ -1,4 +1,4 @@
-"""Bulk readings from a stand-in whose QEMUs can be stopped: jobs and NOWAIT as the real libvirt has them."""
+"""Tests of bulk readings from a stand-in for libvirt, with jobs, NOWAIT and QEMUs that can be stopped."""
 
 import threading
 import time
@@ -27,7 +27,7 @@ def anyio_backend() -> str:
 
 @dataclass
 class Hypervisor:
-    """Asks one domain after the other; one that is stopped holds the call, and its own job."""
+    """A libvirt that asks one domain after the other. A stopped domain blocks the call and keeps its job."""
 
     stopped: dict[str, threading.Event] = field(default_factory=dict[str, threading.Event])
     jobs: set[str] = field(default_factory=set[str])
@@ -62,7 +62,7 @@ class Hypervisor:
 
 @dataclass
 class Asker:
-    """Asks, and notes who was answered how."""
+    """Asks for readings, and records the answer for each domain."""
 
     readings: Readings
     answers: dict[str, int] = field(default_factory=dict[str, int])
@@ -120,13 +120,13 @@ async def reading(hypervisor: Hypervisor, counters: Counters) -> AsyncGenerator[
 
 
 async def begin_call(asker: Asker, hypervisor: Hypervisor) -> None:
-    """Ask for "a", and return while libvirt asks its QEMU."""
+    """Ask for "a", and return as soon as libvirt's call has begun."""
     asker.ask("a")
     while not hypervisor.calls:  # noqa: ASYNC110 - it is called in a thread
         await anyio.sleep(0.001)
 
 
-async def test_what_is_due_together_is_asked_in_one_call() -> None:
+async def test_domains_due_together_are_asked_in_one_call() -> None:
     hypervisor = Hypervisor()
     async with reading(hypervisor, Counters()) as asker:
         asker.ask("a", "b", "c")
@@ -136,7 +136,7 @@ async def test_what_is_due_together_is_asked_in_one_call() -> None:
     assert asker.states == {"a": "running", "b": "running", "c": "running"}
 
 
-async def test_what_becomes_due_during_a_call_is_asked_in_the_next_one() -> None:
+async def test_domains_that_become_due_during_a_call_are_asked_in_the_next_one() -> None:
     hypervisor = Hypervisor(takes_s=0.05)
     async with reading(hypervisor, Counters()) as asker:
         await begin_call(asker, hypervisor)
@@ -155,10 +155,10 @@ async def test_the_resident_memory_comes_with_a_reading() -> None:
     assert asker.resident == {"a": 12 * 1024}
 
 
-async def test_a_stopped_qemu_holds_up_the_others_once_and_shortly_and_is_asked_alone_from_then_on(
+async def test_a_stopped_qemu_delays_the_others_once_and_is_asked_alone_from_then_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # On a busy machine a call that nothing holds up may take longer than the usual patience.
+    # On a busy machine even a call without a stopped QEMU may take longer than the usual patience.
     monkeypatch.setattr("agent.core.bulk_reading.PATIENCE_NS", 1_000_000_000)
     hypervisor, counters = Hypervisor(), Counters()
     hypervisor.stop("b")
@@ -166,7 +166,7 @@ async def test_a_stopped_qemu_holds_up_the_others_once_and_shortly_and_is_asked_
         begun_s = anyio.current_time()
         asker.ask("a", "b", "c")
         await asker.answered("a", "c")
-        assert anyio.current_time() - begun_s < 30  # it is stopped for two minutes
+        assert anyio.current_time() - begun_s < 30  # "b" is stopped for up to two minutes
         assert hypervisor.calls[:2] == [("a", "b", "c")] * 2
 
         for _ in range(3):
@@ -183,7 +183,7 @@ async def test_a_stopped_qemu_holds_up_the_others_once_and_shortly_and_is_asked_
         assert counters.snapshot()["libvirt_late_results"] == 1
 
 
-async def test_a_domain_that_somebody_else_has_a_job_on_is_asked_alone_until_it_answers() -> None:
+async def test_a_domain_with_a_job_of_another_client_is_asked_alone_until_it_answers() -> None:
     hypervisor, counters = Hypervisor(jobs={"a"}), Counters()
     async with reading(hypervisor, counters) as asker:
         asker.ask("a", "b")
@@ -195,7 +195,7 @@ async def test_a_domain_that_somebody_else_has_a_job_on_is_asked_alone_until_it_
     assert "libvirt_late_results" not in counters.snapshot()
 
 
-async def test_a_domain_forgotten_is_not_asked_again() -> None:
+async def test_a_forgotten_domain_is_not_asked_again() -> None:
     hypervisor = Hypervisor(jobs={"a"})
     async with reading(hypervisor, Counters()) as asker:
         asker.ask("a", "b")
@@ -209,21 +209,21 @@ async def test_a_domain_forgotten_is_not_asked_again() -> None:
         assert "a" not in asker.answers
 
 
-async def test_the_only_domain_that_waits_may_be_forgotten_during_a_call() -> None:
+async def test_the_only_domain_that_is_due_may_be_forgotten_during_a_call() -> None:
     hypervisor = Hypervisor(takes_s=0.05)
     async with reading(hypervisor, Counters()) as asker:
         await begin_call(asker, hypervisor)
         asker.ask("b")
         asker.readings.forget("b")
         await asker.answered("a")
-        await anyio.wait_all_tasks_blocked()  # it has seen that none waits
+        await anyio.wait_all_tasks_blocked()  # the loop has seen that no domain is left to ask
         asker.ask("c")
         await asker.answered("c")
 
     assert hypervisor.calls == [("a",), ("c",)]
 
 
-async def test_a_refusal_is_told_to_all_whose_call_it_was() -> None:
+async def test_a_refusal_reaches_every_domain_of_the_call() -> None:
     hypervisor = Hypervisor(refuses=True)
     async with reading(hypervisor, Counters()) as asker:
         asker.ask("a", "b")
@@ -254,7 +254,7 @@ async def test_qemus_that_are_all_slow_are_waited_for_and_the_connection_is_kept
             asker.ask(*domains)
             await asker.answered(*domains)
         rounds_in_time = 0
-        for _ in range(30):  # it is learned after some; on a busy machine one more may be late
+        for _ in range(30):  # the duration is learned in some rounds; on a busy machine one more may be late
             late = counters.snapshot()["libvirt_late_results"]
             asker.answers.clear()
             asker.ask(*domains)

@@ -1,4 +1,4 @@
-"""The relay between libvirt's client library and a daemon, with both ends played by the test."""
+"""Tests of the relay between libvirt's client library and a daemon. The tests act as both."""
 
 import errno
 import os
@@ -18,13 +18,13 @@ LIMIT_BYTES = 1000
 DEADLINE_S = 60.0
 LINGERS_S = 300
 UNREAD_MAX_BYTES = 2 << 20
-"""More than the sockets of both sides hold, and the relay."""
+"""More than the relay and the sockets of both sides can hold."""
 
 
 class Ends:
     """The socket that the library has connected, the daemon's end, and the relay between them.
 
-    The daemon may have sent bytes and a descriptor before, the last copy of which is then the one under way.
+    The daemon may have sent bytes and a descriptor before. The copy in that message is then the last one.
     """
 
     def __init__(self, sent_before: tuple[bytes, socket.socket] | None = None) -> None:
@@ -36,14 +36,14 @@ class Ends:
         self.relay = Relay(LIMIT_BYTES)
         self.relay.step_in(self.library.fileno())
         self.daemon.settimeout(DEADLINE_S)
-        # The descriptor is another socket's now, which does not block.
+        # The relay has replaced the socket of the descriptor by one that does not block.
         os.set_blocking(self.library.fileno(), True)
         self.library.settimeout(DEADLINE_S)
 
 
 @contextmanager
 def relayed() -> Generator[Ends]:
-    """A connection through a relay, whose thread must have ended at the end of the block."""
+    """Open a connection through a relay. The relay's thread must end with the block."""
     ends = Ends()
     with ends.library, ends.daemon:
         yield ends
@@ -64,7 +64,7 @@ def read(one: socket.socket, number: int) -> bytes:
 
 
 def fill(one: socket.socket, data: bytes) -> int:
-    """Send until the other side takes no more for half a second; return how many bytes went."""
+    """Send until the other side accepts no more for half a second; return how many bytes were sent."""
     one.settimeout(0.5)
     sent = 0
     with suppress(TimeoutError):
@@ -103,7 +103,7 @@ def test_nothing_of_a_longer_message_reaches_the_library_and_the_reason_is_given
             assert ends.daemon.recv(1) == b""
 
 
-def test_what_one_side_does_not_read_the_other_cannot_send() -> None:
+def test_one_side_cannot_send_what_the_other_does_not_read() -> None:
     with relayed() as ends:
         assert fill(ends.daemon, message(LIMIT_BYTES)) < UNREAD_MAX_BYTES
         assert fill(ends.library, bytes(LIMIT_BYTES)) < UNREAD_MAX_BYTES
@@ -134,7 +134,7 @@ def test_the_last_message_of_a_daemon_that_has_ended_arrives() -> None:
 
 
 @pytest.mark.parametrize("ends_daemon", [False, True])
-def test_messages_that_the_library_does_not_read_cost_no_time(ends_daemon: bool) -> None:
+def test_messages_that_the_library_does_not_read_cost_no_cpu_time(ends_daemon: bool) -> None:
     before = relays()
     with relayed() as ends:
         (thread,) = relays() - before
@@ -158,7 +158,7 @@ def test_a_descriptor_that_lingers_delays_this_relay_only() -> None:
         other.daemon.sendall(message(20))
         assert read(other.library, 20) == message(20)
         closing.join(0.2)
-        assert closing.is_alive()  # it is counted as long as the descriptor takes
+        assert closing.is_alive()  # the relay ends only once the descriptor is closed
 
         stack.close()
         closing.join(DEADLINE_S)
@@ -180,7 +180,7 @@ def test_a_thousand_connections_leave_no_thread_and_no_descriptor() -> None:
     assert relays() <= threads
 
 
-def test_a_relay_that_no_socket_was_given_leaves_nothing() -> None:
+def test_a_relay_without_a_socket_leaves_no_descriptor() -> None:
     before = sorted(os.listdir("/proc/self/fd"))
     relay = Relay(LIMIT_BYTES)
     assert not relay.has_stepped_in

@@ -1,4 +1,4 @@
-"""Libvirts found by their sockets may be anybody's: what each of them can cost, and which texts pass."""
+"""Tests of libvirts found by their sockets. Any user may run one: its cost and its texts are bounded."""
 
 import os
 import socket
@@ -34,7 +34,7 @@ def anyio_backend() -> str:
 
 
 class Peer(standin.virConnect):
-    """A daemon with as many domains as wanted, whose texts and answers are its owner's choice."""
+    """A daemon whose owner chooses the number, the name and the XML of its domains."""
 
     def __init__(self, domains: int = 1, name: str = "vm", xml: Callable[[str], str] = str) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Domain(standin.virDomain):
 
 
 class Peers(dict[str, Callable[[], Peer]]):
-    """What each socket connects to, by its path in the URI."""
+    """The function that makes the peer of each socket, by the socket's path in the URI."""
 
     adds_socket = True
     """Whether the stand-in for the library adds a socket to the event loop."""
@@ -72,7 +72,7 @@ class Peers(dict[str, Callable[[], Peer]]):
 
 @pytest.fixture
 def peers(monkeypatch: pytest.MonkeyPatch) -> Peers:
-    """Have the stand-in take the library's place."""
+    """Replace the library with the stand-in."""
     peers = Peers()
     monkeypatch.setattr(standin, "openReadOnly", peers.connect)
     monkeypatch.setattr(api, "_library", lambda: standin)
@@ -108,7 +108,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 def calling(name: str = "libvirt calls") -> set[threading.Thread]:
-    """Return the threads of a name. Compare sets: threads of an earlier test may be about to end."""
+    """Return the threads with this name. Compare sets: threads of an earlier test may be about to end."""
     return {thread for thread in threading.enumerate() if thread.name == name}
 
 
@@ -229,7 +229,7 @@ async def test_messages_are_limited_of_a_found_libvirt_that_is_not_roots(peers: 
     assert peers.relayed == {"/users", "/pods", "/unknown"}
 
 
-def test_messages_are_limited_of_a_socket_that_doctor_connects_to(peers: Peers) -> None:
+def test_messages_of_a_socket_that_doctor_connects_to_are_limited(peers: Peers) -> None:
     peers |= dict.fromkeys(["/named", "/a"], Peer)
 
     for place in ("qemu+unix:///system?socket=/named", "/a"):
@@ -330,7 +330,7 @@ async def test_silent_sockets_hold_a_bounded_number_of_threads_in_all(
                 await anyio.sleep(0.005)
             libvirts.see_sockets({})
             assert len(calling() - before) <= connections.FOUND_THREADS_HELD_MAX + 2
-            await until(lambda: len(libvirts.domains()) == 1)  # one that is configured is not affected
+            await until(lambda: len(libvirts.domains()) == 1)  # a configured libvirt is not affected
     finally:
         answer.set()
 
@@ -477,7 +477,7 @@ def test_texts_of_a_definition_are_bounded_and_printable() -> None:
 
 
 class NotUtf8(Peer):
-    """As the library raises it for a message, a name or a statistic that is not UTF-8."""
+    """A daemon that sends text that is not UTF-8, for which the library raises this error."""
 
     def __init__(self, call: str) -> None:
         super().__init__()

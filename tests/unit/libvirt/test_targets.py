@@ -1,4 +1,4 @@
-"""Where libvirt is, as users write it."""
+"""Tests of the addresses of libvirt daemons, as users write them."""
 
 import anyio
 import pytest
@@ -31,7 +31,7 @@ def test_a_libvirt_of_this_host_can_be_used(uri: str) -> None:
         ("qemu+unix:///system?socket=libvirt-sock", "not an absolute path"),
     ],
 )
-def test_another_one_is_refused_with_the_way_out(uri: str, said: str) -> None:
+def test_another_uri_is_refused_with_a_reason(uri: str, said: str) -> None:
     (found,) = mistakes(uri)
 
     assert said in found
@@ -51,7 +51,7 @@ async def test_an_address_in_a_file_of_another_user_runs_no_command(uri: str) ->
         group.cancel_scope.cancel()
 
 
-def test_whose_a_socket_is_tells_which_daemon_it_is() -> None:
+def test_the_owner_of_a_socket_determines_the_daemon() -> None:
     assert uri_of_socket(f"{LONG}/virtqemud-sock", 0).startswith("qemu+unix:///system?socket=/var/lib")
     assert uri_of_socket(f"{LONG}/virtqemud-sock", 107).startswith("qemu+unix:///session?socket=/var/lib")
     assert socket_of(uri_of_socket(f"{LONG}/virtqemud-sock", 107)) == f"{LONG}/virtqemud-sock"

@@ -1,4 +1,4 @@
-"""A scripted QMP server on a unix socket: for what a real QEMU does not do on cue."""
+"""A scripted QMP server on a Unix socket, for what a real QEMU does not do on demand."""
 
 import json
 import tempfile
@@ -29,7 +29,7 @@ async def read_stats(link: Link, balloon_path: str = BALLOON) -> Reading | BadAn
     """Return the answer to one reading.
 
     Raises:
-        QmpCommandError: it was refused.
+        QmpCommandError: the reading was refused.
     """
     answered = anyio.Event()
     answers: list[Reading | BadAnswer | QmpCommandError] = []
@@ -47,7 +47,7 @@ async def read_stats(link: Link, balloon_path: str = BALLOON) -> Reading | BadAn
 
 
 class Client:
-    """What the server sees of one client."""
+    """The server's side of the connection of one client."""
 
     def __init__(self, stream: SocketStream) -> None:
         self._stream = stream
@@ -63,7 +63,7 @@ class Client:
         await self.send(json.dumps(message).encode() + b"\r\n")
 
     async def hear(self) -> dict[str, Any]:
-        """Return the next command; the library ends none with a newline."""
+        """Return the next command. The library ends no command with a newline."""
         while True:
             try:
                 message, end = json.JSONDecoder().raw_decode(self._unread)
@@ -75,18 +75,18 @@ class Client:
             return message
 
     async def answer(self, value: object) -> dict[str, Any]:
-        """Hear a command and answer it."""
+        """Receive a command, and answer it with `value`."""
         command = await self.hear()
         await self.say({"return": value, "id": command["id"]} if "id" in command else {"return": value})
         return command
 
     async def greet(self) -> None:
-        """Do what QEMU does until commands are taken."""
+        """Send the greeting, and accept `qmp_capabilities`. Afterwards the client may send commands."""
         await self.send(GREETING)
         await self.answer({})
 
     async def wait_closed(self) -> None:
-        """Return when the client has closed its end."""
+        """Wait until the client has closed its end."""
         try:
             while True:
                 await self._stream.receive()
@@ -99,7 +99,7 @@ Script = Callable[[Client], Awaitable[None]]
 
 @asynccontextmanager
 async def serving(script: Script) -> AsyncGenerator[str, None]:
-    """Run `script` for each client; it hangs up when it returns. Yields the socket's path."""
+    """Run `script` for each client, and then close the connection. Yield the socket's path."""
 
     async def handle(stream: SocketStream) -> None:
         async with stream:

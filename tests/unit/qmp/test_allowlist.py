@@ -46,14 +46,14 @@ def test_the_properties_are_those_of_the_design() -> None:
         {"execute": "qmp_capabilities", "arguments": {}},
     ],
 )
-def test_an_allowed_message_goes_out_as_it_is(message: dict[str, Any]) -> None:
+def test_an_allowed_message_is_sent_unchanged(message: dict[str, Any]) -> None:
     expected = {name: value for name, value in message.items() if value != {}}
 
     assert json.loads(allowlist.encode(message)) == expected
 
 
 @pytest.mark.parametrize("name", ["balloon0", 'a"\\/\x00\x1f\x7f', "\u00e9\U0001f600", "\ud800"])
-def test_the_bytes_are_those_that_json_makes(name: str) -> None:
+def test_the_bytes_are_those_of_the_json_module(name: str) -> None:
     message = {
         "execute": "qom-set",
         "arguments": {"path": f"/machine/{name}", "property": allowlist.INTERVAL, "value": 10},
@@ -64,7 +64,7 @@ def test_the_bytes_are_those_that_json_makes(name: str) -> None:
 
 
 class LyingText(str):
-    """Looks like an allowed word to every comparison, and is another one on the wire."""
+    """Text that every comparison takes for an allowed word, and that is another one on the wire."""
 
     __slots__ = ()
 
@@ -112,7 +112,7 @@ FORBIDDEN: list[dict[Any, Any]] = [
     {"execute": "object-add", "arguments": {"qom-type": "secret", "id": "s"}},
     {"execute": "device_del", "arguments": {"id": "balloon0"}},
     {"execute": "migrate", "arguments": {"uri": "exec:sh"}},
-    # another way to write it
+    # other spellings
     {"execute": "Query-Status"},
     {"execute": "QUERY-STATUS"},
     {"execute": "query_status"},
@@ -125,7 +125,7 @@ FORBIDDEN: list[dict[Any, Any]] = [
     {"execute": ["query-status"]},
     {"execute": ("query-status",)},
     {"execute": LyingText("quit")},
-    # another way to have it executed
+    # other ways to execute a command
     {"exec-oob": "query-status"},
     {"exec-oob": "migrate-recover", "arguments": {"uri": "x"}},
     {"execute": "query-status", "exec-oob": "quit"},
@@ -137,7 +137,7 @@ FORBIDDEN: list[dict[Any, Any]] = [
     {"event": "STOP"},
     {"event": "STOP", "execute": "query-status"},
     {"return": {}},
-    # arguments where there are none
+    # arguments of commands that have none
     {"execute": "qmp_capabilities", "arguments": {"enable": ["oob"]}},
     {"execute": "query-status", "arguments": {"x": 1}},
     {"execute": "query-balloon", "arguments": {"value": 1}},
@@ -204,7 +204,7 @@ def test_nothing_else_becomes_bytes(message: dict[str, object]) -> None:
         allowlist.encode(message)
 
 
-def test_what_was_judged_is_what_is_sent_whatever_the_caller_changes_later() -> None:
+def test_a_later_change_by_the_caller_does_not_change_the_message() -> None:
     arguments: dict[str, object] = {"path": BALLOON, "property": "guest-stats"}
 
     data = allowlist.encode({"execute": "qom-get", "arguments": arguments})

@@ -17,11 +17,11 @@ def listener(folder: Path) -> Generator[socket.socket]:
         server.bind(str(folder / "a.sock"))
         server.listen(1)
         if backlog.waiting(os.stat(folder / "a.sock")) is None:
-            pytest.skip("this kernel does not say who waits (no unix_diag)")
+            pytest.skip("this kernel does not show waiting clients (no unix_diag)")
         yield server
 
 
-def test_who_has_connected_waits_until_accepted_also_when_given_up(
+def test_a_client_waits_until_it_is_accepted_even_if_it_has_closed(
     folder: Path, listener: socket.socket
 ) -> None:
     status = os.stat(folder / "a.sock")
@@ -36,9 +36,9 @@ def test_who_has_connected_waits_until_accepted_also_when_given_up(
     assert backlog.waiting(status) == 0
 
 
-def test_the_right_one_of_many_is_looked_at(folder: Path, listener: socket.socket) -> None:
+def test_the_queue_of_the_right_socket_is_found_among_many(folder: Path, listener: socket.socket) -> None:
     others: list[socket.socket] = []
-    for number in range(500):  # more than one answer of the kernel's holds
+    for number in range(500):  # more than one answer of the kernel contains
         others.append(socket.socket(socket.AF_UNIX))
         others[-1].bind(str(folder / f"{number}.sock"))
         others[-1].listen(1)
@@ -51,16 +51,16 @@ def test_the_right_one_of_many_is_looked_at(folder: Path, listener: socket.socke
         other.close()
 
 
-def test_a_socket_without_a_listener_says_nothing(folder: Path) -> None:
+def test_a_socket_without_a_listener_has_no_queue(folder: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(folder / "a.sock"))
 
         assert backlog.waiting(os.stat(folder / "a.sock")) is None
 
 
-def test_who_looks_first_does_not_join_those_who_wait(folder: Path, listener: socket.socket) -> None:
+def test_a_client_that_looks_first_does_not_join_a_queue(folder: Path, listener: socket.socket) -> None:
     path = str(folder / "a.sock")
-    endpoint.connect(path, look_first=True).connection.close()  # nobody waited; now this one does
+    endpoint.connect(path, look_first=True).connection.close()  # no client was waiting; now this one is
 
     with pytest.raises(QmpUnreachable) as caught:
         endpoint.connect(path, look_first=True)
@@ -81,7 +81,7 @@ def test_a_long_list_is_read_for_a_fifth_of_the_time_whoever_asks() -> None:
 
     shared = backlog.SharedLooks(look, clock)
     took_s = 0.5
-    for number in range(200):  # looks for clients that wait, and visits
+    for number in range(200):  # looks of open links and of visits, in turn
         if number % 2:
             shared()
         else:
@@ -94,7 +94,7 @@ def test_a_long_list_is_read_for_a_fifth_of_the_time_whoever_asks() -> None:
 
     took_s, seen = 0.001, len(looks)
     clock.now_s += 10
-    for number in range(1, 100):  # a short list is always the newest
+    for number in range(1, 100):  # a short list is read each time
         assert shared.newest() == {(1, 2): seen + number}
 
 
@@ -136,7 +136,7 @@ def test_nobody_waits_for_the_long_look_of_another_thread() -> None:
 
 
 class Clock:
-    """Seconds that pass when they are told to."""
+    """A clock that a test advances."""
 
     def __init__(self) -> None:
         self.now_s = 0.0

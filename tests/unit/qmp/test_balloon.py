@@ -29,7 +29,7 @@ def test_each_kind_of_balloon_is_found_by_its_type(type_name: str) -> None:
     assert choose_balloon(PERIPHERAL, listing) == "/machine/peripheral/x7"
 
 
-def test_an_anonymous_one_is_found_by_its_number() -> None:
+def test_an_anonymous_balloon_is_found_by_its_number() -> None:
     listing = [entry("device[0]", "child<e1000>"), entry("device[1]", "child<virtio-balloon-pci>")]
 
     assert choose_balloon(ANONYMOUS, listing) == "/machine/peripheral-anon/device[1]"
@@ -46,7 +46,7 @@ def test_an_anonymous_one_is_found_by_its_number() -> None:
         "string",
     ],
 )
-def test_a_name_makes_no_balloon(type_name: str) -> None:
+def test_a_device_of_another_type_is_not_a_balloon(type_name: str) -> None:
     assert choose_balloon(PERIPHERAL, [entry("balloon0", type_name)]) is None
 
 

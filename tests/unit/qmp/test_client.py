@@ -35,7 +35,7 @@ LIBRARY: dict[str, Attempt] = {
 
 
 @pytest.mark.parametrize("attempt", FORBIDDEN.values(), ids=FORBIDDEN.keys())
-async def test_what_is_not_allowed_is_not_sent_and_the_link_stays_usable(attempt: Attempt) -> None:
+async def test_a_forbidden_command_is_not_sent_and_the_link_stays_usable(attempt: Attempt) -> None:
     seen: list[Client] = []
 
     async def script(peer: Client) -> None:
@@ -57,7 +57,7 @@ async def test_what_is_not_allowed_is_not_sent_and_the_link_stays_usable(attempt
 
 
 @pytest.mark.parametrize("attempt", LIBRARY.values(), ids=LIBRARY.keys())
-async def test_the_librarys_own_ways_to_send_end_at_the_list_too(attempt: Attempt) -> None:
+async def test_the_librarys_own_methods_to_send_are_subject_to_the_list_too(attempt: Attempt) -> None:
     heard: list[object] = []
     closed = anyio.Event()
 

@@ -1,4 +1,4 @@
-"""A peer that sends descriptors, on a kernel on which a socket cannot refuse them (before Linux 6.16)."""
+"""Tests of peers that send descriptors, on a kernel that cannot refuse them (before Linux 6.16)."""
 
 import socket
 import threading
@@ -36,7 +36,7 @@ def older_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def connected(folder: Path) -> Generator[tuple[MonitorSocket, socket.socket]]:
-    """The agent's side of a connection to a monitor, and the peer's side."""
+    """Connect to a monitor; yield the agent's side of the connection, and the peer's."""
     path = str(folder / "a.qmp")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)
@@ -50,11 +50,11 @@ def connected(folder: Path) -> Generator[tuple[MonitorSocket, socket.socket]]:
 
 
 def send_lingering(peer: socket.socket, data: bytes, flags: int = 0) -> ExitStack:
-    """Send data with a descriptor of which no other copy is left; the wait ends with the returned stack."""
+    """Send data with the last copy of a descriptor, which takes long to close until the stack is closed."""
     stack = ExitStack()
     one = stack.enter_context(lingering(LINGERS_S))
     socket.send_fds(peer, [data], [one.fileno()], flags)
-    # The last copy is the one under way. Closing this one does not wait.
+    # The copy in the message is the last one. Closing this one does not wait.
     one.close()
     return stack
 
@@ -98,7 +98,7 @@ def test_descriptors_that_were_never_looked_at_do_not_delay_the_closing(folder: 
         assert taken_s(started_s) < AT_ONCE_S
 
 
-def test_what_arrives_after_the_look_is_not_read_with_it(
+def test_bytes_that_arrive_after_the_look_are_not_read_with_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with connected(folder) as (connection, peer), ExitStack() as stack:
@@ -132,7 +132,7 @@ def test_sockets_that_wait_hold_a_bounded_number_of_threads(folder: Path) -> Non
     assert not any(is_closing(str(folder / f"{number}/a.qmp")) for number in range(8))
 
 
-def test_a_closed_connection_is_at_its_end(folder: Path) -> None:
+def test_a_closed_connection_is_read_to_its_end(folder: Path) -> None:
     with connected(folder) as (connection, peer):
         peer.sendall(b"last")
         peer.close()

@@ -23,14 +23,14 @@ SO_PASSRIGHTS = 83  # Linux 6.16
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    # Not tmp_path: that one is closed to other users, and too long for a socket's path.
+    # tmp_path is closed to other users, and too long for a socket's path.
     with tempfile.TemporaryDirectory(prefix="barograph-") as name:
         Path(name).chmod(0o755)
         yield Path(name)
 
 
 def listen(path: Path, stack: ExitStack, *, backlog: int = 8) -> None:
-    """Listen at `path`, of any length."""
+    """Listen at a path of any length."""
     directory = os.open(path.parent, os.O_PATH)
     server = stack.enter_context(socket.socket(socket.AF_UNIX))
     server.bind(f"/proc/self/fd/{directory}/{path.name}")
@@ -53,7 +53,7 @@ def test_a_path_of_any_length_is_connected_to_and_marked(folder: Path, name: str
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        if len(path.name) > 90:  # too long even for its server: bound short, renamed
+        if len(path.name) > 90:  # too long even to bind, so it is renamed afterwards
             listen(folder / "short", stack)
             (folder / "short").rename(path)
         else:
@@ -97,7 +97,7 @@ def test_a_socket_file_without_a_listener_is_refused(folder: Path) -> None:
     assert fault_of(folder / "a.sock") is LinkFault.REFUSED
 
 
-def test_what_is_not_there_is_missing(folder: Path) -> None:
+def test_a_path_without_a_socket_is_missing(folder: Path) -> None:
     (folder / "file").touch()
     (folder / "circle").symlink_to("circle")
 
@@ -107,7 +107,7 @@ def test_what_is_not_there_is_missing(folder: Path) -> None:
     assert fault_of(folder / "circle") is LinkFault.MISSING
 
 
-def test_what_is_no_stream_socket_is_not_qmp(folder: Path) -> None:
+def test_a_file_that_is_not_a_stream_socket_is_not_qmp(folder: Path) -> None:
     (folder / "file").touch()
     os.mkfifo(folder / "pipe")
 
@@ -145,7 +145,7 @@ def test_no_descriptor_is_left_whatever_happens(folder: Path) -> None:
         assert open_descriptors() <= before
 
 
-def test_a_socket_replaced_while_we_connect_is_found(folder: Path) -> None:
+def test_a_socket_replaced_during_the_connect_is_detected(folder: Path) -> None:
     path, stop = folder / "a.sock", threading.Event()
 
     def replace_again_and_again() -> None:
@@ -180,7 +180,7 @@ def test_a_socket_replaced_while_we_connect_is_found(folder: Path) -> None:
 
 
 def test_a_peer_can_send_no_descriptor(folder: Path) -> None:
-    """The kernel would close it in the thread of the event loop, and some take as long as the peer wants."""
+    """The kernel would close it in the event loop's thread, which can take as long as the peer wants."""
     one, other = socket.socketpair()
     with one, other:
         try:
@@ -199,7 +199,7 @@ def test_a_peer_can_send_no_descriptor(folder: Path) -> None:
             assert connection.recv(9) == b"{}"
 
 
-# --- the user whose VM it is ---
+# --- the user who owns the VM ---
 
 LISTEN = """
 import os, socket, sys
@@ -334,7 +334,7 @@ def knows_the_peer() -> bool:
         return True
 
 
-def test_a_monitor_whose_process_is_not_known_is_that_of_the_user_who_listens(folder: Path) -> None:
+def test_a_monitor_with_an_unknown_process_belongs_to_the_user_who_listens(folder: Path) -> None:
     with ExitStack() as stack:
         listen(folder / "a.qmp", stack)
         endpoint = connect(str(folder / "a.qmp"))

@@ -1,4 +1,4 @@
-"""When a monitor sends more than a VM can, and how that is reported."""
+"""Tests of when a monitor sends more than a VM would, and of how that is reported."""
 
 from collections.abc import Callable
 
@@ -24,7 +24,7 @@ def test_more_messages_than_the_bound_in_one_second_are_a_flood() -> None:
         window.add(None, 100, 5.9)
 
 
-def test_each_second_is_counted_anew() -> None:
+def test_each_second_is_counted_separately() -> None:
     window = window_of(3)
     for second in range(10):
         for _ in range(3):
@@ -60,7 +60,7 @@ SENDINGS: dict[str, Callable[[FloodWindow], object]] = {
 
 
 @pytest.mark.parametrize("send", SENDINGS.values(), ids=SENDINGS)
-def test_whatever_a_monitor_sends_uses_the_budget_of_all(send: Callable[[FloodWindow], object]) -> None:
+def test_what_else_a_monitor_sends_uses_the_shared_budget(send: Callable[[FloodWindow], object]) -> None:
     budget = Budget[object](messages_per_s=50)
     noisy, other = (FloodWindow(500, budget) for _ in range(2))
     assert not other.needs_turn(7.0)
@@ -71,7 +71,7 @@ def test_whatever_a_monitor_sends_uses_the_budget_of_all(send: Callable[[FloodWi
     assert other.needs_turn(7.0)
 
 
-def test_answers_that_were_asked_for_use_none_of_it() -> None:
+def test_requested_answers_use_none_of_the_budget() -> None:
     window = FloodWindow(500, Budget[object](messages_per_s=50))
     for _ in range(100):
         window.add(None, 900, 7.0, asked_for=True)
@@ -79,7 +79,7 @@ def test_answers_that_were_asked_for_use_none_of_it() -> None:
     assert not window.needs_turn(7.0)
 
 
-def test_a_turn_ends_once_it_is_used_or_is_not_used() -> None:
+def test_a_turn_ends_once_it_is_used_up_or_its_time_has_passed() -> None:
     budget = Budget[object]()
     window = FloodWindow(500, budget)
     budget.use(0, None, 1_000_000)

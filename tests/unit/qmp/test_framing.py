@@ -20,7 +20,7 @@ GAPS = st.text(alphabet=" \t\r\n", max_size=3)
 
 
 def taken(pieces: Sequence[bytes]) -> tuple[list[dict[str, object]], int]:
-    """Return the messages in these pieces, and the bytes that they took."""
+    """Return the messages in these pieces, and their size in bytes."""
     framer, size_bytes = Framer(), 0
     messages: list[dict[str, object]] = []
     for piece in pieces:
@@ -70,7 +70,7 @@ def test_braces_in_strings_do_not_end_a_message(line: bytes) -> None:
     ],
     ids=lambda said: ascii(said)[:30],
 )
-def test_what_is_no_message_or_too_long_is_refused_at_once(said: bytes) -> None:
+def test_bytes_that_are_not_a_message_or_too_long_are_refused_at_once(said: bytes) -> None:
     with pytest.raises(ValueError, match=r"a message is (not (JSON|a JSON object)|longer than 65536 bytes)"):
         taken([said])
 
@@ -96,7 +96,7 @@ def test_the_longest_message_fits() -> None:
     ],
     ids=lambda said: ascii(said)[:30],
 )
-def test_all_that_python_takes_for_json_has_the_same_values(said: bytes) -> None:
+def test_all_json_that_python_accepts_has_the_same_values(said: bytes) -> None:
     messages, size_bytes = taken([said + b"\r\n"])
 
     assert repr(messages) == repr([json.loads(said)])
@@ -104,6 +104,6 @@ def test_all_that_python_takes_for_json_has_the_same_values(said: bytes) -> None
 
 
 @pytest.mark.parametrize("value", [b'"\t"', b'"\x01"', b"01", b"1.", b".5", b"+1", b"[1,]", b'"\\x"', b"-"])
-def test_what_python_does_not_take_for_json_is_refused(value: bytes) -> None:
+def test_json_that_python_does_not_accept_is_refused(value: bytes) -> None:
     with pytest.raises(ValueError, match="not JSON"):
         taken([b'{"a": ' + value + b"}\r\n"])

@@ -1,4 +1,4 @@
-"""Whatever a peer says: the same however its bytes arrive, and no exception but those documented."""
+"""A session is the same however its bytes arrive, and a hostile peer causes only documented errors."""
 
 import json
 import socket
@@ -21,7 +21,7 @@ from tests.lab.fuzz import Tongue
 from tests.unit.qmp.peer import BALLOON, GREETING, Client, read_stats, serving
 
 READING = '{"stats": {"stat-free-memory": 68141056, "stat-swap-in": 18446744073709551615}, "last-update": 9}'
-SESSION = (  # one part for each command, and what comes before the first
+SESSION = (  # one part before the first command, and one for each command
     b'{"event": "RTC_CHANGE"}\r\n' + GREETING,
     b'{"event": "RESUME"}\n{"return": {}}\r\n',
     b'{"return": {"status": "running", "n\xc3\xa4me": "\\u00e4"}, "id": 1}\r\n{"event": "STOP"}\r\n',
@@ -40,7 +40,7 @@ INDENTED = tuple(  # as with `pretty=on`
 
 
 async def heard_in(session: Sequence[bytes], pauses: frozenset[int]) -> list[str]:
-    """Return the answers and events of a session whose bytes arrive with a pause at these places."""
+    """Return the answers and events of a session. Its bytes arrive with pauses at these places."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     theirs.setblocking(False)
@@ -58,7 +58,7 @@ async def heard_in(session: Sequence[bytes], pauses: frozenset[int]) -> list[str
                 with suppress(BrokenPipeError):  # the client may leave before the last line's end
                     theirs.send(part[start:end])
                 start = end
-                for _ in range(4):  # until it has been read, and more than that
+                for _ in range(4):  # more than enough for the client to read it
                     await anyio.lowlevel.checkpoint()
             at += len(part)
 
@@ -93,7 +93,7 @@ async def test_a_session_is_the_same_wherever_it_is_cut(step: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
-async def test_a_hostile_conversation_ends_in_documented_ways_only(seed: int) -> None:
+async def test_a_hostile_session_ends_only_in_documented_ways(seed: int) -> None:
     tongue = Tongue(seed, 1, ["not-a-uuid"])
 
     async def script(peer: Client) -> None:
@@ -159,7 +159,7 @@ PARSERS: Sequence[Callable[[object], object]] = (
 
 
 @given(VALUES)
-def test_every_decoder_takes_any_value(value: object) -> None:
+def test_every_decoder_accepts_any_value(value: object) -> None:
     for parse in PARSERS:
         with suppress(ValueError):
             said = parse(value)

@@ -1,4 +1,4 @@
-"""The link against a scripted peer: everything that a real QEMU does not do on cue."""
+"""Tests of the link with a scripted peer, for what a real QEMU does not do on demand."""
 
 import os
 from collections.abc import Awaitable, Callable
@@ -37,7 +37,7 @@ async def opening_fault(script: Script, settings: Settings = SETTINGS) -> LinkFa
 
 
 def answering(values: dict[str, object], asked: list[dict[str, Any]] | None = None) -> Script:
-    """Serve the keys' values: a command, or `property`/`path` for qom-get and qom-list."""
+    """Return a script that answers by `values`, by command, property (qom-get) or path (qom-list)."""
 
     async def script(peer: Client) -> None:
         await peer.greet()
@@ -71,7 +71,7 @@ VM: dict[str, object] = {
 }
 
 
-async def test_an_introduction_tells_who_it_is_and_how_it_stands() -> None:
+async def test_an_introduction_has_the_identity_and_the_state_of_the_vm() -> None:
     async with serving(answering(VM)) as path, open_link(path, SETTINGS, openings()) as link:
         introduction = await link.introduce()
 
@@ -96,7 +96,7 @@ async def test_a_reading_is_one_round_trip() -> None:
     assert [command["arguments"] for command in asked] == [{"path": BALLOON, "property": "guest-stats"}]
 
 
-async def test_a_check_of_a_known_balloon_asks_for_what_may_change_only() -> None:
+async def test_a_check_of_a_known_balloon_asks_only_for_what_may_change() -> None:
     asked: list[dict[str, Any]] = []
     async with serving(answering(VM, asked)) as path, open_link(path, SETTINGS, openings()) as link:
         check = await link.check(BALLOON)
@@ -109,7 +109,7 @@ async def test_a_check_of_a_known_balloon_asks_for_what_may_change_only() -> Non
     ]
 
 
-async def test_sizes_that_qemu_refuses_or_that_make_no_sense_are_not_known() -> None:
+async def test_sizes_that_are_refused_or_invalid_are_unknown() -> None:
     silent = {name: value for name, value in VM.items() if name != "query-memory-size-summary"}
     odd = {**VM, "query-memory-size-summary": {"base-memory": "much"}, "deflate-on-oom": 1}
     for values in (silent, odd):
@@ -129,7 +129,7 @@ async def test_a_link_shows_the_process_that_listens() -> None:
         assert link.owner == os.geteuid()
 
 
-async def test_a_balloon_gone_or_elsewhere_is_looked_for_anew() -> None:
+async def test_a_balloon_that_is_missing_or_elsewhere_is_searched_again() -> None:
     elsewhere: dict[str, object] = {
         **VM,
         "/machine/peripheral": [],
@@ -157,7 +157,7 @@ async def test_a_balloon_unplugged_between_two_questions_is_gone() -> None:
     assert check.interval_s is None
 
 
-async def test_what_qemu_refuses_is_told_and_the_link_stays_usable() -> None:
+async def test_a_refusal_by_qemu_is_raised_and_the_link_stays_usable() -> None:
     script = answering({"query-status": {"status": "paused"}})
     async with serving(script) as path, open_link(path, SETTINGS, openings()) as link:
         with pytest.raises(QmpCommandError) as caught:
@@ -223,7 +223,7 @@ async def test_a_cancelled_call_leaves_the_link_usable_and_its_late_answer_is_dr
         assert scope.cancelled_caught
 
 
-async def test_answers_in_another_order_reach_who_asked() -> None:
+async def test_answers_in_another_order_reach_their_callers() -> None:
     async def script(peer: Client) -> None:
         await peer.greet()
         asked = [await peer.hear(), await peer.hear()]
@@ -267,7 +267,7 @@ async def test_answers_in_another_order_reach_who_asked() -> None:
     ],
     ids=lambda value: ascii(value)[:40],
 )
-async def test_whatever_ends_a_link_is_told_to_all_who_wait(said: bytes, fault: LinkFault) -> None:
+async def test_the_end_of_a_link_is_raised_in_all_waiting_calls(said: bytes, fault: LinkFault) -> None:
     async def script(peer: Client) -> None:
         await peer.greet()
         await peer.hear()
@@ -309,7 +309,7 @@ async def test_whatever_ends_a_link_is_told_to_all_who_wait(said: bytes, fault: 
     ],
     ids=ascii,
 )
-async def test_what_nobody_asked_for_is_passed_over(odd: bytes) -> None:
+async def test_messages_that_were_not_requested_are_ignored(odd: bytes) -> None:
     async def script(peer: Client) -> None:
         await peer.greet()
         await peer.hear()
@@ -415,7 +415,7 @@ async def test_a_flood_ends_the_link(flood: bytes) -> None:
     assert caught.value.fault is LinkFault.FLOODING
 
 
-async def test_the_words_of_a_flood_name_the_event() -> None:
+async def test_the_error_of_a_flood_names_the_event() -> None:
     async def script(peer: Client) -> None:
         await peer.greet()
         await peer.hear()
@@ -447,7 +447,7 @@ async def test_a_storm_of_events_that_are_not_used_leaves_the_link_open() -> Non
 
 
 async def test_monitors_that_send_much_are_read_no_faster_than_the_budget_of_all() -> None:
-    """Ten thousand events are a second's budget. Without it they are read in a fraction of one."""
+    """10,000 events are the budget of a second. Without a budget they are read in a fraction of a second."""
 
     async def noisy(peer: Client) -> None:
         await peer.greet()
@@ -497,7 +497,7 @@ async def test_bytes_that_come_one_by_one_use_the_budget_of_all_and_the_link_goe
     assert any(spent)
 
 
-async def test_answers_that_were_asked_for_count_towards_a_flood() -> None:
+async def test_requested_answers_count_towards_a_flood() -> None:
     async def script(peer: Client) -> None:
         await peer.greet()
         while True:

@@ -1,4 +1,4 @@
-"""The link against a scripted peer: opening it, and giving up."""
+"""Tests of opening a link to a scripted peer, and of giving up."""
 
 import asyncio
 import gc
@@ -63,7 +63,7 @@ async def test_a_greeting_cut_anywhere_is_the_same_greeting(cut: int) -> None:
             assert await link.read_run_state() == "running"
 
 
-async def test_events_before_and_during_the_negotiation_are_heard() -> None:
+async def test_events_before_and_during_the_negotiation_are_received() -> None:
     async def script(peer: Client) -> None:
         await peer.say({"event": "STOP", "data": {"n": 1}})
         await peer.send(GREETING)
@@ -131,7 +131,7 @@ async def test_each_bad_opening_has_its_fault(said: bytes, fault: LinkFault) -> 
     ],
     ids=["nothing", "half a greeting", "all but the end", "greeting"],
 )
-async def test_silence_is_left_at_the_deadline_and_the_connection_closed(
+async def test_a_silent_peer_is_given_up_at_the_deadline_and_its_connection_closed(
     said: bytes, fault: LinkFault
 ) -> None:
     closed = anyio.Event()
@@ -179,7 +179,7 @@ async def test_canceling_an_opening_closes_the_connection(said: bytes) -> None:
             await closed.wait()
 
 
-async def test_an_opening_cancelled_at_any_step_leaves_no_task_and_no_complaint() -> None:
+async def test_an_opening_canceled_at_any_step_leaves_no_task_and_no_error() -> None:
     complaints: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
 
@@ -241,7 +241,7 @@ async def test_openings_are_bounded_and_let_go_when_open() -> None:
 
 @pytest.mark.parametrize("greets", [False, True], ids=["silent", "greets only"])
 async def test_peers_that_do_not_answer_do_not_delay_another(greets: bool) -> None:
-    """Forty of them, one at a time, at a deadline of 5 s: another one waits for 50 ms behind each at most."""
+    """40 of them open one at a time with a deadline of 5 s. Another waits at most 50 ms for each of them."""
 
     async def stuck(peer: Client) -> None:
         if greets:
@@ -262,14 +262,14 @@ async def test_peers_that_do_not_answer_do_not_delay_another(greets: bool) -> No
         for _ in range(40):
             group.start_soon(give_up, stuck_path)
         await anyio.lowlevel.checkpoint()
-        with anyio.fail_after(60):  # it would be 200
+        with anyio.fail_after(60):  # 40 deadlines would be 200 s
             async with open_link(path, SETTINGS, limiter):
                 pass
         group.cancel_scope.cancel()
 
 
 async def test_many_peers_of_one_owner_do_not_delay_another_owners() -> None:
-    """A thousand of them take 50 s one after the other."""
+    """1,000 of them, one after the other, take 50 s."""
 
     async def free(peer: Client) -> None:
         await peer.greet()
@@ -290,7 +290,7 @@ async def test_many_peers_of_one_owner_do_not_delay_another_owners() -> None:
                 pass
         group.cancel_scope.cancel()
     assert 0 < len(waited) < 500
-    async with limiter.turn(1000):  # nothing was lost by those that were canceled while they waited
+    async with limiter.turn(1000):  # those that were canceled while they waited have released their turns
         pass
 
 

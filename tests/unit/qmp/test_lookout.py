@@ -20,7 +20,7 @@ FILE = backlog.file_of(HERE.device, HERE.inode)
 
 
 class Kernel:
-    """What the kernel shows at each look, in order; the last one again and again."""
+    """A kernel that answers the looks with these lists or errors in order, and then repeats the last one."""
 
     def __init__(self, *shown: dict[backlog.File, int] | Exception) -> None:
         self.shown = list(shown)
@@ -36,7 +36,7 @@ class Kernel:
 
 async def until(holds: Callable[[], bool]) -> None:
     with anyio.fail_after(60):
-        while not holds():  # noqa: ASYNC110 - nobody sets an event for it
+        while not holds():  # noqa: ASYNC110 - there is no event for it
             await anyio.sleep(0.01)
 
 
@@ -51,14 +51,14 @@ async def told(kernel: Kernel, mark: SocketMark, looks: int) -> list[LinkEvent]:
     return events
 
 
-async def test_a_client_that_waits_is_told_at_each_look() -> None:
+async def test_a_waiting_client_is_reported_at_each_look() -> None:
     assert await told(Kernel({FILE: 0}, {FILE: 1}, {FILE: 2}, {FILE: 0}), HERE, 4) == [
         OthersWait(),
         OthersWait(),
     ]
 
 
-async def test_a_listener_that_is_not_shown_is_told_once_and_not_for_one_look() -> None:
+async def test_a_listener_that_is_not_shown_is_reported_once_after_several_looks() -> None:
     assert await told(Kernel({}, {FILE: 0}, {}, {}, {FILE: 0}), HERE, 5) == []
     assert await told(Kernel({FILE: 1}), NOT_HERE, UNSEEN_LOOKS + 2) == [OthersUnseen()]
 
@@ -66,7 +66,7 @@ async def test_a_listener_that_is_not_shown_is_told_once_and_not_for_one_look() 
 async def test_a_list_that_was_not_read_again_is_no_further_look() -> None:
     kernel = Kernel({})
     events: list[LinkEvent] = []
-    times = iter([0.0, 0.0, 5.0])  # the list took five seconds
+    times = iter([0.0, 0.0, 5.0])  # reading the list took five seconds
     lookout = Lookout(backlog.SharedLooks(kernel, lambda: next(times, 6.0)), every_s=0.01)
     async with anyio.create_task_group() as group:
         group.start_soon(lookout.run)
@@ -79,19 +79,19 @@ async def test_a_list_that_was_not_read_again_is_no_further_look() -> None:
     assert events == []
 
 
-async def test_a_host_that_is_out_of_something_says_nothing_of_the_clients() -> None:
+async def test_a_host_without_free_resources_reports_nothing_about_clients() -> None:
     files = (OSError(24, "Too many open files"),) * UNSEEN_LOOKS
     trouble = (*files, MemoryError(), RuntimeError("can't start new thread"))
     assert await told(Kernel(*trouble, TimeoutError(), {FILE: 0}), HERE, UNSEEN_LOOKS + 4) == []
 
 
-async def test_a_kernel_without_the_list_shows_nobody() -> None:
+async def test_a_kernel_without_the_list_shows_no_clients() -> None:
     assert await told(Kernel(OSError(93, "Protocol not supported")), HERE, UNSEEN_LOOKS + 1) == [
         OthersUnseen()
     ]
 
 
-async def test_without_links_it_does_not_look() -> None:
+async def test_without_links_there_are_no_looks() -> None:
     kernel = Kernel({FILE: 1})
     events: list[LinkEvent] = []
     lookout, looks = Lookout(kernel, every_s=0.02), 0
@@ -106,9 +106,9 @@ async def test_without_links_it_does_not_look() -> None:
     assert kernel.looks <= looks + 1
 
 
-async def test_one_look_finds_the_one_of_a_thousand_that_is_waited_for(folder: Path) -> None:
+async def test_one_look_finds_the_only_socket_with_a_waiting_client(folder: Path) -> None:
     with ExitStack() as stack:
-        for number in range(400):  # more than one answer of the kernel's holds
+        for number in range(400):  # more than one answer of the kernel contains
             server = stack.enter_context(socket.socket(socket.AF_UNIX))
             server.bind(str(folder / f"{number}.sock"))
             server.listen(1)
@@ -117,7 +117,7 @@ async def test_one_look_finds_the_one_of_a_thousand_that_is_waited_for(folder: P
         nameless.listen(1)
         marks = [mark_of(os.stat(folder / f"{number}.sock")) for number in range(400)]
         if backlog.file_of(marks[0].device, marks[0].inode) not in backlog.queues():
-            pytest.skip("this kernel does not show who waits (no unix_diag)")
+            pytest.skip("this kernel does not show waiting clients (no unix_diag)")
         stack.enter_context(socket.socket(socket.AF_UNIX)).connect(str(folder / "321.sock"))
 
         queues = backlog.queues()

@@ -1,4 +1,4 @@
-"""Links that wait for their turn to be read, on the event loop."""
+"""Tests of links that wait for their turn to be read, on the event loop."""
 
 import asyncio
 import time
@@ -56,7 +56,7 @@ async def test_a_link_that_is_closed_while_it_waits_delays_no_other() -> None:
     assert had_turn == ["other"]
 
 
-async def test_a_budget_that_was_used_is_filled_up_once_in_a_round_without_a_link_that_waits() -> None:
+async def test_a_used_budget_is_refilled_once_in_a_round_without_a_waiting_link() -> None:
     turns = ReadTurns()
     turns.fill()
     turns.budget.use(0, None, 1_000)

@@ -1,4 +1,4 @@
-"""One timer wakes everybody in time, and once."""
+"""Tests that one timer wakes each task in time, and once."""
 
 import time
 from collections.abc import Callable
@@ -16,7 +16,7 @@ MS = 1_000_000
 
 
 class Sleeper:
-    """Notes when it was woken, and may set its next alarm as it is."""
+    """Notes when it was woken, and may set its next alarm then."""
 
     def __init__(self, alarms: Alarms, every_ns: int | None = None, owner: Owner = None) -> None:
         self.alarms, self.every_ns, self.owner = alarms, every_ns, owner
@@ -55,7 +55,7 @@ async def test_each_is_woken_once_and_not_before_its_time() -> None:
     assert all(each.woken_ns[0] >= at_ns for each, at_ns in zip(sleepers, due_ns, strict=True))
 
 
-async def test_an_alarm_set_anew_or_taken_back_does_not_go_off_at_its_old_time() -> None:
+async def test_an_alarm_that_is_changed_or_canceled_does_not_go_off_at_its_old_time() -> None:
     alarms = Alarms(128)
     later, never, again = Sleeper(alarms), Sleeper(alarms), Sleeper(alarms)
     now_ns = time.monotonic_ns()
@@ -101,8 +101,8 @@ async def test_an_error_of_a_sleeper_ends_the_run() -> None:
         await alarms.run()
 
 
-async def test_it_sleeps_between_alarms_instead_of_looking_again_and_again() -> None:
-    """A loop that counts in milliseconds would wake a sleep of 2.5 ms after 2, and then spin."""
+async def test_the_timer_sleeps_between_alarms_instead_of_spinning() -> None:
+    """A loop that counts in milliseconds would end a sleep of 2.5 ms after 2 ms, and then spin."""
     spent_ms: list[float] = []
     for _ in range(3):  # on a busy machine the same work takes more CPU; a loop that spins always does
         alarms = Alarms(128)
@@ -115,7 +115,7 @@ async def test_it_sleeps_between_alarms_instead_of_looking_again_and_again() -> 
         spent_ms.append((time.process_time() - before_s) * 1000 / len(busy.woken_ns))
         if spent_ms[-1] < 1.0:
             break
-    assert min(spent_ms) < 1.0, "of CPU for each alarm"
+    assert min(spent_ms) < 1.0, "too much CPU time for each alarm"
 
 
 async def test_what_was_set_anew_is_not_kept() -> None:
@@ -130,7 +130,7 @@ async def test_what_was_set_anew_is_not_kept() -> None:
 
 
 class Reader(Sleeper):
-    """Has a reading under way from when it is woken until `answer`; notes how many there were at most."""
+    """Has a reading under way from its wake-up until `answer`; notes the highest number of them."""
 
     under_way: ClassVar[int] = 0
     most: ClassVar[int] = 0
@@ -168,7 +168,7 @@ async def test_no_more_readings_are_under_way_than_the_bound_and_all_have_their_
     assert all(len(each) == 1 for each in woken_ns)
 
 
-async def test_one_that_gets_no_answer_is_woken_at_its_deadline_and_makes_room() -> None:
+async def test_a_reading_without_an_answer_is_woken_at_its_deadline_and_makes_room() -> None:
     alarms = Alarms(1, patience_ns=60_000 * MS)
     stuck, behind = Sleeper(alarms), Sleeper(alarms)
     now_ns = time.monotonic_ns()
@@ -185,7 +185,7 @@ async def test_one_that_gets_no_answer_is_woken_at_its_deadline_and_makes_room()
         group.cancel_scope.cancel()
 
 
-async def test_what_waits_for_room_and_is_set_anew_waits_for_its_new_time() -> None:
+async def test_an_alarm_that_waits_for_room_and_is_changed_waits_for_its_new_time() -> None:
     alarms = Alarms(1, patience_ns=60_000 * MS)
     stuck, behind = Sleeper(alarms), Sleeper(alarms)
     now_ns = time.monotonic_ns()
@@ -204,7 +204,7 @@ async def test_what_waits_for_room_and_is_set_anew_waits_for_its_new_time() -> N
 
 
 class Silent(Sleeper):
-    """Has a reading in flight, without an answer, once it was woken."""
+    """Has a reading in flight that is never answered, once it was woken."""
 
     def wake(self) -> None:
         super().wake()

@@ -1,4 +1,4 @@
-"""Whatever a sink raises, only this sink is degraded: its records stay, and it is tried again."""
+"""Tests that an exception in a sink degrades only that sink: its records stay, and it is retried."""
 
 import asyncio
 import time
@@ -126,7 +126,7 @@ async def test_a_receipt_that_makes_no_sense_loses_no_record() -> None:
     assert sink.taken == ["id-1", "id-1"]
 
 
-async def test_canceling_the_delivery_is_no_failure() -> None:
+async def test_canceling_the_delivery_is_not_a_failure() -> None:
     counters = Counters()
     sink = Sink(lambda: anyio.sleep(60), times=1)
     queue = MemoryBuffer("odd", 1 << 20, counters)

@@ -1,4 +1,4 @@
-"""The fleet on a real file system, with peers that lead it astray, and a scan that cannot look."""
+"""Tests of the fleet on a real file system, with hostile peers and a scan that cannot read a directory."""
 
 import asyncio
 import json
@@ -100,7 +100,7 @@ class Followed(Emitted):
 
 async def until(holds: Callable[[], bool]) -> None:
     with anyio.fail_after(60):
-        while not holds():  # noqa: ASYNC110 - nobody sets an event for it
+        while not holds():  # noqa: ASYNC110 - there is no event for it
             await anyio.sleep(0.005)
 
 
@@ -110,7 +110,7 @@ def states(emitted: Emitted) -> list[State]:
 
 @pytest.fixture
 def open_folder(folder: Path) -> Path:
-    """A folder in which others may write: its links may be theirs."""
+    """Return a folder that other users may write to, and may place links in."""
     (folder / "open").mkdir()
     (folder / "open").chmod(0o777)
     return folder / "open"
@@ -154,8 +154,8 @@ async def test_a_link_is_closed_once_its_path_must_not_be_used(open_folder: Path
         assert victim.connections == 0
 
 
-async def test_a_socket_that_swaps_with_a_link_all_the_time_never_leads_there(open_folder: Path) -> None:
-    """Between the scan and the connection, and within the scan."""
+async def test_a_socket_that_keeps_swapping_with_a_link_never_leads_there(open_folder: Path) -> None:
+    """The swaps happen between the scan and the connection, and during the scan."""
     path, theirs = open_folder / "a.qmp", open_folder.parent / "theirs.sock"
     async with (
         listening(theirs) as victim,
@@ -190,7 +190,7 @@ async def test_a_vm_that_could_not_be_looked_for_is_not_gone(folder: Path) -> No
         seen = Seen(
             MonitorPath(str(path)),
             SocketMark(mark.st_dev, mark.st_ino, mark.st_mtime_ns),
-            Access.SHARE,  # where none is seen, a link would not live on
+            Access.SHARE,  # no link that outlives the path
             None,
             {},
         )
@@ -247,7 +247,7 @@ async def test_a_vm_that_goes_while_its_task_pauses_after_a_failure_is_gone_and_
     assert states(emitted)[-1] is State.GONE
 
 
-async def test_an_excluded_monitor_gets_no_connection_if_its_path_decides_and_else_one(folder: Path) -> None:
+async def test_an_excluded_monitor_gets_a_connection_only_if_its_path_does_not_decide(folder: Path) -> None:
     by_path, by_uuid, other = (folder / f"{name}.qmp" for name in ("path", "uuid", "other"))
     choice = Choice(exclude=(Rule(path="*/path.qmp"), Rule(path="*/uuid.qmp", uuid="5f0c*")))
     async with (

@@ -1,4 +1,4 @@
-"""Full collections skip long-lived objects, and no garbage is kept for ever."""
+"""Tests that full collections skip long-lived objects, and that no garbage is kept forever."""
 
 import gc
 import subprocess

@@ -1,4 +1,4 @@
-"""The host's memory is read from files, whatever these are, and recorded in each interval."""
+"""Tests that the host's memory is read from files, even broken ones, and recorded in each interval."""
 
 import json
 import threading
@@ -34,7 +34,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A host with everything."""
+    """Return the root of a host that has every file."""
     files = {
         "proc/meminfo": HUGE,
         "proc/pressure/memory": PSI,
@@ -74,7 +74,7 @@ def test_every_file_is_read(root: Path) -> None:
     assert memory.ksm == Ksm(1, 40960, 163840, 12288, -64)
 
 
-def test_a_kernel_without_any_of_it_is_no_fault(tmp_path: Path) -> None:
+def test_a_kernel_without_any_of_the_files_is_not_a_fault(tmp_path: Path) -> None:
     memory, faults = parsed(read(tmp_path), 4096)
 
     assert faults == {}

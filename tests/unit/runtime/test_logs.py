@@ -1,4 +1,4 @@
-"""The log of a process of its own, since `configure` changes the process."""
+"""Tests of the log in a separate process, since `configure` changes its process."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A VM without a uuid has one id, however the path of its monitor is spelled."""
+"""Tests that a VM without a uuid has one id, however the path of its monitor is spelled."""
 
 import os
 from pathlib import Path
@@ -25,7 +25,7 @@ def test_each_spelling_of_a_path_is_the_same_vm(
     assert path_id("host", spelled) == path_id("host", plain) != path_id("other", plain)
 
 
-def test_a_domain_is_its_own_spelling() -> None:
+def test_a_domain_has_only_one_spelling() -> None:
     domain = Domain("qemu:///system", "5f0c0000-0000-0000-0000-000000000001")
 
     assert canonical(domain) is domain

@@ -1,4 +1,4 @@
-"""The board: what is kept of a VM's pressure from event to event."""
+"""Tests of the board: what the recorder keeps of a VM from event to event."""
 
 from dataclasses import replace
 
@@ -48,7 +48,7 @@ class Board:
 
     @property
     def pressure(self) -> VmPressure | None:
-        """Of the VM, now."""
+        """Return the current pressure of the VM."""
         return self.recorder.board[ADDRESS].pressure
 
 
@@ -94,7 +94,7 @@ def test_the_pressure_ends_with_the_process_and_with_the_vm() -> None:
     assert level(board) is PressureLevel.NONE
 
 
-def test_the_balloon_outlives_silence_and_ends_with_the_process_or_where_the_vm_moved() -> None:
+def test_the_balloon_outlives_silence_and_ends_with_the_process_or_a_migration() -> None:
     for state, is_kept in ((State.STALLED, True), (State.GONE, False), (State.DUPLICATE, False)):
         board = Board()
         newest = board.sample(0, kills=0)
@@ -142,7 +142,7 @@ def test_a_tap_that_is_open_gets_each_record_as_it_is_queued_and_no_log_record()
     assert [bool(each.names) for each in page.records] == [True, True, False, False, True]
 
 
-def test_the_tap_closes_with_the_seconds() -> None:
+def test_the_tap_closes_after_idle_seconds() -> None:
     tap = Tap()
     recorder = Recorder(AGENT, Mode.BINARY, (), Counters(), tap=tap)
     tap.read(None, Wanted())

@@ -1,4 +1,4 @@
-"""The log lines of state changes: bounded in a second, and counted where they are left out."""
+"""Tests of the log lines of state changes: they are bounded per second, and the others are counted."""
 
 from collections import Counter
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""One VM's task against peers that do what no QEMU does."""
+"""Tests of one VM's task with peers that behave as no QEMU does."""
 
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -79,15 +79,15 @@ def value_of(command: dict[str, Any]) -> object:
 
 
 INTRODUCTION = 7
-"""Commands until the VM's task claims its id, and asks on without waiting for anybody."""
+"""Number of commands until the VM's task claims its id; it sends the next one without any wait."""
 
 
 @pytest.mark.parametrize("turns", range(24))
-async def test_what_is_asked_of_a_link_that_has_just_ended_gets_no_answer_and_does_no_harm(
+async def test_a_question_to_a_link_that_has_just_ended_gets_no_answer_and_does_no_harm(
     turns: int,
 ) -> None:
-    """Until the link is closed nobody has told the VM's task of its end: the peer runs on the same loop, so
-    that one of these many turns falls between the two."""
+    """The VM's task learns of the end of a link only when the link is closed. The peer runs on the same loop,
+    so one of these turns falls between the two."""
     connections, again = 0, anyio.Event()
 
     async def script(peer: Client) -> None:
@@ -131,7 +131,7 @@ async def test_what_is_told_before_the_task_runs_waits_and_after_its_end_is_drop
     assert len(emitted.states) == told
 
 
-async def test_a_fault_of_ours_ends_the_task_and_is_raised_where_it_is_contained() -> None:
+async def test_a_bug_ends_the_task_and_is_raised_where_it_is_contained() -> None:
     class Broken(Emitted):
         def state(self, event: StateEvent, memory: Memory) -> None:
             raise ZeroDivisionError
@@ -158,7 +158,7 @@ def answering(status: str) -> Callable[[Client], Awaitable[None]]:
 
 
 def seen_as_another_users(shared: VmServices, path: str) -> VmServices:
-    """Return the services with the monitor at `path` run by another user: only root could run one."""
+    """Return services that see another user's monitor at `path`; only root could start a real one."""
 
     @asynccontextmanager
     async def open_link(
@@ -175,7 +175,7 @@ def seen_as_another_users(shared: VmServices, path: str) -> VmServices:
 async def duplicates_of(
     services: VmServices, emitted: Emitted, *vms: tuple[str, Owner], states: int
 ) -> set[str]:
-    """Return the duplicates, once each VM in turn has made these and the last one `states` states in all."""
+    """Start each VM after the states of the previous one; after `states` states, return the duplicates."""
     async with anyio.create_task_group() as group:
         group.start_soon(services.alarms.run)
         for number, (path, owner) in enumerate(vms, 1):
@@ -204,7 +204,7 @@ async def test_the_id_of_a_vm_that_has_yet_to_be_started_is_not_taken_by_another
 
 @pytest.mark.parametrize("other_pod", [False, True])
 async def test_the_id_of_a_vm_in_a_pod_is_not_taken_by_another_pod_whatever_its_user(other_pod: bool) -> None:
-    """A pod chooses its user: both of these have the same one, here even root."""
+    """A pod chooses its user. Both pods have the same user here, even root."""
     emitted = Emitted()
     async with serving(answering("prelaunch")) as first, serving(answering("running")) as second:
         pods = (first, PODS[0]), (second, PODS[1] if other_pod else PODS[0])

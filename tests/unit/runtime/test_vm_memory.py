@@ -1,4 +1,4 @@
-"""The rounds of the VMs' memory: files that answer, that hang, and that raise."""
+"""Tests of the rounds of the VMs' memory, with files that can be read, that hang, and that raise."""
 
 import threading
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -47,7 +47,7 @@ class Records:
 
 @dataclass
 class Files:
-    """The host's files; `held` holds up a look."""
+    """The host's files; `held` blocks each look until it is set."""
 
     held: threading.Event | None = None
     raises: bool = False
@@ -127,7 +127,7 @@ async def test_files_that_hang_are_asked_once_and_the_records_come_without_them(
         assert files.looks <= 3  # no look was queued meanwhile
 
 
-async def test_a_bug_in_the_look_costs_what_it_would_have_shown_and_no_record() -> None:
+async def test_a_bug_in_the_look_costs_its_values_and_no_record() -> None:
     files = Files(raises=True)
     async with rounds(files) as records:
         await records.until(2)

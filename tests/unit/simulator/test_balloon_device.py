@@ -21,7 +21,7 @@ def test_the_drivers_first_buffer_is_an_update_even_without_polling() -> None:
     assert balloon.due_ms is None
 
 
-def test_switched_on_the_device_asks_at_once_and_again_only_after_the_answer() -> None:
+def test_a_device_that_is_switched_on_asks_at_once_and_again_only_after_the_answer() -> None:
     balloon = started()
     balloon.set_interval(5, 200)
 

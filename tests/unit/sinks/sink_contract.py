@@ -30,12 +30,12 @@ class Peer(Protocol):
         ...
 
     async def values(self, count: int) -> list[bytes]:
-        """Return what has arrived: `count` values, or all there is; without trailing blanks."""
+        """Return the values that have arrived, `count` or all there are, without trailing blanks."""
         ...
 
 
 class SinkContract:
-    """Runs on each sink with its real peer."""
+    """The tests. Each sink runs them with its real peer."""
 
     async def test_an_accepted_batch_arrives_once_and_in_order(self, peer: Peer) -> None:
         sink = peer.sink()
@@ -47,7 +47,7 @@ class SinkContract:
         assert receipts == [Receipt(), Receipt()]
         assert await peer.values(100) == [each.value for each in batch]
 
-    async def test_a_peer_that_takes_nothing_is_unavailable_within_the_deadline(self, peer: Peer) -> None:
+    async def test_a_peer_that_accepts_nothing_is_unavailable_within_the_deadline(self, peer: Peer) -> None:
         sink = peer.sink()
         peer.stall()
         began_s = time.monotonic()
@@ -87,7 +87,7 @@ class SinkContract:
         assert receipt == Receipt()
         assert await peer.values(4) == [record(n).value for n in range(4)]
 
-    async def test_aclose_does_not_hang_on_a_peer_that_takes_nothing(self, peer: Peer) -> None:
+    async def test_aclose_does_not_hang_on_a_peer_that_accepts_nothing(self, peer: Peer) -> None:
         sink = peer.sink()
         await sink.send([record(0)])
         peer.stall()

@@ -1,4 +1,4 @@
-"""Calls against gRPC's own server, and against peers that send frames of HTTP/2 of their own."""
+"""Tests of calls to gRPC's own server, and to peers that send HTTP/2 frames of a test's choice."""
 
 import socket
 import ssl
@@ -50,7 +50,7 @@ def accepted(stream: int, message: bytes = b"") -> bytes:
 
 
 def no_tls() -> tuple[None, ssl.SSLContext]:
-    raise AssertionError("TLS where none is wanted")
+    raise AssertionError("TLS must not be used here")
 
 
 def no_stage(_: Stage) -> None:
@@ -68,7 +68,7 @@ def client_of(
 
 
 class Peer:
-    """Reads the requests of a connection, and answers them by what a test wants to send."""
+    """The server's side of a connection: it reads requests, and sends the frames of a test."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
@@ -77,7 +77,7 @@ class Peer:
         connection.sendall(frame(SETTINGS, 0, 0))
 
     def request(self) -> int:
-        """Return the stream of the next request, once its headers have come."""
+        """Return the stream of the next request, once its headers have arrived."""
         while True:
             kind, stream, _ = self.next_frame()
             if kind == HEADERS:
@@ -106,7 +106,7 @@ class Peer:
 
 @contextmanager
 def peer_of(*scripts: Callable[[Peer], None]) -> Generator[tuple[GrpcClient, list[int]]]:
-    """A client of a peer that runs the next script on each connection; also yields how many there were."""
+    """Yield a client of a peer that runs the next script on each connection, and one item per connection."""
     left, connections = list(scripts), list[int]()
 
     def serve(connection: socket.socket) -> None:
@@ -118,7 +118,7 @@ def peer_of(*scripts: Callable[[Peer], None]) -> Generator[tuple[GrpcClient, lis
 
 
 def answers(*frames_of: Callable[[int], bytes]) -> Callable[[Peer], None]:
-    """Return a script that answers each request by the next of these."""
+    """Return a script that answers each request with the next of these functions."""
 
     def script(peer: Peer) -> None:
         for of in frames_of:
@@ -133,7 +133,7 @@ def answers(*frames_of: Callable[[int], bytes]) -> Callable[[Peer], None]:
 def server_of(
     handle: Callable[[bytes, Any], bytes], options: Sequence[tuple[str, int]] = ()
 ) -> Generator[int]:
-    """gRPC's own server."""
+    """Run gRPC's own server; yield its port."""
     with ThreadPoolExecutor(2) as pool:
         server = grpc.server(pool, options=list(options))
         server.add_generic_rpc_handlers((EveryCall(handle),))
@@ -148,7 +148,7 @@ def server_of(
 # --- gRPC's own server ---
 
 
-def test_a_message_arrives_with_its_headers_and_the_answer_comes_back() -> None:
+def test_a_message_arrives_with_its_headers_and_the_answer_is_returned() -> None:
     seen: list[tuple[bytes, dict[str, str], float]] = []
 
     def handle(message: bytes, context: Any) -> bytes:
@@ -215,7 +215,7 @@ def test_a_refusal_has_its_code_its_text_and_its_trailers() -> None:
     assert answer.binary("y-absent-bin") == b""
 
 
-def test_a_server_that_ends_between_two_calls_costs_no_call() -> None:
+def test_a_server_that_ends_between_two_calls_makes_no_call_fail() -> None:
     stages: list[Stage] = []
     with socket.create_server(("127.0.0.1", 0)) as reserved:
         port = reserved.getsockname()[1]
@@ -232,7 +232,7 @@ def test_a_server_that_ends_between_two_calls_costs_no_call() -> None:
     assert stages.count(Stage.CONNECT) == 2
 
 
-def test_a_proxy_passes_on_the_connection_also_without_tls() -> None:
+def test_a_proxy_passes_on_the_connection_even_without_tls() -> None:
     asked: list[bytes] = []
 
     def handle(_: bytes, context: Any) -> bytes:
@@ -366,7 +366,7 @@ def test_a_connection_is_replaced_after_many_calls(monkeypatch: pytest.MonkeyPat
 # --- peers that send without end ---
 
 BIG_ENTRY = b"\x40\x03x-a\x7f\xa1\x1e" + b"y" * 4000
-FLOODS: dict[str, Callable[[int], tuple[bytes, bytes]]] = {  # what comes first, and then again and again
+FLOODS: dict[str, Callable[[int], tuple[bytes, bytes]]] = {  # sent first, and sent repeatedly
     "ping": lambda _: (b"", frame(PING, 0, 0, bytes(8)) * 500),
     "ping answers": lambda _: (b"", frame(PING, ACK, 0, bytes(8)) * 500),
     "settings": lambda _: (b"", frame(SETTINGS, 0, 0, b"\0\1\0\0\0\0") * 500),
@@ -499,7 +499,7 @@ def test_a_server_without_a_window_gets_no_message() -> None:
     assert "otlp.timeout" in str(failed.value)
 
 
-def test_a_server_that_speaks_http_1_is_named() -> None:
+def test_a_server_that_speaks_http_1_is_reported() -> None:
     def serve(connection: socket.socket) -> None:
         connection.recv(65_536)
         connection.sendall(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
@@ -597,7 +597,7 @@ def test_a_call_that_was_reset_is_not_accepted_whatever_came_before() -> None:
     assert answer.code is Code.UNAVAILABLE
 
 
-def test_an_answer_of_another_kind_is_none_of_grpc() -> None:
+def test_an_answer_of_another_content_type_is_not_grpc() -> None:
     with pytest.raises(HTTPException):
         decode({":status": "200", "content-type": "text/html"}, {}, b"<html>")
 
@@ -616,7 +616,7 @@ def test_a_binary_trailer_needs_no_padding() -> None:
     assert GrpcAnswer(Code.OK, trailers={"x-bin": "a"}).binary("x-bin") == b""
 
 
-def test_an_answer_may_have_the_whole_bound() -> None:
+def test_an_answer_may_be_as_long_as_the_bound() -> None:
     message = bytes(ANSWER_BYTES_MAX - 1000)
     with server_of(lambda *_: message) as port, client_of(port) as client:
         assert client.call(b"", {}, 30.0).message == message

@@ -1,4 +1,4 @@
-"""Sinks and their delivery beside a Kafka that answers anything: nothing escapes, every loss is counted.
+"""Tests of delivery to a Kafka that answers anything: no error escapes, and every loss is counted.
 
 `BAROGRAPH_ODD_SEED` sets the seed of the answers, `BAROGRAPH_ODD_ANSWERS` their number in the long form.
 """
@@ -36,12 +36,12 @@ SCRAM = Sasl(mechanism="SCRAM-SHA-256", username="barograph", password="hunter2"
 QUICK = DeliverySettings(first_retry_ns=1_000_000, longest_retry_ns=20_000_000)
 QUEUED_MAX = 50
 REASONS = ("full", "too_large", "invalid", "shutdown")
-BUFFER_BYTES = 1_500  # less than is queued at most: some records are dropped, and counted
+BUFFER_BYTES = 1_500  # less than QUEUED_MAX records need, so some are dropped and counted
 
 
 @dataclass
 class Seen:
-    """What happened beside the records."""
+    """The log events, unhandled errors and measurements of a run."""
 
     events: Counter[str] = field(default_factory=Counter[str])
     failures: Counter[str] = field(default_factory=Counter[str])
@@ -50,7 +50,7 @@ class Seen:
     memory_mib: list[float] = field(default_factory=list[float])
 
     def note(self, _loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
-        """Take an error that no task has taken, except that of a batch that the sink had given up before."""
+        """Record an error that no task has handled, except that of a batch that the sink has given up."""
         if context["message"] == "Future exception was never retrieved":
             return
         error = context.get("exception")
@@ -58,7 +58,7 @@ class Seen:
         self.loop_errors.append(f"{context['message']} {places}")
 
     def count(self, _logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        """Take a log event, and drop it."""
+        """Count a log event, and drop it."""
         self.events[event["event"]] += 1
         if event["event"] == "sink failed":
             self.failures[f"{event['error']} {event['places']}"] += 1
@@ -78,7 +78,7 @@ def sink_to(address: str, number: int) -> KafkaSink:
 
 
 async def survive(answers: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> tuple[OddKafka, Seen]:
-    """Deliver to an odd broker until it has sent so many answers; check the books."""
+    """Deliver to an odd broker until it has sent `answers`, and check that each record is accounted for."""
 
     def look_up(host: str, _port: int) -> list[tuple[int, object]]:
         raise socket.gaierror(-2, f"no name is resolved here: {len(host)}")
@@ -87,7 +87,7 @@ async def survive(answers: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> t
     monkeypatch.setattr("agent.sinks.kafka_client._RETRY_BACKOFF_MS", 20)
     logging.getLogger("asyncio").setLevel(
         logging.CRITICAL
-    )  # it warns where the peer writes to a closed socket
+    )  # it warns when the peer writes to a closed socket
     seen, counters, odd = Seen(), Counters(), OddKafka(seed, answers)
     asyncio.get_running_loop().set_exception_handler(seen.note)
     before = structlog.get_config()
@@ -110,8 +110,8 @@ async def survive(answers: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> t
                             queue.append(record(made, key=f"vm-{made % 9}"))
                             made += 1
                     await anyio.sleep(0.02)
-                with anyio.fail_after(180):  # the broker is right now: everything arrives
-                    while any(queue.held for queue in queues):  # noqa: ASYNC110 - the product's own
+                with anyio.fail_after(180):  # the broker now answers correctly, so everything arrives
+                    while any(queue.held for queue in queues):  # noqa: ASYNC110 - there is no event for it
                         await anyio.sleep(0.02)
                 group.cancel_scope.cancel()
     finally:
@@ -142,7 +142,7 @@ def names() -> list[str]:
 
 
 async def measure(seen: Seen) -> None:
-    """Note how late the event loop is, and how much memory there is."""
+    """Record the lag of the event loop, and the resident memory."""
     while True:
         began_s = time.monotonic()
         await anyio.sleep(0.02)

@@ -1,4 +1,4 @@
-"""The client against a scripted peer on a socket: every answer is bounded in size and time."""
+"""Tests of the client with a scripted peer: every answer is bounded in size and time."""
 
 import gzip
 import socket
@@ -24,7 +24,7 @@ Step: TypeAlias = bytes | Callable[[socket.socket], None]
 
 
 class Peer:
-    """Answers each request by one step, in order: bytes, or what to do with the connection."""
+    """Answers each request with the next step: bytes, or a function that gets the connection."""
 
     def __init__(self, steps: Sequence[Step]) -> None:
         self.steps = list(steps)
@@ -83,7 +83,7 @@ def client_of(*steps: Step) -> Generator[tuple[HttpClient, Peer]]:
 
 
 def _no_tls() -> tuple[Hashable, ssl.SSLContext]:
-    raise AssertionError("not asked for")
+    raise AssertionError("TLS must not be used here")
 
 
 def post(client: HttpClient, timeout_s: float = 30.0) -> tuple[int, bytes]:
@@ -172,7 +172,7 @@ def test_the_stages_of_an_attempt_are_reported() -> None:
     assert stages == [Stage.RESOLVE, Stage.CONNECT, Stage.ANSWER, Stage.ANSWER]
 
 
-def test_a_family_of_addresses_that_the_host_does_not_have_is_passed_over(
+def test_a_family_of_addresses_that_the_host_does_not_have_is_skipped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     real = socket.getaddrinfo

@@ -1,4 +1,4 @@
-"""Questions about topics, to a broker that answers oddly: one error, with a reason, and nothing else."""
+"""Tests of queries about topics to a broker with odd answers: each fails with one error and its reason."""
 
 from collections.abc import Callable, Mapping
 

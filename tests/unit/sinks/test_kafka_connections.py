@@ -33,7 +33,7 @@ BROKERS = 4 * CONNECTIONS_MAX
 
 
 def led_by(peer: Peer, leaders: list[int], numbers: Sequence[int] | None = None) -> Fields:
-    """Return metadata of a topic with a leader for each partition, -1: none; all are at the peer."""
+    """Return metadata of a topic by the leaders of its partitions; -1 is none. The peer is each leader."""
     nodes = [node for node in leaders if node != -1] or [1]
     brokers = [(i32(node), text("127.0.0.1"), i32(peer.port), text(None)) for node in nodes]
     partitions = [
@@ -113,7 +113,7 @@ async def test_connections_that_are_closed_are_not_kept() -> None:
             kept = sum(isinstance(each, BrokerConnection) for each in gc.get_objects())
             group.cancel_scope.cancel()
         await sink.aclose()
-        await anyio.wait_all_tasks_blocked()  # the peer has taken in all connections, and seen them end
+        await anyio.wait_all_tasks_blocked()  # the peer has accepted all connections, and seen them end
 
     assert kept <= CONNECTIONS_MAX
 

@@ -1,4 +1,4 @@
-"""What a login by OAUTHBEARER sends, and which tokens are used."""
+"""Tests of what a login by OAUTHBEARER sends, and of which tokens are used."""
 
 import json
 
@@ -39,7 +39,7 @@ def test_a_request_has_the_client_in_its_header_and_the_rest_in_its_form() -> No
         (None, 60, 60),
     ],
 )
-def test_a_token_is_kept_for_a_share_of_its_life(
+def test_a_token_is_kept_for_a_share_of_its_lifetime(
     expires_in: object, kept_s: float, lifetime_s: float
 ) -> None:
     body = json.dumps({"access_token": TOKEN, "expires_in": expires_in, "token_type": "bearer"}).encode()

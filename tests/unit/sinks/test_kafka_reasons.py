@@ -1,4 +1,4 @@
-"""What the Kafka sink says of a cluster that does not work: cause and setting, within two seconds."""
+"""Tests of the reasons that the Kafka sink gives for a cluster that does not work: cause and setting."""
 
 import asyncio
 import re
@@ -47,7 +47,7 @@ CLOSED = "closed the connection at the first request; if its listener requires T
 def sink_to(
     address: str, *, sasl: Sasl | None = None, tls: Tls | None = None, request_timeout_s: float = 10.0
 ) -> KafkaSink:
-    """A sink as patient as in production."""
+    """Return a sink that is as patient as in production."""
     settings = Settings(
         bootstrap_servers=(address,),
         compression="none",
@@ -59,11 +59,11 @@ def sink_to(
 
 
 async def said(sink: KafkaSink, expected: str = "") -> str:
-    """Return what the sink says while, or after, it tries to send a record.
+    """Return the reason that the sink gives during or after an attempt to send a record.
 
     Args:
         sink: is closed at the end.
-        expected: a pattern; reasons that do not match may come before it.
+        expected: a pattern; earlier reasons that do not match are skipped.
     """
     problem = refusal = ""
     async with anyio.create_task_group() as group:
@@ -96,7 +96,7 @@ async def broker(peer: Peer, tls: ssl.SSLContext | None = None) -> AsyncGenerato
 
 @contextmanager
 def full_listener() -> Generator[int]:
-    """A port that neither accepts nor refuses: its backlog is full."""
+    """Yield a port that neither accepts nor refuses, since its backlog is full."""
     with socket.socket() as listener, socket.socket() as first, socket.socket() as second:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
@@ -106,7 +106,7 @@ def full_listener() -> Generator[int]:
         yield listener.getsockname()[1]
 
 
-async def test_a_broker_that_works_takes_the_record() -> None:
+async def test_a_working_broker_accepts_the_records() -> None:
     for sasl in (None, SCRAM, PLAIN):
         async with broker(peer := Peer()) as address:
             sink = sink_to(address, sasl=sasl)
@@ -224,7 +224,7 @@ def at_localhost(address: str) -> str:
     return address.replace("127.0.0.1", "localhost")
 
 
-async def test_a_certificate_that_is_not_trusted_and_a_wrong_name_are_told_apart() -> None:
+async def test_an_untrusted_certificate_and_a_wrong_name_are_distinguished() -> None:
     async with broker(Peer(), server_context()) as address:
         untrusted = await said(sink_to(address, tls=Tls()), "not trusted")
         wrong_name = await said(sink_to(address, tls=Tls(ca_file=TLS / "cert.pem")), "not valid")
@@ -262,7 +262,7 @@ async def test_tls_to_a_plain_port_and_no_tls_to_a_tls_port_are_named() -> None:
 
 @contextmanager
 def demanding_listener() -> Generator[int]:
-    """A TLS port that wants a certificate of the client and refuses its absence by an alert."""
+    """Yield a TLS port that requires a certificate of the client, and refuses others with an alert."""
     context = server_context("localhost-cert.pem")
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_verify_locations(TLS / "cert.pem")
@@ -360,7 +360,7 @@ async def test_only_metadata_may_be_large() -> None:
     assert "announces an answer of 90,016 bytes" in text
 
 
-async def test_metadata_that_cannot_be_used_are_named() -> None:
+async def test_metadata_that_cannot_be_used_is_reported() -> None:
     async def null(request: Request, fields: Fields, writer: asyncio.StreamWriter) -> bool:
         if request.api == METADATA:
             fields = (*fields[:-1], Field("array", None))

@@ -1,4 +1,4 @@
-"""The client's side of SCRAM, against the examples of the RFCs and against servers that are none of ours."""
+"""Tests of the client's side of SCRAM, with the example of the RFC and with wrong or hostile servers."""
 
 import base64
 import re
@@ -64,7 +64,7 @@ def test_a_wrong_answer_is_named(server_first: bytes, message: str) -> None:
         login().final(server_first)
 
 
-def test_a_server_that_refuses_is_told_from_one_that_is_wrong() -> None:
+def test_a_refusal_is_distinguished_from_a_wrong_answer() -> None:
     with pytest.raises(ScramRefused, match=re.escape("unknown-user")):
         login().final(b"e=unknown-user")
     scram = login()
@@ -74,7 +74,7 @@ def test_a_server_that_refuses_is_told_from_one_that_is_wrong() -> None:
 
 
 @pytest.mark.parametrize("signature", [base64.b64encode(b"x" * 32), b"", b"not base64"])
-def test_a_server_that_does_not_know_the_password_is_found(signature: bytes) -> None:
+def test_a_server_that_does_not_know_the_password_is_detected(signature: bytes) -> None:
     scram = login()
     scram.final(SERVER_FIRST)
 

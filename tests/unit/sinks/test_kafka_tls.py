@@ -1,4 +1,4 @@
-"""OpenSSL gets what a broker sends in pieces, and no more than a bound without data."""
+"""OpenSSL gets the bytes of a broker in pieces, and records without data only up to a bound."""
 
 import ssl
 from pathlib import Path
@@ -20,7 +20,7 @@ RECORD_MAX = 16 * 1024
 
 
 def server_context(tickets: int) -> ssl.SSLContext:
-    """Return the settings of a server that sends so many session tickets after its handshake."""
+    """Return the context of a server that sends `tickets` session tickets after its handshake."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(TLS / "localhost-cert.pem", TLS / "key.pem")
     context.num_tickets = tickets
@@ -85,7 +85,7 @@ def test_records_without_data_are_given_to_openssl_up_to_a_bound() -> None:
     assert before - pair.to_client.pending < 2 * WITHOUT_DATA_BYTES_MAX
 
 
-def test_they_do_not_keep_a_connection_from_ending() -> None:
+def test_records_without_data_do_not_keep_a_connection_from_ending() -> None:
     pair = Pair(TICKETS)
     with pytest.raises(ssl.SSLError, match="TLS records without data"):
         pair.client.unwrap()

@@ -1,4 +1,4 @@
-"""Where tokens come from, how often they are asked for, and what is said where there is none."""
+"""Tests of where tokens come from, how often they are requested, and how a missing token is reported."""
 
 import socket
 import ssl
@@ -66,7 +66,7 @@ async def trouble_of(tokens: Tokens) -> KafkaTrouble:
 
 
 def silent(connection: socket.socket) -> None:
-    """Answer nothing until the client has gone."""
+    """Answer nothing until the client has closed the connection."""
     connection.recv(1)
 
 
@@ -75,7 +75,7 @@ def same(step: Step) -> Step:
 
 
 class Numbered:
-    """Issues tokens with numbers, each of the same life."""
+    """Issues numbered tokens, all with the same lifetime."""
 
     def __init__(self, expires_in: object) -> None:
         self.count = 0
@@ -238,7 +238,7 @@ async def test_a_resolver_that_hangs_holds_up_no_login_for_long(
     assert "the resolver does not answer for sso.example; check the DNS of this host" in trouble.detail
 
 
-async def test_an_endpoint_that_is_away_or_has_no_name_is_named(secret: Path) -> None:
+async def test_an_endpoint_that_is_unreachable_or_has_no_address_is_named(secret: Path) -> None:
     away = await trouble_of(Tokens(Oauth(source=endpoint_at("http://127.0.0.1:1/token", secret))))
     unknown = await trouble_of(Tokens(Oauth(source=endpoint_at("http://sso.invalid/token", secret))))
 
@@ -350,13 +350,13 @@ async def test_a_broker_cannot_have_a_token_in_a_message(tmp_path: Path) -> None
         assert "tttt" not in str(unavailable.value)
 
 
-async def test_a_login_without_an_answer_and_an_endpoint_that_hangs_are_told_apart(secret: Path) -> None:
+async def test_a_login_without_an_answer_and_an_endpoint_that_hangs_are_distinguished(secret: Path) -> None:
     async def said(sink: KafkaSink) -> str:
         problem = None
         async with anyio.create_task_group() as group:
             group.start_soon(ignore, sink)
             with anyio.fail_after(60):
-                while sink.problem is None:  # noqa: ASYNC110 - the product's own
+                while sink.problem is None:  # noqa: ASYNC110 - there is no event for it
                     await anyio.sleep(0.05)
             problem = sink.problem
             group.cancel_scope.cancel()

@@ -1,4 +1,4 @@
-"""Warnings of a library: each collector gets its own, and the logger is restored."""
+"""Tests of collecting a library's warnings: each collector gets its own, and the logger is restored."""
 
 import asyncio
 import logging

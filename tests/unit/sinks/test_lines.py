@@ -73,7 +73,7 @@ async def test_a_line_written_in_part_is_finished_first(peer: PipePeer) -> None:
         await sink.send([record(0, size_bytes=300_000)])
     peer.resume()
 
-    await sink.send([record(1)])  # the batch before was given up: its buffer was full
+    await sink.send([record(1)])  # record 0 is not sent again, as if its queue had dropped it
 
     assert await peer.values(2) == [record(0).value, record(1).value]
 
@@ -86,7 +86,7 @@ async def test_a_slow_reader_is_not_unavailable() -> None:
     async with anyio.create_task_group() as group:
         group.start_soon(sink.send, [record(n, size_bytes=100_000) for n in range(4)])
         while left_bytes:
-            await anyio.sleep(0.5)  # in all longer than the timeout, which leaves each a margin
+            await anyio.sleep(0.5)  # in all longer than the timeout, but each well within it
             left_bytes -= len(await anyio.to_thread.run_sync(os.read, read_end, 65536))
 
     os.close(read_end)

@@ -1,4 +1,4 @@
-"""The cycle with a fake in place of the official exporters: it gets a request and returns an Outcome."""
+"""Tests of the cycle with a fake exporter, which gets a request and returns an Outcome."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ NOW_NS = (T0_S + 100) * SECOND_NS
 
 
 class Backend:
-    """Returns the configured outcomes, by the VMs in the request."""
+    """A fake exporter that chooses the outcome by the VMs in the request."""
 
     def __init__(self, answer: Callable[[list[str]], Outcome]) -> None:
         self._answer = answer
@@ -28,7 +28,7 @@ class Backend:
         return self._answer(vms)
 
     def shutdown(self) -> None:
-        raise AssertionError("not the cycle's business")
+        raise AssertionError("the cycle must not call this")
 
 
 def cycle(vms: int) -> Cycle:
@@ -169,7 +169,7 @@ def after(vms: int) -> dict[str, SentVm]:
 def ended(
     sent: dict[str, SentVm], left: int, backend: Backend, after_s: int = 1
 ) -> tuple[dict[str, SentVm], CycleEnd]:
-    """Run a cycle so long after that of `after`, with the first `left` VMs."""
+    """Run a cycle `after_s` after that of `after`, with only the first `left` VMs."""
     following = Cycle(cycle(left).views, sent, NOW_NS + after_s * SECOND_NS)
     *reports, end = run_cycle(following, backend, AGENT, "points", lambda: False)
     assert isinstance(end, CycleEnd)

@@ -1,4 +1,4 @@
-"""Changes of state as OTLP log records."""
+"""Tests of changes of state as OTLP log records."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -99,7 +99,7 @@ def test_a_change_of_a_vm_is_an_event_with_the_detail_as_its_body() -> None:
 
 @pytest.mark.parametrize("state", [State.STALLED, State.DUPLICATE])
 @pytest.mark.parametrize("unknown", [False, True])
-def test_its_resource_is_that_of_the_vms_metrics(state: State, unknown: bool) -> None:
+def test_the_resource_of_a_change_is_that_of_the_vms_metrics(state: State, unknown: bool) -> None:
     event = replace(STATE, state=state, vm=None if unknown else STATE.vm)
     (target,) = targets([VmView(event, None, None)], AGENT)
 
@@ -142,7 +142,7 @@ def test_a_change_of_the_agent_has_the_resource_of_its_own_metrics() -> None:
         (State.EMPTY, "all_unset", "WARN"),
     ],
 )
-def test_the_severity_is_a_warning_where_people_should_know(state: State, reason: str, severity: str) -> None:
+def test_the_severity_is_a_warning_if_attention_is_needed(state: State, reason: str, severity: str) -> None:
     assert sent(of_vm(replace(STATE, state=state, reason=reason)))[1]["severityText"] == severity
 
 

@@ -9,7 +9,7 @@ def test_a_file_has_headers_comments_and_empty_lines() -> None:
     assert parse_file(text) == {"x-tenant": "a", "authorization": "Bearer a:b="}
 
 
-def test_a_token_has_a_line_break_at_its_end() -> None:
+def test_a_token_may_end_with_a_line_break() -> None:
     assert bearer("abc.def\n") == {"authorization": "Bearer abc.def"}
 
 

@@ -53,7 +53,7 @@ class Point:
 
 
 def on_the_wire(points: VmPoints) -> dict[str, Point]:
-    """The points by metric name; of `qemu.vm.state`, the one that is 1."""
+    """Return the points by metric name; of `qemu.vm.state`, the point that is 1."""
     return {
         metric.name: decoded(metric, point)
         for metric in metrics_of(points)
@@ -93,7 +93,7 @@ def test_resource_and_scope_name_the_registry_and_its_version() -> None:
 
 
 def reasons_of(points: VmPoints) -> dict[str, int | None]:
-    """Return the value of each reason; `None`: its series ends."""
+    """Return the value of each reason, or `None` if its series ends."""
     return {
         {each.key: each.value.string_value for each in point.attributes}["qemu.vm.state_reason"]: None
         if point.flags
@@ -104,7 +104,7 @@ def reasons_of(points: VmPoints) -> dict[str, int | None]:
     }
 
 
-def test_the_reason_is_sent_at_a_change_and_the_one_before_ends() -> None:
+def test_the_reason_is_sent_at_a_change_and_the_previous_one_ends() -> None:
     def because(reason: str) -> VmView:
         shown = view(state=State.UNREACHABLE)
         return replace(shown, state=replace(shown.state, reason=reason))
@@ -176,7 +176,7 @@ def test_the_pressure_is_sent_once_with_the_time_of_its_sample() -> None:
     assert of_pressure(again) == {}
 
 
-def test_no_pressure_is_sent_that_is_not_of_the_sample_or_not_known_to_be_true_now() -> None:
+def test_a_pressure_that_is_not_of_the_sample_or_not_current_is_not_sent() -> None:
     earlier, newest = sample(T0_S), sample(T0_S + 10, sequence=2)
 
     for shown in (
@@ -268,7 +268,7 @@ def test_a_sample_of_the_previous_vm_on_the_path_is_not_sent() -> None:
     assert not any(name.startswith("qemu.vm.guest") for name in on_the_wire(built(shown)))
 
 
-# --- passed over ---
+# --- samples that are passed over ---
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,7 @@ def test_samples_before_the_first_cycle_are_passed_over() -> None:
     assert built(view(sample(sequence=3))).passed_over == 2
 
 
-# --- what the host knows ---
+# --- the host's values ---
 
 
 def test_the_hosts_values_are_sent_each_cycle_with_its_time() -> None:
@@ -374,7 +374,7 @@ def test_a_vms_memory_is_sent_once_each_value_with_the_time_of_its_observation()
     assert not [name for name in on_the_wire(same) if "memory" in name]
     again = on_the_wire(anew)
     assert again["qemu.vm.memory.rss"].start_ns == T0_S * SECOND_NS
-    # The counters of another cgroup start anew.
+    # The counters of another cgroup start again.
     assert again["qemu.vm.cgroup.memory.pressure.some"].start_ns == (T0_S + 60) * SECOND_NS
     pressure = next(each for each in metrics_of(anew) if each.name.endswith("pressure.some"))
     assert [each.as_double for each in data_points(pressure)] == [0.5]
@@ -391,7 +391,7 @@ def test_a_value_of_the_memory_that_was_not_observed_again_is_not_sent_again() -
     assert "qemu.vm.memory.configured" not in on_the_wire(anew)
 
 
-# --- who it is ---
+# --- identity ---
 
 WHO = {"host.id": "host-1", "host.name": "node-7", "qemu.vm.id": "vm-1", "qemu.vm.name": "web-3"}
 
@@ -475,7 +475,7 @@ def test_there_is_no_description_on_the_wire() -> None:
 
 
 def series_of(points: VmPoints) -> dict[tuple[str, tuple[tuple[str, str], ...]], int]:
-    """The flags of each series."""
+    """Return the flags of each series."""
     return {
         (metric.name, tuple(sorted(decoded(metric, point).attributes.items()))): point.flags
         for metric in metrics_of(points)
@@ -523,7 +523,7 @@ def test_a_vm_that_returns_begins_its_series_again() -> None:
     assert "qemu.vm.guest.memory.free" not in on_the_wire(same)
 
 
-def test_of_a_vm_that_is_gone_all_series_end_but_its_state() -> None:
+def test_all_series_of_a_vm_that_is_gone_end_except_its_state() -> None:
     first = built(view(sample(T0_S), balloon=Balloon(1, T0_S * 1000)))
     gone = view(of=vm(), state=State.GONE)
     end = built(gone, first.accepted, now_ns=NOW_NS + SECOND_NS)
@@ -556,7 +556,7 @@ def test_a_vm_that_is_gone_is_remembered_for_a_while() -> None:
     assert forget_old(sent, frozenset({"here"}), now_ns=100, after_ns=15).keys() == {"here", "lately"}
 
 
-# --- whatever happens ---
+# --- any sequence of samples ---
 
 STEPS = st.tuples(
     st.integers(0, 6),  # last_update

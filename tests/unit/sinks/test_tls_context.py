@@ -1,4 +1,4 @@
-"""No TLS of a sink lets a peer choose what costs CPU time."""
+"""No TLS context of a sink allows a peer to choose operations that cost much CPU time."""
 
 import ssl
 from collections.abc import Callable

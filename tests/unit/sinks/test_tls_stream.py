@@ -19,14 +19,14 @@ from agent.sinks.tls_stream import READ_BYTES_MAX
 TLS = Path(__file__).parents[2] / "data" / "tls"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 TIMEOUT_S = 30.0
-TICKET_BYTES = 200  # about, with its record
+TICKET_BYTES = 200  # approximately, with its record
 
 Serve = Callable[[ssl.SSLSocket], None]
 
 
 @contextmanager
 def server(serve: Serve, tickets: int = 2) -> Generator[HttpClient]:
-    """A client of a TLS server that sends so many session tickets after its handshake."""
+    """Yield a client of a TLS server that sends `tickets` session tickets after its handshake."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(TLS / "localhost-cert.pem", TLS / "key.pem")
     context.num_tickets = tickets
@@ -91,7 +91,7 @@ def test_a_peer_that_reads_little_by_little_gets_no_more_time() -> None:
         with suppress(OSError):
             while part := encrypted.recv(64 * 1024):
                 received += len(part)
-                time.sleep(0.005)  # 16 KiB, a record, are returned at once: some seconds in all
+                time.sleep(0.005)  # a call returns at most one record (16 KiB), so all take seconds
         ended.set()
 
     with server(read_slowly) as client:
@@ -103,7 +103,7 @@ def test_a_peer_that_reads_little_by_little_gets_no_more_time() -> None:
 
 
 @pytest.mark.parametrize("words", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""])
-def test_a_peer_without_tls_is_told(words: bytes) -> None:
+def test_a_peer_without_tls_is_reported(words: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def refuse() -> None:
@@ -119,7 +119,7 @@ def test_a_peer_without_tls_is_told(words: bytes) -> None:
             post(client)
 
 
-def test_a_kept_connection_with_broken_tls_costs_no_request() -> None:
+def test_a_kept_connection_with_broken_tls_makes_no_request_fail() -> None:
     def answer_and_break(encrypted: ssl.SSLSocket) -> None:
         answer_once(encrypted)
         socket.socket.sendall(encrypted, b"\x17\x03\x03\x00\x20" + bytes(32))  # not encrypted

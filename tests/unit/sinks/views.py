@@ -1,4 +1,4 @@
-"""Small values of the board for tests."""
+"""Values of the board for tests."""
 
 from collections.abc import Mapping
 
@@ -29,7 +29,7 @@ T0_S = 1_795_404_000
 
 
 def vm(id: str = "vm-1", name: str | None = "web-3", labels: Mapping[str, str] | None = None) -> VmIdentity:
-    """A VM with a uuid."""
+    """Return a VM with a uuid."""
     return VmIdentity(VmId(id), "uuid", id, name, labels or {})
 
 
@@ -44,7 +44,7 @@ def sample(
     address: Address = ADDRESS,
     statistics: Mapping[str, int] | None = None,
 ) -> Sample:
-    """A sample with `last_update` at `at_s`."""
+    """Return a sample with `last_update` at `at_s`."""
     return Sample(
         vm=of or vm(),
         address=address,
@@ -76,7 +76,7 @@ def view(
     last_update_s: int | None = None,
     balloon: Balloon | None = None,
 ) -> VmView:
-    """Return what the board shows of one VM; `unknown`: the VM is not identified yet."""
+    """Return what the board shows of one VM; with `unknown`, of one that is not identified yet."""
     who = None if unknown else of or (newest.vm if newest else vm())
     event = StateEvent(
         vm=who,
@@ -105,7 +105,7 @@ def pressure(
     score: float | None = 0.75,
     components: Mapping[PressureComponent, float] | None = None,
 ) -> VmPressure:
-    """The pressure of a VM after its newest sample."""
+    """Return the pressure of a VM after its newest sample."""
     return VmPressure(
         level=level,
         since_s=newest.last_update_s - 60,
@@ -121,7 +121,7 @@ def pressure(
 
 
 def memory(observed_at_ms: int, *, cgroup: str = "/a.scope", total_us: int = 0) -> VmMemory:
-    """The memory of `vm()`: 5 GiB configured 7 s before, 3 GiB resident, a cgroup with pressure."""
+    """Return the memory of `vm()`: 5 GiB configured 7 s before, 3 GiB resident, a cgroup with pressure."""
     return VmMemory(
         vm=vm(),
         address=MonitorPath("/run/vm/web-3.qmp"),

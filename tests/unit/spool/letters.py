@@ -1,4 +1,4 @@
-"""Spools with real samples and dead letters in them, for the tests of what looks into them."""
+"""Spools with real samples and dead letters, for the tests of the code that reads them."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -50,7 +50,7 @@ def fill(path: Path, records: Sequence[Record] = (), letters: Sequence[DeadLette
 
 
 def waiting(path: Path) -> list[Record]:
-    """What an agent would send, samples first."""
+    """Return the records that an agent would send, samples first."""
     store = open_store(path, Bounds())
     try:
         return [

@@ -33,7 +33,7 @@ def lengths(records: Sequence[Record]) -> list[int]:
 
 
 def forged(raw: bytes, *, claimed_bytes: int | None = None, records: int = 1) -> BlockRow:
-    """A row as a hostile file has it: with a valid checksum."""
+    """Return a row as a hostile file has it: with a valid checksum."""
     size_bytes = len(raw) if claimed_bytes is None else claimed_bytes
     frame = size_bytes.to_bytes(4, "big") + bytes(cramjam.zstd.compress(raw, 1))
     return 1, records, NOW_MS, zlib.crc32(frame).to_bytes(4, "big") + frame
@@ -62,7 +62,7 @@ def test_a_block_takes_consecutive_positions_only_and_is_bounded_in_records_byte
     assert lengths(earlier) == [3, 1]
 
 
-def test_the_largest_record_has_room() -> None:
+def test_the_largest_record_fits_into_a_block() -> None:
     largest = record(1, size_bytes=RECORD_BYTES_MAX)
 
     assert [each for _, each in decode_block(block([record(0, size_bytes=BLOCK_BYTES - 1000), largest]))][
@@ -84,9 +84,9 @@ def test_a_damaged_block_is_recognized_as_a_whole() -> None:
 
 
 @pytest.mark.parametrize("column", range(4))
-def test_a_row_with_nothing_in_a_column_is_told_as_undecodable(column: int) -> None:
+def test_a_row_with_a_null_column_is_undecodable(column: int) -> None:
     row: list[object] = list(block([record(1)]))
-    row[column] = None  # what SQLite gives of some damaged pages, though no column may be without
+    row[column] = None  # SQLite returns NULL from some damaged pages, though no column may be NULL
 
     with pytest.raises(Undecodable, match="a column is missing or has a wrong type"):
         decode_block(cast(BlockRow, tuple(row)))

@@ -39,7 +39,7 @@ def corrupt(path: Path, statement: str) -> None:
     connection.close()
 
 
-def test_they_are_listed_newest_first_even_while_an_agent_uses_the_spool(path: Path) -> None:
+def test_dead_letters_are_listed_newest_first_even_while_an_agent_uses_the_spool(path: Path) -> None:
     store = open_store(path, Bounds())
     letters = [refused(sample(n), detail=f"because {n}", at_ms=NOW_MS + n) for n in range(1, 51)]
     store.commit(Change(now_ms=NOW_MS, refused=letters))
@@ -56,7 +56,7 @@ def test_they_are_listed_newest_first_even_while_an_agent_uses_the_spool(path: P
     store.close()
 
 
-def test_a_reader_that_pauses_holds_back_nothing(path: Path) -> None:
+def test_a_reader_that_pauses_does_not_block_a_checkpoint(path: Path) -> None:
     store = open_store(path, Bounds())
     store.commit(Change(now_ms=NOW_MS, refused=[refused(sample(n)) for n in range(50)]))
 
@@ -71,7 +71,7 @@ def test_a_reader_that_pauses_holds_back_nothing(path: Path) -> None:
 
 
 def sqlite3_checkpoint(path: Path) -> tuple[int, int, int]:
-    """Whether a reader was in the way, frames in the log, and those moved into the file."""
+    """Return whether a reader blocked it, the frames in the log, and those moved into the file."""
     connection = sqlite3.connect(path)
     try:
         return connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
@@ -79,7 +79,7 @@ def sqlite3_checkpoint(path: Path) -> tuple[int, int, int]:
         connection.close()
 
 
-def test_requeued_ones_go_to_the_end_of_their_queues_in_the_order_they_were_refused_marked_as_redelivered(
+def test_requeued_records_are_appended_to_their_queues_in_the_order_of_refusal_and_marked_as_redelivered(
     path: Path,
 ) -> None:
     first, second = sample(2, mode=Mode.STRUCTURED), sample(3)
@@ -94,7 +94,7 @@ def test_requeued_ones_go_to_the_end_of_their_queues_in_the_order_they_were_refu
     assert verify(path).problems == []
 
 
-def test_only_those_that_are_named_are_requeued(path: Path) -> None:
+def test_only_the_named_dead_letters_are_requeued(path: Path) -> None:
     fill(path, [], [refused(sample(n)) for n in (1, 2, 3)])
 
     assert requeue(path, [2, 2], **AGE) == {Queue.SAMPLES: 1}
@@ -103,7 +103,7 @@ def test_only_those_that_are_named_are_requeued(path: Path) -> None:
     assert waiting(path) == [redelivered(sample(2))]
 
 
-def test_a_requeued_one_is_not_dropped_immediately_because_of_its_age(path: Path) -> None:
+def test_a_requeued_record_is_not_dropped_immediately_because_of_its_age(path: Path) -> None:
     old, young = sample(1, at_ms=NOW_MS - 1_000_001), sample(2, at_ms=NOW_MS - 1_000_000)
     fill(path, [], [refused(old), refused(young)])
 
@@ -128,7 +128,7 @@ def test_a_record_that_is_refused_again_has_another_number(path: Path) -> None:
     assert all(letter.record and is_redelivered(letter.record) for letter in dead_letters(path))
 
 
-def test_dropped_ones_are_gone_and_the_totals_match(path: Path) -> None:
+def test_dropped_dead_letters_are_gone_and_the_totals_match(path: Path) -> None:
     fill(path, [sample(9)], [refused(sample(n)) for n in (1, 2, 3)])
 
     assert drop(path, [1, 3]) == 2
@@ -140,7 +140,7 @@ def test_dropped_ones_are_gone_and_the_totals_match(path: Path) -> None:
     assert waiting(path) == [sample(9)]
 
 
-def test_either_all_named_ones_are_requeued_or_dropped_or_none(path: Path) -> None:
+def test_either_all_named_dead_letters_are_requeued_or_dropped_or_none(path: Path) -> None:
     fill(path, [], [refused(sample(1)), refused(sample(2))])
     corrupt(path, "UPDATE dead_letters SET headers = x'ff' WHERE position = 2")
 
@@ -158,7 +158,7 @@ def test_either_all_named_ones_are_requeued_or_dropped_or_none(path: Path) -> No
 @pytest.mark.parametrize(
     ("damage", "problem"), [("kind = 'x'", "unknown kind 'x'"), ("headers = x'c1'", "damaged headers")]
 )
-def test_an_unreadable_one_is_listed_and_can_be_dropped(path: Path, damage: str, problem: str) -> None:
+def test_an_unreadable_letter_is_listed_and_can_be_dropped(path: Path, damage: str, problem: str) -> None:
     fill(path, [], [refused(sample(1)), refused(sample(2))])
     corrupt(path, f"UPDATE dead_letters SET {damage} WHERE position = 1")
 

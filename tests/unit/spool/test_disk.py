@@ -37,7 +37,7 @@ NEVER = GatherSettings(pause_ns=10**18, slow_pause_ns=10**18)
 async def running(
     directory: Path, counters: Counters | None = None, **how: object
 ) -> AsyncGenerator[DiskSpool]:
-    """A spool that commits, as in the agent."""
+    """Run a spool that commits, as in the agent."""
     quick = Settings(directory=directory, gathering=QUICK)
     settings = replace(quick, **how)  # pyrefly: ignore[bad-argument-type]
     async with open_spool(settings, counters or Counters(), lambda: NOW_MS) as spool:
@@ -49,7 +49,7 @@ async def running(
 
 
 async def take(queue: DiskQueue, records_max: int = 1000) -> list[str]:
-    """Take as a deliverer does: again if a commit has just begun with what was there."""
+    """Take a batch as a deliverer does: retry if a commit has just begun with the records."""
     with anyio.fail_after(60):
         while True:
             await queue.arrival()
@@ -64,7 +64,7 @@ async def until(spool: DiskSpool, *, trouble: bool) -> None:
 
 
 def block(directory: Path) -> None:
-    """Make the spool unwritable, for root as well: put a directory in the place of the file."""
+    """Make the spool unwritable, even for root: put a directory in the place of the file."""
     for each in list(directory.iterdir()):
         each.unlink()
     (directory / FILE_NAME).mkdir()
@@ -139,7 +139,7 @@ async def test_while_the_disk_cannot_be_written_records_are_sent_from_memory_in_
 
         assert await take(queue, 2) == ["id-1", "id-2"]
         await queue.settle([DeadLetter(record(2), "invalid", "", NOW_MS)])
-        assert await take(queue, 1) == ["id-3"]  # in flight while the disk comes back
+        assert await take(queue, 1) == ["id-3"]  # in flight while the disk recovers
         spool.append(record(4), memory(sequence=4))
         (tmp_path / FILE_NAME).rmdir()
         await until(spool, trouble=False)
@@ -156,7 +156,7 @@ async def test_while_the_disk_cannot_be_written_records_are_sent_from_memory_in_
 
 
 @pytest.mark.parametrize("killed", [True, False])
-async def test_after_a_kill_in_that_time_the_next_run_begins_new_epochs(tmp_path: Path, killed: bool) -> None:
+async def test_a_kill_while_the_disk_is_unwritable_begins_new_epochs(tmp_path: Path, killed: bool) -> None:
     kept = tmp_path.parent / f"{tmp_path.name}-kept"
     async with running(tmp_path) as spool:
         spool.append(record(1), memory())
@@ -170,13 +170,13 @@ async def test_after_a_kill_in_that_time_the_next_run_begins_new_epochs(tmp_path
         (tmp_path / FILE_NAME).mkdir()
         spool.append(record(2), memory(sequence=2))
         await until(spool, trouble=True)
-        assert await take(queue) == ["id-2"]  # sent, and nothing on disk knows of it
+        assert await take(queue) == ["id-2"]  # sent, but not recorded on disk
         (tmp_path / FILE_NAME).rmdir()
         if killed:
             at_the_kill = tmp_path.parent / f"{tmp_path.name}-killed"
             at_the_kill.mkdir()
             kept.rename(at_the_kill / FILE_NAME)
-            for each in os.listdir(tmp_path):  # as it stood at the kill
+            for each in os.listdir(tmp_path):  # the state at the kill
                 if each != FILE_NAME:
                     shutil.copy(f"{tmp_path}/{each}", at_the_kill)
 
@@ -383,11 +383,11 @@ async def test_what_is_committed_is_sent_from_memory_as_far_as_it_fits(tmp_path:
             for _ in range(4):
                 sent += await take(queue, fit // 8)
                 await queue.settle(())
-            assert sent == [f"id-{n}" for n in range(4 * (fit // 8))]  # nobody read the disk
+            assert sent == [f"id-{n}" for n in range(4 * (fit // 8))]  # the disk was not read
 
 
 @pytest.mark.parametrize("kept", [0, 3])
-async def test_of_a_damaged_file_what_is_in_memory_is_saved_and_the_rest_is_counted(
+async def test_records_in_memory_survive_a_damaged_file_and_the_others_are_counted(
     tmp_path: Path, kept: int
 ) -> None:
     counters = Counters()
@@ -409,7 +409,7 @@ async def test_of_a_damaged_file_what_is_in_memory_is_saved_and_the_rest_is_coun
         assert await take(spool.queue(Queue.SAMPLES)) == [f"id-{n}" for n in range(kept + 1)]
 
 
-async def test_what_the_commit_that_wrote_it_has_dropped_is_not_sent_from_memory(tmp_path: Path) -> None:
+async def test_a_record_that_its_own_commit_dropped_is_not_sent_from_memory(tmp_path: Path) -> None:
     counters = Counters()
     async with running(tmp_path, counters, gathering=NEVER, bounds=Bounds(age_ms=100_000)) as spool:
         spool.append(record(1, at_ms=NOW_MS - 200_000), None)
@@ -420,7 +420,7 @@ async def test_what_the_commit_that_wrote_it_has_dropped_is_not_sent_from_memory
         assert counters.total(Count.DROPPED, "kafka.samples:expired") == 1
 
 
-async def test_what_grows_too_old_in_memory_is_dropped_with_its_block(tmp_path: Path) -> None:
+async def test_a_record_that_expires_in_memory_is_dropped_with_its_block(tmp_path: Path) -> None:
     counters, now_ms = Counters(), [NOW_MS]
     settings = Settings(directory=tmp_path, gathering=NEVER, bounds=Bounds(age_ms=100_000))
     async with open_spool(settings, counters, lambda: now_ms[0]) as spool:
@@ -428,7 +428,7 @@ async def test_what_grows_too_old_in_memory_is_dropped_with_its_block(tmp_path: 
             spool.append(each, None)
         await spool.flush()
         queue = spool.queue(Queue.SAMPLES)
-        assert await take(queue, 1) == ["id-1"]  # which stays while it is in flight, with its block
+        assert await take(queue, 1) == ["id-1"]  # stays while it is in flight, with its block
         spool.append(record(4, at_ms=NOW_MS + 50_000), None)
         spool.append(record(5, at_ms=NOW_MS + 150_000), None)
         await spool.flush()
@@ -485,7 +485,7 @@ async def test_a_hung_disk_delays_neither_collection_nor_the_end(tmp_path: Path)
             group.start_soon(spool._thread.run, wait)  # pyrefly: ignore[protected-access]
             await anyio.to_thread.run_sync(hung.wait)
             group.start_soon(spool.run)
-            for n in range(2000):  # goes on taking records in
+            for n in range(2000):  # it still accepts records
                 spool.append(record(n), None)
             await anyio.sleep(0.05)
             group.cancel_scope.cancel()

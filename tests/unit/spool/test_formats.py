@@ -1,4 +1,4 @@
-"""A spool of the present format, as it was written once, is opened with all that is in it."""
+"""Tests that a spool of the current format, written earlier, is opened with all of its contents."""
 
 import sqlite3
 from contextlib import closing
@@ -54,34 +54,34 @@ def test_a_spool_written_earlier_is_opened_with_all_that_is_in_it(tmp_path: Path
 
 
 def test_a_format_has_the_kinds_of_records_that_it_began_with() -> None:
-    """To an older version of the same format, an unknown kind is damage, for which it sets the file aside."""
+    """An older version of the same format takes an unknown kind for damage, and sets the file aside."""
     kinds = {3: "sample vm_state agent_state vm_memory host_memory log"}
 
     assert {kind.value for kind in RecordKind} == set(kinds[FORMAT].split()), "raise FORMAT for a new kind"
 
 
 @pytest.mark.parametrize("column", range(6))
-def test_a_row_with_nothing_in_a_column_is_told_as_undecodable(column: int) -> None:
+def test_a_row_with_a_null_column_is_undecodable(column: int) -> None:
     row: list[object] = list(encode_record(record(1)))
-    row[column] = None  # what SQLite gives of some damaged pages, though no column may be without
+    row[column] = None  # SQLite returns NULL from some damaged pages, though no column may be NULL
 
     with pytest.raises(Undecodable, match="a column is missing or has a wrong type"):
         decode_record(cast(RecordRow, tuple(row)))
 
 
-def test_a_number_that_a_damaged_page_gives_as_nothing_is_undecodable() -> None:
+def test_a_null_number_of_a_damaged_page_is_undecodable() -> None:
     assert checked([(1, 2), (3, 4)]) == ((1, 2), (3, 4))
     with pytest.raises(Undecodable, match="a number is missing"):
         checked([(1, 2), cast("tuple[int, int]", (3, None))])
 
 
 @pytest.mark.parametrize("content", [None, b"\xff", b'{"x": ' + b"[" * 99_999])
-def test_a_memory_that_a_damaged_page_gives_as_something_else_is_undecodable(content: bytes | None) -> None:
+def test_a_memory_of_a_damaged_page_is_undecodable(content: bytes | None) -> None:
     with pytest.raises(Undecodable):
         decode_memory(cast(bytes, content))
 
 
-def test_headers_are_only_looked_into_where_people_look() -> None:
+def test_only_a_checked_record_has_its_headers_decoded() -> None:
     damaged = replace(record(1), headers=b"\xc1")
 
     assert decode_record(encode_record(damaged)) == damaged

@@ -1,4 +1,4 @@
-"""Inspecting a file in use by an agent, or a copy, changes neither."""
+"""Tests that inspecting the file of a running agent, or a copy of it, does not change it."""
 
 import hashlib
 import os
@@ -23,7 +23,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "spool.sqlite"
 
 
-def test_the_contents_of_a_spool(path: Path) -> None:
+def test_the_contents_of_a_spool_are_summarized(path: Path) -> None:
     store = open_store(path, Bounds())
     records = [sample(1, at_ms=NOW_MS - 5_000), sample(2), state()]
     letters = [refused(sample(3)), refused(sample(4)), refused(state(), "invalid")]
@@ -100,7 +100,7 @@ def test_a_file_in_a_read_only_directory_is_read() -> None:
         if child == 0:
             found = 9
             try:
-                if os.geteuid() == 0:  # who may write everywhere
+                if os.geteuid() == 0:  # root may write everywhere
                     os.seteuid(65_534)
                 found = contents(path).waiting[Queue.SAMPLES].records
             finally:

@@ -264,7 +264,7 @@ async def test_a_directory_that_cannot_be_written_to_is_reported() -> None:
 
 
 class Disk:
-    """A file system of 64 KiB whose writes can be made to fail."""
+    """A file system of 64 KiB with writes that can be made to fail."""
 
     def __init__(self, place: Path, trouble: str) -> None:
         self._place = place

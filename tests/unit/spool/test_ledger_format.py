@@ -1,4 +1,4 @@
-"""The bytes of owed.json. They are a file format: what an agent writes, the next version must read."""
+"""Tests of the bytes of owed.json. They are a file format: the next version must read them."""
 
 import json
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ PLAIN = IntervalChange(
     interval_set_s=10,
     set_at_ms=1_795_404_146_123,
 )
-# A path is what the operating system gives: it need not be ASCII, nor text at all.
+# A path comes from the operating system: it need not be ASCII, or even text.
 ODD = IntervalChange(
     address=MonitorPath('/run/\u00e9\udcff\U0001f600"\\\n'),
     mark=SocketMark(device=0, inode=7, mtime_ns=0),

@@ -1,4 +1,4 @@
-"""What the log says of dropped records."""
+"""Tests of the log lines about dropped records."""
 
 import pytest
 from structlog.testing import capture_logs
@@ -17,7 +17,7 @@ from agent.spool.store import Loss
         (DEAD_LETTERS, "requeue or drop dead letters, or raise spool.size"),
     ],
 )
-async def test_the_advice_is_that_of_the_table(table: str, advice: str) -> None:
+async def test_the_advice_depends_on_the_table(table: str, advice: str) -> None:
     with capture_logs() as logs:
         LossLog().add({(table, Loss.FULL): 3})
 

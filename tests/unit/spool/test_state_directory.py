@@ -1,4 +1,4 @@
-"""Files in a directory that another user owns, who may plant links there. Root must not follow them."""
+"""Tests of files in a directory of another user, who may place links there. Root must not follow them."""
 
 import os
 import sqlite3
@@ -35,7 +35,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act for an
 
 @pytest.fixture
 def theirs(tmp_path: Path) -> Path:
-    """A directory of another user."""
+    """Return a directory that another user owns."""
     directory = tmp_path / "theirs"
     directory.mkdir(mode=0o750)
     os.chown(directory, OTHER, OTHER)
@@ -44,7 +44,7 @@ def theirs(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
-    """A file of root's."""
+    """Return a file that only root may read."""
     file = tmp_path / "secret"
     file.write_text("root's")
     file.chmod(0o600)
@@ -61,7 +61,7 @@ def open_in(directory: Path) -> int:
 
 
 def make_reachable(directory: Path) -> None:
-    """Let other users through the folders of the test, which are root's alone."""
+    """Let other users enter the folders of the test, which otherwise only root may enter."""
     for parent in directory.parents:
         if not parent.stat().st_mode & 0o001:
             parent.chmod(parent.stat().st_mode | 0o011)
@@ -106,7 +106,7 @@ def test_a_new_file_has_a_random_name_until_it_is_complete_and_only_its_owner_ca
             names |= {each.name for each in tmp_path.iterdir()}
         replace_file(directory, "file", b"content")
         assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o600
-        assert names == {".file.0.new", ".file.1.new", ".file.2.new"}  # none of a failed write
+        assert names == {".file.0.new", ".file.1.new", ".file.2.new"}  # none is left from a failed write
         remove_unfinished(directory, "file")
         assert [each.name for each in tmp_path.iterdir()] == ["file"]
         assert read_file(directory, "file", 7) == b"content"

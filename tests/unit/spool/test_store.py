@@ -106,7 +106,7 @@ def test_small_commits_share_a_block(path: Path) -> None:
     with pytest.raises(SpoolError):  # two blocks that begin at the same position
         store.commit(Change(now_ms=NOW_MS, records=[(900, record(1)), (900, record(2))]))
     store.commit(Change(now_ms=NOW_MS, records=at(301, [record(301)])))
-    assert blocks(path)[len(found) :] == [(301, 301)]  # not to one that was rolled back
+    assert blocks(path)[len(found) :] == [(301, 301)]  # not appended to the one that was rolled back
     assert ids(store.read(Queue.SAMPLES, **ALL)) == [f"id-{n}" for n in range(4, 302)]
     store.close()
 
@@ -116,7 +116,7 @@ def blocks(path: Path) -> list[tuple[int, int]]:
         return connection.execute("SELECT first, last FROM samples ORDER BY first").fetchall()
 
 
-def test_positions_go_on_though_the_queue_is_empty(path: Path) -> None:
+def test_positions_continue_though_the_queue_is_empty(path: Path) -> None:
     filled(path, 3).close()
     store = open_store(path, Bounds())
     store.commit(Change(now_ms=NOW_MS, settled={Queue.SAMPLES: 3}))
@@ -198,7 +198,7 @@ def test_what_is_being_sent_is_never_dropped(path: Path) -> None:
     store.close()
 
 
-def test_of_a_block_in_part_settled_only_the_rest_is_counted_as_dropped(path: Path) -> None:
+def test_only_the_rest_of_a_block_settled_in_part_is_counted_as_dropped(path: Path) -> None:
     store = open_store(path, Bounds(age_ms=1000))
     store.commit(Change(now_ms=NOW_MS, records=at(1, [record(n) for n in range(1, 11)])))
 
@@ -230,7 +230,7 @@ def test_the_totals_match_the_rows(path: Path) -> None:
     store = filled(path, 7)
     letters = [DeadLetter(record(1), "invalid", "", NOW_MS)]
     store.commit(Change(now_ms=NOW_MS, settled={Queue.SAMPLES: 3}, refused=letters))
-    with pytest.raises(SpoolError):  # the second of them is there already: nothing of it is kept
+    with pytest.raises(SpoolError):  # the second has the position of the first: nothing is kept
         store.commit(Change(now_ms=NOW_MS, records=[(9, record(8)), (9, record(9))]))
     store.close()
 

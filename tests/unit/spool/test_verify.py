@@ -1,4 +1,4 @@
-"""Every problem of a spool is found, and an intact one has none."""
+"""Tests that each problem of a spool is found, and that an intact spool has none."""
 
 import sqlite3
 from collections.abc import Sequence

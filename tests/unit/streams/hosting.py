@@ -1,4 +1,4 @@
-"""Memory records for the tests of the jobs on hosts, and such a job with its two steps and its clock."""
+"""Memory records for the tests of jobs on hosts, and a driver of such a job with its steps and clock."""
 
 import json
 from typing import Any
@@ -70,7 +70,7 @@ def vm_state(vm: int, host: int, round_: int, state: str, *, path: str = "/a") -
 def pressed_round(round_: int) -> list[tuple[str, bytes]]:
     """Return the records of a host that waits for memory for half of the time, while the first VM grows.
 
-    It has two VMs, and calm rounds at first.
+    The host has two VMs. Its first rounds are calm.
     """
     grown = max(0, round_ - 5) * GIB // 8
     calm_us = 30_000_000 * max(0, round_ - 5)
@@ -87,7 +87,7 @@ def pressed_round(round_: int) -> list[tuple[str, bytes]]:
 
 
 class Fleet:
-    """A job, in the hands of a test."""
+    """A job that a test drives."""
 
     def __init__(self, job: Job) -> None:
         self.job, self.now_ms = job, T0_MS
@@ -119,7 +119,7 @@ class Fleet:
         self.now_ms = end_ms
 
     def round(self, *records: tuple[str, bytes]) -> None:
-        """Let the job read the records of a round, and the time until the next one pass."""
+        """Let the job read the records of a round, and let the time until the next round pass."""
         for record in records:
             self.read(record)
         self.wait(INTERVAL_S * 1000)

@@ -1,4 +1,4 @@
-"""A bundle changes what its records change one after the other."""
+"""Tests that a bundle has the same effect as its records one after the other."""
 
 import json
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ class Flink:
         self.read(self.bundles.process(request, NOW_MS), list(numbers))
 
     def read(self, answer: bytes, keys: Sequence[str]) -> None:
-        """Perform an answer."""
+        """Apply an answer."""
         place = 0
 
         def number() -> int:
@@ -90,7 +90,7 @@ def frame(value: bytes, offset: int, topic: str = SAMPLES_TOPIC) -> bytes:
 
 
 @pytest.mark.parametrize("size", [1, 7, 1_000])
-def test_bundles_of_any_size_change_what_their_records_change_one_by_one(size: int) -> None:
+def test_bundles_of_any_size_have_the_effect_of_their_records_one_by_one(size: int) -> None:
     items = [
         (key, frame(value, place)) for place, (key, value) in enumerate(mixed(seed=3, vms=9, samples=40))
     ]
@@ -130,7 +130,7 @@ def test_a_timer_in_the_bundle_of_its_record_sees_the_state_after_it() -> None:
     flink = Flink("quality")
     flink.run([(key, frame(json.dumps(document).encode(), 1, "barograph.states")), (key, None)])
     assert flink.timers == [(key, NOW_MS + 60_000)] * 2  # set again, since it has fired too early
-    assert flink.counts[0] == 1  # kept: a timer is no record
+    assert flink.counts[0] == 1  # kept: a timer is not a record
     assert sum(flink.counts) == 1
 
 

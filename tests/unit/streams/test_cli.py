@@ -1,4 +1,4 @@
-"""The command line of the stream jobs, as far as it needs no Flink."""
+"""Tests of the parts of the stream jobs' command line that need no Flink."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the stream jobs accept as a sample."""
+"""Tests of what the stream jobs accept as a sample."""
 
 import json
 from typing import Any
@@ -88,7 +88,7 @@ def test_unknown_fields_and_statistics_of_a_later_minor_version_are_ignored() ->
     ],
 )
 @pytest.mark.parametrize("structured", [False, True])
-def test_what_is_no_sample_of_version_1_has_a_reason(
+def test_a_document_that_is_not_a_sample_of_version_1_has_a_reason(
     change: dict[str, object], outcome: Outcome, structured: bool
 ) -> None:
     document = {**VALID, **change}
@@ -106,14 +106,14 @@ def test_a_missing_field_makes_a_document_invalid(field: str) -> None:
     [b"", b"{", b"\xff\xfe", MADE.value[:-1], MADE.value + b"}", b'{"a":' * 20_000],
     ids=["empty", "open", "not UTF-8", "cut", "too long", "deep"],
 )
-def test_what_is_not_json_is_refused(value: bytes) -> None:
+def test_a_value_that_is_not_json_is_refused(value: bytes) -> None:
     assert parse_sample(MADE.key, value) is Outcome.NOT_JSON
 
 
 @pytest.mark.parametrize(
     "value", [b"null", b"3", b"[]", b"[" * 10, b'"x"', b"{}", b'{"data": 3}', b'{"data": null}']
 )
-def test_json_that_is_no_document_is_refused(value: bytes) -> None:
+def test_json_that_is_not_a_document_is_refused(value: bytes) -> None:
     assert parse_sample(MADE.key, value) is Outcome.DOCUMENT
 
 

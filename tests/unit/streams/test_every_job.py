@@ -1,4 +1,4 @@
-"""What holds for every job: its records conform, and no input makes it raise."""
+"""Tests of every job: its records conform to their schemas, and no input makes it raise."""
 
 import json
 from functools import cache
@@ -33,7 +33,7 @@ NAMES = [
 
 @cache
 def validators(name: str) -> tuple[Draft202012Validator, Draft202012Validator]:
-    """Return those of a document's value and headers."""
+    """Return the validators of a message's value and headers."""
     headers = {**ASYNCAPI["components"]["messages"][name]["headers"], "components": ASYNCAPI["components"]}
     return Draft202012Validator(newest(name)), Draft202012Validator(headers)
 

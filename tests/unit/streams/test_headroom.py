@@ -1,4 +1,4 @@
-"""The headroom job: what a host could have available, against a fleet whose truth is known."""
+"""Tests of the headroom job, on single hosts and on a simulated fleet with known memory."""
 
 import random
 from dataclasses import dataclass
@@ -41,14 +41,14 @@ def sample(vm: int, host: int, round_: int, *, used: int = 4 * GIB, epoch: int =
 
 
 def written(*records: tuple[str, bytes]) -> dict[str, Any]:
-    """Return the only document that the records of a round give."""
+    """Return the only document that the job writes for the records of a round."""
     fleet = Fleet(JOB)
     fleet.round(*records)
     (document,) = fleet.written
     return document
 
 
-def test_what_a_guest_does_not_use_could_be_taken_back_but_for_a_fifth() -> None:
+def test_the_unused_memory_of_a_guest_minus_a_fifth_is_reclaimable() -> None:
     document = written(
         sample(0, 0, 0).record, vm_memory(0, 0, 0), host_memory(0, 0, vms={"count": 1, "reporting": 1})
     )
@@ -62,7 +62,7 @@ def test_what_a_guest_does_not_use_could_be_taken_back_but_for_a_fifth() -> None
     assert (document["confidence"], document["left_out"], document["condition"]) == (1.0, {}, "current")
 
 
-def test_a_balloon_that_linux_counts_as_memory_in_use_is_no_use() -> None:
+def test_a_balloon_that_linux_counts_as_memory_in_use_is_not_counted_as_used() -> None:
     balloon = {"actual_bytes": 6 * GIB, "observed_at_ms": T0_MS, "deflate_on_oom": True}
 
     document = written(
@@ -80,7 +80,7 @@ def test_a_balloon_that_linux_counts_as_memory_in_use_is_no_use() -> None:
         ("no_statistics", {"state": "stalled"}),
     ],
 )
-def test_a_vm_that_says_too_little_is_left_out_with_its_reason(reason: str, more: dict[str, Any]) -> None:
+def test_a_vm_with_too_few_values_is_left_out_with_its_reason(reason: str, more: dict[str, Any]) -> None:
     document = written(
         sample(0, 0, 0).record,
         vm_memory(0, 0, 0, **more),
@@ -177,7 +177,7 @@ def test_after_the_job_was_down_a_host_is_not_void_at_once() -> None:
     assert [each["condition"] for each in fleet.written] == ["current", "current"]
 
 
-def test_a_clock_that_is_ahead_does_not_keep_a_host() -> None:
+def test_a_clock_that_is_ahead_does_not_keep_a_host_current() -> None:
     fleet = Fleet(JOB)
     fleet.round(host_memory(0, 1_000))
     fleet.wait(4 * INTERVAL_S * 1000)
@@ -220,7 +220,7 @@ def test_a_second_monitor_that_ends_does_not_end_the_vm() -> None:
     assert fleet.written[-1]["vms"] == 0
 
 
-def test_a_vm_is_where_its_newest_samples_come_from_though_the_source_still_says_that_it_reports() -> None:
+def test_a_vm_is_on_the_host_of_its_newest_samples_though_the_source_still_reports_it() -> None:
     fleet = Fleet(JOB)
     fleet.read(sample(0, 0, 0).record)
     fleet.read(vm_memory(0, 0, 0))
@@ -248,7 +248,7 @@ class Vm:
 
     host: int
     to: int | None = None  # where it migrates to
-    left: int | None = None  # where it has come from, and is gone from with the next round
+    left: int | None = None  # the host that it came from, until the next round
     epoch: int = 0
     has_statistics: bool = True
     has_balloon: bool = True
@@ -257,7 +257,7 @@ class Vm:
 
 @settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 10**9))
-def test_a_fleet_with_migrations_has_each_vm_once_and_the_sums_of_the_truth(seed: int) -> None:
+def test_a_fleet_with_migrations_has_each_vm_once_and_the_true_sums(seed: int) -> None:
     """Records of a round come in any order, and some come twice."""
     chance = random.Random(seed)
     vms = [

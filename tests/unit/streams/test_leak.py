@@ -1,4 +1,4 @@
-"""The leak job: leaks of a known slope, and what is no leak."""
+"""Tests of the leak job: leaks of a known slope, and growth that is not a leak."""
 
 import json
 import random
@@ -28,7 +28,7 @@ def run(arrived: Iterable[Made]) -> list[dict[str, Any]]:
 
 
 def hourly(days: int, used: Callable[[int], float], *, epoch: int = 0, start_h: int = 0) -> list[Made]:
-    """Return a sample for each hour of a guest of 8 GiB; `used`: bytes after so many hours."""
+    """Return hourly samples of a guest of 8 GiB; `used` returns the bytes in use after so many hours."""
     return [
         make(
             hour + 1,
@@ -42,7 +42,7 @@ def hourly(days: int, used: Callable[[int], float], *, epoch: int = 0, start_h: 
 
 @pytest.mark.parametrize("mib_per_h", [1, 5, 20])
 def test_a_leak_of_a_known_slope_is_forecast_within_a_tenth(mib_per_h: int) -> None:
-    """On top of a daily load, of noise, and of one day on which the cache was dropped."""
+    """The guest has a daily load and noise too, and on one day its cache was dropped."""
     noise = random.Random(mib_per_h)
     slope = mib_per_h << 20
 
@@ -60,7 +60,7 @@ def test_a_leak_of_a_known_slope_is_forecast_within_a_tenth(mib_per_h: int) -> N
     assert last["confidence"] > 0.8
 
 
-def test_a_daily_load_is_no_leak() -> None:
+def test_a_daily_load_is_not_a_leak() -> None:
     noise = random.Random(1)
 
     documents = run(hourly(10, lambda hour: GIB * (1 + (hour % 24 in range(9, 18))) + noise.uniform(0, 5e6)))
@@ -70,7 +70,7 @@ def test_a_daily_load_is_no_leak() -> None:
     assert not any("hours_left" in each for each in documents)
 
 
-def test_a_reboot_begins_again() -> None:
+def test_a_reboot_starts_the_days_again() -> None:
     before = hourly(5, lambda hour: GIB + hour * 10e6)
     after = hourly(3, lambda hour: GIB, epoch=1, start_h=120)
 

@@ -1,4 +1,4 @@
-"""The reader of the stream jobs against the reader of docs/contract.md, on streams with all that may arrive.
+"""Tests of the stream jobs' reader against the reader of docs/contract.md, on all that may arrive.
 
 The short form reads some thousand records, the long form a million. `integration/test_streams.py` reads them
 through Flink.
@@ -16,7 +16,7 @@ from tests.unit.streams.mixing import GARBAGE, an_hour_behind, later_versions, m
 
 ACCEPTED = {Outcome.KEPT, Outcome.SUPERSEDED, Outcome.REDELIVERED}
 BATCH = 10_000
-"""So many records of other VMs at a time, since a million of them would not fit into memory."""
+"""Records at a time, each batch of other VMs, since a million records would not fit into memory."""
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The noisy-guest job: who takes memory while the host waits for it."""
+"""Tests of the noisy-guest job: which VM takes memory while the host waits for it."""
 
 import pytest
 
@@ -14,7 +14,7 @@ STEP = GIB // 8
 
 
 class Host:
-    """A host with some VMs, in the hands of a test. Sizes are in bytes, by VM."""
+    """A host with some VMs that a test drives. Sizes are in bytes, by VM."""
 
     def __init__(self, *, vms: int = 3) -> None:
         self.fleet = Fleet(JOB)
@@ -36,13 +36,13 @@ class Host:
         """Let rounds pass.
 
         Args:
-            count: how many.
+            count: the number of rounds.
             stalled: the part of the time in which tasks waited for memory.
-            grow: of the VM's resident memory, in each round.
+            grow: growth of the VM's resident memory in each round.
             vm: the VM.
-            out: what the host swaps out of the VM.
-            traffic: of the guest's own swap.
-            own: what other programs of the host take.
+            out: what the host swaps out of the VM in each round.
+            traffic: traffic of the guest's own swap in each round.
+            own: what other programs of the host take in each round.
         """
         for _ in range(count):
             self.stalled_us += int(stalled * ROUND_US)
@@ -86,14 +86,14 @@ def test_a_vm_that_grows_while_the_host_waits_is_noisy_and_then_quiet() -> None:
     assert host.fleet.written[-1]["previous_level"] == "noisy"
 
 
-def test_growth_while_the_host_has_enough_is_no_noise() -> None:
+def test_growth_while_the_host_has_enough_is_not_noise() -> None:
     host = Host()
     host.rounds(20, stalled=PRESSED_SHARE / 2, grow=STEP)
 
     assert host.levels == []
 
 
-def test_pressure_to_which_no_vm_adds_is_no_noise() -> None:
+def test_pressure_that_no_vm_adds_to_is_not_noise() -> None:
     host = Host()
     host.rounds(20, stalled=0.9)
 
@@ -117,7 +117,7 @@ def test_a_guest_that_swaps_is_noisy() -> None:
     assert host.levels == [(vm_id(1), "noisy")]
 
 
-def test_what_other_programs_of_the_host_take_is_not_the_vms() -> None:
+def test_memory_that_other_programs_of_the_host_take_is_not_blamed_on_a_vm() -> None:
     host = Host()
     host.rounds(6)
     host.rounds(8, stalled=0.5, grow=STEP, own=4 * STEP)
@@ -176,7 +176,7 @@ def test_a_host_without_psi_has_no_noisy_guests() -> None:
     assert fleet.written == []
 
 
-def test_a_reboot_of_the_host_and_a_gap_begin_again() -> None:
+def test_a_reboot_of_the_host_and_a_gap_start_the_rounds_again() -> None:
     host = Host()
     host.rounds(6)
     host.rounds(PRESSED_MIN - 1, stalled=0.5, grow=STEP)

@@ -1,4 +1,4 @@
-"""The pressure that the stream jobs compute: the shared cases of schemas/pressure."""
+"""Tests of the pressure that the stream jobs compute: the shared cases of schemas/pressure."""
 
 import json
 from pathlib import Path

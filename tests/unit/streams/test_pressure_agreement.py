@@ -1,6 +1,6 @@
-"""The agent's core and the stream job give the same levels at the same times on the same samples.
+"""Tests that the agent's core and the stream job give the same levels for the same samples.
 
-`integration/test_pressure_rules.py` says which of the shared cases the recording rules agree with.
+`integration/test_pressure_rules.py` shows which of the shared cases the recording rules agree with.
 """
 
 import random
@@ -17,7 +17,7 @@ from barograph_streams.core.pressure import advance as by_job
 
 
 def compare(seed: int, samples: int) -> Counter[str]:
-    """Compare the two on a guest whose needs come and go. Return how many samples had which level."""
+    """Compare the two on a guest with changing needs. Return the number of samples of each level."""
     chance = random.Random(seed)
     agent: VmPressure | None = None
     job: Pressure | None = None

@@ -1,4 +1,4 @@
-"""The pressure job: what it writes, and when."""
+"""Tests of what the pressure job writes, and when."""
 
 import json
 from collections.abc import Iterable
@@ -86,7 +86,7 @@ def test_a_redelivered_sample_is_kept_and_changes_no_level() -> None:
 
 
 def test_the_late_samples_of_the_source_of_a_migration_change_no_level() -> None:
-    """The level goes on at the target, although the source's samples mix with the target's."""
+    """The level continues at the target, although the source's samples mix with the target's."""
     source = [make(n, statistics=starved(n)) for n in range(1, 36)]
     target = [
         make(n - 35, epoch=1, host=1, last_update_s=T0_S + 10 * n, statistics=starved(n))
@@ -110,7 +110,7 @@ def test_a_clock_that_is_set_back_writes_the_level_again() -> None:
     assert documents[1]["since"] == T0_S - HEARTBEAT_S
 
 
-def test_what_is_refused_changes_no_state() -> None:
+def test_a_refused_record_changes_no_state() -> None:
     assert JOB.step(None, "x", b"{") == Step(Outcome.NOT_JSON, None)
 
 

@@ -1,4 +1,4 @@
-"""The quality job: what is known of VMs and hosts, by records and by timers."""
+"""Tests of the quality job: the conditions of VMs and hosts, by records and by timers."""
 
 import json
 from typing import Any
@@ -21,7 +21,7 @@ AGENT: dict[str, Any] = next(load(path) for path in examples("agent", "valid") i
 
 
 class World:
-    """One key of the job, and its clock."""
+    """The job with one key and a clock."""
 
     def __init__(self, key: str) -> None:
         self.key, self.now_ms, self.job = key, T0_MS, QualityJob()
@@ -123,7 +123,7 @@ def test_a_vm_that_is_gone_is_never_void() -> None:
     assert world.conditions == ["reporting", "gone"]
 
 
-def test_gone_holds_also_if_it_arrives_late() -> None:
+def test_gone_counts_even_if_it_arrives_late() -> None:
     world = World(VM)
     world.read(state(world.now_ms - 10 * HEARTBEAT_BY_MS, 1, "gone", reason="socket_gone"))
 
@@ -140,7 +140,7 @@ def test_a_host_is_dark_after_its_heartbeat_and_returns() -> None:
     assert "vm" not in world.written[0]
 
 
-def test_a_backlog_of_states_is_not_taken_for_the_present() -> None:
+def test_a_backlog_of_states_is_not_taken_for_current_states() -> None:
     """The host stays dark until the backlog has been delivered."""
     world = World(HOST)
     world.read(agent(world.now_ms, 1))
@@ -154,7 +154,7 @@ def test_a_backlog_of_states_is_not_taken_for_the_present() -> None:
     assert world.conditions == ["reporting", "dark", "reporting"]
 
 
-def test_a_job_that_begins_with_old_states_says_so_only_if_no_newer_ones_follow() -> None:
+def test_a_job_that_begins_with_old_states_reports_dark_only_if_no_newer_ones_follow() -> None:
     followed, alone = World(HOST), World(HOST)
     for world in (followed, alone):
         world.read(agent(world.now_ms - 10 * HEARTBEAT_BY_MS, 1))
@@ -178,7 +178,7 @@ def test_after_the_job_was_down_nothing_is_judged_until_it_has_caught_up() -> No
 
 
 def test_a_migration_does_not_make_a_vm_silent() -> None:
-    """The source is paused and gone, in any order with the target's states."""
+    """The source's states, paused and gone, mix with the target's in any order."""
     world = World(VM)
     world.read(state(world.now_ms, 1))
     world.read(state(world.now_ms, 1, "paused", reason="inmigrate", host="b"))

@@ -1,4 +1,4 @@
-"""The reader of the stream jobs: its bounds, and what an odd agent sends. The model test has the rest."""
+"""Tests of the stream jobs' reader: its bounds, and records of an odd agent. The model test has the rest."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from tests.unit.streams.making import Made, epoch_name, make, redeliver
 
 
 def read(arrived: list[Made]) -> tuple[ReaderState, list[Outcome]]:
-    """Return the state and the outcomes, which are those of the contract's reader."""
+    """Return the state and the outcomes; assert that they agree with the contract's reader."""
     state, reference, outcomes = new_state(), new_reader(), list[Outcome]()
     for made in arrived:
         sample = parse_sample(made.key, made.value)
@@ -56,7 +56,7 @@ def test_unopened_epochs_are_bounded_and_do_not_displace_others() -> None:
     assert outcomes[-1] is Outcome.KEPT
 
 
-def test_what_arrived_is_counted() -> None:
+def test_arrived_samples_are_counted() -> None:
     state, _ = read([make(1), make(1), make(4), redeliver(make(2))])
 
     assert (state.kept, state.repeats, state.redelivered, state.lost) == (3, 1, 1, 1)

@@ -1,4 +1,4 @@
-"""The right-size job: targets from daily peaks."""
+"""Tests of the right-size job: targets from daily peaks."""
 
 import json
 from collections.abc import Iterable
@@ -66,7 +66,7 @@ def test_an_oom_kill_raises_the_peak_of_its_day() -> None:
 
 
 def test_a_reboot_or_a_migration_keeps_the_days() -> None:
-    """Also to a host with a clock that is behind, around midnight."""
+    """This holds even around midnight, on a host with a clock that is behind."""
     samples = [at(n, n + 1, GIB) for n in range(4)]
     behind = make(
         1,
@@ -81,7 +81,7 @@ def test_a_reboot_or_a_migration_keeps_the_days() -> None:
     assert documents[-1]["days"] == 4
 
 
-def test_a_clock_that_went_back_by_days_begins_again() -> None:
+def test_a_clock_that_went_back_by_days_starts_the_days_again() -> None:
     documents = run([*(at(n, n + 1, GIB) for n in range(5)), at(1, 1, GIB, epoch=1), at(2, 2, GIB, epoch=1)])
 
     assert documents[-1]["days"] == 1

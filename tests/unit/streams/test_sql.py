@@ -1,4 +1,4 @@
-"""The statements of a file of Flink SQL."""
+"""Tests of the statements of a Flink SQL file."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A minimal HTTP client, and the web application of an agent made of values."""
+"""A minimal HTTP client, and an agent's web application that shows given values."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -48,7 +48,7 @@ async def ask(
     host: str = "x",
     more: Mapping[str, str] | None = None,
 ) -> Answer:
-    """Send one request, and read until the server closes."""
+    """Send one request, and read until the server closes the connection."""
     with anyio.fail_after(60):
         async with await anyio.connect_tcp("127.0.0.1", port_of(url)) as stream:
             headers = f"host: {host}\r\naccept-encoding: {accept_encoding}\r\n"
@@ -65,7 +65,7 @@ async def ask(
 
 @dataclass
 class Present:
-    """What the pages show, as values."""
+    """The values that the pages show."""
 
     reasons: Sequence[str] = ()
     views: Sequence[VmView] = ()

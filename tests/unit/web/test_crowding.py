@@ -18,7 +18,7 @@ R, U, N, A = Stage
         pytest.param("bR aA bA aR", 0, id="of any address where all have as many"),
     ],
 )
-def test_the_one_that_is_closed(held: str, closed: int) -> None:
+def test_which_connection_is_closed(held: str, closed: int) -> None:
     stages = {"R": R, "U": U, "N": N, "A": A}
     connected = [Connected(each[0], stages[each[1]]) for each in held.split()]
 
@@ -50,5 +50,5 @@ def test_the_stage_of_a_connection(asked: bool, open_s: float, unread_s: float, 
         ("", ""),
     ],
 )
-def test_the_addresses_of_one_client_are_one(address: str, client: str) -> None:
+def test_the_addresses_of_one_client_count_as_one(address: str, client: str) -> None:
     assert client_of(address) == client

@@ -1,4 +1,4 @@
-"""Which names a client may use, and whose names are refused."""
+"""Tests of which names of the host a client may use, and which are refused."""
 
 import socket
 from pathlib import Path

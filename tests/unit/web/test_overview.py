@@ -55,7 +55,7 @@ def test_a_row_has_what_the_table_shows() -> None:
     assert (got["spark"].strip(), got["spark_minute"]) == ("1", T0_S // 60)
 
 
-def test_above_the_rows_are_the_host_and_the_queues() -> None:
+def test_the_host_and_the_queues_are_above_the_rows() -> None:
     got = shown(page(), [])
 
     assert got["components"]["kafka.samples"]["why"] == "no broker"

@@ -24,7 +24,7 @@ UPLOT = {
     "uplot-1.6.32.min.js": "19c8d4c6ad88929a79f4ae49d6f7161566dfd0ba3d15cc495e974f787eb78f1f",
     "uplot-1.6.32.min.css": "df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04",
 }
-"""Version 1.6.32 in the registry of npm: dist/uPlot.iife.min.js and dist/uPlot.min.css."""
+"""SHA-256 of dist/uPlot.iife.min.js and dist/uPlot.min.css of version 1.6.32 in the registry of npm."""
 
 ANY_PORT = Settings(host="127.0.0.1", port=0)
 
@@ -60,7 +60,7 @@ async def test_healthz_has_each_component_and_the_worst_state() -> None:
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/status"])
-async def test_what_a_peer_wrote_of_a_problem_is_printable(path: str) -> None:
+async def test_the_text_of_a_peer_in_a_problem_is_printable(path: str) -> None:
     status = Status(Health.DEGRADED, HOSTILE, HOSTILE)
     present = Present(components=update({}, {"otlp": status}, 1, stopping=False))
 
@@ -116,7 +116,7 @@ async def test_long_responses_are_compressed_for_clients_that_accept_gzip(path: 
 
 
 class Markup(HTMLParser):
-    """Every tag and attribute, and the text."""
+    """Collects every tag and attribute, and the text."""
 
     def __init__(self) -> None:
         super().__init__()

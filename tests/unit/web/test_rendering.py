@@ -66,7 +66,7 @@ async def test_a_stale_response_is_rendered_again() -> None:
     rendering = Rendering(make)
     first = second = await rendering.get()
     with anyio.fail_after(60):
-        while second == first:  # it is fresh for nine times what it took
+        while second == first:  # it is fresh for nine times as long as it took to build
             await anyio.sleep(0.05)
             second = await rendering.get()
 

@@ -45,7 +45,7 @@ def is_over(client: socket.socket) -> bool:
         return True
 
 
-async def test_it_leaves_signal_handlers_alone_and_serves_one_request_per_connection() -> None:
+async def test_the_server_leaves_signal_handlers_alone_and_serves_one_request_per_connection() -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
 
     async with open_web(settings(), APP) as url:
@@ -64,7 +64,7 @@ async def test_a_slow_client_is_disconnected_at_the_deadline(words: bytes) -> No
         with socket.socket() as client:  # it never reads, so its buffers fill
             client.connect(("127.0.0.1", port_of(url)))
             client.sendall(words)
-            await anyio.sleep(0.6)  # past the deadline; there is nothing to wait on from outside
+            await anyio.sleep(0.6)  # past the deadline; there is nothing to wait for from outside
             client.setblocking(False)
             with anyio.fail_after(60):
                 while not is_over(client):
@@ -125,7 +125,7 @@ async def test_a_flood_closes_no_connection_that_is_being_answered(words: bytes,
     assert answers == [b"slow"]
 
 
-async def test_those_that_ask_at_once_are_answered_beside_a_flood_that_does_not_read() -> None:
+async def test_clients_that_ask_at_once_are_answered_during_a_flood_that_does_not_read() -> None:
     """The server accepts several connections before it reads the first request."""
     async with (
         open_web(settings(connections_max=4, connection_max_s=120), APP) as url,
@@ -151,7 +151,7 @@ def read_all(client: socket.socket) -> bytes:
 
 
 async def hold(stream: anyio.abc.SocketStream, words: bytes) -> None:
-    """Ask, and read nothing."""
+    """Send a request, and read nothing."""
     async with stream:
         with suppress(anyio.BrokenResourceError):
             await stream.send(words)

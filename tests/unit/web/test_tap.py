@@ -1,4 +1,4 @@
-"""`/api/tap` over HTTP: at once what is new, within some seconds nothing."""
+"""Tests of `/api/tap` over HTTP, which answers with new records, or after some seconds without any."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -38,7 +38,7 @@ async def test_the_first_answer_comes_at_once_and_the_next_one_with_the_next_rec
         first = (await ask(url, "/api/tap")).json
         async with anyio.create_task_group() as group:
             group.start_soon(read, url, first["next"])
-            while not now.tap.is_open:  # noqa: ASYNC110 - nobody sets an event for it
+            while not now.tap.is_open:  # noqa: ASYNC110 - there is no event for it
                 await anyio.sleep(0.01)
             now.tap.put(RecordKind.SAMPLE, b'{"a":"\\u202e"}', vm(), MonitorPath("/run/web.qmp"))
 
@@ -54,7 +54,7 @@ async def test_the_first_answer_comes_at_once_and_the_next_one_with_the_next_rec
     ]
 
 
-async def test_only_the_vm_and_the_kinds_that_were_asked_for_are_sent_as_they_are() -> None:
+async def test_only_records_of_the_requested_vm_and_kinds_are_sent_unchanged() -> None:
     now = present("web", "db")
     async with open_web(ANY_PORT, now.application()) as url:
         first = (await ask(url, "/api/tap?vm=web&kind=sample")).json
@@ -87,7 +87,7 @@ async def test_without_news_the_answer_comes_when_the_wait_is_over() -> None:
 @pytest.mark.parametrize(
     "query", ["after=-1", "after=x", f"after={'1' * 19}", "after=", "kind=log", "kind=x", f"vm={'x' * 5_000}"]
 )
-async def test_what_is_no_question_is_refused(query: str) -> None:
+async def test_an_invalid_query_is_refused(query: str) -> None:
     now = present()
     async with open_web(ANY_PORT, now.application()) as url:
         answer = await ask(url, f"/api/tap?{query}")
@@ -120,7 +120,7 @@ async def test_readers_are_bounded_and_a_place_is_free_again_when_one_has_its_an
     assert b'"next":1' in answer
 
 
-async def test_another_hosts_name_is_refused_as_everywhere() -> None:
+async def test_another_hosts_name_is_refused_as_on_other_paths() -> None:
     async with open_web(ANY_PORT, present().application()) as url:
         answer = await ask(url, "/api/tap", host="evil.example.com")
 
