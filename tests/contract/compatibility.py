@@ -1,11 +1,11 @@
-"""May a newer schema stand beside an older one in the same major version?
+"""Checks whether a newer schema is compatible with an older one of the same major version.
 
-jsoncompat judges: `serializer` on the open variants (whatever is emitted now, readers of the older one
-accept) and `deserializer` on the closed ones (whatever was emitted then, readers of the newer one accept).
-Together they pass an added optional field and refuse what breaks readers.
+jsoncompat compares the open variants as `serializer` (readers of the older version accept whatever is emitted
+now) and the closed ones as `deserializer` (readers of the newer version accept whatever was emitted before).
+Together they accept an added optional field and refuse what breaks readers.
 
-jsoncompat 0.3.1 says nothing of patterns, of annotations such as `x-unit`, nor of a described name that
-falls back into an open map, and takes no `$id`. `_walk` sees to those.
+jsoncompat 0.3.1 does not compare patterns or annotations such as `x-unit`, and does not detect a described
+name that falls back into an open map: `_walk` does. It does not accept an `$id`, so `_judge` removes it.
 """
 
 import json
@@ -21,10 +21,10 @@ KEPT = ("x-unit", "x-kind", "pattern", "propertyNames", "format")
 
 
 def breakages(older: Schema, newer: Schema) -> list[str]:
-    """Return why `newer` would break readers of `older`; empty: it does not."""
+    """Return how `newer` would break readers of `older`; nothing if it would not."""
     found = list(_walk("", older, newer))
     if not _judge(opened(older), opened(newer), "serializer"):
-        found.append("jsoncompat: readers of the older version would meet what they do not accept")
+        found.append("jsoncompat: readers of the older version do not accept what is emitted now")
     if not _judge(older, newer, "deserializer"):
         found.append("jsoncompat: readers of the newer version do not accept what was emitted before")
     return found
@@ -46,7 +46,7 @@ def _walk(place: str, older: Schema, newer: Schema) -> Iterator[str]:
             yield f"{place or '/'}: {keyword} was {older.get(keyword)!r} and is {newer.get(keyword)!r}"
     documented, still = _object(older, "x-values"), _object(newer, "x-values")
     for value in documented.keys() - still.keys():
-        yield f"{place or '/'}: the value {value!r} is documented no more"
+        yield f"{place or '/'}: the value {value!r} is no longer documented"
     before, after = _object(older, "properties"), _object(newer, "properties")
     for name, field in before.items():
         if name in after:

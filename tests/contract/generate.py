@@ -1,6 +1,7 @@
 """Generates the readers' variants of the schemas, and docs/metrics.md, from schemas/.
 
-Run `python -m tests.contract.generate` after a change of a schema or of the metric registry. A test compares.
+Run `python -m tests.contract.generate` after a change of a schema or of the metric registry. A test compares
+the generated files with their sources.
 """
 
 from collections.abc import Iterator, Mapping
@@ -42,7 +43,7 @@ def metrics_of(groups: list[Group]) -> list[Group]:
 
 
 def statistic_of(metric: Group) -> str | None:
-    """Return the statistic that a metric carries; `None`: it is a metric of the host or the agent."""
+    """Return the statistic that a metric carries, or `None` for a metric of the host or the agent."""
     annotations = cast(Mapping[str, str], metric.get("annotations", {}))
     return annotations.get("statistic")
 
@@ -67,17 +68,17 @@ def is_of_pressure(metric: Group) -> bool:
 
 
 def reasons_of(metric: Group) -> list[str]:
-    """Return the values of its `barograph.reason`."""
+    """Return the values that `barograph.reason` has in the metric."""
     return cast(list[str], cast(Mapping[str, object], metric.get("annotations", {})).get("reasons", []))
 
 
 def attributes_of(metric: Group) -> list[str]:
-    """Return the attributes of its points."""
+    """Return the attributes of a metric's points."""
     return [attribute["ref"] for attribute in cast(list[Mapping[str, str]], metric["attributes"])]
 
 
 def as_metric(group: Group) -> Metric:
-    """Return it as the value that the code has."""
+    """Return a metric of the registry as the code declares it."""
     return Metric(
         str(group["metric_name"]), str(group["unit"]), cast(Kind, group["instrument"]), str(group["brief"])
     )
@@ -284,7 +285,7 @@ def generated() -> dict[Path, str]:
 
 
 def main() -> None:
-    """Write them all."""
+    """Write all generated files."""
     for path, text in generated().items():
         path.write_text(text)
 

@@ -1,7 +1,7 @@
 """Generates files from helm/values.source.yaml: `python -m tests.contract.generate_chart`.
 
 These are the chart's closed schema, with the agent's own under `config`; the values with their defaults; and
-the table in the README. Tests only compare.
+the table in the README. A test compares them.
 """
 
 import json
@@ -28,7 +28,7 @@ OF_THE_CHART = ("host", "state_directory", "web", "shutdown")
 """Settings of the agent that the chart derives from other values."""
 
 SECRETS = {"OtlpConfig": ("headers",)}
-"""Settings that are secrets, by section. The configuration becomes a ConfigMap: no place for them."""
+"""Settings that are secrets, by section. The configuration becomes a ConfigMap, so they must not be in it."""
 
 _END = "\n..."  # PyYAML writes it after a document that is a scalar
 

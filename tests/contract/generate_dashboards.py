@@ -1,6 +1,6 @@
-"""Writes the Grafana dashboards: `python -m tests.contract.generate_dashboards`.
+"""Generates the Grafana dashboards: `python -m tests.contract.generate_dashboards`.
 
-monitoring/dashboards.yaml is the source.
+The source is monitoring/dashboards.yaml.
 """
 
 import json
@@ -128,7 +128,7 @@ def _panel(
 
 
 def main() -> None:
-    """Write them all."""
+    """Write all generated files."""
     for path, text in made().items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)

@@ -1,4 +1,4 @@
-"""Generates the reference pages: `python -m tests.contract.generate_reference`. Tests only compare."""
+"""Generates the reference pages: `python -m tests.contract.generate_reference`. A test compares them."""
 
 import json
 import re

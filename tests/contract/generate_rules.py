@@ -1,4 +1,4 @@
-"""Writes what follows from monitoring/alerts.yaml: the rules of Prometheus and docs/runbooks.md."""
+"""Generates the rules of Prometheus and docs/runbooks.md from monitoring/alerts.yaml."""
 
 import re
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ def source() -> dict[str, Any]:
 
 
 def expression(alert: Mapping[str, Any]) -> str:
-    """Return the alert's expression, with the host's name joined where it is about an agent."""
+    """Return the alert's expression. An alert about an agent is joined with the host's id and name."""
     if not alert.get("agent"):
         return alert["expr"]
     on = "on (cluster, job, instance) group_left (host_id, host_name) barograph:agent:info"
@@ -98,7 +98,7 @@ def made() -> Mapping[Path, str]:
 
 
 def main() -> None:
-    """Write them all."""
+    """Write all generated files."""
     for path, text in made().items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)

@@ -1,7 +1,7 @@
 """The level of docs/pressure.md as recording rules, computed from the raw samples in Prometheus.
 
-Prometheus knows neither epochs nor origins, and evaluates at its own instants: docs/monitoring.md lists what
-follows. A range is open at its left end, so each is longer than its duration by what must be included.
+Prometheus knows neither epochs nor origins, and evaluates at its own instants: docs/monitoring.md lists the
+consequences. A range does not include its left end, so a range that must include it is longer.
 """
 
 from typing import Final
@@ -10,12 +10,12 @@ STEP_S: Final = 15
 """The interval of the group."""
 
 _GAP: Final = "600001ms"  # a sample that is exactly 10 minutes old counts
-_KEPT: Final = "6h"  # how long a level outlasts silence
+_KEPT: Final = "6h"  # how long a level is kept without samples
 _CALM_S: Final = 900
 
 
 def pressure_records(step_s: int = STEP_S) -> list[dict[str, str]]:
-    """Return the rules; each needs those before it, and an evaluation every `step_s`."""
+    """Return the rules in the order of evaluation. They need to be evaluated every `step_s`."""
     available = f"last_over_time(qemu_vm_guest_memory_available_bytes[{_GAP}])"
     total = f"last_over_time(qemu_vm_guest_memory_total_bytes[{_GAP}])"
     ratio = f"({available} / ({total} > 0))"
@@ -47,12 +47,12 @@ def pressure_records(step_s: int = STEP_S) -> list[dict[str, str]]:
 
 
 def _rises(counter: str) -> str:
-    """Return the rate between the newest two samples; none if the counter fell."""
+    """Return the rate between the newest two samples, which has no value if the counter fell."""
     return f"(irate({counter}[{_GAP}]) and idelta({counter}[{_GAP}]) >= 0)"
 
 
 def _held(level: str, after_s: int, step_s: int) -> dict[str, str]:
-    """Return the rule of a level: reached once the condition held for `after_s`, left after 15 minutes."""
+    """Return the rule of a level: reached after `after_s` with the condition, left after 15 min without."""
     condition, reached = f"qemu_vm:pressure_{level}:bool", f"qemu_vm:pressure_{level}:reached"
     calm = f"{_CALM_S + step_s}s"
     begun = f"(min_over_time({condition}[{after_s}s]) * ({condition} offset {after_s}s)) > 0"

@@ -1,8 +1,8 @@
 """Finds words that the project does not use: `python -m tests.contract.prose [PATH]…`.
 
-prose.yaml has the words. In Python files comments, docstrings and messages are checked, in all others the
-whole text. Text in backticks and code blocks is skipped, because it contains names, and so is Markdown
-between `<!-- prose: off -->` and `<!-- prose: on -->`.
+The words are in prose.yaml. Python files are checked in their comments, docstrings and messages, other files
+in their whole text. Text in backticks and code blocks is skipped, because it contains names, and so is
+Markdown between `<!-- prose: off -->` and `<!-- prose: on -->`.
 """
 
 import ast
@@ -87,7 +87,7 @@ def files(*patterns: str, root: Path = ROOT) -> list[Path]:
 
 
 def main(names: Sequence[str]) -> int:
-    """Print what is found in the files and folders named, or in the whole tree; return the exit code."""
+    """Print the words to replace in the given files and folders, or in the tree; return the exit code."""
     paths = [path for name in names or ["."] for path in _below(Path(name))]
     found = [hit for path in paths for hit in find(path, path.read_text())]
     for hit in found:

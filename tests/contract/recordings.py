@@ -1,6 +1,6 @@
-"""Compares the recording of a release with this tree: what it left or accepted, and this tree does not.
+"""Compares the recording of a release with this tree, which must accept what the release left or accepted.
 
-tests/lab/record_release.py makes the recordings. Each function returns problems; none: an upgrade is safe.
+tests/lab/record_release.py makes the recordings. Each function returns the problems of an upgrade.
 """
 
 import json
@@ -41,11 +41,11 @@ _BROKER_CONFIG = {
 
 
 async def state_problems(recording: Path, directory: Path) -> list[str]:
-    """Open the recorded state directory as the agent does, and return what is not in it any more.
+    """Open the recorded state directory as the agent does, and return what is missing from it afterwards.
 
     Args:
         recording: the folder of the release.
-        directory: where to put the state directory; must not exist.
+        directory: where to restore the state directory; must not exist.
     """
     state_directory.restore(recording / "state", directory)
     async with (
@@ -156,7 +156,7 @@ def topics_problems(recording: Path) -> list[str]:
 
 
 def metrics_problems(recording: Path) -> list[str]:
-    """Compare the metrics, by the rules of schemas/README.md."""
+    """Compare the metrics by the rules of schemas/README.md."""
     before, after = _metrics(recording / "metrics.yaml"), _metrics(METRICS / "registry.yaml")
     old, new = _version(recording / "metrics-manifest.yaml"), _version(METRICS / "manifest.yaml")
     problems = [
@@ -172,7 +172,7 @@ def metrics_problems(recording: Path) -> list[str]:
 
 
 def _metrics(path: Path) -> Mapping[str, tuple[object, ...]]:
-    groups = yaml.load(path.read_text(), yaml.CSafeLoader)["groups"]  # SafeLoader takes ten times the CPU
+    groups = yaml.load(path.read_text(), yaml.CSafeLoader)["groups"]  # SafeLoader needs ten times the CPU
     return {
         str(each["metric_name"]): (each["instrument"], each["unit"], *sorted(attributes_of(each)))
         for each in metrics_of(groups)

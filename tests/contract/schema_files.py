@@ -25,7 +25,7 @@ def versions(document: str, major: int = 1) -> list[str]:
 
 
 def closed_path(document: str, version: str) -> Path:
-    """Return the path of the source: the closed variant, for what the agent emits."""
+    """Return the path of the closed variant: the source, which describes what the agent emits."""
     return SCHEMAS / document / f"v{version.split('.')[0]}" / f"{version}.schema.json"
 
 

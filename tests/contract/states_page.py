@@ -32,7 +32,7 @@ WHEN: Mapping[State, str] = {
         " the next one is not due"
     ),
 }
-"""In the order in which the agent decides (core/states.py)."""
+"""The condition of each state, in the order in which the agent checks them (core/states.py)."""
 
 
 def page() -> str:

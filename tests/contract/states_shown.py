@@ -1,4 +1,4 @@
-"""The tests that show each cause of each state: the last table of docs/states.md."""
+"""The tests that show each cause of each state: the source of the last table of docs/states.md."""
 
 from agent.core.reading import State
 from agent.core.states import Reason

@@ -1,4 +1,4 @@
-"""Every invalid configuration gets a message with its place and what to do. Nothing is started."""
+"""Every invalid configuration is reported with its place and what to do, and nothing is started."""
 
 import os
 import re

@@ -33,19 +33,19 @@ def test_every_value_has_a_description_and_every_section_is_closed() -> None:
         look(name, each)
 
 
-def test_the_defaults_are_what_the_schema_allows() -> None:
+def test_the_schema_allows_the_defaults() -> None:
     defaults = yaml.safe_load(FILES[CHART / "values.yaml"])
 
     jsonschema.Draft202012Validator(SCHEMA).validate(defaults)
 
 
-def test_the_chart_is_of_this_agent() -> None:
+def test_the_chart_has_the_version_of_the_agent() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
 
     assert chart["appVersion"] == __version__
 
 
-def test_every_value_is_used_and_every_value_used_is_there() -> None:
+def test_every_value_is_used_and_every_value_used_exists() -> None:
     templates = "\n".join(
         path.read_text()
         for path in (CHART / "templates").rglob("*")

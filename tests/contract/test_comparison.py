@@ -1,4 +1,4 @@
-"""The comparison with other tools is what its script writes: tables between markers, and a picture."""
+"""The comparison with other tools has what its script writes: tables between markers, and a picture."""
 
 import re
 import xml.etree.ElementTree as ElementTree
@@ -59,7 +59,7 @@ def test_the_readme_has_a_line_for_each_tool_and_a_link() -> None:
     assert "(docs/comparison.md)" in README.read_text().partition(f"<!-- end of {SHORT} -->")[2][:400]
 
 
-def test_each_measured_part_says_under_which_load() -> None:
+def test_each_measured_part_states_its_load() -> None:
     for name in (REAL, SIMULATED):
         assert re.search(r"load average of \d+\.\d to \d+\.\d", part_of(name).replace("\n", " "))
 

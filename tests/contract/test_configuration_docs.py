@@ -23,7 +23,7 @@ ENVIRON = {"BAROGRAPH_HOST__ID": "host-1", "HOME": "/root"}
 
 
 def examples() -> list[tuple[str, str]]:
-    """Every YAML block in the docs that is not marked as something else."""
+    """Return the name and text of every YAML block in the docs that is not marked as something else."""
     found: list[tuple[str, str]] = []
     for page in PAGES:
         blocks = re.findall(

@@ -1,4 +1,4 @@
-"""hadolint has nothing against the Containerfile, except for what is ignored there with its reason."""
+"""hadolint reports nothing in the Containerfile, except what the file ignores with a reason."""
 
 import subprocess
 import sysconfig

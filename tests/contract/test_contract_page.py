@@ -1,4 +1,4 @@
-"""docs/contract.md shows one record of each kind as it is, and explains every field."""
+"""docs/contract.md shows one valid example of each kind of record, and explains every field."""
 
 import json
 import re
@@ -15,13 +15,13 @@ TEXT = PAGE.read_text()
 RECORDS = re.findall(
     r"\(\.\./schemas/([^)]+/examples/valid/[^)]+)\)\):\n\n```jsonc\n(.*?)^```", TEXT, re.M | re.S
 )
-"""The path of each example in schemas/, and the annotated text."""
+"""The path of each example below schemas/, and its annotated text on the page."""
 
 _COMMENT = re.compile(r" // .+$", re.M)
 
 
 def annotated(text: str) -> set[str]:
-    """Return the fields of a record's document that have a comment, or have a field with one."""
+    """Return the fields of a record's document that have a comment, on themselves or on a field of theirs."""
     fields = re.findall(r'^  "(\w+)":(.*?)(?=^  "|^})', text, re.M | re.S)
     return {name for name, rest in fields if _COMMENT.search(rest)}
 
@@ -32,13 +32,13 @@ def test_there_is_one_record_of_each_kind() -> None:
 
 
 @pytest.mark.parametrize(("path", "text"), RECORDS, ids=[path for path, _ in RECORDS])
-def test_a_record_is_the_example_beside_it(path: str, text: str) -> None:
+def test_a_record_is_equal_to_the_example_that_it_links(path: str, text: str) -> None:
     shown = json.loads(_COMMENT.sub("", text))
 
     assert json.dumps(shown) == json.dumps(json.loads((SCHEMAS / path).read_text()))
 
 
-def test_every_field_that_is_shown_has_a_comment_where_it_is_shown_first_or_later() -> None:
+def test_every_field_shown_has_a_comment_in_one_of_the_records() -> None:
     shown = {name for _, text in RECORDS for name in json.loads(_COMMENT.sub("", text))}
 
     assert shown - {name for _, text in RECORDS for name in annotated(text)} == set()

@@ -17,11 +17,11 @@ BOARDS = sorted(FOLDER.glob("*.json"))
 
 
 @pytest.mark.parametrize("path", made(), ids=str)
-def test_the_committed_files_are_what_the_source_says(path: Path) -> None:
+def test_the_committed_files_are_up_to_date(path: Path) -> None:
     assert path.read_text() == made()[path], "run `python -m tests.contract.generate_dashboards`"
 
 
-def test_there_are_five_with_uids_of_their_own_and_a_link_to_each_other() -> None:
+def test_the_five_dashboards_have_distinct_uids_and_link_to_each_other() -> None:
     boards = [json.loads(path.read_text()) for path in BOARDS]
 
     assert {each["uid"] for each in boards} == {f"barograph-{name}" for name in source()}
@@ -31,7 +31,7 @@ def test_there_are_five_with_uids_of_their_own_and_a_link_to_each_other() -> Non
         assert {"datasource", "cluster", "host"} <= {one["name"] for one in each["templating"]["list"]}
 
 
-def test_every_panel_has_a_title_of_its_own_a_unit_and_a_description() -> None:
+def test_every_panel_has_a_unique_title_a_unit_and_a_description() -> None:
     for name, board in source().items():
         titles = [panel[0] for panel in board["panels"]]
         assert len(set(titles)) == len(titles), name

@@ -93,7 +93,7 @@ _FROM_AN_INDEX = re.compile(
 
 
 def test_no_text_advises_to_install_a_name_that_anyone_may_take_in_a_public_index() -> None:
-    """The project is published nowhere. A file has a path, and an image the name of its registry."""
+    """The project is in no public index. A file must have a path, and an image the name of its registry."""
     found = {
         f"{file.relative_to(ROOT)}: {line.strip()}"
         for file in _TEXTS

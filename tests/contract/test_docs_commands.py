@@ -30,7 +30,7 @@ def commands_of(text: str) -> list[str]:
 
 
 def problem_of(command: str) -> str | None:
-    """Return what is wrong with a command; `None`: nothing."""
+    """Return what is wrong with a command, or `None`."""
     words = shlex.split(command.replace("…", ""), comments=True)
     return _problem_of_streams(words) if words[0] == "barograph-streams" else _problem_of_agent(words)
 
@@ -61,7 +61,7 @@ def test_every_command_in_the_docs_exists_with_its_options(page: Path) -> None:
     assert {command: problem for command, problem in found.items() if problem} == {}
 
 
-def test_commands_are_found_and_wrong_ones_too() -> None:
+def test_commands_are_found_and_wrong_ones_are_reported() -> None:
     readme = commands_of((ROOT / "README.md").read_text())
 
     assert len(readme) >= 8

@@ -1,4 +1,4 @@
-"""Settings, variables, metrics, labels, states and reasons that the docs and the alerts name exist."""
+"""The settings, variables, metrics, labels, states and reasons in the docs and the alerts exist."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -33,12 +33,12 @@ METRICS = [
 SETTINGS = {setting.dotted for setting in all_settings()}
 SECTIONS = {name.rpartition(".")[0] for name in SETTINGS} - {""}
 PATTERNS = {"BAROGRAPH_SECTION__SETTING", "BAROGRAPH_SERVICE_HOST", "BAROGRAPH_PORT"}
-"""Examples of a form, and variables that Kubernetes sets."""
+"""A placeholder for any variable, and variables that Kubernetes sets."""
 
 SINKS = {queue.sink for queue in Queue}
 FILES = re.compile(r".*\.(?:json|sqlite)(?:\.vouched)?")
 FIELDS = {"contract.md", "README.md"}
-"""Pages on records, whose fields have dots too."""
+"""Pages about records. The names of their fields have dots too."""
 
 
 def registered() -> set[str]:
@@ -107,7 +107,7 @@ def chart_values() -> set[str]:
 
 @cache
 def read_elsewhere() -> set[str]:
-    """Return the variables that are no settings: those of commands, of the stream jobs, of the build."""
+    """Return the variables that are not settings: those of commands, of the stream jobs, of the build."""
     files = [ROOT / "Makefile", ROOT / "Containerfile"]
     files += [path for folder in ("agent", "streams", "tests") for path in (ROOT / folder).rglob("*.py")]
     return {name for path in files for name in of(r"BAROGRAPH_[A-Z_]+", path.read_text())}

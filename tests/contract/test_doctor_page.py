@@ -1,4 +1,4 @@
-"""docs/doctor.md and the tests of `barograph doctor` have every check."""
+"""docs/doctor.md and the tests of `barograph doctor` cover every check."""
 
 from agent.core.doctor.checks import CHECKS
 from agent.core.doctor.codes import Code
@@ -14,7 +14,7 @@ from tests.unit.doctor_case import RED
 assert all((doctor_backend_causes, doctor_causes, doctor_peers, doctor_pod_causes))
 
 
-def test_the_page_is_what_the_code_says() -> None:
+def test_the_page_is_up_to_date() -> None:
     assert PAGE.read_text() == page()
 
 
@@ -22,5 +22,5 @@ def test_every_code_has_a_check() -> None:
     assert set(CHECKS) == set(Code)
 
 
-def test_every_check_is_seen_to_fail_by_a_test() -> None:
+def test_every_check_fails_in_a_test() -> None:
     assert set(Code) - set(RED) == set()

@@ -1,4 +1,4 @@
-"""Each link of a package's docs leads to a page of the package, and each image is there."""
+"""Each link in a package's docs leads to a page of the package, and each image is in the package."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Freezing the contract, rehearsed on a copy of the schemas: each later change of a file is detected."""
+"""Tests of freezing the schemas, on a copy: each later change of a frozen file is detected."""
 
 import json
 import shutil
@@ -48,7 +48,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_a_change_of_a_frozen_file_is_detected_and_not_frozen_over(
+def test_a_change_of_a_frozen_file_is_detected_and_not_frozen(
     frozen: Path, change: Callable[[Path], object]
 ) -> None:
     before = (frozen / freeze.LIST).read_text()

@@ -1,4 +1,4 @@
-"""The manual page has every command, and its files and exit codes are those of the package and the docs."""
+"""The manual page has every command, the files of the package, and the exit codes of the docs."""
 
 import re
 from pathlib import Path

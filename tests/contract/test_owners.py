@@ -1,4 +1,4 @@
-"""The lists of tests fit the tree: each module has its tests in tests/README.md, and the names exist."""
+"""The lists of tests match the tree: each module has its tests in tests/README.md, and all names exist."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ AGENT = TESTS.parent / "agent"
 
 
 def rows(section: str) -> list[tuple[str, str]]:
-    """Return both cells of each row of the table in a section, without its two head rows."""
+    """Return both cells of each row of the table in a section, without its header."""
     text = README.partition(f"## {section}\n")[2].partition("\n## ")[0]
     return re.findall(r"^\| (.*) \| (.*) \|$", text, re.MULTILINE)[2:]
 

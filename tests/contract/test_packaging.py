@@ -1,4 +1,4 @@
-"""The packages are for the Pythons of the project, and import only libvirt from the distribution."""
+"""The packages support the Python versions of the project, and import only libvirt from the distribution."""
 
 import re
 import subprocess
@@ -46,7 +46,7 @@ def test_libvirt_and_nothing_else_is_found_in_the_distribution_s_directories(tmp
 
 
 def test_variables_of_the_caller_add_no_code_to_the_packages_programs() -> None:
-    # The package's scripts run them as root, in the environment of the one who installs or removes it.
+    # The package's scripts run them as root, in the environment of the user who installs or removes it.
     runs_python = [
         line
         for name in ("barograph", "prepare")

@@ -1,4 +1,4 @@
-"""docs/terminal.md has every code that `barograph status` can print for a problem, and no other."""
+"""docs/terminal.md lists exactly the problem codes that `barograph status` can print."""
 
 import re
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ COMPONENTS = {"discovery", "collection", "spool", "otlp", "lines", *(queue.sink 
 
 
 def _codes() -> Iterator[str]:
-    """Yield the code of each problem of an agent in which all can be wrong that is known to go wrong."""
+    """Yield the code of every problem that an agent can have."""
     states = [vm("a", state.value, reason=str(reason)) for state, reason in EXPLANATIONS]
     states += [vm("a", State.PAUSED.value, reason=run_state) for run_state in RUN_STATES]
     levels = [vm("a", State.REPORTING.value, 50, level=level.value) for level in PressureLevel]

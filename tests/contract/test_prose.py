@@ -1,4 +1,4 @@
-"""What people read has no words that the glossary and the style page rule out."""
+"""Docs, messages and comments contain no words that the glossary and the style page rule out."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ READ = {
 
 
 @pytest.mark.parametrize("area", READ)
-def test_what_is_read_has_none_of_the_words_ruled_out(area: str) -> None:
+def test_no_file_uses_a_word_that_is_ruled_out(area: str) -> None:
     paths = files(*READ[area])
 
     found = [str(hit) for path in paths for hit in find(path.relative_to(ROOT), path.read_text())]

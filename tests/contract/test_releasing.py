@@ -1,4 +1,4 @@
-"""What a tagged commit must have to be released, and what a downloader verifies."""
+"""Tests of what a tagged commit must have to be released, and of the documented way to verify a download."""
 
 import hashlib
 import io
@@ -39,7 +39,7 @@ CHANGELOG = """\
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """The part of a tree that is checked, as `make release-commit VERSION=9.8.7` leaves it."""
+    """The checked part of a tree, as `make release-commit VERSION=9.8.7` leaves it."""
     root = tmp_path / "tree"
     for name in COPIED:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def test_the_version_is_set_in_every_place_and_in_the_names_of_files(tree: Path)
 
 
 @pytest.mark.parametrize("version", ["1.2", "v1.2.3", "1.2.3\n", ""])
-def test_a_version_of_another_form_is_refused(tree: Path, version: str) -> None:
+def test_an_invalid_version_is_refused(tree: Path, version: str) -> None:
     with pytest.raises(ValueError, match="is not a version"):
         set_version(tree, version)
     assert set(versions(tree).values()) == {"9.8.7"}
@@ -120,7 +120,7 @@ def test_another_tag_is_refused(tree: Path) -> None:
     assert found.startswith("tag v9.8.8: the version in agent/__init__.py is 9.8.7")
 
 
-def test_no_fragment_is_named_by_a_number_which_would_appear_as_an_issue_in_the_changelog() -> None:
+def test_no_fragment_has_a_number_as_its_name_which_towncrier_would_take_for_an_issue() -> None:
     fragments = [each.name for each in (ROOT / "changelog.d").glob("*.md")]
 
     assert [name for name in fragments if not re.fullmatch(r"\+[a-z0-9-]+\.[a-z]+\.md", name)] == []
@@ -133,7 +133,7 @@ def test_the_notes_are_the_section_of_the_version() -> None:
 
 
 def image_archive_of(path: Path, build: str) -> Path:
-    """Write an archive as podman does; `build` names what is different in each build."""
+    """Write an archive as podman does, with `build` wherever two builds of one image differ."""
     config = {
         "container": build,
         "config": {"Hostname": build, "User": "10001:10001"},
@@ -167,7 +167,7 @@ def test_an_image_of_the_same_layers_is_the_same_bytes(tmp_path: Path) -> None:
     assert json.loads(contents[image["Config"]])["config"] == {"User": "10001:10001"}
 
 
-# --- what a downloader verifies ---
+# --- verifying a download ---
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def new_key(path: Path) -> Path:
 
 
 def verified(release: Path) -> bool:
-    """Run the commands of the page, word for word."""
+    """Run the commands of the page as written; return whether they succeed."""
     found = re.search(r"## Verify a download\n.*?```console\n(.*?)```", PAGE, re.DOTALL)
     assert found is not None
     words = ["bash", "-e", "-c", found[1]]
@@ -221,7 +221,7 @@ def test_the_documented_commands_refuse_the_signature_of_another_key(release: Pa
     assert not verified(release)
 
 
-def test_the_file_of_allowed_signers_is_one_that_ssh_reads() -> None:
+def test_ssh_can_read_the_file_of_allowed_signers() -> None:
     lines = [each for each in (ROOT / "release/allowed_signers").read_text().splitlines() if each[:1] != "#"]
 
     assert [each for each in lines if not each.startswith(f"{PRINCIPAL} ")] == []

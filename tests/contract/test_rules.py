@@ -14,7 +14,7 @@ _ALERTS = [alert["alert"] for alert in source()["alerts"]]
 
 
 @pytest.mark.parametrize("path", made(), ids=str)
-def test_the_committed_files_are_what_the_source_says(path: Path) -> None:
+def test_the_committed_files_are_up_to_date(path: Path) -> None:
     assert path.read_text() == made()[path], "run `python -m tests.contract.generate_rules`"
 
 
@@ -23,14 +23,14 @@ def test_every_alert_has_a_section_and_every_section_an_alert() -> None:
 
 
 def test_each_meaning_in_a_runbook_is_complete() -> None:
-    """A description with a value makes no sense without one."""
+    """A description with a value has no meaning in a runbook, which has no value."""
     for alert in source()["alerts"]:
         assert ("meaning" in alert) == ("$value" in alert["description"]), alert["alert"]
     assert "{{" not in RUNBOOKS.read_text()
 
 
 def test_the_limit_of_the_lag_is_a_bound_of_the_histogram() -> None:
-    """Between two bounds Prometheus interpolates: it would take a lag of 2.6 s for one of 8 s."""
+    """Prometheus interpolates between two bounds: it could report a lag of 2.6 s as one of 8 s."""
     (expr,) = (alert["expr"] for alert in source()["alerts"] if alert["alert"] == "BarographLagging")
 
     assert float(expr.rpartition("> ")[2]) in LAG_BOUNDS_S
@@ -44,7 +44,7 @@ def test_the_chart_replaces_the_address_of_the_runbooks() -> None:
     assert f'replace "{source()["runbooks"]}" $.Values.monitoring.runbooks' in template
 
 
-def test_every_alert_is_tested_word_for_word_and_seen_to_clear() -> None:
+def test_every_alert_is_tested_before_during_and_after_it_fires() -> None:
     tests = yaml.safe_load((ROOT / "monitoring/tests/alerts.yaml").read_text())["tests"]
 
     assert {test["name"] for test in tests} == set(_ALERTS)
@@ -53,8 +53,8 @@ def test_every_alert_is_tested_word_for_word_and_seen_to_clear() -> None:
         assert expected == [False, True, False], test["name"]
 
 
-def test_every_metric_of_a_rule_is_one_of_ours() -> None:
-    """OTLP and `/metrics` give the same names."""
+def test_every_metric_in_a_rule_exists() -> None:
+    """The names are the same over OTLP and at `/metrics`."""
     table = source()
     known = {
         *(prometheus_name(each) for each in (*GUEST_METRICS.values(), *HOST_METRICS, *PRESSURE_METRICS)),

@@ -1,4 +1,4 @@
-"""The schemas have what readers need, examples are as they claim, generated files are current."""
+"""The schemas describe what readers need, and the examples and the generated files match them."""
 
 import json
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ def properties(schema: Schema, name: str) -> Schema:
 
 
 def fields(schema: Schema, place: str = "") -> Iterator[tuple[str, Schema]]:
-    """Return every described field by its place."""
+    """Yield each described field with its place."""
     for name, field in cast(dict[str, Schema], schema.get("properties", {})).items():
         yield f"{place}/{name}", field
         yield from fields(field, f"{place}/{name}")

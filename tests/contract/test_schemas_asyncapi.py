@@ -1,4 +1,4 @@
-"""The AsyncAPI documents are complete, and describe the records as they are."""
+"""The AsyncAPI documents are complete, and describe the records as the code writes them."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -31,7 +31,7 @@ DOCUMENT: Document = yaml.safe_load((SCHEMAS / "asyncapi.yaml").read_text())
 STREAMS: Document = yaml.safe_load((SCHEMAS / "asyncapi.streams.yaml").read_text())
 BOTH = pytest.mark.parametrize("document", [DOCUMENT, STREAMS], ids=["agent", "streams"])
 
-# What AsyncAPI 3.1 lets stand in each object used here, and what it requires.
+# The fields that AsyncAPI 3.1 requires in each object used here, and those that it allows.
 # Source: asyncapi/spec, spec/asyncapi.md; asyncapi/bindings, kafka, 0.5.0.
 OBJECTS: dict[str, tuple[set[str], set[str]]] = {
     "document": (
@@ -101,7 +101,7 @@ def references(node: object) -> Iterator[str]:
 
 
 def resolve(reference: str, document: Document) -> Any:
-    """Follow a reference: within the document, or to a file beside it."""
+    """Return what a reference refers to, within the document or in a file in the same folder."""
     if not reference.startswith("#/"):
         return load(SCHEMAS / reference)
     node: Any = document

@@ -1,4 +1,4 @@
-"""No minor version breaks readers; and the check detects each kind of breakage."""
+"""No minor version breaks readers, and the check detects each kind of breakage."""
 
 import copy
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The metric registry and the code declare the same metrics, and each agrees with its statistic."""
+"""The metric registry and the code declare the same metrics, with the unit and kind of their statistics."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -117,7 +117,7 @@ def test_the_registry_holds_the_events_of_the_code_with_their_attributes() -> No
 
 
 def namespaces_among(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Return each name that is the namespace of another, with the other."""
+    """Return each pair of names of which the first is the namespace of the second."""
     every = sorted(names)
     return [(name, other) for name in every for other in every if other.startswith(f"{name}.")]
 
@@ -140,7 +140,7 @@ def test_no_attribute_is_the_namespace_of_another() -> None:
 
 
 SUFFIXES = ("_total", "_created", "_bucket", "_count", "_sum", "_info", "_gcount", "_gsum")
-"""What a series may end in. Source: OpenMetrics 1.0, "Suffixes", and the types that use them."""
+"""Suffixes that a series may have. Source: OpenMetrics 1.0, "Suffixes", and the types that use them."""
 
 
 def test_no_two_metrics_have_one_name_in_prometheus_or_differ_by_a_suffix_of_series() -> None:

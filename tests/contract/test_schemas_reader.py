@@ -1,4 +1,4 @@
-"""The reader of docs/contract.md works as described, on records as the agent writes them."""
+"""The reader in docs/contract.md works as described there, on records that the agent's code writes."""
 
 import re
 import time
@@ -59,7 +59,7 @@ def sample(epoch: int, sequence: int, previous: EpochEnd | None = None, vm: int 
 
 @dataclass(frozen=True)
 class Again:
-    """A sample that is sent again by hand."""
+    """A sample that an operator sends again."""
 
     sample: Sample
 
@@ -175,7 +175,7 @@ def test_a_redelivered_first_sample_shows_the_loss_at_the_end_of_the_epoch_befor
     assert sequences([sample(0, 1), sample(1, 2), Again(first), Again(first)]) == ([1, 2, 1], 3)
 
 
-# --- what it keeps, and what it costs ---
+# --- memory and CPU ---
 
 
 def test_the_oldest_epochs_of_a_vm_are_forgotten() -> None:
@@ -216,7 +216,7 @@ def test_unopened_epochs_are_bounded_and_do_not_displace_others() -> None:
 
 
 def test_the_cost_does_not_depend_on_the_number_of_vms() -> None:
-    """Ten times the VMs take ten times as long; where each record scans all VMs, a hundred times."""
+    """Ten times the VMs take ten times as long, but 100 times as long if each record scans all VMs."""
 
     def fastest_s(vms: int) -> float:
         values = [value(sample(epoch, 2, vm=vm)) for epoch in (0, 1) for vm in range(vms)]
@@ -241,9 +241,9 @@ def test_the_cost_does_not_depend_on_the_number_of_vms() -> None:
 def test_sent_is_accepted_plus_lost(
     lengths: list[int], gone: set[int], repeats: list[int], again: list[tuple[int, int]]
 ) -> None:
-    """The first sample of each epoch and the very last one are never lost: a reader cannot detect that.
+    """Neither the first sample of an epoch nor the last of all is lost: a reader cannot detect that.
 
-    `again` are lost samples, each with the number of records after its own place that are read before it.
+    `again` has lost samples, each with the number of records between its own place and its redelivery.
     """
     sent = [
         sample(epoch, sequence, EpochEnd(epoch_name(epoch - 1), lengths[epoch - 1]) if epoch else None)

@@ -11,7 +11,7 @@ _TABLE = re.compile(r"^<!-- claims -->\n\n\| claim \| test \|\n\| --- \| --- \|\
 
 
 def claims() -> list[tuple[str, str]]:
-    """Return each claim with its cell of tests."""
+    """Return each claim with the cell that names its tests."""
     rows = [row for table in _TABLE.findall(PAGE) for row in table.splitlines()]
     cells = [row.strip("|").split(" | ") for row in rows]
     assert all(len(each) == 2 for each in cells)

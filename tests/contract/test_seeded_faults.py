@@ -1,4 +1,4 @@
-"""The quotes of the seeded faults fit the code: each names one line."""
+"""Each quote of a seeded fault occurs exactly once in the code."""
 
 import pytest
 

@@ -8,7 +8,7 @@ from tests.contract.states_page import PAGE, WHEN, page
 from tests.contract.states_shown import SHOWN
 
 
-def test_the_page_is_what_the_code_says() -> None:
+def test_the_page_is_up_to_date() -> None:
     assert PAGE.read_text() == page()
 
 

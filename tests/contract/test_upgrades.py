@@ -1,7 +1,7 @@
 """Every release can be upgraded to this tree, and the check detects what breaks an upgrade.
 
-The recordings are those of all releases, and one of this tree, so that making and comparing them is always
-tested.
+There is a recording of each release, and one of this tree, so that making and comparing recordings is tested
+even before the next release.
 """
 
 import json
@@ -62,7 +62,7 @@ def test_the_configurations_of_every_release_are_valid(recording: Path, folder: 
     assert recordings.settings_problems(recording, folder) == []
 
 
-def test_the_chart_takes_the_values_of_every_release(recording: Path) -> None:
+def test_the_chart_accepts_the_values_of_every_release(recording: Path) -> None:
     assert recordings.values_problems(recording) == []
 
 
@@ -134,7 +134,7 @@ def edit_json(path: Path, change: Callable[[Any], object]) -> None:
     path.write_text(json.dumps(document))
 
 
-async def test_a_format_that_is_not_read_any_more_is_detected(copy: Path, tmp_path: Path) -> None:
+async def test_a_format_that_is_no_longer_read_is_detected(copy: Path, tmp_path: Path) -> None:
     edit(copy / "state/spool.sql", "PRAGMA user_version = 3;", "PRAGMA user_version = 2;")
 
     (aside, *rest) = await recordings.state_problems(copy, tmp_path / "state")

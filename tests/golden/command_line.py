@@ -1,4 +1,4 @@
-"""What commands print and how they exit; what is not the same everywhere is replaced in `_placed`."""
+"""Golden records of what commands print and how they exit. `_placed` replaces the parts that vary."""
 
 import json
 import logging
@@ -48,7 +48,7 @@ host: {id: ""}
 
 
 class Recorded:
-    """Runs commands, and writes down what comes of each."""
+    """Runs commands, and records the exit code and the output of each."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -56,7 +56,7 @@ class Recorded:
         self.said: list[str] = []
 
     def run(self, words: str, **environ: str) -> str:
-        """Run one command, where `{folder}` is the temporary folder; return what it wrote to stdout."""
+        """Run one command and return its stdout. `{folder}` stands for the temporary folder."""
         typed = [each.replace("{folder}", str(self._folder)) for each in words.split()]
         given = _unset() | {
             name: value.replace("{folder}", str(self._folder)) for name, value in environ.items()
@@ -68,7 +68,7 @@ class Recorded:
         streams = f"{_amount(done.stdout)} to stdout, {_amount(done.stderr)} to stderr"
         self.codes.append(f"{line}exit {done.exit_code}, {streams}\n")
         said = self._placed(done.stdout)
-        if said.startswith("{"):  # what programs read
+        if said.startswith("{"):  # for programs, not for people
             texts = Texts()
             self.codes.append(texts.out_of(said))
             said = texts.file()
@@ -85,12 +85,12 @@ class Recorded:
         return re.sub(r'("(?:since|observed_at|next_heartbeat_by)_ms": )\d{13}', r"\1<ms>", text)
 
     def files(self, name: str) -> dict[str, str]:
-        """Return what to record: exit codes and JSON apart from texts for people."""
+        """Return the recorded files: one has exit codes and JSON, the other has texts for people."""
         return {f"cli/{name}.txt": "".join(self.codes), f"texts/cli/{name}.txt": "".join(self.said)}
 
 
 def _unset() -> dict[str, str | None]:
-    """Keep out what whoever runs the tests has in the environment."""
+    """Return the variables to unset, so that the environment of the test run does not matter."""
     return {name: None for name in os.environ if name.startswith(_FOREIGN)}
 
 
@@ -100,7 +100,7 @@ def _amount(text: str) -> str:
 
 @contextmanager
 def logging_as_before() -> Generator[None]:
-    """Some commands configure logging, for a process of their own."""
+    """Restore the logging configuration at the end, since some commands change it for the process."""
     root, of_structlog = logging.getLogger(), get_config()
     level, handlers = root.level, list(root.handlers)
     yield
@@ -113,7 +113,7 @@ def logging_as_before() -> Generator[None]:
 
 
 def help_texts() -> dict[str, str]:
-    """Return each command's help, and what it takes without the texts."""
+    """Return the help of each command, and its parameters without the descriptions."""
     recorded = Recorded(Path("/nowhere"))
     taken: list[str] = []
     waiting = [""]
@@ -126,7 +126,7 @@ def help_texts() -> dict[str, str]:
         for row in rows:
             if row[:1].strip():
                 section = row.rstrip()
-            # Names and what they take stand two columns apart from the text.
+            # At least two spaces separate a name and its argument from the description.
             named = re.match(r"  (\S+(?: \S+)*)(?:  |$)", row)
             if named and section in ("Options:", "Arguments:", "Commands:"):
                 taken.append(f"  {named[1]}\n")
@@ -189,7 +189,7 @@ def others(folder: Path) -> dict[str, str]:
 
 
 def spool(folder: Path) -> dict[str, str]:
-    """Return what is said of the spool that 0.1.0 left."""
+    """Return the output of the spool commands for a spool that 0.1.0 wrote."""
     recorded = Recorded(folder)
     left = folder / "left"
     released(left)
@@ -220,7 +220,7 @@ def spool(folder: Path) -> dict[str, str]:
 
 
 def released(directory: Path) -> None:
-    """Make a state directory as 0.1.0 left one."""
+    """Create a state directory as 0.1.0 left it."""
     state_directory.restore(RELEASED, directory)
 
 
@@ -243,7 +243,7 @@ def schemas() -> dict[str, str]:
 
 
 def _without_texts(schema: Any, *, names: bool = False) -> Any:
-    """Leave texts out; where `names`, the keys are those of properties."""
+    """Return a schema without its texts. With `names`, its keys are names of properties, and all are kept."""
     if isinstance(schema, list):
         return [_without_texts(each) for each in cast("list[Any]", schema)]
     if not isinstance(schema, dict):

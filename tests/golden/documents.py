@@ -1,4 +1,4 @@
-"""What leaves the agent, as documents: records, commands to QEMU, memories, the ledger's entries."""
+"""The agent's output as documents: records, commands to QEMU, memories and entries of the ledger."""
 
 import json
 from collections.abc import Sequence
@@ -110,7 +110,7 @@ VM_MEMORY = VmMemory(
 )
 
 FAR_MS = 4_000_000_000_000
-"""In 2096: no record is too old, whenever the tests run."""
+"""A time in 2096: no record is too old, whenever the tests run."""
 
 CHANGES = (
     IntervalChange(parse_address(DOMAIN), DOMAIN_MARK, "balloon0", 0, 10, FAR_MS + 2),
@@ -136,7 +136,7 @@ RESTORED = replace(CHANGES[1], address=MonitorPath("/run/vm/gone.qmp"))
 
 
 def record_of(effect: Effect, mode: Mode = Mode.BINARY) -> Record | None:
-    """Return the record of an effect; `None`: it makes none."""
+    """Return the record of an effect, or `None` if it has none."""
     match effect:
         case EmitSample(sample):
             return encode_sample(sample, AGENT, mode)
@@ -147,7 +147,7 @@ def record_of(effect: Effect, mode: Mode = Mode.BINARY) -> Record | None:
 
 
 def retell(story: Told, emissions: Emissions) -> None:
-    """Hand a story's samples and states to what takes them of VMs' tasks."""
+    """Pass a story's samples and states to `emissions`, as the tasks of VMs do."""
     for _, effect, memory in story.told:
         match effect:
             case EmitSample(sample):
@@ -165,7 +165,7 @@ def records(story: Told, mode: Mode = Mode.BINARY) -> list[Record]:
 
 
 def agent_record(mode: Mode = Mode.BINARY) -> Record:
-    """Return one record of the agent's own."""
+    """Return a record of the agent's own state."""
     event = AgentEvent(
         sequence=7,
         state=AgentPhase.RUNNING,
@@ -182,7 +182,7 @@ def agent_record(mode: Mode = Mode.BINARY) -> Record:
 
 
 def record_document(record: Record) -> dict[str, object]:
-    """Return a record as it is recorded: all bytes are UTF-8."""
+    """Return a record as a document; all of its bytes are UTF-8."""
     return {
         "kind": str(record.kind),
         "key": record.key,
@@ -194,7 +194,7 @@ def record_document(record: Record) -> dict[str, object]:
 
 
 def memory_document(memory: Memory) -> dict[str, object]:
-    """Return a memory as the spool keeps it, but for the order of what has none."""
+    """Return a memory as the spool stores it, with its unordered fields sorted."""
     document = json.loads(encode_memory(memory))
     for holder, name in ((document["history"], "given"), (document["history"]["last"], "unset")):
         if holder:
@@ -247,7 +247,7 @@ def _command(effect: Effect) -> dict[str, object]:
 
 
 def told(story: Told, mode: Mode, texts: Texts) -> str:
-    """Return a story as JSON lines: each effect with its microsecond, and the memory at the end."""
+    """Return a story as JSON lines: each effect with its time in µs, and the memory at the end."""
     lines: list[dict[str, object]] = []
     for at_ns, effect, _ in story.told:
         record = record_of(effect, mode)
@@ -292,10 +292,10 @@ def read_memory(content: bytes) -> Memory:
 
 
 def write_changes(changes: Sequence[IntervalChange]) -> bytes:
-    """Return the ledger's file."""
+    """Return the content of the ledger's file."""
     return encode_owed(changes)
 
 
 def read_changes(content: bytes) -> Sequence[IntervalChange]:
-    """Return what is in the ledger's file."""
+    """Return the entries of the ledger's file."""
     return decode_owed(content)

@@ -1,4 +1,4 @@
-"""All that is recorded, by part."""
+"""All recorded files, by part."""
 
 from collections.abc import Callable, Mapping
 
@@ -12,7 +12,7 @@ PARTS: Mapping[str, Callable[[], dict[str, str]]] = {
     "cli": command_line.made,
     "overflow": overflow.made,
 }
-"""What makes each part: file names below `recorded/` -> their contents."""
+"""The function that makes each part. It returns contents by file name below `recorded/`."""
 
 
 def made() -> dict[str, str]:

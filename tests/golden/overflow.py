@@ -1,4 +1,4 @@
-"""What comes out of a link where more events come than are taken: fixed inputs, for both links."""
+"""Golden records of the events that a link returns when more arrive than are taken, for both links."""
 
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -26,7 +26,8 @@ def _named(*names: str) -> list[Message]:
     return [(name, {"actual": number}) for number, name in enumerate(names)]
 
 
-# Each is a list of what comes at one go, and how many are taken then. The rest is taken at the end.
+# Each input is a list of phases: the events that arrive at once, and how many are taken after that. The
+# remaining events are taken at the end.
 INPUTS: Mapping[str, Sequence[tuple[list[Message], int]]] = {
     "nothing is lost at the bound": [(_named(*["STOP", "RESUME"] * 32), 0)],
     "one more than the bound": [(_named(*["STOP", "RESUME"] * 32, "RESET"), 0)],
@@ -50,7 +51,7 @@ def _document(event: LinkEvent) -> list[object]:
             return [kind.value]
         case BalloonChanged(actual_bytes):
             return ["BALLOON_CHANGE", actual_bytes]
-        case OthersWait() | OthersUnseen():  # of the agent, not of a peer
+        case OthersWait() | OthersUnseen():  # made by the agent, not by a peer
             return [type(event).__name__]
 
 
@@ -59,7 +60,7 @@ def _event(name: str, data: Mapping[str, object]) -> LinkEvent | None:
 
 
 async def through_qmp(phases: Sequence[tuple[list[Message], int]]) -> list[list[object]]:
-    """Return what a monitor's link gives."""
+    """Return the events that a monitor's link returns."""
 
     async def script(client: Client) -> None:
         await client.greet()
@@ -93,13 +94,13 @@ async def through_qmp(phases: Sequence[tuple[list[Message], int]]) -> list[list[
 
 
 async def through_libvirt(phases: Sequence[tuple[list[Message], int]]) -> list[list[object]]:
-    """Return what a domain's link gives."""
+    """Return the events that a domain's link returns."""
     link = DomainLink("qemu:///system#1", SocketMark(1, 2, 0), cast(Any, None), cast(Any, None))
     taken: list[list[object]] = []
     with anyio.fail_after(60):
         for events, count in phases:
             for name, data in events:
-                event = _event(name, data)  # libvirt has an event of its own for each
+                event = _event(name, data)  # libvirt has a separate event for each
                 if event is not None:
                     link.put(event)
             for _ in range(count):
@@ -118,7 +119,7 @@ async def through_libvirt(phases: Sequence[tuple[list[Message], int]]) -> list[l
 
 
 async def _soon(next_event: Callable[[], Awaitable[Any]]) -> Any:
-    """Return an event that is there; `None`: there is none, which needs no waiting to be known."""
+    """Return the next event, or `None` if none is queued. A queued event is returned at once."""
     with anyio.move_on_after(0.25):
         return await next_event()
     return None

@@ -1,4 +1,4 @@
-"""`/status`, `/healthz`, `/metrics` and the page at one fixed moment, with monitors and a domain."""
+"""Golden records of `/status`, `/healthz`, `/metrics` and the page, with monitors and a domain."""
 
 import json
 import re
@@ -72,7 +72,7 @@ def _domain() -> Told:
 
 
 def views() -> Sequence[VmView]:
-    """Return the board after all that was told."""
+    """Return the views of the board after all stories."""
     uuids = {
         "waiting": "5f0c0000-0000-0000-0000-000000000002",
         "stalled": "5f0c0000-0000-0000-0000-000000000003",
@@ -89,7 +89,7 @@ def views() -> Sequence[VmView]:
 
 
 def present() -> Present:
-    """Return what the pages ask of the agent."""
+    """Return the data that the pages get from the agent."""
     counters = Counters()
     counters.add(Count.READINGS, 41)
     counters.add(Count.SAMPLES, 12)
@@ -148,5 +148,5 @@ def made() -> dict[str, str]:
 
 
 def _indented(text: str) -> str:
-    """Return JSON in lines, its members in the order they had."""
+    """Return indented JSON, with its members in the original order."""
     return json.dumps(json.loads(text), indent=1) + "\n"

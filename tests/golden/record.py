@@ -1,7 +1,7 @@
-"""Records anew what the golden tests compare with: `python -m tests.golden.record`.
+"""Writes the files that the golden tests compare with: `python -m tests.golden.record`.
 
-Look at the difference before you commit it. Texts for people are in `recorded/texts/` and may change on
-purpose; programs and earlier versions rely on everything else.
+Review the diff before you commit it. Texts for people are in `recorded/texts/` and may change on purpose;
+programs and earlier versions rely on everything else.
 """
 
 import shutil

@@ -1,7 +1,7 @@
-"""Stories told through the core.
+"""Stories that run through the core.
 
-The names of the core's and the contract's types stand here and in documents.py only, so that a rename touches
-two files. What is recorded has names of its own, which must not change.
+Only this file and documents.py name the types of the core and of the contract, so that a rename touches two
+files. The recorded files have their own names, which must not change.
 """
 
 from collections.abc import Callable, Mapping
@@ -47,7 +47,7 @@ SETTINGS_10_S = PollSettings(interval_s=10)
 
 @dataclass
 class Told(Story):
-    """A story that keeps each effect with the moment it was asked for."""
+    """A story that keeps each effect with its time and the memory after it."""
 
     path: str = MONITOR
     given_name: str | None = None
@@ -70,7 +70,7 @@ class Told(Story):
         )
 
     def feed(self, event: Event) -> list[Effect]:
-        chance = Random(self.now_ns).getrandbits(128)  # of the moment, not of how often `step` was called
+        chance = Random(self.now_ns).getrandbits(128)  # depends on the time, not on the number of steps
         done = step(self.poller, event, now=self.now, chance=chance, settings=self.settings)
         self.poller = done.poller
         self.effects += done.effects
@@ -86,22 +86,22 @@ class Told(Story):
         return super().answer(effect) if given is None else given
 
     def fail(self, fault: LinkFault, detail: str) -> None:
-        """The link, or the attempt at it, ends."""
+        """End the link, or the attempt to open it."""
         self.mute = True
         self.feed(LinkFailed(fault, detail))
 
     def stop(self) -> None:
-        """The VM is paused."""
+        """Pause the VM."""
         self.run_state = "paused"
         self.hear(MonitorEventKind.STOP)
 
     def be_silent(self, detail: str) -> None:
-        """Somebody accepts, and does not greet."""
+        """Fail as with a listener that accepts the connection but sends no greeting."""
         self.fail(LinkFault.SILENT, detail)
 
     @property
     def memory(self) -> Memory:
-        """What the agent keeps of the VM now."""
+        """What the agent remembers about the VM now."""
         return remember(self.poller)
 
 
@@ -311,7 +311,7 @@ def removed_and_back() -> Told:
 
 def restarted() -> Told:
     before = reporting()
-    # As the spool gives it to the next run.
+    # The next run reads it from the spool like this.
     memory = structs.replace(decode_memory(encode_memory(before.memory)), sequence=0)
     story = Told(before=memory, now_ns=before.now_ns + 10 * 10**9)
     story.update()
@@ -370,7 +370,7 @@ def domain() -> Told:
 
 
 def reporting(**how: object) -> Told:
-    """Return a VM that has reported for three seconds."""
+    """Return the story of a VM that has reported for three seconds."""
     story = Told(**how)  # pyrefly: ignore[bad-argument-type]
     story.update()
     story.start()
@@ -385,4 +385,4 @@ STORIES: tuple[Callable[[], Told], ...] = (
     counters_fall, clock_set_back, heartbeats, domain,
 )  # fmt: skip
 STRUCTURED = (domain, reboot)
-"""Recorded in the structured mode as well."""
+"""The stories that are recorded in the structured mode too."""

@@ -1,4 +1,4 @@
-"""What the agent leaves in its state directory: names, modes, the ledger's bytes, the spool's tables."""
+"""Golden records of the state directory: names, modes, the ledger's bytes and the spool's tables."""
 
 import json
 import os
@@ -30,11 +30,11 @@ from tests.golden.texts import Texts
 SPOOL = "spool.sqlite"
 LEDGER = "owed.json"
 _PRAGMAS = ("page_size", "encoding", "auto_vacuum", "application_id", "user_version")
-"""Those of the file, the first three of which count only before anything is written."""
+"""The pragmas of the file. The first three take effect only before anything is written."""
 
 
 def monitor_and_domain() -> Sequence[Told]:
-    """Return a monitor and a domain that have reported, with one statistic that is not set."""
+    """Return the stories of a monitor and a domain that have reported, with one statistic unset."""
     stories = [
         Told(wall_ms=FAR_MS),
         Told(
@@ -52,7 +52,7 @@ def monitor_and_domain() -> Sequence[Told]:
 
 
 async def leave(directory: Path) -> None:
-    """Do what an agent does to its state directory in a short life."""
+    """Write to the state directory as an agent does in a short run."""
     ledger: Ledger
     async with open_ledger(str(directory), FAR_MS) as ledger:
         for change in (*CHANGES, SET_TWICE):
@@ -66,7 +66,7 @@ async def leave(directory: Path) -> None:
                     record = documents.record_of(effect)
                     if record is not None:
                         spool.append(record, memory)
-                # As for one VM after another: what is touched when must not depend on chance.
+                # Flush after each VM, so that the order of the writes does not depend on chance.
                 await spool.flush()
             spool.append(replace(documents.agent_record(Mode.STRUCTURED), timestamp_ms=FAR_MS), None)
             await spool.flush()
@@ -84,7 +84,7 @@ async def _refuse_first(spool: DiskSpool, name: Queue, reason: str, detail: str)
 
 
 def logical(path: Path) -> str:
-    """Return all that is in a spool as SQL that makes it again: blobs in hex, in the order of the keys."""
+    """Return a spool as SQL that creates the same contents: blobs in hex, in the order of the keys."""
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
         pragmas = [
             f"PRAGMA {name} = {connection.execute(f'PRAGMA {name}').fetchone()[0]};" for name in _PRAGMAS
@@ -143,7 +143,7 @@ def made() -> dict[str, str]:
 
 
 def restore(recorded: Path, directory: Path) -> None:
-    """Make the state directory that is recorded as the ledger and `spool.sql` in a folder."""
+    """Create a state directory from the ledger and `spool.sql` in the folder `recorded`."""
     directory.mkdir(mode=0o700)
     shutil.copy(recorded / LEDGER, directory)
     with closing(sqlite3.connect(directory / SPOOL)) as connection:
@@ -159,7 +159,7 @@ def _listing(directory: Path) -> Iterator[str]:
 
 
 def _without_texts(sql: str) -> str:
-    """Texts for people stand in values: what they are, the part `scenarios` records."""
+    """Replace the texts for people that values contain; the part `scenarios` records those texts."""
 
     def without(value: bytes) -> bytes:
         return Texts().out_of(value.decode()).encode()

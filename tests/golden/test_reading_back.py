@@ -1,4 +1,4 @@
-"""What 0.1.0 left on disk is understood, whole. `released-0.1.0/` is never written anew."""
+"""Tests that the agent reads everything that 0.1.0 left on disk. `released-0.1.0/` is never rewritten."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +32,7 @@ def store(directory: Path) -> Iterator[Store]:
 
 
 def of_the_stories() -> list[tuple[Record, str]]:
-    """Return the records that were recorded, with the path of their VM."""
+    """Return the records of the stories, each with the path of its VM."""
     return [
         (record, story.path)
         for story in state_directory.monitor_and_domain()
@@ -40,7 +40,7 @@ def of_the_stories() -> list[tuple[Record, str]]:
     ]
 
 
-async def test_the_ledger_is_read_and_written_as_it_was(directory: Path) -> None:
+async def test_the_ledger_is_read_and_written_unchanged(directory: Path) -> None:
     async with open_ledger(str(directory), FAR_MS) as ledger:
         entries = ledger.entries()
 
@@ -64,7 +64,7 @@ def test_memories_are_those_of_the_stories_and_their_addresses_keep_their_text(s
     ]
 
 
-def test_a_vm_goes_on_where_0_1_0_left_it(store: Store) -> None:
+def test_a_vm_continues_where_0_1_0_left_it(store: Store) -> None:
     found = {str(address): memory for address, memory in store.memories()[0].items()}
     before = {story.path: story for story in state_directory.monitor_and_domain()}
     again = [
@@ -89,7 +89,7 @@ def test_a_vm_goes_on_where_0_1_0_left_it(store: Store) -> None:
         assert {each.epoch for each in story.samples} == {before[story.path].samples[-1].epoch}
 
 
-def test_records_wait_in_their_order_and_dead_letters_are_kept(directory: Path, store: Store) -> None:
+def test_queued_records_and_dead_letters_are_kept(directory: Path, store: Store) -> None:
     waiting = [record for queue in Queue for _, record in store.read(queue, after=0, size_bytes_max=1 << 20)]
     refused = [letter.record for letter in dead_letters(directory / state_directory.SPOOL)]
 
@@ -101,14 +101,14 @@ def test_records_wait_in_their_order_and_dead_letters_are_kept(directory: Path, 
     assert verify(directory / state_directory.SPOOL).problems == []
 
 
-def test_the_spool_holds_the_same_after_it_was_opened(directory: Path, store: Store) -> None:
+def test_opening_the_spool_does_not_change_it(directory: Path, store: Store) -> None:
     recorded = (RELEASED / "spool.sql").read_text(encoding="utf-8").splitlines()
 
     found = state_directory.logical(directory / state_directory.SPOOL).splitlines()
     assert found == recorded
 
 
-def test_the_running_agent_takes_it_up(directory: Path) -> None:
+def test_a_running_agent_uses_the_state_directory(directory: Path) -> None:
     async def taken() -> tuple[int, int, list[str]]:
         async with state_directory.open_spool(
             state_directory.Settings(directory=directory), state_directory.Counters(), lambda: FAR_MS

@@ -1,4 +1,4 @@
-"""What the agent does is what it did when `recorded/` was written, byte for byte."""
+"""Tests that the agent's output equals the files in `recorded/`, byte for byte."""
 
 from difflib import SequenceMatcher
 from itertools import zip_longest
@@ -14,7 +14,7 @@ _CONTEXT = 60
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_it_is_as_recorded(part: str) -> None:
+def test_the_output_is_as_recorded(part: str) -> None:
     made = PARTS[part]()
     folders = (RECORDED / part, RECORDED / "texts" / part)
     recorded = {
@@ -32,13 +32,13 @@ def test_it_is_as_recorded(part: str) -> None:
 
     if differences:
         pytest.fail(
-            "\n\n".join([*differences, "meant? python -m tests.golden.record, and look at the difference"]),
+            "\n\n".join([*differences, "if intended, run python -m tests.golden.record and review the diff"]),
             pytrace=False,
         )
 
 
 def difference(name: str, recorded: str, made: str) -> str:
-    """Return what is different, in at most so many lines."""
+    """Return the differences, in at most `_LINES_MAX` lines."""
     before, now = recorded.splitlines(), made.splitlines()
     lines = [f"recorded/{name}:"]
     for kind, from_, to, now_from, now_to in SequenceMatcher(None, before, now, autojunk=False).get_opcodes():
@@ -51,17 +51,17 @@ def difference(name: str, recorded: str, made: str) -> str:
                 f"{sign} {_part(line, start)}" for sign, line in (("-", was), ("+", is_)) if line is not None
             ]
     if len(lines) == 1:
-        lines.append("line breaks are different, or one of them is empty")
+        lines.append("the line breaks differ, or one of the two is empty")
     return "\n".join(lines[:_LINES_MAX])
 
 
 def _same(one: str, other: str) -> int:
-    """Return how many characters are the same from the start."""
+    """Return the length of the common prefix."""
     pairs = zip(one, other, strict=False)
     return next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
 def _part(line: str, start: int) -> str:
-    """Return a line from where it is different: those of records are long."""
+    """Return the part of a line from `start` on, since lines of records are long."""
     end = start + _LINE_MAX
     return ("..." if start else "") + line[start:end] + ("..." if len(line) > end else "")

@@ -1,4 +1,4 @@
-"""Takes texts for people out of what is recorded: they may change where nothing else may."""
+"""Separates texts for people from the recorded files, since nothing but these texts may change."""
 
 import re
 
@@ -6,7 +6,7 @@ _IN_JSON = re.compile(r'("(?:detail|why)": ?)("(?:[^"\\]|\\.)*")')
 
 
 class Texts:
-    """The texts of one recorded file, in order; in the file itself stands `<text>`."""
+    """The texts of one recorded file, in order. The file itself contains `<text>` instead."""
 
     def __init__(self) -> None:
         self._found: list[str] = []
@@ -16,7 +16,7 @@ class Texts:
         return _IN_JSON.sub(self._take, json_text)
 
     def put(self, text: str) -> None:
-        """Add one."""
+        """Add a text."""
         self._found.append(text)
 
     def file(self) -> str:

@@ -1,4 +1,4 @@
-"""Where records go: topics, keys, headers and partitions as aiokafka gets them, and lines on stdout."""
+"""Golden records of topics, keys, headers and partitions as aiokafka gets them, and of lines on stdout."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ _PARTITIONS = 12
 
 @dataclass
 class _Batch:
-    """What aiokafka's BatchBuilder is told."""
+    """A stand-in for aiokafka's BatchBuilder that keeps the records."""
 
     records: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
@@ -47,7 +47,7 @@ class _Sender:
 
 @dataclass
 class _Producer:
-    """aiokafka's producer, as far as records are handed to it."""
+    """A stand-in for aiokafka's producer that keeps the batches."""
 
     sent: list[tuple[str, int, _Batch]] = field(default_factory=list[tuple[str, int, _Batch]])
     _sender: _Sender = field(default_factory=_Sender)
@@ -63,7 +63,7 @@ class _Producer:
 
 
 def topics(environ: Mapping[str, str]) -> Mapping[str, str]:
-    """Return which topic each queue of records goes to."""
+    """Return the topic of each queue of records."""
     config = load(Flags(kafka="a:1"), {**_ENVIRON, **environ}, monitors_needed=False)
     assert config.kafka is not None
     return {

@@ -1,7 +1,8 @@
 """Faults of one line, seeded on purpose: the tests must catch every one.
 
-`python -m tests.model.seeded_faults [MODEL...]` seeds each in a copy of the tree, runs the model's tests there until
-one fails, and prints a table row with that test. `integration/test_seeded_faults.py` asserts that every fault is caught.
+`python -m tests.model.seeded_faults [MODEL...]` seeds each in a copy of the tree, runs the model's tests
+there until one fails, and prints a table row with that test. `integration/test_seeded_faults.py` asserts that
+every fault is caught.
 """
 
 import os
@@ -236,7 +237,7 @@ STREAMS = (
 
 @dataclass(frozen=True)
 class Model:
-    """What a set of faults is seeded in, and the tests that must catch them, in the order they run."""
+    """A set of faults, where to seed them, and the tests that must catch them, in the order they run."""
 
     places: Sequence[str]
     tests: Sequence[str]
@@ -247,7 +248,7 @@ CORE = ("agent/core",)
 MODELS: Mapping[str, Model] = {
     "polling": Model(
         CORE,
-        # The stories first: of several tests that fail, they name the behavior that is broken.
+        # The stories come first: if several tests fail, their names show which behavior is broken.
         (
             "tests/unit/core/test_stories.py",
             "tests/unit/core/test_falling.py",
@@ -284,7 +285,7 @@ MODELS: Mapping[str, Model] = {
             "tests/integration/test_hypervisor_contract.py",
             "tests/integration/test_hypervisor_contract_monitor.py",
             "tests/integration/test_hypervisor_contract_devices.py",
-            "tests/unit/simulator",  # last: what no contract case shows for certain
+            "tests/unit/simulator",  # last: they catch what no contract case reliably shows
             *("-k", "simulated or simulator", "-n", "3"),
         ),
         SIMULATED,
@@ -294,10 +295,10 @@ MODELS: Mapping[str, Model] = {
 
 
 def place_of(model: Model, old: str) -> Path:
-    """Return the one file, relative to the tree, that has the quote once.
+    """Return the file, relative to the tree, that contains the quote.
 
     Raises:
-        LookupError: no file has it, or it occurs more than once.
+        LookupError: no file contains it, or it occurs more than once.
     """
     files = [file for place in model.places for file in sorted((ROOT / place).rglob("*.py"))]
     counts = {file.relative_to(ROOT): file.read_text().count(old) for file in files}
@@ -312,7 +313,7 @@ def caught_by(model: Model, old: str, new: str) -> str | None:
 
     Raises:
         LookupError: the quote does not occur once.
-        RuntimeError: no test ran to an end, for example because the fault is no valid Python.
+        RuntimeError: no test ran to an end, for example because the fault is not valid Python.
     """
     place = place_of(model, old)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""A sink that accepts, is unavailable, asks for a delay or closes, against a clock and a count."""
+"""Model test of delivery: a sink accepts, is unavailable, asks for a delay, or closes its output."""
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -22,8 +22,8 @@ class DeliveryModel(RuleBasedStateMachine):
         self.failed_at_ns: int | None = None
         self.closing_failures = 0
         self.output_is_closed = False
-        self.sent_at_ns: int | None = None  # the last batch
-        self.pause_ns = 0  # after it
+        self.sent_at_ns: int | None = None  # when the last batch was sent
+        self.pause_ns = 0  # after that batch
 
     def action(self) -> Send | Wait | Stop:
         return delivery.next_action(self.delivery, queued=self.queued, now_ns=self.now_ns)
@@ -61,7 +61,7 @@ class DeliveryModel(RuleBasedStateMachine):
     )
     def the_sink_is_unavailable(self, chance: int, after_ns: int | None) -> None:
         if self.failed_at_ns is not None and not self.delivery.closing:
-            assert self.now_ns - self.failed_at_ns >= SETTINGS.first_retry_ns // 2, "a storm of retries"
+            assert self.now_ns - self.failed_at_ns >= SETTINGS.first_retry_ns // 2, "a retry too soon"
         self.delivery = delivery.unavailable(
             self.delivery, now_ns=self.now_ns, retry_after_ns=after_ns, chance=chance, settings=SETTINGS
         )
@@ -117,4 +117,4 @@ class DeliveryModel(RuleBasedStateMachine):
 
 
 TestDelivery = DeliveryModel.TestCase
-TestDelivery.settings = settings()  # the profile's: the class took its own when hypothesis was imported
+TestDelivery.settings = settings()  # the profile's; the default was fixed when hypothesis was imported

@@ -1,4 +1,4 @@
-"""Scans and tasks that end: the fleet's decisions against sets. And which address may hold an id."""
+"""Model test of the fleet: its decisions on scans and ended tasks, and which address may hold an id."""
 
 from collections import Counter
 
@@ -46,12 +46,12 @@ class FleetModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.fleet = Fleet()
-        self.reported: dict[Address, SocketMark | None] = {}  # of each task that runs
+        self.reported: dict[Address, SocketMark | None] = {}  # to each running task
         self.seen: dict[Address, SocketMark] = {}
         self.claims = Claims()
         self.holders: dict[str, Holder] = {}  # by id
         self.waiting: dict[Address, str] = {}  # the id that each address tried to hold last
-        self.owners: dict[str, Owner] = {}  # whose each id is
+        self.owners: dict[str, Owner] = {}  # of each id
         self.now_ns = 0
         self.paused: set[Address] = set()
         self.excluded: dict[Address, SocketMark] = {}
@@ -96,7 +96,7 @@ class FleetModel(RuleBasedStateMachine):
                     self.reported[address] = None
                 case Notify(address, event):
                     assert address not in seen
-                    assert address not in unknown, "what could not be looked for stands"
+                    assert address not in unknown, "an address that could not be checked is left as it is"
                     assert before[address] is not None
                     assert event == (PathRefused() if address in refused else PathMissing())
                     self.reported[address] = None
@@ -109,7 +109,7 @@ class FleetModel(RuleBasedStateMachine):
         assert any(isinstance(each, Full) for each in change.effects) == bool(
             self.fleet.left_out and not left_out_before
         )
-        # Whatever is seen has a task that knows of it, or waits for room.
+        # Each address that was seen has a task that knows its mark, or waits for room.
         known = {address: mark for address, mark in self.reported.items() if mark is not None}
         kept = {address: mark for address, mark in before.items() if address in unknown and mark is not None}
         expected = {each: mark for each, mark in (kept | watchable).items() if each not in crowded}
@@ -121,7 +121,7 @@ class FleetModel(RuleBasedStateMachine):
         assert again.effects == ()
 
     def check_shares(self, crowded: frozenset[Address]) -> None:
-        """Who waits has as many VMs as those of whom one could leave for it, or more."""
+        """Assert that no owner with a VM that could leave has two VMs more than the owner of a waiting VM."""
         left_out = list(self.fleet.left_out)
         staying = [each for each in self.reported if each not in self.fleet.leaving]
         held = Counter(owner_of(each) for each in [*staying, *left_out[: len(self.fleet.leaving)]])
@@ -166,7 +166,7 @@ class FleetModel(RuleBasedStateMachine):
         if leaves:
             newest_mark = None
         if newest_mark not in (None, mark):
-            assert change.effects == (Start(address),), "another process is there, which may be observed"
+            assert change.effects == (Start(address),), "the process now at the address may be observed"
             return
         if newest_mark is not None:
             self.excluded[address] = mark
@@ -193,7 +193,7 @@ class FleetModel(RuleBasedStateMachine):
 
         assert change.fleet == self.fleet
         assert change.effects[0] == Start(address)
-        missing = self.reported[address] is None  # nobody could be told while it paused
+        missing = self.reported[address] is None  # a paused task could not be notified
         assert change.effects[1:] == ((Notify(address, PathMissing()),) if missing else ())
 
     @invariant()
@@ -269,4 +269,4 @@ class FleetModel(RuleBasedStateMachine):
 
 
 TestFleet = FleetModel.TestCase
-TestFleet.settings = settings()  # the profile's: the class took its own when hypothesis was imported
+TestFleet.settings = settings()  # the profile's; the default was fixed when hypothesis was imported

@@ -1,4 +1,4 @@
-"""Commits of the spool, against records that arrive at any rate and a disk that fails at any time."""
+"""Model test of the spool's commits: records arrive at any rate, and the disk fails at any time."""
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -12,14 +12,14 @@ SETTINGS = GatherSettings()
 
 
 class GatheringModel(RuleBasedStateMachine):
-    """Performs each commit at once, as the spool does, or at the end of a commit under way."""
+    """Begins each commit when it is due, as the spool does, or at the end of a commit under way."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now_ns = 10 * SECOND_NS
         self.gathering = gathering.start(now_ns=self.now_ns, settings=SETTINGS)
         self.records = 0
-        self.oldest_ns: int | None = None  # of what is pending
+        self.oldest_ns: int | None = None  # of the pending records
         self.committing: int | None = None  # records in the commit under way
         self.committed_at_ns: int | None = None
         self.failed_at_ns = 0
@@ -36,7 +36,7 @@ class GatheringModel(RuleBasedStateMachine):
     @precondition(lambda self: not self.is_due())
     @rule(count=st.one_of(st.integers(0, 20), st.integers(0, 600)))
     def records_arrive(self, count: int) -> None:
-        """Zero: something else is to be committed, as what was delivered."""
+        """Let records arrive. A count of 0 stands for another change to commit, such as a delivery."""
         self.records += count
         self.oldest_ns = self.now_ns if self.oldest_ns is None else self.oldest_ns
         self.gathering = gathering.arrived(self.gathering, now_ns=self.now_ns)
@@ -90,8 +90,8 @@ class GatheringModel(RuleBasedStateMachine):
                 self.oldest_ns, self.failed_at_ns + SETTINGS.longest_retry_ns * bool(self.failures)
             )
             assert self.now_ns < action.until_ns <= begun_ns + SETTINGS.slow_pause_ns, "committed late"
-            assert self.records < SETTINGS.enough_records or self.failures, "enough records wait"
+            assert self.records < SETTINGS.enough_records or self.failures, "enough records, but no commit"
 
 
 TestGathering = GatheringModel.TestCase
-TestGathering.settings = settings()  # the profile's: the class took its own when hypothesis was imported
+TestGathering.settings = settings()  # the profile's; the default was fixed when hypothesis was imported

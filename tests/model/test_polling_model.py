@@ -1,4 +1,4 @@
-"""Random histories of one VM against a model that only counts."""
+"""Model test of the poller: random histories of one VM against simple counts."""
 
 from itertools import pairwise
 
@@ -56,8 +56,8 @@ class PollingModel(RuleBasedStateMachine):
         self.checked = 0
         self.link_open = False
         self.remembered = False
-        self.run_begins = 0  # the first effect of the agent's present run
-        self.committed: list[tuple[int, Memory]] = []  # so many effects, and what the VM is remembered by
+        self.run_begins = 0  # index of the first effect of the agent's current run
+        self.committed: list[tuple[int, Memory]] = []  # number of effects, and the VM's memory
         self.story.start()
 
     # --- what happens in the world ---
@@ -153,7 +153,7 @@ class PollingModel(RuleBasedStateMachine):
 
     @rule(lost=st.integers(0, 2), away_s=SECONDS)
     def the_agent_is_killed_and_started_again(self, lost: int, away_s: float) -> None:
-        """What it emitted since a commit was never recorded; what is remembered is as old as that commit."""
+        """Lose what was emitted after a commit, and continue with the memory of that commit."""
         del self.committed[max(len(self.committed) - lost, 1) :]
         count, memory = self.committed[-1]
         del self.story.effects[count:]
@@ -180,7 +180,7 @@ class PollingModel(RuleBasedStateMachine):
         repeated, *rest = effects
         assert isinstance(repeated, EmitState)
         assert repeated.event.heartbeat
-        assert not [each for each in rest if not isinstance(each, EmitState)], "it touches the VM"
+        assert not [each for each in rest if not isinstance(each, EmitState)], "the VM was touched"
         after = self.story.poller.reported
         assert after is not None
         if not rest:
@@ -195,7 +195,7 @@ class PollingModel(RuleBasedStateMachine):
 
     @rule()
     def a_wake_up_changes_something(self) -> None:
-        # `pass_s` asserts it for each wake-up on the way.
+        # `pass_s` asserts this for each wake-up.
         self.story.pass_s(70)
 
     # --- what must hold ---
@@ -222,12 +222,12 @@ class PollingModel(RuleBasedStateMachine):
                     assert sample.previous.epoch == order[-1]
                     assert sample.previous.sequence == newest[order[-1]][0]
                 order.append(sample.epoch)
-            assert sample.epoch == order[-1], "an epoch that ended is never taken up again"
+            assert sample.epoch == order[-1], "an epoch that ended never continues"
 
     @invariant()
     def nothing_is_emitted_twice_in_a_row(self) -> None:
         for one, other in pairwise(self.story.samples):
-            if one.statistics:  # without any, two boots within a second look alike
+            if one.statistics:  # without statistics, two boots within a second look alike
                 assert (one.last_update_s, one.statistics) != (other.last_update_s, other.statistics)
 
     @invariant()
@@ -241,7 +241,7 @@ class PollingModel(RuleBasedStateMachine):
                     self.link_open = False
                 case Ask(question=question):
                     if question is Question.SET_INTERVAL:
-                        assert self.remembered, "set before it was written down"
+                        assert self.remembered, "set before it was recorded"
                     self.remembered = question is Question.REMEMBER
                 case _:
                     pass
@@ -290,7 +290,7 @@ class PollingModel(RuleBasedStateMachine):
             assert phase.retry_at_ns - self.story.now_ns <= 900 * 10**9
 
 
-def test_wake_ups_are_never_in_vain_over_an_hour() -> None:
+def test_each_wake_up_over_an_hour_changes_something() -> None:
     story = Story()
     story.update()
     story.feed(Tick())
@@ -299,4 +299,4 @@ def test_wake_ups_are_never_in_vain_over_an_hour() -> None:
 
 
 TestPolling = PollingModel.TestCase
-TestPolling.settings = settings()  # the profile's: the class took its own when hypothesis was imported
+TestPolling.settings = settings()  # the profile's; the default was fixed when hypothesis was imported

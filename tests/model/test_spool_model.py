@@ -1,9 +1,9 @@
-"""The disk spool and its delivery, with something going wrong at every step, against what was put in.
+"""Model test of the disk spool and its delivery, with failures at every step, against the records put in.
 
-All of it is the agent's own: the spool, its file, both queues and their deliverers. The model chooses when
-the disk's thread does its next job, what the sinks answer and when, when the disk is full, and when the
-agent is killed: also between a commit and the word of it, and while a batch is under way. The kernel keeps
-what a killed process wrote, so a kill is a copy of its files, and a new agent on them.
+The spool, its file, its queues and their deliverers are the agent's own. The model chooses when the disk's
+thread does its next job, what the sinks answer and when, when the disk is full, and when the agent is killed,
+even between a commit and its report, and while a batch is in flight. The kernel keeps what a killed process
+wrote, so the model simulates a kill: it copies the files, and starts a new agent on the copy.
 """
 
 import json
@@ -55,18 +55,18 @@ BOUNDS = Bounds(size_bytes=400 << 10)
 MEMORY_BYTES = 60_000
 SIZES_BYTES = (100, 5_000, 20_000)
 FAST = next((each for each in ("/dev/shm",) if os.access(each, os.W_OK)), None)
-"""Where the files lie: a kill leaves all that was written, so that flushing them proves nothing here."""
+"""The folder of the files. A kill loses nothing that was written, so a flush to disk would prove nothing."""
 
 TURNS = 12
-"""Of the event loop, after which everything that can go on without the disk and the sinks has done so."""
+"""Turns of the event loop after which nothing can continue without the disk or the sinks."""
 
 
 class SteppedThread(WorkerThread):
-    """The disk's thread, which does a job when it is told to."""
+    """The disk's thread, which does a job only on request."""
 
     def __init__(self) -> None:
         self.jobs: list[Call[object]] = []
-        self.free = False  # nobody looks any more: do them at once
+        self.free = False  # the run has ended: do each job at once
 
     def submit(
         self,
@@ -88,7 +88,7 @@ class SteppedThread(WorkerThread):
 
 
 class Sink:
-    """A sink that has a batch in its hands until the model says what becomes of it."""
+    """A sink that keeps a batch in flight until the model chooses the answer."""
 
     batch_records_max = 3
     batch_bytes_max = 1 << 20
@@ -118,17 +118,17 @@ class Sink:
 
 @dataclass
 class Truth:
-    """One queue of the world outside: what was put in, and what became of each, by its number."""
+    """What was put into one queue, and what really happened to each record, by its number."""
 
     put_in: list[int] = field(default_factory=list[int])
     delivered: set[int] = field(default_factory=set[int])
     refused: set[int] = field(default_factory=set[int])
-    gone: set[int] = field(default_factory=set[int])  # dropped and counted, or killed before they were safe
-    newest: int = 0  # delivered for the first time last
+    gone: set[int] = field(default_factory=set[int])  # dropped and counted, or lost in a kill
+    newest: int = 0  # the last one delivered for the first time
 
 
 class Agent:
-    """One life of the agent, from its start to its kill or its end."""
+    """One run of the agent, from its start to its kill or its end."""
 
     def __init__(self, portal: BlockingPortal, folder: Path) -> None:
         self.folder = folder
@@ -154,22 +154,22 @@ class Agent:
         return DiskSpool(where, self.thread, self.counters, lambda: NOW_MS)
 
     def deliver(self) -> None:
-        """Begin to."""
+        """Start the deliverers."""
         self.tasks += [self.portal.start_task_soon(each.run) for each in self.deliverers.values()]
         self.settle()
 
     def settle(self, first: Callable[[], object] | None = None) -> None:
-        """Let all go on that can, after what is to be done first."""
+        """Call `first`, then let each task continue as far as it can."""
         self.portal.call(_turn, first)
 
     def in_memory(self, queue: Queue) -> set[int]:
-        """Return the records that it has and the file has not, or that it is sending."""
+        """Return the records that are only in memory or in flight."""
         its = self.spool.queue(queue)
         rows = (*its.front, *its.committing, *its._taken)  # pyrefly: ignore[protected-access]
         return {number_of(each) for _, each in rows}
 
     def append(self, record: Record, memory: Memory) -> None:
-        """Take in what a VM's poller has made."""
+        """Append a record and its VM's memory."""
         self.settle(partial(self.spool.append, record, memory))
 
     def flush(self) -> None:
@@ -179,7 +179,7 @@ class Agent:
         self.settle()
 
     def step(self) -> Call[object]:
-        """Have the disk do its next job."""
+        """Let the disk do its next job."""
         job = self.thread.jobs[0]
         self.settle(lambda: self.thread.step().done.set())
         return job
@@ -190,7 +190,7 @@ class Agent:
         return self.spool._store  # pyrefly: ignore[protected-access]
 
     def resize(self, pages_max: int) -> None:
-        """Have the disk take no more than so many pages, or what it has already."""
+        """Limit the file to so many pages, or to its current size if it is larger."""
         if self.store is not None:
             connection = self.store._connection  # pyrefly: ignore[protected-access]
             self.portal.call(connection.execute, f"PRAGMA max_page_count = {pages_max}")
@@ -228,10 +228,10 @@ async def _turn(first: Callable[[], object] | None) -> None:
 
 @dataclass(frozen=True)
 class OnDisk:
-    """What the file says."""
+    """The contents of the file."""
 
-    rows: Mapping[str, Sequence[int]]  # by table, the records' numbers
-    positions: Mapping[int, int]  # of the records in queues
+    rows: Mapping[str, Sequence[int]]  # numbers of the records, by table
+    positions: Mapping[int, int]  # of the records in queues, by number
     memories: Mapping[str, Memory]
 
 
@@ -256,16 +256,16 @@ class SpoolModel(RuleBasedStateMachine):
         self.folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory(dir=FAST)))
         self.portal = self.stack.enter_context(start_blocking_portal())
         self.records: list[Record] = []
-        self.made_by: list[Memory] = []  # what each one's VM is to be remembered by
+        self.made_by: list[Memory] = []  # the memory of each record's VM
         self.truth = {queue: Truth() for queue in Queue}
         self.disk = OnDisk({table: [] for table in (*Queue, DEAD_LETTERS)}, {}, {})
         self.ever_on_disk: set[int] = set()
         self.again: set[int] = set()  # requeued: they come after newer ones
-        self.sequences: dict[tuple[str, int], int] = {}  # of an epoch -> the record that arrived
+        self.sequences: dict[tuple[str, int], int] = {}  # (epoch, sequence) -> the record that arrived
         self.letters_ever: set[int] = set()
-        self.unwelcome: set[int] = set()  # refused, and each time again
+        self.unwelcome: set[int] = set()  # refused, and refused again at each retry
         self.lives = 0
-        self.troubled = False  # in this life the disk has failed, once
+        self.troubled = False  # whether the disk has failed in this run
         self.epochs = 0
         self.start(self.folder / "0")
 
@@ -285,7 +285,7 @@ class SpoolModel(RuleBasedStateMachine):
         assert (found.rows, found.memories) == (self.disk.rows, known)
         if known != self.disk.memories:
             assert not known
-            assert self.troubled, "what is relied on was forgotten"
+            assert self.troubled, "memories were forgotten without a failure of the disk"
         self.disk, self.troubled = found, False
         self.vms = {str(each.vm_id): (each.history, each.sequence) for each in known.values()}
         self.agent.deliver()
@@ -390,7 +390,7 @@ class SpoolModel(RuleBasedStateMachine):
         folder = self.folder / f"{self.lives}"
         folder.mkdir()
         for each in self.agent.folder.iterdir():
-            if not each.name.endswith("-shm"):  # of no use to anybody once its users are dead
+            if not each.name.endswith("-shm"):  # useless once its processes are dead
                 shutil.copy(each, folder)
         self.agent.let_go()
         shutil.rmtree(self.agent.folder)
@@ -413,7 +413,7 @@ class SpoolModel(RuleBasedStateMachine):
                 if sink.batch:
                     self.answered(queue, 0, SinkUnavailable("away"))
         assert all(task.done() for task in self.agent.tasks)
-        for _ in range(2):  # what was under way, and then the last one
+        for _ in range(2):  # the commit under way, and then the last one
             self.agent.flush()
             while not cast("Future[bool]", self.agent.flushing).done():
                 self.the_disk_does_a_job()
@@ -428,7 +428,7 @@ class SpoolModel(RuleBasedStateMachine):
             requeue(self.agent.path, None, now_ms=NOW_MS, age_ms=BOUNDS.age_ms)
             letters = set(self.disk.rows[DEAD_LETTERS])
             self.again |= letters
-            self.unwelcome -= letters  # the topic takes larger ones now
+            self.unwelcome -= letters  # the topic accepts larger records now
             for truth in self.truth.values():
                 truth.refused -= letters
             self.disk = on_disk(self.agent.path)
@@ -442,7 +442,7 @@ class SpoolModel(RuleBasedStateMachine):
     # --- what must hold ---
 
     def taken(self, queue: Queue, refused: set[int]) -> None:
-        """A sink takes its batch but for what it refuses, and for what it has refused before."""
+        """Let a sink accept its batch, except what it refuses now or has refused before."""
         batch = self.agent.sinks[queue].batch
         self.unwelcome |= {number_of(each) for at, each in enumerate(batch) if at in refused}
         refusals = [at for at, each in enumerate(batch) if number_of(each) in self.unwelcome]
@@ -462,18 +462,18 @@ class SpoolModel(RuleBasedStateMachine):
         self.agent.settle(sink.answered.set)
 
     def same(self, record: Record) -> int:
-        """Nothing arrives but what was put in, and each time as it was."""
+        """Assert that a record arrives as it was put in, and return its number."""
         number = int(record.id.removeprefix("id-"))
         assert is_redelivered(record) is (number in self.again)
         original = self.records[number - 1]
         assert (redelivered(original) if number in self.again else original) == record
         assert number in self.ever_on_disk or self.troubled, "sent before it was safe"
         if number not in self.ever_on_disk and not self.is_remembered(number):
-            assert not is_current(self.agent.path), "sent from memory, and relied on after a kill"
+            assert not is_current(self.agent.path), "sent from memory, but the file is marked current"
         return number
 
     def is_remembered(self, number: int) -> bool:
-        """Whether the file knows of it though it never had it: a later commit had its VM's memory."""
+        """Return whether the VM's memory in the file covers a record that was never in the file."""
         made_by = self.made_by[number - 1]
         memory = self.disk.memories.get(made_by.path)
         if memory is None or memory.sequence < made_by.sequence:
@@ -485,7 +485,7 @@ class SpoolModel(RuleBasedStateMachine):
         truth = self.truth[queue]
         assert number not in truth.gone
         if queue is Queue.SAMPLES:
-            assert self.sequences.setdefault(self.place(number), number) == number, "one sequence twice"
+            assert self.sequences.setdefault(self.place(number), number) == number, "a sequence used twice"
         if number not in truth.delivered and number not in self.again:
             assert number > truth.newest, "out of order"
             settled = truth.delivered | truth.refused | truth.gone | self.again | self.unwelcome
@@ -500,7 +500,7 @@ class SpoolModel(RuleBasedStateMachine):
         self.memory_drops[queue] += len(numbers)
 
     def refusals_stand_if_committed(self) -> None:
-        """A refusal that no commit has seen is forgotten with the agent: the record is sent again."""
+        """Forget each refusal that was not committed: a kill loses it, and the record is sent again."""
         for queue, truth in self.truth.items():
             truth.refused -= set(self.disk.rows[queue])
             lost = truth.refused - self.letters_ever
@@ -508,10 +508,10 @@ class SpoolModel(RuleBasedStateMachine):
             truth.refused -= lost
 
     def committed(self, change: Change, totals: object) -> None:
-        """Nothing leaves the file but what arrived, was refused, or is counted as dropped."""
+        """Assert that a record leaves the file only if it arrived, was refused, or is counted as dropped."""
         before, self.disk = self.disk, on_disk(self.agent.path)
         if not isinstance(totals, Totals):
-            assert self.disk == before, "a commit that failed has changed something"
+            assert self.disk == before, "a failed commit changed the file"
             return
         assert dict(totals.rows) == {table: len(rows) for table, rows in self.disk.rows.items()}
         letters_due = Counter(before.rows[DEAD_LETTERS])
@@ -531,7 +531,7 @@ class SpoolModel(RuleBasedStateMachine):
             dropped = removed - truth.delivered - truth.refused
             counted = sum(count for (table, _), count in totals.dropped.items() if table == queue)
             self.disk_drops[queue] += counted
-            # What came and went in one commit.
+            # Records that were added and removed in one commit.
             late = {number_of(each) for _, each in change.records if Queue.of(each) is queue} - set(rows)
             assert len(dropped | late) <= counted <= len(removed | late), "deleted before it was delivered"
             assert not dropped & {number_of(each) for each in self.agent.sinks[queue].batch}, (
@@ -556,18 +556,18 @@ class SpoolModel(RuleBasedStateMachine):
         letters_counted = self.agent.counters.snapshot().get(
             Count.DEAD_LETTERS_DROPPED, 0
         )  # from memory, too
-        assert len(self.letters_nowhere) <= letters_counted, "refused, and nowhere"
+        assert len(self.letters_nowhere) <= letters_counted, "a refused record is nowhere"
         self.letters_ever |= letters_due.keys()
         self.ever_on_disk |= self.disk.positions.keys()
         self.remembered()
 
     def remembered(self) -> None:
-        """No memory is ahead of its VM's records, nor behind those that are on the disk."""
+        """Assert that no memory is ahead of its VM's records, or behind those on disk."""
         highest: dict[str, int] = {}
         for number in self.disk.rows[Queue.SAMPLES]:
             epoch, sequence = self.place(number)
             highest[epoch] = max(sequence, highest.get(epoch, 0))
-        # What was sent from memory and not taken is there again at the end: its VM is remembered by then.
+        # A record sent from memory and not accepted is in `front` again; its VM's memory covers it by then.
         offered = self.agent.sinks[Queue.SAMPLES].offered
         front = {number_of(each) for _, each in self.agent.spool.queue(Queue.SAMPLES).front}
         to_come = {self.place(each) for each in front - offered}
@@ -596,7 +596,7 @@ def number_of(record: Record) -> int:
 
 @contextmanager
 def history() -> Generator[SpoolModel]:
-    """A history told here, and ended as every other one."""
+    """Yield a model for a test to drive, and end it as hypothesis ends each one."""
     model = SpoolModel()
     try:
         yield model
@@ -609,7 +609,7 @@ def test_a_commit_begun_earlier_does_not_mark_the_file_current_after_records_are
         model.records_come_while_the_disk_is_full("a", RecordKind.SAMPLE)
         model.a_commit_begins()
         model.taken(Queue.SAMPLES, set())
-        model.records_come_while_the_disk_is_full("a", RecordKind.SAMPLE)  # and that commit ends well
+        model.records_come_while_the_disk_is_full("a", RecordKind.SAMPLE)  # and that commit succeeds
 
         assert model.agent.spool.trouble is None
         assert model.agent.sinks[Queue.SAMPLES].batch
@@ -633,5 +633,5 @@ def test_nothing_is_sent_from_memory_before_the_file_is_marked_stale_for_the_oth
 
 
 TestSpool = SpoolModel.TestCase
-# The profile's, which the class did not take when hypothesis was imported; fewer, since these are real files.
+# The profile's (the default was fixed when hypothesis was imported), with fewer examples: the files are real.
 TestSpool.settings = settings(max_examples=settings().max_examples * 2 // 5)

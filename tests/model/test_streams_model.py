@@ -1,4 +1,4 @@
-"""The reader of the stream jobs against the reader of docs/contract.md, on streams of records.
+"""Model test of the reader of the stream jobs against the reader of docs/contract.md.
 
 The streams have repeats, gaps, several epochs, redelivered samples, migrations between two hosts, both modes,
 a later minor version, other kinds, other major versions, and garbage.
@@ -55,7 +55,7 @@ def samples(draw: st.DrawFn, vm: int) -> list[Made]:
 
 
 def garbage(made: Made) -> st.SearchStrategy[bytes]:
-    """Return values that no reader takes."""
+    """Return values that no reader accepts."""
     document: dict[str, Any] = json.loads(make(3).value)
     return st.one_of(
         st.binary(max_size=20),
@@ -79,7 +79,7 @@ def later_version(value: bytes) -> bytes:
 
 @st.composite
 def streams(draw: st.DrawFn) -> tuple[Stream, set[int]]:
-    """Return records as they arrive, and the places of those that are garbage."""
+    """Return records as they arrive, and the indexes of those that are garbage."""
     queues = [draw(samples(vm)) for vm in range(2)]
     stream: Stream = []
     bad: set[int] = set()
@@ -93,7 +93,7 @@ def streams(draw: st.DrawFn) -> tuple[Stream, set[int]]:
 
 
 @given(streams())
-def test_the_same_samples_are_kept_and_the_same_are_lost_as_by_the_contracts_reader(
+def test_the_job_keeps_and_loses_the_same_samples_as_the_contracts_reader(
     drawn: tuple[Stream, set[int]],
 ) -> None:
     stream, bad = drawn
