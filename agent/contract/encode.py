@@ -193,7 +193,7 @@ def _rfc3339(unix_ms: int) -> str:
     return f"{_to_the_second(seconds)}.{ms:03d}Z"
 
 
-@lru_cache(maxsize=64)  # the updates of many VMs lie within a few seconds, and formatting is expensive
+@lru_cache(maxsize=64)  # many VMs have updates in the same few seconds, and formatting is expensive
 def _to_the_second(unix_s: int) -> str:
     # From an integer: a float would lose milliseconds.
     return f"{datetime.fromtimestamp(unix_s, UTC):%Y-%m-%dT%H:%M:%S}"

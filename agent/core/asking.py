@@ -48,7 +48,7 @@ def _ask(p: Poller, turn: Turn) -> Poller:
     visit_ends_ns = p.link.visit_ends_ns
     visit_over = visit_ends_ns is not None and visit_ends_ns <= turn.mono_ns
     if visit_over and p.link.claimed and question not in (None, Question.READ, Question.CLAIM):
-        return leave(p, turn.mono_ns + turn.settings.visit_ns, turn)  # the rest at the next visit
+        return leave(p, turn.mono_ns + turn.settings.visit_ns, turn)  # the rest follows at the next visit
     if question is None:
         if visit_ends_ns is None or (at_ns := next_question_at(p)) < visit_ends_ns:
             return p

@@ -102,7 +102,7 @@ def _new_process(p: Poller, mark: SocketMark, change: IntervalChange | None, tur
         own = ownership.recall(change, ours_s=turn.settings.interval_s)
     p = device.new(p, own, turn, guest_reset=True)
     if p.before is not None and p.before.mark == mark:
-        # An earlier run knew this process: its samples stand, and updates since then may be missed.
+        # An earlier run read this process: its samples remain valid; later updates may be lost.
         p = replace(
             p,
             history=epochs.break_cadence(p.before.history),
@@ -117,8 +117,8 @@ def failed(p: Poller, fault: LinkFault, detail: str, turn: Turn) -> Poller:
         since_ns = p.link.occupied_since_ns
         since_ns = turn.mono_ns if since_ns is None else since_ns
         if turn.mono_ns - since_ns < announcing.deadline_ns(p.process.interval_s, turn.settings):
-            # Another client has the monitor. What is known of the VM stands for as long as if its guest were
-            # silent.
+            # Another client has the monitor. What is known of the VM remains valid for as long as for a guest
+            # without updates.
             retry_at_ns = turn.mono_ns + OCCUPIED_RETRY_NS[fault]
             return replace(p, phase=Away(retry_at_ns), link=replace(p.link, occupied_since_ns=since_ns))
     was_open = p.link.claimed and not isinstance(p.phase, Opening)
@@ -130,8 +130,7 @@ def failed(p: Poller, fault: LinkFault, detail: str, turn: Turn) -> Poller:
         return _without_link(p, Away(None), LinkFault.MISSING, detail, failures)
     may_be_dying = fault_before is None and (was_open or failures > 0) and failures < DYING_TRIES
     if fault is LinkFault.HUNG_UP and may_be_dying:
-        # Only the next attempt tells whether QEMU has exited; a dying one may accept connections a little
-        # longer.
+        # Only the next attempt shows whether QEMU has exited: it may accept connections until its end.
         retry = Away(turn.mono_ns + DYING_WAIT_NS * failures)
         return _without_link(p, retry, None, p.link.fault_detail, failures + 1)
     same_backoff = (fault in NO_GREETING_FAULTS) == (fault_before in NO_GREETING_FAULTS)

@@ -13,7 +13,7 @@ LENGTH_BYTES = 4
 class Position:
     """Where in a stream of messages the next byte belongs. A new one is at the beginning of a message."""
 
-    length: bytes = b""  # what has arrived of a length, kept until all of it has
+    length: bytes = b""  # the received part of a length, until it is complete
     left_bytes: int = 0  # of the message in progress
 
 

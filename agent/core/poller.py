@@ -123,7 +123,7 @@ class Link(Struct, frozen=True):
     fault_detail: str = ""
     visit_ends_ns: int | None = None  # of a visit, while the link is open
     occupied_since_ns: int | None = (
-        None  # between visits: other clients have the monitor; what is known stands
+        None  # between visits: other clients have the monitor; what is known remains valid
     )
 
 
@@ -302,7 +302,7 @@ def _traits(endpoint: Endpoint) -> Traits:
 
 def remember(p: Poller) -> Memory:
     """Return what to store of a VM, for the next `begin` on the same path."""
-    if p.before is not None:  # no link yet: what an earlier run stored stands
+    if p.before is not None:  # no link yet: what an earlier run stored remains valid
         return replace(p.before, sequence=p.sequence)
     state = p.state_before if p.reported is None else p.reported.verdict.state
     return Memory(

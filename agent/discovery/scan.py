@@ -79,7 +79,7 @@ class Scan:
 
     seen: tuple[Seen, ...]
     refused: tuple[RefusedPath, ...]
-    left_out: frozenset[Owner] = frozenset()  # not all of their paths were looked for: the bound was reached
+    left_out: frozenset[Owner] = frozenset()  # their paths were covered only in part: the bound was reached
 
     def unlooked(self, known: Iterable[Seen]) -> set[Address]:
         """Return the VMs, of those, that may be there without being seen: they were not looked for."""

@@ -76,11 +76,11 @@ class Walk:
         self._all = _Use()
         self._of: defaultdict[Owner, _Use] = defaultdict(_Use)
         self._waiting: dict[Owner, deque[_Rest]] = {}  # what each owner's walk has to do
-        self._turns: list[tuple[float, int, Owner]] = []  # a heap: whose walk goes on
+        self._turns: list[tuple[float, int, Owner]] = []  # a heap: the next owner's walk is continued
         self._serial = count()
         self.places: dict[str, set[str]] = {}  # directory, maybe missing -> parts to match in it
-        self.unreadable: dict[str, str] = {}  # directory -> why not all of it was looked at, and what to do
-        self.left_out: dict[Owner, int] = {}  # not all of whose paths were looked for -> a glob's number
+        self.unreadable: dict[str, str] = {}  # directory -> why it was read only in part, and what to do
+        self.left_out: dict[Owner, int] = {}  # owner whose paths were covered in part -> a glob's number
 
     def expand(self, *globs: str) -> Iterator[Match]:
         """Yield the paths that match absolute globs, files of any kind; once for each glob.

@@ -65,7 +65,7 @@ class Link:
         self.mark = found.mark  # of the socket file that this link was connected through
         self.peer = found.peer
         self.owner = found.owner_id
-        self.resident_bytes: int | None = None  # QEMU does not tell
+        self.resident_bytes: int | None = None  # QMP does not have this value
         self._client = client
 
     async def introduce(self) -> Introduced:

@@ -84,7 +84,7 @@ class Sightings:
     async def _follow_sockets(self, place: Place, scans: AsyncIterator[Scan]) -> None:
         async for scan in scans:
             known = self._sockets.get(place)
-            if known is not None:  # what could not be looked for stands
+            if known is not None:  # what this scan did not cover remains valid
                 seen = {each.address for each in scan.seen}
                 unlooked = scan.unlooked(known.seen) - seen
                 kept = tuple(each for each in known.seen if each.address in unlooked)

@@ -10,7 +10,7 @@ from agent.sinks.kafka_faults import BrokerAddress, Fault, KafkaTrouble, Stage, 
 
 _WAITING_S = 0.8  # an attempt that takes longer is worth mentioning
 _SHOWN = 2
-_THROTTLED_S_MAX = 60.0  # a real quota delays by less; a broker that says more says it again
+_THROTTLED_S_MAX = 60.0  # quotas delay by less; a broker that asks for more repeats it in its next answer
 
 
 @dataclass(slots=True)
