@@ -45,8 +45,12 @@ class Received:
 
 
 # A broker listens before it has registered with the controller. And when the client learns the brokers'
-# addresses, it drops the bootstrap connection together with the request on it.
-_PASSING = frozenset({KafkaError.INVALID_REPLICATION_FACTOR, KafkaError._DESTROY_BROKER})
+# addresses, it drops the bootstrap connection together with the request on it. A client whose first metadata
+# has no controller waits for one until the timeout of the request, so each attempt has a new client.
+_PASSING = frozenset(
+    {KafkaError.INVALID_REPLICATION_FACTOR, KafkaError._DESTROY_BROKER, KafkaError._TIMED_OUT}
+)
+_ATTEMPT_S = 10
 
 
 class RealKafka:
@@ -107,14 +111,14 @@ class RealKafka:
 
         Names in `config` use _ for a dot.
         """
-        admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
         settings = {name.replace("_", "."): value for name, value in config.items()}
         deadline = time.monotonic() + 120
         while True:
+            admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
             topic = NewTopic(name, partitions, self._replication, config=settings)
             created = cast(
                 Mapping[str, Future[None]],
-                admin.create_topics([topic]),
+                admin.create_topics([topic], request_timeout=_ATTEMPT_S),
             )
             try:
                 created[name].result(120)
