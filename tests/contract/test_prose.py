@@ -28,7 +28,10 @@ READ = {
         "agent/**/*.py",
         "simulator/**/*.py",
         "streams/**/*.py",
-        "tests/unit/simulator/**/*.py",
+        "tests/unit/**/*.py",
+        "tests/lab/**/*.py",
+        "tests/integration/**/*.py",
+        "tests/model/**/*.py",
     ),
 }
 """The files that are checked, by area."""

@@ -68,7 +68,7 @@ sources = list(pathlib.Path("/opt/barograph/lib").rglob("*.py"))
 print(len(sources) > 1000)
 print([str(each) for each in sources if not pathlib.Path(importlib.util.cache_from_source(each)).exists()])
 flags = {{pathlib.Path(importlib.util.cache_from_source(each)).read_bytes()[4] for each in sources}}
-print(flags)  # 1: by hash, which nobody checks (PEP 552)
+print(flags)  # 1: by unchecked hash (PEP 552)
 """
 
     assert output_of("-c", script, entrypoint="python").splitlines() == ["[]", "[]", "True", "[]", "{1}"]

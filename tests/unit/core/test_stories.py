@@ -741,7 +741,7 @@ def test_a_shared_monitor_that_others_use_for_a_moment_changes_nothing() -> None
     opened = len(story.effects)
     story.pass_s(3.5)
     assert OpenLink(look_first=True) in story.effects[opened:]
-    story.feed(LinkFailed(LinkFault.BUSY, "somebody waits"))
+    story.feed(LinkFailed(LinkFault.BUSY, "another client waits"))
     story.mute = False
     story.update()
     story.pass_s(1.5)
@@ -759,7 +759,7 @@ def test_a_shared_monitor_that_others_keep_is_no_greeting_and_never_stalled() ->
     story.feed(LinkFailed(LinkFault.SILENT, "no greeting"))
     for _ in range(60):
         story.pass_s(1)
-        story.feed(LinkFailed(LinkFault.BUSY, "somebody waits"))
+        story.feed(LinkFailed(LinkFault.BUSY, "another client waits"))
 
     assert story.words[-2:] == [("reporting", "advancing"), ("no-greeting", "busy")]
     story.mute = False
