@@ -78,7 +78,9 @@ def test_every_value_is_used_and_every_value_used_exists() -> None:
     ],
 )
 @pytest.mark.parametrize("more", ["\n  privileged: true", "\nx.io: y/z", ", privileged: true", '"', " #"])
-def test_a_value_that_templates_write_without_quotes_adds_nothing(path: str, start: str, more: str) -> None:
+def test_the_schema_refuses_additions_to_values_that_templates_do_not_quote(
+    path: str, start: str, more: str
+) -> None:
     schema = SCHEMA
     for name in path.split("."):
         schema = schema["properties"][name]

@@ -45,7 +45,7 @@ def test_libvirt_and_nothing_else_is_found_in_the_distribution_s_directories(tmp
     assert found.stdout.split() == ["libvirt"]
 
 
-def test_variables_of_the_caller_add_no_code_to_the_packages_programs() -> None:
+def test_the_packages_programs_ignore_python_variables_of_the_caller() -> None:
     # The package's scripts run them as root, in the environment of the user who installs or removes it.
     runs_python = [
         line

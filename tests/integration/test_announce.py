@@ -68,7 +68,7 @@ def test_the_command_repeats_the_state_of_every_vm_and_of_the_agent(folder: Path
     numbered(everything)
 
 
-def test_requests_that_come_too_early_become_one_which_is_delayed(folder: Path) -> None:
+def test_requests_that_come_too_early_become_one_delayed_request(folder: Path) -> None:
     with (
         simulated(folder, vms=1, preset=1) as hypervisor,
         agent(folder / "agent", *watch(folder), state=folder / "state", env=RARELY) as process,

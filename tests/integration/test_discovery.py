@@ -234,7 +234,7 @@ async def test_a_cancelled_watch_ends_promptly_and_leaves_nothing(folder: Path) 
     await anyio.to_thread.run_sync(wait_until_given_back, files, threads + 1)
 
 
-async def test_a_name_that_is_not_utf8_ends_nothing(folder: Path) -> None:
+async def test_a_name_that_is_not_utf8_does_not_end_discovery(folder: Path) -> None:
     async with watching(f"{folder}/*/*.sock") as watched:
         (folder / os.fsdecode(b"\xff")).mkdir()
         (folder / os.fsdecode(b"\xff") / "hidden.sock").touch()

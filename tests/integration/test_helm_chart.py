@@ -185,7 +185,7 @@ def test_rules_and_dashboards_are_off_by_default_and_rendered_as_configured() ->
 
 
 @pytest.mark.parametrize("values", VALUES, ids=helm.named)
-def test_nobody_has_more_rights_than_the_values_say(values: Path) -> None:
+def test_the_pods_have_only_the_rights_that_the_values_give(values: Path) -> None:
     given = yaml.safe_load(values.read_text())
     manifests = helm.render("--values", values)
     pod = pod_of(manifests)
@@ -211,7 +211,7 @@ def test_nobody_has_more_rights_than_the_values_say(values: Path) -> None:
     assert [rule["verbs"] for rule in rules] == ([["use"]] if "openshift" in given else [])
 
 
-def test_nothing_of_the_node_can_be_written_but_the_state() -> None:
+def test_the_state_is_the_only_writable_directory_of_the_node() -> None:
     pod = pod_of(helm.render_with(SOCKETS))
     of_the_node = {volume["name"] for volume in pod["volumes"] if "hostPath" in volume}
 
@@ -239,7 +239,7 @@ def test_root_sees_the_sockets_directory_only() -> None:
     assert next(each for each in pod["volumes"] if each["name"] == "sockets")["hostPath"]["path"] == "/run/vm"
 
 
-def test_by_default_only_prometheus_and_the_charts_test_may_connect_besides_the_nodes_kubelet() -> None:
+def test_only_prometheus_and_the_charts_test_may_connect_by_default() -> None:
     def ingress(values: Mapping[str, Any]) -> list[dict[str, Any]]:
         (rule,) = helm.one(helm.render_with({**SOCKETS, **values}), "NetworkPolicy")["spec"]["ingress"]
         assert rule["ports"] == [{"port": "web", "protocol": "TCP"}]

@@ -105,7 +105,7 @@ def test_without_a_host_network_the_pods_use_the_clusters_dns_and_listen_on_ever
     assert config_of({})["web"]["listen"] == "0.0.0.0:19464"
 
 
-def test_in_the_host_network_only_the_node_itself_may_connect_unless_an_address_is_set() -> None:
+def test_only_the_node_may_connect_in_the_host_network_unless_an_address_is_set() -> None:
     pod = pod_of({"hostNetwork": True})
     kinds = {each["kind"] for each in helm.render_with({**SOCKETS, "hostNetwork": True})}
 

@@ -83,7 +83,7 @@ def test_a_directory_with_other_files_is_refused_and_left_as_it_is(
     assert owners(state) == dict.fromkeys((*OURS, "dpkg"), 0)
 
 
-def test_links_of_the_agents_user_lead_nowhere(state: Path) -> None:
+def test_links_of_the_agents_user_are_not_followed(state: Path) -> None:
     secret = state.parent / "secret"
     secret.write_text("root's")
     assert prepare(state).returncode == 0
@@ -103,7 +103,7 @@ def test_links_of_the_agents_user_lead_nowhere(state: Path) -> None:
     assert secret.read_text() == "root's"
 
 
-def test_a_file_of_a_third_user_and_what_is_no_file_stay_as_they_are(state: Path) -> None:
+def test_files_of_a_third_user_and_special_files_are_left_unchanged(state: Path) -> None:
     """That user may still have the file open, and write to it later."""
     state.chmod(0o777)
     os.chown(state / "owed.json", OTHER, OTHER)

@@ -81,7 +81,7 @@ def beside_a_tool(folder: Path, interval_s: int, seconds: float) -> tuple[Met, M
 @pytest.mark.alone
 @pytest.mark.paired
 @best_of_three
-def test_a_tool_on_a_shared_monitor_never_fails_and_waits_for_a_visit_at_most(folder: Path) -> None:
+def test_a_tool_on_a_shared_monitor_never_fails_and_waits_for_at_most_one_visit(folder: Path) -> None:
     quiet, beside = beside_a_tool(folder, 2, 20)
 
     assert beside.failures == []

@@ -28,7 +28,7 @@ def judge(figures: Figures) -> None:
     assert figures.rss_end_bytes <= figures.rss_warm_bytes + RSS_GROWTH_MAX_BYTES
 
 
-def test_hostile_monitors_cost_only_themselves(folder: Path) -> None:
+def test_hostile_monitors_harm_only_themselves(folder: Path) -> None:
     figures = fuzz(folder, 25_000, peers=40, seed=1, seconds_max=900)
 
     judge(figures)

@@ -69,7 +69,7 @@ def behind() -> Generator[tuple[Daemon, Domain]]:
     ],
     ids=lambda spoil: spoil.__name__,
 )
-def test_a_hostile_libvirt_delays_no_event_of_another_and_ends_no_connection(
+def test_a_hostile_libvirt_does_not_delay_events_or_end_connections_of_another(
     folder: Path,
     honest: Domain,
     behind: tuple[Daemon, Domain],

@@ -33,14 +33,14 @@ WITHOUT_AN_ANSWER = (http2_garbage, http2_errors, http2_refusals)
 
 
 @pytest.mark.parametrize(("backend", "protocol", "answers"), BACKENDS)
-def test_whatever_a_backend_answers_is_a_failed_cycle_at_worst(
+def test_a_hostile_answer_of_a_backend_at_most_fails_a_cycle(
     backend: Callable[[int], AbstractContextManager[str]], protocol: str, answers: int
 ) -> None:
     attack(backend, protocol, answers)
 
 
 @pytest.mark.parametrize(("backend", "protocol", "answers"), BACKENDS)
-def test_whatever_a_backend_answers_to_log_records_they_are_settled_or_kept(
+def test_log_records_are_settled_or_kept_after_any_answer_of_a_backend(
     backend: Callable[[int], AbstractContextManager[str]], protocol: str, answers: int
 ) -> None:
     attack(backend, protocol, answers, logs=True)

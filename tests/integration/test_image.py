@@ -44,7 +44,7 @@ def test_the_image_prints_its_version_and_has_the_labels(built: str) -> None:
     }
 
 
-def test_it_runs_as_nobody_in_particular_and_can_write_nowhere_but_its_state(built: str) -> None:
+def test_the_image_runs_unprivileged_and_can_write_only_to_its_state(built: str) -> None:
     config = cast(dict[str, Any], image.inspect(built)["Config"])
     script = (
         "import os; status = open('/proc/self/status').read();"

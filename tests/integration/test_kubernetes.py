@@ -283,7 +283,7 @@ def test_in_the_nodes_network_without_a_machine_id_it_sends_to_the_nodes_own_col
         assert released.restarts == 0
 
 
-def test_on_openshift_its_own_constraints_let_its_pods_in_and_no_others(
+def test_the_charts_constraints_on_openshift_admit_only_its_own_pods(
     node: Node, released: Release, folder: Path
 ) -> None:
     sockets = make_directory(folder / "run" / "vm", AGENTS_USER)

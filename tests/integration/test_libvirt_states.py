@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("real_libvirt"), pytest
 STALLED_S = 6.0  # at an interval of 1 s
 
 
-def test_a_domain_reports_and_its_driver_its_pause_and_its_end_are_told(folder: Path) -> None:
+def test_the_states_of_a_domain_follow_its_driver_its_pauses_and_its_end(folder: Path) -> None:
     with libvirtd(folder, "one") as daemon:
         domain = daemon.domain("g", metadata=nova("web", "shop"), driver=False)
         path = path_of(domain)
@@ -66,7 +66,7 @@ def test_a_domain_reports_and_its_driver_its_pause_and_its_end_are_told(folder: 
             assert "its QEMU process failed" in lines.last_words(path)["detail"]
 
 
-def test_a_domain_saved_restored_and_undefined(folder: Path) -> None:
+def test_a_domain_is_gone_while_it_is_saved_and_reports_after_it_is_undefined(folder: Path) -> None:
     with libvirtd(folder, "one") as daemon:
         domain = daemon.domain("g")
         path = path_of(domain)
@@ -89,7 +89,7 @@ def test_a_domain_saved_restored_and_undefined(folder: Path) -> None:
             lines.wait_until(path, "gone")
 
 
-def test_without_a_balloon_and_with_one_that_panics(folder: Path) -> None:
+def test_a_domain_without_a_balloon_is_no_balloon_and_a_panicked_one_is_paused(folder: Path) -> None:
     with libvirtd(folder, "one") as daemon:
         without = daemon.domain("without", balloon=False)
         panics = daemon.domain("panics", on_crash="preserve")
@@ -101,7 +101,7 @@ def test_without_a_balloon_and_with_one_that_panics(folder: Path) -> None:
             lines.wait_until(path_of(panics), "paused", "guest-panicked")
 
 
-def test_a_period_changed_under_our_feet_is_followed_and_one_set_back_is_contended(folder: Path) -> None:
+def test_a_changed_period_is_followed_and_a_period_set_to_0_twice_is_contended(folder: Path) -> None:
     settings = {"BAROGRAPH_POLLING__RECHECK": "1s", "BAROGRAPH_POLLING__SET_AGAIN": "2s"}
     with libvirtd(folder, "one") as daemon:
         domain = daemon.domain("g")
@@ -145,7 +145,7 @@ def test_under_observe_the_connection_is_read_only_and_nothing_is_set(folder: Pa
             assert "read_only=True" in process.stderr.read_text()
 
 
-def test_a_domain_that_moves_and_one_whose_move_is_cancelled(folder: Path) -> None:
+def test_a_migrated_domain_is_gone_and_a_canceled_migration_changes_nothing(folder: Path) -> None:
     with libvirtd(folder, "one") as one, libvirtd(folder, "two") as two:
         domain = one.domain("g")
         there = f"{two.uri}#{domain.uuid}"
@@ -174,7 +174,7 @@ def test_a_domain_that_moves_and_one_whose_move_is_cancelled(folder: Path) -> No
             assert len(set(ids)) == len(ids)
 
 
-def test_a_second_way_to_a_vm_is_a_duplicate_and_names_the_first(folder: Path) -> None:
+def test_a_second_link_to_a_vm_is_a_duplicate(folder: Path) -> None:
     with libvirtd(folder, "one") as daemon:
         domain = daemon.domain("g")
         words = [*watch(daemon), "--monitor", str(domain.hands)]

@@ -30,7 +30,7 @@ def watched(folder: Path) -> Generator[tuple[Daemon, str, DomainLines]]:
             yield daemon, path_of(domain), lines
 
 
-def test_a_stopped_qemu_is_unreachable_and_costs_the_others_nothing(folder: Path) -> None:
+def test_a_stopped_qemu_is_unreachable_and_does_not_affect_the_others(folder: Path) -> None:
     with libvirtd(folder, "one") as daemon:
         stopped, other = daemon.domain("stopped", period_s=1), daemon.domain("other", period_s=1)
         with agent(folder / "a", *watch(daemon), env=with_bindings()) as process:
@@ -66,7 +66,7 @@ def test_a_second_agent_leaves_a_libvirt_to_the_first_until_that_ends(folder: Pa
                 lines.wait_until(path, "reporting")
 
 
-def test_a_stopped_libvirtd_is_unreachable_and_back_when_it_goes_on(folder: Path) -> None:
+def test_a_stopped_libvirtd_is_unreachable_until_it_continues(folder: Path) -> None:
     with watched(folder) as (daemon, path, lines):
         daemon.stop()
         assert lines.wait_until(path, "unreachable") < 1 + READING_DEADLINE_S + LATE_S
@@ -77,7 +77,7 @@ def test_a_stopped_libvirtd_is_unreachable_and_back_when_it_goes_on(folder: Path
         assert len({each["epoch"] for each in samples}) == 1
 
 
-def test_a_libvirtd_killed_and_started_again_is_unreachable_and_back_by_itself(folder: Path) -> None:
+def test_a_killed_libvirtd_is_unreachable_until_it_is_started_again(folder: Path) -> None:
     with watched(folder) as (daemon, path, lines):
         for end in (daemon.kill, lambda: daemon._end_daemon(15)):  # pyrefly: ignore[protected-access]
             end()

@@ -58,7 +58,7 @@ def compare_runs(
 
 
 @best_of_three
-def test_bad_neighbours_do_not_hide_a_healthy_vm(folder: Path) -> None:
+def test_bad_neighbors_do_not_hide_a_healthy_vm(folder: Path) -> None:
     quiet_ms, noisy_ms = compare_runs(folder, 1, 5, steady_after=4)
 
     # One short pair of runs, while learning: the p99 is the worst sample. The long test checks the figure.

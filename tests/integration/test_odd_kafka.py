@@ -33,13 +33,13 @@ PEERS = {
 @pytest.mark.parametrize(
     "name", [name if name == "iterations" else pytest.param(name, marks=pytest.mark.long) for name in PEERS]
 )
-def test_an_odd_broker_degrades_its_sink_only_and_holds_up_no_stop(folder: Path, name: str) -> None:
+def test_an_odd_broker_degrades_only_its_sink_and_does_not_delay_the_stop(folder: Path, name: str) -> None:
     peer, words = PEERS[name]
     with scripted_kafka_thread(peer) as address:
         degrades_and_stops(folder, address, words)
 
 
-def test_a_resolver_that_hangs_is_named_and_holds_up_no_stop(folder: Path) -> None:
+def test_a_hanging_resolver_is_reported_and_does_not_delay_the_stop(folder: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root, for a resolv.conf of its own")
     settings = folder / "resolv.conf"

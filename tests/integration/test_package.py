@@ -212,7 +212,9 @@ def test_an_agent_with_a_blocked_loop_is_restarted(installed: tuple[ServiceHost,
     assert int(host.property("NRestarts")) >= 1
 
 
-def test_sockets_of_root_s_need_the_drop_in_and_no_more(installed: tuple[ServiceHost, Hypervisor]) -> None:
+def test_the_drop_in_gives_access_to_roots_sockets_and_not_to_the_hosts_secrets(
+    installed: tuple[ServiceHost, Hypervisor],
+) -> None:
     host, _ = installed
     host.do("sh", "-c", "chown root /run/vm/*.qmp")
     host.do("systemctl", "start", "barograph")
@@ -232,7 +234,7 @@ def test_sockets_of_root_s_need_the_drop_in_and_no_more(installed: tuple[Service
     assert host.do("cat", f"{seen}/etc/shadow", f"{seen}/etc/gshadow") == ""  # InaccessiblePaths=
 
 
-def test_the_service_can_do_little_else(installed: tuple[ServiceHost, Hypervisor]) -> None:
+def test_the_exposure_level_of_the_service_is_low(installed: tuple[ServiceHost, Hypervisor]) -> None:
     host, _ = installed
 
     said = host.do("systemd-analyze", "security", "--no-pager", "barograph")
@@ -269,7 +271,9 @@ def test_the_environment_sees_libvirt_and_nothing_else_of_the_distribution(
     assert "dist-packages" not in host.do(python, "-c", "import sys; print(sys.path)")
 
 
-def test_variables_of_the_caller_add_no_code(installed: tuple[ServiceHost, Hypervisor]) -> None:
+def test_the_command_ignores_python_variables_of_the_caller(
+    installed: tuple[ServiceHost, Hypervisor],
+) -> None:
     host, _ = installed
     host.do("mkdir", "-p", "/tmp/others")
     host.do(
@@ -313,7 +317,7 @@ def test_the_package_adapts_to_another_python_of_the_distribution(
     assert host.do("sh", "-c", compiled).split() == ["common", "python3.11"]
 
 
-def test_a_removal_touches_only_what_is_the_packages(installed: tuple[ServiceHost, Hypervisor]) -> None:
+def test_a_removal_changes_only_the_files_of_the_package(installed: tuple[ServiceHost, Hypervisor]) -> None:
     host, hypervisor = installed
     host.do("systemctl", "start", "barograph")
     host.wait(lambda: intervals(hypervisor) == {1}, "polling is switched on")

@@ -238,7 +238,7 @@ async def test_a_held_monitor_is_silent_and_the_link_leaves_its_queue(folder: Pa
             assert await link.read_run_state() == "prelaunch"
 
 
-async def test_a_full_queue_is_busy_and_an_answer_at_once(folder: Path) -> None:
+async def test_a_full_queue_of_connections_is_reported_as_busy_at_once(folder: Path) -> None:
     path = folder / "q.sock"
     async with qemu(path), linked(path):
         assert await fault_of_opening(path) is LinkFault.SILENT

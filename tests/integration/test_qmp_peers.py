@@ -48,7 +48,7 @@ async def test_a_monitor_that_indents_its_messages_is_read_like_any_other(
 @pytest.mark.skipif(
     shutil.which("qemu-storage-daemon") is None, reason="qemu-storage-daemon is not installed"
 )
-async def test_a_storage_daemon_is_no_vm(folder: Path) -> None:
+async def test_a_storage_daemon_is_not_a_vm(folder: Path) -> None:
     path, log = folder / "storage.qmp", folder / "storage.log"
     argv = ["qemu-storage-daemon", "--chardev", f"socket,id=c,path={path},server=on,wait=off"]
     process = start([*argv, "--monitor", "chardev=c"], log)

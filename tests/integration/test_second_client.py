@@ -52,7 +52,7 @@ def test_a_vm_with_a_late_manager_starts(folder: Path) -> None:
         assert {state for state, _ in lines.words(vm.qmp)} == {"connecting", "paused", "waiting"}
 
 
-def test_a_held_monitor_is_left_to_the_one_who_waits_and_shared_from_then_on(folder: Path) -> None:
+def test_a_held_monitor_is_left_to_a_waiting_client_and_shared_from_then_on(folder: Path) -> None:
     with qemu.guest(folder, "g") as vm, beside(folder) as (_, lines):
         lines.wait_for_samples("g", 3)
 
@@ -102,7 +102,7 @@ def judge(*rounds: dict[str, list[float]]) -> None:
 @pytest.mark.alone
 @pytest.mark.paired
 @best_of_three
-def test_no_second_client_waits_for_a_second(folder: Path) -> None:
+def test_a_second_client_waits_less_than_one_second(folder: Path) -> None:
     judge(visits_at_random(folder, 21))
 
 

@@ -383,7 +383,7 @@ async def test_a_cluster_that_has_moved_is_found_by_the_configured_addresses() -
     ],
     ids=["no such file", "TLS to a plain port", "a broker without SASL"],
 )
-async def test_security_that_does_not_fit_is_unavailable_and_tells_no_secret(
+async def test_a_security_mismatch_makes_the_sink_unavailable_and_reveals_no_secret(
     mock: EmbeddedKafka, tls: Tls | None, sasl: Sasl | None
 ) -> None:
     sink = sink_to(mock.bootstrap, request_timeout_s=0.5, delivery_timeout_s=3.0, tls=tls, sasl=sasl)

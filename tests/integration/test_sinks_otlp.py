@@ -213,7 +213,7 @@ def times(backend: HttpBackend | GrpcBackend) -> list[int]:
     return [point.time_ns for point in backend.points(FREE)]
 
 
-async def test_a_backend_that_never_answers_costs_cycles_and_not_the_loop(
+async def test_a_backend_without_answers_does_not_block_the_event_loop(
     backend: HttpBackend | GrpcBackend,
 ) -> None:
     counters = Counters()
@@ -366,7 +366,7 @@ async def test_a_backend_that_trickles_its_answer_holds_no_thread(http: HttpBack
     await sink.finish(5.0)
 
 
-async def test_a_thread_that_the_resolver_holds_is_left_and_their_number_is_bounded(
+async def test_a_bounded_number_of_threads_is_abandoned_to_a_hanging_resolver(
     http: HttpBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answered = threading.Event()

@@ -200,7 +200,9 @@ async def test_a_damaged_record_is_refused_and_the_others_arrive(backend: HttpBa
     assert backend.logs() == [records[0].id, records[2].id]
 
 
-async def test_an_export_that_hangs_holds_one_thread_and_no_stop(backend: HttpBackend | GrpcBackend) -> None:
+async def test_a_hanging_export_holds_one_thread_without_delaying_a_stop(
+    backend: HttpBackend | GrpcBackend,
+) -> None:
     sink, records = sink_for(backend, timeout_s=60.0), changes(4)
     await sink.send(records[:1])
     backend.answer = lambda _: Answer(silent=True)

@@ -23,7 +23,7 @@ IN_PORT = ("-device", "virtio-balloon-pci,id=balloon0,bus=port0")
 MIB = 1 << 20
 
 
-def test_a_balloon_unplugged_and_plugged_in_elsewhere_is_filled_again(
+def test_the_agent_sets_the_interval_of_a_balloon_that_was_plugged_in_again(
     folder: Path, each_qemu: Sequence[str]
 ) -> None:
     with (
@@ -49,7 +49,7 @@ def test_a_balloon_unplugged_and_plugged_in_elsewhere_is_filled_again(
         assert "unreachable" not in {state for state, _ in lines.words(vm.qmp)}
 
 
-def test_a_second_balloon_is_refused_by_qemu_and_the_first_goes_on(
+def test_qemu_refuses_a_second_balloon_and_the_first_continues(
     folder: Path, each_qemu: Sequence[str]
 ) -> None:
     with (
@@ -74,7 +74,7 @@ def test_a_second_balloon_is_refused_by_qemu_and_the_first_goes_on(
     assert "Only one balloon device is supported" in done.stderr
 
 
-def test_memory_plugged_in_is_in_the_balloons_size_and_samples_go_on(
+def test_plugged_in_memory_adds_to_the_balloons_size_and_samples_continue(
     folder: Path, each_qemu: Sequence[str]
 ) -> None:
     """No event reports the new size: the agent reads it with each heartbeat."""
@@ -116,7 +116,7 @@ def write_actual(vm: qemu.Vm, qtest: Path, pages: int) -> None:
         assert client.recv(100).startswith(b"OK")
 
 
-def test_a_guest_that_writes_an_impossible_size_of_its_balloon_is_read_on(
+def test_a_guest_with_an_impossible_balloon_size_is_still_read(
     folder: Path, each_qemu: Sequence[str]
 ) -> None:
     qtest = folder / "qtest"

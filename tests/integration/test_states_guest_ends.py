@@ -58,7 +58,7 @@ def assert_another_boot(before: Sequence[Document], after: Sequence[Document]) -
     assert after[0]["origin"] == "unsolicited"
 
 
-def test_a_panic_that_a_panic_device_tells_is_paused_guest_panicked(
+def test_a_panic_reported_by_a_panic_device_is_paused_guest_panicked(
     folder: Path, each_qemu: Sequence[str]
 ) -> None:
     panics = ("-device", "pvpanic-pci", "-action", "panic=pause")

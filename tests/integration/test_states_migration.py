@@ -102,7 +102,7 @@ def assert_told(samples: Sequence[Document], shown: Sequence[Shown]) -> None:
     assert due <= set(told) <= seen
 
 
-def test_a_vm_that_moves_has_each_update_once_on_one_host_or_the_other(
+def test_each_update_of_a_migrated_vm_is_emitted_once_by_one_of_the_two_hosts(
     folder: Path, each_qemu: Sequence[str]
 ) -> None:
     with two_hosts(folder, each_qemu) as (source, target), ExitStack() as stack:
@@ -256,7 +256,7 @@ def test_a_migration_that_fails_changes_nothing(folder: Path, each_qemu: Sequenc
         assert target.lines.samples("g") == []
 
 
-def test_a_migration_that_is_cancelled_changes_nothing(folder: Path, each_qemu: Sequence[str]) -> None:
+def test_a_migration_that_is_canceled_changes_nothing(folder: Path, each_qemu: Sequence[str]) -> None:
     with two_hosts(folder, each_qemu) as (source, target), qemu.Monitor(source.vm.hands) as monitor:
         slowly(monitor)
         migrate(monitor, f"unix:{folder}/incoming")

@@ -14,7 +14,7 @@ from tests.lab.agent import agent, barograph
 pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("real_qemu")]
 
 
-def test_a_driver_unloaded_is_stalled_within_its_deadline_and_back_when_loaded(folder: Path) -> None:
+def test_a_vm_is_stalled_within_its_deadline_until_the_unloaded_driver_is_loaded(folder: Path) -> None:
     with qemu.guest(folder, "g") as vm, agent(folder, *watch(folder)) as process:
         lines = Lines(process)
         lines.wait_for_state(vm.qmp, "reporting")
@@ -46,7 +46,7 @@ def test_a_guest_without_the_driver_is_waiting(folder: Path) -> None:
         assert lines.samples("g") == []
 
 
-def test_a_vm_without_the_device_is_no_balloon(folder: Path) -> None:
+def test_a_vm_without_a_balloon_device_has_the_state_no_balloon(folder: Path) -> None:
     with qemu.bare(folder, "g") as vm, agent(folder, *watch(folder)) as process:
         lines = Lines(process)
 
@@ -55,7 +55,7 @@ def test_a_vm_without_the_device_is_no_balloon(folder: Path) -> None:
         assert lines.words(vm.qmp)[-1] == ("no-balloon", "no_device")
 
 
-def test_a_monitor_held_by_another_client_is_no_greeting_and_stays_theirs(folder: Path) -> None:
+def test_a_monitor_held_by_another_client_is_no_greeting_and_left_to_that_client(folder: Path) -> None:
     with qemu.guest(folder, "g") as vm:
         holder = qemu.Monitor(vm.qmp)
         with agent(folder, *watch(folder)) as process:

@@ -38,7 +38,7 @@ def _create(monitor: qemu.Monitor, **options: object) -> None:
     monitor.command("job-dismiss", id="create")
 
 
-def test_a_snapshot_that_is_loaded_begins_a_new_epoch_where_counters_fall_and_only_there(
+def test_a_loaded_snapshot_begins_a_new_epoch_only_where_counters_fall(
     folder: Path, each_qemu: Sequence[str]
 ) -> None:
     with (

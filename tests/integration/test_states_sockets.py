@@ -42,7 +42,7 @@ def test_a_qemu_replaced_on_its_path_within_a_second_is_another_epoch(folder: Pa
         assert lines.words(vm.qmp)[-1] == ("reporting", "advancing")
 
 
-def test_a_socket_deleted_under_a_living_link_changes_nothing_until_qemu_goes(folder: Path) -> None:
+def test_a_deleted_socket_does_not_end_an_open_link_until_qemu_ends(folder: Path) -> None:
     with qemu.guest(folder, "g") as vm, agent(folder, *watch(folder), env=OFTEN) as process:
         lines = Lines(process)
         before = len(lines.wait_for_samples("g", 3))
@@ -57,7 +57,7 @@ def test_a_socket_deleted_under_a_living_link_changes_nothing_until_qemu_goes(fo
         assert lines.words(vm.qmp)[-1] == ("gone", "missing")
 
 
-def test_a_socket_file_nobody_listens_on_yet_is_unreachable_until_qemu_does(folder: Path) -> None:
+def test_a_socket_file_without_a_listener_is_unreachable_until_qemu_listens(folder: Path) -> None:
     with socket.socket(socket.AF_UNIX) as early:
         early.bind(str(folder / "g.qmp"))
     with agent(folder, *watch(folder)) as process:
@@ -126,7 +126,7 @@ def test_an_http_api_in_place_of_a_monitor_gets_no_data_and_is_reported_until_a_
             lines.wait_for_samples("g", 2)
 
 
-def test_a_socket_that_may_not_be_written_is_denied_until_it_may(folder: Path) -> None:
+def test_a_socket_without_write_permission_is_denied_until_it_is_granted(folder: Path) -> None:
     """Root without the capabilities to bypass a file's mode is refused like any user."""
     drop = "-dac_override,-dac_read_search"
     plain = ("setpriv", f"--bounding-set={drop}", f"--inh-caps={drop}") if os.geteuid() == 0 else ()

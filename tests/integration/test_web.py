@@ -119,7 +119,7 @@ def test_a_vm_is_shown_with_its_newest_sample_and_leaves_with_its_qemu(folder: P
 
 @pytest.mark.guest
 @pytest.mark.usefixtures("real_qemu")
-def test_slow_and_flooding_clients_cost_collection_nothing_and_keep_no_probe_out(folder: Path) -> None:
+def test_slow_and_flooding_clients_block_neither_collection_nor_probes(folder: Path) -> None:
     words = ("--monitor", f"{folder}/*.qmp", "--interval", "1s")
     with qemu.guest(folder, "g") as vm, agent(folder, *words, env=WEB) as process:
         lines, url = Lines(process), url_when_told(process)

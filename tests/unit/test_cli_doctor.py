@@ -174,7 +174,9 @@ def test_the_checks_of_a_category_that_do_not_end_in_time_are_reported(case: Cas
     assert case.run()[Code.TIME_LIMIT]["level"] == "error"
 
 
-def test_an_answer_of_the_agent_above_the_bound_is_none(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_of_the_agent_above_the_bound_fails_the_check(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cause = RED[Code.AGENT_RUNNING](case)
     next(cause)
     next(cause, None)
@@ -200,7 +202,9 @@ def test_a_large_spool_is_not_verified_as_a_whole(case: Case, monkeypatch: pytes
     assert case.run()[Code.SPOOL_INTACT]["detail"].endswith("large, so only its first pages were read")
 
 
-def test_brokers_above_the_bound_are_not_connected_to(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_doctor_does_not_connect_to_brokers_above_the_bound(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("agent.sinks.kafka_reach.BROKERS_MAX", 1)
     case.words = ["--pre"]
     case.environ["BAROGRAPH_KAFKA__BOOTSTRAP_SERVERS"] = f"127.0.0.1:{free_port()},nowhere.invalid:9092"

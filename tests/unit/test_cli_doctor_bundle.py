@@ -108,7 +108,7 @@ def test_a_dry_run_needs_a_bundle(tmp_path: Path) -> None:
     assert bundled(tmp_path, "--dry-run").exit_code == 2
 
 
-def test_a_part_is_cut_at_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_in_the_archive_is_cut_at_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.cli.doctor_bundle.PART_MAX_BYTES", 100)
     file = tmp_path / "report.tar.gz"
 

@@ -322,7 +322,7 @@ def test_an_agent_without_a_status_is_reported(answer: tuple[int, str]) -> None:
     assert done.stderr.startswith(f"no status from {place}: ")
 
 
-def test_an_answer_above_the_bound_is_no_status(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_refuses_an_answer_above_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.cli.hosts._ANSWER_MAX_BYTES", 1000)
     with answering(
         {"/status": (200, document(*(vm(f"vm-{number}", "reporting") for number in range(99))))}

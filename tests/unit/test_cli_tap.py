@@ -222,7 +222,7 @@ def test_without_an_answer_the_exit_code_is_3(answer: str) -> None:
     assert done.stderr.startswith("no records from 127.0.0.1:")
 
 
-def test_an_answer_above_the_bound_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tap_refuses_an_answer_above_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.cli.tap.ANSWER_MAX_BYTES", 100)
     with scripted(Script("x" * 101)) as url:
         done = tap("--url", url)

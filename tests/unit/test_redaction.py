@@ -16,7 +16,7 @@ SECRET = 'p"a\\ss wört/1'
         "the URL has p%22a%5Css%20w%C3%B6rt%2F1 in it",
     ],
 )
-def test_a_secret_is_replaced_in_each_form_in_which_it_may_be_written(text: str) -> None:
+def test_a_secret_is_masked_in_each_of_its_written_forms(text: str) -> None:
     redacted = Redactor([SECRET])(text)
 
     assert MASK in redacted
@@ -43,7 +43,7 @@ def test_a_secret_that_is_added_later_is_replaced_from_then_on() -> None:
     assert redact("old-token-1 and old-token-1-renewed") == f"{MASK} and {MASK}"
 
 
-def test_the_secrets_that_are_added_are_bounded_and_the_given_ones_stay() -> None:
+def test_added_secrets_are_bounded_and_the_given_ones_are_kept() -> None:
     redact = Redactor(["password-1"])
     for number in range(ADDED_MAX + 1):
         redact.add("secret-of-a-client")

@@ -43,7 +43,7 @@ def test_the_id_of_an_active_vm_is_not_taken() -> None:
     assert held.claim(VM, SECOND, owner=0).other == FIRST
 
 
-def test_an_id_is_that_of_the_owner_who_had_it_first_and_returns_to_their_vm() -> None:
+def test_an_id_belongs_to_its_first_owner_and_returns_to_the_vm_of_that_owner() -> None:
     first = Claims().claim(VM, FIRST, owner=107).claims
     taken = first.disclaim(FIRST).claims.claim(VM, SECOND, owner=1001)
     assert (taken.other, taken.owner) == (None, None)
@@ -74,7 +74,9 @@ def test_the_owner_of_an_id_is_known_from_an_earlier_run() -> None:
 
 
 @pytest.mark.parametrize(("owner", "contested"), [(0, True), (107, True), (1001, False), (None, False)])
-def test_only_a_vm_that_may_be_the_same_one_has_the_holder_looked_at(owner: Owner, contested: bool) -> None:
+def test_only_a_claim_that_may_be_of_the_same_vm_causes_a_check_of_the_holder(
+    owner: Owner, contested: bool
+) -> None:
     """Each check visits the holder's monitor, so another user could keep that monitor busy with claims."""
     held = Claims().claim(VM, FIRST, owner=107).claims
 

@@ -92,7 +92,7 @@ def at_rate(per_s: int) -> Delivery:
     return state
 
 
-def test_batches_keep_a_distance_and_the_first_record_after_a_pause_does_not_wait() -> None:
+def test_batches_are_sent_at_intervals_and_after_a_pause_at_once() -> None:
     state = send(Delivery(), begun_ns=SECOND_NS, records=5, left=0)
 
     assert delivery.next_action(state, queued=1, now_ns=2 * SECOND_NS) == Wait(4 * SECOND_NS)

@@ -52,7 +52,7 @@ def test_newer_values_of_a_slot_replace_older_ones_and_others_are_kept() -> None
     assert (times, columns["available_share"], columns["score"]) == ([START_S], [0.75], [0.25])
 
 
-def test_no_more_slots_are_kept_than_half_an_hour_has() -> None:
+def test_a_history_keeps_the_slots_of_half_an_hour() -> None:
     history = VmHistory(None)
     for slot in range(3 * SLOTS + 7):
         history.add(START_S + slot * SLOT_S, share(slot / 1000))

@@ -57,7 +57,7 @@ def test_a_configured_value_is_printable_and_short(value: str, is_right: bool) -
     assert (mistake_in_value(value) is None) == is_right
 
 
-def test_values_that_others_chose_are_cut_and_made_printable() -> None:
+def test_values_from_outside_are_truncated_and_made_printable() -> None:
     found = bounded({"a": "x" * 1000, "b": " \n ", "c": None, "d": "1\N{RIGHT-TO-LEFT OVERRIDE}2", "e": ""})
 
     assert found == {"a": "x" * VALUE_MAX_CHARACTERS, "d": "1\N{REPLACEMENT CHARACTER}2"}

@@ -36,7 +36,7 @@ LENGTHS = st.integers(LENGTH_BYTES, LIMIT_BYTES)
     bad=st.none() | st.integers(0, LENGTH_BYTES - 1) | st.integers(LIMIT_BYTES + 1, 2**32 - 1),
     cuts=st.sets(st.integers(0, 1_300)),
 )
-def test_messages_pass_up_to_the_first_that_is_refused_however_they_are_divided(
+def test_messages_pass_up_to_a_refused_one_in_chunks_of_any_size(
     lengths: list[int], bad: int | None, cuts: set[int]
 ) -> None:
     good = b"".join(map(message, lengths))

@@ -281,7 +281,9 @@ def test_a_silent_guest_is_read_once_an_interval_and_never_less() -> None:
 
 @pytest.mark.parametrize("interval_s", [1, 10])
 @pytest.mark.parametrize("age_s", [0, 1, 3, 3600, 10**9])
-def test_news_at_each_reading_makes_readings_no_more_frequent(interval_s: int, age_s: int) -> None:
+def test_a_new_sample_at_each_reading_does_not_make_readings_more_frequent(
+    interval_s: int, age_s: int
+) -> None:
     pace = pacing.start(interval_s * SECOND, SECOND)
     now_ns, readings = SECOND, 0
     while now_ns < 60 * interval_s * SECOND:

@@ -49,13 +49,13 @@ def test_owners_are_read_equally_often_and_so_are_the_links_of_each() -> None:
         assert max(turns) - min(turns) <= 1
 
 
-def test_no_more_is_read_than_the_budget_and_no_less() -> None:
+def test_monitors_are_read_at_the_rate_of_the_budget() -> None:
     read = flood(used_up(), [(1001, number) for number in range(700)], 2.0)
 
     assert 0.9 <= len(read) * (TURN_COST + READ_COST) / (2.0 * PER_S) <= 1.01
 
 
-def test_a_monitor_of_another_owner_is_next_however_many_wait() -> None:
+def test_a_monitor_of_another_owner_is_next_even_if_many_monitors_wait() -> None:
     budget = used_up()
     for number in range(700):
         budget.wait(1001, (1001, number))

@@ -530,7 +530,7 @@ def test_a_missing_balloon_is_looked_for_again() -> None:
     assert story.words[-1] == ("reporting", "advancing")
 
 
-def test_every_statistic_unset_is_empty_and_the_sample_has_none() -> None:
+def test_a_vm_with_every_statistic_unset_is_empty_and_its_sample_has_none() -> None:
     story = Story()
     story.reading = structs.replace(reading(story.unix_s), statistics={}, unset=frozenset({"free_memory"}))
     story.start()
@@ -951,7 +951,7 @@ def test_the_first_sample_of_an_epoch_is_unsolicited_although_we_have_just_asked
     assert [each.origin for each in story.samples] == [Origin.UNSOLICITED]
 
 
-def test_a_stream_of_events_is_looked_into_within_50_ms_25_times_and_then_once_a_second() -> None:
+def test_events_are_checked_within_50_ms_25_times_and_then_once_a_second() -> None:
     story = reporting()
     first = len(story.asked)
 

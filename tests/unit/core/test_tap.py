@@ -137,7 +137,7 @@ def test_a_reader_gets_the_vm_and_the_kinds_it_asks_for(wanted: Wanted, expected
     assert tap.read(page.next, wanted).records == []
 
 
-def test_it_closes_when_nobody_reads_and_what_was_missed_until_then_is_counted() -> None:
+def test_the_tap_closes_without_a_reader_and_counts_the_missed_records() -> None:
     tap = opened()
     put(tap, "a")
     for _ in range(IDLE_S):

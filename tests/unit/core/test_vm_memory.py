@@ -177,7 +177,7 @@ def test_the_pod_of_a_vm_is_the_owner_of_its_socket(owner: Owner, uid: str | Non
     assert vm_memory.subject(Story().start().poller, owner).pod_uid == uid
 
 
-def test_a_user_who_gives_a_directory_the_path_of_a_pods_volume_is_not_that_pod() -> None:
+def test_a_users_directory_with_the_path_of_a_pods_volume_is_not_that_pods() -> None:
     poller = Story().start().poller
     address = MonitorPath(f"/home/a/pods/{UID}/volumes/x/a.qmp")
     endpoint = replace(poller.endpoint, address=address)

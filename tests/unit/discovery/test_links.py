@@ -63,7 +63,7 @@ def test_our_own_link_in_a_sticky_directory_is_followed(folder: Path) -> None:
 
 
 @as_root
-def test_another_users_link_in_a_sticky_directory_is_not(folder: Path) -> None:
+def test_another_users_link_in_a_sticky_directory_is_not_followed(folder: Path) -> None:
     (folder / "tmp").mkdir()
     (folder / "tmp").chmod(0o1777)
     (folder / "tmp" / "link").symlink_to(folder)
@@ -74,7 +74,7 @@ def test_another_users_link_in_a_sticky_directory_is_not(folder: Path) -> None:
 
 
 @as_root
-def test_links_in_another_users_directory_are_not(folder: Path) -> None:
+def test_links_in_another_users_directory_are_not_followed(folder: Path) -> None:
     (folder / "his").mkdir()
     (folder / "his" / "link").symlink_to(folder)
     os.chown(folder / "his", NOBODY, NOBODY)
@@ -131,7 +131,7 @@ def test_a_long_path_takes_no_more_descriptors_than_a_short_one(folder: Path) ->
     assert found == str(deep)
 
 
-def test_a_path_with_many_steps_back_ends(folder: Path) -> None:
+def test_a_path_with_too_many_steps_back_is_refused(folder: Path) -> None:
     deep = folder.joinpath(*["d"] * 30)
     deep.mkdir(parents=True)
     (folder / "link").symlink_to(f"{deep}" + "/../d" * 800)

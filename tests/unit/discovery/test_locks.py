@@ -42,9 +42,7 @@ def test_a_second_agent_refuses_the_monitors_of_the_first_until_it_ends(tmp_path
     second.close()
 
 
-def test_other_users_can_neither_read_nor_lock_the_file_also_one_of_an_earlier_version(
-    tmp_path: Path,
-) -> None:
+def test_other_users_cannot_read_or_lock_the_file_even_of_an_earlier_version(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         Locks(tmp_path / "new" / "monitors.lock").close()

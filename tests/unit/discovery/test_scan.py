@@ -221,7 +221,7 @@ def test_a_refused_link_or_directory_that_cannot_be_shown_is_escaped(folder: Pat
     assert all(refused.path.isprintable() and refused.detail.isprintable() for refused in found.refused)
 
 
-def test_directories_without_end_hide_no_socket_elsewhere(folder: Path) -> None:
+def test_endless_directories_do_not_hide_sockets_elsewhere(folder: Path) -> None:
     make_deep(folder / "a", 1200)
     make_socket(folder / "b" / "q.sock")
 
@@ -267,7 +267,7 @@ def test_the_entries_of_all_directories_are_bounded(folder: Path, monkeypatch: p
     assert refusals(found) == {f"{folder}/*/*.sock": RefusedReason.TOO_MANY}
 
 
-def test_one_scan_is_bounded_and_says_what_it_left_out(folder: Path) -> None:
+def test_a_scan_is_bounded_and_reports_what_it_left_out(folder: Path) -> None:
     for number in range(20):
         make_socket(folder / f"{number:02}.sock")
 
@@ -344,7 +344,7 @@ def test_two_scans_of_the_same_are_equal(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("error", ["EACCES", "EMFILE"])
-def test_what_could_not_be_looked_for_is_told_from_what_is_not_there(folder: Path, error: str) -> None:
+def test_an_unreadable_path_is_distinguished_from_a_missing_one(folder: Path, error: str) -> None:
     make_socket(folder / "vms" / "a.sock")
     make_socket(folder / "other" / "b.sock")
     (found,) = look(f"{folder}/vms/*.sock").seen

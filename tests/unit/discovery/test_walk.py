@@ -58,7 +58,7 @@ def test_links_are_followed_except_below_a_double_asterisk(tree: Path) -> None:
     assert not any("/up/" in path for path in expand(f"{tree}/**/a.sock"))
 
 
-def test_it_stops_at_its_bound(tree: Path) -> None:
+def test_a_walk_stops_at_its_bound(tree: Path) -> None:
     short = Walk(2)
     assert len(list(short.expand("/*"))) <= 2
     assert set(short.left_out.values()) == {0}

@@ -11,7 +11,7 @@ from agent.core.reading import IntervalPolicy
 from agent.doctor.sockets import look_at_sockets, probe_monitors
 
 
-async def test_a_socket_that_becomes_a_link_meanwhile_leads_the_doctor_nowhere(folder: Path) -> None:
+async def test_the_doctor_does_not_follow_a_link_that_replaces_a_socket(folder: Path) -> None:
     config = load(Flags(monitor=(f"{folder}/*.qmp",), host_id="h", host_name="h"), {})
     with socket.socket(socket.AF_UNIX) as found, socket.socket(socket.AF_UNIX) as another_users:
         found.bind(str(folder / "a.qmp"))

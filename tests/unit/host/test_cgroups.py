@@ -59,7 +59,7 @@ def test_a_cgroup_without_memory_accounting_has_the_figures_of_its_parent(tmp_pa
 
 
 @pytest.mark.parametrize("path", ["/absent", "/../a", "/a/../../etc", "/" + "x/" * 40, "/" + "x" * 2000])
-def test_what_is_not_below_the_root_has_no_figures(tmp_path: Path, path: str) -> None:
+def test_a_path_without_a_cgroup_below_the_root_has_no_figures(tmp_path: Path, path: str) -> None:
     cgroup(tmp_path, "", "700")
     cgroup(tmp_path, "a", "700")
 

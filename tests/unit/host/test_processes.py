@@ -58,7 +58,7 @@ def test_another_process_with_the_same_pid_is_not_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("user_id", "is_known"), [(0, True), (107, True), (1000, True), (108, False), (10, False)]
 )
-def test_a_process_of_another_user_is_not_the_one_that_listens(
+def test_a_process_of_another_user_is_not_taken_for_the_listener(
     tmp_path: Path, user_id: int, is_known: bool
 ) -> None:
     process(tmp_path, 7)
@@ -70,7 +70,9 @@ def test_a_process_of_another_user_is_not_the_one_that_listens(
     ("users", "user_id"),
     [("0 0 0 0", 0), ("107 107 107 107", 107), ("1000 107 107 107", 107), ("107 107 0 107", 0)],
 )
-def test_a_process_that_can_be_root_again_counts_as_roots(tmp_path: Path, users: str, user_id: int) -> None:
+def test_a_process_that_can_become_root_again_counts_as_root(
+    tmp_path: Path, users: str, user_id: int
+) -> None:
     process(tmp_path, 7, status=f"Name:\tqemu\nUid:\t{users.replace(' ', chr(9))}\n")
 
     peer = identify(7, 0, str(tmp_path))
@@ -116,7 +118,7 @@ def test_neither_links_nor_pipes_are_read(tmp_path: Path) -> None:
     assert identify(9, 107, str(tmp_path)) is None
 
 
-def test_no_more_of_a_file_is_read_than_its_bound(tmp_path: Path) -> None:
+def test_a_file_of_a_process_is_read_up_to_its_bound(tmp_path: Path) -> None:
     process(tmp_path, 7, status="x" * 20_000 + "\n" + STATUS)
 
     assert read_process(Peer(7, 4711), str(tmp_path)) is None

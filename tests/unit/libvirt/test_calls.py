@@ -55,7 +55,7 @@ async def test_threads_are_reused_and_end_when_the_caller_is_closed() -> None:
     assert mine() == []
 
 
-async def test_an_error_keeps_no_handle_for_the_event_loops_thread_to_release() -> None:
+async def test_handles_of_a_failed_call_are_released_in_the_thread_of_the_call() -> None:
     released: list[str] = []
 
     class Handle:

@@ -193,7 +193,7 @@ def test_the_data_of_a_removed_handle_is_freed_in_the_loops_thread_after_its_cal
     assert len(calls.all) == 1
 
 
-def test_a_loop_that_a_callback_keeps_busy_delays_no_other_loop() -> None:
+def test_a_busy_event_loop_does_not_delay_another_event_loop() -> None:
     loops, go_on, running = EventLoops(), threading.Event(), threading.Event()
 
     def stay() -> None:

@@ -89,7 +89,7 @@ def test_bytes_pass_both_ways_and_no_descriptor_with_them() -> None:
         assert ends.relay.problem is None
 
 
-def test_nothing_of_a_longer_message_reaches_the_library_and_the_reason_is_given() -> None:
+def test_a_message_above_the_limit_is_reported_and_not_passed_on() -> None:
     with relayed() as ends:
         ends.daemon.sendall(message(20))
         assert read(ends.library, 20) == message(20)

@@ -112,9 +112,7 @@ def calling(name: str = "libvirt calls") -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if thread.name == name}
 
 
-async def test_a_silent_socket_that_is_made_anew_holds_a_bounded_number_of_threads(
-    peers: Peers,
-) -> None:
+async def test_a_recreated_silent_socket_holds_a_bounded_number_of_threads(peers: Peers) -> None:
     answer, opened = threading.Event(), threading.Semaphore(0)
 
     def silent() -> Peer:
@@ -219,7 +217,7 @@ async def test_relays_that_are_kept_busy_hold_a_bounded_number_of_threads(
     await until(lambda: calling("libvirt relay") <= before)
 
 
-async def test_messages_are_limited_of_a_found_libvirt_that_is_not_roots(peers: Peers) -> None:
+async def test_messages_of_a_found_libvirt_are_limited_unless_root_owns_the_socket(peers: Peers) -> None:
     peers |= dict.fromkeys(["/named", "/roots", "/users", "/pods", "/unknown"], Peer)
     owners = {"/roots": ROOT, "/users": 107, "/pods": "pod 0b1c7a52-3b0e-4a3f-9f0a-3d6a0a7a1c55"}
 
@@ -335,9 +333,7 @@ async def test_silent_sockets_hold_a_bounded_number_of_threads_in_all(
         answer.set()
 
 
-async def test_silent_sockets_of_one_owner_refuse_no_libvirt_of_another(
-    peers: Peers,
-) -> None:
+async def test_silent_sockets_of_one_owner_do_not_keep_out_a_libvirt_of_another(peers: Peers) -> None:
     answer, begun = threading.Event(), list[None]()
 
     def silent() -> Peer:
@@ -414,7 +410,7 @@ async def test_a_found_libvirt_has_a_bounded_number_of_domains_and_the_others_ar
         assert "19936 domains not observed: the limit is 64" in why
 
 
-async def test_a_bounded_number_of_sockets_is_connected_to(peers: Peers) -> None:
+async def test_the_agent_connects_to_a_bounded_number_of_sockets(peers: Peers) -> None:
     sockets = [f"/{number:04}" for number in range(SOCKETS_MAX + 3)]
     peers |= dict.fromkeys(sockets, lambda: Peer(domains=0))
 
@@ -513,7 +509,7 @@ async def test_text_that_is_not_utf8_ends_at_most_the_connection(
         )
 
 
-async def test_only_the_socket_that_was_found_is_connected_to(
+async def test_the_agent_connects_only_to_the_socket_that_was_found(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     opened: list[str] = []
@@ -544,7 +540,7 @@ async def test_only_the_socket_that_was_found_is_connected_to(
     assert opened == [str(found)]
 
 
-async def test_also_to_write_only_the_socket_that_was_found_is_connected_to(
+async def test_only_the_socket_that_was_found_is_opened_to_write(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def connect(_uri: str) -> Peer:
@@ -596,7 +592,7 @@ async def test_a_flood_of_events_ends_the_connection(peers: Peers, monkeypatch: 
         await until(lambda: any(each.address.uri.endswith("/b") for each in libvirts.domains()))
 
 
-def test_statistics_that_are_not_utf8_are_a_refusal() -> None:
+def test_statistics_that_are_not_utf8_are_handled_as_a_refusal() -> None:
     opened = api.Connection(standin, NotUtf8("statistics"), event_loops().open())
     (found,) = opened.look_around({}).new
 
@@ -605,9 +601,7 @@ def test_statistics_that_are_not_utf8_are_a_refusal() -> None:
     opened.close()
 
 
-async def test_what_no_daemon_should_cause_ends_only_its_connection(
-    peers: Peers,
-) -> None:
+async def test_an_unexpected_error_ends_only_its_connection(peers: Peers) -> None:
     def fail() -> Peer:
         raise RuntimeError("can't start new thread")
 

@@ -41,7 +41,7 @@ def test_another_uri_is_refused_with_a_reason(uri: str, said: str) -> None:
 @pytest.mark.parametrize(
     "uri", ["qemu+ssh:///system?command=/tmp/evil", "qemu+ext:///system?command=/tmp/evil"]
 )
-async def test_an_address_in_a_file_of_another_user_runs_no_command(uri: str) -> None:
+async def test_an_address_in_a_file_of_another_user_does_not_run_a_command(uri: str) -> None:
     """The ledger belongs to the service's user, and root restores what it records."""
     async with anyio.create_task_group() as group:
         connections = Connections(Settings(places=()), Counters())

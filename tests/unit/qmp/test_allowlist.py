@@ -199,7 +199,7 @@ FORBIDDEN: list[dict[Any, Any]] = [
 
 
 @pytest.mark.parametrize("message", FORBIDDEN, ids=lambda message: ascii(message)[:80])
-def test_nothing_else_becomes_bytes(message: dict[str, object]) -> None:
+def test_a_message_that_is_not_allowed_is_not_encoded(message: dict[str, object]) -> None:
     with pytest.raises(QmpNotAllowed):
         allowlist.encode(message)
 
@@ -214,7 +214,7 @@ def test_a_later_change_by_the_caller_does_not_change_the_message() -> None:
 
 
 @pytest.mark.parametrize("word", ["quit", 'query-status","arguments":{"x":1},"y":"', "\u2028", "\ud800"])
-def test_no_text_breaks_out_of_its_place(word: str) -> None:
+def test_no_text_breaks_out_of_its_string_in_a_message(word: str) -> None:
     data = allowlist.encode({"execute": "qom-list", "arguments": {"path": f"/machine/{word}"}})
 
     assert json.loads(data) == {"execute": "qom-list", "arguments": {"path": f"/machine/{word}"}}

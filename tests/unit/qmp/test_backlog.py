@@ -71,7 +71,7 @@ def test_a_client_that_looks_first_does_not_join_a_queue(folder: Path, listener:
     endpoint.connect(path, look_first=True).connection.close()
 
 
-def test_a_long_list_is_read_for_a_fifth_of_the_time_whoever_asks() -> None:
+def test_a_long_list_is_read_for_at_most_a_fifth_of_the_time() -> None:
     clock, looks = Clock(), list[float]()
 
     def look() -> dict[backlog.File, int]:
@@ -98,7 +98,7 @@ def test_a_long_list_is_read_for_a_fifth_of_the_time_whoever_asks() -> None:
         assert shared.newest() == {(1, 2): seen + number}
 
 
-def test_no_monitor_is_busy_by_a_list_of_earlier(folder: Path, listener: socket.socket) -> None:
+def test_an_outdated_list_does_not_make_a_monitor_busy(folder: Path, listener: socket.socket) -> None:
     path, clock = str(folder / "a.sock"), Clock()
 
     def look() -> dict[backlog.File, int]:
@@ -115,7 +115,7 @@ def test_no_monitor_is_busy_by_a_list_of_earlier(folder: Path, listener: socket.
     endpoint.connect(path, look_first=True, look=shared.newest).connection.close()
 
 
-def test_nobody_waits_for_the_long_look_of_another_thread() -> None:
+def test_a_thread_does_not_wait_for_the_long_look_of_another_thread() -> None:
     began, go_on = threading.Event(), threading.Event()
 
     def look() -> dict[backlog.File, int]:

@@ -108,7 +108,7 @@ async def test_closing_twice_and_before_beginning_does_nothing() -> None:
     await client.close()
 
 
-async def test_what_a_refusal_says_is_bounded_and_fit_to_print() -> None:
+async def test_the_text_of_a_refusal_is_bounded_and_printable() -> None:
     async def script(peer: Client) -> None:
         await peer.greet()
         command = await peer.hear()

@@ -73,7 +73,7 @@ def taken_s(started_s: float) -> float:
 
 
 @pytest.mark.parametrize("flags", [0, socket.MSG_OOB], ids=["in order", "urgent"])
-def test_bytes_with_descriptors_are_not_read_and_nothing_waits(folder: Path, flags: int) -> None:
+def test_bytes_with_descriptors_are_not_read_and_do_not_block(folder: Path, flags: int) -> None:
     with connected(folder) as (connection, peer):
         peer.sendall(b"before")
         with send_lingering(peer, b"x", flags):
@@ -90,7 +90,7 @@ def test_bytes_with_descriptors_are_not_read_and_nothing_waits(folder: Path, fla
         assert not is_closing(str(folder / "a.qmp"))
 
 
-def test_descriptors_that_were_never_looked_at_do_not_delay_the_closing(folder: Path) -> None:
+def test_unread_descriptors_do_not_delay_the_closing_of_a_connection(folder: Path) -> None:
     with connected(folder) as (connection, peer), send_lingering(peer, b"x"):
         started_s = time.monotonic()
         connection.close()
@@ -119,7 +119,7 @@ def test_bytes_that_arrive_after_the_look_are_not_read_with_it(
         connection.close()
 
 
-def test_sockets_that_wait_hold_a_bounded_number_of_threads(folder: Path) -> None:
+def test_sockets_being_closed_hold_a_bounded_number_of_threads(folder: Path) -> None:
     with ExitStack() as stack:
         for number in range(8):
             (folder / f"{number}").mkdir()
@@ -142,7 +142,7 @@ def test_a_closed_connection_is_read_to_its_end(folder: Path) -> None:
         assert connection.recv(100) == b""
 
 
-async def test_a_link_on_which_descriptors_arrive_ends_and_says_so(folder: Path) -> None:
+async def test_a_link_that_receives_descriptors_ends_with_that_reason(folder: Path) -> None:
     path = str(folder / "a.qmp")
     with socket.socket(socket.AF_UNIX) as server, ExitStack() as stack:
         server.bind(path)

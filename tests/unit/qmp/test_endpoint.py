@@ -66,7 +66,7 @@ def test_a_path_of_any_length_is_connected_to_and_marked(folder: Path, name: str
         assert not endpoint.connection.getblocking()
 
 
-def test_only_the_expected_socket_is_connected_to(folder: Path) -> None:
+def test_the_agent_connects_only_to_the_expected_socket(folder: Path) -> None:
     with ExitStack() as stack:
         listen(folder / "a.sock", stack)
         listen(folder / "b.sock", stack)
@@ -179,7 +179,7 @@ def test_a_socket_replaced_during_the_connect_is_detected(folder: Path) -> None:
     assert set(faults) <= {LinkFault.HUNG_UP}  # replaced again at each attempt
 
 
-def test_a_peer_can_send_no_descriptor(folder: Path) -> None:
+def test_a_peer_cannot_send_descriptors(folder: Path) -> None:
     """The kernel would close it in the event loop's thread, which can take as long as the peer wants."""
     one, other = socket.socketpair()
     with one, other:
@@ -230,7 +230,7 @@ sys.stdin.read()
     ],
     ids=["root", "has given up root", "has left its socket to another process", "and was waited for"],
 )
-def test_a_socket_that_root_made_for_another_user_is_not_roots(
+def test_a_socket_that_root_opened_for_another_user_does_not_belong_to_root(
     folder: Path, user: str, leave: str, owner: int | None
 ) -> None:
     path = folder / "a.qmp"

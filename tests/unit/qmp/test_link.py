@@ -446,7 +446,7 @@ async def test_a_storm_of_events_that_are_not_used_leaves_the_link_open() -> Non
             assert await link.next_event() == MonitorEvent(MonitorEventKind.STOP)
 
 
-async def test_monitors_that_send_much_are_read_no_faster_than_the_budget_of_all() -> None:
+async def test_monitors_that_send_much_are_read_no_faster_than_the_shared_budget() -> None:
     """10,000 events are the budget of a second. Without a budget they are read in a fraction of a second."""
 
     async def noisy(peer: Client) -> None:
@@ -475,7 +475,7 @@ async def test_monitors_that_send_much_are_read_no_faster_than_the_budget_of_all
     assert max(took_s) >= 0.5
 
 
-async def test_bytes_that_come_one_by_one_use_the_budget_of_all_and_the_link_goes_on() -> None:
+async def test_single_bytes_use_the_shared_budget_and_the_link_continues() -> None:
     turns = ReadTurns(messages_per_s=100)
 
     async def trickling(peer: Client) -> None:
@@ -562,7 +562,7 @@ async def test_a_flood_lets_others_run_between_any_two_of_its_messages(flood: by
     assert turns >= 2000
 
 
-async def test_a_peer_that_reads_no_more_ends_the_link_before_our_commands_pile_up() -> None:
+async def test_a_peer_that_stops_reading_ends_the_link_before_commands_pile_up() -> None:
     async def script(peer: Client) -> None:
         await peer.greet()
         await anyio.sleep_forever()

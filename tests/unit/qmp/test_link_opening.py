@@ -113,7 +113,9 @@ async def test_events_before_and_during_the_negotiation_are_received() -> None:
     ],
     ids=lambda value: ascii(value)[:40],
 )
-async def test_each_bad_opening_has_its_fault(said: bytes, fault: LinkFault) -> None:
+async def test_each_invalid_opening_of_a_link_is_reported_with_its_fault(
+    said: bytes, fault: LinkFault
+) -> None:
     async def script(peer: Client) -> None:
         if said:
             await peer.send(said)
@@ -217,7 +219,7 @@ async def test_an_opening_canceled_at_any_step_leaves_no_task_and_no_error() -> 
     assert complaints == []
 
 
-async def test_openings_are_bounded_and_let_go_when_open() -> None:
+async def test_links_being_opened_are_bounded_and_open_ones_are_not_counted() -> None:
     async def script(peer: Client) -> None:
         await peer.greet()
         await peer.wait_closed()
@@ -268,7 +270,7 @@ async def test_peers_that_do_not_answer_do_not_delay_another(greets: bool) -> No
         group.cancel_scope.cancel()
 
 
-async def test_many_peers_of_one_owner_do_not_delay_another_owners() -> None:
+async def test_many_peers_of_one_owner_do_not_delay_those_of_another_owner() -> None:
     """1,000 of them, one after the other, take 50 s."""
 
     async def free(peer: Client) -> None:

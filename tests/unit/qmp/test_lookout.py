@@ -63,7 +63,7 @@ async def test_a_listener_that_is_not_shown_is_reported_once_after_several_looks
     assert await told(Kernel({FILE: 1}), NOT_HERE, UNSEEN_LOOKS + 2) == [OthersUnseen()]
 
 
-async def test_a_list_that_was_not_read_again_is_no_further_look() -> None:
+async def test_a_list_that_was_not_read_again_does_not_count_as_another_look() -> None:
     kernel = Kernel({})
     events: list[LinkEvent] = []
     times = iter([0.0, 0.0, 5.0])  # reading the list took five seconds

@@ -35,7 +35,7 @@ UUID = "5f0c1e4e-28a6-4f0e-9a5f-0123456789ab"
         (parsing.parse_actual_bytes, {"actual": 2**63}, None),
     ],
 )
-def test_an_answer_as_documented_is_read(
+def test_an_answer_of_the_documented_shape_is_parsed(
     parse: Callable[[object], object], answer: object, value: object
 ) -> None:
     assert parse(answer) == value

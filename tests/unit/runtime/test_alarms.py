@@ -118,7 +118,7 @@ async def test_the_timer_sleeps_between_alarms_instead_of_spinning() -> None:
     assert min(spent_ms) < 1.0, "too much CPU time for each alarm"
 
 
-async def test_what_was_set_anew_is_not_kept() -> None:
+async def test_alarms_that_were_set_again_are_not_kept() -> None:
     alarms = Alarms(128)
     sleeper = Sleeper(alarms)
     now_ns = time.monotonic_ns()
@@ -146,7 +146,7 @@ class Reader(Sleeper):
         self.alarms.set(self, None)
 
 
-async def test_no_more_readings_are_under_way_than_the_bound_and_all_have_their_turn() -> None:
+async def test_readings_in_flight_are_bounded_and_each_reader_has_its_turn() -> None:
     Reader.under_way = Reader.most = 0
     alarms = Alarms(10, patience_ns=60_000 * MS)
     readers = [Reader(alarms) for _ in range(500)]

@@ -89,7 +89,7 @@ async def until(condition: Callable[[], bool], within_s: float = 60.0) -> None:
 
 
 @pytest.mark.parametrize("name", FAILURES)
-async def test_whatever_a_sink_raises_its_records_arrive_later(name: str) -> None:
+async def test_records_arrive_later_after_any_exception_of_a_sink(name: str) -> None:
     counters, sink = Counters(), Sink(FAILURES[name], times=3)
     with capture_logs() as logs:
         async with delivering(sink, counters) as (deliverer, queue):

@@ -116,9 +116,7 @@ def open_folder(folder: Path) -> Path:
     return folder / "open"
 
 
-async def test_a_peer_that_swaps_its_socket_for_a_link_does_not_lead_the_agent_there(
-    open_folder: Path,
-) -> None:
+async def test_the_agent_does_not_follow_a_link_that_replaces_a_socket(open_folder: Path) -> None:
     path, theirs = open_folder / "a.qmp", open_folder.parent / "theirs.sock"
     async with (
         listening(theirs) as victim,

@@ -109,7 +109,7 @@ def _directory(path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("name", ["proc/meminfo", "proc/pressure/memory", "sys/kernel/mm/ksm/run"])
-def test_a_broken_file_is_absent_and_the_others_are_there(
+def test_a_broken_file_is_reported_and_the_other_files_are_read(
     root: Path, name: str, break_: Callable[[Path], None], fault: FileFault
 ) -> None:
     whole = parsed(read(root), 4096)[0]
@@ -180,7 +180,7 @@ async def test_a_record_is_made_at_once_and_in_each_interval(root: Path) -> None
     assert recorder.newest_host_memory() is not None
 
 
-async def test_a_file_that_hangs_costs_what_was_not_read_and_is_logged_once(
+async def test_a_hanging_file_is_logged_once_and_the_record_has_the_rest(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(host_memory, "READ_TIMEOUT_S", 0.5)

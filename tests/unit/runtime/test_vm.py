@@ -116,7 +116,7 @@ async def test_a_question_to_a_link_that_has_just_ended_gets_no_answer_and_does_
     assert "protocol" in [str(event.reason) for event in emitted.states]
 
 
-async def test_what_is_told_before_the_task_runs_waits_and_after_its_end_is_dropped() -> None:
+async def test_events_before_the_task_runs_are_queued_and_after_its_end_are_dropped() -> None:
     emitted = Emitted()
     task = VmTask(begin(MonitorPath("/nowhere"), VmId("path-id"), Access.HOLD), around(emitted))
     task.happened(PathMissing())
@@ -215,7 +215,7 @@ async def test_the_id_of_a_vm_in_a_pod_is_not_taken_by_another_pod_whatever_its_
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can listen as root")
 @pytest.mark.parametrize("directory_of", [0, 1001])
-async def test_a_listener_of_roots_in_a_users_directory_has_not_roots_rights(directory_of: int) -> None:
+async def test_a_listener_of_root_in_a_users_directory_does_not_have_roots_rights(directory_of: int) -> None:
     emitted = Emitted()
     async with serving(answering("prelaunch")) as first, serving(answering("running")) as second:
         services = seen_as_another_users(around(emitted), first)
@@ -224,7 +224,7 @@ async def test_a_listener_of_roots_in_a_users_directory_has_not_roots_rights(dir
     assert found == {first if directory_of == 0 else second}
 
 
-async def test_after_a_restart_a_monitor_of_another_user_that_comes_first_returns_the_id_to_its_vm() -> None:
+async def test_another_users_monitor_that_comes_first_after_a_restart_returns_the_id() -> None:
     emitted = Emitted()
     async with serving(answering("running")) as strangers, serving(answering("running")) as ours:
         services = seen_as_another_users(around(emitted), strangers)

@@ -110,7 +110,7 @@ async def test_a_round_of_many_vms_is_made_in_slices_and_a_vm_that_ends_meanwhil
     assert [each.vm.id for each in records.all[:44]] == [f"{number}" for number in range(44)]
 
 
-async def test_files_that_hang_are_asked_once_and_the_records_come_without_them(
+async def test_hanging_files_are_read_once_and_the_records_do_not_contain_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(vm_memory, "READ_WITHIN_S", 0.05)

@@ -404,7 +404,7 @@ FLOODS: dict[str, Callable[[int], tuple[bytes, bytes]]] = {  # sent first, and s
 
 
 @pytest.mark.parametrize("name", FLOODS)
-def test_what_a_server_sends_without_end_is_read_up_to_the_bound(name: str) -> None:
+def test_endless_data_of_a_server_is_read_up_to_the_bound(name: str) -> None:
     sent = 0
 
     def flood(peer: Peer) -> None:

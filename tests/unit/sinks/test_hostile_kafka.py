@@ -152,7 +152,9 @@ async def measure(seen: Seen) -> None:
 
 
 @pytest.mark.slow
-async def test_an_odd_broker_costs_no_record_and_nothing_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_odd_broker_causes_no_lost_record_and_no_unhandled_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     seed = int(os.environ.get("BAROGRAPH_ODD_SEED", "15"))
 
     odd, seen = await survive(1500, seed, monkeypatch)

@@ -118,7 +118,7 @@ def test_an_answer_without_end_is_read_up_to_the_limit_and_its_status_counts(hea
 
 
 @pytest.mark.parametrize("piece", [b"X: y\r\n", b"HTTP/1.1 100 Continue\r\n\r\n", b"z"])
-def test_headers_without_end_are_no_answer(piece: bytes) -> None:
+def test_endless_headers_are_refused(piece: bytes) -> None:
     with client_of() as (client, peer):
         peer.steps.append(peer.endless(piece * 100))
 

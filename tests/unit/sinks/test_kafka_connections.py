@@ -128,7 +128,7 @@ async def test_connections_that_are_closed_are_not_kept() -> None:
     ],
     ids=["brokers", "partitions", "odd numbers", "the same number"],
 )
-async def test_a_cluster_that_cannot_be_is_refused_with_a_reason(
+async def test_unusable_metadata_of_a_cluster_is_refused_with_a_reason(
     leaders: list[int], numbers: Sequence[int] | None, words: str
 ) -> None:
     peer = Peer()

@@ -70,7 +70,7 @@ def test_a_token_is_kept_for_a_share_of_its_lifetime(
         (b'{"access_token": "%s"}' % (b"a" * 32_769), "more than 32,768 bytes"),
     ],
 )
-def test_an_answer_that_cannot_be_used_is_named(body: bytes, words: str) -> None:
+def test_the_error_names_the_problem_of_an_unusable_answer(body: bytes, words: str) -> None:
     with pytest.raises(TokenError, match=words):
         kafka_oauth.of_answer(body)
 
@@ -86,7 +86,7 @@ def test_an_answer_that_cannot_be_used_is_named(body: bytes, words: str) -> None
         (b"a" * 32_769, "larger than 32,768 bytes"),
     ],
 )
-def test_a_file_without_a_token_is_named(content: bytes, words: str) -> None:
+def test_a_file_without_a_usable_token_is_an_error(content: bytes, words: str) -> None:
     with pytest.raises(TokenError, match=words):
         kafka_oauth.of_file(content)
 

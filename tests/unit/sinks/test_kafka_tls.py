@@ -91,7 +91,7 @@ def test_records_without_data_do_not_keep_a_connection_from_ending() -> None:
         pair.client.unwrap()
 
 
-async def test_a_broker_that_sends_them_is_left_with_these_words() -> None:
+async def test_a_broker_that_sends_tls_records_without_data_makes_the_sink_unavailable() -> None:
     async with scripted_kafka(Peer(), server_context(TICKETS)) as address:
         tls = Tls(ca_file=TLS / "localhost-cert.pem")
         server = address.replace("127.0.0.1", "localhost")

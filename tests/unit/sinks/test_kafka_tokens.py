@@ -95,7 +95,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return ahead_s
 
 
-async def test_a_token_is_asked_for_once_and_again_when_most_of_its_life_is_over(
+async def test_a_token_is_requested_again_after_80_percent_of_its_lifetime(
     secret: Path, clock: list[float]
 ) -> None:
     with tokens_of(issue := Numbered(300), secret) as (tokens, server, secrets):
@@ -143,7 +143,7 @@ async def test_while_the_endpoint_fails_the_last_token_is_used_until_it_expires(
         assert await tokens.get() == "token-2"
 
 
-async def test_attempts_at_an_endpoint_that_fails_become_rare(secret: Path, clock: list[float]) -> None:
+async def test_requests_to_a_failing_endpoint_become_less_frequent(secret: Path, clock: list[float]) -> None:
     with tokens_of(lambda: http(b"", "500 No"), secret) as (tokens, server, _):
         for number in range(300):
             clock[0] = float(number)
@@ -186,7 +186,7 @@ REFUSED = http(
         (socket.socket.close, "ended the connection", Fault.CONNECTION),
     ],
 )  # fmt: skip
-async def test_an_endpoint_that_issues_no_token_is_named(
+async def test_the_error_gives_the_reason_if_an_endpoint_issues_no_token(
     answer: Step, words: str, fault: Fault, secret: Path
 ) -> None:
     with tokens_of(partial(same, answer), secret) as (tokens, _, _):
@@ -221,7 +221,7 @@ async def test_an_endpoint_that_hangs_or_trickles_ends_at_the_timeout(secret: Pa
             assert "gives no complete answer within 0.4 s" in trouble.detail
 
 
-async def test_a_resolver_that_hangs_holds_up_no_login_for_long(
+async def test_a_hanging_resolver_does_not_delay_a_login_for_long(
     secret: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def look_up(*_: object, **_more: object) -> list[object]:
@@ -276,7 +276,7 @@ async def test_a_request_goes_through_the_proxy(secret: Path) -> None:
     assert "http_proxy: the proxy 127.0.0.1:1 is unreachable (Connection refused)" in trouble.detail
 
 
-async def test_a_secret_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+async def test_the_error_names_the_problem_of_an_unusable_secret_file(tmp_path: Path) -> None:
     file = tmp_path / "secret"
     oauth = Oauth(source=endpoint_at("http://127.0.0.1:1/token", file))
     missing = await trouble_of(Tokens(oauth))
@@ -335,7 +335,7 @@ async def test_a_connection_without_shared_tokens_gets_one_of_its_own(tmp_path: 
         await sink.aclose()
 
 
-async def test_a_broker_cannot_have_a_token_in_a_message(tmp_path: Path) -> None:
+async def test_a_token_in_a_message_of_a_broker_is_masked(tmp_path: Path) -> None:
     token = "t" * 150 + ".secret"
     (tmp_path / "token").write_text(token)
     oauth = Oauth(source=tmp_path / "token")

@@ -587,7 +587,7 @@ def test_no_stream_ever_repeats_a_time_or_goes_back(steps: list[tuple[int, str, 
             before = points.accepted if fate == "accepted" else points.refused
 
 
-def test_of_too_many_vms_those_gone_for_longest_are_forgotten_first() -> None:
+def test_the_vms_gone_longest_are_forgotten_first_above_the_bound() -> None:
     sent = {f"vm-{n}": SentVm(host_time_ns=n) for n in range(10)}
 
     kept = forget_old(sent, frozenset({"vm-0"}), now_ns=10, after_ns=100, vms_max=3)

@@ -82,7 +82,7 @@ def test_records_without_data_are_read_up_to_a_bound() -> None:
         post(client)
 
 
-def test_a_peer_that_reads_little_by_little_gets_no_more_time() -> None:
+def test_a_peer_that_reads_slowly_does_not_extend_the_timeout() -> None:
     body, received = bytes(32 * 2**20), 0
     ended = threading.Event()
 

@@ -49,7 +49,7 @@ def test_a_block_has_the_records_that_were_added_to_it_with_their_positions() ->
     assert list(decode_block(row)) == list(enumerate(records, 41))
 
 
-def test_a_block_takes_consecutive_positions_only_and_is_bounded_in_records_bytes_and_time() -> None:
+def test_a_block_is_consecutive_and_bounded_in_records_bytes_and_time() -> None:
     apart = [(1, record(1)), (2, record(2)), (4, record(4)), (5, record(5))]
     assert [(each.first, each.last) for each in blocks_of(apart, SPAN_MS)] == [(1, 2), (4, 5)]
     tiny = [record(n, size_bytes=1) for n in range(BLOCK_RECORDS_MAX + 1)]

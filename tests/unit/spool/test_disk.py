@@ -202,9 +202,7 @@ async def test_records_in_flight_from_memory_are_written_at_the_end(tmp_path: Pa
         assert await take(spool.queue(Queue.SAMPLES)) == ["id-1", "id-2"]
 
 
-async def test_what_fits_neither_disk_nor_memory_is_dropped_oldest_first_in_the_order_of_the_store(
-    tmp_path: Path,
-) -> None:
+async def test_records_that_fit_nowhere_are_dropped_in_the_order_of_the_store(tmp_path: Path) -> None:
     block(tmp_path)
     counters = Counters()
     weight = record(1).size_bytes
@@ -366,7 +364,7 @@ async def test_a_record_too_large_for_a_block_is_dropped_and_counted(tmp_path: P
         assert counters.total(Count.DROPPED, "kafka.samples:too_large") == 1
 
 
-async def test_what_is_committed_is_sent_from_memory_as_far_as_it_fits(tmp_path: Path) -> None:
+async def test_committed_records_that_fit_in_memory_are_sent_from_memory(tmp_path: Path) -> None:
     fit = READY_BYTES // record(0, size_bytes=10_000).size_bytes
     async with running(tmp_path, gathering=NEVER) as spool:
         queue = spool.queue(Queue.SAMPLES)

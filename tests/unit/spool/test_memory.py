@@ -66,7 +66,7 @@ async def test_the_buffer_never_holds_more_than_its_size() -> None:
     assert await drain(buffer) == [str(n) for n in range(40, 50)]
 
 
-async def test_what_does_not_fit_is_dropped_oldest_first_memory_records_then_samples_then_states() -> None:
+async def test_a_full_buffer_drops_memory_records_then_samples_then_states() -> None:
     counters = Counters()
     buffer = MemoryBuffer("kafka", 500, counters)
     buffer.append(record(0, RecordKind.VM_STATE))

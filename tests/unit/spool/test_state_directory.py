@@ -76,7 +76,7 @@ def command(*words: str) -> subprocess.CompletedProcess[str]:
 
 @as_root
 @pytest.mark.parametrize("name", [f".{FILE_NAME}.new", FILE_NAME, f"{FILE_NAME}.20261123T032226Z.bad"])
-async def test_a_file_is_read_and_written_through_the_descriptor_of_the_directory_and_through_no_link(
+async def test_the_files_of_the_state_directory_are_opened_without_following_links(
     theirs: Path, secret: Path, name: str
 ) -> None:
     (theirs / FILE_NAME).write_bytes(b"not a ledger" if name.endswith("bad") else encode_owed([change(1)]))
@@ -131,7 +131,7 @@ async def test_a_file_that_root_writes_belongs_to_the_owner_of_the_directory(the
 
 @pytest.mark.slow
 @as_root
-async def test_root_changes_nothing_in_a_directory_that_another_user_controls_and_becomes_that_user_instead(
+async def test_root_refuses_a_directory_that_another_user_controls_or_becomes_that_user(
     theirs: Path, secret: Path, tmp_path: Path
 ) -> None:
     make_reachable(theirs)
@@ -223,7 +223,7 @@ def test_sqlite_is_given_no_link_that_another_user_has_made(tmp_path: Path, secr
     assert untouched(secret)
 
 
-async def test_files_of_an_earlier_version_become_private_and_so_does_a_directory_of_the_agents_own(
+async def test_files_of_an_earlier_version_and_the_agents_own_directory_become_private(
     tmp_path: Path,
 ) -> None:
     own, mixed = tmp_path / "own", tmp_path / "mixed"

@@ -77,7 +77,7 @@ def test_records_come_out_of_a_queue_in_the_order_they_went_in(path: Path) -> No
     store.close()
 
 
-def test_blocks_are_read_as_far_as_they_fit_and_one_at_least(path: Path) -> None:
+def test_a_read_returns_the_blocks_that_fit_and_at_least_one(path: Path) -> None:
     store = open_store(path, Bounds())
     samples = [record(n, size_bytes=BLOCK_BYTES // 2) for n in range(1, 9)]  # two to a block
     store.commit(Change(now_ms=NOW_MS, records=at(1, samples)))
@@ -152,9 +152,7 @@ def test_a_refused_record_moves_to_the_dead_letters_with_the_commit_that_settles
     store.close()
 
 
-def test_when_the_file_is_full_memory_records_are_dropped_first_then_samples_dead_letters_logs_states(
-    path: Path,
-) -> None:
+def test_a_full_file_drops_memory_samples_dead_letters_logs_then_states(path: Path) -> None:
     store = open_store(path, Bounds(size_bytes=1 << 20))
     memory_records = [record(n, RecordKind.HOST_MEMORY, size_bytes=1000) for n in range(2000)]
     filled = store.commit(Change(now_ms=NOW_MS, records=at(1, [*memory_records, record(1)])))
@@ -209,9 +207,7 @@ def test_only_the_rest_of_a_block_settled_in_part_is_counted_as_dropped(path: Pa
     store.close()
 
 
-def test_a_block_is_dropped_once_its_newest_record_is_older_than_the_bound_dead_letters_are_not(
-    path: Path,
-) -> None:
+def test_a_block_expires_with_its_newest_record_and_dead_letters_stay(path: Path) -> None:
     store = open_store(path, Bounds(age_ms=1000))
     letter = DeadLetter(record(1, at_ms=NOW_MS - 5000), "invalid", "", NOW_MS - 5000)
     ages_ms = [1500, 1450, 1050, 1000, 0]  # blocks of up to 100 ms

@@ -148,7 +148,7 @@ async def test_on_a_phone_the_cells_of_the_plain_page_have_the_words_of_the_head
     assert words == [[(str(n), word) for n, word in enumerate(row[1:], 2)] for row in headers]
 
 
-async def test_hostile_names_are_escaped_text() -> None:
+async def test_hostile_names_are_shown_as_escaped_text() -> None:
     named = vm(name=HOSTILE)
     seen = [view(sample(of=named), of=named, path=f"/run/{HOSTILE}")]
     present = Present(views=seen, identity=Agent("host-1", HOSTILE, "run-1", "1"))
@@ -277,7 +277,7 @@ async def test_the_pages_files_are_sent_again_only_if_they_changed() -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/plain", "/status", "/assets/page.css", "/api/overview", "/livez"])
-async def test_no_answer_allows_a_script_or_a_style_of_others(path: str) -> None:
+async def test_no_answer_allows_a_script_or_a_style_from_another_origin(path: str) -> None:
     headers = (await answer(Present(), path)).headers
     policy = dict(each.strip().split(" ", 1) for each in headers["content-security-policy"].split(";"))
 

@@ -139,7 +139,7 @@ async def test_responses_by_key_are_bounded_and_built_one_at_a_time() -> None:
 
 
 @pytest.mark.parametrize("parts_of", [in_parts, unpacked])
-async def test_a_client_that_does_not_read_has_little_of_a_response(
+async def test_a_client_that_does_not_read_holds_a_small_part_of_a_response_in_memory(
     parts_of: Callable[[bytes], AsyncGenerator[bytes, None]],
 ) -> None:
     packed = gzip.compress(random.Random(1).randbytes(4 << 20))

@@ -96,7 +96,7 @@ async def test_an_invalid_query_is_refused(query: str) -> None:
     assert not now.tap.is_open
 
 
-async def test_readers_are_bounded_and_a_place_is_free_again_when_one_has_its_answer() -> None:
+async def test_waiting_readers_are_bounded_and_an_answer_frees_a_place() -> None:
     now = present()
     page = TapPage(now.tap, AGENT, lambda: ())
     refused: list[bool] = []
