@@ -22,6 +22,7 @@ from tests.lab.qemu import BALLOON
 
 PERIOD_S = 0.005
 AWAY_S = 0.05  # the pause before connecting again to a monitor that hung up: QEMU may be restarted
+LAST_READING_S = 2.0  # how long `stop` waits for the last reading of each monitor
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class Observer:
         return updates_in(self._file)
 
     def stop(self) -> dict[Path, list[Shown]]:
-        """Stop observing, and return all updates seen.
+        """Read each monitor once more, stop observing, and return all updates seen.
 
         Raises:
             RuntimeError: the observer had ended before.
@@ -163,6 +164,7 @@ def _main(file: str, paths: Sequence[str]) -> None:
                 each = cast(_Watched, key.data)
                 if not each.hear(out):
                     _leave(each, selector)
+        _read_once_more(watched, selector, out)
     gaps = {each.path: each.gaps_ms or [0.0] for each in watched}
     paces = {path: (statistics.median(of_vm), max(of_vm)) for path, of_vm in gaps.items()}
     Path(file).with_suffix(".pace").write_text(json.dumps(paces))
@@ -176,6 +178,21 @@ def _go_on(each: _Watched, selector: selectors.BaseSelector, now_s: float) -> No
         each.ask(now_s)
     except OSError:
         _leave(each, selector)
+
+
+def _read_once_more(watched: Sequence[_Watched], selector: selectors.BaseSelector, out: TextIO) -> None:
+    """Read each connected monitor, so that no update before `stop` is missing. A frozen QEMU gives none."""
+    to_ask = [each for each in watched if each.socket is not None]
+    deadline_s = time.monotonic() + LAST_READING_S
+    while (to_ask or any(each.asked for each in watched)) and time.monotonic() < deadline_s:
+        for each in [each for each in to_ask if not each.asked]:
+            to_ask.remove(each)
+            if each.socket is not None:
+                _go_on(each, selector, time.monotonic())
+        for key, _ in selector.select(AWAY_S):
+            each = cast(_Watched, key.data)
+            if not each.hear(out):
+                _leave(each, selector)
 
 
 def _leave(each: _Watched, selector: selectors.BaseSelector) -> None:
