@@ -14,7 +14,7 @@ import pytest
 from tests.integration.audit import WEB, ask, unbalanced
 from tests.integration.otlp_backends import Answer, HttpBackend
 from tests.integration.test_web import url_when_told, wait_until
-from tests.integration.watching import Lines, conserved, watch
+from tests.integration.watching import Lines, conserved, steady, watch
 from tests.lab import qemu
 from tests.lab.agent import AgentProcess, agent
 from tests.lab.crowd import crowd
@@ -43,6 +43,11 @@ def web_clients(url: str) -> Generator[None]:
 
 def descriptors(process: AgentProcess) -> int:
     return len(os.listdir(f"/proc/{process.process.pid}/fd"))
+
+
+def is_healthy(url: str) -> bool:
+    components = json.loads(ask(url, "healthz")[1])["components"]
+    return {components[each]["state"] for each in ("collection", "kafka.states", "otlp", "spool")} == {"ok"}
 
 
 @pytest.mark.parametrize("theirs", [False, True], ids=["of the same user", "of another user"])
@@ -89,7 +94,7 @@ def test_600_monitors_under_300_descriptors(folder: Path, http: HttpBackend, *, 
                 wait_until(lambda: len(http.accepted) > exported, "OTLP")
                 assert ask(url, "healthz")[0] == ask(url, "readyz")[0] == 200
                 assert unbalanced(ask(url, "metrics")[1]) == []
-                components = json.loads(ask(url, "healthz")[1])["components"]
+                wait_until(lambda: is_healthy(url), "the state `ok` of every component")
             said = [words for path in paths for words in lines.words(path)]
             if not theirs:
                 assert lines.states(late.qmp) == []
@@ -100,7 +105,9 @@ def test_600_monitors_under_300_descriptors(folder: Path, http: HttpBackend, *, 
         for name in ("first", "second"):
             samples = lines.samples(name)
             assert [each["sequence"] for each in samples] == list(range(1, len(samples) + 1))
-        words = {state for vm in (first, second) for state, _ in lines.words(vm.qmp)}
+        for vm in (first, second):
+            lines.wait_for_state(vm.qmp, "reporting")
+        words = {state for vm in (first, second) for state, _ in steady(lines.words(vm.qmp))}
         assert process.stop() == 0
         conserved(process)
 
@@ -112,7 +119,6 @@ def test_600_monitors_under_300_descriptors(folder: Path, http: HttpBackend, *, 
     assert "raise the limit of open files (LimitNOFILE)" in log or theirs
     assert "Too many open files" not in log
     assert "Traceback" not in log
-    assert {components[each]["state"] for each in ("collection", "kafka.states", "otlp", "spool")} == {"ok"}
 
 
 def test_an_agent_out_of_descriptors_recovers_once_it_has_some(folder: Path, http: HttpBackend) -> None:
@@ -150,11 +156,12 @@ def test_an_agent_out_of_descriptors_recovers_once_it_has_some(folder: Path, htt
         wait_until(lambda: ask(url, "readyz")[0] == 200, "readiness")
         assert unbalanced(ask(url, "metrics")[1]) == []
         samples = lines.samples("g")
+        lines.wait_for_state(vm.qmp, "reporting")
         assert process.stop() == 0
         conserved(process)
 
     assert [each["sequence"] for each in samples] == list(range(1, len(samples) + 1))
-    assert {state for state, _ in lines.words(vm.qmp)} <= {"connecting", "waiting", "reporting"}
+    assert {state for state, _ in steady(lines.words(vm.qmp))} <= {"connecting", "waiting", "reporting"}
     log = process.stderr.read_text()
     assert log.count("Too many open files") >= 3  # from discovery, Kafka and OTLP
     assert "agent metrics are stale" not in log

@@ -12,6 +12,7 @@ import pytest
 
 from agent.libvirt.relay import MESSAGE_MAX_BYTES
 from tests.integration.domains import DomainLines, path_of, with_bindings
+from tests.integration.watching import steady
 from tests.lab.agent import AgentProcess, agent
 from tests.lab.hostile_libvirt import HostileLibvirt, UnfinishedMessages, hostile_libvirt
 from tests.lab.libvirt import Daemon, Domain, libvirtd, virt_launcher
@@ -135,7 +136,8 @@ def test_hostile_libvirts_take_little_memory_and_an_honest_one_is_observed(folde
         assert f"began a message of {LIBRARY_MAX_BYTES} bytes" in process.stderr.read_text()
 
         lines.wait_for_samples("g", len(lines.samples("g")) + 3)
-        assert "unreachable" not in dict(lines.said(path_of(honest))[states_before:])
+        lines.wait_until(path_of(honest), "reporting")
+        assert "unreachable" not in dict(steady(lines.said(path_of(honest))[states_before:]))
 
 
 def _peak_bytes(process: AgentProcess) -> int:

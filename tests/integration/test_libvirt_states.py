@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.domains import DomainLines, path_of, watch, with_bindings
-from tests.integration.watching import PROMPT_S
+from tests.integration.watching import PROMPT_S, steady
 from tests.lab.agent import agent, barograph
 from tests.lab.libvirt import libvirtd, nova
 
@@ -39,9 +39,11 @@ def test_the_states_of_a_domain_follow_its_driver_its_pauses_and_its_end(folder:
             domain.virsh("suspend")
             assert lines.wait_until(path, "paused", "paused") < PROMPT_S
             time.sleep(STALLED_S + 1)
+            lines.wait_until(path, "paused", "paused")
             domain.virsh("resume")
             lines.wait_until(path, "reporting")
-            assert [state for state, _ in lines.said(path)][-3:] == ["reporting", "paused", "reporting"]
+            states = [state for state, _ in steady(lines.said(path))]
+            assert states[-3:] == ["reporting", "paused", "reporting"]
 
             domain.order("reboot")
             lines.wait_until(path, "waiting", "rebooted")
@@ -112,7 +114,7 @@ def test_a_changed_period_is_followed_and_a_period_set_to_0_twice_is_contended(f
             domain.set_period(2)
             lines.wait(lambda: lines.samples("g")[-1]["polling_interval_s"] == 2, "a sample at 2 s")
             domain.set_period(0)
-            lines.wait_until(path, "off", "set_back")
+            lines.wait(lambda: ("off", "set_back") in lines.said(path), "set back")
             lines.wait_until(path, "reporting")
             domain.set_period(0)
             lines.wait_until(path, "off", "contended")
@@ -160,7 +162,7 @@ def test_a_migrated_domain_is_gone_and_a_canceled_migration_changes_nothing(fold
             assert going.wait(120) != 0
             before = len(lines.samples("g"))
             lines.wait_for_samples("g", before + 3)
-            assert lines.said(path_of(domain))[-1] == ("reporting", "advancing")
+            lines.wait_until(path_of(domain), "reporting", "advancing")
 
             domain.virsh("migrate-setspeed", "1000")
             moved = domain.migrate(two)

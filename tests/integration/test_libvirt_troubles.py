@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.domains import DomainLines, path_of, watch, with_bindings
-from tests.integration.watching import PROMPT_S
+from tests.integration.watching import PROMPT_S, steady
 from tests.lab.agent import agent
 from tests.lab.libvirt import Daemon, kubevirt, libvirtd, virt_launcher
 
@@ -45,7 +45,9 @@ def test_a_stopped_qemu_is_unreachable_and_does_not_affect_the_others(folder: Pa
             seen = lines.wait_for_samples("other", before + 5)[before:]
             missed = sum(each["missed_at_most"] for each in seen)
             assert missed <= 2, "more than a busy machine causes by itself"
-            assert [state for state, _ in lines.said(path_of(other))] == ["connecting", "reporting"]
+            lines.wait_until(path_of(other), "reporting")
+            states = [state for state, _ in steady(lines.said(path_of(other)))]
+            assert states == ["connecting", "reporting"]
 
             stopped.thaw()
             lines.wait_until(path_of(stopped), "reporting")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.rival import Rival
-from tests.integration.watching import Lines
+from tests.integration.watching import Lines, steady
 from tests.lab import qemu
 from tests.lab.agent import agent, barograph
 
@@ -58,14 +58,16 @@ def contend(folder: Path, policy: str, insists: int, env: dict[str, str], set_ag
             assert [first.interval_s, second.interval_s] == [1, 1]
             assert second.at_s - first.at_s >= set_again_s - 1  # the rival may have seen the first one late
             assert rival.interval_s == insists
+            lines.wait_for_state(vm.qmp, "reporting" if insists else "off")
             assert process.stop() == 0
             assert len(rival.writes()) == 2  # nor restored: the rival controls it
+            words = steady(lines.words(vm.qmp))
             if insists:
-                assert lines.words(vm.qmp)[-1][0] == "reporting"
+                assert words[-1][0] == "reporting"
                 assert lines.samples("g")[-1]["polling_interval_s"] == insists
             else:
-                assert lines.words(vm.qmp)[-1] == ("off", "contended")
-                assert ("off", "set_back") in lines.words(vm.qmp)
+                assert words[-1] == ("off", "contended")
+                assert ("off", "set_back") in words
 
 
 def test_fill_sets_an_interval_once_more_after_it_was_switched_off(folder: Path) -> None:

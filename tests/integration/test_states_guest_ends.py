@@ -6,12 +6,11 @@ They run on the installed QEMU (Debian 12's 7.2 in CI) and on a newer one (10), 
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from tests.integration.watching import Document, Lines, watch
+from tests.integration.watching import Document, Lines, steady, watch
 from tests.lab import qemu
 from tests.lab.agent import agent
 
@@ -36,13 +35,9 @@ def reporting(folder: Path, command: Sequence[str], *extra: str) -> Generator[tu
 
 
 def since(lines: Lines, vm: qemu.Vm) -> list[tuple[str, str]]:
-    """Return the changes of the VM's state and reason since it first reported.
-
-    `unreachable` is left out: on a busy machine a QEMU may get no CPU for a second.
-    """
-    words = [each for each in lines.words(vm.qmp) if each != ("unreachable", "no_answer")]
-    begun = words.index(("reporting", "advancing"))
-    return [word for before, word in pairwise(words[begun:]) if word != before]
+    """Return the changes of the VM's state and reason since it first reported."""
+    words = steady(lines.words(vm.qmp))
+    return words[words.index(("reporting", "advancing")) + 1 :]
 
 
 def reset(vm: qemu.Vm, *more: str) -> None:

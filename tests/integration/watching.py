@@ -3,7 +3,8 @@
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,11 @@ class Lines:
             return bool(records) and records[-1]["state"] == state
 
         return self.wait(is_in, f"{path.name} {state}", timeout_s)
+
+
+def steady(words: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return the states and reasons without the moments in which QEMU got no CPU to answer."""
+    return [word for word, _ in groupby(each for each in words if each != ("unreachable", "no_answer"))]
 
 
 def conserved(process: AgentProcess) -> Mapping[str, int]:
