@@ -4,7 +4,6 @@ import time
 from pathlib import Path
 
 import pytest
-from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.integration.conftest import need
 from tests.integration.domains import with_bindings
@@ -52,9 +51,7 @@ def test_a_broker_that_advertises_another_name(folder: Path) -> None:
 def test_a_partition_without_a_leader_until_its_broker_is_back(folder: Path) -> None:
     need("kafka")
     with kafka_cluster(folder / "kafka") as kafka:
-        admin = AdminClient({"bootstrap.servers": kafka.bootstrap, "log_level": 0})
-        on_each_broker = NewTopic(TOPIC, 3, replica_assignment=[[1], [2], [3]])
-        admin.create_topics([on_each_broker])[TOPIC].result(120)
+        kafka.create_topic_on(TOPIC, [[1], [2], [3]])
 
         words = ("--pre", "--kafka", kafka.bootstrap)
         # The brokers learn of a new leader at different times, so one answer does not predict the next.

@@ -177,13 +177,13 @@ def subject(labels: Mapping[str, str]) -> str:
 
 
 def wait_for_alerts(server: Prometheus) -> list[dict[str, Any]]:
-    """Return the alerts, pending or firing, once each trouble has one."""
+    """Return the alerts, pending or firing, once each trouble has one and no other VM has any."""
     deadline = time.monotonic() + 120
     while True:
         alerts = server.alerts()
-        named = {subject(each["labels"]) for each in alerts}
+        named = {name: each["labels"]["alertname"] for each in alerts if (name := subject(each["labels"]))}
         has_sink = any(each["labels"].get("barograph_component") == SINK for each in alerts)
-        if named >= ALERTS.keys() and has_sink:
+        if named == ALERTS and has_sink:
             return alerts
         assert time.monotonic() < deadline, named
         time.sleep(1)

@@ -412,4 +412,4 @@ def test_an_export_ends_by_its_timeout_when_the_clock_of_the_host_is_set_back(
         exporter.shutdown()
 
     assert not outcome.accepted
-    assert took_s < 1.0 + 3.0
+    assert took_s < 12.0  # and not until the peer closes the connection

@@ -109,7 +109,7 @@ def test_a_reload_keeps_the_process_and_loses_nothing(folder: Path) -> None:
         assert told == list(range(1, len(told) + 1))
         assert ended == 0
         assert interval_of(vm) == 0  # restored by a stop, unlike by a reload
-        assert manager.told.index("STOPPING=1") > manager.hear("READY=1", begun)
+        assert manager.hear("STOPPING=1", begun) > manager.hear("READY=1", begun)
 
 
 def test_a_reload_applies_the_changed_settings(folder: Path) -> None:

@@ -187,7 +187,7 @@ def test_a_host_that_is_silent_is_dark_after_its_heartbeat(
             time.sleep(0.5)
         code = running.interrupt()
 
-    assert conditions == ["reporting", "dark"]
+    assert conditions[:2] == ["reporting", "dark"]
     assert code == -signal.SIGINT
     assert "Traceback" not in running.log.read_text()
 

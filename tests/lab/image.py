@@ -111,7 +111,8 @@ def image(name: str = NAME) -> str:
                 ]
             )
             _remove_images_of_deleted_checkouts()
-            run([*PODMAN, "image", "prune", "--force", "--filter=until=24h"])  # keeps each layer for a day
+            # Keep each layer for a day. It fails while another checkout removes an image.
+            podman("image", "prune", "--force", "--filter=until=24h")
     return name
 
 

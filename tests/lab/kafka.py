@@ -48,7 +48,12 @@ class Received:
 # addresses, it drops the bootstrap connection together with the request on it. A client whose first metadata
 # has no controller waits for one until the timeout of the request, so each attempt has a new client.
 _PASSING = frozenset(
-    {KafkaError.INVALID_REPLICATION_FACTOR, KafkaError._DESTROY_BROKER, KafkaError._TIMED_OUT}
+    {
+        KafkaError.INVALID_REPLICATION_FACTOR,
+        KafkaError.INVALID_REPLICA_ASSIGNMENT,
+        KafkaError._DESTROY_BROKER,
+        KafkaError._TIMED_OUT,
+    }
 )
 _ATTEMPT_S = 10
 
@@ -112,16 +117,22 @@ class RealKafka:
         Names in `config` use _ for a dot.
         """
         settings = {name.replace("_", "."): value for name, value in config.items()}
+        self._create(NewTopic(name, partitions, self._replication, config=settings))
+
+    def create_topic_on(self, name: str, replicas: list[list[int]]) -> None:
+        """Create a topic if it is missing, with the replicas of each partition on these nodes."""
+        self._create(NewTopic(name, len(replicas), replica_assignment=replicas))
+
+    def _create(self, topic: NewTopic) -> None:
         deadline = time.monotonic() + 120
         while True:
             admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
-            topic = NewTopic(name, partitions, self._replication, config=settings)
             created = cast(
                 Mapping[str, Future[None]],
                 admin.create_topics([topic], request_timeout=_ATTEMPT_S),
             )
             try:
-                created[name].result(120)
+                created[topic.topic].result(120)
             except KafkaException as error:
                 code = cast(KafkaError, error.args[0]).code()
                 if code == KafkaError.TOPIC_ALREADY_EXISTS:
@@ -132,9 +143,9 @@ class RealKafka:
             else:
                 break
         # The controller knows it; a broker learns of it some time later.
-        while admin.list_topics(name, timeout=120).topics[name].error is not None:
+        while admin.list_topics(topic.topic, timeout=120).topics[topic.topic].error is not None:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"the broker does not know topic {name}")
+                raise TimeoutError(f"the broker does not know topic {topic.topic}")
             time.sleep(0.05)
 
     def delete_topic(self, name: str) -> None:
@@ -172,7 +183,8 @@ class RealKafka:
         deadline = time.monotonic() + timeout_s
         while True:
             partitions = admin.list_topics(topic, timeout=timeout_s).topics[topic].partitions
-            if all(len(each.isrs) == self._replication for each in partitions.values()):
+            # A broker that has just started may not know the topic yet.
+            if partitions and all(len(each.isrs) == self._replication for each in partitions.values()):
                 return
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{topic} is not in sync after {timeout_s} s")

@@ -22,7 +22,7 @@ from tests.lab.qemu import BALLOON
 
 PERIOD_S = 0.005
 AWAY_S = 0.05  # the pause before connecting again to a monitor that hung up: QEMU may be restarted
-LAST_READING_S = 2.0  # how long `stop` waits for the last reading of each monitor
+LAST_READING_S = 10.0  # how long `stop` waits for the last reading of each monitor
 
 
 @dataclass(frozen=True, slots=True)

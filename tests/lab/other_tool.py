@@ -21,6 +21,7 @@ from tests.lab.process import kill, start
 RETRY_S, GIVES_UP_S = 0.1, 5.0
 COMMANDS = ("qmp_capabilities", "query-status", "query-balloon", "query-version")
 PAUSE_MAX_S = 0.03
+_SESSION_MAX_S = GIVES_UP_S * (2 + len(COMMANDS))  # to connect, for the greeting and for each answer
 
 
 @dataclass
@@ -46,7 +47,7 @@ class OtherTool:
     def stop(self) -> Met:
         """Stop it after its current session, and return its results."""
         self.process.send_signal(signal.SIGTERM)
-        if self.process.wait(GIVES_UP_S * 2) != 0:
+        if self.process.wait(_SESSION_MAX_S + 30) != 0:
             raise RuntimeError(f"the tool failed, see {self._report.parent}/tool.log")
         return Met(**json.loads(self._report.read_text()))
 
