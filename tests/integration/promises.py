@@ -1,6 +1,6 @@
 """Check promised figures on a machine that also does other work: the best of three tries counts.
 
-Conditions that must hold in each try, such as that nothing is lost, remain assertions.
+Conditions that must hold in each try, such as that nothing is repeated, remain assertions.
 """
 
 from collections.abc import Callable

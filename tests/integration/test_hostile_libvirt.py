@@ -1,7 +1,6 @@
 """A hostile libvirt neither delays the events of another libvirt's VMs nor ends its connection."""
 
 import os
-import signal
 import tempfile
 import time
 from collections.abc import Callable, Generator
@@ -16,7 +15,7 @@ from tests.integration.watching import steady
 from tests.lab.agent import AgentProcess, agent
 from tests.lab.hostile_libvirt import HostileLibvirt, UnfinishedMessages, hostile_libvirt
 from tests.lab.libvirt import Daemon, Domain, libvirtd, virt_launcher
-from tests.lab.process import freeze, status_of
+from tests.lab.process import freeze, status_of, thaw
 
 pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("real_libvirt"), pytest.mark.timeout(900)]
 
@@ -91,7 +90,7 @@ def test_a_hostile_libvirt_does_not_delay_events_or_end_connections_of_another(
         hostile.wait_for_event()
         freeze(process.process.pid)  # so that the hostile libvirt never closes the last copy of a descriptor
         spoil(hostile)
-        process.process.send_signal(signal.SIGCONT)
+        thaw(process.process.pid)
 
         begun_s = time.monotonic()
         while time.monotonic() - begun_s < KEPT_S:

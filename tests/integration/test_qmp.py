@@ -5,7 +5,6 @@ import gc
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -24,7 +23,7 @@ from agent.qmp.link import Link as OpenLink
 from agent.qmp.link import Settings, open_link
 from agent.qmp.openings import Openings
 from tests.lab.leftovers import assert_none_left, open_descriptors
-from tests.lab.process import freeze
+from tests.lab.process import freeze, thaw
 from tests.unit.qmp.peer import read_stats
 
 QEMU = shutil.which("qemu-system-x86_64")
@@ -253,7 +252,7 @@ async def test_a_stopped_qemu_is_silent(folder: Path) -> None:
     async with qemu(path) as process:
         freeze(process.pid)
         assert await fault_of_opening(path) is LinkFault.SILENT
-        process.send_signal(signal.SIGCONT)
+        thaw(process.pid)
 
         async with linked(path) as link:
             assert await link.read_run_state() == "prelaunch"
@@ -283,7 +282,7 @@ async def test_a_stopped_qemu_answers_when_it_goes_on(folder: Path) -> None:
         freeze(process.pid)
         with anyio.move_on_after(0.2) as scope:
             await link.read_run_state()
-        process.send_signal(signal.SIGCONT)
+        thaw(process.pid)
 
         with anyio.fail_after(60):
             assert await link.read_run_state() == "prelaunch"
