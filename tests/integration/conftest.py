@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,7 +16,8 @@ from tests.integration.hypervisor_kinds import AnyKind, Kind, Real, Simulated
 from tests.integration.hypervisor_owned import Owned
 from tests.integration.otlp_backends import HttpBackend, http_backend
 from tests.integration.pods import Release, release
-from tests.lab import kubernetes, setup
+from tests.lab import emulation, kubernetes, setup
+from tests.lab.cache import CannotHave
 from tests.lab.collector import Collector, collector
 from tests.lab.image import image_tar
 from tests.lab.kafka import EmbeddedKafka, RealKafka, real_kafka
@@ -38,6 +40,17 @@ def cannot_run(message: str) -> NoReturn:
     if in_ci or os.environ.get("BAROGRAPH_LAB") == "required":
         pytest.fail(message)
     pytest.skip(message)
+
+
+@contextmanager
+def running_arm64() -> Generator[None]:
+    """Let this machine run programs for arm64 until the block ends; skip the test if it cannot."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(emulation.arm64())
+        except CannotHave as error:
+            cannot_run(f"programs for arm64 do not run here: {error}")
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,7 +10,7 @@ import pytest
 
 from agent import __version__
 from tests.integration.audit import ask
-from tests.integration.conftest import need
+from tests.integration.conftest import need, running_arm64
 from tests.lab import image
 from tests.lab.container import Container, container, output_of, run_to_its_end
 from tests.lab.libvirt import libvirtd
@@ -97,7 +98,18 @@ def test_it_is_small(built: str) -> None:
     assert 0 < ours < SIZE_MAX_BYTES
 
 
-def test_it_watches_the_hosts_monitors_and_reports_its_health(built: str, folder: Path) -> None:
+@pytest.fixture(params=["amd64", pytest.param("arm64", marks=pytest.mark.long)])
+def ending(request: pytest.FixtureRequest) -> Generator[str]:
+    """Yield the end of the name of an image for the architecture that this machine can run now."""
+    need("image")
+    if request.param == "amd64":
+        yield ""
+        return
+    with running_arm64():
+        yield image.ARM64
+
+
+def test_it_watches_the_hosts_monitors_and_reports_its_health(ending: str, folder: Path) -> None:
     port = free_port()
     with simulated(folder, vms=2, preset=1) as hypervisor:
         for vm in hypervisor.vms:
@@ -109,12 +121,14 @@ def test_it_watches_the_hosts_monitors_and_reports_its_health(built: str, folder
             *("--env", f"BAROGRAPH_WEB__LISTEN=127.0.0.1:{port}", "--env", "BAROGRAPH_SPOOL__MODE=disk"),
         )
         words = ("run", "--monitor", "/run/vm/*.qmp")
-        with container(folder, *options, words=words) as running:
+        with container(folder, *options, words=words, image=image.image(image.NAME + ending)) as running:
             running.wait_for(lambda: ready(port), "ready")
             running.wait_for(lambda: {"vm0001", "vm0002"} <= names(running), "samples of both VMs")
+            machine = running.execute("uname", "-m").stdout.strip()
             well = running.execute("barograph", "health", "--ready")
             code = running.stop()
 
+    assert machine == ("aarch64" if ending else "x86_64")
     assert (well.returncode, well.stdout) == (0, "ok\n")
     assert code == 0, running.stderr.read_text()
     assert all(document["host"]["id"] == "host-1" for document in samples(running))
@@ -122,9 +136,8 @@ def test_it_watches_the_hosts_monitors_and_reports_its_health(built: str, folder
 
 @pytest.mark.guest
 @pytest.mark.usefixtures("real_libvirt")
-def test_the_libvirt_image_watches_the_hosts_libvirt_as_nobody(folder: Path) -> None:
-    need("image")
-    name = image.image(image.NAME_LIBVIRT)
+def test_the_libvirt_image_watches_the_hosts_libvirt_as_nobody(ending: str, folder: Path) -> None:
+    name = image.image(image.NAME_LIBVIRT + ending)
     with libvirtd(folder, "one") as daemon:
         uuid = daemon.domain("g", period_s=1).uuid
         folder.chmod(0o755)

@@ -13,9 +13,15 @@ import pytest
 
 from agent import __version__
 from release.manual import FILES
-from release.packages import package as build_package
-from tests.integration.conftest import cannot_run, need
-from tests.integration.releasing import ROOT, release
+from tests.integration.conftest import cannot_run, running_arm64
+from tests.integration.packages import (
+    OLDER,
+    architecture_of,
+    left_on,
+    older_rpm,
+    packages_for,
+)
+from tests.integration.releasing import ROOT
 from tests.lab import debian
 from tests.lab.cache import CannotHave, run
 from tests.lab.libvirt import libvirtd
@@ -29,46 +35,20 @@ EXPOSURE_MAX = 1.6  # without ProtectProc=invisible, which hides the QEMU proces
 INSTALL = ("dpkg", "--force-unsafe-io", "--install")  # no fsync for each of four thousand files
 LIBVIRT = "libvirt: [{{uri: 'qemu+unix:///system?socket={socket}-ro', policy: observe}}]\n"
 NO_LIBVIRT = ("jammy",)  # its bindings are for a Python that is too old for the package
-OLDER = "0.0.1"
 CONFIG = "monitors: [/run/vm/*.qmp]\npolling: {{interval: {interval}}}\nspool: {{mode: disk}}\n"
 
 
 @pytest.fixture(scope="module")
 def packages(session_folder: Path) -> Mapping[str, Path]:
     """Return the package of each kind, built from the checked-out commit, and a .deb with a lower version."""
-    need("image", "nfpm")
-    folder = session_folder / "package"
-    release(folder, "python", "deb", "rpm", ARCHITECTURES="amd64")
-    deb, rpm = (next(folder.glob(f"*.{kind}")) for kind in ("deb", "rpm"))
-    return {"deb": deb, "rpm": rpm, "older": older(deb)}
+    return packages_for("amd64", session_folder)
 
 
-def older(package: Path) -> Path:
-    """Return a copy of a .deb with the version 0.0.1 and a module that the package does not have."""
-    tree, copy = package.parent / "older", package.parent / "older.deb"
-    run(["dpkg-deb", "--raw-extract", package, tree])
-    control = tree / "DEBIAN/control"
-    control.write_text(re.sub(r"(?m)^Version: .*$", f"Version: {OLDER}", control.read_text()))
-    add_former_module(tree)
-    run(["dpkg-deb", "--build", "-Znone", "--root-owner-group", tree, copy])
-    shutil.rmtree(tree)
-    return copy
-
-
-def older_rpm(packages: Mapping[str, Path]) -> Path:
-    """Return an .rpm with the version 0.0.1 and a module that the package does not have."""
-    tree = packages["deb"].parent / "older"
-    run(["dpkg-deb", "--extract", packages["deb"], tree])
-    add_former_module(tree)
-    try:
-        return build_package(tree, ROOT, 1_700_000_000, "rpm", "amd64", OLDER, packages["deb"].parent)
-    finally:
-        shutil.rmtree(tree)
-
-
-def add_former_module(tree: Path) -> None:
-    (tree / "opt/barograph/lib/common/agent/former").mkdir()
-    (tree / "opt/barograph/lib/common/agent/former/__init__.py").write_text("")
+@pytest.fixture(scope="module")
+def packages_arm64(session_folder: Path) -> Generator[Mapping[str, Path]]:
+    """Yield the same for arm64 while this machine can run them."""
+    with running_arm64():
+        yield packages_for("arm64", session_folder)
 
 
 @dataclass(frozen=True)
@@ -92,7 +72,7 @@ def host_of(suite: str, packages: Mapping[str, Path]) -> Generator[Place]:
             f"{place}/vm:/run/vm",
             f"{place}/libvirt:/run/libvirt",
         )
-        with service_host(suite, *volumes) as host:
+        with service_host(suite, *volumes, architecture=architecture_of(packages)) as host:
             yield Place(host, place / "vm", place / "libvirt")
 
 
@@ -103,11 +83,24 @@ def debian_12(packages: Mapping[str, Path]) -> Generator[Place]:
         yield place
 
 
+@pytest.fixture(scope="module")
+def debian_12_arm64(packages_arm64: Mapping[str, Path]) -> Generator[Place]:
+    """Yield such a host for arm64."""
+    with host_of("bookworm", packages_arm64) as place:
+        yield place
+
+
 @pytest.fixture
 def installed(debian_12: Place, packages: Mapping[str, Path]) -> Generator[tuple[ServiceHost, Hypervisor]]:
     """Yield a host with the package, and two VMs on it with monitors that the service may use."""
-    host = debian_12.host
-    with simulated(debian_12.vms, vms=2) as hypervisor:
+    with installed_on(debian_12, packages) as (host, hypervisor):
+        yield host, hypervisor
+
+
+@contextmanager
+def installed_on(place: Place, packages: Mapping[str, Path]) -> Generator[tuple[ServiceHost, Hypervisor]]:
+    host = place.host
+    with simulated(place.vms, vms=2) as hypervisor:
         if (
             "install ok installed"
             not in host.try_to("dpkg-query", "-W", "-f", "${Status}", "barograph").stdout
@@ -121,7 +114,7 @@ def installed(debian_12: Place, packages: Mapping[str, Path]) -> Generator[tuple
         host.try_to("systemctl", "reset-failed", "barograph")
         host.do("sh", "-c", "rm -rf /var/lib/barograph /etc/systemd/system/barograph.service.d /srv/secret")
         host.try_to("systemctl", "daemon-reload")
-    for left in debian_12.vms.iterdir():
+    for left in place.vms.iterdir():
         left.unlink()
 
 
@@ -343,10 +336,19 @@ def test_a_removal_changes_only_the_files_of_the_package(installed: tuple[Servic
 
 @pytest.mark.guest
 @pytest.mark.usefixtures("real_libvirt")
-@pytest.mark.parametrize("suite", [*DEBIAN, *(pytest.param(each, marks=pytest.mark.long) for each in UBUNTU)])
+@pytest.mark.parametrize(
+    ("suite", "architecture"),
+    [
+        *((each, "amd64") for each in DEBIAN),
+        *(pytest.param(each, "amd64", marks=pytest.mark.long) for each in UBUNTU),
+        pytest.param("bookworm", "arm64", marks=pytest.mark.long),
+    ],
+)
 def test_it_watches_a_real_qemu_and_a_real_domain_and_is_upgraded_and_purged(
-    suite: str, request: pytest.FixtureRequest, packages: Mapping[str, Path], folder: Path
+    suite: str, architecture: str, request: pytest.FixtureRequest, folder: Path
 ) -> None:
+    ending = "" if architecture == "amd64" else "_arm64"
+    packages: Mapping[str, Path] = request.getfixturevalue(f"packages{ending}")
     watched = {("plain", "qmp")}
     if suite not in NO_LIBVIRT:
         watched.add(("owned", "libvirt"))
@@ -357,7 +359,7 @@ def test_it_watches_a_real_qemu_and_a_real_domain_and_is_upgraded_and_purged(
             cannot_run(f"no host with Ubuntu: {error}")
     with ExitStack() as stack:
         if suite == "bookworm":
-            place: Place = request.getfixturevalue("debian_12")
+            place: Place = request.getfixturevalue(f"debian_12{ending}")
             place.host.do("dpkg", "--purge", "barograph")
         else:
             place = stack.enter_context(host_of(suite, packages))
@@ -399,10 +401,18 @@ def read_by(host: ServiceHost) -> set[tuple[str, str]]:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("architecture", ["amd64", "arm64"])
 def test_the_rpm_is_installed_upgraded_from_an_older_version_and_erased(
-    installed: tuple[ServiceHost, Hypervisor], packages: Mapping[str, Path]
+    architecture: str, request: pytest.FixtureRequest
 ) -> None:
-    host, hypervisor = installed
+    ending = "" if architecture == "amd64" else "_arm64"
+    packages: Mapping[str, Path] = request.getfixturevalue(f"packages{ending}")
+    place: Place = request.getfixturevalue(f"debian_12{ending}")
+    with installed_on(place, packages) as (host, hypervisor):
+        check_the_rpm(host, hypervisor, packages)
+
+
+def check_the_rpm(host: ServiceHost, hypervisor: Hypervisor, packages: Mapping[str, Path]) -> None:
     host.do("dpkg", "--purge", "barograph")
     host.do("rm", "-rf", "/etc/barograph")  # another test leaves a password in it
     before = left_on(host)
@@ -441,11 +451,3 @@ def test_lintian_reports_nothing(packages: Mapping[str, Path]) -> None:
     debian.install(["lintian"], "checks the package", there=lambda: shutil.which("lintian") is not None)
 
     assert run(["lintian", "--allow-root", "--no-cfg", packages["deb"]]).strip() == ""
-
-
-def left_on(host: ServiceHost) -> set[str]:
-    places = "/etc /usr /opt /var/lib /run"
-    # systemd before version 250 keeps /run/systemd/propagate/UNIT until the host restarts.
-    others = "-not -path '/var/lib/dpkg/*' -not -path '/run/systemd/propagate/*'"
-    find = f"find {places} -xdev -name '*barograph*' {others} 2>/dev/null; true"
-    return set(host.do("sh", "-c", find).splitlines())  # dpkg removes an empty /opt

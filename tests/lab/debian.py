@@ -24,18 +24,19 @@ _TIMEOUT_S = 60.0
 _WAIT_FOR_OTHERS = ("-o", "DPkg::Lock::Timeout=300")
 
 
-def bootstrap(suite: str, root: Path, packages: Sequence[str]) -> None:
+def bootstrap(suite: str, root: Path, packages: Sequence[str], architecture: str = "amd64") -> None:
     """Create a minimal root file system of a release in `root`, with apt and `packages`.
 
     Args:
         suite: the code name of a release of Debian, or of Ubuntu 22.04 (`jammy`) or 24.04 (`noble`).
         root: the folder to create.
         packages: the additional packages.
+        architecture: Debian's name of it. This machine must be able to start its programs.
 
     Raises:
         CannotHave: debootstrap failed, or Ubuntu's keys cannot be downloaded.
     """
-    options = ["--variant=minbase", f"--include={','.join(packages)}"]
+    options = ["--variant=minbase", f"--arch={architecture}", f"--include={','.join(packages)}"]
     if suite not in _UBUNTU_SUITES:
         run(["debootstrap", *options, suite, root])
         return

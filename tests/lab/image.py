@@ -21,6 +21,8 @@ _CHECKOUT = hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]
 NAME = f"localhost/barograph:lab-{_CHECKOUT}"
 """Each checkout has its own image, so that tests of two checkouts can run at the same time."""
 NAME_LIBVIRT = f"{NAME}-libvirt"
+ARM64 = "-arm64"
+"""The end of the name of an image for arm64. Its build and its containers need `emulation.arm64`."""
 BASE = "localhost/barograph-base:lab"
 
 BUILD_OPTIONS = (
@@ -55,16 +57,19 @@ def there() -> bool:
     return all(shutil.which(name) for name in _PACKAGES[:3]) and place("image-base", BASE_INPUTS).is_dir()
 
 
-def base(suite: str = "bookworm") -> Path:
+def base(suite: str = "bookworm", architecture: str = "amd64") -> Path:
     """Return the tar file of the base's file system: a minimal Debian or Ubuntu with Python."""
     inputs = BASE_INPUTS.replace("bookworm", suite)
+    if architecture != "amd64":
+        inputs += f" {architecture}"
     with made("image-base", inputs) as work:
         if work is not None:
             tools()
-            say(f"making a base for images: a small {suite} with Python, a minute")
+            say(f"making a base for images: a small {suite} for {architecture} with Python, a minute")
             with tempfile.TemporaryDirectory(dir=cache()) as folder:
                 root = Path(folder) / "root"
-                debian.bootstrap(suite, root, ("python3", "python3-venv", "ca-certificates"))
+                packages = ("python3", "python3-venv", "ca-certificates")
+                debian.bootstrap(suite, root, packages, architecture)
                 for needless in _NEEDLESS:
                     shutil.rmtree(root / needless)
                     (root / needless).mkdir()
@@ -72,12 +77,14 @@ def base(suite: str = "bookworm") -> Path:
     return place("image-base", inputs) / "base.tar"
 
 
-def have_base(suite: str = "bookworm") -> str:
+def have_base(suite: str = "bookworm", architecture: str = "amd64") -> str:
     """Import the base into the store if it is missing, and return its name."""
     name = BASE if suite == "bookworm" else f"{BASE}-{suite}"
+    if architecture != "amd64":
+        name += f"-{architecture}"
     with locked("image-base-import"):
         if podman("image", "exists", name).returncode:
-            run([*PODMAN, "import", "--quiet", base(suite), name])
+            run([*PODMAN, "import", "--quiet", f"--arch={architecture}", base(suite, architecture), name])
     return name
 
 
@@ -85,22 +92,25 @@ def image(name: str = NAME) -> str:
     """Build the image `name` if the tree has changed since the last build, and return `name`.
 
     Args:
-        name: `NAME`, or `NAME_LIBVIRT`, which can also observe libvirt's domains.
+        name: `NAME`, or `NAME_LIBVIRT`, which can also observe libvirt's domains; with `ARM64` behind it
+            for the other architecture.
     """
+    architecture = "arm64" if name.endswith(ARM64) else "amd64"
     with locked("image"):
         if _label(name, _BUILT_FROM_LABEL) != _inputs():
-            have_base()
+            base = have_base(architecture=architecture)
             say("building the image, about a minute")
             run(
                 [
                     *PODMAN,
                     "build",
                     *BUILD_OPTIONS,
-                    *("--build-arg", f"BASE={BASE}", "--file", ROOT / "Containerfile"),
+                    f"--platform=linux/{architecture}",
+                    *("--build-arg", f"BASE={base}", "--file", ROOT / "Containerfile"),
                     "--build-arg",
                     f"VERSION={__version__}",
                     "--build-arg",
-                    f"LIBVIRT={'yes' if name == NAME_LIBVIRT else 'no'}",
+                    f"LIBVIRT={'yes' if name.startswith(NAME_LIBVIRT) else 'no'}",
                     "--label",
                     f"{_BUILT_FROM_LABEL}={_inputs()}",
                     "--label",

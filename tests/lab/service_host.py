@@ -5,7 +5,7 @@ import json
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -85,33 +85,51 @@ class ServiceHost:
 
 
 @contextmanager
-def service_host(suite: str, *volumes: str) -> Generator[ServiceHost]:
+def service_host(suite: str, *volumes: str, architecture: str = "amd64") -> Generator[ServiceHost]:
     """Boot a host and run it until the block ends.
 
     Args:
         suite: the release, from `DEBIAN` or `UBUNTU`.
         volumes: folders of this machine that it mounts, in podman's notation: `FROM:TO`.
+        architecture: `amd64`, or `arm64` within `emulation.arm64`.
     """
-    image = host_image(suite)
-    name = f"barograph-test-{uuid4().hex[:12]}"
-    mounts = [word for volume in volumes for word in ("--volume", volume)]
     # systemd needs these rights. Without a network it reaches no service of the machine. It is unprivileged:
     # /proc/sys, which belongs to the machine, must be read-only, since systemd writes to it when it starts
     # (file limits, sysctl.d) and removes the machine's entries of binfmt_misc.
-    limits = ("--ulimit=nofile=1024:1024", "--ulimit=nproc=4096:4096")
     rights = ("--cap-add=all", *(f"--security-opt={each}=unconfined" for each in ("seccomp", "apparmor")))
-    start = ("--runtime=runc", "run", "--detach", *rights, "--network=none", "--systemd=always")
-    try:
-        told = ("--env", f"SYSTEMD_PROC_CMDLINE={_BOOT}")
-        run([*PODMAN, *start, *limits, *told, "--name", name, *mounts, image, "/sbin/init"])
-        host = ServiceHost(name)
-        host.wait(lambda: host.try_to("systemctl", "is-system-running").stdout == "running\n", "booted")
+    told = ("--env", f"SYSTEMD_PROC_CMDLINE={_BOOT}", "--network=none", "--systemd=always")
+    with _running(host_image(suite, architecture), volumes, (*rights, *told), "/sbin/init") as host:
+        # The emulator cannot give units their credentials, so some units of systemd fail.
+        booted = ("running\n",) if architecture == "amd64" else ("running\n", "degraded\n")
+        host.wait(lambda: host.try_to("systemctl", "is-system-running").stdout in booted, "booted")
         yield host
+
+
+@contextmanager
+def host_without_systemd(suite: str, *volumes: str, architecture: str) -> Generator[ServiceHost]:
+    """Run a host with the machine's network until the block ends. The arguments are as for `service_host`."""
+    certificates = "/etc/ssl/certs:/etc/ssl/certs:ro"
+    image = host_image(suite, architecture)
+    with _running(image, (*volumes, certificates), ("--network=host",), "sleep", "infinity") as host:
+        yield host
+
+
+@contextmanager
+def _running(
+    image: str, volumes: Sequence[str], options: Sequence[str], *words: str
+) -> Generator[ServiceHost]:
+    name = f"barograph-test-{uuid4().hex[:12]}"
+    mounts = [word for volume in volumes for word in ("--volume", volume)]
+    limits = ("--ulimit=nofile=1024:1024", "--ulimit=nproc=4096:4096")
+    start = ("--runtime=runc", "run", "--detach", "--pull=never", *limits, *options)
+    try:
+        run([*PODMAN, *start, "--name", name, *mounts, image, *words])
+        yield ServiceHost(name)
     finally:
         podman("rm", "--force", "--time=0", name)
 
 
-def host_image(suite: str) -> str:
+def host_image(suite: str, architecture: str = "amd64") -> str:
     """Return the name of the image of a host, and build the image if it is missing.
 
     Raises:
@@ -121,15 +139,17 @@ def host_image(suite: str) -> str:
     containerfile = f"""RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y \
  --no-install-recommends {packages} && rm -rf /var/lib/apt/lists/*
 """
-    name = (
-        f"localhost/barograph-service-host-{suite}:{hashlib.sha256(containerfile.encode()).hexdigest()[:12]}"
-    )
+    repository = f"localhost/barograph-service-host-{suite}"
+    if architecture != "amd64":
+        repository += f"-{architecture}"
+    name = f"{repository}:{hashlib.sha256(containerfile.encode()).hexdigest()[:12]}"
     with locked(f"service-host-{suite}"):
         if podman("image", "exists", name).returncode:
-            base = have_base(suite)
-            say(f"making a host with systemd, {suite}, a minute")
+            base = have_base(suite, architecture)
+            say(f"making a host with systemd, {suite} for {architecture}, a minute")
             with tempfile.TemporaryDirectory() as folder:
                 (Path(folder) / "Containerfile").write_text(f"FROM {base}\n{containerfile}")
                 build = ("build", "--quiet", "--pull=never", "--isolation=chroot", "--network=host")
+                build += (f"--platform=linux/{architecture}",)
                 run([*PODMAN, *build, "--volume", "/etc/ssl/certs:/etc/ssl/certs:ro", "--tag", name, folder])
     return name
