@@ -132,9 +132,9 @@ def main() -> int:
     except setup.CannotHave as error:
         console.print(
             f"real guests are not available: {error}\n\n"
-            "Running `barograph demo` with simulated guests instead. For real guests: on Debian 12 or 13, "
-            "run `make demo` as root or with sudo, which installs QEMU; elsewhere install qemu-system-x86_64 "
-            "and what is named above, then run `make demo` again.\n",
+            "Running `barograph demo` with simulated guests instead. For real guests: on Debian 12 or 13 for "
+            "amd64, run `make demo` as root or with sudo, which installs QEMU; elsewhere install "
+            "qemu-system-x86_64 and what is named above, then run `make demo` again.\n",
             markup=False,
             highlight=False,
         )

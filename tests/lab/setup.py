@@ -7,6 +7,7 @@ the tree (`BAROGRAPH_CACHE`, else `~/.cache/barograph`).
 import json
 import lzma
 import os
+import platform
 import re
 import shutil
 import sys
@@ -20,6 +21,7 @@ from tests.lab import debian, flink, image
 from tests.lab.cache import CannotHave, made, place, run, say
 
 QEMU = "qemu-system-x86_64"
+GUEST_MACHINE = "x86_64"
 CHROMIUM = "chromium-headless-shell"
 LIBVIRT_PACKAGES = ("libvirt-daemon", "libvirt-daemon-driver-qemu", "libvirt-clients")
 LIBVIRT_BINDINGS = "python3-libvirt"
@@ -127,7 +129,15 @@ func main() { coremain.Run() }
 
 
 def qemu() -> Path:
-    """Return QEMU's binary. Install it if it is missing."""
+    """Return QEMU's binary. Install it if it is missing.
+
+    Raises:
+        CannotHave: the machine is not x86_64, for which the guests are, or QEMU cannot be installed.
+    """
+    if platform.machine() != GUEST_MACHINE:
+        raise CannotHave(
+            f"the lab's guests are for {GUEST_MACHINE}, and this machine is {platform.machine()}"
+        )
     debian.install(["qemu-system-x86"], "the VMs", there=_on_path(QEMU))
     return Path(shutil.which(QEMU) or QEMU)
 
