@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 from release.packages import package as build_package
@@ -15,6 +16,7 @@ OLDER = "0.0.1"
 """The version of the older packages."""
 
 
+@cache
 def packages_for(architecture: str, session_folder: Path) -> Mapping[str, Path]:
     """Return the package of each kind, built from the checked-out commit, and `older`.
 

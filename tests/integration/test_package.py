@@ -109,11 +109,14 @@ def installed_on(place: Place, packages: Mapping[str, Path]) -> Generator[tuple[
         configure(host, CONFIG.format(interval="1s"))
         host.do("sh", "-c", "chown barograph /run/vm/*.qmp")
         host.begin_log()
-        yield host, hypervisor
-        host.try_to("systemctl", "stop", "barograph")
-        host.try_to("systemctl", "reset-failed", "barograph")
-        host.do("sh", "-c", "rm -rf /var/lib/barograph /etc/systemd/system/barograph.service.d /srv/secret")
-        host.try_to("systemctl", "daemon-reload")
+        try:
+            yield host, hypervisor
+        finally:
+            host.try_to("systemctl", "stop", "barograph")
+            host.try_to("systemctl", "reset-failed", "barograph")
+            drop_ins = "/etc/systemd/system/barograph.service.d"
+            host.do("rm", "-rf", "/var/lib/barograph", drop_ins, "/srv/secret")
+            host.try_to("systemctl", "daemon-reload")
     for left in place.vms.iterdir():
         left.unlink()
 
