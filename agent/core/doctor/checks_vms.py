@@ -84,7 +84,7 @@ VM_CHECKS: Mapping[Code, Check] = {
         Category.SOCKETS,
         "each glob matches a socket",
         "no socket matches a glob of `monitors`, so the agent observes no VM there",
-        "correct the glob, or start the VMs with `-qmp unix:PATH,server=on,wait=off`",
+        "correct or remove the glob, or start the VMs with `-qmp unix:PATH,server=on,wait=off`",
     ),
     Code.SOCKETS_READABLE: Check(
         Category.SOCKETS,
