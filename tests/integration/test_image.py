@@ -99,17 +99,17 @@ def test_it_is_small(built: str) -> None:
 
 
 @pytest.fixture(params=["amd64", pytest.param("arm64", marks=pytest.mark.long)])
-def ending(request: pytest.FixtureRequest) -> Generator[str]:
-    """Yield the end of the name of an image for the architecture that this machine can run now."""
+def architecture(request: pytest.FixtureRequest) -> Generator[str]:
+    """Yield the architecture of an image that this machine can run now."""
     need("image")
     if request.param == "amd64":
-        yield ""
+        yield "amd64"
         return
     with running_arm64():
-        yield image.ARM64
+        yield "arm64"
 
 
-def test_it_watches_the_hosts_monitors_and_reports_its_health(ending: str, folder: Path) -> None:
+def test_it_watches_the_hosts_monitors_and_reports_its_health(architecture: str, folder: Path) -> None:
     port = free_port()
     with simulated(folder, vms=2, preset=1) as hypervisor:
         for vm in hypervisor.vms:
@@ -121,14 +121,15 @@ def test_it_watches_the_hosts_monitors_and_reports_its_health(ending: str, folde
             *("--env", f"BAROGRAPH_WEB__LISTEN=127.0.0.1:{port}", "--env", "BAROGRAPH_SPOOL__MODE=disk"),
         )
         words = ("run", "--monitor", "/run/vm/*.qmp")
-        with container(folder, *options, words=words, image=image.image(image.NAME + ending)) as running:
+        name = image.image(architecture=architecture)
+        with container(folder, *options, words=words, image=name) as running:
             running.wait_for(lambda: ready(port), "ready")
             running.wait_for(lambda: {"vm0001", "vm0002"} <= names(running), "samples of both VMs")
             machine = running.execute("uname", "-m").stdout.strip()
             well = running.execute("barograph", "health", "--ready")
             code = running.stop()
 
-    assert machine == ("aarch64" if ending else "x86_64")
+    assert machine == {"amd64": "x86_64", "arm64": "aarch64"}[architecture]
     assert (well.returncode, well.stdout) == (0, "ok\n")
     assert code == 0, running.stderr.read_text()
     assert all(document["host"]["id"] == "host-1" for document in samples(running))
@@ -136,8 +137,8 @@ def test_it_watches_the_hosts_monitors_and_reports_its_health(ending: str, folde
 
 @pytest.mark.guest
 @pytest.mark.usefixtures("real_libvirt")
-def test_the_libvirt_image_watches_the_hosts_libvirt_as_nobody(ending: str, folder: Path) -> None:
-    name = image.image(image.NAME_LIBVIRT + ending)
+def test_the_libvirt_image_watches_the_hosts_libvirt_as_nobody(architecture: str, folder: Path) -> None:
+    name = image.image(image.NAME_LIBVIRT, architecture)
     with libvirtd(folder, "one") as daemon:
         uuid = daemon.domain("g", period_s=1).uuid
         folder.chmod(0o755)

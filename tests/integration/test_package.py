@@ -14,13 +14,7 @@ import pytest
 from agent import __version__
 from release.manual import FILES
 from tests.integration.conftest import cannot_run, running_arm64
-from tests.integration.packages import (
-    OLDER,
-    architecture_of,
-    left_on,
-    older_rpm,
-    packages_for,
-)
+from tests.integration.packages import OLDER, architecture_of, left_on, older_rpm, packages_for
 from tests.integration.releasing import ROOT
 from tests.lab import debian
 from tests.lab.cache import CannotHave, run

@@ -21,8 +21,6 @@ _CHECKOUT = hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]
 NAME = f"localhost/barograph:lab-{_CHECKOUT}"
 """Each checkout has its own image, so that tests of two checkouts can run at the same time."""
 NAME_LIBVIRT = f"{NAME}-libvirt"
-ARM64 = "-arm64"
-"""The end of the name of an image for arm64. Its build and its containers need `emulation.arm64`."""
 BASE = "localhost/barograph-base:lab"
 
 BUILD_OPTIONS = (
@@ -59,9 +57,7 @@ def there() -> bool:
 
 def base(suite: str = "bookworm", architecture: str = "amd64") -> Path:
     """Return the tar file of the base's file system: a minimal Debian or Ubuntu with Python."""
-    inputs = BASE_INPUTS.replace("bookworm", suite)
-    if architecture != "amd64":
-        inputs += f" {architecture}"
+    inputs = BASE_INPUTS.replace("bookworm", suite) + ending(architecture)
     with made("image-base", inputs) as work:
         if work is not None:
             tools()
@@ -79,23 +75,27 @@ def base(suite: str = "bookworm", architecture: str = "amd64") -> Path:
 
 def have_base(suite: str = "bookworm", architecture: str = "amd64") -> str:
     """Import the base into the store if it is missing, and return its name."""
-    name = BASE if suite == "bookworm" else f"{BASE}-{suite}"
-    if architecture != "amd64":
-        name += f"-{architecture}"
+    name = (BASE if suite == "bookworm" else f"{BASE}-{suite}") + ending(architecture)
     with locked("image-base-import"):
         if podman("image", "exists", name).returncode:
             run([*PODMAN, "import", "--quiet", f"--arch={architecture}", base(suite, architecture), name])
     return name
 
 
-def image(name: str = NAME) -> str:
-    """Build the image `name` if the tree has changed since the last build, and return `name`.
+def ending(architecture: str) -> str:
+    """Return the end of the names of the images for an architecture."""
+    return "" if architecture == "amd64" else f"-{architecture}"
+
+
+def image(name: str = NAME, architecture: str = "amd64") -> str:
+    """Build an image if the tree has changed since its last build, and return its name.
 
     Args:
-        name: `NAME`, or `NAME_LIBVIRT`, which can also observe libvirt's domains; with `ARM64` behind it
-            for the other architecture.
+        name: `NAME`, or `NAME_LIBVIRT`, which can also observe libvirt's domains.
+        architecture: `amd64`, or `arm64`; its build and its containers need `emulation.arm64`.
     """
-    architecture = "arm64" if name.endswith(ARM64) else "amd64"
+    libvirt = "yes" if name == NAME_LIBVIRT else "no"
+    name += ending(architecture)
     with locked("image"):
         if _label(name, _BUILT_FROM_LABEL) != _inputs():
             base = have_base(architecture=architecture)
@@ -110,7 +110,7 @@ def image(name: str = NAME) -> str:
                     "--build-arg",
                     f"VERSION={__version__}",
                     "--build-arg",
-                    f"LIBVIRT={'yes' if name.startswith(NAME_LIBVIRT) else 'no'}",
+                    f"LIBVIRT={libvirt}",
                     "--label",
                     f"{_BUILT_FROM_LABEL}={_inputs()}",
                     "--label",

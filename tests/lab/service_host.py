@@ -12,7 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 from tests.lab.cache import locked, run, say
-from tests.lab.image import PODMAN, have_base, podman
+from tests.lab.image import PODMAN, ending, have_base, podman
 
 DEBIAN = ("bookworm", "trixie")
 """Debian 12 and 13."""
@@ -139,9 +139,7 @@ def host_image(suite: str, architecture: str = "amd64") -> str:
     containerfile = f"""RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y \
  --no-install-recommends {packages} && rm -rf /var/lib/apt/lists/*
 """
-    repository = f"localhost/barograph-service-host-{suite}"
-    if architecture != "amd64":
-        repository += f"-{architecture}"
+    repository = f"localhost/barograph-service-host-{suite}{ending(architecture)}"
     name = f"{repository}:{hashlib.sha256(containerfile.encode()).hexdigest()[:12]}"
     with locked(f"service-host-{suite}"):
         if podman("image", "exists", name).returncode:
